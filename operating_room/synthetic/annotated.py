@@ -1,0 +1,80 @@
+"""A surgery from published scene graphs, so that real label statistics can be rendered.
+
+The graphs are taken as they are. What they do not say is inferred: the step from the actions, who is in the room from
+who was mentioned shortly before and after. The robot's phases are spread evenly over the time before the first cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from operating_room.errors import UserError
+from operating_room.scene_graph import Sample, Triplet
+from operating_room.synthetic.steps import PLAYBOOKS, ROBOT_PHASES, STEPS
+from operating_room.synthetic.story import Surgery, assemble, closed
+from operating_room.takes import MMOR, Take
+from operating_room.vocabulary import PEOPLE
+
+_STAY = 15  # s; who is mentioned again within this time has not left the room in between
+_PATIENT_STAY = 3  # s; a patient is mentioned in every annotated second
+_SURGEONS = ("head_surgeon", "assistant_surgeon")
+_ACTION_STEPS = {
+    **{predicate: step for step, (predicate, _) in PLAYBOOKS[MMOR].actions.items()},
+    "scanning": "scanning",
+}
+
+
+def annotated_surgery(take: Take, samples: Sequence[Sample], seed: int) -> Surgery:
+    """The surgery whose moments are the samples of `take` in their order, one second each.
+
+    Raises:
+        UserError: there is no sample of this take.
+    """
+    chosen = [sample for sample in samples if sample.take_name == take.sample_name]
+    if not chosen:
+        known = sorted({sample.take_name for sample in samples})
+        raise UserError(f"no sample of take {take.sample_name}; the label file has {', '.join(known) or 'no samples'}")
+    graphs = [closed(sample.triplets) for sample in chosen]
+    steps = _steps(graphs)
+    people = _people(graphs)
+    phases = [""] * len(graphs)
+    if take.dataset == MMOR:
+        last = len(ROBOT_PHASES) - 1
+        set_up = next(
+            (i for i, step in enumerate(steps) if STEPS.index(step) >= STEPS.index("calibration")), len(steps)
+        )
+        phases = [ROBOT_PHASES[min(last, i * len(ROBOT_PHASES) // max(1, set_up))][0] for i in range(len(graphs))]
+    return Surgery(take, seed, assemble(take, steps, graphs, people, phases))
+
+
+def _steps(graphs: Sequence[Sequence[Triplet]]) -> list[str]:
+    """The step of each second: the latest action on the patient goes on until the next, or until the patient leaves."""
+    steps: list[str] = []
+    action = ""
+    for graph in graphs:
+        names = {name for triplet in graph for name in triplet[:2]}
+        for subject, object_, predicate in graph:
+            if object_ == "patient" and predicate in _ACTION_STEPS:
+                action = _ACTION_STEPS[predicate]
+            elif predicate == "calibrating" and subject in _SURGEONS:
+                action = "calibration"
+        if action:
+            steps.append(action if "patient" in names else "departure")
+        elif "patient" in names:
+            steps.append("draping" if "drape" in names else "preparation")
+        else:
+            steps.append("arrival")
+    return steps
+
+
+def _people(graphs: Sequence[Sequence[Triplet]]) -> list[tuple[str, ...]]:
+    """Who is in the room in each second: mentioned now, or both shortly before and shortly after."""
+    present: list[set[str]] = [set() for _ in graphs]
+    for person in PEOPLE:
+        stay = _PATIENT_STAY if person == "patient" else _STAY
+        seen = [i for i, graph in enumerate(graphs) if any(person in triplet[:2] for triplet in graph)]
+        for i, following in zip(seen, [*seen[1:], *seen[-1:]], strict=True):
+            for second in range(i, following if following - i <= stay else i + 1):
+                present[second].add(person)
+            present[i].add(person)
+    return [tuple(sorted(people)) for people in present]
