@@ -1,0 +1,174 @@
+"""Who is who: queries to objects for the training loss, and queries of one frame to those of the next.
+
+Stage-1 specification, sections 5.1 and 6.1 (alignment of frames), 5.2, 6.3 and 9.3 (assignment to objects).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional as F
+
+from operating_room.errors import UserError
+from panoptic_segmentation.model.transformer_decoder import Prediction
+
+TAKEN = 1e6  # cost of a query that an object of an earlier frame has
+
+
+class Draws:
+    """All that is random in a training step, from one generator (on the CPU or on the device of the step)."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+
+    def uniform(self, *shape: int) -> Float[Tensor, "*shape"]:
+        """Numbers of U(0, 1) on the generator's device."""
+        return torch.rand(*shape, generator=self.generator, device=self.generator.device)
+
+    def points(self, masks: int, count: int) -> Float[Tensor, "masks count 2"]:
+        """`count` points (x, y) in 0..1 of the padded picture for each of `masks` masks."""
+        return self.uniform(masks, count, 2)
+
+    def permutation(self, count: int) -> Int[Tensor, " count"]:
+        """A shuffle of 0 .. count-1."""
+        return torch.randperm(count, generator=self.generator, device=self.generator.device)
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The annotated objects of one picture."""
+
+    classes: Int[Tensor, " objects"]
+    masks: Shaped[Tensor, "objects height width"]  # zero or one, over the padded picture; may be empty
+
+
+@dataclass(frozen=True)
+class Match:
+    """Queries and the objects assigned to them, pair by pair, in ascending order of the queries."""
+
+    queries: Int[Tensor, " pairs"]
+    objects: Int[Tensor, " pairs"]
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Weights and numbers of points of the matching and of the losses (sections 5.2, 9.3, 10)."""
+
+    points: int = 12544  # per picture
+    oversample: float = 3.0  # candidates for the uncertain points, as a multiple of `points`
+    uncertain: float = 0.75  # share of `points` that is picked for uncertainty
+    class_weight: float = 2.0
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    no_object_weight: float = 0.1  # of queries without object in the class loss
+    reid_weight: float = 2.0
+    reid_cosine_weight: float = 3.0
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """`x` in float32 if it is coarser, else as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def sample_masks(
+    masks: Shaped[Tensor, "masks height width"], points: Float[Tensor, "#masks points 2"], like: Tensor
+) -> Float[Tensor, "masks points"]:
+    """Bilinear values of `masks` at `points` (x, y in 0..1), zero outside, in the precision of `like`."""
+    grid = 2 * points.to(like) - 1
+    masks = masks.to(like)
+    if len(grid) == 1:  # the same points for all masks: masks as channels, so that places are computed once
+        return F.grid_sample(masks[None], grid[:, None], mode="bilinear", align_corners=False)[0, :, 0]
+    return F.grid_sample(masks[:, None], grid[:, None], mode="bilinear", align_corners=False)[:, 0, 0]
+
+
+@torch.no_grad()
+def pair_costs(
+    logits: Float[Tensor, "queries classes"],
+    masks: Float[Tensor, "queries h w"],
+    objects: Objects,
+    settings: LossSettings,
+    draws: Draws,
+) -> Float[Tensor, "queries objects"]:
+    """Cost of giving each query to each object of a picture: class, point-wise cross entropy, dice (section 9.3)."""
+    with torch.autocast(logits.device.type, enabled=False):
+        logits, masks = full_precision(logits), full_precision(masks)
+        points = draws.points(1, settings.points)
+        truth = sample_masks(objects.masks, points, like=masks)
+        predicted = sample_masks(masks, points, like=masks)
+        class_cost = -logits.softmax(-1)[:, objects.classes]
+        positive, negative = F.softplus(-predicted), F.softplus(predicted)
+        mask_cost = (positive @ truth.T + negative @ (1 - truth).T) / settings.points
+        inside = predicted.sigmoid()
+        overlap = 2 * (inside @ truth.T)
+        dice_cost = 1 - (overlap + 1) / (inside.sum(-1)[:, None] + truth.sum(-1) + 1)
+        return settings.class_weight * class_cost + settings.mask_weight * mask_cost + settings.dice_weight * dice_cost
+
+
+def assign(costs: Float[Tensor, "rows columns"]) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
+    """Rows and columns of the cheapest one-to-one assignment (Hungarian method), in ascending order of the rows.
+
+    Raises:
+        UserError: a cost is not finite, as after a training run that diverged.
+    """
+    if not costs.isfinite().all():
+        raise UserError(
+            "the model's predictions are not finite: its training diverged; lower the learning rate or load weights"
+        )
+    rows, columns = linear_sum_assignment(costs.detach().cpu().numpy())
+    return torch.from_numpy(rows).to(costs.device), torch.from_numpy(columns).to(costs.device)
+
+
+def match_pictures(
+    prediction: Prediction, pictures: Sequence[Objects], settings: LossSettings, draws: Draws
+) -> list[Match]:
+    """Assign objects to queries, picture by picture; all objects take part, also those with an empty mask."""
+    return [
+        Match(*assign(pair_costs(logits, masks, objects, settings, draws)))
+        for logits, masks, objects in zip(prediction.logits, prediction.masks, pictures)
+    ]
+
+
+def match_clip(
+    prediction: Prediction,
+    pictures: Sequence[Objects],
+    present: Bool[Tensor, "objects frames"],
+    settings: LossSettings,
+    draws: Draws,
+) -> list[Match]:
+    """Assign objects to queries once for a clip: in the first frame in which an object is present (section 6.3).
+
+    The object keeps its query in all frames. An object that is never present is never matched.
+    """
+    query_of = torch.full((len(present),), -1, device=prediction.logits.device)
+    for logits, masks, objects, here in zip(prediction.logits, prediction.masks, pictures, present.T):
+        new = torch.nonzero((query_of < 0) & here.to(query_of.device))[:, 0]
+        if len(new) == 0:
+            continue
+        appearing = Objects(objects.classes[new], objects.masks[new])
+        costs = pair_costs(logits, masks, appearing, settings, draws)
+        costs[query_of[query_of >= 0]] = TAKEN
+        queries, columns = assign(costs)
+        query_of[new[columns]] = queries
+    matched = torch.nonzero(query_of >= 0)[:, 0]
+    matched = matched[query_of[matched].argsort()]
+    return [Match(query_of[matched], matched)] * len(pictures)
+
+
+@torch.no_grad()
+def align(
+    previous: Float[Tensor, "queries channels"], current: Float[Tensor, "queries channels"]
+) -> Int[Tensor, " queries"]:
+    """Which query of the current frame continues each query of the previous one, by cosine similarity.
+
+    Returns:
+        a permutation `order` with `current[order[k]]` continuing `previous[k]`.
+    """
+    before, now = (full_precision(x) for x in (previous, current))
+    before = before / (before.norm(dim=-1, keepdim=True) + 1e-6)
+    now = now / (now.norm(dim=-1, keepdim=True) + 1e-6)
+    return assign(1 - before @ now.T)[1]
