@@ -1,0 +1,89 @@
+"""The tensors of one sample, and how text and visual tokens of several samples become one batch.
+
+Stage-2 specification, sections 2 and 6. Samples travel as a list; nothing is padded before the merge, so no token id
+has to stand for padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+IMAGE = -200  # placeholder id where the visual tokens go
+IGNORED = -100  # label of what is not learnt
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sample as tensors; a modality that it does not have is None."""
+
+    ids: Int[Tensor, " tokens"]  # with IMAGE exactly once
+    views: Float[Tensor, "views 3 size size"]  # normalised, at least one
+    labels: Int[Tensor, " tokens"] | None = None
+    cloud: Float[Tensor, "points 6"] | None = None  # x, y, z in m, red, green, blue in 0..1
+    audio: Float[Tensor, " audio"] | None = None
+    masks: UInt8[Tensor, "masks 32 32"] | None = None  # one to three label maps
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Example:
+        """The same sample on another device (accelerate calls this on every batch)."""
+        moved = {
+            name: value.to(device, non_blocking=non_blocking) for name, value in vars(self).items() if value is not None
+        }
+        return Example(**moved)
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Text and visual tokens of a batch, padded with zero vectors on one side."""
+
+    embeddings: Float[Tensor, "samples length width"]
+    attention_mask: Bool[Tensor, "samples length"]
+    position_ids: Int[Tensor, "samples length"]  # 0.. on content, 0 on padding
+    labels: Int[Tensor, "samples length"]  # IGNORED on visual tokens and padding
+
+
+def merge(
+    examples: Sequence[Example],
+    visual: Sequence[Float[Tensor, "_ width"]],
+    embed: Callable[[Tensor], Tensor],
+    max_length: int,
+    side: Literal["left", "right"] = "right",
+) -> Merged:
+    """Put each sample's visual tokens in the place of its IMAGE, cut it to its first `max_length` tokens, and pad.
+
+    Raises:
+        ValueError: a sample does not have exactly one IMAGE.
+    """
+    embeddings, labels = [], []
+    for example, tokens in zip(examples, visual):
+        places = (example.ids == IMAGE).nonzero().flatten().tolist()
+        if len(places) != 1:
+            raise ValueError(f"a sample needs exactly one image placeholder, this one has {len(places)}")
+        before, after = slice(None, places[0]), slice(places[0] + 1, None)
+        text = example.labels if example.labels is not None else torch.full_like(example.ids, IGNORED)
+        ignored = text.new_full((len(tokens),), IGNORED)
+        embedded = (embed(example.ids[before]), tokens, embed(example.ids[after]))
+        embeddings.append(torch.cat(embedded)[:max_length])
+        labels.append(torch.cat((text[before], ignored, text[after]))[:max_length])
+    lengths = [len(sample) for sample in embeddings]
+    longest = max(lengths)
+
+    def pad(sample: Tensor, value: int) -> Tensor:
+        missing = longest - len(sample)
+        where = (missing, 0) if side == "left" else (0, missing)
+        return F.pad(sample, (*((0, 0) * (sample.dim() - 1)), *where), value=value)
+
+    device = embeddings[0].device
+    positions = [torch.arange(length, device=device) for length in lengths]
+    return Merged(
+        torch.stack([pad(sample, 0) for sample in embeddings]),
+        torch.stack([pad(torch.ones_like(sample), 0) for sample in positions]).bool(),
+        torch.stack([pad(sample, 0) for sample in positions]),
+        torch.stack([pad(sample, IGNORED) for sample in labels]),
+    )

@@ -1,0 +1,170 @@
+"""Sizes of the MM2SG model and settings of its training, as frozen dataclasses read from YAML or JSON.
+
+The defaults of `MM2SGConfig` are the published model: CLIP ViT-L/14-336, a two-layer view pooler and Vicuna 7B
+(stage-2 specification, section 1).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from operating_room.errors import UserError
+
+Settings = TypeVar("Settings")
+MODALITIES = ("views", "cloud", "audio", "masks", "robot", "tracker", "speech")
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The CLIP vision tower. `feature_layer` counts hidden states from the end as published: -1 is the last layer."""
+
+    image_size: int = 336  # px
+    patch_size: int = 14  # px
+    width: int = 1024
+    layers: int = 24
+    heads: int = 16
+    mlp: int = 4096
+    feature_layer: int = -2
+
+    @property
+    def tokens(self) -> int:
+        """Patches of one view."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+@dataclass(frozen=True)
+class PoolerConfig:
+    """The view pooler and the encoders of audio and masks; everything is as wide as the vision tower."""
+
+    layers: int = 2
+    heads: int = 8
+    mlp: int = 4096
+    max_views: int = 7
+    dropout: float = 0.1
+    audio_width: int = 512
+    mask_embedding: int = 8
+    mask_channels: tuple[int, ...] = (64, 128, 256, 512, 1024)  # the last one is the vision width
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """The Llama language model."""
+
+    vocabulary: int = 32000
+    width: int = 4096
+    layers: int = 32
+    heads: int = 32
+    mlp: int = 11008
+    positions: int = 4096
+    dropout: float = 0.0  # of attention probabilities; the published model has none
+
+
+@dataclass(frozen=True)
+class MM2SGConfig:
+    """The whole model.
+
+    `batching` decides what a sample without a modality gets (stage-2 specification, section 1, presence rule):
+    `independent`: no token, so that a sample never depends on its batch mates; `published`: a filler token whenever
+    a batch mate has the modality. `modalities` names what the model was trained to read; the others are not loaded.
+    """
+
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    pooler: PoolerConfig = field(default_factory=PoolerConfig)
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    max_length: int = 2048  # tokens of a sample, text and visual tokens together
+    batching: Literal["independent", "published"] = "independent"
+    modalities: tuple[str, ...] = MODALITIES
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one training; the defaults are the published ones (stage-2 specification, sections 5 and 6)."""
+
+    epochs: float = 1.0
+    max_steps: int = -1  # ends the training earlier; -1: after `epochs`
+    batch_size: int = 4
+    accumulation: int = 4
+    learning_rate: float = 2e-5
+    weight_decay: float = 0.0
+    warmup: float = 0.03  # share of the steps
+    max_grad_norm: float = 0.1
+    modality_dropout: float = 0.5
+    shuffle_views: bool = True
+    token_weights: bool = True
+    canonical_order: bool = False  # train on sorted triplets instead of the order in the sample file
+    memory_noise: float = 0.0  # share of memory entries that are dropped or altered, fresh at every access
+    save_steps: int = 500
+    log_steps: int = 10
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One YAML file of configs/scene_graph: the model and how it is trained."""
+
+    model: MM2SGConfig = field(default_factory=MM2SGConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    vocabulary: int | None = None  # train a closed-language tokenizer of at most this many tokens; None: Llama's
+
+
+def read_experiment(path: Path) -> Experiment:
+    """Read an experiment file.
+
+    Raises:
+        UserError: the file is missing, is no YAML, names an unknown setting or a value of the wrong type.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as an experiment file ({error})") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: no valid YAML ({str(error).splitlines()[0]})") from error
+    return from_mapping(Experiment, values or {}, str(path))
+
+
+def from_mapping(kind: type[Settings], values: Any, where: str) -> Settings:
+    """Build the dataclass `kind` from nested mappings, checking names and types; `where` names the source in errors.
+
+    Raises:
+        UserError: a name is unknown or a value has another type.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}: expected a mapping of settings, got {str(values)[:60]!r}")
+    hints = get_type_hints(kind)
+    unknown = sorted(set(map(str, values)) - set(hints))
+    if unknown:
+        raise UserError(f"{where}: unknown setting {unknown[0]!r}; known here: {', '.join(hints)}")
+    return kind(**{name: _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()})
+
+
+def to_mapping(settings: Any) -> dict[str, Any]:
+    """The inverse of `from_mapping`, ready for JSON or YAML."""
+    return dataclasses.asdict(settings)
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return from_mapping(kind, value, where)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal and value in arguments:
+        return value
+    if origin in (Union, types.UnionType):
+        return None if value is None else _convert(arguments[0], value, where)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_convert(arguments[0], item, where) for item in value)
+    if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-3 as text
+        except ValueError:
+            pass
+    if isinstance(kind, type) and isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
+        return value
+    expected = f"one of {', '.join(map(str, arguments))}" if origin is Literal else getattr(kind, "__name__", kind)
+    raise UserError(f"{where}: expected {expected}, got {value!r}")

@@ -1,0 +1,54 @@
+"""Greedy generation with a key-value cache (stage-2 specification, sections 2 and 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import DynamicCache
+
+from scene_graph_generation.collate import Example
+from scene_graph_generation.model.mm2sg import MM2SG
+
+MAX_NEW_TOKENS = 300  # data specification, section 4.2
+
+
+@torch.no_grad()
+def generate(
+    model: MM2SG, examples: Sequence[Example], end_id: int, max_new_tokens: int = MAX_NEW_TOKENS
+) -> list[list[int]]:
+    """The most likely token after the other, for each sample up to and without `end_id`.
+
+    Samples are padded on the left. With the model's batching `independent` a batch gives what its samples give alone.
+    """
+    merged = model.embed(examples, side="left")
+    cache = DynamicCache()
+    mask, lengths = merged.attention_mask, merged.attention_mask.sum(1, keepdim=True)
+    output = model.language(
+        inputs_embeds=merged.embeddings,
+        attention_mask=mask,
+        position_ids=merged.position_ids,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    generated: list[list[int]] = [[] for _ in examples]
+    running = set(range(len(examples)))
+    for step in range(max_new_tokens):
+        tokens = output.logits[:, -1].argmax(-1)
+        for i, token in enumerate(tokens.tolist()):
+            if token == end_id:
+                running.discard(i)
+            elif i in running:
+                generated[i].append(token)
+        if not running or step == max_new_tokens - 1:
+            break
+        mask = torch.cat((mask, mask.new_ones(len(mask), 1)), dim=1)
+        output = model.language(
+            input_ids=tokens[:, None],
+            attention_mask=mask,
+            position_ids=lengths + step,
+            past_key_values=cache,
+            use_cache=True,
+        )
+    return generated

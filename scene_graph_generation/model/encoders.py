@@ -1,0 +1,60 @@
+"""One modality to features: the CLIP vision tower and the mask encoder (stage-2 specification, section 1)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from operating_room.categories import LABEL_COUNT
+from scene_graph_generation.config import PoolerConfig, VisionConfig
+
+
+class VisionTower(nn.Module):
+    """CLIP's vision transformer up to its feature layer, without the class token.
+
+    Layers behind the feature layer are kept for the sake of the published files, but not computed.
+    """
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.clip = CLIPVisionModel(
+            CLIPVisionConfig(
+                hidden_size=config.width,
+                intermediate_size=config.mlp,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                image_size=config.image_size,
+                patch_size=config.patch_size,
+            )
+        )
+        self.computed_layers = config.layers + 1 + config.feature_layer
+
+    def forward(self, views: Float[Tensor, "views 3 size size"]) -> Float[Tensor, "views tokens width"]:
+        """Patch features of normalised views."""
+        hidden = self.clip.pre_layrnorm(self.clip.embeddings(views))
+        for layer in self.clip.encoder.layers[: self.computed_layers]:
+            hidden = layer(hidden, None)
+        return hidden[:, 1:]
+
+
+class MaskEncoder(nn.Module):
+    """A 32x32 label map to one vector: label embedding, then five strided convolutions, ReLU after every one."""
+
+    def __init__(self, config: PoolerConfig) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(LABEL_COUNT, config.mask_embedding)
+        widths = (config.mask_embedding, *config.mask_channels)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1) for before, after in pairwise(widths)
+        )
+
+    def forward(self, masks: UInt8[Tensor, "masks 32 32"]) -> Float[Tensor, "masks width"]:
+        """Features of label maps; pixel values are raw labels (0..29)."""
+        hidden = self.embedding(masks.long()).permute(0, 3, 1, 2)
+        for convolution in self.convolutions:
+            hidden = torch.relu(convolution(hidden))
+        return hidden.flatten(1)

@@ -1,0 +1,87 @@
+"""MM2SG: everything known at one timepoint to the text of its scene graph.
+
+MM-OR (CVPR 2025), section 4; stage-2 specification, sections 1 and 2. A CLIP vision tower, a pooler over all
+modalities, a two-layer projector and a Llama language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from scene_graph_generation.collate import Example, Merged, merge
+from scene_graph_generation.config import LanguageConfig, MM2SGConfig
+from scene_graph_generation.model.encoders import VisionTower
+from scene_graph_generation.model.pooler import ImagePooler
+
+
+@dataclass(frozen=True)
+class MM2SGOutput:
+    """Scores of the next token at every position of the merged batch, and the labels in the same places."""
+
+    logits: Float[Tensor, "samples length vocabulary"]
+    labels: Int[Tensor, "samples length"]
+
+
+class MM2SG(nn.Module):
+    """The scene-graph model at any size."""
+
+    def __init__(self, config: MM2SGConfig, point_encoder: nn.Module | None = None) -> None:
+        super().__init__()
+        self.config = config
+        width = config.language.width
+        self.vision = VisionTower(config.vision)
+        self.pooler = ImagePooler(config, point_encoder)
+        self.projector = nn.Sequential(nn.Linear(config.vision.width, width), nn.GELU(), nn.Linear(width, width))
+        self.language = _language_model(config.language)
+
+    def visual_tokens(self, examples: Sequence[Example]) -> list[Float[Tensor, "_ width"]]:
+        """Projected tokens of each sample: 576 of its first view (in the published size), [cloud], [audio], [3 masks].
+
+        All views of the batch go through the vision tower in one call.
+        """
+        features = self.vision(torch.cat([example.views for example in examples]))
+        pooled = self.pooler(
+            features.split([len(example.views) for example in examples]),
+            [example.cloud for example in examples],
+            [example.audio for example in examples],
+            [example.masks for example in examples],
+        )
+        return list(self.projector(torch.cat(pooled)).split([len(tokens) for tokens in pooled]))
+
+    def embed(self, examples: Sequence[Example], side: Literal["left", "right"] = "right") -> Merged:
+        """The batch as the language model sees it; `side` says where shorter samples are padded."""
+        tokens = self.language.get_input_embeddings()
+        return merge(examples, self.visual_tokens(examples), tokens, self.config.max_length, side)
+
+    def forward(self, examples: Sequence[Example]) -> MM2SGOutput:
+        """Score the next token everywhere (training; generation is in decoding.py)."""
+        merged = self.embed(examples)
+        output = self.language(
+            inputs_embeds=merged.embeddings,
+            attention_mask=merged.attention_mask,
+            position_ids=merged.position_ids,
+            use_cache=False,
+        )
+        return MM2SGOutput(output.logits, merged.labels)
+
+
+def _language_model(config: LanguageConfig) -> LlamaForCausalLM:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=config.vocabulary,
+            hidden_size=config.width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            intermediate_size=config.mlp,
+            max_position_embeddings=config.positions,
+            rms_norm_eps=1e-5,
+            attention_dropout=config.dropout,
+        )
+    )

@@ -1,0 +1,131 @@
+"""Text to token ids and back: Llama's tokenizer for the published model, a closed-language one for small models.
+
+Stage-2 specification, section 7: the text is split at `<image>`, each part is tokenised on its own, the beginning
+token of the second part is dropped and IMAGE stands between them. Learnt is everything after `ASSISTANT:`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from operating_room.errors import UserError
+from operating_room.files import write_text
+from operating_room.scene_graph import END, START, Triplet, target_text
+from operating_room.vocabulary import ENTITIES, PREDICATES
+from scene_graph_generation.collate import IGNORED, IMAGE
+
+IMAGE_MARK = "<image>"
+BEGIN_TOKEN, END_TOKEN = "<s>", "</s>"
+FILE = "tokenizer.json"
+# Pieces that are never joined: a name of one or two words with its separator (so that a triplet is three tokens),
+# a word, up to two digits, a run of signs, white space.
+_PIECES = r" ?[\p{L}_]+(?: [\p{L}_]+)?[,;]| ?[\p{L}_]+| ?-?\d{1,2}| ?[^\s\p{L}_\d]+|\s+"
+
+
+class Tokens:
+    """A tokenizer and the ids of its beginning and end."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.size = tokenizer.get_vocab_size()
+        self.end_id = tokenizer.token_to_id(END_TOKEN)
+
+    def encode(self, prompt: str, answer: str | None = None) -> tuple[list[int], list[int]]:
+        """Ids of a conversation, and labels that are IGNORED up to `ASSISTANT:`, where `prompt` ends.
+
+        Raises:
+            UserError: `prompt` does not hold exactly one `<image>`.
+        """
+        parts = prompt.split(IMAGE_MARK)
+        if len(parts) != 2:
+            raise UserError(f"a prompt needs {IMAGE_MARK} exactly once, this one has it {len(parts) - 1} times")
+        spoken = "" if answer is None else f" {answer}{END_TOKEN}"
+        before = self._tokenizer.encode(parts[0]).ids
+        after = self._tokenizer.encode(parts[1] + spoken)
+        ids = [*before, IMAGE, *after.ids[1:]]
+        learnt = [token if start >= len(parts[1]) else IGNORED for token, (start, _) in zip(after.ids, after.offsets)]
+        return ids, [IGNORED] * (len(before) + 1) + learnt[1:]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of generated ids, without beginning and end."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def names(self) -> dict[str, int]:
+        """Token text -> id."""
+        return self._tokenizer.get_vocab()
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json`."""
+        write_text(folder / FILE, self._tokenizer.to_str())
+
+
+def read_tokens(folder: Path) -> Tokens:
+    """The tokenizer in a model folder: `tokenizer.json`, or whatever form of it transformers can convert.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = folder / FILE
+    if path.is_file():
+        try:
+            return Tokens(Tokenizer.from_str(path.read_text(encoding="utf-8")))
+        except Exception as error:  # the library raises nothing more special
+            raise UserError(f"{path}: is no tokenizer ({error}); copy it again from where the model came") from error
+    from transformers import AutoTokenizer, TokenizersBackend
+
+    try:
+        converted = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: holds no tokenizer; expected {FILE} or tokenizer.model") from error
+    if not isinstance(converted, TokenizersBackend):
+        raise UserError(f"{folder}: its tokenizer has no {FILE} form; expected Llama's")
+    return Tokens(converted.backend_tokenizer)
+
+
+def train_tokens(texts: Iterable[str], phrases: Iterable[str], vocabulary: int) -> Tokens:
+    """A byte-level tokenizer for the closed language of prompts and graphs.
+
+    Each of the `phrases` (the fixed instruction, block markers) is one token, and so is every entity and predicate
+    with its separator; the rest of `vocabulary` is learnt from `texts`. Any text can be encoded, also an unseen one.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    pieces = pre_tokenizers.Split(Regex(_PIECES), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pieces, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    # Longer phrases first: the tokenizer takes the first that fits.
+    fixed = sorted({f" {START}", f" {END}", *phrases}, key=lambda phrase: (-len(phrase), phrase))
+    special = [BEGIN_TOKEN, END_TOKEN]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - len(fixed),
+        min_frequency=2,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+
+    def corpus() -> Iterable[str]:
+        for text in texts:
+            for phrase in fixed:
+                text = text.replace(phrase, "\n")
+            yield text
+        yield from [_closed_language()] * 20
+
+    tokenizer.train_from_iterator(corpus(), trainer)
+    tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in fixed])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BEGIN_TOKEN} $A", special_tokens=[(BEGIN_TOKEN, tokenizer.token_to_id(BEGIN_TOKEN))]
+    )
+    return Tokens(tokenizer)
+
+
+def _closed_language() -> str:
+    """Every entity as subject and object and every predicate, as graphs spell them, in two orders."""
+    triplets = [
+        Triplet(entity, ENTITIES[-1 - i], predicate) for i, entity in enumerate(ENTITIES) for predicate in PREDICATES
+    ]
+    return " ".join(target_text((triplet, triplet)) for triplet in triplets)
