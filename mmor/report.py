@@ -1,0 +1,172 @@
+"""One self-contained HTML page about one take: views with masks, scene graphs, predicates over time, scores."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from operating_room import layout, readers, scoring
+from operating_room.categories import BY_ENTITY, COLORS, LABEL_TO_CATEGORY, colors_to_categories
+from operating_room.dataset import RecordedTake, Timepoint
+from operating_room.files import write_text
+from operating_room.progress import track
+from operating_room.scene_graph import Sample, Triplet, normalise
+from operating_room.vocabulary import ENTITIES, PREDICATES
+from panoptic_segmentation import vpq
+
+VIEW_WIDTH = 320  # px, of the pictures in the page
+_SPELLING = {name.lower(): name for name in PREDICATES}
+
+
+@dataclass(frozen=True)
+class TakeResult:
+    """What a report shows of one take."""
+
+    recorded: RecordedTake
+    truth: Sequence[Sample]  # the timepoints to show, in order
+    graphs: Mapping[str, Sequence[Triplet]]  # sample id -> predicted triplets as parsed
+    masks: Mapping[tuple[str, str], Path]  # (frame id, segmentation camera) -> predicted class-colour picture
+    scores: scoring.SceneGraphScores
+    constant_scores: scoring.SceneGraphScores  # of one constant guess: the most frequent graph of the training takes
+    quality: vpq.VideoQuality
+    note: str  # where take and models come from
+
+
+def write_report(path: Path, result: TakeResult) -> None:
+    """Write the page to `path`; it needs no other file and no network.
+
+    Raises:
+        UserError: a picture or mask cannot be read, or the page cannot be written.
+    """
+    template = resources.files("mmor").joinpath("report.html").read_text("utf-8")
+    # "</" would end the script element in which the data stand
+    data = json.dumps(_page(result), ensure_ascii=False).replace("</", "<\\/")
+    write_text(path, template.replace("__DATA__", data))
+
+
+def _page(result: TakeResult) -> dict[str, Any]:
+    overall, constant = result.scores.overall, result.constant_scores.overall
+    frames = {timepoint.frame_id: timepoint for timepoint in result.recorded.timepoints}
+    moments = [_moment(frames[sample.frame_id], sample, result) for sample in track(result.truth, "report: timepoints")]
+    return {
+        "title": f"Take {result.recorded.take.name}",
+        "subtitle": result.note,
+        "cards": [
+            {"label": "VPQ (mean of windows of 4 and 8 frames)", "value": f"{result.quality.vpq:.1f}"},
+            {"label": "scene graph macro F1 (none included)", "value": f"{overall.macro_f1:.3f}"},
+            {"label": "macro F1 of one constant graph", "value": f"{constant.macro_f1:.3f}"},
+            {"label": "timepoints", "value": str(len(moments))},
+            {"label": "pairs of entities scored", "value": str(overall.predicates.total)},
+        ],
+        "entities": list(ENTITIES),
+        "predicates": list(PREDICATES),
+        "colors": {name: "#{:02x}{:02x}{:02x}".format(*c.color) for name, c in BY_ENTITY.items()},
+        "moments": moments,
+        "tables": [_predicate_table(overall, constant), _category_table(result.quality)],
+        "definitions": {**scoring.DEFINITIONS, **{f"VPQ: {name}": text for name, text in vpq.DEFINITIONS.items()}},
+    }
+
+
+def _moment(timepoint: Timepoint, sample: Sample, result: TakeResult) -> dict[str, Any]:
+    return {
+        "frame_id": sample.frame_id,
+        "views": list(_views(timepoint, result.masks)),
+        "triplets": compare_graphs(sample.triplets, result.graphs[sample.sample_id]),
+        "signals": _signals(timepoint),
+    }
+
+
+def compare_graphs(truth: Iterable[Triplet], predicted: Iterable[Triplet]) -> list[tuple[str, str, str, str]]:
+    """Every true or predicted triplet with its verdict: right, missed (true only) or wrong (predicted only)."""
+    true = {known for known in map(normalise, truth) if known is not None}
+    found = {known for known in map(normalise, predicted) if known is not None}
+    verdicts = {triplet: "right" if triplet in found else "missed" for triplet in true}
+    verdicts |= {triplet: "wrong" for triplet in found - true}
+    return [(s, o, _SPELLING.get(p, p), verdict) for (s, o, p), verdict in sorted(verdicts.items())]
+
+
+def _views(timepoint: Timepoint, masks: Mapping[tuple[str, str], Path]) -> Iterable[dict[str, str]]:
+    stations = {f"station {number}": path for number, path in timepoint.station_views.items()}
+    rooms = {f"room {number}": path for number, path in timepoint.room_views.items()}
+    cameras = {}
+    for camera in layout.SEGMENTATION_CAMERAS[timepoint.take.dataset]:
+        kind = "station" if layout.is_station(camera) else "room"
+        cameras[f"{kind} {layout.camera_number(camera)}"] = camera
+    for name, path in {**rooms, **stations, "tracking camera": timepoint.tracker_view}.items():
+        if path is None:
+            continue
+        view = {"name": name, "picture": _jpeg(readers.read_picture(path))}
+        camera = cameras.get(name, "")
+        if predicted := masks.get((timepoint.frame_id, camera)):
+            view["predicted"] = _overlay(colors_to_categories(readers.read_picture(predicted)))
+        if annotated := timepoint.label_masks.get(camera):
+            view["annotated"] = _overlay(LABEL_TO_CATEGORY[readers.read_label_mask(annotated)])
+        yield view
+
+
+def _signals(timepoint: Timepoint) -> dict[str, str]:
+    """What the sensors without a picture say, in words."""
+    signals = {}
+    if timepoint.transcript is not None:
+        signals["heard"] = str(readers.read_json(timepoint.transcript)["text"])
+    if timepoint.robot_screen is not None:
+        parts = readers.read_json(timepoint.robot_screen)
+        signals["robot screen"] = ", ".join(f"{part['type']}: {part['template_name']}" for part in parts.values())
+    if timepoint.tracker is not None:
+        signals["tracked tools"] = str(len(timepoint.tracker["unique_id_dicts"]))
+    return signals
+
+
+def _predicate_table(overall: scoring.GraphReport, constant: scoring.GraphReport) -> dict[str, Any]:
+    report = overall.predicates
+    rows = [
+        [name, f"{precision:.3f}", f"{recall:.3f}", f"{f1:.3f}", f"{guess:.3f}", str(int(support))]
+        for name, precision, recall, f1, guess, support in zip(
+            report.names, report.precision, report.recall, report.f1, constant.predicates.f1, report.support
+        )
+        if support
+    ]
+    columns = ["predicate", "precision", "recall", "F1", "F1 of the constant graph", "support"]
+    return {"title": "Predicates of ordered entity pairs", "columns": columns, "rows": rows}
+
+
+def _category_table(quality: vpq.VideoQuality) -> dict[str, Any]:
+    short, long = (quality.windows[length].total for length in vpq.SUMMARY_WINDOWS)
+    rows = []
+    for category in sorted(short.keys() | long.keys()):
+        sums = [total.get(category, vpq.Quality()) for total in (short, long)]
+        rows.append([quality.names[category], *(f"{100 * s.scores['pq']:.1f}" for s in sums), str(sums[0].support)])
+    return {
+        "title": "Segmentation categories",
+        "columns": ["category", *(f"VPQ, {n} frames" for n in vpq.SUMMARY_WINDOWS), "tubes of 4 frames"],
+        "rows": rows,
+    }
+
+
+def _jpeg(picture: UInt8[np.ndarray, "height width 3"]) -> str:
+    image = Image.fromarray(picture)
+    image.thumbnail((VIEW_WIDTH, VIEW_WIDTH))
+    return _encode(image, "JPEG", quality=80)
+
+
+def _overlay(categories: UInt8[np.ndarray, "height width"]) -> str:
+    """A category map as a palette picture whose background is transparent."""
+    image = Image.fromarray(categories).resize((VIEW_WIDTH, VIEW_WIDTH * categories.shape[0] // categories.shape[1]), 0)
+    image.putpalette(COLORS.tobytes())
+    return _encode(image, "PNG", transparency=0, bits=8)
+
+
+def _encode(image: Image.Image, form: str, **options: int) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return f"data:image/{form.lower()};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
