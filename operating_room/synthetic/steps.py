@@ -45,7 +45,7 @@ STEP_WEIGHTS = {
     "departure": 8.0,
 }
 
-Choices = tuple[tuple[float, str], ...]
+Choices = tuple[tuple[int, str], ...]
 IDLE: Choices = ((1, ""),)
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from operating_room.errors import UserError
 from operating_room.scene_graph import Triplet
+from operating_room.sterility import find_breaches
 from operating_room.synthetic.steps import (
     BREACHES,
     GUESTS,
@@ -122,13 +123,6 @@ _ACTION_LABELS = {
     ("suturing", "patient"): "suture",
     ("scanning", "patient"): "scan",
 }
-
-
-def sterility_breaches(graphs: Sequence[Sequence[Triplet]]) -> list[tuple[Triplet, ...]]:
-    """Breaches of each second."""
-    return [() for _ in graphs]
-
-
 _ACTION_GAP = 8  # s; an action that rests for less has not ended
 
 
@@ -163,7 +157,8 @@ def assemble(
 ) -> tuple[Moment, ...]:
     """Moments with their derived labels: what is in the room, next action, breaches."""
     standing = PLAYBOOKS[take.dataset].things
-    moments = [
+    derived = zip(graphs, next_actions(graphs), find_breaches(graphs), strict=True)
+    return tuple(
         Moment(
             second=second,
             step=steps[second],
@@ -172,12 +167,10 @@ def assemble(
             things=tuple(sorted({*standing, *(name for t in graph for name in t[:2])} - set(PEOPLE))),
             next_action=action,
             robot_phase=phases[second],
-            breaches=(),
+            breaches=breaches,
         )
-        for second, (graph, action) in enumerate(zip(graphs, next_actions(graphs), strict=True))
-    ]
-    breaches = sterility_breaches(graphs)
-    return tuple(replace(moment, breaches=broken) for moment, broken in zip(moments, breaches, strict=True))
+        for second, (graph, action, breaches) in enumerate(derived)
+    )
 
 
 def _timetable(rng: random.Random, dataset: str, seconds: int) -> list[str]:
