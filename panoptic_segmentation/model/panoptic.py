@@ -6,7 +6,7 @@ Frames are treated one after the other, so that only the small label maps of a v
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -71,27 +71,96 @@ def panoptic_video(
         things: the classes below this number are things, each query a segment of its own; the others share one
             segment per class.
     """
-    scores, labels = probabilities.max(-1)
-    kept = torch.nonzero((labels != probabilities.shape[-1] - 1) & (scores > score_threshold))[:, 0]
-    scores, labels = scores[kept], labels[kept]
-    won = torch.zeros(len(kept), dtype=torch.long)  # px over the whole video
-    own, both = won.clone(), won.clone()
+    kept, scores, labels = _confident(probabilities, score_threshold)
+    areas = torch.zeros(3, len(kept), dtype=torch.long)
     winners = []
     for frame in masks:
-        if len(kept) == 0:
-            winners.append(torch.full(sizes.output, -1, dtype=torch.int16))
-            continue
-        inside = _resize(_to_image(frame[kept], sizes).sigmoid(), sizes.output)
-        best = (scores[:, None, None] * inside).argmax(0)
-        mine = inside >= 0.5
-        certain = mine.gather(0, best[None])[0]
-        won += best.flatten().bincount(minlength=len(kept)).cpu()
-        own += mine.flatten(1).sum(1).cpu()
-        both += best[certain].bincount(minlength=len(kept)).cpu()
-        winners.append(torch.where(certain, best, -1).to(torch.int16).cpu())
-    accepted = (won > 0) & (own > 0) & (both > 0)
-    accepted &= won.double() / own.double() >= overlap_threshold
-    return _paint(winners, accepted, kept, labels, scores, things)
+        winner, frame_areas = _winners(scores, frame.to(scores.device)[kept], sizes)
+        winners.append(winner)
+        areas += frame_areas
+    return _paint(winners, _accepted(areas, overlap_threshold), kept, labels, scores, things)
+
+
+class CausalPanoptic:
+    """The same rules frame by frame, with what has been seen so far in place of the whole video.
+
+    For masks that must not depend on the future, and for videos without end: memory does not grow. Not in the published
+    code. An object keeps its id while its query does; its class may change.
+    """
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        things: int,
+        score_threshold: float = SCORE_THRESHOLD,
+        overlap_threshold: float = OVERLAP_THRESHOLD,
+    ) -> None:
+        self.sizes, self.things = sizes, things
+        self.score_threshold, self.overlap_threshold = score_threshold, overlap_threshold
+        self._logits: Tensor | None = None  # summed over the frames so far
+        self._frames = 0
+        self._areas: Tensor | None = None  # of each query over the frames so far
+        self._ids: dict[tuple[str, int], int] = {}  # ("thing", query) or ("stuff", class) -> id
+
+    def add(
+        self, logits: Float[Tensor, "queries classes"], masks: Float[Tensor, "queries h w"]
+    ) -> tuple[Int[Tensor, "height width"], list[Segment]]:
+        """Segment ids of the next frame, and its segments."""
+        self._logits = logits if self._logits is None else self._logits + logits
+        self._frames += 1
+        if self._areas is None:
+            self._areas = torch.zeros(3, len(logits), dtype=torch.long)
+        probabilities = (self._logits / self._frames).softmax(-1)
+        kept, scores, labels = _confident(probabilities, self.score_threshold)
+        winner, areas = _winners(scores, masks[kept], self.sizes)
+        places = kept.cpu()
+        self._areas[:, places] += areas
+        accepted = _accepted(self._areas[:, places], self.overlap_threshold)
+        painted = _paint([winner], accepted, kept, labels, scores, self.things)
+        table = torch.zeros(len(painted.segments) + 1, dtype=torch.int32)
+        segments = []
+        for segment in painted.segments:
+            key = ("thing", segment.query) if segment.is_thing else ("stuff", segment.category_id)
+            table[segment.id] = self._ids.setdefault(key, len(self._ids) + 1)
+            segments.append(replace(segment, id=int(table[segment.id])))
+        return table[painted.ids[0].long()], segments
+
+
+def _confident(
+    probabilities: Float[Tensor, "queries classes"], threshold: float
+) -> tuple[Int[Tensor, " kept"], Float[Tensor, " kept"], Int[Tensor, " kept"]]:
+    """Queries, scores and classes of those whose best class is one and scores above the threshold."""
+    scores, labels = probabilities.max(-1)
+    kept = torch.nonzero((labels != probabilities.shape[-1] - 1) & (scores > threshold))[:, 0]
+    return kept, scores[kept], labels[kept]
+
+
+def _winners(
+    scores: Float[Tensor, " kept"], masks: Float[Tensor, "kept h w"], sizes: Sizes
+) -> tuple[Int[Tensor, "height width"], Int[Tensor, "3 kept"]]:
+    """Who gets each pixel (-1: nobody), and per query the pixels it won, those inside its mask, and those both ways.
+
+    The winner has the best score x probability; it gets the pixel if its probability is at least 0.5.
+    """
+    if len(scores) == 0:
+        return torch.full(sizes.output, -1, dtype=torch.int16), torch.zeros(3, 0, dtype=torch.long)
+    probabilities = _resize(_to_image(masks, sizes).sigmoid(), sizes.output)
+    best = (scores[:, None, None] * probabilities).argmax(0)
+    inside = probabilities >= 0.5
+    certain = inside.gather(0, best[None])[0]
+    count = len(scores)
+    areas = (
+        best.flatten().bincount(minlength=count),
+        inside.flatten(1).sum(1),
+        best[certain].bincount(minlength=count),
+    )
+    return torch.where(certain, best, -1).to(torch.int16).cpu(), torch.stack(areas).cpu()
+
+
+def _accepted(areas: Int[Tensor, "3 kept"], overlap_threshold: float) -> Bool[Tensor, " kept"]:
+    """Queries that win enough of their own mask; `areas` over all frames."""
+    won, own, both = areas
+    return (won > 0) & (own > 0) & (both > 0) & (won.double() / own.double() >= overlap_threshold)
 
 
 def top_entries(
@@ -108,7 +177,7 @@ def binary_masks(
 ) -> Iterator[Bool[Tensor, "entries height width"]]:
     """CTVIS's masks of the given queries, frame by frame: logits above zero at the output size."""
     for frame in masks:
-        yield _resize(_to_image(frame[queries], sizes), sizes.output) > 0
+        yield _resize(_to_image(frame.to(queries.device)[queries], sizes), sizes.output) > 0
 
 
 def ctvis_panoptic(

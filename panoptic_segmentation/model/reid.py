@@ -1,0 +1,100 @@
+"""CTVIS: frame-to-frame alignment by re-identification embeddings, and the contrastive loss that trains them.
+
+Stage-1 specification, section 5; Ying et al., "CTVIS: Consistent Training for Online Video Instance Segmentation".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from panoptic_segmentation.model.losses import Losses
+from panoptic_segmentation.model.matching import Draws, LossSettings, Match, align, full_precision
+
+
+def aligned_orders(reid: Iterable[Float[Tensor, "queries width"]]) -> Iterator[Int[Tensor, " queries"]]:
+    """Per frame the order that puts its queries in line with the aligned frame before; the first keeps its own."""
+    previous: Tensor | None = None
+    for current in reid:
+        order = torch.arange(len(current), device=current.device) if previous is None else align(previous, current)
+        previous = current[order]
+        yield order
+
+
+@dataclass
+class _Track:
+    """What the memory knows of one object after some frame."""
+
+    seen: list[Float[Tensor, " width"]] = field(default_factory=list)  # its embeddings in earlier frames
+    fused: Float[Tensor, " width"] | None = None
+
+    def add(self, embedding: Float[Tensor, " width"]) -> None:
+        """Fuse a new embedding in, the more the more similar it is to those seen before."""
+        if self.fused is None:
+            self.fused = embedding
+        else:
+            similarity = F.cosine_similarity(embedding[None], torch.stack(self.seen), dim=-1).mean().clamp(min=0)
+            self.fused = (1 - similarity) * self.fused + similarity * embedding
+        self.seen.append(embedding)
+
+
+def contrastive_losses(
+    reid: Float[Tensor, "frames queries width"],
+    matches: Sequence[Match],
+    present: Bool[Tensor, "objects frames"],
+    settings: LossSettings,
+    draws: Draws,
+) -> Losses:
+    """`loss_reid` and `loss_aux_reid` of one clip (section 5.2).
+
+    Each object of each frame after the first is an anchor: near to what the clip has seen of it, far from the other
+    queries of the frame before.
+
+    Args:
+        matches: the query of each object, per frame.
+    """
+    reid = full_precision(reid)
+    frames, queries, _ = reid.shape
+    query_of = [dict(zip(match.objects.tolist(), match.queries.tolist())) for match in matches]
+    # More objects than queries leave some unmatched: they count as absent.
+    here = [[now and i in query_of[t] for t, now in enumerate(row)] for i, row in enumerate(present.tolist())]
+    tracks = [_Track() for _ in here]
+    anchors, positives, before, own = [], [], [], []  # per item; `own`: the object's query in the frame before, or -1
+    for t in range(frames):
+        for i, track in enumerate(tracks):
+            if t == 0 or not here[i][t]:
+                continue
+            if track.fused is not None:
+                positive = track.fused if float(draws.uniform(1)) > 0.5 else track.seen[-1]
+            else:
+                later = next((u for u in range(t + 1, frames) if here[i][u]), None)
+                if later is None:
+                    continue
+                positive = reid[later, query_of[later][i]]
+            anchors.append(reid[t, query_of[t][i]])
+            positives.append(positive)
+            before.append(t - 1)
+            own.append(query_of[t - 1][i] if here[i][t - 1] else -1)
+        for i, track in enumerate(tracks):
+            if here[i][t]:
+                track.add(reid[t, query_of[t][i]])
+    if not anchors:
+        nothing = 0 * reid.sum()
+        return {"loss_reid": nothing, "loss_aux_reid": nothing}
+    anchor, positive, others = torch.stack(anchors), torch.stack(positives), reid[before]
+    negative = torch.arange(queries, device=reid.device) != torch.tensor(own, device=reid.device)[:, None]
+    closeness = (anchor[:, None] * others).sum(-1) - (anchor * positive).sum(-1, keepdim=True)
+    closeness = closeness.masked_fill(~negative, -torch.inf)
+    contrast = torch.cat((torch.zeros_like(closeness[:, :1]), closeness), dim=1).logsumexp(1)
+    far = F.cosine_similarity(anchor[:, None], others, dim=-1).square() * negative
+    near = (F.cosine_similarity(anchor, positive, dim=-1) - 1).square()
+    cosine = (near + far.sum(1)) / (1 + negative.sum(1))
+    return {
+        "loss_reid": settings.reid_weight * contrast.mean(),
+        "loss_aux_reid": settings.reid_cosine_weight * cosine.mean(),
+    }
