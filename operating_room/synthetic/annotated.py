@@ -7,6 +7,7 @@ who was mentioned shortly before and after. The robot's phases are spread evenly
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from operating_room.errors import UserError
 from operating_room.scene_graph import Sample, Triplet
@@ -24,8 +25,14 @@ _ACTION_STEPS = {
 }
 
 
-def annotated_surgery(take: Take, samples: Sequence[Sample], seed: int) -> Surgery:
+def annotated_surgery(take: Take, samples: Sequence[Sample], seed: int, seconds: int | None = None) -> Surgery:
     """The surgery whose moments are the samples of `take` in their order, one second each.
+
+    Args:
+        take: the take that the samples belong to and whose name the surgery gets.
+        samples: a whole label file; samples of other takes are ignored.
+        seed: decides everything that graphs do not tell.
+        seconds: only the stretch of this length that shows most predicates; None is the whole take.
 
     Raises:
         UserError: there is no sample of this take.
@@ -44,7 +51,22 @@ def annotated_surgery(take: Take, samples: Sequence[Sample], seed: int) -> Surge
             (i for i, step in enumerate(steps) if STEPS.index(step) >= STEPS.index("calibration")), len(steps)
         )
         phases = [ROBOT_PHASES[min(last, i * len(ROBOT_PHASES) // max(1, set_up))][0] for i in range(len(graphs))]
-    return Surgery(take, seed, assemble(take, steps, graphs, people, phases))
+    moments = assemble(take, steps, graphs, people, phases)
+    if seconds is not None and seconds < len(moments):
+        start = _richest(graphs, seconds)
+        cut = moments[start : start + seconds]
+        moments = tuple(replace(moment, second=second) for second, moment in enumerate(cut))
+    return Surgery(take, seed, moments)
+
+
+def _richest(graphs: Sequence[Sequence[Triplet]], seconds: int) -> int:
+    """Where the first stretch of `seconds` graphs with most predicates, then most different triplets, begins."""
+
+    def riches(start: int) -> tuple[int, int]:
+        shown = {triplet for graph in graphs[start : start + seconds] for triplet in graph}
+        return len({triplet.predicate for triplet in shown}), len(shown)
+
+    return max(range(len(graphs) - seconds + 1), key=riches)
 
 
 def _steps(graphs: Sequence[Sequence[Triplet]]) -> list[str]:

@@ -39,7 +39,7 @@ STEP_WEIGHTS = {
     "sawing": 8.0,
     "hammering": 5.0,
     "cementing": 5.0,
-    "scanning": 5.0,
+    "scanning": 6.0,
     "suturing": 6.0,
     "cleaning": 5.0,
     "departure": 8.0,
@@ -255,8 +255,8 @@ ROBOT_PHASES: tuple[tuple[str, dict[str, str]], ...] = (
 
 # Who else may come in, and what they do there.
 GUESTS: dict[str, Choices] = {
-    "student": ((2, ""), (2, "mps_station closeTo"), (2, "secondary_table closeTo"), (1, "monitor closeTo")),
-    "unrelated_person": ((2, ""), (2, "instrument_table closeTo"), (1, "anesthesia_equipment closeTo")),
+    "student": ((1, ""), (2, "mps_station closeTo"), (2, "secondary_table closeTo"), (1, "monitor closeTo")),
+    "unrelated_person": ((1, ""), (2, "instrument_table closeTo"), (1, "anesthesia_equipment closeTo")),
 }
 # Breaches of sterility: somebody unsterile at the sterile table, or somebody sterile at an unsterile thing.
 BREACHES: tuple[tuple[str, str], ...] = (

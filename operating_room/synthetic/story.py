@@ -186,7 +186,7 @@ def _timetable(rng: random.Random, dataset: str, seconds: int) -> list[str]:
     if dataset == MMOR:
         opening.append("draping")
         core.insert(rng.choice((0, 1, 2)), "calibration")
-        if rng.random() < 0.7:
+        if rng.random() < 0.85:
             core.insert(rng.choice((0, len(core))), "scanning")
     plan = [*opening, *core, *closing, "departure"]
     weights = [STEP_WEIGHTS[step] * rng.uniform(0.67, 1.33) / plan.count(step) ** 0.5 for step in plan]
@@ -221,9 +221,9 @@ def _staff_tracks(
         tracks["circulator"][at] = "operating_table manipulating"
     _come_and_go(rng, tracks, patient_in, patient_out, seconds)
     for guest, choices in GUESTS.items():
-        if "mps" in tracks and rng.random() < 0.6:
+        if "mps" in tracks and rng.random() < 0.7:
             start = rng.randint(0, seconds * 2 // 3)
-            end = min(seconds, start + rng.randint(8, 8 + seconds // 3))
+            end = min(seconds, start + rng.randint(8, 8 + seconds // 2))
             tracks[guest] = [None] * start + list(_draw(rng, choices, end - start)) + [None] * (seconds - end)
     return tracks
 

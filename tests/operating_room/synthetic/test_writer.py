@@ -115,7 +115,7 @@ def test_raw_labels_look_like_the_published_ones() -> None:
 
 def test_takes_of_one_folder_do_not_share_frames() -> None:
     takes = [take for take in TAKES if take.folder == "023-032_PKA"]
-    numbers = [frame_numbers(take, second)["azure"] for take in takes for second in range(0, 20_000, 100)]
+    numbers = [frame_numbers(take, second)["azure"] for take in takes for second in range(0, 20_000, 1000)]
     assert len(set(numbers)) == len(numbers)
     assert all(len(number) == 6 for number in numbers)
 
