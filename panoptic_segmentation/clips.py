@@ -1,0 +1,124 @@
+"""Training clips: frames of one video and the masks of its objects (stage-1 specification, section 9.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from operating_room import layout
+from operating_room.readers import read_picture
+from panoptic_segmentation.augmentation import draw_augmentation, resize_categories
+from panoptic_segmentation.config import ClipSettings
+from panoptic_segmentation.ground_truth import TRAINING_ID_STEP, Size, Video
+from panoptic_segmentation.model.losses import Clip
+from panoptic_segmentation.model.segmenter import PIXEL_MEAN
+from panoptic_segmentation.overlap import read_ids
+from panoptic_segmentation.pictures import Picture, edge_size, resize_picture, resize_station
+
+CACHE_BYTES = 1 << 30  # of shrunken frames kept in memory
+
+Frame = tuple[Picture, UInt8[np.ndarray, "height width"]]  # picture and category ids
+
+
+class ClipDataset(Dataset):
+    """An endless training in order: item i is the same clip in every run with the same seed.
+
+    Every video gives one clip per round; each round has its own order.
+    """
+
+    def __init__(
+        self, videos: Sequence[Video], prepared: Path, settings: ClipSettings, canvas: Size, seed: int, length: int
+    ) -> None:
+        self.videos, self.prepared, self.settings = videos, prepared, settings
+        self.canvas, self.seed, self.length = canvas, seed, length
+        self.cache: dict[Path, Frame] = {}
+        self.cached_bytes = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "frames 3 height width"], Clip]:
+        """The frames and the annotated objects of one clip.
+
+        Raises:
+            UserError: a picture or a prepared mask is missing or unreadable.
+        """
+        turn, place = divmod(index, len(self.videos))
+        order = np.random.default_rng([self.seed, 0, turn]).permutation(len(self.videos))
+        rng = np.random.default_rng([self.seed, 1, index])
+        video = self.videos[order[place]]
+        chosen = draw_frames(len(video.frames), self.settings, rng)
+        part = replace(video, frames=tuple(video.frames[i] for i in chosen))
+        frames = [self._read(video, *paths) for paths in zip(part.pictures(), part.prepared(self.prepared))]
+        augmentation = draw_augmentation(*frames[0][0].shape[:2], self.settings, rng)
+        pictures = np.stack([augmentation.picture(picture) for picture, _ in frames])
+        categories = np.stack([augmentation.categories(ids) for _, ids in frames])
+        return torch.from_numpy(pictures).permute(0, 3, 1, 2), clip_of(torch.from_numpy(categories))
+
+    def _read(self, video: Video, picture_path: Path, prepared_path: Path) -> Frame:
+        """A frame; where training knows one size only, it is shrunk to it once and kept."""
+        if picture_path in self.cache:
+            return self.cache[picture_path]
+        picture = read_picture(picture_path)
+        if layout.is_station(video.camera):
+            picture = resize_station(picture, self.canvas)
+        categories = (read_ids(prepared_path) // TRAINING_ID_STEP).astype(np.uint8)
+        if len(self.settings.shortest) > 1:
+            return picture, categories
+        size = edge_size(*picture.shape[:2], self.settings.shortest[0], self.settings.longest)
+        frame = resize_picture(picture, *size), resize_categories(categories, *size)
+        if self.cached_bytes < CACHE_BYTES:
+            self.cached_bytes += frame[0].nbytes + frame[1].nbytes
+            self.cache[picture_path] = frame
+        return frame
+
+
+def draw_frames(count: int, settings: ClipSettings, rng: np.random.Generator) -> list[int]:
+    """Positions of a clip's frames in a video of `count` frames.
+
+    Where the reach is just that of the clip, consecutive frames from a random start; else a random frame and others
+    within reach of it, in the order of time. A video shorter than the clip gives all its frames, some repeatedly. The
+    published code never draws the last start, draws the others with replacement and leaves repeats unsorted.
+    """
+    wanted = settings.frames
+    if count <= wanted:
+        chosen = [*range(count), *rng.integers(count, size=wanted - count).tolist()]
+    elif 2 * settings.reach + 1 == wanted:
+        start = int(rng.integers(count - wanted + 1))
+        chosen = list(range(start, start + wanted))
+    else:
+        first = int(rng.integers(count))
+        near = [i for i in range(first - settings.reach, first + settings.reach + 1) if 0 <= i < count and i != first]
+        chosen = [first, *rng.choice(near, wanted - 1, replace=len(near) < wanted - 1).tolist()]
+    chosen.sort(reverse=settings.reverse and bool(rng.random() < 0.5))
+    return chosen
+
+
+def clip_of(categories: UInt8[Tensor, "frames height width"]) -> Clip:
+    """One object per class that has a pixel in the clip; each counts as present in all frames, as published."""
+    classes = categories.unique()
+    classes = classes[classes > 0]
+    masks = categories[None] == classes[:, None, None, None]
+    return Clip(classes.long(), masks, torch.ones(masks.shape[:2], dtype=torch.bool))
+
+
+def collate(items: Sequence[tuple[UInt8[Tensor, "frames 3 _ _"], Clip]]) -> dict[str, Any]:
+    """Clips of equal length as the arguments of a video model: `frames` and `clips`.
+
+    Smaller pictures are padded at the right and bottom with the mean colour.
+    """
+    height, width = (max(frames.shape[axis] for frames, _ in items) for axis in (2, 3))
+    mean = torch.tensor(PIXEL_MEAN)[:, None, None]
+    padded = [
+        F.pad(frames - mean, (0, width - frames.shape[3], 0, height - frames.shape[2])) + mean for frames, _ in items
+    ]
+    return {"frames": torch.stack(padded), "clips": [clip for _, clip in items]}

@@ -1,0 +1,364 @@
+"""Experiments of stage 1: a YAML file with the published keys becomes one typed, frozen object.
+
+Stage-1 specification, section 10. `_BASE_` names a file that is read first; `KEY VALUE` pairs come last. Keys of a file
+that have no effect here are listed in `Config.unused`; a value that cannot be had, or a typo on the command line, is an
+error.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from operating_room.errors import UserError
+from operating_room.files import write_text
+from operating_room.readers import read_bytes
+from operating_room.takes import FOURDOR, MMOR
+from panoptic_segmentation.model.matching import LossSettings
+from panoptic_segmentation.model.segmenter import SegmenterConfig
+from panoptic_segmentation.model.video_models import VideoConfig
+from panoptic_segmentation.optimizer import Rates
+
+_KINDS = {"CTMinVIS": "ctvis", "DVIS_Plus_online": "online", "DVIS_Plus_offline": "offline"}  # META_ARCHITECTURE
+MULTI_STEP, CONSTANT_LINEAR = "WarmupMultiStepLR", "WarmupConstantLinear"
+
+_DATASETS = {"mmor": (MMOR,), "4dor": (FOURDOR,), "hybridor": (FOURDOR, MMOR)}
+# Splits in published file and data set names -> splits of `operating_room.takes`.
+_SPLITS = {"train": "train", "train_small": "small_train", "train_mini": "mini_train", "val": "val", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Solver:
+    """Optimiser, schedule and length of a training."""
+
+    batch_size: int = 1  # clips per step, over all processes
+    steps: int = 100_000
+    checkpoint_every: int = 10_000  # steps
+    schedule: str = MULTI_STEP  # or CONSTANT_LINEAR: constant, falling linearly to 0 over the last 30 %
+    milestones: tuple[int, ...] = (70_000, 90_000)  # steps at which the rate is multiplied by `gamma`
+    gamma: float = 0.1
+    warmup_steps: int = 10
+    warmup_factor: float = 1.0
+    clip: bool = True
+    clip_norm: float = 0.01  # of the gradient of all parameters together
+    mixed_precision: bool = True  # on a GPU
+    average_decay: float = 0.0  # of the averaged weights that are saved; 0: no average
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """How training clips are drawn and varied (sections 9.1 and 9.2)."""
+
+    frames: int = 10
+    reach: int = 20  # frames are drawn within this distance of the first; 2 reach + 1 = frames means consecutive
+    reverse: bool = False  # in time, with probability 0.5
+    shortest: tuple[int, ...] = tuple(range(480, 801, 32))  # px, one is drawn
+    longest: int = 1333  # px
+    crop: bool = False
+    crop_size: tuple[int, ...] = (608, 608)  # height, width, px
+    color_jitter: bool = False  # gain, offset and per-channel gain
+
+
+@dataclass(frozen=True)
+class TestSettings:
+    """Inference and its post-processing (sections 4.1 and 8)."""
+
+    shortest: int = 720  # px
+    longest: int = 1333  # px
+    canvas: tuple[int, ...] = (2048, 1536)  # width, height of ground truth and predictions, px
+    score_threshold: float = 0.8
+    overlap_threshold: float = 0.8
+    window: int = 3  # frames that go through the segmenter together
+
+
+@dataclass(frozen=True)
+class DataChoice:
+    """What a published data set name such as `hybridor_panoptic_train` stands for."""
+
+    name: str  # mmor, 4dor or hybridor
+    split_name: str  # as published: train_small
+    datasets: tuple[str, ...]
+    split: str  # of `operating_room.takes.SPLITS`: small_train
+
+
+def data_choice(name: str) -> DataChoice:
+    """The meaning of a published data set name.
+
+    Raises:
+        UserError: there is no such data set.
+    """
+    dataset, _, split_name = name.partition("_panoptic_")
+    if dataset not in _DATASETS or split_name not in _SPLITS:
+        names = f"{{{','.join(_DATASETS)}}}_panoptic_{{{','.join(_SPLITS)}}}"
+        raise UserError(f"data set {name!r} does not exist; the names are {names}")
+    return DataChoice(dataset, split_name, _DATASETS[dataset], _SPLITS[split_name])
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment; the defaults are the published CTVIS values."""
+
+    architecture: str = "CTMinVIS"
+    weights: str = ""  # file to start from; empty: from scratch
+    output_folder: str = "./output"
+    seed: int = 42
+    train_data: tuple[str, ...] = ("hybridor_panoptic_train",)
+    test_data: tuple[str, ...] = ("hybridor_panoptic_val",)
+    workers: int = 8  # processes that read clips
+    segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
+    video_layers: int = 6  # of the tracker and of the refiner
+    losses: LossSettings = field(default_factory=LossSettings)
+    solver: Solver = field(default_factory=Solver)
+    rates: Rates = field(default_factory=Rates)
+    clips: ClipSettings = field(default_factory=ClipSettings)
+    test: TestSettings = field(default_factory=TestSettings)
+    unused: tuple[str, ...] = ()  # keys of the file that mean nothing here
+
+    @property
+    def kind(self) -> str:
+        """The kind of model as `panoptic_segmentation.checkpoints` calls it.
+
+        Raises:
+            UserError: no such architecture.
+        """
+        if self.architecture not in _KINDS:
+            raise UserError(f"MODEL.META_ARCHITECTURE {self.architecture!r} does not exist; choose {', '.join(_KINDS)}")
+        return _KINDS[self.architecture]
+
+    @property
+    def video(self) -> VideoConfig:
+        """The size of tracker and refiner."""
+        return VideoConfig(self.segmenter.heads, self.segmenter.decoder_hidden, self.video_layers)
+
+    @property
+    def train_choices(self) -> list[DataChoice]:
+        """The training data, one entry per published name."""
+        return [data_choice(name) for name in self.train_data]
+
+    @property
+    def test_choices(self) -> list[DataChoice]:
+        """The data for prediction and evaluation, one entry per published name."""
+        return [data_choice(name) for name in self.test_data]
+
+
+# Published key -> field of Config. Keys marked "ours" are not published.
+KEYS = {
+    "MODEL.META_ARCHITECTURE": "architecture",
+    "MODEL.WEIGHTS": "weights",
+    "OUTPUT_DIR": "output_folder",
+    "SEED": "seed",
+    "DATASETS.TRAIN": "train_data",
+    "DATASETS.TEST": "test_data",
+    "DATALOADER.NUM_WORKERS": "workers",
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": "segmenter.classes",
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": "segmenter.queries",
+    "MODEL.RESNETS.BLOCK": "segmenter.block",  # ours
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": "segmenter.stem_width",
+    "MODEL.RESNETS.WIDTHS": "segmenter.widths",  # ours
+    "MODEL.RESNETS.DEPTHS": "segmenter.depths",  # ours
+    "MODEL.RESNETS.NORM": "segmenter.norm",
+    "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": "segmenter.mask_stride",
+    "MODEL.MASK_FORMER.HIDDEN_DIM": "segmenter.width",
+    "MODEL.MASK_FORMER.NHEADS": "segmenter.heads",
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": "segmenter.encoder_layers",
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_FEEDFORWARD": "segmenter.encoder_hidden",  # ours
+    "MODEL.MASK_FORMER.DEC_LAYERS": "segmenter.decoder_layers",  # published: one more, the learnable queries
+    "MODEL.MASK_FORMER.DIM_FEEDFORWARD": "segmenter.decoder_hidden",
+    "MODEL.TRACKER.DECODER_LAYERS": "video_layers",
+    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": "losses.points",
+    "MODEL.MASK_FORMER.OVERSAMPLE_RATIO": "losses.oversample",
+    "MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO": "losses.uncertain",
+    "MODEL.MASK_FORMER.CLASS_WEIGHT": "losses.class_weight",
+    "MODEL.MASK_FORMER.MASK_WEIGHT": "losses.mask_weight",
+    "MODEL.MASK_FORMER.DICE_WEIGHT": "losses.dice_weight",
+    "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT": "losses.no_object_weight",
+    "MODEL.CL_PLUGIN.REID_WEIGHT": "losses.reid_weight",
+    "MODEL.CL_PLUGIN.AUX_REID_WEIGHT": "losses.reid_cosine_weight",
+    "SOLVER.IMS_PER_BATCH": "solver.batch_size",
+    "SOLVER.MAX_ITER": "solver.steps",
+    "SOLVER.CHECKPOINT_PERIOD": "solver.checkpoint_every",
+    "SOLVER.LR_SCHEDULER_NAME": "solver.schedule",
+    "SOLVER.STEPS": "solver.milestones",
+    "SOLVER.GAMMA": "solver.gamma",
+    "SOLVER.WARMUP_ITERS": "solver.warmup_steps",
+    "SOLVER.WARMUP_FACTOR": "solver.warmup_factor",
+    "SOLVER.BASE_LR": "rates.base",
+    "SOLVER.BACKBONE_MULTIPLIER": "rates.backbone_multiplier",
+    "SOLVER.WEIGHT_DECAY": "rates.decay",
+    "SOLVER.WEIGHT_DECAY_NORM": "rates.decay_of_normalisation",
+    "SOLVER.WEIGHT_DECAY_EMBED": "rates.decay_of_embeddings",
+    "SOLVER.CLIP_GRADIENTS.ENABLED": "solver.clip",
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": "solver.clip_norm",
+    "SOLVER.AMP.ENABLED": "solver.mixed_precision",
+    "SOLVER.AVERAGE_DECAY": "solver.average_decay",  # ours
+    "INPUT.SAMPLING_FRAME_NUM": "clips.frames",
+    "INPUT.SAMPLING_FRAME_RANGE": "clips.reach",
+    "INPUT.REVERSE_AGU": "clips.reverse",
+    "INPUT.MIN_SIZE_TRAIN": "clips.shortest",
+    "INPUT.MAX_SIZE_TRAIN": "clips.longest",
+    "INPUT.CROP.ENABLED": "clips.crop",
+    "INPUT.CROP.SIZE": "clips.crop_size",
+    "INPUT.COLOR_JITTER": "clips.color_jitter",  # ours
+    "INPUT.MIN_SIZE_TEST": "test.shortest",
+    "INPUT.MAX_SIZE_TEST": "test.longest",
+    "TEST.CANVAS": "test.canvas",  # ours
+    "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD": "test.score_threshold",
+    "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": "test.overlap_threshold",
+    "MODEL.MASK_FORMER.TEST.WINDOW_SIZE": "test.window",
+}
+# Published keys that have only this value here.
+FIXED: dict[str, Any] = {
+    "INPUT.FORMAT": "RGB",
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
+    "INPUT.SAMPLING_FRAME_SHUFFLE": False,
+    "INPUT.CROP.TYPE": "absolute",
+    "MODEL.BACKBONE.FREEZE_AT": 0,
+    "MODEL.BACKBONE.NAME": "build_resnet_backbone",
+    "MODEL.RESNETS.STRIDE_IN_1X1": False,
+    "MODEL.SEM_SEG_HEAD.NORM": "GN",
+    "MODEL.MASK_FORMER.DROPOUT": 0.0,
+    "MODEL.MASK_FORMER.PRE_NORM": False,
+    "MODEL.MASK_FORMER.DEEP_SUPERVISION": True,
+    "MODEL.MASK_FORMER.REID_BRANCH": True,
+    "MODEL.MASK_FORMER.NUM_REID_HEAD_LAYERS": 3,
+    "SOLVER.OPTIMIZER": "ADAMW",
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "full_model",
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": 2.0,
+}
+# Published keys that repeat another one.
+SAME_AS = {
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": "MODEL.MASK_FORMER.HIDDEN_DIM",
+    "MODEL.SEM_SEG_HEAD.MASK_DIM": "MODEL.MASK_FORMER.HIDDEN_DIM",
+    "MODEL.MASK_FORMER.REID_HIDDEN_DIM": "MODEL.MASK_FORMER.HIDDEN_DIM",
+    "MODEL.REFINER.DECODER_LAYERS": "MODEL.TRACKER.DECODER_LAYERS",
+}
+# Values that are called or counted otherwise in the files than in the fields.
+_NORMS = {"FrozenBN": "frozen", "BN": "batch"}
+_DECODER_LAYERS = "MODEL.MASK_FORMER.DEC_LAYERS"  # the files count the prediction before the first layer too
+
+
+def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read an experiment file.
+
+    Args:
+        path: YAML with the published keys.
+        overrides: `KEY VALUE KEY VALUE ...`, applied last.
+
+    Raises:
+        UserError: a file is missing or no YAML, `_BASE_` goes in circles, a value has the wrong type or cannot be had,
+            or an override names a key that does not exist.
+    """
+    values = _read_file(path, ())
+    if len(overrides) % 2:
+        raise UserError(f"override {overrides[-1]!r} has no value; write KEY VALUE pairs")
+    for key, text in zip(overrides[::2], overrides[1::2]):
+        if key not in KEYS | FIXED | SAME_AS:
+            close = difflib.get_close_matches(key, KEYS, 1, 0)
+            raise UserError(f"key {key!r} does not exist; did you mean {close[0]}?")
+        values[key] = _parse(text, f"value of {key}")
+    return _build(values, path)
+
+
+def field_value(config: Config, key: str) -> Any:
+    """The value of the field that a published key stands for."""
+    value: Any = config
+    for name in KEYS[key].split("."):
+        value = getattr(value, name)
+    return value
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write `config` under the published keys; `read_config` gives it back."""
+    import yaml
+
+    tree: dict[str, Any] = {}
+    for key in KEYS:
+        value = field_value(config, key)
+        *groups, leaf = key.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[leaf] = list(value) if isinstance(value, tuple) else value
+    tree["MODEL"]["MASK_FORMER"]["DEC_LAYERS"] += 1
+    tree["MODEL"]["RESNETS"]["NORM"] = {ours: name for name, ours in _NORMS.items()}[config.segmenter.norm]
+    write_text(path, yaml.safe_dump(tree, sort_keys=False))
+
+
+def _read_file(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
+    """The flat keys of a file over those of its `_BASE_`."""
+    path = path.resolve()
+    if path in below:
+        raise UserError(f"{path}: _BASE_ leads back to this file; remove it")
+    tree = _parse(read_bytes(path), str(path)) or {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: is no configuration; write KEY: VALUE lines")
+    base = tree.pop("_BASE_", None)
+    values = _read_file(path.parent / str(base), (*below, path)) if base else {}
+    return values | _flatten(tree)
+
+
+def _parse(text: str | bytes, where: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: is not valid YAML ({' '.join(str(error).split())})") from error
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _build(values: Mapping[str, Any], path: Path) -> Config:
+    changes: dict[str, dict[str, Any]] = {}  # group of Config ("" for itself) -> field -> value
+    unused = []
+    for key, value in values.items():
+        if key in KEYS:
+            group, _, name = KEYS[key].rpartition(".")
+            changes.setdefault(group, {})[name] = _convert(value, field_value(_DEFAULT, key), f"{path}: {key}")
+        elif key in FIXED:
+            if _convert(value, FIXED[key], f"{path}: {key}") != FIXED[key]:
+                raise UserError(f"{path}: {key} is {value!r}; only {FIXED[key]!r} is supported")
+        elif key in SAME_AS:
+            other = values.get(SAME_AS[key], field_value(_DEFAULT, SAME_AS[key]))
+            if value != other:
+                raise UserError(f"{path}: {key} is {value!r}; it must equal {SAME_AS[key]}, {other!r}")
+        else:
+            unused.append(key)
+    segmenter = changes.get("segmenter", {})
+    if _DECODER_LAYERS in values:
+        segmenter["decoder_layers"] -= 1
+    if segmenter.get("norm") in _NORMS:
+        segmenter["norm"] = _NORMS[segmenter["norm"]]
+    own = changes.pop("", {})
+    groups = {group: replace(getattr(_DEFAULT, group), **fields) for group, fields in changes.items()}
+    return replace(_DEFAULT, **own, **groups, unused=tuple(unused))
+
+
+def _convert(value: Any, default: Any, where: str) -> Any:
+    """`value` in the type of `default`."""
+    if isinstance(value, str) and value.startswith(("(", "[")):  # "(70000, 90000)", as the published files write tuples
+        value = _parse(f"[{value.strip('()[] ,')}]", where)
+    if isinstance(default, tuple):
+        values = value if isinstance(value, list) else [value]
+        return tuple(_convert(item, default[0], where) for item in values)
+    if isinstance(default, float) and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-4 as text
+        except ValueError:
+            pass
+    elif type(value) is type(default):
+        return value
+    elif isinstance(default, str) and value is None:
+        return ""
+    raise UserError(f"{where}: is {value!r}; expected {type(default).__name__}, such as {default!r}")
+
+
+_DEFAULT = Config()

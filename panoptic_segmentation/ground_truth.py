@@ -1,0 +1,315 @@
+"""Ground truth of stage 1: annotated label masks become cleaned class pictures, segment records and videos.
+
+Data specification, sections 7.1 to 7.3. Everything is written to a folder of its own, prepared once; what is there and
+newer than its mask is not made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from operating_room import layout
+from operating_room.categories import CATEGORIES, COLORS, LABEL_TO_CATEGORY
+from operating_room.dataset import Dataset, RecordedTake, read_index
+from operating_room.errors import UserError
+from operating_room.files import atomic_path, write_json
+from operating_room.progress import track
+from operating_room.readers import read_json, read_label_mask
+from operating_room.takes import FOURDOR, MMOR, Take
+from panoptic_segmentation.overlap import read_ids
+
+SMALLEST_AREA = 10  # px^2 of a contour's polygon; smaller ones are slips of the annotator's brush
+VIDEO_LENGTH = 200  # frames
+VIDEO_OVERLAP = 3  # frames that a part shares with the one before
+TRAINING_ID_STEP = 10  # training id = category id * this
+CANVAS = (2048, 1536)  # published width and height of all pictures, px
+
+CategoryMap = UInt8[np.ndarray, "height width"]
+Size = tuple[int, int]  # width, height in px
+
+
+@dataclass(frozen=True)
+class Video:
+    """The annotated frames of one camera of one take, or a part of them."""
+
+    root: Path  # of the take's dataset
+    take: Take
+    camera: str  # as `layout.SEGMENTATION_CAMERAS` names it
+    frames: tuple[str, ...]  # frame numbers in the order of time
+    part: int | None = None
+
+    @property
+    def whole_id(self) -> str:
+        """The published `video_id`: `001_PKA_simstation0`, `001_4DOR_2`."""
+        return f"{self.take.name}_{self.camera}"
+
+    @property
+    def video_id(self) -> str:
+        """The published `video_id_part`, which names the video in all files: `001_PKA_1_part0`."""
+        return self.whole_id if self.part is None else f"{self.whole_id}_part{self.part}"
+
+    def pictures(self) -> list[Path]:
+        """The pictures of the frames."""
+        return [layout.segmentation_view(self.root, self.take, self.camera, frame) for frame in self.frames]
+
+    def masks(self) -> list[Path]:
+        """The annotated label masks of the frames."""
+        return [layout.label_mask(self.root, self.take, self.camera, frame) for frame in self.frames]
+
+    def prepared(self, folder: Path, for_validation: bool = False) -> list[Path]:
+        """The prepared pictures of the frames below `folder`: ids for training, or class colours for validation."""
+        root = folder / layout.ROOT_NAMES[self.take.dataset]
+        return [layout.panoptic_mask(root, self.take, self.camera, frame, for_validation) for frame in self.frames]
+
+
+def find_videos(
+    dataset: Dataset,
+    takes: Iterable[Take],
+    length: int = VIDEO_LENGTH,
+    overlap: int = VIDEO_OVERLAP,
+    with_pictures: bool = True,
+) -> list[Video]:
+    """The videos of `takes`, MM-OR before 4D-OR; cameras without annotated frame have none.
+
+    Args:
+        with_pictures: leave out masks whose picture is lost; the published preparation does not look.
+        length: the largest number of frames of a video.
+        overlap: frames that a part shares with the one before.
+    """
+    videos = []
+    for take in sorted(takes, key=lambda take: take.dataset != MMOR):
+        recorded = dataset.take(take)
+        for camera in layout.SEGMENTATION_CAMERAS[take.dataset]:
+            frames = _annotated_frames(recorded, camera, with_pictures)
+            parts = split_video(len(frames), length, overlap)
+            video = Video(recorded.root, take, camera, frames)
+            if len(parts) == 1:
+                videos.append(video)
+            else:
+                videos += [replace(video, frames=frames[part], part=n) for n, part in enumerate(parts)]
+    return videos
+
+
+def split_video(count: int, length: int = VIDEO_LENGTH, overlap: int = VIDEO_OVERLAP) -> list[slice]:
+    """The parts of a video of `count` frames: every `length - overlap` frames one of up to `length` frames starts."""
+    if count <= length:
+        return [slice(0, count)] if count else []
+    return [slice(start, min(start + length, count)) for start in range(0, count, length - overlap)]
+
+
+def clean(mask: UInt8[np.ndarray, "height width"], smallest: int = SMALLEST_AREA) -> UInt8[np.ndarray, "height width"]:
+    """Erase what lies on and within outer contours of less than `smallest` px^2, label by label.
+
+    The contour of a region runs through the centres of its border pixels, so that a line encloses nothing. No contour
+    is traced: a region with its holes filled is just what its outer contour encloses, and the contour's area is one for
+    each square of four pixels in it and a half for each with three. The result is that of OpenCV's external contours,
+    contour area and filled drawing.
+    """
+    from scipy import ndimage
+
+    cleaned = mask.copy()
+    for label, place in enumerate(ndimage.find_objects(mask), start=1):
+        if place is None:
+            continue
+        region = np.pad(mask[place] == label, 1)
+        outside, _ = ndimage.label(~region)
+        filled = outside != outside[0, 0]
+        numbers, count = ndimage.label(filled, np.ones((3, 3)))
+        squares = [numbers[:-1, :-1], numbers[:-1, 1:], numbers[1:, :-1], numbers[1:, 1:]]
+        pixels = sum((square > 0).astype(np.uint8) for square in squares)
+        area = np.bincount(np.maximum.reduce(squares).ravel(), np.maximum(pixels / 2.0 - 1, 0).ravel(), count + 1)
+        small = area < smallest
+        small[0] = False
+        cleaned[place][small[numbers][1:-1, 1:-1]] = 0
+    return cleaned
+
+
+def category_map(mask: UInt8[np.ndarray, "height width"], size: Size) -> CategoryMap:
+    """Category ids of a cleaned label mask at `size`, nearest pixel; unknown labels become background."""
+    ids = LABEL_TO_CATEGORY[mask]
+    rows, columns = (_nearest(old, new) for old, new in zip(mask.shape, reversed(size)))
+    return ids[np.ix_(rows, columns)]
+
+
+def segment_records(categories: CategoryMap) -> list[dict[str, Any]]:
+    """The published records of a frame's segments: one per class, without background."""
+    from scipy import ndimage
+
+    areas = np.bincount(categories.ravel(), minlength=len(CATEGORIES))
+    records = []
+    for category, place in enumerate(ndimage.find_objects(categories), start=1):
+        if place is None:
+            continue
+        rows, columns = place
+        records.append(
+            {
+                "id": category * TRAINING_ID_STEP,
+                "category_id": category,
+                "area": int(areas[category]),
+                "bbox": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
+                "isthing": 0,
+                "iscrowd": 0,
+                "rgb2idcolor": CATEGORIES[category].color_id,
+            }
+        )
+    return records
+
+
+def ground_truth_path(folder: Path, name: str) -> Path:
+    """The published ground-truth file; `name` is such as `hybridor_ground_truth_val`."""
+    return folder / "datasets" / f"{name}.json"
+
+
+def prepare(videos: Sequence[Video], folder: Path, name: str, size: Size = CANVAS, workers: int = 1) -> dict[str, Any]:
+    """Write the class pictures of `videos` and their ground-truth file below `folder`, unless they are there.
+
+    Args:
+        name: of the ground-truth file.
+        size: of all prepared pictures; the masks are resized to it, nearest pixel.
+        workers: processes.
+
+    Returns:
+        the published ground-truth JSON.
+
+    Raises:
+        UserError: there is no video, a mask is unreadable, or the folder cannot be written.
+    """
+    if not videos:
+        raise UserError("the chosen takes have no annotated frame; choose other takes or add segmentation exports")
+    path = ground_truth_path(folder, name)
+    if _is_current(path, videos, folder):
+        content = read_json(path)
+        if content.get("videos") == _video_list(videos, size):
+            return content
+    jobs: dict[Path, tuple[Path, Path, Path]] = {}
+    for video in videos:
+        jobs |= zip(video.masks(), zip(video.masks(), video.prepared(folder), video.prepared(folder, True)))
+    run = partial(_prepare_frame, size=size)
+    if workers > 1:
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            results = pool.map(run, jobs.values(), chunksize=16)
+            records = dict(zip(jobs, track(results, "ground truth", len(jobs))))
+    else:
+        records = dict(zip(jobs, track(map(run, jobs.values()), "ground truth", len(jobs))))
+    content = ground_truth(videos, records, size)
+    write_json(path, content)
+    return content
+
+
+def ground_truth(videos: Sequence[Video], records: Mapping[Path, list[dict[str, Any]]], size: Size) -> dict[str, Any]:
+    """The published ground-truth JSON (section 7.3) of `videos`, given the segment records of their masks."""
+    annotations = []
+    for video in videos:
+        frames = []
+        for i, (picture, mask) in enumerate(zip(video.pictures(), video.masks())):
+            segments = [segment | {"id": segment["rgb2idcolor"]} for segment in records[mask]]
+            frames.append({"image_id": f"{video.video_id}_{i}", "file_name": picture.name, "segments_info": segments})
+        annotations.append({"video_id": video.video_id, "annotations": frames})
+    categories = [{"id": c.category_id, "name": c.name, "isthing": 1, "color": list(c.color)} for c in CATEGORIES]
+    return {"categories": categories, "videos": _video_list(videos, size), "annotations": annotations}
+
+
+def _video_list(videos: Sequence[Video], size: Size) -> list[dict[str, Any]]:
+    width, height = size
+    return [
+        {
+            "video_id": video.video_id,
+            "images": [
+                {
+                    "id": f"{video.video_id}_{i}",
+                    "file_name": picture.name,
+                    "height": height,
+                    "width": width,
+                    "video_id": video.video_id,
+                }
+                for i, picture in enumerate(video.pictures())
+            ],
+            "video_folder": video.take.folder,
+        }
+        for video in videos
+    ]
+
+
+def _is_current(path: Path, videos: Sequence[Video], folder: Path) -> bool:
+    """Whether the ground-truth file is newer than all masks and the pictures it speaks of are there."""
+    if not path.exists():
+        return False
+    written = path.stat().st_mtime
+    return all(
+        mask.stat().st_mtime <= written and training.exists() and evaluation.exists()
+        for video in videos
+        for mask, training, evaluation in zip(video.masks(), video.prepared(folder), video.prepared(folder, True))
+    )
+
+
+def _prepare_frame(paths: tuple[Path, Path, Path], size: Size) -> list[dict[str, Any]]:
+    """Write a mask's training and evaluation picture, unless they are there; return its segment records."""
+    mask, training, evaluation = paths
+    if training.exists() and evaluation.exists() and training.stat().st_mtime >= mask.stat().st_mtime:
+        categories = (read_ids(training) // TRAINING_ID_STEP).astype(np.uint8)
+        if categories.shape == size[::-1]:
+            return segment_records(categories)
+    categories = category_map(clean(read_label_mask(mask)), size)
+    ids = np.zeros((*categories.shape, 3), np.uint8)
+    ids[..., 0] = categories * TRAINING_ID_STEP  # below 256: the first of the three base-256 digits
+    _write_picture(evaluation, COLORS[categories])
+    _write_picture(training, ids)
+    return segment_records(categories)
+
+
+def _write_picture(path: Path, picture: UInt8[np.ndarray, "height width 3"]) -> None:
+    from PIL import Image
+
+    with atomic_path(path) as temporary:
+        Image.fromarray(picture).save(temporary, compress_level=1)
+
+
+def _annotated_frames(recorded: RecordedTake, camera: str, with_pictures: bool) -> tuple[str, ...]:
+    """Frame numbers with an annotated, not interpolated mask (and a picture), in the order of time."""
+    root, take = recorded.root, recorded.take
+    places = [layout.label_mask, layout.segmentation_view] if with_pictures else [layout.label_mask]
+    if not recorded.list_folder(layout.label_mask_folder(root, take, camera)):
+        return ()
+    key = layout.frame_key(take, camera)
+    frames = [numbers[key] for numbers in _timestamps(recorded) if key in numbers]
+    return tuple(
+        frame for frame in frames if all(_exists(recorded, place(root, take, camera, frame)) for place in places)
+    )
+
+
+def _exists(recorded: RecordedTake, path: Path) -> bool:
+    return path.name in recorded.list_folder(path.parent)
+
+
+def _timestamps(recorded: RecordedTake) -> list[dict[str, str]]:
+    """Frame numbers by camera for every time stamp of a take, in the order of time.
+
+    The published code takes them from `take_jsons` in MM-OR, from the index in 4D-OR. A take of one's own without the
+    former has the same numbers in its index.
+    """
+    path = layout.take_json(recorded.root, recorded.take)
+    if recorded.take.dataset == FOURDOR or not path.exists():
+        stamps = read_index(recorded.index_file)
+    else:
+        try:
+            stamps = list(read_json(path)["timestamps"].items())
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: has no object of time stamps; copy the file again") from error
+    try:
+        return [numbers for _, numbers in sorted(stamps, key=lambda stamp: int(stamp[0]))]
+    except ValueError as error:
+        raise UserError(f"{path}: a time stamp is no number ({error}); copy the file again") from error
+
+
+def _nearest(old: int, new: int) -> np.ndarray:
+    """For each of `new` positions the one of `old` that OpenCV's nearest neighbour takes."""
+    return np.minimum(np.floor(np.arange(new) * (1 / (new / old))).astype(int), old - 1)

@@ -1,0 +1,120 @@
+"""Predictions on disk in the published form (data specification, section 7.4).
+
+Below `<output>/inference`: `pan_pred/<video id>/<frame>.png` with class colours, `pred_<split>.json` with the segment
+records of a split's videos, and, ours, `videos/<video id>.json` with those of one video, written once its pictures are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from operating_room.categories import CATEGORIES, COLORS
+from operating_room.errors import UserError
+from operating_room.files import atomic_path, write_json
+from operating_room.readers import read_json
+
+Size = tuple[int, int]  # width, height in px
+Labels = Sequence[tuple[int, int]]  # segment id and category id, in the order in which the records are listed
+
+
+def picture_path(output: Path, video_id: str, file_name: str) -> Path:
+    """The predicted picture of a frame; `file_name` is that of the camera's picture."""
+    return output / "inference" / "pan_pred" / video_id / f"{Path(file_name).stem}.png"
+
+
+def video_path(output: Path, video_id: str) -> Path:
+    """The records of one video."""
+    return output / "inference" / "videos" / f"{video_id}.json"
+
+
+def split_path(output: Path, split_name: str) -> Path:
+    """The published prediction file; `split_name` is the published one (`train_small`)."""
+    return output / "inference" / f"pred_{split_name}.json"
+
+
+def write_frame(
+    output: Path, video_id: str, file_name: str, ids: Int[np.ndarray, "height width"], labels: Labels, size: Size
+) -> dict[str, Any]:
+    """Write the picture of a frame, enlarged to `size`, and return its record.
+
+    Args:
+        ids: segment id per pixel at network resolution, 0 = nothing; areas and boxes are counted here.
+        labels: the video's segments; those without a pixel here, or of a class beyond the 24, are left out.
+        size: width and height of the picture.
+    """
+    from PIL import Image
+    from scipy import ndimage
+
+    categories = np.zeros(max([0, *(number for number, _ in labels)]) + 1, np.uint8)
+    places, areas = ndimage.find_objects(ids), np.bincount(ids.ravel(), minlength=len(categories))
+    records = []
+    for number, category in labels:
+        if category >= len(CATEGORIES) or areas[number] == 0:
+            continue
+        categories[number] = category
+        rows, columns = places[number - 1]
+        records.append(
+            {
+                "bbox": [columns.start, rows.start, columns.stop - 1 - columns.start, rows.stop - 1 - rows.start],
+                "area": int(areas[number]),
+                "category_id": category,
+                "iscrowd": 0,
+                "id": CATEGORIES[category].color_id,
+            }
+        )
+    enlarged = Image.fromarray(categories[ids]).resize(size, Image.Resampling.NEAREST)
+    colors = np.concatenate([COLORS, np.full((len(COLORS), 1), 255, np.uint8)], axis=1)
+    with atomic_path(picture_path(output, video_id, file_name)) as temporary:
+        Image.fromarray(colors[np.asarray(enlarged)]).save(temporary, compress_level=1)
+    return {"segments_info": records, "file_name": file_name}
+
+
+def write_video(output: Path, video_id: str, frames: list[dict[str, Any]]) -> dict[str, Any]:
+    """Write and return the records of a video, after all its pictures: from now on it counts as done."""
+    video = {"annotations": frames, "video_id": video_id}
+    write_json(video_path(output, video_id), video)
+    return video
+
+
+def read_video(output: Path, video_id: str, file_names: Sequence[str]) -> dict[str, Any] | None:
+    """The records of a video, or None unless all its pictures are there."""
+    path = video_path(output, video_id)
+    if not path.exists() or not all(picture_path(output, video_id, name).exists() for name in file_names):
+        return None
+    video = read_json(path)
+    try:
+        complete = [frame["file_name"] for frame in video["annotations"]] == list(file_names)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: is no record of a predicted video; remove it and predict again") from error
+    return video if complete else None
+
+
+def write_split(output: Path, split_name: str, videos: Iterable[dict[str, Any]]) -> Path:
+    """Write the published prediction file of a split and return its path."""
+    path = split_path(output, split_name)
+    write_json(path, {"annotations": list(videos)})
+    return path
+
+
+def segments_of_masks(
+    masks: Float[np.ndarray, "instances frames height width"],
+    scores: Float[np.ndarray, " instances"],
+    labels: Int[np.ndarray, " instances"],
+) -> tuple[Int[np.ndarray, "frames height width"], list[tuple[int, int]]]:
+    """Segment ids and (id, category) of instances given by soft masks (0..1).
+
+    Each pixel goes to the instance with the largest score * mask, if that instance's mask is at least 0.5 there.
+    Instances without pixel are left out.
+    """
+    winner = (scores[:, None, None, None] * masks).argmax(0)
+    certain = np.take_along_axis(masks, winner[None], 0)[0] >= 0.5
+    winner = np.where(certain, winner, -1)
+    found = np.unique(winner[certain])
+    ids = np.zeros(len(masks) + 1, np.int32)  # the last one is for -1
+    ids[found] = np.arange(1, len(found) + 1)
+    return ids[winner], [(int(ids[instance]), int(labels[instance])) for instance in found]
