@@ -57,7 +57,8 @@ def write_records(root: Path, surgery: Surgery, with_tracker: bool = True) -> No
     if take.dataset == MMOR:
         start = start_second(surgery)
         said = signals.subtitles(surgery, start)
-        write_text(layout.subtitles(root, take), signals.srt_text(said))
+        if said:  # a few seconds may be silent
+            write_text(layout.subtitles(root, take), signals.srt_text(said))
         _write_recording(layout.recording(root, take), surgery, said, start)
         if with_tracker:
             write_json(layout.tracks(root, take), signals.tracker_track(surgery, start))

@@ -10,6 +10,7 @@ import pytest
 
 from operating_room import layout, relations
 from operating_room.categories import LABELS
+from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.readers import (
     read_audio,
@@ -25,7 +26,7 @@ from operating_room.synthetic.annotated import annotated_surgery
 from operating_room.synthetic.records import frame_numbers, raw_labels, start_second, write_records
 from operating_room.synthetic.story import Surgery, script_surgery
 from operating_room.synthetic.writer import Faults, named_takes, synthesize, write_take, write_takes
-from operating_room.takes import TAKES, Take, find_take, split_takes
+from operating_room.takes import MMOR, TAKES, Take, find_take, split_takes
 
 SIZE = (48, 32)
 
@@ -53,8 +54,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_mmor_take_is_complete(root: Path, name: str) -> None:
     take, folder = find_take(name), root / "MM-OR_data"
     index = read_json(folder / "012_PKA" / f"timestamp_to_pcd_and_frames_list_{name}.json")
-    assert len(index) == 3
-    assert [int(element[0]) for element in index] == list(range(start := int(index[0][0]), start + 3))
+    start = int(index[0][0])
+    assert [element[0] for element in index] == [f"{start + second:06d}" for second in range(3)]
     assert read_json(layout.take_json(folder, take))["timestamps"] == {str(int(ts)): frames for ts, frames in index}
     for ts, frames in index:
         for camera in layout.ROOM_CAMERAS[take.dataset]:
@@ -75,7 +76,6 @@ def test_an_mmor_take_is_complete(root: Path, name: str) -> None:
     assert len(read_json(layout.tracks(folder, take))) == start + 3
     samples, rate = read_audio(layout.recording(folder, take))
     assert len(samples) == pytest.approx((start + 3) * rate, rel=0.1)
-    read_subtitles(layout.subtitles(folder, take))
     for path in (layout.next_action, layout.robot_phase, layout.sterility_breach):
         assert list(read_json(path(folder, take))) == ["000000", "000001", "000002"]
 
@@ -94,6 +94,17 @@ def test_a_fourdor_take_is_complete(root: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {".synthetic", "export_holistic_take2_processed"}
 
 
+def test_the_index_finds_everything(root: Path) -> None:
+    recorded = Dataset(root).take(find_take("012_2_PKA"))
+    for number, timepoint in enumerate(recorded.timepoints):
+        assert timepoint.frame_id == f"{number:06d}"
+        assert list(timepoint.room_views) == [1, 2, 3, 4, 5]
+        assert list(timepoint.station_views) == [0, 1, 2, 3]
+        assert timepoint.tracker is not None
+        assert None not in (timepoint.tracker_view, timepoint.point_cloud, timepoint.robot_screen, timepoint.annotation)
+        assert set(timepoint.label_masks) == set(layout.SEGMENTATION_CAMERAS[MMOR])
+
+
 @pytest.mark.parametrize("take", TAKES, ids=lambda take: take.name)
 def test_label_conversion_gives_the_story_back(take: Take, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("operating_room.synthetic.records._write_recording", lambda *_: None)
@@ -103,6 +114,8 @@ def test_label_conversion_gives_the_story_back(take: Take, tmp_path: Path, monke
     step = 3 if take.name == "007_TKA" else 1
     assert [sample.frame_id for sample in samples] == [f"{second:06d}" for second in range(0, 60, step)]
     assert [sample.triplets for sample in samples] == [moment.triplets for moment in surgery.moments[::step]]
+    if take.dataset == MMOR:
+        assert len(read_subtitles(layout.subtitles(tmp_path, take))) > 5
 
 
 def test_raw_labels_look_like_the_published_ones() -> None:
@@ -121,7 +134,7 @@ def test_takes_of_one_folder_do_not_share_frames() -> None:
 
 
 def test_time_stamps_need_not_be_positions() -> None:
-    assert len({start_second(script_surgery(take, 0, 40)) for take in split_takes("train", ("MMOR",))}) > 1
+    assert len({start_second(script_surgery(take, 0, 40)) for take in split_takes("train", (MMOR,))}) > 1
 
 
 def test_same_seed_same_bytes_whatever_the_number_of_processes(
