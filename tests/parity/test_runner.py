@@ -1,0 +1,154 @@
+"""The parity runner itself, the golden set, and the published numbers where they are at hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.parity.__main__ import LATER, find_cases, find_kinds, run
+from tests.parity.case import Result, compare
+
+HERE = Path(__file__).parent
+GOLDEN = HERE / "golden"
+SHARED = HERE.parents[2] / "shared" / "parity"
+
+
+def test_golden_set(capsys: pytest.CaptureFixture[str]) -> None:
+    status = run(GOLDEN)
+    output = capsys.readouterr().out
+    assert status == 0, output
+    assert "FAIL" not in output
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the published cases are not beside this repository ({SHARED})")
+@pytest.mark.parametrize("part", ["data", "stage1", "stage2"])
+def test_published_cases(part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status = run(SHARED / part)
+    assert status == 0, capsys.readouterr().out
+
+
+def test_golden_set_is_small_and_synthetic() -> None:
+    files = [path for path in GOLDEN.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 3_000_000
+    assert not any(path.name == "real" for path in GOLDEN.rglob("*"))
+
+
+def test_nothing_implemented_is_called_later() -> None:
+    assert not find_kinds().keys() & LATER.keys()
+
+
+@pytest.mark.parametrize("name", ["mystery/cases.json", "case12_mystery.json", "notes.txt", "lonely.safetensors"])
+def test_unknown_kind_fails(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("{}")
+    (tmp_path / "case11_sampler.json").write_text(json.dumps(_sampler_case()))
+    assert run(tmp_path) == 1
+    output = capsys.readouterr().out
+    assert "unknown kind FAIL" in output
+    assert output.endswith("3 passed, 1 failed\n")
+
+
+def test_no_case_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path) == 1
+    assert run(tmp_path / "missing") == 1
+    assert "no case" in capsys.readouterr().out
+
+
+def test_wrong_numbers_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = _sampler_case()
+    order = facts["all_positive_batch4_world4"]
+    order[0], order[1] = order[1], order[0]
+    (tmp_path / "case11_sampler_s3.json").write_text(json.dumps(facts))
+    assert run(tmp_path) == 1
+    output = capsys.readouterr().out
+    assert "all_positive_batch4_world4: error" in output
+    assert output.endswith("2 passed, 1 failed\n")
+
+
+def test_a_broken_case_does_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "case11_sampler.json").write_text("{}")
+    (tmp_path / "case12_sampler_s1.json").write_text(json.dumps(_sampler_case()))
+    assert run(tmp_path) == 1
+    output = capsys.readouterr().out
+    assert "case11_sampler.json: KeyError: 'lengths' FAIL" in output
+    assert output.endswith("3 passed, 1 failed\n")
+
+
+def test_later_kinds_neither_pass_nor_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(LATER, "telepathy", "issue 9")
+    (tmp_path / "telepathy_s0.json").write_text("{}")
+    (tmp_path / "telepathy_s0.safetensors").write_bytes(b"")
+    assert run(tmp_path) == 0
+    output = capsys.readouterr().out
+    assert "telepathy_s0.json: not yet covered (issue 9)" in output
+    assert output.endswith("0 passed, 0 failed\n")
+
+
+def test_cases_are_found_in_folders_of_folders(tmp_path: Path) -> None:
+    for name in ("a/data/memory/x.json", "a/stage1/manifest_ctvis.json.gz", "a/stage1/post_s7.json", "a/data/real/y"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    found = [(path.relative_to(tmp_path).as_posix(), kind) for path, kind in find_cases(tmp_path, {"memory", "post"})]
+    assert found == [("a/data/memory", "memory"), ("a/stage1/post_s7.json", "post")]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "error"),
+    [
+        (1.5, 1.0, 0.5),
+        ([1, [2.0, 3]], [1, [2.5, 3]], 0.5),
+        ({"a": "x"}, {"a": "x"}, 0.0),
+        ({"a": "x"}, {"a": "y"}, math.inf),
+        ({"a": 1}, {"b": 1}, math.inf),
+        ([1, 2], [1, 2, 3], math.inf),
+        ([1], "1", math.inf),
+        (None, 0, math.inf),
+        ((1, 2), [1, 2], 0.0),
+        (np.zeros((2, 2)), torch.full((2, 2), 0.25), 0.25),
+        (np.zeros((2, 2)), np.zeros((2, 1)), math.inf),
+        (np.array([1, 2], np.uint8), [2, 1], 1.0),
+        (torch.zeros(0), np.zeros(0), 0.0),
+        (math.inf, math.inf, 0.0),
+        (np.array([math.inf]), np.array([math.inf]), 0.0),
+    ],
+)
+def test_compare(ours: object, theirs: object, error: float) -> None:
+    assert compare("x", ours, theirs, 0).error == error
+
+
+@pytest.mark.parametrize("nan", [math.nan, [0.0, math.nan], np.array([math.nan, 0])])
+def test_nan_never_passes(nan: object) -> None:
+    assert not compare("x", nan, nan, math.inf).ok
+
+
+def test_compare_says_where() -> None:
+    result = compare("x", {"a": [0, 1, 7], "b": 1}, {"a": [0, 2, 3], "b": 1}, 2)
+    assert result == Result("x", 4, 2, ".a[2]")
+    assert not result.ok
+
+
+def _sampler_case() -> dict[str, Any]:
+    """A case of kind `sampler` from our own code."""
+    from scene_graph_generation.sampler import length_grouped_order
+
+    lengths = [(7 * i) % 65 + 1 for i in range(64)]
+
+    def order(sign: int, count: int) -> list[int]:
+        generator = torch.Generator().manual_seed(5)
+        return length_grouped_order([sign * length for length in lengths[:count]], 4, 4, generator)
+
+    return {
+        "seed": 5,
+        "lengths": lengths,
+        "all_negative_batch4_world4": order(-1, 64),
+        "all_positive_batch4_world4": order(1, 64),
+        "all_negative_61_samples": order(-1, 61),
+    }

@@ -1,0 +1,213 @@
+"""Training records of a small hand-made dataset: what is in them, what is drawn, what is left out."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from operating_room.dataset import Dataset
+from operating_room.errors import UserError
+from operating_room.scene_graph import Sample, Triplet, parse
+from scene_graph_generation.samples import (
+    Record,
+    SampleOptions,
+    augment_record,
+    downstream_file_name,
+    downstream_records,
+    graph_records,
+    mix_modalities,
+    training_records,
+)
+
+SECONDS = 4
+TAKE = "001_PKA"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """An MM-OR take of four seconds; second 2 has a transcript and nothing else, second 3 has nothing."""
+    data = tmp_path / "MM-OR_data"
+    index = [[f"{i:06d}", {"azure": f"{i:06d}", "simstation": f"{i:06d}", "trackercam": f"{i:06d}"}] for i in range(4)]
+    _write(data / TAKE / "timestamp_to_pcd_and_frames_list.json", index)
+    for second in (0, 1):
+        for camera in range(1, 6):
+            _write(data / TAKE / "colorimage" / f"camera0{camera}_colorimage-{second:06d}.jpg", "")
+        _write(data / "take_point_clouds_sparse" / TAKE / f"{second:06d}.pcd", "")
+        _write(data / "take_audio_embeddings_per_timepoint" / TAKE / f"{second:06d}.pt", "")
+        _write(
+            data / "screen_summaries" / TAKE / f"{second:06d}.json", {"0": {"type": "a", "template_name": f"{second}"}}
+        )
+    for second in (0, 1, 2):
+        _write(data / "take_transcripts_per_timepoint" / TAKE / f"{second:06d}.json", {"text": f"second {second}"})
+    frames = [f"{i:06d}" for i in range(SECONDS)]
+    _write(data / "take_timestamp_to_next_action" / f"{TAKE}.json", dict(zip(frames, [["cut", 7], None, None, None])))
+    _write(data / "take_timestamp_to_robot_phase" / f"{TAKE}.json", dict.fromkeys(frames, "Turn on"))
+    breach = [["circulator", "drill", "touching"], ["mps", "patient", "touching"]]
+    _write(data / "take_timestamp_to_sterility_breach" / f"{TAKE}.json", dict(zip(frames, [breach, [], [], []])))
+    return tmp_path
+
+
+SAMPLES = [
+    Sample(f"{TAKE}_MMOR", f"{second:06d}", tuple(Triplet(*relation) for relation in relations))
+    for second, relations in enumerate(
+        [
+            [
+                ("head_surgeon", "patient", "cutting"),
+                ("nurse", "patient", "closeTo"),
+                ("head_surgeon", "saw", "holding"),
+            ],
+            [("head_surgeon", "patient", "cutting")],
+            [],
+            [("nurse", "drape", "preparing")],
+        ]
+    )
+]
+
+
+def _records(root: Path, seed: int = 0, **options: Any) -> list[Record]:
+    return list(training_records(Dataset(root), SAMPLES, SampleOptions(**options), Random(seed)))
+
+
+def test_records_hold_what_exists(root: Path) -> None:
+    first, second, third = _records(root, permutations=1)  # the fourth sample has nothing to see or hear
+    assert first["id"] == "001_PKA_MMOR_000000"
+    assert first["timepoint"] == 0
+    assert first["image"][:2] == [f"MM-OR_data/{TAKE}/colorimage/camera0{c}_colorimage-000000.jpg" for c in (1, 4)]
+    assert first["pc"] == f"MM-OR_data/take_point_clouds_sparse/{TAKE}/000000.pcd"
+    assert "second 1" in second["conversations"][0]["value"]
+    assert third.keys() == {"id", "timepoint", "vis_knowledge_paths", "conversations"}
+    assert third["conversations"][1] == {"from": "gpt", "value": "<SG> </SG>"}
+
+
+def test_permutations_reorder_the_relations(root: Path) -> None:
+    records = [record for record in _records(root, permutations=30) if record["timepoint"] == 0]
+    answers = Counter(record["conversations"][1]["value"] for record in records)
+    assert len(records) == 30
+    assert len(answers) == 6  # all orders of three relations
+    assert len({frozenset(parse(answer)) for answer in answers}) == 1
+
+
+def test_same_seed_same_records(root: Path) -> None:
+    options = {"permutations": 3, "temporal": True, "mixed": True}
+    assert _records(root, 5, **options) == _records(root, 5, **options)
+    assert _records(root, 5, **options) != _records(root, 6, **options)
+
+
+def test_memory_knows_earlier_timepoints_only(root: Path) -> None:
+    records = _records(root, permutations=1, temporal=True, augment_memory=False)
+    memories = [
+        record["conversations"][0]["value"].split("<memory_start>: ")[1].split("<memory_end>")[0] for record in records
+    ]
+    holding = "head surgeon,patient,cutting; head surgeon,saw,holding"
+    assert memories == [
+        "Long: Short",
+        f"Long: Short: {holding}",
+        f"Long: Short: {holding}; head surgeon,saw,not holding",
+    ]
+
+
+def test_augmented_memory_is_of_several_styles(root: Path) -> None:
+    questions = [
+        record["conversations"][0]["value"]
+        for record in _records(root, permutations=200, temporal=True)
+        if record["timepoint"] == 1
+    ]
+    starts = Counter(
+        question.partition("<memory_start>: ")[2][:5] for question in questions
+    )  # "Short", "Long:", "Long" of an empty one
+    assert 70 < starts[""] < 130
+    assert starts["Short"]
+    assert starts["Long:"] + starts["Long<"]
+
+
+def test_mixing_swaps_what_both_have(root: Path) -> None:
+    take = Dataset(root).takes()[0]
+    recorded = Dataset(root).take(take)
+    first, second, third = (recorded.timepoint(f"{second:06d}") for second in range(3))
+    mixed = mix_modalities(first, [second], Random(0))
+    assert mixed.audio_embedding == second.audio_embedding
+    assert mixed.robot_screen == second.robot_screen
+    assert mixed.room_views == first.room_views
+    mixed = mix_modalities(first, [third], Random(0))
+    assert mixed.audio_embedding == first.audio_embedding
+    assert mixed.transcript == third.transcript
+    assert mix_modalities(third, [first], Random(0)).audio_embedding is None
+
+
+def test_file_names_are_the_published_ones() -> None:
+    assert SampleOptions().file_name("train") == (
+        "train_20perm_Falsetemp_Truetempaug_AZURE_SIMSTATION_TRACKERCAM_PC_AUDIO_SPEECH_ROBOTMETA_TRACKINGMETA_PREDSEGMASKS"
+        "_drophistory0.5.json"
+    )
+    options = SampleOptions(permutations=1, temporal=True, augment_memory=False, drop_history=0.0, mixed=True)
+    assert options.file_name("val") == (
+        "val_1perm_Truetemp_Falsetempaug_AZURE_SIMSTATION_TRACKERCAM_PC_AUDIO_SPEECH_ROBOTMETA_TRACKINGMETA_PREDSEGMASKS"
+        "_MIXED.json"
+    )
+    assert downstream_file_name("train") == "downstream_task_train_Truetempaug_drophistory0.5.json"
+
+
+def test_augmentation_keeps_the_record_and_drops_modalities(root: Path) -> None:
+    record = _records(root, permutations=1)[0]
+    untouched = json.loads(json.dumps(record))
+    seen = [augment_record(record, Random(seed)) for seed in range(200)]
+    assert record == untouched
+    assert Counter(len(view["image"]) for view in seen).keys() == {1, 2, 3, 4, 5}
+    assert all(len(set(view["image"])) == len(view["image"]) for view in seen)
+    assert 70 < sum("pc" in view for view in seen) < 130
+    assert 70 < sum("<speech_transcript_start>" in view["conversations"][0]["value"] for view in seen) < 130
+    assert all(view["conversations"][1] == record["conversations"][1] for view in seen)
+
+
+def test_augmentation_of_a_record_without_anything(root: Path) -> None:
+    record = _records(root, permutations=1)[2]
+    assert augment_record(record, Random(0), 0.0) == record
+
+
+def test_downstream_answers(root: Path) -> None:
+    records = list(downstream_records(Dataset(root), SAMPLES, Random(0), per_timepoint=40))
+    assert len(records) == 40 * SECONDS
+    answers = Counter((record["timepoint"], record["conversations"][1]["value"]) for record in records)
+    assert answers.keys() >= {
+        (0, "cut: 7"),
+        (0, "Turn on"),
+        (0, "Yes: circulator drill touching; mps patient touching"),
+        (1, "none"),
+    }
+    assert sum(count for (_, answer), count in answers.items() if answer == "No") < 6  # breaches are asked for if any
+    memories = {record["conversations"][0]["value"].partition("<memory_end>")[0] for record in records}
+    assert "<memory_start>: None" in memories
+
+
+def test_downstream_is_for_mmor_only(root: Path) -> None:
+    fourdor = Sample("001_4DOR", "000000", SAMPLES[0].triplets)
+    assert not list(downstream_records(Dataset(root), [fourdor], Random(0)))
+
+
+@pytest.mark.parametrize("label", [["cut"], 3, "x"])
+def test_damaged_downstream_label_is_named(root: Path, label: object) -> None:
+    _write(root / "MM-OR_data" / "take_timestamp_to_next_action" / f"{TAKE}.json", {"000000": label})
+    with pytest.raises(UserError, match="001_PKA_MMOR_000000: downstream labels"):
+        list(downstream_records(Dataset(root), SAMPLES, Random(0)))
+
+
+def test_graphs_for_the_downstream_evaluation() -> None:
+    assert graph_records(SAMPLES[1:2]) == [
+        {
+            "take_name": "001_PKA_MMOR",
+            "frame_id": "000001",
+            "sample_id": "001_PKA_MMOR_000001",
+            "timepoint_idx": 1,
+            "scene_graph": [["head_surgeon", "patient", "cutting"]],
+        }
+    ]
+
+
+def _write(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
