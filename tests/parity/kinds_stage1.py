@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from panoptic_segmentation import pictures
-from panoptic_segmentation.checkpoints import build_model, load_state, published_name
+from panoptic_segmentation.checkpoints import VideoModel, build_model, load_state, published_name
 from panoptic_segmentation.model.panoptic import Sizes, binary_masks, ctvis_panoptic, panoptic_video, top_entries
 from panoptic_segmentation.model.reid import aligned_orders
 from panoptic_segmentation.model.segmenter import SegmenterConfig, SegmenterOutput
@@ -35,7 +35,7 @@ from panoptic_segmentation.optimizer import Rates, parameter_rates
 from tests.parity.case import EXACT, Result, compare, load_json
 from tests.parity.fill import fill_state_dict
 
-Model = TypeVar("Model", CTVIS, OnlineDVIS, OfflineDVIS)
+Model = TypeVar("Model", bound=VideoModel)
 MODELS: dict[type, str] = {CTVIS: "ctvis", OnlineDVIS: "online", OfflineDVIS: "offline"}
 SOME_PIXELS = 5  # of a binary mask or map may differ: logits next to zero (section 3)
 
