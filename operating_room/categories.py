@@ -82,15 +82,42 @@ LABEL_TO_CATEGORY[LABELS] = np.arange(len(CATEGORIES))
 
 def colors_to_categories(picture: UInt8[np.ndarray, "height width channels"]) -> UInt8[np.ndarray, "height width"]:
     """Category id of each pixel of a class-colour picture (RGB or RGBA); unknown colours become background."""
-    ids = color_ids(picture)
-    known = np.array([category.color_id for category in CATEGORIES])
-    order = np.argsort(known)
-    place = np.minimum(np.searchsorted(known[order], ids), len(known) - 1)
-    category = order[place]
-    return np.where(known[category] == ids, category, 0).astype(np.uint8)
+    return _map_colors(picture, np.arange(len(CATEGORIES), dtype=np.uint8))
+
+
+def colors_to_labels(picture: UInt8[np.ndarray, "height width channels"]) -> UInt8[np.ndarray, "height width"]:
+    """The raw label of each pixel of a class-colour picture (RGB or RGBA); unknown colours become 0."""
+    return _map_colors(picture, LABELS)
+
+
+def run_lengths(
+    pixels: UInt8[np.ndarray, "pixels channels"],
+) -> tuple[UInt8[np.ndarray, "runs channels"], Integer[np.ndarray, " runs"]]:
+    """The value and length of each run of equal pixels. Masks are flat: what is done per run is done in no time."""
+    flat, channels = np.ascontiguousarray(pixels).reshape(-1), pixels.shape[1]
+    differs = flat[channels:] != flat[:-channels]
+    changes = differs[::channels]
+    for channel in range(1, channels):
+        changes = changes | differs[channel::channels]
+    ends = np.append(np.flatnonzero(changes), len(pixels) - 1)[: len(pixels)]
+    return pixels[ends], np.diff(ends, prepend=-1)
 
 
 def color_ids(picture: UInt8[np.ndarray, "height width channels"]) -> Integer[np.ndarray, "height width"]:
     """R + 256 G + 65536 B of each pixel."""
     wide = picture[..., :3].astype(np.int32)
     return wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2]
+
+
+def _map_colors(
+    picture: UInt8[np.ndarray, "height width channels"], values: UInt8[np.ndarray, " 24"]
+) -> UInt8[np.ndarray, "height width"]:
+    """The value of the category of each pixel."""
+    colors, lengths = run_lengths(picture[..., :3].reshape(-1, 3))
+    ids = color_ids(colors[None])[0]
+    known = np.array([category.color_id for category in CATEGORIES])
+    order = np.argsort(known)
+    place = np.minimum(np.searchsorted(known[order], ids), len(known) - 1)
+    category = order[place]
+    found = np.where(known[category] == ids, values[category], 0).astype(np.uint8)
+    return found.repeat(lengths).reshape(picture.shape[:2])

@@ -1,0 +1,322 @@
+"""The index: which takes are on disk, and which files belong to each of their timepoints.
+
+Data specification, section 1. A modality that a timepoint does not have is None, or absent from its mapping; nothing is
+opened except the index file and the tracks of a take. Cameras are looked up by their number in the file name (fix 1
+of section 11).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from operating_room import layout
+from operating_room.errors import UserError
+from operating_room.readers import read_json
+from operating_room.takes import DATASETS, FOURDOR, FOURDOR_TAKES, MMOR, MMOR_TAKES, TAKES, Take, split_takes
+
+Camera = TypeVar("Camera", int, str)
+_FRAME_KEYS = frozenset(key for keys in layout.FRAME_KEYS.values() for key in keys)
+
+
+@dataclass(frozen=True)
+class Timepoint:
+    """One element of a take's index file, with the files that exist for it."""
+
+    take: Take
+    frame_id: str  # position in the index file, six digits
+    time: str  # time stamp, six digits; need not equal the position
+    room_views: Mapping[int, Path] = field(default_factory=dict)  # camera (MM-OR 1..5, 4D-OR 1..6) -> picture
+    station_views: Mapping[int, Path] = field(default_factory=dict)  # 0..3, layout.ROBOT_SCREEN is the robot's screen
+    tracker_view: Path | None = None
+    point_cloud: Path | None = None
+    audio: Path | None = None  # clip
+    audio_embedding: Path | None = None
+    transcript: Path | None = None  # JSON
+    robot_screen: Path | None = None  # JSON summary
+    tracker: dict[str, Any] | None = None  # the element of the take's tracks at this time
+    masks: Mapping[int, Path] = field(default_factory=dict)  # running number 0..2 -> 32x32 mask made from predictions
+    label_masks: Mapping[str, Path] = field(default_factory=dict)  # segmentation camera -> annotated label mask
+    annotation: Path | None = None  # raw relation labels
+
+
+_SINGLE_FILES = (
+    *("tracker_view", "point_cloud", "audio", "audio_embedding"),
+    *("transcript", "robot_screen", "annotation"),
+)
+
+
+class RecordedTake:
+    """A take on disk. Folders are listed once, when something in them is first asked for."""
+
+    def __init__(self, root: Path, take: Take, positional_views: bool = False) -> None:
+        """`root` is the folder of the take's dataset; for `positional_views` see `Dataset`."""
+        self.root = root
+        self.take = take
+        self._positional_views = positional_views
+        self._listings: dict[str, frozenset[str]] = {}
+
+    @cached_property
+    def index_file(self) -> Path:
+        """The index file of the take.
+
+        Raises:
+            UserError: there is none.
+        """
+        candidates = layout.index_files(self.root, self.take)
+        for path in candidates:
+            if self._existing(path):
+                return path
+        own, shared = candidates
+        raise UserError(f"{own.parent}: no {own.name} or {shared.name}; unpack the take {self.take.name} there")
+
+    @cached_property
+    def expected(self) -> Sequence[Timepoint]:
+        """All timepoints with every file that they could have, whether it is there or not.
+
+        Raises:
+            UserError: the index file is missing, damaged or of another form.
+        """
+        return tuple(
+            self._expected(f"{position:06d}", time, frames)
+            for position, (time, frames) in enumerate(read_index(self.index_file))
+        )
+
+    @cached_property
+    def timepoints(self) -> Sequence[Timepoint]:
+        """All timepoints with the files that are there, in the order of the index file.
+
+        Raises:
+            UserError: the index file is missing, or it or the tracks are damaged or of another form.
+        """
+        return tuple(self._found(expected) for expected in self.expected)
+
+    def timepoint(self, frame_id: str) -> Timepoint:
+        """The timepoint at a position of the index.
+
+        Raises:
+            UserError: the index has no such position.
+        """
+        position = int(frame_id) if frame_id.isascii() and frame_id.isdigit() else -1
+        if not 0 <= position < len(self.timepoints):
+            raise UserError(
+                f"{self.index_file}: has no timepoint {frame_id!r}, only 000000 to {len(self.timepoints) - 1:06d}; "
+                "use labels made for this index"
+            )
+        return self.timepoints[position]
+
+    @cached_property
+    def tracks(self) -> Sequence[dict[str, Any] | None] | None:
+        """Tracked tools by integer time stamp; None if the take has no such file, which is normal.
+
+        Raises:
+            UserError: the file is damaged or of another form.
+        """
+        path = self._existing(layout.tracks(self.root, self.take)) if self.take.dataset == MMOR else None
+        return None if path is None else read_tracks(path)
+
+    @cached_property
+    def annotation_folder(self) -> Path | None:
+        """The folder with the take's raw relation labels."""
+        folders = layout.relation_label_folders(self.root, self.take)
+        return next((folder for folder in folders if self.list_folder(folder)), None)
+
+    def list_folder(self, folder: Path) -> frozenset[str]:
+        """The names in a folder, listed once; none if there is no such folder.
+
+        Raises:
+            UserError: the folder may not be read.
+        """
+        key = str(folder)
+        if key not in self._listings:
+            try:
+                self._listings[key] = frozenset(os.listdir(folder))
+            except (FileNotFoundError, NotADirectoryError):
+                self._listings[key] = frozenset()
+            except OSError as error:
+                raise UserError(f"{folder}: cannot be listed ({error.strerror}); check permissions") from error
+        return self._listings[key]
+
+    def _existing(self, path: Path | None) -> Path | None:
+        return path if path is not None and path.name in self.list_folder(path.parent) else None
+
+    def _present(self, paths: Mapping[Camera, Path]) -> dict[Camera, Path]:
+        return {key: path for key, path in paths.items() if self._existing(path)}
+
+    def _views(self, paths: Mapping[int, Path]) -> dict[int, Path]:
+        present = self._present(paths)
+        # As published: the n-th picture that exists takes the place of the n-th camera.
+        return dict(zip(paths, present.values())) if self._positional_views else present
+
+    def _found(self, expected: Timepoint) -> Timepoint:
+        second = int(expected.time)
+        return replace(
+            expected,
+            room_views=self._views(expected.room_views),
+            station_views=self._views(expected.station_views),
+            masks=self._present(expected.masks),
+            label_masks=self._present(expected.label_masks),
+            tracker=self.tracks[second] if self.tracks is not None and second < len(self.tracks) else None,
+            **{name: self._existing(getattr(expected, name)) for name in _SINGLE_FILES},
+        )
+
+    def _expected(self, frame_id: str, time: str, frames: Mapping[str, str]) -> Timepoint:
+        root, take = self.root, self.take
+        room = {camera: layout.frame_key(take, str(camera)) for camera in layout.ROOM_CAMERAS[take.dataset]}
+        segmented = {camera: layout.frame_key(take, camera) for camera in layout.SEGMENTATION_CAMERAS[take.dataset]}
+        labels = self.annotation_folder or layout.relation_label_folders(root, take)[0]
+        cloud = frames.get("pcd") if take.dataset == FOURDOR else time
+        common = Timepoint(
+            take=take,
+            frame_id=frame_id,
+            time=time,
+            room_views={i: layout.room_view(root, take, i, frames[key]) for i, key in room.items() if key in frames},
+            point_cloud=None if cloud is None else layout.point_cloud(root, take, cloud),
+            masks={i: layout.small_mask(root, take, time, i) for i in range(layout.MASKS_PER_TIMEPOINT)},
+            label_masks={
+                camera: layout.label_mask(root, take, camera, frames[key])
+                for camera, key in segmented.items()
+                if key in frames
+            },
+            annotation=layout.relation_label(labels, frame_id),
+        )
+        if take.dataset == FOURDOR:
+            return common
+        station, tracker = (frames.get(key) for key in layout.FRAME_KEYS[MMOR][1:])
+        cameras = () if station is None else layout.STATION_CAMERAS
+        return replace(
+            common,
+            station_views={camera: layout.station_view(root, take, camera, station) for camera in cameras},
+            robot_screen=None if station is None else layout.screen_summary(root, take, station),
+            tracker_view=None if tracker is None else layout.tracker_view(root, take, tracker),
+            audio=layout.audio_clip(root, take, time),
+            audio_embedding=layout.audio_embedding(root, take, time),
+            transcript=layout.transcript(root, take, time),
+        )
+
+
+class Dataset:
+    """MM-OR and 4D-OR on disk, or one of them."""
+
+    def __init__(self, root: Path, positional_views: bool = False) -> None:
+        """Find the two datasets.
+
+        Args:
+            root: the folder that holds MM-OR_data and/or 4D-OR_data, or one of these folders itself.
+            positional_views: number the views of a timepoint as the published code does: the n-th picture that exists
+                is camera n, so that a missing camera shifts those after it (fix 1 of section 11).
+
+        Raises:
+            UserError: there is no dataset.
+        """
+        self.roots = _find_roots(root)
+        self.root = next(iter(self.roots.values())).parent  # the folder that holds them
+        self._positional_views = positional_views
+        self._recorded: dict[Take, RecordedTake] = {}
+
+    def takes(self) -> list[Take]:
+        """The takes on disk, 4D-OR first: the published ones, then the user's own; each has an index file."""
+        return [take for dataset, root in self.roots.items() for take in takes_of_root(root, dataset)]
+
+    def take(self, take: Take) -> RecordedTake:
+        """The take of that name; what it holds is looked up when asked for.
+
+        Raises:
+            UserError: its dataset is not there.
+        """
+        if take.dataset not in self.roots:
+            wanted = layout.ROOT_NAMES[take.dataset]
+            raise UserError(f"{self.root}: no {wanted}, which holds the take {take.name}; put or link it there")
+        if take not in self._recorded:
+            self._recorded[take] = RecordedTake(self.roots[take.dataset], take, self._positional_views)
+        return self._recorded[take]
+
+    def select(self, split: str) -> list[Take]:
+        """The takes of a split that are on disk, in published order.
+
+        Raises:
+            UserError: there is no such split.
+        """
+        on_disk = set(self.takes())
+        return [take for take in split_takes(split) if take in on_disk]
+
+
+def takes_of_root(root: Path, dataset: str) -> list[Take]:
+    """The takes with an index file in the folder of one dataset, the published ones first.
+
+    Own takes have a folder of their name; only MM-OR can have them.
+    """
+    published = [take for take in TAKES if take.dataset == dataset]
+    own: list[Take] = []
+    if dataset == MMOR:
+        known = {name for take in published for name in (take.folder, take.name)}
+        names = [name for name in sorted(os.listdir(root)) if re.fullmatch(r"[\w-]+", name, re.ASCII)]
+        own = [Take(MMOR, name) for name in names if name not in known and not name.endswith(DATASETS)]
+    return [take for take in published + own if any(path.exists() for path in layout.index_files(root, take))]
+
+
+def read_index(path: Path) -> list[tuple[str, dict[str, str]]]:
+    """Time stamp and frame numbers of every timepoint; whatever else an element holds is ignored.
+
+    Raises:
+        UserError: the file is damaged or of another form, or lists no timepoint.
+    """
+    elements = read_json(path)
+    if not isinstance(elements, list) or not elements:
+        raise UserError(f"{path}: an index is a list of [time stamp, frame numbers]; copy it again")
+    index = []
+    for position, element in enumerate(elements):
+        try:
+            time, frames, *_ = element
+            numbers = {key: _number(frames[key]) for key in _FRAME_KEYS & frames.keys() if frames[key] is not None}
+            index.append((_number(time), numbers))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{path}: element {position} is not [time stamp, {{camera: frame number}}] but "
+                f"{str(element)[:80]}; copy the index again"
+            ) from error
+    return index
+
+
+def read_tracks(path: Path) -> list[dict[str, Any] | None]:
+    """The tracked tools of a take by integer time stamp.
+
+    Raises:
+        UserError: the file is damaged or of another form.
+    """
+    elements = read_json(path)
+    if not isinstance(elements, list) or not all(isinstance(element, dict | None) for element in elements):
+        raise UserError(f"{path}: tracks are a list of objects, one per second; copy the file again")
+    return elements
+
+
+def _number(value: Any) -> str:
+    """A time stamp or frame number as the file names spell it: six digits."""
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return f"{value:06d}"
+    raise ValueError(value)
+
+
+def _find_roots(root: Path) -> dict[str, Path]:
+    """The folder of each dataset that is there, 4D-OR first."""
+    if not root.is_dir():
+        raise UserError(
+            f"{root}: no such folder; give the folder that holds {' and/or '.join(layout.ROOT_NAMES.values())}"
+        )
+    roots = {dataset: root / layout.ROOT_NAMES[dataset] for dataset in DATASETS}
+    roots = {dataset: path for dataset, path in roots.items() if path.is_dir()}
+    if roots:
+        return roots
+    root = root.resolve() if root.name in ("", "..") else root
+    for dataset, takes in ((MMOR, MMOR_TAKES), (FOURDOR, FOURDOR_TAKES)):
+        if root.name == layout.ROOT_NAMES[dataset] or any((root / take.folder).is_dir() for take in takes):
+            return {dataset: root}
+    names = " nor ".join(layout.ROOT_NAMES.values())
+    raise UserError(f"{root}: holds neither {names}; put or link them there, or give another folder")

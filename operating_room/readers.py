@@ -1,0 +1,279 @@
+"""Bytes to values: JSON, pictures, label masks, point clouds, subtitles, sound.
+
+Every reader raises UserError for a file that is missing, empty, truncated, of another type or encoding, or a folder:
+one line that names the file and says what to do. Formats: data specification, sections 1, 7.2 and 9.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8, UInt32
+
+from operating_room.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_COPY_AGAIN = "copy it again from the dataset archive"
+_MAX_PIXELS = 64_000_000  # far above any camera; a larger size in a header is damage
+_MP3_FRAME = 1152  # samples; encoders disagree by less than a frame on how long a recording is
+_MAX_LZF_RATIO = 100  # LZF cannot compress better than about 1:88
+_PNG_END = b"IEND\xaeB`\x82"
+_PICTURE_ERRORS = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error),
+    *(IndexError, KeyError, TypeError, OverflowError, MemoryError),
+)  # what Pillow raises on damaged JPEG and PNG files
+_CLOUD_ERRORS = (ValueError, KeyError, IndexError, TypeError, struct.error, RuntimeError, OverflowError, MemoryError)
+
+
+@dataclass(frozen=True)
+class Subtitle:
+    """One subtitle of a transcript; times in seconds from the start of the take, to the millisecond."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file that must not be empty.
+
+    Raises:
+        UserError: missing, a folder, unreadable or empty.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; {_COPY_AGAIN} or correct the path") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: is a folder where a file is expected; remove it and {_COPY_AGAIN}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise UserError(f"{path}: cannot be read ({_brief(error)}); check permissions and the disk") from error
+    if not data:
+        raise UserError(f"{path}: is empty; {_COPY_AGAIN}")
+    return data
+
+
+def read_json(path: Path) -> Any:
+    """The value of a UTF-8 JSON file (with or without byte order mark); a name that ends in .gz is unpacked.
+
+    Raises:
+        UserError: see the module; also for an object that holds a name twice, since one value would be lost silently.
+    """
+    data = read_bytes(path)
+    try:
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
+        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_unique_names)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8 JSON") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: is nested too deeply for JSON of this dataset; {_COPY_AGAIN}") from error
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: is not valid JSON ({_brief(error)}); {_COPY_AGAIN} or mend it") from error
+
+
+def read_picture(path: Path) -> UInt8[np.ndarray, "height width 3"]:
+    """A JPEG or PNG as RGB."""
+    data = read_bytes(path)
+    try:
+        return np.asarray(_open_picture(data).convert("RGB"))
+    except _PICTURE_ERRORS as error:
+        raise _bad_picture(path, error) from error
+
+
+def read_label_mask(path: Path) -> UInt8[np.ndarray, "height width"]:
+    """A label mask: one label per pixel. A coloured file is accepted if its red, green and blue are equal everywhere.
+
+    Raises:
+        UserError: see the module; also for a class-colour picture or more than 8 bits per pixel.
+    """
+    data = read_bytes(path)
+    try:
+        image = _open_picture(data)
+        pixels = np.asarray(image)
+    except _PICTURE_ERRORS as error:
+        raise _bad_picture(path, error) from error
+    if image.mode in ("RGB", "RGBA") and (pixels[..., :1] == pixels[..., 1:3]).all():
+        pixels = pixels[..., 0]
+    elif image.mode not in ("L", "P"):
+        raise UserError(
+            f"{path}: is a {image.mode} picture, a label mask has one 8-bit channel; export labels, not colours"
+        )
+    return np.ascontiguousarray(pixels)
+
+
+def check_picture(path: Path) -> None:
+    """Find out whether a picture can be decoded to its end, more cheaply than by decoding it.
+
+    A PNG is checked by its checksums, a JPEG decoded at an eighth of its size.
+
+    Raises:
+        UserError: it cannot.
+    """
+    data = read_bytes(path)
+    try:
+        image = _open_picture(data, load=False)
+        if image.format == "PNG":
+            image.verify()
+        else:
+            image.draft("L", (image.width // 8, image.height // 8))
+            image.load()
+    except _PICTURE_ERRORS as error:
+        raise _bad_picture(path, error) from error
+
+
+def read_point_cloud(path: Path) -> Float32[np.ndarray, "points 6"]:
+    """A coloured .pcd (ascii, binary or compressed) as x, y, z in m and r, g, b in 0..1; files hold mm.
+
+    Colours are one packed `rgb` (or `rgba`) field or the three fields r, g, b.
+    """
+    data = read_bytes(path)
+    from pypcd4 import PointCloud
+
+    try:
+        _check_cloud_size(data)
+        points = PointCloud.from_fileobj(io.BufferedReader(io.BytesIO(data))).pc_data.reshape(-1)
+    except _CLOUD_ERRORS as error:
+        raise UserError(f"{path}: is not a readable point cloud ({_brief(error)}); {_COPY_AGAIN}") from error
+    names = set(points.dtype.names or ())
+    missing = {"x", "y", "z"} - names
+    if missing:
+        raise UserError(f"{path}: point cloud without field {', '.join(sorted(missing))}; {_COPY_AGAIN}")
+    packed = next((name for name in ("rgb", "rgba") if name in names), None)
+    if packed is not None and points[packed].dtype.itemsize == 4:
+        colors = _unpack_colors(points[packed])
+    elif {"r", "g", "b"} <= names:
+        colors = np.stack([points[name] for name in "rgb"], axis=1)
+    else:
+        raise UserError(f"{path}: point cloud without colours; it needs a 4-byte field rgb or the fields r, g, b")
+    metres = np.stack([points[name] for name in "xyz"], axis=1).astype(np.float32) / 1000
+    return np.concatenate([metres, colors.astype(np.float32) / 255], axis=1)
+
+
+def read_subtitles(path: Path) -> list[Subtitle]:
+    """The subtitles of an .srt in file order; line breaks and tags stay, white space at line ends goes.
+
+    Raises:
+        UserError: see the module; also for a broken time or a file without any subtitle.
+    """
+    data = read_bytes(path)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save the subtitles as UTF-8") from error
+    lines = [line.rstrip() for line in re.split(r"\r\n|\n|\r", text)]
+    for number, line in enumerate(lines, 1):
+        if "-->" in line and _TIMES.match(line) is None:
+            raise UserError(
+                f"{path}: line {number} has a broken time ({line[:60]!r}); write 00:00:01,500 --> 00:00:02,250"
+            )
+    import srt
+
+    cues = list(srt.parse("\n".join(lines), ignore_errors=True))
+    if not cues:
+        raise UserError(f"{path}: holds no subtitle; {_COPY_AGAIN} or remove it")
+    return [Subtitle(cue.start.total_seconds(), cue.end.total_seconds(), cue.content) for cue in cues]
+
+
+_TIMES = re.compile(r"\s*-?\d{1,9}:\d{1,9}:\d{1,9}[,.:]\d{1,9}\s*-->\s*-?\d{1,9}:\d{1,9}:\d{1,9}[,.:]\d{1,9}")
+
+
+def read_audio(path: Path) -> tuple[Float32[np.ndarray, "samples channels"], int]:
+    """The samples of a sound file in -1..1, and the sampling rate in Hz.
+
+    Raises:
+        UserError: see the module; also for a file that ends before the length it states, or holds no sample.
+    """
+    data = read_bytes(path)
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            blocks = []  # read in pieces: a damaged header may state any length
+            while len(block := file.read(1 << 20, dtype="float32", always_2d=True)):
+                blocks.append(block)
+            stated, rate = file.frames, file.samplerate
+    except (soundfile.SoundFileError, ValueError, TypeError, MemoryError) as error:
+        raise UserError(f"{path}: is not a readable sound file ({_brief(error)}); {_COPY_AGAIN}") from error
+    if not blocks:
+        raise UserError(f"{path}: holds no sound; {_COPY_AGAIN}")
+    samples = np.concatenate(blocks)
+    if stated - len(samples) > _MP3_FRAME:
+        raise UserError(f"{path}: is cut off after {len(samples) / rate:.2f} of {stated / rate:.2f} s; {_COPY_AGAIN}")
+    return samples, rate
+
+
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r} stands twice in one object")
+    return value
+
+
+def _open_picture(data: bytes, load: bool = True) -> Image.Image:
+    """Decode a JPEG or PNG; everything that Pillow raises is in _PICTURE_ERRORS."""
+    from PIL import Image
+
+    try:
+        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+    except Image.UnidentifiedImageError:
+        raise ValueError("no JPEG or PNG inside") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(error) from error
+    if image.width * image.height > _MAX_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} px")
+    if image.format == "PNG" and _PNG_END not in data:  # Pillow is content once it has all pixels
+        raise ValueError("truncated")
+    if load:
+        image.load()
+    return image
+
+
+def _bad_picture(path: Path, error: BaseException) -> UserError:
+    return UserError(f"{path}: is not a readable JPEG or PNG picture ({_brief(error)}); {_COPY_AGAIN}")
+
+
+def _check_cloud_size(data: bytes) -> None:
+    """Compare the stated with the actual size of a .pcd before anything is allocated; raises ValueError."""
+    from pypcd4.pypcd4 import Encoding, MetaData
+
+    header, mark, rest = data.partition(b"\nDATA ")
+    encoding, _, body = rest.partition(b"\n")
+    if not mark:
+        raise ValueError("no PCD header")
+    meta = MetaData.parse_header([*header.decode("ascii").splitlines(), f"DATA {encoding.decode('ascii')}"])
+    size = meta.points * meta.build_dtype().itemsize
+    found = len(body)
+    if meta.points and meta.data == Encoding.ASCII:
+        size, found = meta.points, len(body.split(b"\n")) - body.endswith(b"\n")
+    elif meta.points and meta.data != Encoding.BINARY:
+        packed, unpacked = struct.unpack_from("<II", body)
+        if unpacked != size or size > packed * _MAX_LZF_RATIO:
+            raise ValueError(f"{unpacked} bytes stated for {meta.points} points")
+        size, found = packed + 8, len(body)
+    if found < size:
+        raise ValueError(f"truncated: {found} of {size} {'points' if meta.data == Encoding.ASCII else 'bytes'}")
+
+
+def _unpack_colors(packed: np.ndarray) -> UInt32[np.ndarray, "points 3"]:
+    """Red, green, blue of 0xRRGGBB, which the field holds as an integer or as the bits of a float."""
+    bits = np.ascontiguousarray(packed).view(np.uint32)
+    return np.stack([bits >> shift & 255 for shift in (16, 8, 0)], axis=1)
+
+
+def _brief(error: BaseException) -> str:
+    """The message of an exception on one line; its type where it has none."""
+    return " ".join(str(getattr(error, "strerror", None) or error).split())[:200] or type(error).__name__
