@@ -109,7 +109,7 @@ class Experiment:
 
     model: MM2SGConfig = field(default_factory=MM2SGConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    vocabulary: int | None = None  # train a closed-language tokenizer of at most this many tokens; None: Llama's
+    vocabulary: int = 2048  # at most this many tokens in the closed-language tokenizer
 
 
 def read_experiment(path: Path) -> Experiment:
@@ -142,6 +142,11 @@ def from_mapping(kind: type[Settings], values: Any, where: str) -> Settings:
     if unknown:
         raise UserError(f"{where}: unknown setting {unknown[0]!r}; known here: {', '.join(hints)}")
     return kind(**{name: _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()})
+
+
+def with_vocabulary(config: MM2SGConfig, size: int) -> MM2SGConfig:
+    """The same model with `size` token ids."""
+    return dataclasses.replace(config, language=dataclasses.replace(config.language, vocabulary=size))
 
 
 def to_mapping(settings: Any) -> dict[str, Any]:

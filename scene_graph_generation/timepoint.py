@@ -6,8 +6,10 @@ cached.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +17,75 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from operating_room.categories import LABEL_COUNT
+from operating_room.dataset import Timepoint
 from operating_room.errors import UserError
+from operating_room.layout import MASKS_PER_TIMEPOINT
+from operating_room.masks import SMALL
+from operating_room.prompts import evaluation_pictures
 from operating_room.readers import read_label_mask, read_picture, read_point_cloud
-from scene_graph_generation.model.pooler import MASKS
+from scene_graph_generation.collate import Example
+from scene_graph_generation.config import MM2SGConfig
+from scene_graph_generation.tokens import Tokens
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP
 STD = (0.26862954, 0.26130258, 0.27577711)
 PAD_COLOR = tuple(int(255 * mean) for mean in MEAN)
 BLACK_SIZE = (2048, 1536)  # px, of the picture that stands for a missing view (data specification, section 4.1)
-MASK_SIZE = 32  # px
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The files of one sample that become tensors."""
+
+    views: tuple[Path | None, ...]  # in slot order; None is a black picture
+    cloud: Path | None = None
+    audio: Path | None = None  # embedding
+    masks: tuple[Path, ...] = ()
+
+    @classmethod
+    def of_timepoint(cls, timepoint: Timepoint) -> Evidence:
+        """What evaluation shows of a timepoint."""
+        masks = tuple(timepoint.masks[number] for number in sorted(timepoint.masks))
+        views = tuple(evaluation_pictures(timepoint))
+        return cls(views, timepoint.point_cloud, timepoint.audio_embedding, masks)
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any], root: Path) -> Evidence:
+        """The files that a training record names, relative to `root`."""
+
+        def path(key: str) -> Path | None:
+            return root / record[key] if key in record else None
+
+        views = tuple(root / picture for picture in record.get("image", ()))
+        return cls(views, path("pc"), path("audio"), tuple(root / mask for mask in record.get("segmasks", ())))
+
+
+class ExampleReader:
+    """Reads samples as the model takes them; modalities that the model was not made for stay unread."""
+
+    def __init__(self, config: MM2SGConfig, tokens: Tokens, keep_views: bool = False) -> None:
+        self._config = config
+        self._tokens = tokens
+        self._views = ViewReader(config.vision.image_size, keep_views)
+
+    def __call__(self, evidence: Evidence, prompt: str, answer: str | None = None) -> Example:
+        """The tensors of a sample; `prompt` is the conversation up to `ASSISTANT:`.
+
+        Raises:
+            UserError: a file is damaged, or the prompt does not hold exactly one image placeholder.
+        """
+        wanted = self._config.modalities
+        audio = evidence.audio if "audio" in wanted else None
+        cloud = evidence.cloud if "cloud" in wanted else None
+        ids, labels = self._tokens.encode(prompt, answer)
+        return Example(
+            ids=torch.tensor(ids),
+            labels=None if answer is None else torch.tensor(labels),
+            views=self._views(evidence.views if "views" in wanted else ()),
+            cloud=None if cloud is None else read_cloud(cloud),
+            audio=None if audio is None else read_audio_embedding(audio, self._config.pooler.audio_width),
+            masks=read_masks(evidence.masks if "masks" in wanted else ()),
+        )
 
 
 def prepare_view(picture: UInt8[np.ndarray, "height width 3"], size: int) -> UInt8[Tensor, "3 size size"]:
@@ -96,14 +158,14 @@ def read_masks(paths: Sequence[Path]) -> UInt8[Tensor, "masks 32 32"] | None:
     """
     if not paths:
         return None
-    if len(paths) > MASKS:
-        raise UserError(f"{paths[MASKS]}: is mask number {len(paths)} of its timepoint, but the model takes {MASKS}")
+    if len(paths) > MASKS_PER_TIMEPOINT:
+        raise UserError(
+            f"{paths[-1]}: is mask number {len(paths)} of its timepoint, the model takes {MASKS_PER_TIMEPOINT}"
+        )
     masks = [read_label_mask(path) for path in paths]
     for path, mask in zip(paths, masks):
-        if mask.shape != (MASK_SIZE, MASK_SIZE) or mask.max() >= LABEL_COUNT:
-            raise UserError(
-                f"{path}: expected {MASK_SIZE}x{MASK_SIZE} labels below {LABEL_COUNT}; preprocess masks again"
-            )
+        if mask.shape != (SMALL, SMALL) or mask.max() >= LABEL_COUNT:
+            raise UserError(f"{path}: expected {SMALL}x{SMALL} labels below {LABEL_COUNT}; preprocess masks again")
     return torch.from_numpy(np.stack(masks))
 
 

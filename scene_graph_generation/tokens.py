@@ -13,11 +13,11 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from operating_room.errors import UserError
 from operating_room.files import write_text
+from operating_room.prompts import BLOCKS, IMAGE_MARK, conversation, human_prompt
 from operating_room.scene_graph import END, START, Triplet, target_text
 from operating_room.vocabulary import ENTITIES, PREDICATES
 from scene_graph_generation.collate import IGNORED, IMAGE
 
-IMAGE_MARK = "<image>"
 BEGIN_TOKEN, END_TOKEN = "<s>", "</s>"
 FILE = "tokenizer.json"
 # Pieces that are never joined: a name of one or two words with its separator (so that a triplet is three tokens),
@@ -26,12 +26,17 @@ _PIECES = r" ?[\p{L}_]+(?: [\p{L}_]+)?[,;]| ?[\p{L}_]+| ?-?\d{1,2}| ?[^\s\p{L}_\
 
 
 class Tokens:
-    """A tokenizer and the ids of its beginning and end."""
+    """A tokenizer and the id that ends an answer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self.size = tokenizer.get_vocab_size()
-        self.end_id = tokenizer.token_to_id(END_TOKEN)
+        end = tokenizer.token_to_id(END_TOKEN)
+        if end is None:
+            raise UserError(
+                f"the tokenizer has no {END_TOKEN} token, which ends every answer; expected Llama's or ours"
+            )
+        self.end_id = end
 
     def encode(self, prompt: str, answer: str | None = None) -> tuple[list[int], list[int]]:
         """Ids of a conversation, and labels that are IGNORED up to `ASSISTANT:`, where `prompt` ends.
@@ -85,11 +90,11 @@ def read_tokens(folder: Path) -> Tokens:
     return Tokens(converted.backend_tokenizer)
 
 
-def train_tokens(texts: Iterable[str], phrases: Iterable[str], vocabulary: int) -> Tokens:
+def train_tokens(texts: Iterable[str], vocabulary: int) -> Tokens:
     """A byte-level tokenizer for the closed language of prompts and graphs.
 
-    Each of the `phrases` (the fixed instruction, block markers) is one token, and so is every entity and predicate
-    with its separator; the rest of `vocabulary` is learnt from `texts`. Any text can be encoded, also an unseen one.
+    The fixed instruction and each block marker are one token, and so is every entity and predicate with its separator;
+    the rest of `vocabulary` is learnt from `texts`. Any text can be encoded, also an unseen one.
     """
     tokenizer = Tokenizer(models.BPE())
     pieces = pre_tokenizers.Split(Regex(_PIECES), "isolated")
@@ -98,7 +103,7 @@ def train_tokens(texts: Iterable[str], phrases: Iterable[str], vocabulary: int) 
     )
     tokenizer.decoder = decoders.ByteLevel()
     # Longer phrases first: the tokenizer takes the first that fits.
-    fixed = sorted({f" {START}", f" {END}", *phrases}, key=lambda phrase: (-len(phrase), phrase))
+    fixed = sorted(_fixed_phrases(), key=lambda phrase: (-len(phrase), phrase))
     special = [BEGIN_TOKEN, END_TOKEN]
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary - len(fixed),
@@ -121,6 +126,14 @@ def train_tokens(texts: Iterable[str], phrases: Iterable[str], vocabulary: int) 
         single=f"{BEGIN_TOKEN} $A", special_tokens=[(BEGIN_TOKEN, tokenizer.token_to_id(BEGIN_TOKEN))]
     )
     return Tokens(tokenizer)
+
+
+def _fixed_phrases() -> set[str]:
+    """What stands in every conversation, and what opens and closes its blocks."""
+    before, after = conversation(human_prompt(None, None, None, None)).split(IMAGE_MARK)
+    blocks = [("memory", "."), *((name, ". ") for name in BLOCKS)]
+    markers = [mark for name, end in blocks for mark in (f"<{name}_start>: ", f"<{name}_end>{end}")]
+    return {before, after.strip(), f" {START}", f" {END}", *markers}
 
 
 def _closed_language() -> str:

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 from transformers.models.bert.modeling_bert import BertLayer
 
+from operating_room.layout import MASKS_PER_TIMEPOINT as MASKS
 from scene_graph_generation.config import MM2SGConfig
 from scene_graph_generation.model.encoders import MaskEncoder
-
-MASKS = 3  # mask tokens of a sample that has masks
 
 
 class ViewPooler(nn.Module):
@@ -100,11 +99,11 @@ class ImagePooler(nn.Module):
 
     def forward(
         self,
-        views: Sequence[Float[Tensor, "views tokens width"]],
-        clouds: Sequence[Float[Tensor, "points 6"] | None],
+        views: Sequence[Float[Tensor, "_ tokens width"]],
+        clouds: Sequence[Float[Tensor, "_ 6"] | None],
         audio: Sequence[Float[Tensor, " audio"] | None],
-        masks: Sequence[UInt8[Tensor, "masks 32 32"] | None],
-    ) -> list[Float[Tensor, "tokens width"]]:
+        masks: Sequence[UInt8[Tensor, "_ 32 32"] | None],
+    ) -> list[Float[Tensor, "_ width"]]:
         """Tokens of each sample: those of its first view, then [1 cloud], [1 audio], [3 masks].
 
         Raises:

@@ -1,0 +1,114 @@
+"""The 32x32 label masks of each timepoint, from stage 1's predictions or from annotations.
+
+Data specification, section 8. A file is named by the place of its camera among the three, so that a missing camera
+shifts no other one (fix 3 of section 11).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from operating_room import layout
+from operating_room.categories import colors_to_labels
+from operating_room.dataset import Dataset, RecordedTake, read_index
+from operating_room.errors import UserError
+from operating_room.files import atomic_path
+from operating_room.masks import reduce_labels
+from operating_room.progress import track
+from operating_room.readers import read_label_mask, read_picture
+from operating_room.takes import Take
+
+Finder = Callable[[str, str], Path | None]  # camera, frame number -> large mask
+
+
+def preprocess_masks(
+    dataset: Dataset, takes: Sequence[Take], predictions: Path | None, as_predictions: bool = False
+) -> int:
+    """Write the small masks of these takes; masks that exist are kept. Returns how many were written.
+
+    Args:
+        dataset: where the takes are.
+        takes: which ones.
+        predictions: the folder with stage 1's class-colour pictures, one folder per video (`inference/pan_pred`);
+            None takes the annotated masks, or the interpolated ones where there is no annotation.
+        as_predictions: give masks made from annotations the names of those from predictions, which are the ones that
+            are read: to train without stage 1.
+
+    Raises:
+        UserError: there is no such folder, or a picture is damaged.
+    """
+    if predictions is not None and not predictions.is_dir():
+        raise UserError(f"{predictions}: no such folder; give stage 1's folder of predicted videos (pan_pred)")
+    written = 0
+    for take in track(takes, "small masks"):
+        recorded = dataset.take(take)
+        find = _annotated(recorded) if predictions is None else _predicted(recorded, predictions)
+        for time, number, source in _sources(recorded, find):
+            path = layout.small_mask(recorded.root, take, time, number, predictions is None and not as_predictions)
+            if not path.is_file():
+                labels = read_label_mask(source) if predictions is None else colors_to_labels(read_picture(source))
+                _write_mask(path, reduce_labels(labels))
+                written += 1
+    return written
+
+
+def _sources(recorded: RecordedTake, find: Finder) -> Iterator[tuple[str, int, Path]]:
+    """Time stamp, number and large mask of everything that is found; station cameras only stand in for room cameras."""
+    for time, frames in read_index(recorded.index_file):
+        for cameras in _camera_groups(recorded.take):
+            keys = [layout.frame_key(recorded.take, camera) for camera in cameras]
+            paths = [find(camera, frames[key]) if key in frames else None for camera, key in zip(cameras, keys)]
+            if any(paths):
+                yield from ((time, number, path) for number, path in enumerate(paths) if path is not None)
+                break
+
+
+def _annotated(recorded: RecordedTake) -> Finder:
+    """Finds the annotated mask of a camera's frame, else the interpolated one."""
+
+    def find(camera: str, frame: str) -> Path | None:
+        for interpolated in (False, True):
+            path = layout.label_mask(recorded.root, recorded.take, camera, frame, interpolated)
+            if path.name in recorded.list_folder(path.parent):
+                return path
+        return None
+
+    return find
+
+
+def _predicted(recorded: RecordedTake, predictions: Path) -> Finder:
+    """Finds the class-colour picture of a camera's frame, whether its video was cut into parts or not."""
+    cameras = layout.SEGMENTATION_CAMERAS[recorded.take.dataset]
+    videos = {camera: _video(predictions, recorded.take, camera) for camera in cameras}
+
+    def find(camera: str, frame: str) -> Path | None:
+        return videos[camera].get(layout.segmentation_view(recorded.root, recorded.take, camera, frame).stem)
+
+    return find
+
+
+def _camera_groups(take: Take) -> list[tuple[str, ...]]:
+    """The segmentation cameras three by three: room cameras, then the station cameras that stand in for them."""
+    cameras = layout.SEGMENTATION_CAMERAS[take.dataset]
+    groups = [tuple(camera for camera in cameras if layout.is_station(camera) == station) for station in (False, True)]
+    return [group for group in groups if group]
+
+
+def _video(predictions: Path, take: Take, camera: str) -> dict[str, Path]:
+    """Frame stem -> picture of a camera's video."""
+    name = re.compile(rf"{re.escape(take.name)}_{camera}(_part\d+)?")
+    folders = sorted(folder for folder in os.listdir(predictions) if name.fullmatch(folder))
+    return {path.stem: path for folder in folders for path in sorted((predictions / folder).glob("*.png"))}
+
+
+def _write_mask(path: Path, mask: UInt8[np.ndarray, "32 32"]) -> None:
+    from PIL import Image
+
+    with atomic_path(path) as temporary:
+        Image.fromarray(mask).save(temporary)

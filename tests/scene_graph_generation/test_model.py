@@ -1,0 +1,167 @@
+"""The scene-graph model: batches, modalities, generation, model folders."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from operating_room.errors import UserError
+from scene_graph_generation.checkpoints import from_published, our_name, published_name
+from scene_graph_generation.collate import IMAGE, Example
+from scene_graph_generation.config import LanguageConfig, MM2SGConfig, PoolerConfig, VisionConfig
+from scene_graph_generation.loss import token_weights, weighted_loss
+from scene_graph_generation.model.decoding import generate
+from scene_graph_generation.model.mm2sg import MM2SG
+
+VOCABULARY = 40
+TINY = MM2SGConfig(
+    vision=VisionConfig(image_size=28, patch_size=14, width=16, layers=3, heads=2, mlp=32),
+    pooler=PoolerConfig(heads=2, mlp=32, audio_width=12, mask_channels=(8, 8, 8, 8, 16)),
+    language=LanguageConfig(vocabulary=VOCABULARY, width=16, layers=2, heads=2, mlp=32),
+)
+
+
+class Centre(nn.Module):
+    """Stands for the point encoder: the mean of each cloud, zero for none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project_pc = nn.Linear(6, 16)
+
+    def forward(self, clouds: list[torch.Tensor | None], shared_origin: bool) -> torch.Tensor:
+        return self.project_pc(torch.stack([torch.zeros(6) if cloud is None else cloud.mean(0) for cloud in clouds]))
+
+
+def make_model(config: MM2SGConfig = TINY, point_encoder: nn.Module | None = None) -> MM2SG:
+    torch.manual_seed(0)
+    model = MM2SG(config, point_encoder).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)  # the initialisation is too tame to tell outputs apart
+    return model
+
+
+def make_examples() -> list[Example]:
+    """Samples with different views, texts and modalities."""
+    draw = torch.Generator().manual_seed(1)
+
+    def sample(views: int, text: int, masks: int | None, audio: bool, cloud: bool) -> Example:
+        ids = torch.randint(3, VOCABULARY, (text,), generator=draw)
+        ids[2] = IMAGE
+        return Example(
+            ids=ids,
+            views=torch.randn(views, 3, 28, 28, generator=draw),
+            audio=torch.randn(12, generator=draw) if audio else None,
+            masks=None if masks is None else torch.randint(0, 30, (masks, 32, 32), generator=draw).to(torch.uint8),
+            cloud=torch.rand(50, 6, generator=draw) if cloud else None,
+        )
+
+    return [
+        sample(1, 9, None, False, False),
+        sample(3, 14, 2, True, False),
+        sample(7, 5, 3, False, True),
+        sample(3, 11, 1, True, True),
+    ]
+
+
+def test_a_batch_gives_what_its_samples_give_alone() -> None:
+    model = make_model(point_encoder=Centre())
+    examples = make_examples()
+    together = generate(model, examples, end_id=2, max_new_tokens=12)
+    alone = [generate(model, [example], end_id=2, max_new_tokens=12)[0] for example in examples]
+    assert together == alone
+    assert len({tuple(ids) for ids in alone}) == len(examples)
+
+
+def test_generation_with_cache_equals_scoring_everything_again() -> None:
+    model = make_model()
+    example = replace(make_examples()[1], cloud=None)
+    ids = example.ids
+    for _ in range(8):
+        with torch.no_grad():
+            logits = model([replace(example, ids=ids)]).logits
+        ids = torch.cat((ids, logits[0, -1].argmax().view(1)))
+    assert generate(model, [example], end_id=-1, max_new_tokens=8) == [ids[len(example.ids) :].tolist()]
+
+
+def test_generation_stops_at_the_end_token() -> None:
+    model = make_model()
+    example = make_examples()[0]
+    free = generate(model, [example], end_id=-1, max_new_tokens=10)[0]
+    assert generate(model, [example], end_id=free[4], max_new_tokens=10)[0] == free[: free.index(free[4])]
+
+
+@pytest.mark.parametrize("batching", ["independent", "published"])
+def test_tokens_of_absent_modalities(batching: str) -> None:
+    model = make_model(replace(TINY, batching=batching), Centre())
+    lengths = [len(tokens) for tokens in model.visual_tokens(make_examples())]
+    assert lengths == {"independent": [4, 4 + 1 + 3, 4 + 1 + 3, 4 + 1 + 1 + 3], "published": [9, 9, 9, 9]}[batching]
+
+
+def test_the_pooler_of_the_first_view_sees_all_views() -> None:
+    model = make_model()
+    example = replace(make_examples()[2], cloud=None)
+    other = replace(example, views=torch.cat((example.views[:1], -5 * example.views[1:])))
+    first, second = model.visual_tokens([example])[0], model.visual_tokens([other])[0]
+    assert (first[:4] - second[:4]).abs().max() > 1e-3
+
+
+def test_layers_behind_the_feature_layer_do_not_matter() -> None:
+    model = make_model()
+    before = model.visual_tokens(make_examples()[:1])[0]
+    for parameter in model.vision.clip.encoder.layers[2].parameters():
+        nn.init.zeros_(parameter)
+    assert torch.equal(model.visual_tokens(make_examples()[:1])[0], before)
+
+
+def test_a_cloud_without_point_encoder_is_refused() -> None:
+    with pytest.raises(ValueError, match="point encoder"):
+        make_model().visual_tokens(make_examples()[2:3])
+
+
+def test_too_many_views_are_refused() -> None:
+    example = replace(make_examples()[0], views=torch.zeros(8, 3, 28, 28))
+    with pytest.raises(ValueError, match="8 views"):
+        make_model().visual_tokens([example])
+
+
+def test_published_names_go_both_ways() -> None:
+    names = list(make_model(point_encoder=Centre()).state_dict())
+    published = [published_name(name) for name in names]
+    assert [our_name(name) for name in published] == names
+    assert "model.image_pooler.point_transformer.project_pc.weight" in published
+    assert "model.vision_tower.vision_tower.vision_model.pre_layrnorm.weight" in published
+    assert "model.image_pooler.segmasks_encoder.conv5.bias" in published
+    assert "lm_head.weight" in published
+
+
+def test_computed_buffers_of_published_files_are_left_out() -> None:
+    tensor = torch.zeros(1)
+    names = ("model.layers.0.self_attn.rotary_emb.inv_freq", "model.image_pooler.bert.embeddings.position_ids")
+    assert from_published(dict.fromkeys(names, tensor)) == {}
+    with pytest.raises(UserError, match="another model"):
+        our_name("transformer.h.0.weight")
+
+
+def test_the_loss_is_the_weighted_mean_over_supervised_tokens() -> None:
+    logits, labels = torch.randn(2, 5, VOCABULARY), torch.randint(0, VOCABULARY, (2, 5))
+    labels[0, :3] = -100
+    weights = torch.rand(VOCABULARY)
+    losses, total = torch.tensor(0.0), torch.tensor(0.0)
+    for row in range(2):
+        for place in range(1, 5):
+            label = labels[row, place]
+            if label >= 0:
+                losses = losses - weights[label] * logits[row, place - 1].log_softmax(-1)[label]
+                total = total + weights[label]
+    assert torch.allclose(weighted_loss(logits, labels, weights), losses / total, atol=1e-6)
+
+
+def test_token_weights_fall_with_frequency() -> None:
+    weights = token_weights({"a": 50, "b": 13_268_300, "not a token": 7}, {"a": 3, "b": 4, "c": 5}, 6)
+    assert weights[3] == pytest.approx(1 / (torch.tensor(50.0).log().item() + 1))
+    assert weights[3] > weights[4]
+    assert weights[5] == pytest.approx(weights[4] / 100)
