@@ -41,20 +41,20 @@ class Sample:
         return f"{self.take_name}_{self.frame_id}"
 
     @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Sample:
+    def from_record(cls, record: Any) -> Sample:
         """Read one element of a `relationships_*.json`.
 
         Raises:
             UserError: a field is missing or of another type.
         """
-        try:
-            triplets = tuple(Triplet(str(s), str(o), str(p)) for s, o, p in record["relationships"])
-            return cls(str(record["take_name"]), str(record["frame_id"]), triplets)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                "a sample needs take_name, frame_id and relationships as [subject, object, predicate] triples; "
-                f"got {str(record)[:120]}"
-            ) from error
+        match record:
+            case {"take_name": str(take_name), "frame_id": str(frame_id), "relationships": list(relations)}:
+                if all(isinstance(r, list) and len(r) == 3 and all(isinstance(n, str) for n in r) for r in relations):
+                    return cls(take_name, frame_id, as_triplets(relations))
+        raise UserError(
+            "a sample needs take_name, frame_id and relationships as [subject, object, predicate] triples; "
+            f"got {str(record)[:120]}"
+        )
 
     def to_record(self) -> dict[str, Any]:
         """The element of a `relationships_*.json`."""

@@ -1,0 +1,200 @@
+"""The downstream tasks: next action, robot phase, breaches of sterility. Labels, answers, scores.
+
+Data specification, section 10. Label spaces and evaluation are the published ones; the rules by which the published
+labels were made are lost.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from operating_room import layout
+from operating_room.errors import UserError
+from operating_room.readers import read_json
+from operating_room.reports import Report
+from operating_room.scene_graph import Sample, Triplet
+from operating_room.sterility import OUR_RULE, SterilityRule, find_breaches
+from operating_room.takes import Take
+from operating_room.vocabulary import NONE
+
+NEXT_ACTIONS = (
+    *("bring in", "prepare", "clean", "cut", "drill", "saw", "hammer", "cement", "suture", "scan", "bring out"),
+    NONE,
+)
+ROBOT_PHASES = (  # in lower case; label files capitalise them
+    "turn on",
+    "initial calibration by mps",
+    "dressing the robot, to make it sterile",
+    "install the saw by nurse",
+    "install base array by nurse",
+    "install calibration array",
+    "calibrate the robot by nurse",
+    "remove calibration array",
+    "install actual saw tip",
+)
+BREACH_ANSWERS = ("no", "yes")
+CLASSES = {"next_action": NEXT_ACTIONS, "robot_phase": ROBOT_PHASES, "sterility_breach": BREACH_ANSWERS}
+DEFINITIONS = {
+    "macro": "unweighted mean over the classes with support",
+    "macro avg": "mean over all classes of the task, 0 for those without support; the paper's number",
+    "answers": "an answer outside the classes is wrong",
+    "labels": "timepoints without label, or with a label outside the classes, are left out",
+    "division": "0/0 is 0",
+}
+
+_WITHOUT_PHASES = "004_PKA"  # its robot phases are not evaluated
+_END = "</s>"
+_LABEL_FILES: dict[str, Callable[[Path, Take], Path]] = {
+    "next_action": layout.next_action,
+    "robot_phase": layout.robot_phase,
+    "sterility_breach": layout.sterility_breach,
+}
+
+
+@dataclass(frozen=True)
+class DownstreamScores:
+    """The result of `score_downstream`: print it or store `to_json()`."""
+
+    task: str
+    takes: dict[str, Report]  # by take name without suffix, where a timepoint was scored
+    overall: Report
+    unknown_labels: list[str]  # of the timepoints that were left out because of their label
+
+    def to_json(self) -> dict[str, Any]:
+        """All scores with their definitions and support as JSON values."""
+        return {
+            "task": self.task,
+            "definitions": DEFINITIONS,
+            "overall": self.overall.to_json(),
+            "macro": self.overall.macro,
+            "takes": {name: report.to_json() for name, report in self.takes.items()},
+            "unknown_labels": self.unknown_labels,
+        }
+
+    def __str__(self) -> str:
+        reports = {**self.takes, "all takes": self.overall}
+        blocks = [f"{self.task}, {name}\n\n{report.table()}" for name, report in reports.items()]
+        if self.unknown_labels:
+            names = ", ".join(sorted({repr(label) for label in self.unknown_labels}))
+            blocks.append(f"{len(self.unknown_labels)} timepoints left out because of unknown labels: {names}\n")
+        return "\n".join(blocks)
+
+
+def score_downstream(
+    task: str,
+    samples: Iterable[Sample],
+    answers: Mapping[str, str],
+    labels: Mapping[str, Mapping[str, Any]],
+    keep_end_token: bool = False,
+) -> DownstreamScores:
+    """Compare answers with labels.
+
+    Args:
+        task: a key of `CLASSES`.
+        samples: the timepoints to score; their graphs are not looked at.
+        answers: sample id -> generated text; for breaches of sterility `breach_answers` is what the paper scores.
+        labels: take name without suffix -> frame_id -> stored label, from `load_labels`.
+        keep_end_token: a trailing `</s>` stays and makes the answer wrong, as published (section 11, fix 7).
+
+    Raises:
+        UserError: there is no such task, a sample has no answer or no label entry, or a label has another form.
+    """
+    classes = _classes(task)
+    pairs: defaultdict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))  # labels and answers of a take
+    unknown_labels = []
+    for sample in samples:
+        take = sample.take_name.rpartition("_")[0]
+        if task == "robot_phase" and take == _WITHOUT_PHASES:
+            continue
+        label = _read_label(task, sample, labels.get(take, {}))
+        if label is None:
+            continue
+        if label not in classes:
+            unknown_labels.append(label)
+            continue
+        if sample.sample_id not in answers:
+            raise UserError(f"sample {sample.sample_id} has no answer; answer all samples or score fewer takes")
+        answer = _read_answer(task, answers[sample.sample_id], keep_end_token)
+        pairs[take][0].append(classes.index(label))
+        pairs[take][1].append(classes.index(answer) if answer in classes else -1)
+    takes = {take: Report.from_labels(classes, *of_take) for take, of_take in pairs.items()}
+    return DownstreamScores(task, takes, sum(takes.values(), Report.from_labels(classes, [], [])), unknown_labels)
+
+
+def breach_answers(samples: Sequence[Sample], rule: SterilityRule = OUR_RULE) -> dict[str, str]:
+    """`yes` or `no` by sample id, from the graphs of whole takes in order of time."""
+    by_take: defaultdict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_take[sample.take_name].append(sample)
+    answers = {}
+    for of_take in by_take.values():
+        breaches = find_breaches((sample.triplets for sample in of_take), rule)
+        answers |= {sample.sample_id: BREACH_ANSWERS[bool(broken)] for sample, broken in zip(of_take, breaches)}
+    return answers
+
+
+def predicted_samples(predictions: Mapping[str, Iterable[Triplet]]) -> list[Sample]:
+    """Predicted graphs (sample id -> triplets as generated) as the downstream tasks take them, sorted by sample id.
+
+    Blanks in entity names become underscores; nothing else is normalised.
+    """
+    samples = []
+    for sample_id in sorted(predictions):
+        take_name, _, frame_id = sample_id.rpartition("_")
+        triplets = (Triplet(s.replace(" ", "_"), o.replace(" ", "_"), p) for s, o, p in predictions[sample_id])
+        samples.append(Sample(take_name, frame_id, tuple(triplets)))
+    return samples
+
+
+def load_labels(root: Path, takes: Iterable[Take], task: str) -> dict[str, dict[str, Any]]:
+    """Stored labels of a task: take name without suffix -> frame_id -> label.
+
+    Raises:
+        UserError: there is no such task, or a label file is missing, unreadable or no mapping.
+    """
+    _classes(task)
+    labels = {}
+    for take in takes:
+        path = _LABEL_FILES[task](root, take)
+        labels[take.name] = read_json(path)
+        if not isinstance(labels[take.name], dict):
+            raise UserError(f"{path}: must map frame ids to labels; copy it again from the dataset archive")
+    return labels
+
+
+def _classes(task: str) -> tuple[str, ...]:
+    if task not in CLASSES:
+        raise UserError(f"downstream task {task!r} does not exist; choose one of {', '.join(CLASSES)}")
+    return CLASSES[task]
+
+
+def _read_label(task: str, sample: Sample, labels: Mapping[str, Any]) -> str | None:
+    """The class of a timepoint in lower case, None if it has none."""
+    match task, labels.get(sample.frame_id, KeyError):
+        case "next_action", None:
+            return None
+        case "next_action", []:
+            return NONE  # crashed the published evaluation (section 11, fix 6)
+        case "next_action", [str(action), *_]:
+            return action
+        case "robot_phase", str(phase):
+            return phase.lower().strip()
+        case "sterility_breach", list(breaches):
+            return BREACH_ANSWERS[bool(breaches)]
+        case _, stored:
+            found = "none" if stored is KeyError else repr(stored)[:60]
+            raise UserError(f"sample {sample.sample_id} needs a {task} label as in MM-OR; found {found}")
+
+
+def _read_answer(task: str, text: str, keep_end_token: bool) -> str:
+    """The class that a generated text names."""
+    if not keep_end_token:
+        text = text.strip().removesuffix(_END)
+    if task != "robot_phase":
+        text = text.partition(":")[0]  # what follows is the time until the action, or the relations that are breaches
+    answer = text.lower().strip()
+    return "scan" if answer == "scan patient" else answer

@@ -1,0 +1,70 @@
+"""The sterility rule: which relations carry germs from unsterile to sterile (data specification, section 10).
+
+The published system answers its third downstream task by this rule, not by its network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from operating_room.scene_graph import Triplet
+
+_SURGEONS = ("head_surgeon", "assistant_surgeon")
+_PATIENT = "patient"
+_OPENING = ("drilling", "cutting", "sawing", "hammering")  # by a surgeon: from then on the patient is sterile
+_CLOSING = "suturing"  # ends the sterile part of the surgery
+
+
+@dataclass(frozen=True)
+class SterilityRule:
+    """The sets of the sterility rule.
+
+    The published ones lie in a module that was never released. These defaults are ours, chosen so that everyday work in
+    the published validation and test graphs is no breach: `instrument`, `drape` and `tracker` are in no set because
+    circulator and MPS hand them over wrapped, `mako_robot`, `c_arm` and `operating_table` because they are draped for a
+    part of the surgery, and `assisting` is no predicate because it reaches across the border. Scores with these sets do
+    not compare with the paper.
+    """
+
+    predicates: frozenset[str] = frozenset(
+        ("touching", "holding", "manipulating", "preparing", "cleaning", "cutting", "drilling", "sawing", "hammering")
+    )
+    sterile: frozenset[str] = frozenset((*_SURGEONS, "nurse", "instrument_table", "drill", "saw", "hammer"))
+    unsterile: frozenset[str] = frozenset(
+        (
+            *("circulator", "anaesthetist", "mps", "student", "unrelated_person"),
+            *("mps_station", "anesthesia_equipment", "monitor", "secondary_table"),
+        )
+    )
+
+
+OUR_RULE = SterilityRule()
+
+
+def find_breaches(graphs: Iterable[Iterable[Triplet]], rule: SterilityRule = OUR_RULE) -> list[tuple[Triplet, ...]]:
+    """The relations that break sterility at each timepoint of one take.
+
+    A breach is a relation between something sterile and something unsterile. The patient is sterile from a surgeon's
+    first cut on and not considered before; from the first suture on nothing is a breach any more.
+
+    Args:
+        graphs: the graphs of a whole take in order of time, entity names with underscores.
+        rule: what is sterile, and which predicates carry germs.
+    """
+    patient_sterile = closed = False
+    breaches = []
+    for graph in graphs:
+        broken = []
+        for triplet in graph:
+            subject, object_, predicate = triplet
+            if subject in _SURGEONS and object_ == _PATIENT and predicate in _OPENING:
+                patient_sterile = True
+            elif predicate == _CLOSING:
+                patient_sterile, closed = False, True
+            sterile = rule.sterile | {_PATIENT} if patient_sterile else rule.sterile - {_PATIENT}
+            known = {subject, object_} <= sterile | rule.unsterile
+            if predicate in rule.predicates and known and (subject in sterile) != (object_ in sterile):
+                broken.append(triplet)
+        breaches.append(() if closed else tuple(broken))
+    return breaches
