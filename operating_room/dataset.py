@@ -188,10 +188,12 @@ class RecordedTake:
         if take.dataset == FOURDOR:
             return common
         station, tracker = (frames.get(key) for key in layout.FRAME_KEYS[MMOR][1:])
-        cameras = () if station is None else layout.STATION_CAMERAS
+        stations = (
+            {} if station is None else {i: layout.station_view(root, take, i, station) for i in layout.STATION_CAMERAS}
+        )
         return replace(
             common,
-            station_views={camera: layout.station_view(root, take, camera, station) for camera in cameras},
+            station_views=stations,
             robot_screen=None if station is None else layout.screen_summary(root, take, station),
             tracker_view=None if tracker is None else layout.tracker_view(root, take, tracker),
             audio=layout.audio_clip(root, take, time),

@@ -62,17 +62,17 @@ def index_files(root: Path, take: Take) -> tuple[Path, Path]:
 
 def room_view(root: Path, take: Take, camera: int, frame: str) -> Path:
     """The picture of a room camera."""
-    return take_folder(root, take) / "colorimage" / f"{_room_stem(camera, frame)}.jpg"
+    return root.joinpath(take.folder, "colorimage", f"{_room_stem(camera, frame)}.jpg")
 
 
 def station_view(root: Path, take: Take, camera: int, frame: str) -> Path:
     """The picture of a recording-station camera (MM-OR)."""
-    return take_folder(root, take) / "simstation" / f"{_station_stem(camera, frame)}.jpg"
+    return root.joinpath(take.folder, "simstation", f"{_station_stem(camera, frame)}.jpg")
 
 
 def tracker_view(root: Path, take: Take, frame: str) -> Path:
     """The dark picture of the robot's tracking camera (MM-OR)."""
-    return take_folder(root, take) / "trackercam" / f"{frame}.jpg"
+    return root.joinpath(take.folder, "trackercam", f"{frame}.jpg")
 
 
 def segmentation_view(root: Path, take: Take, camera: str, frame: str) -> Path:
@@ -95,7 +95,7 @@ def relation_label(folder: Path, frame_id: str) -> Path:
 def label_mask_folder(root: Path, take: Take, camera: str) -> Path:
     """The folder of annotated label masks of a segmentation camera."""
     name = f"segmentation_export_{camera_number(camera)}"
-    return take_folder(root, take) / (f"simstation_{name}" if is_station(camera) else name)
+    return root.joinpath(take.folder, f"simstation_{name}" if is_station(camera) else name)
 
 
 def label_mask(root: Path, take: Take, camera: str, frame: str, interpolated: bool = False) -> Path:
@@ -125,7 +125,7 @@ def tracks(root: Path, take: Take) -> Path:
 
 def screen_summary(root: Path, take: Take, frame: str) -> Path:
     """What the robot's screen shows (MM-OR); `frame` is the station cameras' frame number."""
-    return root / "screen_summaries" / take.name / f"{frame}.json"
+    return root.joinpath("screen_summaries", take.name, f"{frame}.json")
 
 
 def recording(root: Path, take: Take) -> Path:
@@ -135,12 +135,12 @@ def recording(root: Path, take: Take) -> Path:
 
 def audio_clip(root: Path, take: Take, time: str) -> Path:
     """The sound around a timepoint (written, section 9)."""
-    return root / "take_audio_per_timepoint" / take.name / f"{time}.mp3"
+    return root.joinpath("take_audio_per_timepoint", take.name, f"{time}.mp3")
 
 
 def audio_embedding(root: Path, take: Take, time: str) -> Path:
     """The embedding of that sound (written)."""
-    return root / "take_audio_embeddings_per_timepoint" / take.name / f"{time}.pt"
+    return root.joinpath("take_audio_embeddings_per_timepoint", take.name, f"{time}.pt")
 
 
 def subtitles(root: Path, take: Take) -> Path:
@@ -150,20 +150,20 @@ def subtitles(root: Path, take: Take) -> Path:
 
 def transcript(root: Path, take: Take, time: str) -> Path:
     """The last words before a timepoint (written, section 9)."""
-    return root / "take_transcripts_per_timepoint" / take.name / f"{time}.json"
+    return root.joinpath("take_transcripts_per_timepoint", take.name, f"{time}.json")
 
 
 def point_cloud(root: Path, take: Take, number: str) -> Path:
     """The coloured point cloud; `number` is the time stamp in MM-OR and the index's `pcd` entry in 4D-OR."""
     if take.dataset == FOURDOR:
-        return take_folder(root, take) / "pcds_sparse" / f"{number}.pcd"
-    return root / "take_point_clouds_sparse" / take.name / f"{number}.pcd"
+        return root.joinpath(take.folder, "pcds_sparse", f"{number}.pcd")
+    return root.joinpath("take_point_clouds_sparse", take.name, f"{number}.pcd")
 
 
 def small_mask(root: Path, take: Take, time: str, number: int, from_annotation: bool = False) -> Path:
     """A 32x32 label mask (written, section 8), made from predictions or from annotated masks."""
     name = f"{time}_{number}_GT{from_annotation}.png"
-    return root / "take_segmasks_per_timepoint" / take.name / name
+    return root.joinpath("take_segmasks_per_timepoint", take.name, name)
 
 
 def next_action(root: Path, take: Take) -> Path:
