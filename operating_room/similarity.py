@@ -19,9 +19,6 @@ MAX_DRAWN = 20
 
 Group = tuple[bool, frozenset[str]]  # what similar samples share: is 4D-OR, most distinctive predicates
 
-_LEVEL = {predicate: level for level, predicates in enumerate(PREDICATE_LEVELS) for predicate in predicates}
-_NO_LEVEL = len(PREDICATE_LEVELS)
-
 
 class SimilarSamples:
     """Finds for each sample of a list the similar ones, as positions in that list.
@@ -83,6 +80,8 @@ class SimilarSamples:
 
 def _telling_triplets(sample: Sample) -> frozenset[Triplet]:
     """The triplets whose predicates are of the most distinctive level that the sample has."""
-    levels = [_LEVEL.get(triplet.predicate, _NO_LEVEL) for triplet in sample.triplets]
-    highest = min(levels, default=_NO_LEVEL)
-    return frozenset(triplet for triplet, level in zip(sample.triplets, levels) if level == highest < _NO_LEVEL)
+    predicates = {predicate for _, _, predicate in sample.triplets}
+    for level in PREDICATE_LEVELS:
+        if telling := predicates.intersection(level):
+            return frozenset(triplet for triplet in sample.triplets if triplet.predicate in telling)
+    return frozenset()
