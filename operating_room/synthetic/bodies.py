@@ -18,7 +18,6 @@ from operating_room.synthetic.solids import (
     Color,
     Point,
     Solid,
-    along,
     ball,
     rod,
     turned,
@@ -28,7 +27,7 @@ _BACKGROUND = BY_ENTITY["__background__"].label
 _SHOES: Color = (52.0, 54.0, 60.0)
 _HAIR: Color = (60.0, 42.0, 30.0)
 _EYES: Color = (40.0, 45.0, 55.0)
-_STEEL: Color = (185.0, 190.0, 198.0)
+_BLOOD: Color = (176.0, 24.0, 30.0)
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class Figure:
     lean: float
     right_hand: Point
     left_hand: Point
+    tools: tuple[str, ...] = ()  # what the hands hold
 
     @property
     def place(self) -> Placement:
@@ -63,26 +63,21 @@ def standing_solids(role: str, figure: Figure, looks: Looks) -> list[Solid]:
     label = BY_ENTITY[role].label
     place, frame, lean = figure.place, turned(figure.facing), figure.lean
     tall, wide = looks.height, looks.width
-    chest = place.at(0.6 * lean, 0, 0.7 * tall - 0.1 * lean)
-    head = place.at(0.03 + 1.15 * lean, 0, 0.925 * tall - 0.42 * lean)
-
-    def of_head(x: float, z: float, half: Point, color: Color) -> Solid:
-        return Solid(ELLIPSOID, place.at(0.03 + 1.15 * lean + x, 0, head[2] + z), frame, half, color, label)
-
+    chest = place.at(0.5 * lean, 0, 0.65 * tall - 0.1 * lean)
+    ahead, top = 0.03 + 1.15 * lean, 0.925 * tall - 0.42 * lean  # where the head is
+    head = [(0, 0, (0.105, 0.09, 0.13), looks.skin), (-0.015, 0.045, (0.115, 0.102, 0.1), looks.cap)]
+    if looks.hood:
+        head += [(-0.025, -0.06, (0.115, 0.125, 0.16), looks.cap), (0.06, 0, (0.065, 0.085, 0.06), _EYES)]
+    if looks.mask:
+        head += [(0.055, -0.055, (0.065, 0.075, 0.055), looks.mask)]
     solids = [
         rod(CAPSULE, place.at(0, -0.1 * wide, 0.06), place.at(0, -0.09 * wide, 0.4 * tall), 0.075, _SHOES, label),
         rod(CAPSULE, place.at(0, 0.1 * wide, 0.06), place.at(0, 0.09 * wide, 0.4 * tall), 0.075, _SHOES, label),
-        Solid(ELLIPSOID, place.at(0.1 * lean, 0, 0.48 * tall), frame, (0.17 * wide, 0.235 * wide, 0.26 * tall),
+        Solid(ELLIPSOID, place.at(0.1 * lean, 0, 0.43 * tall), frame, (0.15 * wide, 0.215 * wide, 0.23 * tall),
               looks.gown, label),
-        Solid(ELLIPSOID, chest, frame, (0.15 * wide, 0.245 * wide, 0.19 * tall), looks.gown, label),
-        of_head(0, 0, (0.105, 0.09, 0.13), looks.skin),
-        of_head(-0.015, 0.045, (0.115, 0.102, 0.1), looks.cap),
+        Solid(ELLIPSOID, chest, frame, (0.155 * wide, 0.245 * wide, 0.245 * tall), looks.gown, label),
+        *(Solid(ELLIPSOID, place.at(ahead + x, 0, top + z), frame, half, color, label) for x, z, half, color in head),
     ]  # fmt: skip
-    if looks.hood:
-        solids.append(of_head(-0.025, -0.06, (0.115, 0.125, 0.16), looks.cap))
-        solids.append(of_head(0.06, 0.0, (0.065, 0.085, 0.06), _EYES))
-    if looks.mask:
-        solids.append(of_head(0.055, -0.055, (0.065, 0.075, 0.055), looks.mask))
     for side, hand in ((-1, figure.right_hand), (1, figure.left_hand)):
         start = shoulder(place, looks, lean, side)
         outwards = place.at(-0.3, side * 0.8, 0)
@@ -100,25 +95,23 @@ def patient_solids(looks: Looks, knee: Point, operated: bool) -> list[Solid]:
     side = math.copysign(1.0, knee[1])
     top = TABLE_TOP
 
-    def limb(start: Point, end: Point, radius: float, color: Color) -> Solid:
-        return rod(CAPSULE, start, end, radius, color, label)
-
+    shin = (knee[0] + 0.34, knee[1], top + 0.07)
+    limbs: list[tuple[Point, Point, float]] = [
+        ((-0.6, 0.23, top + 0.08), (-0.1, 0.25, top + 0.06), 0.05),
+        ((-0.6, -0.23, top + 0.08), (-0.1, -0.25, top + 0.06), 0.05),
+        ((-0.1, side * 0.09, top + 0.1), knee, 0.085),
+        (knee, shin, 0.065),
+        ((-0.1, -side * 0.1, top + 0.09), (0.9, -side * 0.1, top + 0.07), 0.075),
+    ]
     solids = [
         Solid(ELLIPSOID, (-0.82, 0, top + 0.13), UPRIGHT, (0.13, 0.09, 0.11), looks.skin, label),
         Solid(ELLIPSOID, (-0.86, 0, top + 0.14), UPRIGHT, (0.11, 0.1, 0.11), looks.cap, label),
         Solid(ELLIPSOID, (-0.4, 0, top + 0.11), UPRIGHT, (0.34, 0.21, 0.13), looks.gown, label),
-        limb((-0.6, 0.23, top + 0.08), (-0.1, 0.25, top + 0.06), 0.05, looks.skin),
-        limb((-0.6, -0.23, top + 0.08), (-0.1, -0.25, top + 0.06), 0.05, looks.skin),
-        limb((-0.1, side * 0.09, top + 0.1), knee, 0.085, looks.skin),
-        limb(knee, (knee[0] + 0.34, knee[1], top + 0.07), 0.065, looks.skin),
-        limb((-0.1, -side * 0.1, top + 0.09), (0.9, -side * 0.1, top + 0.07), 0.075, looks.skin),
+        *(rod(CAPSULE, start, end, radius, looks.skin, label) for start, end, radius in limbs),
     ]
     if operated:
-        solids.append(
-            Solid(
-                ELLIPSOID, (knee[0] + 0.02, knee[1], knee[2] + 0.05), UPRIGHT, (0.09, 0.05, 0.05), (176, 24, 30), label
-            )
-        )
+        wound = (knee[0] + 0.02, knee[1], knee[2] + 0.05)
+        solids.append(Solid(ELLIPSOID, wound, UPRIGHT, (0.09, 0.05, 0.05), _BLOOD, label))
     return solids
 
 
@@ -160,45 +153,52 @@ def held_drape(figure: Figure, color: Color) -> list[Solid]:
     ]
 
 
+# Parts of tools: kind, two ends as (m ahead of the grip, m below it), radius (m), material.
+_TOOLS: dict[str, tuple[tuple[int, tuple[float, float], tuple[float, float], float, str], ...]] = {
+    "drill": (
+        (CAPSULE, (-0.06, 0.0), (0.14, 0.0), 0.05, "drill"),
+        (CAPSULE, (-0.02, 0.0), (-0.02, 0.14), 0.034, "drill"),
+        (CYLINDER, (0.14, 0.0), (0.32, 0.0), 0.014, "steel"),
+    ),
+    "saw": (
+        (CAPSULE, (-0.06, 0.0), (0.14, 0.0), 0.05, "saw"),
+        (CAPSULE, (-0.02, 0.0), (-0.02, 0.14), 0.034, "saw"),
+        (BOX, (0.14, 0.0), (0.34, 0.0), 0.034, "steel"),
+    ),
+    "hammer": (
+        (CAPSULE, (-0.1, 0.0), (0.2, 0.0), 0.024, "saw"),
+        (CYLINDER, (0.2, 0.09), (0.2, -0.09), 0.045, "steel"),
+    ),
+    "cementer": (
+        (CAPSULE, (-0.1, 0.0), (0.2, 0.0), 0.05, "cementer"),
+        (CYLINDER, (0.2, 0.0), (0.34, 0.0), 0.018, "pillow"),
+        (CAPSULE, (0.0, 0.0), (0.0, 0.14), 0.034, "pillow"),
+    ),
+    "cloth": ((CAPSULE, (0.0, 0.0), (0.1, 0.03), 0.08, "pillow"),),
+    "pointer": (
+        (CYLINDER, (0.0, 0.0), (0.2, 0.0), 0.016, "robot_trim"),
+        (CYLINDER, (0.0, 0.0), (-0.02, -0.08), 0.012, "robot_trim"),
+    ),
+    "instrument": (
+        (CYLINDER, (-0.08, 0.0), (0.22, 0.0), 0.015, "steel"),
+        (CAPSULE, (-0.1, 0.0), (-0.04, 0.0), 0.03, "steel"),
+    ),
+}
+
+
 def tool_solids(tool: str, grip: Point, aim: Point, palette: Mapping[str, Color]) -> list[Solid]:
-    """A tool held at `grip` and pointing at `aim`: one of the loose entities, or what only an action shows."""
-    label = BY_ENTITY[tool].label if tool in BY_ENTITY else _BACKGROUND  # instrument, scalpel, ... have no category
+    """A tool held at `grip` and pointing at `aim`; one without own parts, like a scalpel, is an instrument.
+
+    Instruments, cloth and pointer have no segmentation category: their label is background.
+    """
+    label = BY_ENTITY[tool].label if tool in BY_ENTITY else _BACKGROUND
     length = math.dist(grip, aim) or 1.0
-    direction = [(a - g) / length for g, a in zip(grip, aim)]
-
-    def ahead(distance: float, drop: float = 0.0) -> Point:
-        return (
-            grip[0] + distance * direction[0],
-            grip[1] + distance * direction[1],
-            grip[2] + distance * direction[2] - drop,
-        )
-
-    if tool == "drill":
-        return [
-            rod(CAPSULE, ahead(-0.06), ahead(0.14), 0.05, palette["drill"], label),
-            rod(CAPSULE, ahead(-0.02), ahead(-0.02, 0.14), 0.034, palette["drill"], label),
-            rod(CYLINDER, ahead(0.14), ahead(0.32), 0.014, _STEEL, label),
-        ]
-    if tool == "saw":
-        return [
-            rod(CAPSULE, ahead(-0.06), ahead(0.14), 0.05, palette["saw"], label),
-            rod(CAPSULE, ahead(-0.02), ahead(-0.02, 0.14), 0.034, palette["saw"], label),
-            Solid(BOX, ahead(0.25), along(grip, aim), (0.012, 0.05, 0.1), _STEEL, label),
-        ]
-    if tool == "hammer":
-        head = along(ahead(0.2, 0.09), ahead(0.2, -0.09))
-        return [
-            rod(CAPSULE, ahead(-0.1), ahead(0.2), 0.024, palette["saw"], label),
-            Solid(CYLINDER, ahead(0.2), head, (0.045, 0.045, 0.09), _STEEL, label),
-        ]
-    if tool == "cementer":
-        return [
-            rod(CAPSULE, ahead(-0.1), ahead(0.2), 0.05, palette["cementer"], label),
-            rod(CYLINDER, ahead(0.2), ahead(0.34), 0.018, (235, 232, 220), label),
-            rod(CAPSULE, ahead(0.0), ahead(0.0, 0.14), 0.034, (235, 232, 220), label),
-        ]
-    if tool == "cloth":
-        return [ball(ahead(0.05), 0.085, (240, 240, 235), label)]
+    x, y, z = ((a - g) / length for g, a in zip(grip, aim))
+    solids = []
+    for kind, (a, drop_a), (b, drop_b), radius, material in _TOOLS.get(tool, _TOOLS["instrument"]):
+        start = (grip[0] + a * x, grip[1] + a * y, grip[2] + a * z - drop_a)
+        end = (grip[0] + b * x, grip[1] + b * y, grip[2] + b * z - drop_b)
+        solids.append(rod(kind, start, end, radius, palette[material], label))
     if tool == "pointer":
-        return [rod(CYLINDER, grip, ahead(0.2), 0.014, (60, 200, 90), label), *marker_array(ahead(-0.02, -0.08), label)]
-    return [rod(CYLINDER, ahead(-0.08), ahead(0.22), 0.014, _STEEL, label), ball(grip, 0.03, _STEEL, label)]
+        solids += marker_array((grip[0] - 0.02 * x, grip[1] - 0.02 * y, grip[2] + 0.08), label)
+    return solids

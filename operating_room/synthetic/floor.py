@@ -124,7 +124,7 @@ class _Planner:
             "assistant_surgeon": (-0.3, -side * 1.6),
             "nurse": (2.2, side * 1.7),
             "anaesthetist": (-x + 0.6, 0.0),
-            "circulator": (x - 0.6, -side * 1.0),
+            "circulator": (1.6, -side * 1.6),
             "mps": (-2.2, -side * (y - 0.6)),
             "student": (-0.7, side * (y - 0.6)),
             "unrelated_person": (-2.2, side * (y - 0.6)),
@@ -187,17 +187,18 @@ class _Planner:
         rim = np.array([(c * x - s * y, s * x + c * y) for x, y in steps])
         points = (centres[:, None] + rim).reshape(-1, 2)
 
-        def gap(other: str) -> np.ndarray:
-            return self._distance(other, placed, points).reshape(len(centres), -1).min(1)
-
+        gaps = {
+            other: self._distance(other, placed, points).reshape(len(centres), -1).min(1)
+            for other in {*placed, *(target for target, _ in needs)}
+        }
         cost = np.zeros(len(centres))
         for target, reach in needs:
-            cost += 20 * np.maximum(gap(target) - reach, 0)
+            cost += 20 * np.maximum(gaps[target] - reach, 0)
         wanted = {target for target, _ in needs}
         if wanted & {"patient", _KNEE}:
             wanted.add("operating_table")
         for other in placed:
-            distance = gap(other)
+            distance = gaps[other]
             cost += 30 * (distance < 0.08)
             if other not in wanted:
                 cost += 0.3 * np.maximum(APART - distance, 0)

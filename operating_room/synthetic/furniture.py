@@ -14,6 +14,7 @@ from operating_room.synthetic.solids import (
     CYLINDER,
     ELLIPSOID,
     Color,
+    Number,
     Point,
     Solid,
     ball,
@@ -36,7 +37,7 @@ class Placement:
     y: float
     yaw: float = 0.0
 
-    def at(self, x: float, y: float, z: float) -> Point:
+    def at(self, x: Number, y: Number, z: Number) -> Point:
         """World position of a point given in the thing's own frame."""
         c, s = math.cos(self.yaw), math.sin(self.yaw)
         return (self.x + c * x - s * y, self.y + s * x + c * y, z)

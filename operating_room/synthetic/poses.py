@@ -31,7 +31,7 @@ from operating_room.synthetic.furniture import (
     thing_solids,
 )
 from operating_room.synthetic.room import Room
-from operating_room.synthetic.solids import Point, Solid, Solids, between, stack
+from operating_room.synthetic.solids import CYLINDER, UPRIGHT, Point, Solid, Solids, between, stack
 from operating_room.synthetic.steps import STEPS
 from operating_room.synthetic.story import Moment, Surgery
 from operating_room.vocabulary import PEOPLE
@@ -109,6 +109,7 @@ def _scene(room: Room, moment: Moment, plan: FloorPlan, usual: Mapping[str, Plac
         figure, tools = _figure(room, plan, moment, person, tasks, chance[PEOPLE.index(person)])
         figures[person] = figure
         solids += standing_solids(person, figure, room.looks[person])
+        solids.append(_shadow(room, figure.x, figure.y))
         for tool, grip, aim in tools:
             loose[tool] = grip
             solids += (
@@ -138,6 +139,12 @@ def _scene(room: Room, moment: Moment, plan: FloorPlan, usual: Mapping[str, Plac
     if tip:
         solids += robot_arm_solids(plan.things["mako_robot"], tip, room.palette)
     return Scene(moment.second, figures, lies, plan.things, loose, tip, still, stack(solids))
+
+
+def _shadow(room: Room, x: float, y: float) -> Solid:
+    """The shade under a person: shows where on the floor somebody stands."""
+    red, green, blue = room.palette["floor"]
+    return Solid(CYLINDER, (x, y, 0.0), UPRIGHT, (0.34, 0.34, 0.004), (0.7 * red, 0.7 * green, 0.7 * blue), 0)
 
 
 def _robot_goal(room: Room, moment: Moment, plan: FloorPlan) -> Point | None:
@@ -174,7 +181,8 @@ def _tasks(
     used: set[str] = set()
     for _, object_, predicate in relations:
         both = predicate in _TWO_HANDED
-        if object_ in LOOSE and object_ not in loose:
+        if object_ in LOOSE and (predicate == "holding" or object_ not in loose):
+            # Whatever tool an action shows is the instrument that is held.
             if object_ not in used and not (object_ == "instrument" and used):
                 tasks.append(_Task(_FRONT, object_, both or object_ == "drape"))  # in front of the chest
                 used.add(object_)
@@ -247,8 +255,8 @@ def _figure(
             wanted = place.at(0.36 + lean, -0.12 if hands[0] is None else 0.12, chest)
         free = [i for i in (0, 1) if hands[i] is None]
         if not free:
-            if task.tool and not any(i for i in tools):
-                tools.append((task.tool, hands[0] or wanted, wanted))  # both hands work already; one of them holds it
+            if task.tool:  # both hands work already; one of them holds it
+                tools.append((task.tool, hands[len(tools) % 2] or wanted, place.at(0.9, 0.0, chest + 0.25)))
             continue
         used = free if task.both else free[:1]
         for i in used:
@@ -268,7 +276,7 @@ def _figure(
             aim = wanted if task.target is wanted else place.at(0.9, 0.0, chest + 0.25)
             tools.append((task.tool, grip, aim))
     right, left = (hand if hand else still for hand, still in zip(hands, rest))
-    return Figure(x, y, facing, lean, right, left), tools
+    return Figure(x, y, facing, lean, right, left, tuple(tool for tool, _, _ in tools)), tools
 
 
 def _sight(room: Room, plan: FloorPlan, moment: Moment, person: str) -> Point:

@@ -147,7 +147,7 @@ def _draw(canvas: _Canvas, solids: Solids, camera: Camera, light: Light) -> None
             pixels[0], pixels[1] = u[columns], v[rows]
             root = np.sqrt(discriminant[rows, columns])
             meet = _meet_ellipsoid if solids.kind[i] == ELLIPSOID else _meet_rod
-            depth, normals = meet(rays[i] @ pixels, origins[i], half[i], root, solids.kind[i] == CAPSULE)
+            depth, normals = meet(rays[i] @ pixels, origins[i], half[i], root, bool(solids.kind[i] == CAPSULE))
         near = np.flatnonzero((depth < behind[rows, columns]) & (depth > _NEAR))
         rows, columns, normals = rows[near], columns[near], normals[:, near]
         brightness = np.maximum(lamp[i] @ normals, 0) + sky[i] @ normals + np.float32(0.75 * light.ambient)

@@ -13,7 +13,7 @@ import numpy as np
 
 from operating_room.synthetic.camera import Camera, look_at
 from operating_room.synthetic.furniture import TABLE_TOP, Placement, thing_solids
-from operating_room.synthetic.solids import BOX, CYLINDER, UPRIGHT, Color, Point, Solid, Solids, rod, stack
+from operating_room.synthetic.solids import BOX, CYLINDER, UPRIGHT, Color, Number, Point, Solid, Solids, rod, stack
 from operating_room.takes import FOURDOR, Take
 
 
@@ -42,7 +42,7 @@ class Looks:
 
 
 # Hue (degrees), saturation, value of gown and cap, then: long sleeves, hood, mask.
-_CLOTHES: dict[str, tuple[tuple[float, float, float], tuple[float, float, float], bool, bool, bool]] = {
+_CLOTHES: dict[str, tuple[Point, Point, bool, bool, bool]] = {
     "head_surgeon": ((218, 0.72, 0.72), (210, 0.06, 0.95), True, True, True),
     "assistant_surgeon": ((190, 0.62, 0.74), (190, 0.6, 0.62), True, False, True),
     "nurse": ((140, 0.55, 0.6), (140, 0.5, 0.5), True, False, True),
@@ -53,7 +53,7 @@ _CLOTHES: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]
     "unrelated_person": ((22, 0.72, 0.48), (25, 0.6, 0.16), True, False, False),
     "patient": ((205, 0.12, 0.85), (120, 0.2, 0.8), False, False, False),
 }
-_MATERIALS: dict[str, tuple[float, float, float]] = {  # hue (degrees), saturation, value; varied by take
+_MATERIALS: dict[str, Point] = {  # hue (degrees), saturation, value; varied by take
     "metal": (210, 0.05, 0.55),
     "steel": (210, 0.04, 0.78),
     "mattress": (230, 0.25, 0.22),
@@ -103,8 +103,8 @@ class Room:
         self.knee: Point = (float(draw.uniform(0.25, 0.45)), 0.09 * self.surgeon_side, TABLE_TOP + 0.26)
         self.light = Light(
             (float(draw.uniform(-0.1, 0.5)), float(draw.uniform(-0.4, 0.4)), self.height - 0.75),
-            float(draw.uniform(0.75, 1.1)),
-            float(draw.uniform(0.5, 0.7)),
+            float(draw.uniform(0.8, 1.2)),
+            float(draw.uniform(0.62, 0.82)),
         )
         self.palette = {
             name: _vary(draw, tone, *((35, 0.3, 0.18) if name in _VARIED else (8, 0.15, 0.1)))
@@ -127,9 +127,7 @@ class Room:
         return stack(solids)
 
 
-def _vary(
-    draw: np.random.Generator, tone: tuple[float, float, float], hue: float, saturation: float, value: float
-) -> Color:
+def _vary(draw: np.random.Generator, tone: Point, hue: Number, saturation: Number, value: Number) -> Color:
     """RGB of a tone whose hue is shifted by up to `hue` degrees, the rest by up to these shares."""
     h = (tone[0] + draw.uniform(-hue, hue)) / 360 % 1
     s = min(1.0, tone[1] * (1 + draw.uniform(-saturation, saturation)))
@@ -169,8 +167,8 @@ def _parked(draw: np.random.Generator, side: int, half_x: float, half_y: float) 
         "mps_station": place(-1.6, -side * (half_y - 0.55), side * up),
         "mako_robot": place(0.95, side * 1.95, -side * up),
         "monitor": place(-half_x + 0.45, -side * 1.3, 0.0),
-        "c_arm": place(0.9, -side * (half_y - 0.5), math.pi),
-        "tracker": place(1.9, -side * (half_y - 0.5), side * up + side * 0.5),
+        "c_arm": place(1.8, -side * (half_y - 0.5), math.pi),
+        "tracker": place(-0.2, -side * (half_y - 0.45), side * up),
     }
 
 
@@ -194,16 +192,16 @@ def _cameras(draw: np.random.Generator, room: Room) -> list[Camera]:
     """5 room, 3 station and one tracking camera in MM-OR, 6 room cameras in 4D-OR."""
     x, y, side = room.half_x - 0.12, room.half_y - 0.12, room.surgeon_side
 
-    def camera(name: str, position: Point, target: Point, view: float, *, infrared: bool = False) -> Camera:
+    def camera(name: str, position: Point, target: Point, view: Number, *, infrared: bool = False) -> Camera:
         eye, aim = np.array(position) + draw.uniform(-0.1, 0.1, 3), np.array(target) + draw.uniform(-0.15, 0.15, 3)
         eye = np.clip(eye, [-x, -y, 0.5], [x, y, room.height - 0.15])
-        gains = draw.uniform(0.93, 1.07, 3) * draw.uniform(0.88, 1.08) if not infrared else np.full(3, 0.16)
+        gains = draw.uniform(0.93, 1.07, 3) * draw.uniform(1.0, 1.25) if not infrared else np.full(3, 0.3)
         red, green, blue = (float(gain) for gain in gains)
         view = float(view + draw.uniform(-3, 3))
         return look_at(name, tuple(eye), tuple(aim), view, exposure=(red, green, blue), infrared=infrared)
 
     middle = (0.2, 0.0, 0.85)
-    high = 2.55
+    high = 2.75
     cameras = [
         camera("room1", (x, side * y, high), middle, 72),
         camera("room2", (-x, side * y, high), middle, 72),
@@ -215,8 +213,8 @@ def _cameras(draw: np.random.Generator, room: Room) -> list[Camera]:
         return [*cameras, camera("room6", (0.2, -side * y, high), (0.2, 0.3, 0.85), 84)]
     return [
         *cameras,
-        camera("station0", (1.9, side * 2.3, 2.15), (0.3, 0.0, 0.9), 62),
+        camera("station0", (2.4, -side * 0.5, 2.45), (0.2, 0.0, 0.95), 62),
         camera("station2", (-1.3, side * 1.9, 2.3), (0.2, -0.5, 0.9), 76),
-        camera("station3", (2.5, -side * 2.2, 2.3), (0.1, 0.1, 0.9), 74),
-        camera("tracker", (2.0, -side * 2.1, 1.95), (0.4, 0.0, 1.0), 60, infrared=True),
+        camera("station3", (-1.1, -side * 2.2, 2.45), (0.3, 0.1, 0.9), 74),
+        camera("tracker", room.parked["tracker"].at(0.3, 0.0, 1.9), (0.5, 0.2 * side, 1.0), 58, infrared=True),
     ]

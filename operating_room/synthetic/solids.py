@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 BOX, ELLIPSOID, CAPSULE, CYLINDER = range(4)
-Point = tuple[float, float, float]
-Color = tuple[float, float, float]  # 0..255
+Number = float | int  # shape checking at run time does not take an int for a float
+Point = tuple[Number, Number, Number]
+Color = tuple[Number, Number, Number]  # 0..255
 Frame = tuple[Point, Point, Point]
 UPRIGHT: Frame = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
@@ -88,7 +89,7 @@ def along(start: Point, end: Point) -> Frame:
 
 
 def rod(kind: int, start: Point, end: Point, radius: float, color: Color, label: int) -> Solid:
-    """A capsule or cylinder from `start` to `end` (m)."""
+    """A capsule, cylinder or square bar from `start` to `end` (m)."""
     centre = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2, (start[2] + end[2]) / 2)
     return Solid(kind, centre, along(start, end), (radius, radius, math.dist(start, end) / 2), color, label)
 
