@@ -247,6 +247,30 @@ class Dataset:
         on_disk = set(self.takes())
         return [take for take in split_takes(split) if take in on_disk]
 
+    def choose(self, names: Sequence[str] | None) -> list[Take]:
+        """The takes that a user names, each once: a take's name, or a split for those of its takes that are on disk.
+
+        Args:
+            names: None means all takes on disk.
+
+        Raises:
+            UserError: a named take is not on disk, or nothing is left.
+        """
+        on_disk = self.takes()
+        chosen: list[Take] = []
+        for name in names if names is not None else ():
+            if name in SPLITS:
+                chosen += self.select(name)
+            elif (take := find_take(name)) in on_disk:
+                chosen.append(take)
+            else:
+                raise UserError(
+                    f"{self.root}: no take {name}; there are {', '.join(t.name for t in on_disk) or 'none'}"
+                )
+        if not (chosen := on_disk if names is None else list(dict.fromkeys(chosen))):
+            raise UserError(f"{self.root}: none of the takes of {', '.join(names or ['the dataset'])} is there")
+        return chosen
+
 
 def takes_of_root(root: Path, dataset: str) -> list[Take]:
     """The takes with an index file in the folder of one dataset, the published ones first.
