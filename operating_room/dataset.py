@@ -18,7 +18,18 @@ from typing import Any, TypeVar
 from operating_room import layout
 from operating_room.errors import UserError
 from operating_room.readers import read_json
-from operating_room.takes import DATASETS, FOURDOR, FOURDOR_TAKES, MMOR, MMOR_TAKES, TAKES, Take, split_takes
+from operating_room.takes import (
+    DATASETS,
+    FOURDOR,
+    FOURDOR_TAKES,
+    MMOR,
+    MMOR_TAKES,
+    SPLITS,
+    TAKES,
+    Take,
+    find_take,
+    split_takes,
+)
 
 Camera = TypeVar("Camera", int, str)
 _FRAME_KEYS = frozenset(key for keys in layout.FRAME_KEYS.values() for key in keys)
