@@ -1,0 +1,88 @@
+"""`mmor data`: what is on disk, relation files, simulated takes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from operating_room.errors import UserError
+
+app = typer.Typer(help="What is on disk; simulated takes; relation files.", no_args_is_help=True)
+
+Root = Annotated[Path, typer.Argument(help="Folder that holds MM-OR_data and/or 4D-OR_data.")]
+Workers = Annotated[int, typer.Option(help="Processes.", min=1)]
+CPUS = os.cpu_count() or 1
+
+
+@app.command("check")
+def check(
+    root: Root = Path("data"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Tell what is on disk and what is wrong with it. Exit code: 0 complete, 1 gaps, 2 broken files."""
+    from operating_room import doctor
+
+    report = doctor.check(root)
+    typer.echo(json.dumps(report.to_json(), indent=1) if as_json else str(report))
+    raise typer.Exit(report.exit_code)
+
+
+@app.command("convert-relations")
+def convert_relations(
+    root: Root = Path("data"),
+    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("data"),
+) -> None:
+    """Write relationships_{train,validation,test}.json, classes.txt and relationships.txt from the raw labels."""
+    from operating_room.relations import convert
+
+    conversion = convert(root, out)
+    for path in conversion.written:
+        typer.echo(path)
+    for problem in conversion.problems:
+        typer.echo(f"left out: {problem}", err=True)
+    raise typer.Exit(1 if conversion.problems else 0)
+
+
+@app.command("synthesize")
+def synthesize(
+    out: Annotated[Path, typer.Option(help="Folder that gets MM-OR_data and 4D-OR_data.")],
+    take: Annotated[list[str] | None, typer.Option(help="Take or split (default: test); repeat for several.")] = None,
+    seconds: Annotated[int, typer.Option(help="Timepoints of each take, one per second.", min=1)] = 60,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.", min=0)] = 0,
+    size: Annotated[str, typer.Option(help="Width x height of the pictures in px.")] = "320x240",
+    workers: Workers = CPUS,
+    relations: Annotated[Path | None, typer.Option(help="Render the graphs of this relationships_*.json (the stretch with most predicates).")] = None,
+    without_room_cameras: Annotated[list[str] | None, typer.Option(help="Fault: a take without room cameras.")] = None,
+    without_tracker: Annotated[list[str] | None, typer.Option(help="Fault: a take without tracker file.")] = None,
+    missing_frames: Annotated[float, typer.Option(help="Fault: share of single files that are lost.", min=0)] = 0.0,
+    mask_stride: Annotated[int, typer.Option(help="Only every n-th timepoint has label masks.", min=1)] = 1,
+) -> None:
+    """Write simulated takes in the published layout. A finished take is left as it is; an interrupted one is redone."""
+    from operating_room.relations import load_samples
+    from operating_room.synthetic import annotated, story, writer
+
+    faults = writer.Faults(tuple(without_room_cameras or ()), tuple(without_tracker or ()), missing_frames)
+    takes = writer.named_takes(take or ["test"])
+    if relations is None:
+        surgeries = [story.script_surgery(each, seed, seconds) for each in takes]
+    else:
+        samples = load_samples(relations)
+        surgeries = [annotated.annotated_surgery(each, samples, seed, seconds) for each in takes]
+    writer.write_takes(out, surgeries, size=parse_size(size), workers=workers, faults=faults, mask_stride=mask_stride)
+    typer.echo(f"{len(surgeries)} takes are in {out}")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Width and height in px of `320x240`.
+
+    Raises:
+        UserError: the text has another form.
+    """
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise UserError(f"size {text!r}: write width x height, for example 320x240")
+    return int(width), int(height)
