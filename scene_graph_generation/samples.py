@@ -75,15 +75,19 @@ def training_records(
     """
     logs = _change_logs(samples, lambda triplets: parse(target_text(triplets))) if options.temporal else {}
     similar = SimilarSamples(samples) if options.mixed else None
+    drawing = generator if options.augment_memory else None
     for index, sample in enumerate(samples):
         timepoint = _timepoint(dataset, sample)
         others = [_timepoint(dataset, samples[other]) for other in similar.draw(index, generator)] if similar else []
         if not _has_evidence(timepoint, options.masks):
             continue
+        history = changes_before(logs[sample.take_name], _second(sample)) if options.temporal else []
         for _ in range(options.permutations):
             triplets = list(sample.triplets)
             generator.shuffle(triplets)
-            memory = _draw_memory(logs[sample.take_name], sample, options, generator) if options.temporal else None
+            memory = None
+            if options.temporal:
+                memory = _draw_memory(history, SCENE_GRAPH_STYLES, options.drop_history, drawing)
             evidence = mix_modalities(timepoint, others, generator) if others else timepoint
             yield training_record(sample.sample_id, evidence, triplets, memory, dataset.root, options.masks)
 
@@ -170,9 +174,7 @@ def downstream_records(
         history = changes_before(logs[sample.take_name], _second(sample))
         for _ in range(per_timepoint):
             task = _draw_task(answers[TASKS[-1]] != _NO_BREACH, generator)
-            style = draw_style(DOWNSTREAM_STYLES, generator) if augment_memory else "longshort"
-            dropped = drop_history if augment_memory else 0.0
-            memory = None if style is None else memory_text(history, style, dropped, generator if dropped else None)
+            memory = _draw_memory(history, DOWNSTREAM_STYLES, drop_history, generator if augment_memory else None)
             yield {
                 "id": sample.sample_id,
                 "timepoint": _second(sample),
@@ -232,15 +234,16 @@ def _draw_task(has_breach: bool, generator: Random) -> str:
     return task
 
 
-def _draw_memory(log: Sequence[Change], sample: Sample, options: SampleOptions, generator: Random) -> str | None:
-    """The memory of a training sample, None for about half of them if augmented."""
-    history = changes_before(log, _second(sample))
-    if not options.augment_memory:
+def _draw_memory(
+    history: Sequence[Change], styles: Sequence[tuple[float, str | None]], drop_history: float, generator: Random | None
+) -> str | None:
+    """Memory of a style drawn from `styles`, with entries dropped; all of it without a generator."""
+    if generator is None:
         return memory_text(history)
-    style = draw_style(SCENE_GRAPH_STYLES, generator)
+    style = draw_style(styles, generator)
     if style is None:
         return None
-    return memory_text(history, style, options.drop_history, generator if options.drop_history else None)
+    return memory_text(history, style, drop_history, generator if drop_history else None)
 
 
 def _change_logs(
@@ -254,6 +257,8 @@ def _change_logs(
 
 
 def _second(sample: Sample) -> int:
+    if not (sample.frame_id.isascii() and sample.frame_id.isdigit()):
+        raise UserError(f"{sample.sample_id}: frame_id must be a position in the take's index, like 000017")
     return int(sample.frame_id)
 
 

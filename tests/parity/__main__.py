@@ -24,7 +24,6 @@ Kind = Callable[[Path], Iterable[Result | NotYet]]
 LATER = {
     "ptv3": "issue 4, stage 2 complete",
     "param_groups": "issue 4, stage 2 complete",
-    "audio_windows": "issue 5, the path between the stages",
 }
 
 # Files beside the cases: descriptions and weights that several cases share.

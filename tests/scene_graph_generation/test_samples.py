@@ -125,6 +125,18 @@ def test_augmented_memory_is_of_several_styles(root: Path) -> None:
     assert starts["Long:"] + starts["Long<"]
 
 
+@pytest.mark.parametrize("frame_id", ["", "a", "-1", "²"])
+def test_frame_id_that_is_no_position(root: Path, frame_id: str) -> None:
+    samples = [Sample(f"{TAKE}_MMOR", frame_id, ())]
+    for records in (
+        training_records(Dataset(root), samples, SampleOptions(temporal=True), Random(0)),
+        training_records(Dataset(root), samples, SampleOptions(), Random(0)),
+        downstream_records(Dataset(root), samples, Random(0)),
+    ):
+        with pytest.raises(UserError, match="001_PKA"):
+            list(records)
+
+
 def test_mixing_swaps_what_both_have(root: Path) -> None:
     take = Dataset(root).takes()[0]
     recorded = Dataset(root).take(take)
