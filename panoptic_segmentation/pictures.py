@@ -10,7 +10,7 @@ SHORTEST_EDGE = 720  # px, at test time
 LONGEST_EDGE = 1333  # px
 STATION_SIZE = (2048, 1536)  # width and height to which station (simstation) pictures are brought first, px
 
-Picture = UInt8[np.ndarray, "height width 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
 
 
 def edge_size(height: int, width: int, shortest: int = SHORTEST_EDGE, longest: int = LONGEST_EDGE) -> tuple[int, int]:

@@ -90,7 +90,7 @@ class Stem(nn.Module):
         self.pool = pool
         self.conv1 = ConvNorm(3, width, 7, 2, norm(width))
 
-    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch width h w"]:
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h w"]:
         """Reduce the pictures to a half or a quarter."""
         x = F.relu_(self.conv1(images))
         return F.max_pool2d(x, 3, stride=2, padding=1) if self.pool else x

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -46,7 +46,7 @@ class PanopticVideo:
     ids: Int[Tensor, "frames height width"]  # int32
     segments: list[Segment]
 
-    def categories(self, count: int) -> Int[Tensor, "frames height width"]:
+    def categories(self, count: int) -> UInt8[Tensor, "frames height width"]:
         """Category per pixel; 0, the background, where there is no segment or one of a category >= `count`."""
         table = torch.zeros(len(self.segments) + 1, dtype=torch.uint8)
         for segment in self.segments:

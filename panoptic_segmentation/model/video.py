@@ -22,7 +22,7 @@ from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS, OnlineD
 
 ONLINE_WINDOW = 3  # frames; the published WINDOW_SIZE. Results depend on it by rounding only
 
-Window = Float[Tensor, "frames 3 height width"]  # RGB, 0..255, on the model's device
+Window = Float[Tensor, "_ 3 height width"]  # RGB, 0..255, on the model's device
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class OfflineVideo:
     refined_logits: Float[Tensor, "queries classes"]
     tracked_logits: Float[Tensor, "queries classes"]  # the tracker's, averaged over time
     prediction: VideoPrediction
-    mask_features: list[Float[Tensor, "frames width h w"]]  # per window
+    mask_features: list[Float[Tensor, "_ width h w"]]  # per window, on the CPU
     sizes: Sizes
 
     @property

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -79,7 +78,7 @@ class OnlineDVIS(nn.Module):
         self.tracker = Tracker(segmenter.classes, 2 * width, width, video.heads, video.hidden, video.depth)
         self.train()
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> OnlineDVIS:
         """Switch the tracker only: the segmenter stays in evaluation mode."""
         super().train(mode)
         self.segmenter.eval()
@@ -140,7 +139,7 @@ class OfflineDVIS(nn.Module):
         self.refiner = Refiner(segmenter.classes, 2 * width, width, video.heads, video.hidden, video.depth)
         self.train()
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> OfflineDVIS:
         """Switch the refiner only: segmenter and tracker stay in evaluation mode."""
         super().train(mode)
         self.segmenter.eval()
