@@ -12,6 +12,8 @@ import json
 import re
 import struct
 import zlib
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,7 @@ from operating_room.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image
+    from soundfile import SoundFile
 
 _COPY_AGAIN = "copy it again from the dataset archive"
 _MAX_PIXELS = 64_000_000  # far above any camera; a larger size in a header is damage
@@ -33,6 +36,7 @@ _PICTURE_ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error),
     *(IndexError, KeyError, TypeError, OverflowError, MemoryError),
 )  # what Pillow raises on damaged JPEG and PNG files
+_PACKED_COLORS = ("rgb", "rgba")
 _CLOUD_ERRORS = (ValueError, KeyError, IndexError, TypeError, struct.error, RuntimeError, OverflowError, MemoryError)
 
 
@@ -139,26 +143,29 @@ def read_point_cloud(path: Path) -> Float32[np.ndarray, "points 6"]:
     Colours are one packed `rgb` (or `rgba`) field or the three fields r, g, b.
     """
     data = read_bytes(path)
+    _check_cloud(path, data)
     from pypcd4 import PointCloud
 
     try:
-        _check_cloud_size(data)
         points = PointCloud.from_fileobj(io.BufferedReader(io.BytesIO(data))).pc_data.reshape(-1)
     except _CLOUD_ERRORS as error:
-        raise UserError(f"{path}: is not a readable point cloud ({_brief(error)}); {_COPY_AGAIN}") from error
-    names = set(points.dtype.names or ())
-    missing = {"x", "y", "z"} - names
-    if missing:
-        raise UserError(f"{path}: point cloud without field {', '.join(sorted(missing))}; {_COPY_AGAIN}")
-    packed = next((name for name in ("rgb", "rgba") if name in names), None)
-    if packed is not None and points[packed].dtype.itemsize == 4:
-        colors = _unpack_colors(points[packed])
-    elif {"r", "g", "b"} <= names:
-        colors = np.stack([points[name] for name in "rgb"], axis=1)
+        raise _bad_cloud(path, error) from error
+    packed = [name for name in points.dtype.names or () if name in _PACKED_COLORS]
+    if packed:
+        colors = _unpack_colors(points[packed[0]])
     else:
-        raise UserError(f"{path}: point cloud without colours; it needs a 4-byte field rgb or the fields r, g, b")
+        colors = np.stack([points[name] for name in "rgb"], axis=1)
     metres = np.stack([points[name] for name in "xyz"], axis=1).astype(np.float32) / 1000
     return np.concatenate([metres, colors.astype(np.float32) / 255], axis=1)
+
+
+def check_point_cloud(path: Path) -> None:
+    """Compare the header of a .pcd with its size, without reading the points.
+
+    Raises:
+        UserError: they do not fit, or a field is missing.
+    """
+    _check_cloud(path, read_bytes(path))
 
 
 def read_subtitles(path: Path) -> list[Subtitle]:
@@ -195,23 +202,43 @@ def read_audio(path: Path) -> tuple[Float32[np.ndarray, "samples channels"], int
     Raises:
         UserError: see the module; also for a file that ends before the length it states, or holds no sample.
     """
+    with _open_sound(path) as file:
+        blocks = []
+        while len(block := file.read(1 << 20, dtype="float32", always_2d=True)):
+            blocks.append(block)  # read in pieces: a damaged header may state any length
+        _require_length(path, sum(map(len, blocks)), file)
+        return np.concatenate(blocks), file.samplerate
+
+
+def check_audio(path: Path) -> None:
+    """Find out whether a sound file has the length it states, by decoding its last second only.
+
+    Raises:
+        UserError: it has not, or is no sound file.
+    """
+    with _open_sound(path) as file:
+        start = file.seek(max(0, file.frames - file.samplerate))
+        _require_length(path, start + len(file.read(file.frames - start)), file)
+
+
+@contextmanager
+def _open_sound(path: Path) -> Generator[SoundFile]:
     data = read_bytes(path)
     import soundfile
 
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
-            blocks = []  # read in pieces: a damaged header may state any length
-            while len(block := file.read(1 << 20, dtype="float32", always_2d=True)):
-                blocks.append(block)
-            stated, rate = file.frames, file.samplerate
+            yield file
     except (soundfile.SoundFileError, ValueError, TypeError, MemoryError) as error:
         raise UserError(f"{path}: is not a readable sound file ({_brief(error)}); {_COPY_AGAIN}") from error
-    if not blocks:
+
+
+def _require_length(path: Path, found: int, file: SoundFile) -> None:
+    if found == 0:
         raise UserError(f"{path}: holds no sound; {_COPY_AGAIN}")
-    samples = np.concatenate(blocks)
-    if stated - len(samples) > _MP3_FRAME:
-        raise UserError(f"{path}: is cut off after {len(samples) / rate:.2f} of {stated / rate:.2f} s; {_COPY_AGAIN}")
-    return samples, rate
+    if file.frames - found > _MP3_FRAME:
+        found_s, stated_s = found / file.samplerate, file.frames / file.samplerate
+        raise UserError(f"{path}: is cut off after {found_s:.2f} of {stated_s:.2f} s; {_COPY_AGAIN}")
 
 
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -246,8 +273,20 @@ def _bad_picture(path: Path, error: BaseException) -> UserError:
     return UserError(f"{path}: is not a readable JPEG or PNG picture ({_brief(error)}); {_COPY_AGAIN}")
 
 
-def _check_cloud_size(data: bytes) -> None:
-    """Compare the stated with the actual size of a .pcd before anything is allocated; raises ValueError."""
+def _check_cloud(path: Path, data: bytes) -> None:
+    """Check the fields of a .pcd, and its stated against its actual size before anything is allocated."""
+    try:
+        fields = _cloud_fields(data)
+    except _CLOUD_ERRORS as error:
+        raise _bad_cloud(path, error) from error
+    if missing := set("xyz") - fields.keys():
+        raise UserError(f"{path}: point cloud without field {', '.join(sorted(missing))}; {_COPY_AGAIN}")
+    if not any(fields.get(name) == 4 for name in _PACKED_COLORS) and not set("rgb") <= fields.keys():
+        raise UserError(f"{path}: point cloud without colours; it needs a 4-byte field rgb or the fields r, g, b")
+
+
+def _cloud_fields(data: bytes) -> dict[str, int]:
+    """Size in bytes of each field of a .pcd; raises one of _CLOUD_ERRORS if header and size do not fit."""
     from pypcd4.pypcd4 import Encoding, MetaData
 
     header, mark, rest = data.partition(b"\nDATA ")
@@ -255,17 +294,22 @@ def _check_cloud_size(data: bytes) -> None:
     if not mark:
         raise ValueError("no PCD header")
     meta = MetaData.parse_header([*header.decode("ascii").splitlines(), f"DATA {encoding.decode('ascii')}"])
-    size = meta.points * meta.build_dtype().itemsize
-    found = len(body)
+    dtype = meta.build_dtype()
+    size, found, unit = meta.points * dtype.itemsize, len(body), "bytes"
     if meta.points and meta.data == Encoding.ASCII:
-        size, found = meta.points, len(body.split(b"\n")) - body.endswith(b"\n")
+        size, found, unit = meta.points, len(body.splitlines()), "points"
     elif meta.points and meta.data != Encoding.BINARY:
         packed, unpacked = struct.unpack_from("<II", body)
         if unpacked != size or size > packed * _MAX_LZF_RATIO:
             raise ValueError(f"{unpacked} bytes stated for {meta.points} points")
-        size, found = packed + 8, len(body)
+        size = packed + 8
     if found < size:
-        raise ValueError(f"truncated: {found} of {size} {'points' if meta.data == Encoding.ASCII else 'bytes'}")
+        raise ValueError(f"truncated: {found} of {size} {unit}")
+    return {name: dtype[name].itemsize for name in dtype.names or ()}
+
+
+def _bad_cloud(path: Path, error: BaseException) -> UserError:
+    return UserError(f"{path}: is not a readable point cloud ({_brief(error)}); {_COPY_AGAIN}")
 
 
 def _unpack_colors(packed: np.ndarray) -> UInt32[np.ndarray, "points 3"]:

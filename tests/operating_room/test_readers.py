@@ -18,7 +18,9 @@ from pypcd4 import Encoding, PointCloud
 from operating_room.errors import UserError
 from operating_room.readers import (
     Subtitle,
+    check_audio,
     check_picture,
+    check_point_cloud,
     read_audio,
     read_json,
     read_label_mask,
@@ -33,13 +35,16 @@ READERS: dict[str, tuple[Callable[[Path], Any], bytes]] = {
     "x.json.gz": (read_json, gzip.compress(b'{"text": "the saw"}')),
     "x.jpg": (read_picture, picture()),
     "x.png": (read_label_mask, label_picture(0, 5, 29)),
-    "y.png": (check_picture, label_picture(0, 5, 29)),
-    "y.jpg": (check_picture, picture()),
+    "check.png": (check_picture, label_picture(0, 5, 29)),
+    "check.jpg": (check_picture, picture()),
     "x.pcd": (read_point_cloud, cloud()),
-    "y.pcd": (read_point_cloud, cloud(Encoding.BINARY)),
-    "z.pcd": (read_point_cloud, cloud(Encoding.ASCII)),
+    "binary.pcd": (read_point_cloud, cloud(Encoding.BINARY)),
+    "ascii.pcd": (read_point_cloud, cloud(Encoding.ASCII)),
     "x.srt": (read_subtitles, SRT.encode()),
     "x.mp3": (read_audio, sound(0.3)),
+    "check.mp3": (check_audio, sound(0.3)),
+    "check.pcd": (check_point_cloud, cloud()),
+    "check ascii.pcd": (check_point_cloud, cloud(Encoding.ASCII)),
 }
 any_reader = pytest.mark.parametrize("name", READERS)
 
@@ -73,18 +78,21 @@ def test_another_type(name: str, tmp_path: Path) -> None:
 def test_every_truncation_is_found(name: str, tmp_path: Path) -> None:
     content = READERS[name][1]
     READERS[name][0](write(tmp_path / name, content))
-    tail = 1 if name == "z.pcd" else 0  # the last line break of a text file
+    tail = 1 if "ascii" in name else 0  # the last line break of a text file
     for size in {
+        1,
         *range(1, len(content) - tail, 1 + len(content) // 60),
         *range(len(content) - 30, len(content) - tail),
     }:
-        if name != "z.pcd" or content[:size].count(b"\n") < 11:  # a digit less in the last line cannot be seen
-            refuse(name, write(tmp_path / name, content[: max(1, size)]))
+        if "ascii" not in name or content[:size].count(b"\n") < 11:  # a digit less in the last line cannot be seen
+            refuse(name, write(tmp_path / name, content[:size]))
 
 
-def test_recording_cut_off(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["x.mp3", "check.mp3"])
+def test_recording_cut_off(name: str, tmp_path: Path) -> None:
     content = sound(4)
-    assert "cut off after" in refuse("x.mp3", write(tmp_path / "x.mp3", content[: len(content) // 2]))
+    assert "cut off after" in refuse(name, write(tmp_path / name, content[: len(content) // 2]))
+    READERS[name][0](write(tmp_path / name, content))
 
 
 @any_reader
