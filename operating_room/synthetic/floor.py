@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from operating_room.vocabulary import PEOPLE
 CLOSE, CONTACT = 0.7, 0.42  # m between a person's axis and the edge of a thing
 NEXT_TO = 0.72  # m between two people
 APART = 1.25  # m; who has no relation stays farther away than this if there is room
-SURGERY = frozenset({"cementing", "cutting", "drilling", "hammering", "sawing", "suturing", "cleaning"})
+SURGERY = ("cementing", "cutting", "drilling", "hammering", "sawing", "suturing", "cleaning")
 TOOL_OF = {"drilling": "drill", "hammering": "hammer", "sawing": "saw"}
 LOOSE = ("drape", "drill", "hammer", "instrument", "saw")  # things without a place of their own
 _KNEE = "knee"  # where surgery happens; a place, no entity
@@ -60,28 +60,27 @@ def present(moment: Moment) -> set[str]:
     return {*moment.people, *moment.things, *(name for triplet in moment.triplets for name in triplet[:2])}
 
 
-def host(entity: str, triplets: Iterable[Triplet], there: Iterable[str]) -> str:
+def host(entity: str, triplets: Sequence[Triplet], there: Container[str]) -> str:
     """Where a loose thing is: with a person, on a table or at the robot. Other entities are their own host."""
     if entity not in LOOSE:
         return entity
     partners = {t.predicate: t.subject for t in triplets if t.object == entity and t.subject in PEOPLE}
-    users = [t.subject for t in triplets if TOOL_OF.get(t.predicate) == entity]
-    for person in (partners.get("holding"), *users, partners.get("manipulating"), partners.get("preparing")):
-        if person and not (entity == "drape" and person == partners.get("preparing")):
-            return person
+    if "holding" in partners:
+        return partners["holding"]
     if entity == "drape":
         return "operating_table"
-    others = [name for t in triplets for name in t[:2] if entity in t[:2] and name in FOOTPRINTS]
+    users = [t.subject for t in triplets if TOOL_OF.get(t.predicate) == entity]
+    users += [partners[predicate] for predicate in ("manipulating", "preparing") if predicate in partners]
+    machines = [name for t in triplets if entity in t[:2] for name in t[:2] if name in FOOTPRINTS]
     tables = [name for name in ("instrument_table", "secondary_table", "operating_table") if name in there]
-    return (others + tables + list(partners.values()) + [entity])[0]
+    return [*users, *machines, *tables, *partners.values(), entity][0]
 
 
 def links(moment: Moment) -> list[Link]:
     """The distances that the relations of a moment ask for."""
-    there = present(moment)
     found = []
     for subject, object_, predicate in moment.triplets:
-        first, second = (host(name, moment.triplets, there) for name in (subject, object_))
+        first, second = (host(name, moment.triplets, present(moment)) for name in (subject, object_))
         if predicate in SURGERY and object_ == "patient" and first in PEOPLE:
             second = _KNEE
         contact = predicate not in ("closeTo", "assisting")

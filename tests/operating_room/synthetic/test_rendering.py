@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -172,3 +176,32 @@ def test_point_cloud(room: Room, scenes: list[Scene]) -> None:
     assert 0 <= cloud[:, 3:].min() <= cloud[:, 3:].max() <= 1
     assert np.array_equal(cloud, point_cloud(room, scenes[20], views, 1000))
     assert point_cloud(room, scenes[20], {}).shape == (0, 6)
+
+
+def test_bytes_do_not_depend_on_the_process() -> None:
+    """Sets of strings are ordered differently in each Python process; pictures must not follow them."""
+    code = (
+        "import hashlib\n"
+        "from operating_room.synthetic.poses import pose\n"
+        "from operating_room.synthetic.rendering import render\n"
+        "from operating_room.synthetic.room import Room\n"
+        "from operating_room.synthetic.story import script_surgery\n"
+        "from operating_room.takes import find_take\n"
+        "surgery = script_surgery(find_take('003_TKA'), 7, 40)\n"
+        "room = Room(surgery.take, surgery.seed)\n"
+        "digest = hashlib.sha256()\n"
+        "for scene in pose(room, surgery):\n"
+        "    digest.update(render(room, scene, room.cameras[0], 64, 48).color.tobytes())\n"
+        "print(digest.hexdigest())\n"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1
