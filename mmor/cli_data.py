@@ -55,7 +55,10 @@ def synthesize(
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.", min=0)] = 0,
     size: Annotated[str, typer.Option(help="Width x height of the pictures in px.")] = "320x240",
     workers: Workers = CPUS,
-    relations: Annotated[Path | None, typer.Option(help="Render the graphs of this relationships_*.json (the stretch with most predicates).")] = None,
+    relations: Annotated[
+        Path | None,
+        typer.Option(help="Render the graphs of this relationships_*.json (the stretch with most predicates)."),
+    ] = None,
     without_room_cameras: Annotated[list[str] | None, typer.Option(help="Fault: a take without room cameras.")] = None,
     without_tracker: Annotated[list[str] | None, typer.Option(help="Fault: a take without tracker file.")] = None,
     missing_frames: Annotated[float, typer.Option(help="Fault: share of single files that are lost.", min=0)] = 0.0,

@@ -30,7 +30,8 @@ def train(
     from panoptic_segmentation.train import train
 
     config = read_config(config_file, overrides or ())
-    path = train(config, data, out or Path(config.output_folder), resume=resume, workers=workers)
+    folder = out or Path(config.output_folder)
+    path = train(config, data, folder, folder / "ground_truth", resume=resume, workers=workers)
     typer.echo(f"model in {path}")
 
 
@@ -58,7 +59,9 @@ def evaluate(
     data: Data = Path("data"),
     take: Takes = None,
     name: Annotated[str, typer.Option(help="Of the prediction file, pred_NAME.json.")] = "test",
-    canvas: Annotated[str, typer.Option(help="Width x height in px of all pictures; simulated: 320x240.")] = "2048x1536",
+    canvas: Annotated[
+        str, typer.Option(help="Width x height in px of all pictures; simulated: 320x240.")
+    ] = "2048x1536",
     workers: Workers = CPUS,
 ) -> None:
     """Score predictions by video panoptic quality and print the table."""

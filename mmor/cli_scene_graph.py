@@ -127,7 +127,12 @@ def infer(
 
     dataset, takes = _open(data, take)
     predictions = infer(
-        SceneGraphGenerator(*load_model(model)), dataset, dict.fromkeys(takes), out, memory=memory, batch_size=batch_size
+        SceneGraphGenerator(*load_model(model)),
+        dataset,
+        dict.fromkeys(takes),
+        out,
+        memory=memory,
+        batch_size=batch_size,
     )
     typer.echo(f"{len(predictions)} scene graphs in {out}")
 

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import os
-import shutil
-from importlib import resources
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from random import Random
+
+import torch
 
 from mmor.report import TakeResult, write_report
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.files import write_json
-from operating_room.progress import track
 from operating_room.relations import convert, load_samples
 from operating_room.scene_graph import Sample
 from operating_room.synthetic.story import script_surgery
 from operating_room.synthetic.writer import synthesize
 from operating_room.takes import Take, find_take, split_takes
-from panoptic_segmentation import predictions
+from panoptic_segmentation.config import read_config
 from panoptic_segmentation.evaluate import evaluate as evaluate_masks
-from panoptic_segmentation.ground_truth import Video, find_videos
+from panoptic_segmentation.ground_truth import find_videos
 from panoptic_segmentation.predict import load as load_segmenter
 from panoptic_segmentation.predict import predict
+from panoptic_segmentation.predictions import picture_path
+from panoptic_segmentation.train import train as train_segmenter
 from scene_graph_generation.checkpoints import load_model
+from scene_graph_generation.config import read_experiment
 from scene_graph_generation.evaluate import evaluate as evaluate_graphs
 from scene_graph_generation.evaluate import score_constant_guess
 from scene_graph_generation.infer import SceneGraphGenerator, infer
@@ -31,6 +36,132 @@ from scene_graph_generation.preprocess.audio import preprocess_audio
 from scene_graph_generation.preprocess.embeddings import mel_descriptor, preprocess_audio_embeddings
 from scene_graph_generation.preprocess.masks import preprocess_masks
 from scene_graph_generation.preprocess.transcripts import preprocess_transcripts
+from scene_graph_generation.samples import SampleOptions, training_records
+from scene_graph_generation.train import train as train_graphs
 
 TAKE = find_take("004_PKA")  # of the test split: no model has been trained on a take of this name, or with this seed
 PICTURE_SIZE = (320, 240)  # px
+TRAINING_SEED = 0
+TRAINING_SECONDS = 120  # of each take the bundled models were trained on
+SHORT_TRAINING_SECONDS = 60  # of each take for training within the demo
+SHORT_SEGMENTER = ("SOLVER.MAX_ITER", "600")
+SHORT_GRAPHS = 3.0  # epochs
+CONFIGS = Path(__file__).parents[1] / "configs"
+BUNDLED = Path(__file__).parent / "checkpoints"
+SEGMENTER, GRAPHS = "panoptic_small", "scene_graph_small"
+
+
+def run_demo(out: Path, seconds: int, seed: int, train: bool) -> Path:
+    """Simulate a take, segment it, generate its scene graphs with memory, score both and write the report.
+
+    Args:
+        out: folder for everything; what an earlier run with the same options left is used again.
+        seconds: length of the take.
+        seed: of the take.
+        train: train both models in `out` first instead of taking the bundled ones.
+
+    Returns:
+        the path of the report.
+
+    Raises:
+        UserError: `out` holds something else, or cannot be written.
+    """
+    if seed == TRAINING_SEED:
+        raise UserError(f"seed {seed} is the training takes' own; choose another one for a take nobody trained on")
+    models = out / "models" if train else BUNDLED
+    if train:
+        train_models(out / "training", models)
+    print(f"1/5 simulating {seconds} s of take {TAKE.name}, seed {seed}")
+    data = out / "data"
+    synthesize(data, [TAKE], seconds, seed, size=PICTURE_SIZE, workers=os.cpu_count() or 1)
+    truth = [s for s in load_samples(convert(data, data).written[-3]) if s.take_name == TAKE.sample_name]
+
+    print("2/5 segmenting its annotated cameras")
+    videos = find_videos(Dataset(data), [TAKE])
+    model_file = models / SEGMENTER / "model.safetensors"
+    predict(*load_segmenter(model_file), videos, out / "panoptic", "test", model_file)
+    quality = evaluate_masks(videos, out / "panoptic", "test", out / "ground_truth", "ground_truth_test", PICTURE_SIZE)
+
+    print("3/5 preparing sound, speech and small masks")
+    prepare(data, [TAKE], out / "panoptic" / "inference" / "pan_pred")
+
+    print("4/5 generating scene graphs, second by second, with memory")
+    dataset = Dataset(data)
+    graphs_file = out / "scene_graphs.json"
+    graphs = infer(SceneGraphGenerator(*load_model(models / GRAPHS)), dataset, {TAKE: None}, graphs_file)
+    scores = evaluate_graphs(truth, graphs_file, out / "scene_graph_scores.json")
+
+    print("5/5 writing the report")
+    result = TakeResult(
+        recorded=dataset.take(TAKE),
+        truth=truth,
+        graphs=graphs,
+        masks={
+            picture: picture_path(out / "panoptic", video.video_id, picture.name)
+            for video in videos
+            for picture in video.pictures()
+        },
+        scores=scores,
+        constant_scores=score_constant_guess(training_graphs(), truth),
+        quality=quality,
+        note=f"Simulated take, seed {seed}, {seconds} s; small models trained on other simulated takes.",
+    )
+    write_report(out / "report.html", result)
+    print(f"VPQ {quality.vpq:.1f}, scene graph macro F1 {scores.overall.macro_f1:.3f}")
+    return out / "report.html"
+
+
+def prepare(data: Path, takes: list[Take], masks: Path | None) -> None:
+    """All files of stage 2 for `takes`: small masks from predictions, or from annotations where `masks` is None."""
+    dataset = Dataset(data)
+    preprocess_audio(dataset, takes)
+    preprocess_audio_embeddings(dataset, takes, mel_descriptor)
+    preprocess_transcripts(dataset, takes)
+    preprocess_masks(dataset, takes, masks, as_predictions=masks is None)
+
+
+def training_graphs(seconds: int = TRAINING_SECONDS) -> list[Sample]:
+    """The scene graphs of the training takes, which follow from their seed without any picture."""
+    surgeries = [script_surgery(take, TRAINING_SEED, seconds) for take in split_takes("train")]
+    return [
+        Sample(surgery.take.sample_name, f"{moment.second:06d}", moment.triplets)
+        for surgery in surgeries
+        for moment in surgery.moments
+    ]
+
+
+def train_models(work: Path, models: Path) -> None:
+    """Train both small models at once, one process each, on simulated takes; what is trained already is kept.
+
+    The scene-graph model sees annotated masks here; `scripts/train_small.sh` trains it on predicted ones.
+    """
+    data = work / "data"
+    takes = split_takes("train")
+    print(f"training 1/2: simulating {len(takes)} takes of {SHORT_TRAINING_SECONDS} s and preparing them")
+    synthesize(data, takes, SHORT_TRAINING_SECONDS, TRAINING_SEED, size=PICTURE_SIZE, workers=os.cpu_count() or 1)
+    convert(data, data)
+    prepare(data, takes, None)
+    print("training 2/2: both models, one process each")
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(_train_segmenter, data, models), pool.submit(_train_graphs, data, work, models)]
+        for job in as_completed(jobs):
+            job.result()
+
+
+def _train_segmenter(data: Path, models: Path) -> None:
+    torch.set_num_threads(1)
+    config = read_config(CONFIGS / "panoptic" / "small.yaml", SHORT_SEGMENTER)
+    train_segmenter(config, data, models / SEGMENTER, models / SEGMENTER / "ground_truth", resume=True)
+
+
+def _train_graphs(data: Path, work: Path, models: Path) -> None:
+    torch.set_num_threads(1)
+    if (models / GRAPHS / "model.safetensors").exists():
+        return
+    experiment = read_experiment(CONFIGS / "scene_graph" / "small.yaml")
+    experiment = replace(experiment, train=replace(experiment.train, epochs=SHORT_GRAPHS))
+    samples = load_samples(data / "relationships_train.json")
+    options = SampleOptions(permutations=1, temporal=True)
+    records = list(training_records(Dataset(data), samples, options, Random(TRAINING_SEED)))
+    write_json(work / options.file_name("train"), records)
+    train_graphs(experiment, work / options.file_name("train"), Dataset(data), models / GRAPHS)

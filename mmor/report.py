@@ -35,7 +35,7 @@ class TakeResult:
     recorded: RecordedTake
     truth: Sequence[Sample]  # the timepoints to show, in order
     graphs: Mapping[str, Sequence[Triplet]]  # sample id -> predicted triplets as parsed
-    masks: Mapping[tuple[str, str], Path]  # (frame id, segmentation camera) -> predicted class-colour picture
+    masks: Mapping[Path, Path]  # picture of a camera -> predicted class-colour picture
     scores: scoring.SceneGraphScores
     constant_scores: scoring.SceneGraphScores  # of one constant guess: the most frequent graph of the training takes
     quality: vpq.VideoQuality
@@ -91,11 +91,11 @@ def compare_graphs(truth: Iterable[Triplet], predicted: Iterable[Triplet]) -> li
     true = {known for known in map(normalise, truth) if known is not None}
     found = {known for known in map(normalise, predicted) if known is not None}
     verdicts = {triplet: "right" if triplet in found else "missed" for triplet in true}
-    verdicts |= {triplet: "wrong" for triplet in found - true}
+    verdicts |= dict.fromkeys(found - true, "wrong")
     return [(s, o, _SPELLING.get(p, p), verdict) for (s, o, p), verdict in sorted(verdicts.items())]
 
 
-def _views(timepoint: Timepoint, masks: Mapping[tuple[str, str], Path]) -> Iterable[dict[str, str]]:
+def _views(timepoint: Timepoint, masks: Mapping[Path, Path]) -> Iterable[dict[str, str]]:
     stations = {f"station {number}": path for number, path in timepoint.station_views.items()}
     rooms = {f"room {number}": path for number, path in timepoint.room_views.items()}
     cameras = {}
@@ -106,10 +106,9 @@ def _views(timepoint: Timepoint, masks: Mapping[tuple[str, str], Path]) -> Itera
         if path is None:
             continue
         view = {"name": name, "picture": _jpeg(readers.read_picture(path))}
-        camera = cameras.get(name, "")
-        if predicted := masks.get((timepoint.frame_id, camera)):
+        if predicted := masks.get(path):
             view["predicted"] = _overlay(colors_to_categories(readers.read_picture(predicted)))
-        if annotated := timepoint.label_masks.get(camera):
+        if annotated := timepoint.label_masks.get(cameras.get(name, "")):
             view["annotated"] = _overlay(LABEL_TO_CATEGORY[readers.read_label_mask(annotated)])
         yield view
 
