@@ -132,28 +132,32 @@ def _draw(canvas: _Canvas, solids: Solids, camera: Camera, light: Light) -> None
     origins, rays, forms = (a.astype(np.float32) for a in (origins, rays, forms))
     if camera.infrared:
         color[solids.marker] = _GLOW
+    flat_depth, flat_labels, flat_color = (
+        canvas.depth.reshape(-1),
+        canvas.labels.reshape(-1),
+        canvas.color.reshape(-1, 3),
+    )
     for i in visible:
         left, top, right, bottom = windows[i].tolist()
         u = np.arange(left - middle[i, 0], right - middle[i, 0], dtype=np.float32)
         v = np.arange(top - middle[i, 1], bottom - middle[i, 1], dtype=np.float32)
-        window = (slice(top, bottom), slice(left, right))
-        behind = canvas.depth[window]
         if solids.kind[i] == BOX:
             rows, columns, depth, normals = _cast_box(rays[i], origins[i], half[i], u, v)
         else:
             discriminant = _form(forms[i], u, v)
             rows, columns = np.nonzero(discriminant > 0)
-            pixels = np.ones((3, len(rows)), np.float32)
-            pixels[0], pixels[1] = u[columns], v[rows]
+            places = np.ones((3, len(rows)), np.float32)
+            places[0], places[1] = u[columns], v[rows]
             root = np.sqrt(discriminant[rows, columns])
             meet = _meet_ellipsoid if solids.kind[i] == ELLIPSOID else _meet_rod
-            depth, normals = meet(rays[i] @ pixels, origins[i], half[i], root, bool(solids.kind[i] == CAPSULE))
-        near = np.flatnonzero((depth < behind[rows, columns]) & (depth > _NEAR))
-        rows, columns, normals = rows[near], columns[near], normals[:, near]
+            depth, normals = meet(rays[i] @ places, origins[i], half[i], root, bool(solids.kind[i] == CAPSULE))
+        pixels = (rows + top) * width + (columns + left)
+        near = np.flatnonzero((depth < flat_depth[pixels]) & (depth > _NEAR))
+        pixels, normals = pixels[near], normals[:, near]
         brightness = np.maximum(lamp[i] @ normals, 0) + sky[i] @ normals + np.float32(0.75 * light.ambient)
-        behind[rows, columns] = depth[near]
-        canvas.labels[window][rows, columns] = solids.label[i]
-        canvas.color[window][rows, columns] = brightness[:, None] * color[i]
+        flat_depth[pixels] = depth[near]
+        flat_labels[pixels] = solids.label[i]
+        flat_color[pixels] = brightness[:, None] * color[i]
 
 
 def _discriminants(
@@ -211,19 +215,23 @@ def _meet_rod(
     depth = -(origin[0] * d[0] + origin[1] * d[1] + radius**2 * root) / flat
     height = origin[2] + depth * d[2]
     beyond = np.flatnonzero(np.abs(height) > reach)
-    normals = np.zeros_like(d)
-    normals[:2] = (origin[:2, None] + depth * d[:2]) / radius
+    normals = origin[:, None] + depth * d
+    normals[2] = 0
+    normals /= radius
     if len(beyond):
         d, end = d[:, beyond], np.copysign(reach, height[beyond])
-        away = np.stack([np.full_like(end, origin[0]), np.full_like(end, origin[1]), origin[2] - end])
+        away = origin[2] - end
         if is_capsule:
-            a, b = (d * d).sum(0), (away * d).sum(0)
-            discriminant = b * b - a * ((away * away).sum(0) - radius**2)
-            t = -(b + np.sqrt(np.maximum(discriminant, 0))) / a
-            normals[:, beyond] = (away + t * d) / radius
+            slope = d[2] * d[2] + flat[beyond]
+            b = origin[0] * d[0] + origin[1] * d[1] + away * d[2]
+            discriminant = b * b - slope * (origin[0] ** 2 + origin[1] ** 2 - radius**2 + away * away)
+            t = -(b + np.sqrt(np.maximum(discriminant, 0))) / slope
+            ball = (origin[:, None] + t * d) / radius
+            ball[2] -= end / radius
+            normals[:, beyond] = ball
             depth[beyond] = np.where(discriminant > 0, t, np.inf)
         else:
-            t = -away[2] / np.where(d[2] == 0, np.float32(1e-9), d[2])
+            t = -away / np.where(d[2] == 0, np.float32(1e-9), d[2])
             inside = (origin[0] + t * d[0]) ** 2 + (origin[1] + t * d[1]) ** 2 <= radius**2
             normals[:2, beyond] = 0
             normals[2, beyond] = np.sign(end)
