@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -55,7 +55,16 @@ class Timepoint:
     label_masks: Mapping[str, Path] = field(default_factory=dict)  # segmentation camera -> annotated label mask
     annotation: Path | None = None  # raw relation labels
 
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """Modality (the name of its field here) and path of every file of this timepoint; tracks are no file of it."""
+        for name in (*_SEVERAL_FILES, *_SINGLE_FILES):
+            value = getattr(self, name)
+            paths = value.values() if name in _SEVERAL_FILES else [value] * (value is not None)
+            for path in paths:
+                yield name, path
 
+
+_SEVERAL_FILES = ("room_views", "station_views", "masks", "label_masks")
 _SINGLE_FILES = (
     *("tracker_view", "point_cloud", "audio", "audio_embedding"),
     *("transcript", "robot_screen", "annotation"),
@@ -81,7 +90,7 @@ class RecordedTake:
         """
         candidates = layout.index_files(self.root, self.take)
         for path in candidates:
-            if self._existing(path):
+            if self.has(path):
                 return path
         own, shared = candidates
         raise UserError(f"{own.parent}: no {own.name} or {shared.name}; unpack the take {self.take.name} there")
@@ -153,11 +162,15 @@ class RecordedTake:
                 raise UserError(f"{folder}: cannot be listed ({error.strerror}); check permissions") from error
         return self._listings[key]
 
+    def has(self, path: Path) -> bool:
+        """Whether a folder of the take or dataset has an entry of that name; each folder is listed once."""
+        return path.name in self.list_folder(path.parent)
+
     def _existing(self, path: Path | None) -> Path | None:
-        return path if path is not None and path.name in self.list_folder(path.parent) else None
+        return path if path is not None and self.has(path) else None
 
     def _present(self, paths: Mapping[Camera, Path]) -> dict[Camera, Path]:
-        return {key: path for key, path in paths.items() if self._existing(path)}
+        return {key: path for key, path in paths.items() if self.has(path)}
 
     def _views(self, paths: Mapping[int, Path]) -> dict[int, Path]:
         present = self._present(paths)

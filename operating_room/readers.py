@@ -229,7 +229,9 @@ def _open_sound(path: Path) -> Generator[SoundFile]:
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             yield file
-    except (soundfile.SoundFileError, ValueError, TypeError, MemoryError) as error:
+    except soundfile.SoundFileError as error:  # its message names an address in memory, and the wrong reason
+        raise UserError(f"{path}: is no mp3 or other known sound file; {_COPY_AGAIN}") from error
+    except (ValueError, TypeError, MemoryError) as error:
         raise UserError(f"{path}: is not a readable sound file ({_brief(error)}); {_COPY_AGAIN}") from error
 
 

@@ -76,7 +76,7 @@ def write_dataset(root: Path) -> Path:
 def write_mmor(data: Path, name: str = MMOR_NAME) -> None:
     """Write one take of MM-OR; frame numbers and time stamps differ from positions."""
     take, index, summaries = data / name, [], data / "screen_summaries" / name
-    jpeg, mask = picture(), label_picture(0, 5, 10)
+    jpeg, mask, clip, points = picture(), label_picture(0, 5, 10), sound(), cloud()
     for second in range(SECONDS):
         time, azure, station, tracker = (f"{start + second:06d}" for start in (1, 100, 200, 300))
         index.append([time, {"azure": azure, "simstation": station, "trackercam": tracker}, "further element"])
@@ -92,8 +92,8 @@ def write_mmor(data: Path, name: str = MMOR_NAME) -> None:
         write(take / "trackercam" / f"{tracker}.jpg", jpeg)
         write(take / "relation_labels" / f"{second:06d}.json", {"rel_annotations": [["nurse", "holding", "saw"]]})
         write(summaries / f"{station}.json", {"1": {"type": "main", "template_name": "ready"}})
-        write(data / "take_point_clouds_sparse" / name / f"{time}.pcd", cloud())
-        write(data / "take_audio_per_timepoint" / name / f"{time}.mp3", sound())
+        write(data / "take_point_clouds_sparse" / name / f"{time}.pcd", points)
+        write(data / "take_audio_per_timepoint" / name / f"{time}.mp3", clip)
         write(data / "take_audio_embeddings_per_timepoint" / name / f"{time}.pt", stored_tensor())
         write(data / "take_transcripts_per_timepoint" / name / f"{time}.json", {"text": "the saw"})
         for number in range(3):
@@ -113,16 +113,16 @@ def write_mmor(data: Path, name: str = MMOR_NAME) -> None:
 
 def write_fourdor(data: Path) -> None:
     """Write one take of 4D-OR."""
-    take, index = data / "export_holistic_take1_processed", []
+    take, index, jpeg, points = data / "export_holistic_take1_processed", [], picture(), cloud(Encoding.BINARY)
     for second in range(SECONDS):
         time, number = f"{second:06d}", f"{400 + second:06d}"
         index.append([time, {"pcd": number, **{f"color_{c}": f"{100 * c + second:06d}" for c in range(1, 7)}}])
         for camera in range(1, 7):
-            write(take / "colorimage" / f"camera0{camera}_colorimage-{100 * camera + second:06d}.jpg", picture())
+            write(take / "colorimage" / f"camera0{camera}_colorimage-{100 * camera + second:06d}.jpg", jpeg)
         for camera in (1, 2, 5):
             folder = take / f"segmentation_export_{camera}"
             write(folder / f"camera0{camera}_colorimage-{100 * camera + second:06d}.png", label_picture(0, 5))
-        write(take / "pcds_sparse" / f"{number}.pcd", cloud(Encoding.BINARY))
+        write(take / "pcds_sparse" / f"{number}.pcd", points)
         write(take / "relation_labels" / f"{second:06d}.json", {"rel_annotations": [], "human_name_annotations": {}})
         for number in range(3):
             small = data / "take_segmasks_per_timepoint" / FOURDOR_NAME / f"{time}_{number}_GTFalse.png"

@@ -1,0 +1,319 @@
+"""What is on disk, and what is wrong with it: `mmor data check`.
+
+Every file that an index points to is looked into, pictures, clouds and sound only as far as damage can be seen. One
+problem never hides another: all are collected, each in one line that names the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from operating_room import file_checks, layout
+from operating_room.dataset import Dataset, RecordedTake, read_index, read_tracks
+from operating_room.errors import UserError
+from operating_room.progress import track
+from operating_room.readers import check_audio, read_subtitles
+from operating_room.takes import FOURDOR, MMOR, TAKES, Take, split_takes, splits_of
+
+# Files per timepoint by modality, as `Timepoint` names them. How many label masks there are is up to the annotators.
+_PER_TIMEPOINT = {
+    MMOR: {
+        "room_views": len(layout.ROOM_CAMERAS[MMOR]),
+        "station_views": len(layout.STATION_CAMERAS),
+        **dict.fromkeys(("tracker_view", "point_cloud", "audio", "audio_embedding", "transcript", "robot_screen"), 1),
+        "tracker": 1,
+        "masks": layout.MASKS_PER_TIMEPOINT,
+        "annotation": 1,
+    },
+    FOURDOR: {
+        "room_views": len(layout.ROOM_CAMERAS[FOURDOR]),
+        "point_cloud": 1,
+        "masks": layout.MASKS_PER_TIMEPOINT,
+        "annotation": 1,
+    },
+}
+_LABEL_MASKS = "label_masks"
+_COLUMNS = {
+    "room_views": "room",
+    "station_views": "station",
+    "tracker_view": "trackcam",
+    "point_cloud": "cloud",
+    "audio": "audio",
+    "audio_embedding": "embedded",
+    "transcript": "words",
+    "robot_screen": "screen",
+    "tracker": "tracker",
+    "masks": "masks",
+    "annotation": "relations",
+    _LABEL_MASKS: "labels",
+}
+_UNPACK = "copy it from the dataset archive"
+_HINTS = {
+    **dict.fromkeys(("room_views", "tracker"), f"normal for some takes, else {_UNPACK}"),
+    **dict.fromkeys(("audio", "audio_embedding", "transcript", "masks"), "`mmor scene-graph preprocess` writes it"),
+}
+_ONCE = {
+    "tracker": (layout.tracks, read_tracks),
+    "take_json": (layout.take_json, file_checks.read_seconds),
+    "recording": (layout.recording, check_audio),
+    "subtitles": (layout.subtitles, read_subtitles),
+}
+_FRAME_LABELS = {
+    "next_action": (layout.next_action, file_checks.is_next_action),
+    "robot_phase": (layout.robot_phase, file_checks.is_robot_phase),
+    "sterility_breach": (layout.sterility_breach, file_checks.is_sterility_breach),
+}
+_MAIN_SPLITS = ("train", "val", "test", "short_clips")  # every published take is in one of these
+
+
+class Severity(IntEnum):
+    """How bad a finding is; the worst one is the exit code."""
+
+    GAP = 1  # something is not there
+    BROKEN = 2  # something is there and cannot be used
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One problem; the message is one line and names the file."""
+
+    severity: Severity
+    path: Path
+    message: str
+
+
+@dataclass
+class TakeReport:
+    """What is there of one take: number of files by modality, and by name for those that a take has once."""
+
+    take: Take
+    timepoints: int = 0
+    found: Counter[str] = field(default_factory=Counter)
+    expected: dict[str, int] = field(default_factory=dict)  # without those whose number cannot be told
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON values, with the splits of the take."""
+        names = [*self.expected, *(self.found.keys() - self.expected.keys())]
+        files = {name: {"found": self.found[name], "expected": self.expected.get(name)} for name in names}
+        description = {"take": self.take.name, "dataset": self.take.dataset, "splits": splits_of(self.take)}
+        return {**description, "timepoints": self.timepoints, "files": files}
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of `check`: print it, or store `to_json()`."""
+
+    root: Path
+    takes: tuple[TakeReport, ...]
+    findings: tuple[Finding, ...]  # the broken before the gaps
+    opened: int  # files that were looked into
+
+    @property
+    def exit_code(self) -> int:
+        """0 complete, 1 gaps, 2 broken files."""
+        return max((int(finding.severity) for finding in self.findings), default=0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        return {
+            "root": str(self.root),
+            "exit_code": self.exit_code,
+            "opened": self.opened,
+            "takes": [take.to_json() for take in self.takes],
+            "findings": [
+                {"severity": finding.severity.name.lower(), "path": str(finding.path), "message": finding.message}
+                for finding in self.findings
+            ],
+        }
+
+    def __str__(self) -> str:
+        count = Counter(finding.severity for finding in self.findings)
+        return "\n".join(
+            [
+                *_table(self.takes),
+                "",
+                *(f"{finding.severity.name.lower():<6}  {finding.message}" for finding in self.findings),
+                f"{len(self.takes)} takes, {self.opened} files opened: "
+                f"{count[Severity.BROKEN]} broken, {count[Severity.GAP]} gaps",
+            ]
+        )
+
+
+def check(root: Path) -> Report:
+    """Look at everything below `root`, the folder that holds MM-OR_data and/or 4D-OR_data, or one of these.
+
+    Raises:
+        UserError: there is no dataset at all. Whatever else is wrong goes into the report.
+    """
+    dataset = Dataset(root)
+    takes = dataset.takes()
+    visit = _Visit()
+    reports = tuple(visit.count(dataset.take(take)) for take in takes)
+    for name, data in dataset.roots.items():
+        visit.look_for_absent_takes(data, name, [take for take in takes if take.dataset == name])
+    by_folder = sorted(takes, key=lambda take: (take.dataset, take.folder))
+    for _, sharing in groupby(by_folder, key=lambda take: (take.dataset, take.folder)):
+        visit.look_at_labels([dataset.take(take) for take in sharing])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        complaints = track(pool.map(_complaint, visit.jobs.values()), "checking files", total=len(visit.jobs))
+        for path, complaint in zip(visit.jobs, complaints):
+            if complaint:
+                visit.note(Severity.BROKEN, path, complaint)
+    findings = sorted(visit.findings, key=lambda finding: (-finding.severity, finding.path))
+    return Report(root, reports, tuple(findings), len(visit.jobs))
+
+
+class _Visit:
+    """Goes through the takes, notes what is missing, and collects the files to look into."""
+
+    def __init__(self) -> None:
+        self.findings: dict[Finding, None] = {}  # in order, each once
+        self.jobs: dict[Path, Callable[[], object]] = {}  # each raises UserError; a shared file is looked into once
+
+    def note(self, severity: Severity, path: Path, message: str) -> None:
+        """Add a finding."""
+        self.findings[Finding(severity, path, message)] = None
+
+    def count(self, recorded: RecordedTake) -> TakeReport:
+        """Count the files of a take."""
+        take = recorded.take
+        report = TakeReport(take)
+        try:
+            files = list(_files(recorded))
+        except UserError as error:
+            self.note(Severity.BROKEN, recorded.index_file, str(error))
+            return report
+        report.timepoints = len(recorded.expected)
+        report.expected = {name: number * report.timepoints for name, number in _PER_TIMEPOINT[take.dataset].items()}
+        report.expected |= {name: 1 for name, _, _ in files if name not in _COLUMNS}
+        missing: dict[str, Path] = {}
+        for name, path, job in files:
+            if path.name in self._list(recorded, path.parent):
+                report.found[name] += 1
+                self.jobs.setdefault(path, job)
+            else:
+                missing.setdefault(name, path)
+        if report.found["tracker"]:
+            try:
+                report.found["tracker"] = sum(timepoint.tracker is not None for timepoint in recorded.timepoints)
+            except UserError:  # the job on that file says what is wrong
+                del report.found["tracker"], report.expected["tracker"]
+        for name, expected in report.expected.items():
+            if lacking := expected - report.found[name]:
+                path = missing.get(name, recorded.index_file)  # without a frame number there is no file name
+                what = f"{lacking} of {expected} files are missing: {name} of take {take.name}"
+                self.note(Severity.GAP, path, f"{path}: {what}; {_HINTS.get(name, _UNPACK)}")
+        return report
+
+    def look_for_absent_takes(self, root: Path, dataset: str, on_disk: Sequence[Take]) -> None:
+        """Note the published takes that are not there, and folders of takes without index."""
+        published = {take.folder for take in TAKES if take.dataset == dataset}
+        for folder in sorted(published - {take.folder for take in on_disk}):
+            if (path := root / folder).is_dir():
+                self.note(Severity.BROKEN, path, f"{path}: has no {layout.INDEX_STEM}.json; {_UNPACK}")
+        for split in _MAIN_SPLITS:
+            of_split = split_takes(split, (dataset,))
+            names = [take.name for take in of_split if take not in on_disk]
+            if names:
+                what = f"{len(names)} of {len(of_split)} takes of {split} are absent: {', '.join(names)}"
+                self.note(Severity.GAP, root, f"{root}: {what}; unpack them there if they are needed")
+
+    def look_at_labels(self, sharing: Sequence[RecordedTake]) -> None:
+        """Look for labels of unknown frames, and into all label masks, in a folder that several takes may share."""
+        root, take = sharing[0].root, sharing[0].take
+        try:
+            frames = [numbers for recorded in sharing for numbers in _frames(recorded)]
+            frame_ids = [{timepoint.frame_id for timepoint in recorded.expected} for recorded in sharing]
+        except UserError:
+            return  # an index is broken, which has been noted
+        for camera in layout.SEGMENTATION_CAMERAS[take.dataset]:
+            folder, key = layout.label_mask_folder(root, take, camera), layout.frame_key(take, camera)
+            numbers = {number[key] for number in frames if key in number}
+            known = {layout.label_mask(root, take, camera, n, made).name for n in numbers for made in (False, True)}
+            for name in self._list(sharing[0], folder):
+                if name.endswith(".png"):
+                    self.jobs.setdefault(folder / name, partial(file_checks.check_label_mask, folder / name))
+                    self._require_frame(folder / name, name in known)
+        for recorded, own_ids in zip(sharing, frame_ids):
+            shared, own = layout.relation_label_folders(root, recorded.take)
+            for folder, known in ((shared, set().union(*frame_ids)), (own, own_ids)):
+                for name in self._list(recorded, folder):
+                    if name.endswith(".json"):
+                        self._require_frame(folder / name, name.removesuffix(".json") in known)
+
+    def _require_frame(self, path: Path, known: bool) -> None:
+        if not known:
+            message = f"{path}: is the label of a frame that the index does not have; remove it or copy the right index"
+            self.note(Severity.BROKEN, path, message)
+
+    def _list(self, recorded: RecordedTake, folder: Path) -> frozenset[str]:
+        try:
+            return recorded.list_folder(folder)
+        except UserError as error:
+            self.note(Severity.BROKEN, folder, str(error))
+            return frozenset()
+
+
+def _files(recorded: RecordedTake) -> Iterator[tuple[str, Path, Callable[[], object]]]:
+    """Name, path and check of every file that a take could have."""
+    root, take = recorded.root, recorded.take
+    for timepoint in recorded.expected:
+        for name, path in timepoint.files():
+            yield name, path, partial(file_checks.CHECKS[name], path, take)
+    if take.dataset == FOURDOR:
+        return
+    for name, (path_of, check_file) in _ONCE.items():
+        path = path_of(root, take)
+        yield name, path, partial(check_file, path)
+    frame_ids = {timepoint.frame_id for timepoint in recorded.expected}
+    for name, (path_of, is_label) in _FRAME_LABELS.items():
+        path = path_of(root, take)
+        yield name, path, partial(file_checks.check_frame_labels, path, is_label, frame_ids)
+
+
+def _frames(recorded: RecordedTake) -> list[dict[str, Any]]:
+    """The frame numbers in index and take_jsons; annotators may have worked with either."""
+    frames: list[dict[str, Any]] = [numbers for _, numbers in read_index(recorded.index_file)]
+    path = layout.take_json(recorded.root, recorded.take)
+    if recorded.take.dataset == MMOR and path.exists():
+        with contextlib.suppress(UserError):  # the check of that file says what is wrong
+            frames += file_checks.read_seconds(path).values()
+    return frames
+
+
+def _complaint(job: Callable[[], object]) -> str | None:
+    try:
+        job()
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _table(reports: Sequence[TakeReport]) -> list[str]:
+    """One line per take: found/expected files, or one number where nothing is missing."""
+    rows = [["take", "splits", "timepoints", *_COLUMNS.values(), "take files"]]
+    for report in reports:
+        found, expected = report.found, report.expected
+        once = [name for name in expected if name not in _COLUMNS]
+        cells = [_cell(found[name], expected.get(name, found[name])) for name in _COLUMNS]
+        total = _cell(sum(found[name] for name in once), len(once))
+        splits = ", ".join(splits_of(report.take))
+        rows.append([report.take.name, splits or "own", str(report.timepoints), *cells, total])
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+
+
+def _cell(found: int, expected: int) -> str:
+    if found == expected:
+        return str(found) if found else "-"
+    return f"{found}/{expected}"
