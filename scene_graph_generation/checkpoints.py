@@ -65,7 +65,7 @@ def save_model(folder: Path, model: MM2SG, tokens: Tokens, dtype: torch.dtype = 
     Raises:
         UserError: the folder cannot be written.
     """
-    write_json(folder / CONFIG, to_mapping(model.config), indent=1)
+    write_json(folder / CONFIG, to_mapping(model.settings), indent=1)
     tokens.save(folder)
     state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
     write_bytes(folder / WEIGHTS, save(state))

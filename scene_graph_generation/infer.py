@@ -31,7 +31,7 @@ class SceneGraphGenerator:
     def __init__(self, model: MM2SG, tokens: Tokens) -> None:
         self.model = model.eval()
         self._tokens = tokens
-        self._read = ExampleReader(model.config, tokens)
+        self._read = ExampleReader(model.settings, tokens)
 
     def __call__(self, timepoints: Sequence[Timepoint], memories: Sequence[str | None]) -> list[list[Triplet]]:
         """The triplets of these timepoints as generated, each with its memory text.
@@ -44,7 +44,7 @@ class SceneGraphGenerator:
 
     def _example(self, timepoint: Timepoint, memory: str | None) -> Example:
         """Memory that does not fit is shortened from its oldest end; the instruction is never cut."""
-        config = self.model.config
+        config = self.model.settings
         known = _only(timepoint, config.modalities)
         room = config.max_length - config.vision.tokens - 5 - MAX_NEW_TOKENS  # 5: cloud, audio and three masks
         while True:

@@ -6,9 +6,11 @@ cached.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from operating_room.errors import UserError
 from operating_room.layout import MASKS_PER_TIMEPOINT
 from operating_room.masks import SMALL
 from operating_room.prompts import evaluation_pictures
-from operating_room.readers import read_label_mask, read_picture, read_point_cloud
+from operating_room.readers import read_bytes, read_label_mask, read_picture, read_point_cloud
 from scene_graph_generation.collate import Example
 from scene_graph_generation.config import MM2SGConfig
 from scene_graph_generation.tokens import Tokens
@@ -141,9 +143,10 @@ def read_audio_embedding(path: Path, width: int) -> Float[Tensor, " width"]:
     Raises:
         UserError: the file is damaged, holds something else, or a vector of another length.
     """
+    data = read_bytes(path)
     try:
-        vector = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        vector = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, IndexError) as error:
         raise UserError(f"{path}: cannot be read as an audio embedding; delete it and preprocess again") from error
     if not isinstance(vector, Tensor) or vector.numel() != width or not vector.is_floating_point():
         raise UserError(f"{path}: expected an audio embedding of {width} numbers; delete it and preprocess again")

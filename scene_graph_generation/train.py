@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
@@ -11,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
@@ -122,8 +124,11 @@ class SceneGraphTrainer(Trainer):
             seed=config.seed,
             remove_unused_columns=False,
             dataloader_pin_memory=False,
+            disable_tqdm=not sys.stderr.isatty(),
         )
         super().__init__(model=model, args=arguments, train_dataset=samples, data_collator=_as_batch)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(LossLog(out / "log.jsonl"))
         self.loss_is_scaled_for_ga = False
         self._config = config
         self._weights = weights
@@ -145,6 +150,21 @@ class SceneGraphTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
         world = self._config.accumulation * self.args.world_size
         return EpochOrder(self._lengths, self._config.batch_size, world, self._config.seed)
+
+
+class LossLog(TrainerCallback):
+    """Appends what Trainer logs (step, loss, learning rate) to a file, one JSON object a line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_log(
+        self, args: Any, state: TrainerState, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Called by Trainer."""
+        if state.is_world_process_zero:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
 
 
 class EpochOrder(Sampler[tuple[int, int]]):

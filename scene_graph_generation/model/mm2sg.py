@@ -34,7 +34,7 @@ class MM2SG(nn.Module):
 
     def __init__(self, config: MM2SGConfig, point_encoder: nn.Module | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.settings = config  # not `config`: Trainer would write into it
         width = config.language.width
         self.vision = VisionTower(config.vision)
         self.pooler = ImagePooler(config, point_encoder)
@@ -58,7 +58,7 @@ class MM2SG(nn.Module):
     def embed(self, examples: Sequence[Example], side: Literal["left", "right"] = "right") -> Merged:
         """The batch as the language model sees it; `side` says where shorter samples are padded."""
         tokens = self.language.get_input_embeddings()
-        return merge(examples, self.visual_tokens(examples), tokens, self.config.max_length, side)
+        return merge(examples, self.visual_tokens(examples), tokens, self.settings.max_length, side)
 
     def forward(self, examples: Sequence[Example]) -> MM2SGOutput:
         """Score the next token everywhere (training; generation is in decoding.py)."""

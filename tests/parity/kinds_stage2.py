@@ -126,7 +126,7 @@ def merge(case: Path) -> Iterator[Result | NotYet]:
     ):
         if "cloud" in parts and model.pooler.point_encoder is None:
             continue
-        model.config = dataclasses.replace(model.config, max_length=limit)
+        model.settings = dataclasses.replace(model.settings, max_length=limit)
         with torch.no_grad():
             merged = model.embed([_subset(example, parts) for example in examples], side)
         if f"{name}.inputs_embeds" in stored:

@@ -1,0 +1,137 @@
+"""The files of a timepoint as tensors."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import CLIPImageProcessorPil
+
+from operating_room.dataset import Dataset
+from operating_room.errors import UserError
+from operating_room.prompts import conversation, human_prompt
+from operating_room.takes import MMOR, Take
+from scene_graph_generation.config import MM2SGConfig, PoolerConfig, VisionConfig
+from scene_graph_generation.timepoint import (
+    MEAN,
+    PAD_COLOR,
+    STD,
+    Evidence,
+    ExampleReader,
+    ViewReader,
+    normalise_views,
+    prepare_view,
+    read_audio_embedding,
+    read_cloud,
+    read_masks,
+)
+from scene_graph_generation.tokens import train_tokens
+from tests.operating_room.tiny_dataset import label_picture, picture, write, write_dataset
+
+CONFIG = MM2SGConfig(vision=VisionConfig(image_size=28), pooler=PoolerConfig(audio_width=8))
+
+
+def random_picture(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("size", [(40, 60), (60, 40), (40, 61), (50, 50)])
+def test_views_are_what_clip_expects(size: tuple[int, int]) -> None:
+    image = random_picture(*size)
+    side = max(size)
+    square = np.full((side, side, 3), PAD_COLOR, np.uint8)
+    top, left = ((side - extent) // 2 for extent in size)
+    square[top : top + size[0], left : left + size[1]] = image
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    expected = processor(square, return_tensors="pt").pixel_values[0]
+    assert torch.allclose(normalise_views(prepare_view(image, 28)[None])[0], expected, atol=1e-6)
+
+
+def test_missing_views_are_black_and_no_view_is_the_mean_color() -> None:
+    read = ViewReader(28)
+    black = read([None])
+    expected = -torch.tensor(MEAN) / torch.tensor(STD)
+    assert torch.allclose(black[0, :, 14, 14], expected, atol=1e-5)
+    assert black[0, :, 0, 14].abs().max() < 0.05  # 2048x1536 is padded above and below
+    assert not read([]).any()
+
+
+def test_kept_views_are_read_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jpg", picture())
+    kept, fresh = ViewReader(28, keep=True), ViewReader(28)
+    first = kept([path])
+    path.unlink()
+    assert torch.equal(kept([path, path])[1:], first)
+    with pytest.raises(UserError, match=r"a\.jpg"):
+        fresh([path])
+
+
+def save_tensor(path: Path, value: object) -> Path:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return write(path, buffer.getvalue())
+
+
+def test_audio_embeddings_are_flat_float_vectors(tmp_path: Path) -> None:
+    path = save_tensor(tmp_path / "a.pt", torch.arange(8.0).half()[None])
+    assert torch.equal(read_audio_embedding(path, 8), torch.arange(8.0))
+
+
+@pytest.mark.parametrize("value", [torch.zeros(9), torch.zeros(8, dtype=torch.int64), {"a": 1}, torch.tensor([])])
+def test_other_audio_vectors_are_refused(tmp_path: Path, value: object) -> None:
+    with pytest.raises(UserError, match=r"a\.pt: expected an audio embedding of 8 numbers"):
+        read_audio_embedding(save_tensor(tmp_path / "a.pt", value), 8)
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", picture()])
+def test_damaged_audio_vectors_are_named(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(UserError, match=r"a\.pt"):
+        read_audio_embedding(write(tmp_path / "a.pt", content), 8)
+
+
+def test_masks_are_stacked(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{i}.png", label_picture(0, i, size=32)) for i in (5, 29)]
+    masks = read_masks(paths)
+    assert masks is not None
+    assert masks.shape == (2, 32, 32)
+    assert masks.amax((1, 2)).tolist() == [5, 29]
+    assert read_masks([]) is None
+
+
+@pytest.mark.parametrize("content", [label_picture(0, 5, size=31), label_picture(0, 30, size=32), b""])
+def test_unusable_masks_are_named(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(UserError, match=r"m\.png"):
+        read_masks([write(tmp_path / "m.png", content)])
+
+
+def test_four_masks_are_too_many(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.png", label_picture(0, 5, size=32))
+    with pytest.raises(UserError, match="takes 3"):
+        read_masks([path] * 4)
+
+
+def test_a_whole_timepoint(tmp_path: Path) -> None:
+    write_dataset(tmp_path)
+    save_tensor(
+        tmp_path / "MM-OR_data" / "take_audio_embeddings_per_timepoint" / "001_PKA" / "000001.pt", torch.ones(8)
+    )
+    timepoint = Dataset(tmp_path).take(Take(MMOR, "001_PKA")).timepoints[0]
+    prompt = conversation(human_prompt(None, None, None, None))
+    tokens = train_tokens([prompt], 1024)
+    example = ExampleReader(CONFIG, tokens)(Evidence.of_timepoint(timepoint), prompt)
+    assert example.views.shape == (7, 3, 28, 28)
+    assert example.audio is not None
+    assert example.masks is not None
+    assert example.masks.shape == (3, 32, 32)
+    assert example.cloud is not None
+    assert example.cloud.shape == (2, 6)
+    assert example.labels is None
+    only_views = ExampleReader(MM2SGConfig(vision=CONFIG.vision, modalities=("views",)), tokens)
+    bare = only_views(Evidence.of_timepoint(timepoint), prompt)
+    assert bare.audio is None
+    assert bare.masks is None
+    assert bare.cloud is None
+    assert read_cloud(timepoint.point_cloud or tmp_path) is not None

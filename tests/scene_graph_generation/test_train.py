@@ -1,0 +1,193 @@
+"""Training a tiny model on a few samples: what is learnt, saved and resumed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from operating_room.dataset import Dataset
+from operating_room.errors import UserError
+from operating_room.files import write_json
+from operating_room.memory import Memory
+from operating_room.prompts import human_prompt
+from operating_room.scene_graph import Sample, Triplet, parse
+from scene_graph_generation.checkpoints import load_model
+from scene_graph_generation.config import (
+    Experiment,
+    LanguageConfig,
+    MM2SGConfig,
+    PoolerConfig,
+    TrainConfig,
+    VisionConfig,
+    read_experiment,
+)
+from scene_graph_generation.infer import SceneGraphGenerator
+from scene_graph_generation.samples import SampleOptions, training_records
+from scene_graph_generation.train import EpochOrder, disturb_memory, read_records, train
+from tests.operating_room.tiny_dataset import write_dataset
+
+TAKE = "001_PKA_MMOR"
+GRAPHS = [
+    [Triplet("nurse", "instrument_table", "preparing"), Triplet("head_surgeon", "patient", "cutting")],
+    [Triplet("head_surgeon", "patient", "drilling")],
+    [],
+]
+EXPERIMENT = Experiment(
+    model=MM2SGConfig(
+        vision=VisionConfig(image_size=28, width=16, layers=1, heads=2, mlp=32, feature_layer=-1),
+        pooler=PoolerConfig(layers=1, heads=2, mlp=32, mask_channels=(8, 8, 8, 8, 16), dropout=0.0),
+        language=LanguageConfig(width=48, layers=2, heads=4, mlp=96, positions=512),
+        modalities=("views", "masks", "robot", "tracker", "speech"),
+    ),
+    train=TrainConfig(
+        max_steps=60,
+        batch_size=3,
+        accumulation=1,
+        learning_rate=1e-2,
+        max_grad_norm=1.0,
+        modality_dropout=0.0,
+        shuffle_views=False,
+        token_weights=False,
+        canonical_order=True,
+        save_steps=30,
+    ),
+    vocabulary=1024,
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset with a training file `samples.json` in it."""
+    root = write_dataset(tmp_path_factory.mktemp("data"))
+    for second in range(3):  # the words tell the three timepoints apart
+        path = root / "MM-OR_data" / "take_transcripts_per_timepoint" / "001_PKA" / f"{second + 1:06d}.json"
+        path.write_text(json.dumps({"text": ["scalpel please", "the drill", "hello"][second]}))
+    samples = [Sample(TAKE, f"{second:06d}", tuple(graph)) for second, graph in enumerate(GRAPHS)]
+    records = training_records(Dataset(root), samples, SampleOptions(permutations=2), Random(0))
+    write_json(root / "samples.json", list(records))
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("model")
+    train(EXPERIMENT, data / "samples.json", Dataset(data), out)
+    return out
+
+
+def test_the_trained_model_knows_its_samples(data: Path, trained: Path) -> None:
+    model, tokens = load_model(trained)
+    timepoints = Dataset(data).take(Dataset(data).takes()[1]).timepoints
+    answers = SceneGraphGenerator(model, tokens)(timepoints, [None] * 3)
+    assert answers == [sorted(parse(_spoken(graph))) for graph in GRAPHS]
+
+
+def _spoken(graph: list[Triplet]) -> str:
+    return ";".join(",".join(triplet).replace("_", " ") for triplet in graph)
+
+
+def test_a_finished_folder_is_not_trained_over(data: Path, trained: Path) -> None:
+    with pytest.raises(UserError, match="already"):
+        train(EXPERIMENT, data / "samples.json", Dataset(data), trained)
+
+
+def test_a_resumed_training_gives_the_same_model(data: Path, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "checkpoint-30", tmp_path / "checkpoint-30")
+    (tmp_path / "checkpoint-45").mkdir()  # cut off while it was written
+    train(EXPERIMENT, data / "samples.json", Dataset(data), tmp_path)
+    again, reference = (load_model(folder)[0].state_dict() for folder in (tmp_path, trained))
+    assert all(torch.equal(again[name], reference[name]) for name in reference)
+
+
+def test_damaged_model_folders_are_named(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no scene-graph model"):
+        load_model(tmp_path)
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        broken = tmp_path / name
+        shutil.copytree(trained, broken, ignore=shutil.ignore_patterns("checkpoint-*"))
+        (broken / name).write_bytes((broken / name).read_bytes()[:50])
+        with pytest.raises(UserError, match=name.replace(".", r"\.")):
+            load_model(broken)
+
+
+def test_weights_of_another_size_are_named(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "m", ignore=shutil.ignore_patterns("checkpoint-*"))
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    config["language"]["width"] = 32
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"does not fit the model's config\.json"):
+        load_model(tmp_path / "m")
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '[{"id": "a"}]', '[{"id": "a", "conversations": [1]}]'])
+def test_damaged_training_files_are_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "samples.json").write_text(content)
+    with pytest.raises(UserError, match=r"samples\.json"):
+        read_records(tmp_path / "samples.json")
+
+
+def test_every_epoch_has_each_sample_once_in_another_order() -> None:
+    order = EpochOrder(list(range(10)), batch=2, world=2, seed=0)
+    first = list(order)
+    order.set_epoch(1)
+    second = list(order)
+    assert sorted(first) == [(0, i) for i in range(10)]
+    assert sorted(second) == [(1, i) for i in range(10)]
+    assert [i for _, i in first] != [i for _, i in second]
+
+
+def test_memory_is_disturbed_and_nothing_else() -> None:
+    memory = Memory()
+    for time in range(30):
+        memory.add([Triplet("head surgeon", f"tool {time % 7}", "holding"), Triplet("nurse", "saw", "touching")], time)
+    text = memory.text()
+    prompt = human_prompt(None, None, "a,b,c; d,e,f", text)
+    before, after = prompt.split(text)
+    assert disturb_memory(prompt, 0.0, Random(0)) == prompt
+    disturbed = disturb_memory(prompt, 0.5, Random(0))
+    assert disturbed.startswith(before)
+    assert disturbed.endswith(after)
+    told = disturbed.removeprefix(before).removesuffix(after)
+    assert told != text
+    assert told.count(";") < text.count(";")
+    assert "Long: " in told
+    assert "Short: " in told
+    bare = human_prompt(None, None, "a,b,c; d,e,f", None)
+    assert disturb_memory(bare, 1.0, Random(0)) == bare
+
+
+def test_experiment_files(tmp_path: Path) -> None:
+    path = tmp_path / "e.yaml"
+    path.write_text("model: {vision: {layers: 3}}\ntrain: {learning_rate: 1e-3}\n")
+    experiment = read_experiment(path)
+    assert experiment.model.vision == replace(VisionConfig(), layers=3)
+    assert experiment.train.learning_rate == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("model: {vision: {layer: 3}}", "'layer'"),
+        ("train: {epochs: many}", "epochs"),
+        ("train: {shuffle_views: 1}", "shuffle_views"),
+        ("model: {batching: both}", "batching"),
+        ("model: 3", "model"),
+        ("a: [", "YAML"),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path: Path, content: str, named: str) -> None:
+    (tmp_path / "e.yaml").write_text(content)
+    with pytest.raises(UserError, match=named) as error:
+        read_experiment(tmp_path / "e.yaml")
+    assert "e.yaml" in str(error.value)
+
+
+def test_the_shipped_experiment_is_readable_and_small() -> None:
+    experiment = read_experiment(Path(__file__).parents[2] / "configs" / "scene_graph" / "small.yaml")
+    assert experiment.model.vision.width <= 192
