@@ -12,7 +12,7 @@ import json
 import re
 import struct
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,22 +203,25 @@ def read_audio(path: Path) -> tuple[Float32[np.ndarray, "samples channels"], int
         UserError: see the module; also for a file that ends before the length it states, or holds no sample.
     """
     with _open_sound(path) as file:
-        blocks = []
-        while len(block := file.read(1 << 20, dtype="float32", always_2d=True)):
-            blocks.append(block)  # read in pieces: a damaged header may state any length
+        blocks = list(_blocks(file))
         _require_length(path, sum(map(len, blocks)), file)
         return np.concatenate(blocks), file.samplerate
 
 
 def check_audio(path: Path) -> None:
-    """Find out whether a sound file has the length it states, by decoding its last second only.
+    """Find out whether a sound file has the length it states, without holding its samples.
 
     Raises:
         UserError: it has not, or is no sound file.
     """
     with _open_sound(path) as file:
-        start = file.seek(max(0, file.frames - file.samplerate))
-        _require_length(path, start + len(file.read(file.frames - start)), file)
+        _require_length(path, sum(map(len, _blocks(file))), file)
+
+
+def _blocks(file: SoundFile) -> Iterator[Float32[np.ndarray, "samples channels"]]:
+    """The samples in pieces, since a damaged header may state any length."""
+    while len(block := file.read(1 << 20, dtype="float32", always_2d=True)):
+        yield block
 
 
 @contextmanager
