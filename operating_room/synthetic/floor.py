@@ -297,7 +297,8 @@ class _Planner:
         for name, way in ways.items():
             for second, spot in enumerate(way):
                 if spot is not None and spot != people[name][second]:
-                    way[second] = self._sidestep(spot, plans[second].things)
+                    others = [place for other in ways if other != name and (place := ways[other][second])]
+                    way[second] = self._sidestep(spot, plans[second].things, others)
         rolled: dict[str, list[Placement | None]] = {}
         for thing in _MOBILITY:
             track = [plan.things.get(thing) for plan in plans]
@@ -314,11 +315,13 @@ class _Planner:
             for i in range(len(plans))
         ]
 
-    def _sidestep(self, spot: Spot, things: Mapping[str, Placement]) -> Spot:
+    def _sidestep(self, spot: Spot, things: Mapping[str, Placement], others: Sequence[Spot]) -> Spot:
         """The free grid position nearest to a spot on the way."""
         blocked = np.zeros(len(self.grid), bool)
         for thing, place in things.items():
             blocked |= self._field(thing, place) < 0.24
+        for other in others:
+            blocked |= self._away(other) < 0.5
         far = self._away(spot) + 100.0 * blocked
         x, y = self.grid[int(far.argmin())]
         return (float(x), float(y))
