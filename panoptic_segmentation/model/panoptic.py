@@ -48,7 +48,7 @@ class PanopticVideo:
 
     def categories(self, count: int) -> UInt8[Tensor, "frames height width"]:
         """Category per pixel; 0, the background, where there is no segment or one of a category >= `count`."""
-        table = torch.zeros(len(self.segments) + 1, dtype=torch.uint8)
+        table = torch.zeros(max([0, *(segment.id for segment in self.segments)]) + 1, dtype=torch.uint8)
         for segment in self.segments:
             if segment.category_id < count:
                 table[segment.id] = segment.category_id
@@ -102,10 +102,8 @@ class CausalPanoptic:
         self._areas: Tensor | None = None  # of each query over the frames so far
         self._ids: dict[tuple[str, int], int] = {}  # ("thing", query) or ("stuff", class) -> id
 
-    def add(
-        self, logits: Float[Tensor, "queries classes"], masks: Float[Tensor, "queries h w"]
-    ) -> tuple[Int[Tensor, "height width"], list[Segment]]:
-        """Segment ids of the next frame, and its segments."""
+    def add(self, logits: Float[Tensor, "queries classes"], masks: Float[Tensor, "queries h w"]) -> PanopticVideo:
+        """The next frame, as a video of one frame; its segments may have any ids."""
         self._logits = logits if self._logits is None else self._logits + logits
         self._frames += 1
         if self._areas is None:
@@ -123,7 +121,7 @@ class CausalPanoptic:
             key = ("thing", segment.query) if segment.is_thing else ("stuff", segment.category_id)
             table[segment.id] = self._ids.setdefault(key, len(self._ids) + 1)
             segments.append(replace(segment, id=int(table[segment.id])))
-        return table[painted.ids[0].long()], segments
+        return PanopticVideo(table[painted.ids.long()], segments)
 
 
 def _confident(

@@ -1,29 +1,20 @@
-"""CTVIS: frame-to-frame alignment by re-identification embeddings, and the contrastive loss that trains them.
+"""CTVIS: the contrastive loss that trains the re-identification embeddings.
 
-Stage-1 specification, section 5; Ying et al., "CTVIS: Consistent Training for Online Video Instance Segmentation".
+Stage-1 specification, section 5.2; Ying et al., "CTVIS: Consistent Training for Online Video Instance Segmentation".
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from panoptic_segmentation.model.losses import Losses
-from panoptic_segmentation.model.matching import Draws, LossSettings, Match, align, full_precision
-
-
-def aligned_orders(reid: Iterable[Float[Tensor, "queries width"]]) -> Iterator[Int[Tensor, " queries"]]:
-    """Per frame the order that puts its queries in line with the aligned frame before; the first keeps its own."""
-    previous: Tensor | None = None
-    for current in reid:
-        order = torch.arange(len(current), device=current.device) if previous is None else align(previous, current)
-        previous = current[order]
-        yield order
+from panoptic_segmentation.model.matching import Draws, LossSettings, Match, full_precision
 
 
 @dataclass

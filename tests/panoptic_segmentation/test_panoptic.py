@@ -108,9 +108,9 @@ def test_causal_segments_of_a_still_video_are_those_of_the_whole() -> None:
     whole = panoptic_video(scores, [masks] * 3, PLAIN, THINGS)
     causal = CausalPanoptic(PLAIN, THINGS)
     for t in range(3):
-        ids, segments = causal.add(scores.log(), masks)
-        assert torch.equal(ids, whole.ids[t])
-        assert segments == whole.segments
+        found = causal.add(scores.log(), masks)
+        assert torch.equal(found.ids[0], whole.ids[t])
+        assert found.segments == whole.segments
 
 
 def test_causal_ids_stay_when_others_come_and_go() -> None:
@@ -118,18 +118,18 @@ def test_causal_ids_stay_when_others_come_and_go() -> None:
     both = torch.stack((_box(0, 4, 0, 6), _box(4, 8, 6, 12)))
     second = torch.stack((_box(0, 0, 0, 0), _box(4, 8, 6, 12)))
     logits = _scores((3, 0.9), (5, 0.9)).log()
-    first_ids, _ = causal.add(logits, both)
-    ids, segments = causal.add(logits, second)
-    assert first_ids[7, 11] == ids[7, 11] == 2
-    assert [s.id for s in segments if s.query == 1] == [2]
+    first, last = causal.add(logits, both), causal.add(logits, second)
+    assert first.ids[0, 7, 11] == last.ids[0, 7, 11] == 2
+    assert [s.id for s in last.segments if s.query == 1] == [2]
+    assert last.categories(THINGS)[0, 7, 11] == 5
 
 
 def test_causal_segments_do_not_depend_on_the_future() -> None:
     masks = _box(0, 4, 0, 6)[None]
     short, long = CausalPanoptic(PLAIN, THINGS), CausalPanoptic(PLAIN, THINGS)
     sure, unsure = _scores((3, 0.95)).log(), _scores((3, 0.3)).log()
-    assert torch.equal(short.add(sure, masks)[0], long.add(sure, masks)[0])
-    assert long.add(unsure, masks)[1] == []
+    assert torch.equal(short.add(sure, masks).ids, long.add(sure, masks).ids)
+    assert long.add(unsure, masks).segments == []
 
 
 def test_best_entries_may_repeat_a_query() -> None:

@@ -183,8 +183,9 @@ def test_every_parameter_learns() -> None:
     assert untouched == []
 
 
-def test_pixel_decoder_stays_in_float32_under_autocast() -> None:
-    model = Segmenter(small_segmenter(3)).eval()
+@pytest.mark.parametrize("config", [TINY, small_segmenter(3)])
+def test_pixel_decoder_stays_in_float32_under_autocast(config: SegmenterConfig) -> None:
+    model = Segmenter(config).eval()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         output = model(255 * torch.rand(1, 3, 32, 32))
     assert output.mask_features.dtype == torch.float32

@@ -6,9 +6,12 @@ from the model's manifest and scaled as `weight_scale.json` says (stage-1 specif
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,10 +19,19 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from panoptic_segmentation import pictures
+from operating_room.categories import colors_to_categories
+from operating_room.readers import read_picture
+from panoptic_segmentation import pictures, predictions
 from panoptic_segmentation.checkpoints import VideoModel, build_model, load_state, published_name
-from panoptic_segmentation.model.panoptic import Sizes, binary_masks, ctvis_panoptic, panoptic_video, top_entries
-from panoptic_segmentation.model.reid import aligned_orders
+from panoptic_segmentation.model.matching import align
+from panoptic_segmentation.model.panoptic import (
+    PanopticVideo,
+    Sizes,
+    binary_masks,
+    ctvis_panoptic,
+    panoptic_video,
+    top_entries,
+)
 from panoptic_segmentation.model.segmenter import SegmenterConfig, SegmenterOutput
 from panoptic_segmentation.model.tracker import TrackerOutput
 from panoptic_segmentation.model.transformer_decoder import blocked_cells
@@ -126,7 +138,7 @@ def ctvis(path: Path) -> Iterator[Result]:
     case = Case(path)
     model = case.model(CTVIS)
     seen = model.segmenter(case.frames())
-    orders = torch.stack(list(aligned_orders(seen.reid)))
+    orders = _orders(seen.reid)
     yield case.compare("ctvis.match_indices", orders[1:])
     frames = list(ctvis_frames(model, [case.frames()]))
     masks = torch.stack([frame.masks for frame in frames])
@@ -142,12 +154,20 @@ def match(path: Path) -> Iterator[Result]:
     """Frame-to-frame alignment of shuffled embeddings."""
     case = Case(path)
     tensors = case.tensors
-    orders = torch.stack(list(aligned_orders(tensors["match.reid"])))
+    orders = _orders(tensors["match.reid"])
     yield case.compare("match.indices", orders[1:])
     rows = torch.arange(len(orders))[:, None]
     yield case.compare("match.mean_logits", tensors["match.logits"][rows, orders].mean(0))
     aligned = tensors["match.masks"].transpose(0, 1)[rows, orders]
     yield case.compare("match.aligned_masks", aligned.transpose(0, 1))
+
+
+def _orders(embeddings: Tensor) -> Tensor:
+    """Per frame the order that continues the aligned frame before."""
+    orders = [torch.arange(embeddings.shape[1])]
+    for before, now in pairwise(embeddings):
+        orders.append(align(before[orders[-1]], now))
+    return torch.stack(orders)
 
 
 def _track(model: OnlineDVIS | OfflineDVIS, seen: SegmenterOutput, orders: Tensor | None = None) -> TrackerOutput:
@@ -275,14 +295,31 @@ def post(path: Path) -> Iterator[Result]:
         yield compare(f"{part}.segments", segments(result.segments), expected["segments_infos"], EXACT)
         yield compare(f"{part}.queries", [s.query for s in result.segments], expected["pred_ids"], EXACT)
         if part == "post.a":
-            yield pixels("eval.dvis.class_map", result.categories(things), tensors["eval.dvis.class_map"])
+            yield from _evaluated("eval.dvis", case, result)
     sizes = Sizes(padded, image, image)
     empty = panoptic_video(probabilities, masks, sizes, things, score_threshold=1.0)
     found = {"segments_infos": empty.segments, "sum": int(empty.ids.sum())}
     yield compare("post.empty", found, case.json["post.empty"], EXACT)
     yield from _top_entries("ctpost.", case, tensors["post.pred_cls"], masks, sizes)
-    entries = ctvis_panoptic(tensors["post.pred_cls"], masks, sizes)
-    yield pixels("eval.ct.class_map", entries.categories(things), tensors["eval.ct.class_map"])
+    yield from _evaluated("eval.ct", case, ctvis_panoptic(tensors["post.pred_cls"], masks, sizes))
+
+
+def _evaluated(prefix: str, case: Case, result: PanopticVideo) -> Iterator[Result]:
+    """Pictures and records that an evaluation writes; records in any order, as CTVIS's entries come in none."""
+    labels = [(segment.id, segment.category_id) for segment in result.segments]
+    class_maps, records = [], []
+    with TemporaryDirectory() as folder:
+        for t, ids in enumerate(result.ids):
+            name, size = f"{t}.png", (ids.shape[1], ids.shape[0])
+            records.append(predictions.write_frame(Path(folder), "video", name, ids.numpy(), labels, size))
+            picture = read_picture(predictions.picture_path(Path(folder), "video", name))
+            class_maps.append(colors_to_categories(picture))
+    yield pixels(f"{prefix}.class_map", np.stack(class_maps), case.tensors[f"{prefix}.class_map"])
+    ours, theirs = (
+        [sorted(frame["segments_info"], key=json.dumps) for frame in frames]
+        for frames in (records, case.json[f"{prefix}.annotations"])
+    )
+    yield compare(f"{prefix}.annotations", ours, theirs, SOME_PIXELS)
 
 
 def _top_entries(prefix: str, case: Case, logits: Tensor, masks: Tensor, sizes: Sizes) -> Iterator[Result]:
