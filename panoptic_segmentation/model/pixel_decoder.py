@@ -58,14 +58,15 @@ def deformable_attention(
         per query the heads' sums side by side (heads * channels).
     """
     batch, _, heads, channels = values.shape
-    grids = (2 * locations - 1).flatten(0, 1)
-    shares = weights.flatten(0, 1)
+    levels = values.split([height * width for height, width in sizes], dim=1)
+    grids = (2 * locations - 1).flatten(0, 1).unsqueeze(-2).unbind(1)
+    shares = weights.flatten(0, 1).unsqueeze(1).unbind(2)
     total = values.new_zeros(())
-    for i, (level, (height, width)) in enumerate(zip(values.split([h * w for h, w in sizes], dim=1), sizes)):
+    for level, (height, width), level_grids, level_shares in zip(levels, sizes, grids, shares):
         picture = level.permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)
-        for point in range(grids.shape[2]):
-            sampled = F.grid_sample(picture, grids[:, i, point, :, None], mode="bilinear", align_corners=False)
-            total = total + sampled[..., 0] * shares[:, i, point, None]
+        for grid, share in zip(level_grids.unbind(1), level_shares.unbind(2)):
+            sampled = F.grid_sample(picture, grid, mode="bilinear", align_corners=False)
+            total = total + sampled[..., 0] * share
     return total.unflatten(0, (batch, heads)).flatten(1, 2).transpose(1, 2)
 
 
