@@ -58,8 +58,12 @@ class ClipSettings:
     shortest: tuple[int, ...] = tuple(range(480, 801, 32))  # px, one is drawn
     longest: int = 1333  # px
     crop: bool = False
-    crop_size: tuple[int, ...] = (608, 608)  # height, width, px
+    crop_size: tuple[int, int] = (608, 608)  # height, width, px
     color_jitter: bool = False  # gain, offset and per-channel gain
+
+    def __post_init__(self) -> None:
+        if len(self.crop_size) != 2 or min(self.frames, *self.crop_size, *self.shortest) < 1:
+            raise UserError("INPUT: a crop has a height and a width, and frames and sizes are at least 1")
 
 
 @dataclass(frozen=True)
@@ -68,10 +72,15 @@ class TestSettings:
 
     shortest: int = 720  # px
     longest: int = 1333  # px
-    canvas: tuple[int, ...] = (2048, 1536)  # width, height of ground truth and predictions, px
+    canvas: tuple[int, int] = (2048, 1536)  # width, height of ground truth and predictions, px
+    at_canvas: bool = False  # masks grow smoothly to the canvas; published: to network size, then nearest pixel
     score_threshold: float = 0.8
     overlap_threshold: float = 0.8
     window: int = 3  # frames that go through the segmenter together
+
+    def __post_init__(self) -> None:
+        if len(self.canvas) != 2 or min(*self.canvas, self.shortest, self.window) < 1:
+            raise UserError("TEST.CANVAS is a width and a height; it, sizes and windows are at least 1")
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,11 @@ class DataChoice:
     split_name: str  # as published: train_small
     datasets: tuple[str, ...]
     split: str  # of `operating_room.takes.SPLITS`: small_train
+
+    @property
+    def ground_truth_name(self) -> str:
+        """The published name of the ground-truth file."""
+        return f"{self.name}_ground_truth_{self.split_name}"
 
 
 def data_choice(name: str) -> DataChoice:
@@ -205,6 +219,7 @@ KEYS = {
     "INPUT.MIN_SIZE_TEST": "test.shortest",
     "INPUT.MAX_SIZE_TEST": "test.longest",
     "TEST.CANVAS": "test.canvas",  # ours
+    "TEST.AT_CANVAS": "test.at_canvas",  # ours
     "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD": "test.score_threshold",
     "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": "test.overlap_threshold",
     "MODEL.MASK_FORMER.TEST.WINDOW_SIZE": "test.window",

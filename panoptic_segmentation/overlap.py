@@ -5,7 +5,7 @@ Every picture is decoded here, once. Data specification, sections 7.3-7.5, says 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ def read_overlaps(
     try:
         true_videos = {video["video_id"]: _by_file(video) for video in truth["annotations"]}
         predicted_videos = {video["video_id"]: _by_file(video) for video in predicted["annotations"]}
+        categories = {category["id"] for category in truth["categories"]}
     except (KeyError, TypeError) as error:
         raise UserError(f"ground truth or prediction file: not in the published form, {error!r}") from error
     for video_id, frames in track(true_videos.items(), "VPQ", len(true_videos)):
@@ -78,8 +79,8 @@ def read_overlaps(
         missing = sorted(frames.keys() - predicted_videos[video_id].keys())
         if missing:
             raise UserError(f"video {video_id}: {len(missing)} frames without prediction, first {missing[0]}")
-        true_records = _records(video_id, list(frames.values()))
-        predicted_records = _records(video_id, [predicted_videos[video_id][name] for name in frames])
+        true_records = _records(video_id, list(frames.values()), categories)
+        predicted_records = _records(video_id, [predicted_videos[video_id][name] for name in frames], categories)
         tables = true_records.lookup(), predicted_records.lookup()
         shape = len(true_records.ids), len(predicted_records.ids)
         joint = np.zeros((len(frames), *shape), int)
@@ -89,10 +90,7 @@ def read_overlaps(
             if true_ids.shape != predicted_ids.shape:
                 sizes = [f"{ids.shape[1]}x{ids.shape[0]}" for ids in (true_ids, predicted_ids)]
                 raise UserError(f"{paths[1]}: is {sizes[1]}, the ground truth {paths[0]} is {sizes[0]}")
-            pairs = tables[0].take(true_ids).astype(np.intp)
-            pairs *= shape[1]
-            pairs += tables[1].take(predicted_ids)
-            joint[frame] = np.bincount(pairs.ravel(), minlength=shape[0] * shape[1]).reshape(shape)
+            joint[frame] = _joint_histogram(true_ids, predicted_ids, *tables, shape)
             if joint[frame, :, UNKNOWN].any():
                 strange = np.setdiff1d(predicted_ids, predicted_records.ids[VOID:])[0]
                 raise UserError(f"{paths[1]}: id {strange} has no segment record in the prediction file")
@@ -119,11 +117,28 @@ def read_ids(path: Path) -> UInt32[np.ndarray, "height width"]:
     return np.frombuffer(packed, "<u4").reshape(size) & np.uint32(_ID_COUNT - 1)
 
 
+def _joint_histogram(
+    true_ids: UInt32[np.ndarray, "height width"],
+    predicted_ids: UInt32[np.ndarray, "height width"],
+    true_table: UInt16[np.ndarray, " colors"],
+    predicted_table: UInt16[np.ndarray, " colors"],
+    shape: tuple[int, int],
+) -> Int[np.ndarray, "truths predictions"]:
+    """Pixels per pair of places. Runs of equal pairs are looked up once: segmentations consist of long ones."""
+    true_ids, predicted_ids = true_ids.ravel(), predicted_ids.ravel()
+    changes = true_ids[1:] != true_ids[:-1]
+    changes |= predicted_ids[1:] != predicted_ids[:-1]
+    starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
+    lengths = np.diff(starts, append=len(true_ids))
+    pairs = true_table[true_ids[starts]].astype(np.intp) * shape[1] + predicted_table[predicted_ids[starts]]
+    return np.bincount(pairs, lengths, shape[0] * shape[1]).astype(int).reshape(shape)
+
+
 def _by_file(video: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return {frame["file_name"]: frame["segments_info"] for frame in video["annotations"]}
 
 
-def _records(video_id: str, frames: Sequence[Sequence[Mapping[str, Any]]]) -> Records:
+def _records(video_id: str, frames: Sequence[Sequence[Mapping[str, Any]]], categories: Set[int]) -> Records:
     """Arrays of the `segments_info` lists of a video's frames."""
     places = {-1: UNKNOWN, 0: VOID}
     try:
@@ -144,4 +159,8 @@ def _records(video_id: str, frames: Sequence[Sequence[Mapping[str, Any]]]) -> Re
                     crowd[at] = bool(segment.get("iscrowd", 0))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"video {video_id}: a segment record lacks id or category_id ({error!r})") from error
+    if unknown := set(category[place >= 0].tolist()) - categories:
+        raise UserError(
+            f"video {video_id}: a record is of category {min(unknown)}, which the ground truth does not list"
+        )
     return Records(tuple(places), place, category, area, crowd)

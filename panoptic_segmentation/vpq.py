@@ -33,7 +33,7 @@ DEFINITIONS = {
 }
 
 
-def _ratio(part: float, whole: float) -> float:
+def _ratio(part: float | int, whole: float | int) -> float:
     return part / whole if whole else 0.0
 
 

@@ -1,0 +1,214 @@
+"""Training of the three video models through transformers' Trainer (stage-1 specification, section 9).
+
+Which clips a step sees and all that is random in it follow from the seed and the step's number, so that a run that is
+stopped and resumed goes the same way as one that is not.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from operating_room.dataset import Dataset
+from operating_room.errors import UserError
+from panoptic_segmentation.checkpoints import ModelCard, VideoModel, build_model, load_checkpoint, save_model
+from panoptic_segmentation.clips import ClipDataset, collate
+from panoptic_segmentation.config import CONSTANT_LINEAR, MULTI_STEP, Config, Solver, save_config
+from panoptic_segmentation.ground_truth import Video, find_videos, prepare
+from panoptic_segmentation.model.losses import Clip, Losses
+from panoptic_segmentation.model.matching import Draws
+from panoptic_segmentation.optimizer import parameter_groups
+
+MODEL_FILE, CONFIG_FILE = "model.safetensors", "config.yaml"
+_FALL = 0.3  # share of the training in which the rate falls to 0 in the constant-linear schedule
+
+
+def train(config: Config, data: Path, output: Path, prepared: Path, resume: bool = False, workers: int = 1) -> Path:
+    """Train a model and save it as `output`/model.safetensors, the configuration beside it.
+
+    Args:
+        data: folder of MM-OR_data and/or 4D-OR_data.
+        output: folder of the model, and of checkpoints on the way.
+        prepared: folder of the prepared ground truth, which is completed here.
+        resume: continue from the last checkpoint in `output` if there is one.
+        workers: processes that prepare the ground truth.
+
+    Returns:
+        the path of the model file.
+
+    Raises:
+        UserError: data or weights are missing or unreadable, or `output` cannot be written.
+    """
+    torch.manual_seed(config.seed)  # initial weights
+    model = build_model(config.kind, config.segmenter, config.video)
+    if config.weights:
+        print(load_checkpoint(Path(config.weights), model, complete=False))
+    videos = training_videos(config, data, prepared, workers)
+    clips = ClipDataset(
+        videos,
+        prepared,
+        config.clips,
+        config.test.canvas,
+        seed=config.seed,
+        length=config.solver.steps * config.solver.batch_size,
+    )
+    trained = TrainedModel(model, config)
+    trainer = _ClipTrainer(config, trained, clips, output)
+    checkpoint = get_last_checkpoint(str(output)) if resume and output.is_dir() else None
+    trainer.train(resume_from_checkpoint=checkpoint)
+    path = output / MODEL_FILE
+    if trainer.is_world_process_zero():
+        card = ModelCard(config.kind, config.segmenter, config.video, asdict(config.test))
+        save_model(path, trained.result, card)
+        save_config(config, output / CONFIG_FILE)
+    return path
+
+
+def training_videos(config: Config, data: Path, prepared: Path, workers: int = 1) -> list[Video]:
+    """The videos of the configured training data, their ground truth prepared below `prepared`."""
+    dataset = Dataset(data)
+    videos = []
+    for choice in config.train_choices:
+        takes = [take for take in dataset.select(choice.split) if take.dataset in choice.datasets]
+        chosen = find_videos(dataset, takes)
+        prepare(chosen, prepared, choice.ground_truth_name, config.test.canvas, workers)
+        videos += chosen
+    return videos
+
+
+class TrainedModel(nn.Module):
+    """A video model in training and, if configured, the running average of its weights."""
+
+    def __init__(self, model: VideoModel, config: Config) -> None:
+        super().__init__()
+        self.model = model
+        self.decay = config.solver.average_decay
+        self.average = copy.deepcopy(model).requires_grad_(False).eval() if self.decay else None
+        self.guided_steps = config.solver.steps // 2
+        scale = config.clips.frames if config.kind == "offline" else 1  # its clips are one picture each
+        self.settings = replace(config.losses, points=config.losses.points * scale)
+        self.is_guided = config.kind != "ctvis"
+
+    def forward(
+        self, frames: Float[Tensor, "clips frames 3 h w"], clips: Sequence[Clip], draws: Draws, step: int
+    ) -> Losses:
+        """The weighted loss terms of a training step."""
+        if self.is_guided:
+            return self.model(frames, clips, self.settings, draws, step < self.guided_steps)
+        return self.model(frames, clips, self.settings, draws)
+
+    @torch.no_grad()
+    def update_average(self, steps: int) -> None:
+        """Take the weights after `steps` steps into the average; other state is copied."""
+        if self.average is None:
+            return
+        decay = min(self.decay, (1 + steps) / (10 + steps))
+        for mean, new in zip(self.average.parameters(), self.model.parameters()):
+            mean.lerp_(new, 1 - decay)
+        for mean, new in zip(self.average.buffers(), self.model.buffers()):
+            mean.copy_(new)
+
+    @property
+    def result(self) -> VideoModel:
+        """The model to keep."""
+        return self.average or self.model
+
+
+def rate_factor(solver: Solver) -> Callable[[int], float]:
+    """Factor of the learning rate at each step.
+
+    Raises:
+        UserError: no such schedule.
+    """
+    if solver.schedule not in (MULTI_STEP, CONSTANT_LINEAR):
+        raise UserError(f"SOLVER.LR_SCHEDULER_NAME is {solver.schedule!r}; choose {MULTI_STEP} or {CONSTANT_LINEAR}")
+
+    def factor(step: int) -> float:
+        start = solver.warmup_factor
+        warm = min(1.0, start + (1 - start) * step / solver.warmup_steps) if solver.warmup_steps else 1.0
+        if solver.schedule == MULTI_STEP:
+            return warm * solver.gamma ** sum(step >= milestone for milestone in solver.milestones)
+        return warm * min(1.0, (1 - step / solver.steps) / _FALL)
+
+    return factor
+
+
+class _ClipTrainer(Trainer):
+    """Clips in their order, our losses."""
+
+    def __init__(self, config: Config, model: TrainedModel, clips: ClipDataset, output: Path) -> None:
+        optimizer = AdamW(parameter_groups(model.model, config.rates))
+        schedule = LambdaLR(optimizer, rate_factor(config.solver))
+        super().__init__(
+            model,
+            _arguments(config, output),
+            data_collator=collate,
+            train_dataset=clips,
+            callbacks=[_Average(model)],
+            optimizers=(optimizer, schedule),
+        )
+        self.clips = clips
+        self.first_seed = config.seed
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(self.clips)
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
+        step, device = self.state.global_step, inputs["frames"].device
+        seed = np.random.SeedSequence([self.first_seed, step, self.args.process_index]).generate_state(1)
+        draws = Draws(torch.Generator(device).manual_seed(int(seed[0])))
+        clips = [Clip(c.classes.to(device), c.masks.to(device), c.present.to(device)) for c in inputs["clips"]]
+        losses = model(inputs["frames"], clips, draws, step)
+        return torch.stack(list(losses.values())).sum()
+
+
+def _arguments(config: Config, output: Path) -> TrainingArguments:
+    solver, gpu = config.solver, torch.cuda.is_available()
+    processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun
+    if solver.batch_size % processes:
+        raise UserError(f"SOLVER.IMS_PER_BATCH {solver.batch_size} must be a multiple of the {processes} processes")
+    bf16 = solver.mixed_precision and gpu and torch.cuda.is_bf16_supported()
+    return TrainingArguments(
+        output_dir=str(output),
+        max_steps=solver.steps,
+        per_device_train_batch_size=solver.batch_size // processes,
+        max_grad_norm=solver.clip_norm if solver.clip else 0.0,
+        bf16=bf16,
+        fp16=solver.mixed_precision and gpu and not bf16,
+        use_cpu=not gpu,
+        seed=config.seed,
+        dataloader_num_workers=config.workers,
+        dataloader_pin_memory=gpu,
+        save_steps=solver.checkpoint_every,
+        save_total_limit=2,
+        logging_steps=20,
+        report_to="none",
+        disable_tqdm=not sys.stderr.isatty(),
+        remove_unused_columns=False,
+    )
+
+
+class _Average(TrainerCallback):
+    """Keeps the running average of the weights."""
+
+    def __init__(self, model: TrainedModel) -> None:
+        self.model = model
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """After the optimiser's step."""
+        self.model.update_average(state.global_step)
