@@ -161,7 +161,7 @@ def read_labels(path: Path, take: Take) -> Sample:
             f"{path}: is no {take.dataset} relation label file (needs rel_annotations as lists of names"
             f"{', human_name_annotations' if take.dataset == FOURDOR else ''}); correct it or copy it again"
         ) from error
-    triplets = _complete(relations)
+    triplets = complete(relations)
     if take.dataset == FOURDOR:
         triplets |= {Triplet(t.subject, _INSTRUMENT, "holding") for t in relations if t.predicate in _WITH_INSTRUMENT}
     pairs = Counter((t.subject, t.object) for t in triplets)
@@ -210,8 +210,11 @@ def _predicate(name: str) -> str:
     return "manipulating" if name == "operating" else name
 
 
-def _complete(relations: set[Triplet]) -> set[Triplet]:
-    """Add what the position of patient and table implies (steps 4 and 5)."""
+def complete(relations: set[Triplet]) -> set[Triplet]:
+    """Add what the position of patient and table implies (data specification, section 3, steps 4 and 5).
+
+    The patient lies on the operating table whenever either occurs; whoever has to do with the patient is close to it.
+    """
     relations = set(relations)
     if any(name in (_PATIENT, _TABLE) for t in relations for name in (t.subject, t.object)):
         relations.add(Triplet(_PATIENT, _TABLE, "lyingOn"))

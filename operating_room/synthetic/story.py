@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from operating_room.errors import UserError
+from operating_room.relations import complete
 from operating_room.scene_graph import Triplet
 from operating_room.sterility import find_breaches
 from operating_room.synthetic.steps import (
@@ -95,20 +96,11 @@ def script_surgery(take: Take, seed: int, seconds: int) -> Surgery:
 
 
 def closed(relations: Iterable[Triplet]) -> tuple[Triplet, ...]:
-    """Sorted graph with the relations that label conversion adds (data specification, section 3, steps 4 and 5).
-
-    The patient lies on the operating table whenever either occurs; whoever has to do with the patient is close to the
-    table. Of several relations of one ordered pair the first stays.
-    """
+    """Sorted graph with the relations that label conversion adds; of several for one ordered pair the first stays."""
     graph: dict[tuple[str, str], str] = {}
     for subject, object_, predicate in relations:
         graph.setdefault((subject, object_), predicate)
-    if {"patient", "operating_table"} & set(itertools.chain.from_iterable(graph)):
-        graph["patient", "operating_table"] = "lyingOn"
-    related = {name for pair in graph if "patient" in pair for name in pair} - {"patient", "operating_table"}
-    for name in related:
-        graph.setdefault((name, "operating_table"), "closeTo")
-    return tuple(sorted(Triplet(subject, object_, predicate) for (subject, object_), predicate in graph.items()))
+    return tuple(sorted(complete({Triplet(*pair, predicate) for pair, predicate in graph.items()})))
 
 
 # What starts a published next action (data specification, section 10): predicate, object.
