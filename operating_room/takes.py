@@ -40,8 +40,10 @@ _SHARED_FOLDERS = {
 }
 
 _MMOR_SPLITS = {
-    "train": ["001_PKA", "003_TKA", "005_TKA", "006_PKA", "008_PKA", "010_PKA", "012_1_PKA", "012_2_PKA"]
-    + ["035_PKA", "037_TKA"],
+    "train": [
+        *("001_PKA", "003_TKA", "005_TKA", "006_PKA", "008_PKA", "010_PKA", "012_1_PKA", "012_2_PKA"),
+        *("035_PKA", "037_TKA"),
+    ],
     "small_train": ["001_PKA", "003_TKA", "035_PKA", "037_TKA", "005_TKA"],
     "mini_train": ["013_PKA"],
     "val": ["002_PKA", "007_TKA", "009_TKA"],
