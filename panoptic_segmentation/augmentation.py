@@ -9,9 +9,10 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from panoptic_segmentation.config import ClipSettings
-from panoptic_segmentation.pictures import Picture, edge_size, resize_picture
+from panoptic_segmentation.pictures import edge_size, resize_picture
 
-CategoryMap = UInt8[np.ndarray, "height width"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
+CategoryMap = UInt8[np.ndarray, "_ _"]
 
 # Ranges of the colour jitter that training from nothing needs; the published training has none.
 _GAIN, _CHANNEL_GAIN, _OFFSET = (0.7, 1.3), (0.9, 1.1), (-25.0, 25.0)
@@ -41,7 +42,7 @@ class Augmentation:
         """The varied map, nearest pixel."""
         return self._part(resize_categories(categories, *self.size))
 
-    def _part(self, image: np.ndarray) -> np.ndarray:
+    def _part(self, image: UInt8[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
         part = image[self.top : self.top + self.height, self.left : self.left + self.width]
         return part[:, ::-1] if self.flip else part
 

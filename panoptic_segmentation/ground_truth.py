@@ -76,12 +76,14 @@ def find_videos(
     takes: Iterable[Take],
     length: int = VIDEO_LENGTH,
     overlap: int = VIDEO_OVERLAP,
+    annotated: bool = True,
     with_pictures: bool = True,
 ) -> list[Video]:
-    """The videos of `takes`, MM-OR before 4D-OR; cameras without annotated frame have none.
+    """The videos of `takes`, MM-OR before 4D-OR; cameras without a frame have none.
 
     Args:
-        with_pictures: leave out masks whose picture is lost; the published preparation does not look.
+        annotated: only frames with an annotated mask, as published; else all.
+        with_pictures: only frames whose picture is there; the published preparation does not look.
         length: the largest number of frames of a video.
         overlap: frames that a part shares with the one before.
     """
@@ -89,7 +91,7 @@ def find_videos(
     for take in sorted(takes, key=lambda take: take.dataset != MMOR):
         recorded = dataset.take(take)
         for camera in layout.SEGMENTATION_CAMERAS[take.dataset]:
-            frames = _annotated_frames(recorded, camera, with_pictures)
+            frames = _find_frames(recorded, camera, annotated, with_pictures)
             parts = split_video(len(frames), length, overlap)
             video = Video(recorded.root, take, camera, frames)
             if len(parts) == 1:
@@ -133,7 +135,7 @@ def clean(mask: UInt8[np.ndarray, "height width"], smallest: int = SMALLEST_AREA
     return cleaned
 
 
-def category_map(mask: UInt8[np.ndarray, "height width"], size: Size) -> CategoryMap:
+def category_map(mask: UInt8[np.ndarray, "_ _"], size: Size) -> CategoryMap:
     """Category ids of a cleaned label mask at `size`, nearest pixel; unknown labels become background."""
     ids = LABEL_TO_CATEGORY[mask]
     rows, columns = (_nearest(old, new) for old, new in zip(mask.shape, reversed(size)))
@@ -273,11 +275,11 @@ def _write_picture(path: Path, picture: UInt8[np.ndarray, "height width 3"]) -> 
         Image.fromarray(picture).save(temporary, compress_level=1)
 
 
-def _annotated_frames(recorded: RecordedTake, camera: str, with_pictures: bool) -> tuple[str, ...]:
-    """Frame numbers with an annotated, not interpolated mask (and a picture), in the order of time."""
+def _find_frames(recorded: RecordedTake, camera: str, annotated: bool, with_pictures: bool) -> tuple[str, ...]:
+    """Frame numbers with the wanted files (an annotated mask is not an interpolated one), in the order of time."""
     root, take = recorded.root, recorded.take
-    places = [layout.label_mask, layout.segmentation_view] if with_pictures else [layout.label_mask]
-    if not recorded.list_folder(layout.label_mask_folder(root, take, camera)):
+    places = [layout.label_mask] * annotated + [layout.segmentation_view] * with_pictures
+    if annotated and not recorded.list_folder(layout.label_mask_folder(root, take, camera)):
         return ()
     key = layout.frame_key(take, camera)
     frames = [numbers[key] for numbers in _timestamps(recorded) if key in numbers]
