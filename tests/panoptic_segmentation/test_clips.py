@@ -1,0 +1,93 @@
+"""Which frames make a clip, and what a training step gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from operating_room.errors import UserError
+from panoptic_segmentation.clips import ClipDataset, clip_of, collate, draw_frames
+from panoptic_segmentation.config import ClipSettings
+from panoptic_segmentation.ground_truth import find_videos, prepare
+from panoptic_segmentation.model.segmenter import PIXEL_MEAN
+from tests.panoptic_segmentation.test_ground_truth import TAKE, write_take
+
+CTVIS = ClipSettings(frames=10, reach=20)
+CONSECUTIVE = ClipSettings(frames=5, reach=2)
+
+
+@given(st.integers(1, 300), st.integers(0, 10_000))
+def test_frames_of_a_clip(count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for settings in (CTVIS, CONSECUTIVE, ClipSettings(frames=1, reach=0)):
+        chosen = draw_frames(count, settings, rng)
+        assert len(chosen) == settings.frames
+        assert chosen == sorted(chosen)
+        assert 0 <= chosen[0] <= chosen[-1] < count
+        if count >= settings.frames:
+            assert len(set(chosen)) == settings.frames
+            assert chosen[-1] - chosen[0] <= 2 * settings.reach
+
+
+def test_every_start_occurs_the_last_one_too() -> None:
+    rng = np.random.default_rng(0)
+    starts = {draw_frames(8, CONSECUTIVE, rng)[0] for _ in range(100)}
+    assert starts == {0, 1, 2, 3}
+
+
+def test_some_clips_run_backwards() -> None:
+    settings = ClipSettings(frames=5, reach=2, reverse=True)
+    rng = np.random.default_rng(0)
+    backwards = sum(draw_frames(50, settings, rng)[0] > draw_frames(5, settings, rng)[4] for _ in range(100))
+    assert 0 < backwards < 100
+    orders = {tuple(draw_frames(5, settings, rng)) for _ in range(50)}
+    assert orders == {(0, 1, 2, 3, 4), (4, 3, 2, 1, 0)}
+
+
+def test_objects_are_the_classes_of_the_whole_clip() -> None:
+    categories = torch.zeros(2, 4, 6, dtype=torch.uint8)
+    categories[0, :2] = 5
+    categories[1, 3] = 2
+    clip = clip_of(categories)
+    assert clip.classes.tolist() == [2, 5]
+    assert clip.masks.sum((2, 3)).tolist() == [[0, 6], [12, 0]]
+    assert clip.present.all()
+    assert clip_of(torch.zeros(1, 2, 2, dtype=torch.uint8)).masks.shape == (0, 1, 2, 2)
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> ClipDataset:
+    videos = find_videos(write_take(tmp_path / "data", 7), [TAKE], length=4)
+    prepare(videos, tmp_path / "out", "truth", (16, 12))
+    settings = ClipSettings(frames=2, reach=3, shortest=(24,), color_jitter=True)
+    return ClipDataset(videos, tmp_path / "out", settings, (16, 12), seed=3, length=20)
+
+
+def test_the_same_clip_every_time(clips: ClipDataset) -> None:
+    frames, clip = clips[7]
+    assert frames.shape == (2, 3, 24, 32)
+    assert clip.classes.tolist() == [5]
+    again, _ = clips[7]
+    assert (frames == again).all()
+    assert any(not torch.equal(frames, clips[i][0]) for i in range(7))
+
+
+def test_batches_are_padded_with_the_mean_colour(clips: ClipDataset) -> None:
+    frames, clip = clips[0]
+    batch = collate([(frames, clip), (frames[..., :20, :], clip)])
+    assert batch["frames"].shape == (2, 2, 3, 24, 32)
+    assert torch.allclose(batch["frames"][0], frames.float(), atol=1e-4)
+    assert torch.allclose(batch["frames"][1, 0, :, 22, 5], torch.tensor(PIXEL_MEAN))
+
+
+def test_a_lost_picture_is_named(clips: ClipDataset) -> None:
+    for video in clips.videos:
+        for path in video.pictures():
+            path.write_bytes(b"")
+    with pytest.raises(UserError, match="colorimage"):
+        clips[0]
