@@ -67,7 +67,7 @@ class ClipSettings:
 
 
 @dataclass(frozen=True)
-class TestSettings:
+class InferenceSettings:
     """Inference and its post-processing (sections 4.1 and 8)."""
 
     shortest: int = 720  # px
@@ -128,7 +128,7 @@ class Config:
     solver: Solver = field(default_factory=Solver)
     rates: Rates = field(default_factory=Rates)
     clips: ClipSettings = field(default_factory=ClipSettings)
-    test: TestSettings = field(default_factory=TestSettings)
+    test: InferenceSettings = field(default_factory=InferenceSettings)
     unused: tuple[str, ...] = ()  # keys of the file that mean nothing here
 
     @property

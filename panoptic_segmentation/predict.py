@@ -25,7 +25,7 @@ from operating_room.progress import track
 from operating_room.readers import read_json, read_picture
 from panoptic_segmentation import predictions
 from panoptic_segmentation.checkpoints import VideoModel, build_model, load_checkpoint, load_model
-from panoptic_segmentation.config import Config, TestSettings
+from panoptic_segmentation.config import Config, InferenceSettings
 from panoptic_segmentation.ground_truth import Video
 from panoptic_segmentation.model.panoptic import PanopticVideo, Sizes, panoptic_video
 from panoptic_segmentation.model.video import ctvis_frames, offline_video, online_frames
@@ -33,7 +33,7 @@ from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS
 from panoptic_segmentation.pictures import resize_for_test, resize_station
 
 
-def load(path: Path, config: Config | None = None) -> tuple[VideoModel, TestSettings]:
+def load(path: Path, config: Config | None = None) -> tuple[VideoModel, InferenceSettings]:
     """A trained model on the best device, and how it is to be used.
 
     Args:
@@ -48,7 +48,7 @@ def load(path: Path, config: Config | None = None) -> tuple[VideoModel, TestSett
         test: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in card.preprocessing.items()
         }
-        settings = config.test if config else TestSettings(**test)
+        settings = config.test if config else InferenceSettings(**test)
     elif config is None:
         raise UserError(f"{path}: does not say how it is built; give the configuration it was trained with")
     else:
@@ -58,7 +58,7 @@ def load(path: Path, config: Config | None = None) -> tuple[VideoModel, TestSett
 
 
 def predict(
-    model: VideoModel, settings: TestSettings, videos: Sequence[Video], output: Path, split_name: str, origin: Path
+    model: VideoModel, settings: InferenceSettings, videos: Sequence[Video], output: Path, split_name: str, origin: Path
 ) -> Path:
     """Predict `videos` and write the published files below `output`; videos that are there already are kept.
 
@@ -82,7 +82,7 @@ def predict(
 
 
 def segment_video(
-    model: VideoModel, settings: TestSettings, windows: Iterable[Float[Tensor, "frames 3 height width"]]
+    model: VideoModel, settings: InferenceSettings, windows: Iterable[Float[Tensor, "frames 3 height width"]]
 ) -> Iterator[PanopticVideo]:
     """The panoptic result of a video, given its frames (RGB, 0..255) in windows: frame by frame, or all at once.
 
@@ -103,7 +103,7 @@ def _panoptic(
     probabilities: Float[Tensor, "queries classes"],
     masks: Iterable[Float[Tensor, "queries h w"]],
     sizes: Sizes,
-    settings: TestSettings,
+    settings: InferenceSettings,
 ) -> PanopticVideo:
     if settings.at_canvas:
         sizes = replace(sizes, output=(settings.canvas[1], settings.canvas[0]))
@@ -111,7 +111,8 @@ def _panoptic(
     return panoptic_video(probabilities, masks, sizes, len(CATEGORIES), *thresholds)
 
 
-def _predict_video(model: VideoModel, settings: TestSettings, video: Video, output: Path) -> dict[str, Any]:
+@torch.inference_mode()
+def _predict_video(model: VideoModel, settings: InferenceSettings, video: Video, output: Path) -> dict[str, Any]:
     """The records of a video; its pictures are written unless they are there."""
     names = [picture.name for picture in video.pictures()]
     done = predictions.read_video(output, video.video_id, names)
@@ -127,7 +128,7 @@ def _predict_video(model: VideoModel, settings: TestSettings, video: Video, outp
 
 
 def _windows(
-    model: VideoModel, settings: TestSettings, video: Video
+    model: VideoModel, settings: InferenceSettings, video: Video
 ) -> Iterator[Float[Tensor, "frames 3 height width"]]:
     """The pictures of a video at network size, some at a time, on the model's device."""
     device = next(model.parameters()).device
@@ -142,7 +143,7 @@ def _windows(
         yield torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().to(device)
 
 
-def _claim(output: Path, origin: Path, settings: TestSettings) -> None:
+def _claim(output: Path, origin: Path, settings: InferenceSettings) -> None:
     """Note in `output` which model its predictions are of.
 
     Raises:

@@ -1,0 +1,105 @@
+"""Training runs of a few steps on a take of a few frames."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from operating_room.errors import UserError
+from panoptic_segmentation.checkpoints import load_model, published_state
+from panoptic_segmentation.config import CONSTANT_LINEAR, ClipSettings, Config, InferenceSettings, Solver, read_config
+from panoptic_segmentation.model.matching import LossSettings
+from panoptic_segmentation.model.segmenter import SegmenterConfig
+from panoptic_segmentation.train import TrainedModel, rate_factor, train
+from tests.panoptic_segmentation.test_ground_truth import write_take
+
+TINY = Config(
+    train_data=("mmor_panoptic_train",),
+    workers=0,
+    segmenter=SegmenterConfig(
+        classes=24, queries=6, block="basic", stem_width=8, widths=(8, 8, 16, 16), depths=(1, 1, 1, 1), norm="batch",
+        mask_stride=2, width=32, heads=2, encoder_layers=1, encoder_hidden=32, decoder_layers=1, decoder_hidden=32,
+    ),
+    video_layers=1,
+    losses=LossSettings(points=40),
+    solver=Solver(
+        batch_size=2, steps=4, checkpoint_every=2, schedule=CONSTANT_LINEAR, warmup_steps=1, average_decay=0.9
+    ),
+    clips=ClipSettings(frames=2, reach=2, shortest=(32,)),
+    test=InferenceSettings(shortest=32, canvas=(16, 12), at_canvas=True, score_threshold=0.0, overlap_threshold=0.0),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data, prepared ground truth and a finished run."""
+    root = tmp_path_factory.mktemp("train")
+    write_take(root / "data", 7)
+    train(TINY, root / "data", root / "run", root / "prepared")
+    return root
+
+
+def test_a_run_leaves_a_model_that_says_what_it_is(trained: Path) -> None:
+    model, card = load_model(trained / "run" / "model.safetensors")
+    assert card.kind == "ctvis"
+    assert card.preprocessing["shortest"] == 32
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+    assert read_config(trained / "run" / "config.yaml") == TINY
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "run" / "checkpoint-2", tmp_path / "checkpoint-2")
+    path = train(TINY, trained / "data", tmp_path, trained / "prepared", resume=True)
+    resumed, whole = (published_state(load_model(p)[0]) for p in (path, trained / "run" / "model.safetensors"))
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize("architecture", ["DVIS_Plus_online", "DVIS_Plus_offline"])
+def test_later_stages_start_from_the_one_before(trained: Path, tmp_path: Path, architecture: str) -> None:
+    solver = replace(TINY.solver, steps=2, batch_size=1, average_decay=0.0)
+    weights = str(trained / "run" / "model.safetensors")
+    config = replace(TINY, architecture=architecture, weights=weights, solver=solver)
+    model, card = load_model(train(config, trained / "data", tmp_path, trained / "prepared"))
+    assert card.kind == config.kind
+    start = published_state(load_model(Path(weights))[0])
+    end = published_state(model)
+    assert all(torch.equal(start[name], end[name]) for name in start)  # the segmenter is frozen
+
+
+def test_wrong_weights_are_refused_before_anything_is_written(trained: Path, tmp_path: Path) -> None:
+    larger = replace(
+        TINY, segmenter=replace(TINY.segmenter, width=64), weights=str(trained / "run" / "model.safetensors")
+    )
+    with pytest.raises(UserError, match="another architecture"):
+        train(larger, trained / "data", tmp_path / "run", trained / "prepared")
+    with pytest.raises(UserError, match="no annotated frame"):
+        train(
+            replace(TINY, train_data=("mmor_panoptic_val",)), trained / "data", tmp_path / "run", trained / "prepared"
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_rate_warms_up_and_falls() -> None:
+    linear = rate_factor(Solver(steps=100, schedule=CONSTANT_LINEAR, warmup_steps=10, warmup_factor=0.0))
+    assert [round(linear(step), 3) for step in (0, 5, 10, 70, 85, 100)] == [0, 0.5, 1, 1, 0.5, 0]
+    published = rate_factor(Solver())
+    assert [published(step) for step in (0, 69_999, 70_000, 90_000)] == pytest.approx([1, 1, 0.1, 0.01])
+    with pytest.raises(UserError, match="LR_SCHEDULER_NAME"):
+        rate_factor(Solver(schedule="Cosine"))
+
+
+def test_averaged_weights_follow() -> None:
+    from panoptic_segmentation.checkpoints import build_model
+
+    model = TrainedModel(build_model("ctvis", TINY.segmenter, TINY.video), TINY)
+    start = {name: parameter.clone() for name, parameter in model.model.named_parameters()}
+    with torch.no_grad():
+        for parameter in model.model.parameters():
+            parameter += 1
+    model.update_average(1000)
+    for name, mean in model.result.named_parameters():
+        assert torch.allclose(mean, start[name] + 0.1, atol=1e-5)
