@@ -67,7 +67,10 @@ def save_model(folder: Path, model: MM2SG, tokens: Tokens, dtype: torch.dtype = 
     """
     write_json(folder / CONFIG, to_mapping(model.settings), indent=1)
     tokens.save(folder)
-    state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
+    state = {
+        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
     write_bytes(folder / WEIGHTS, save(state))
 
 

@@ -52,6 +52,19 @@ class PoolerConfig:
 
 
 @dataclass(frozen=True)
+class PointConfig:
+    """The point cloud encoder; one entry per stage."""
+
+    depths: tuple[int, ...] = (2, 2, 2, 6, 2)
+    channels: tuple[int, ...] = (32, 64, 128, 256, 512)
+    heads: tuple[int, ...] = (2, 4, 8, 16, 32)
+    mlp_ratio: int = 4
+    patch: int = 1024  # points that attend to each other
+    voxel: float = 0.01  # m
+    drop_path: float = 0.3  # of the last block; rises linearly from 0
+
+
+@dataclass(frozen=True)
 class LanguageConfig:
     """The Llama language model."""
 
@@ -70,11 +83,13 @@ class MM2SGConfig:
 
     `batching` decides what a sample without a modality gets (stage-2 specification, section 1, presence rule):
     `independent`: no token, so that a sample never depends on its batch mates; `published`: a filler token whenever
-    a batch mate has the modality. `modalities` names what the model was trained to read; the others are not loaded.
+    a batch mate has the modality. `modalities` names what the model was trained to read; the others are not loaded,
+    and a model without "cloud" has no point encoder.
     """
 
     vision: VisionConfig = field(default_factory=VisionConfig)
     pooler: PoolerConfig = field(default_factory=PoolerConfig)
+    points: PointConfig = field(default_factory=PointConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
     max_length: int = 2048  # tokens of a sample, text and visual tokens together
     batching: Literal["independent", "published"] = "independent"

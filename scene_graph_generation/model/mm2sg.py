@@ -32,12 +32,12 @@ class MM2SGOutput:
 class MM2SG(nn.Module):
     """The scene-graph model at any size."""
 
-    def __init__(self, config: MM2SGConfig, point_encoder: nn.Module | None = None) -> None:
+    def __init__(self, config: MM2SGConfig) -> None:
         super().__init__()
         self.settings = config  # not `config`: Trainer would write into it
         width = config.language.width
         self.vision = VisionTower(config.vision)
-        self.pooler = ImagePooler(config, point_encoder)
+        self.pooler = ImagePooler(config)
         self.projector = nn.Sequential(nn.Linear(config.vision.width, width), nn.GELU(), nn.Linear(width, width))
         self.language = _language_model(config.language)
 
@@ -63,12 +63,8 @@ class MM2SG(nn.Module):
     def forward(self, examples: Sequence[Example]) -> MM2SGOutput:
         """Score the next token everywhere (training; generation is in decoding.py)."""
         merged = self.embed(examples)
-        output = self.language(
-            inputs_embeds=merged.embeddings,
-            attention_mask=merged.attention_mask,
-            position_ids=merged.position_ids,
-            use_cache=False,
-        )
+        # Padding is on the right, so positions simply count on.
+        output = self.language(inputs_embeds=merged.embeddings, attention_mask=merged.attention_mask, use_cache=False)
         return MM2SGOutput(output.logits, merged.labels)
 
 

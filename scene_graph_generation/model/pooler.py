@@ -15,6 +15,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 from operating_room.layout import MASKS_PER_TIMEPOINT as MASKS
 from scene_graph_generation.config import MM2SGConfig
 from scene_graph_generation.model.encoders import MaskEncoder
+from scene_graph_generation.model.point_transformer import PointEncoder
 
 
 class ViewPooler(nn.Module):
@@ -85,14 +86,13 @@ def attend(
 class ImagePooler(nn.Module):
     """View pooler, cloud encoder, audio projection and mask encoder, and the order of their tokens.
 
-    `point_encoder` maps the clouds of a batch (None where a sample has none) and the flag "one voxel origin for the
-    whole batch" to one vector per sample. A model without it takes no clouds.
+    A model that was not made for clouds has no point encoder and takes none.
     """
 
-    def __init__(self, config: MM2SGConfig, point_encoder: nn.Module | None = None) -> None:
+    def __init__(self, config: MM2SGConfig) -> None:
         super().__init__()
         self.views = ViewPooler(config)
-        self.point_encoder = point_encoder
+        self.point_encoder = PointEncoder(config.points, config.vision.width) if "cloud" in config.modalities else None
         self.project_audio = nn.Linear(config.pooler.audio_width, config.vision.width)
         self.mask_encoder = MaskEncoder(config.pooler)
         self.published_batching = config.batching == "published"
@@ -134,7 +134,8 @@ class ImagePooler(nn.Module):
     def _encode_clouds(self, clouds: list[Tensor | None]) -> Float[Tensor, "samples 1 width"]:
         if self.point_encoder is None:
             raise ValueError("this model has no point encoder, but a sample has a point cloud")
-        return self.point_encoder(clouds, self.published_batching).unsqueeze(1)
+        tokens = self.point_encoder(clouds, self.published_batching).unsqueeze(1)
+        return tokens.to(self.project_audio.weight.dtype)  # the point encoder is always float32
 
     def _encode_audio(self, audio: list[Tensor | None]) -> Float[Tensor, "samples 1 width"]:
         """A missing vector is zero and goes through the projection."""

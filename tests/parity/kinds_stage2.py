@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ from torch import Tensor, nn
 
 from scene_graph_generation.checkpoints import our_name, published_name
 from scene_graph_generation.collate import Example
-from scene_graph_generation.config import LanguageConfig, MM2SGConfig, VisionConfig
+from scene_graph_generation.config import LanguageConfig, MM2SGConfig, PointConfig, VisionConfig
 from scene_graph_generation.loss import token_weights, weighted_loss
 from scene_graph_generation.model.decoding import generate
 from scene_graph_generation.model.encoders import VisionTower
 from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.model.point_serialization import CURVES
+from scene_graph_generation.model.point_transformer import Block, PointEncoder, Points, Pooling
 from scene_graph_generation.model.pooler import ImagePooler, attend
 from scene_graph_generation.timepoint import normalise_views, prepare_view
-from tests.parity.case import EXACT, NotYet, Result, compare, load_json
+from tests.parity.case import EXACT, Result, compare, load_json
 from tests.parity.fill import fill_array
 
 TINY = MM2SGConfig(
@@ -100,6 +103,51 @@ def audio(case: Path) -> Iterator[Result]:
     yield compare("all absent", absent[:, 0], stored["out_all_none"], 1e-5)
 
 
+def ptv3(case: Path) -> Iterator[Result]:
+    """Point encoder: voxels, curves, patches, features after each module, the result, and other orders of curves."""
+    facts, stored = _read(case)
+    encoder = PointEncoder(PointConfig(), TINY.vision.width)
+    _fill(encoder, "pooler.point_encoder.", facts["seed"])
+    present = [stored[key] for key in sorted(stored) if key.startswith("points_")]
+    clouds = [present[0], None, *present[1:]]
+    after: dict[str, Points] = {}
+    for name, module in encoder.enc.named_modules():
+        if isinstance(module, Pooling | Block):
+            module.register_forward_hook(lambda _module, _inputs, points, name=name: after.__setitem__(name, points))
+    fixed = torch.arange(CURVES).expand(len(encoder.enc), CURVES)
+    with torch.no_grad():
+        start = encoder.embed(present, shared_origin=True)
+        pooled = encoder.pool(clouds, True, fixed)
+        stages = dict(after)
+        shuffled = encoder.pool(clouds, True, stored["perms"].long())
+        yield compare("out", encoder(clouds, shared_origin=True), stored["out"], 1e-4)
+        yield compare("permuted.out", encoder.project_pc(shuffled), stored["permuted.out"], 1e-4)
+        yield compare("all_none.out", encoder([None, None], shared_origin=True), stored["all_none.out"], 1e-4)
+    yield compare("pooled", pooled, stored["pooled"], 1e-4)
+    yield compare("permuted.pooled", shuffled, stored["permuted.pooled"], 1e-4)
+    yield compare("grid_coord", start.grid, stored["grid_coord"], EXACT)
+    yield compare("depth", [start.bits], stored["depth"].tolist(), EXACT)
+    yield compare("order", start.orders, stored["order"], EXACT)
+    yield compare("code", start.codes[:, ::16], stored["code.every16"], EXACT)
+    yield compare("embedding", start.features[::32], stored["embedding.every32"], 1e-4)
+    boundaries = [0, *accumulate(start.patches.lengths)]
+    yield compare("stage0.cu_seqlens", boundaries, stored["stage0.cu_seqlens"].tolist(), EXACT)
+    yield compare("stage0.pad", start.patches.slots, stored["stage0.pad"], EXACT)
+    yield compare("stage0.unpad", start.patches.places, stored["stage0.unpad"], EXACT)
+    for key in sorted(key.removesuffix(".n") for key in stored if key.endswith(".n")):
+        points = stages[key]
+        yield compare(f"{key}.n", [len(points.grid)], stored[f"{key}.n"].tolist(), EXACT)
+        stats = torch.stack((points.features.mean(0), points.features.std(0, unbiased=False)))
+        yield compare(f"{key}.stats", stats, stored[f"{key}.stats"], 1e-4)
+        if f"{key}.order" in stored:
+            yield compare(f"{key}.order", points.orders, stored[f"{key}.order"], EXACT)
+        if f"{key}.rows" in stored:
+            rows = stored[f"{key}.rows"].long()
+            yield compare(f"{key}.feat", points.features[rows], stored[f"{key}.feat"], 1e-4)
+            yield compare(f"{key}.grid", points.grid[rows], stored[f"{key}.grid"], EXACT)
+            yield compare(f"{key}.batch", points.cloud[rows], stored[f"{key}.batch"], EXACT)
+
+
 def preprocess(case: Path) -> Iterator[Result]:
     """Picture to pixel values."""
     _, stored = _read(case)
@@ -110,7 +158,7 @@ def preprocess(case: Path) -> Iterator[Result]:
         yield compare(f"{name}.pixels", pixels[:, ::4, ::4], stored[f"{name}.pixel_values.every4"], 1e-5)
 
 
-def merge(case: Path) -> Iterator[Result | NotYet]:
+def merge(case: Path) -> Iterator[Result]:
     """Text and visual tokens to one batch, for several subsets of modalities."""
     facts, stored = _read(case)
     model = _tiny_model(facts)
@@ -124,8 +172,6 @@ def merge(case: Path) -> Iterator[Result | NotYet]:
         ("C_images_only", "right", 2048, ()),
         ("D_pc_only", "right", 2048, ("cloud",)),
     ):
-        if "cloud" in parts and model.pooler.point_encoder is None:
-            continue
         model.settings = dataclasses.replace(model.settings, max_length=limit)
         with torch.no_grad():
             merged = model.embed([_subset(example, parts) for example in examples], side)
@@ -139,11 +185,9 @@ def merge(case: Path) -> Iterator[Result | NotYet]:
             yield compare(f"{name}.labels", merged.labels, stored[f"{name}.labels"], EXACT)
         if f"{name}.position_ids" in stored:
             yield compare(f"{name}.position_ids", merged.position_ids, stored[f"{name}.position_ids"], EXACT)
-    if model.pooler.point_encoder is None:
-        yield NotYet("ptv3")
 
 
-def model(case: Path) -> Iterator[Result | NotYet]:
+def model(case: Path) -> Iterator[Result]:
     """The tiny model: loss and gradients of a batch, generation alone and in a batch."""
     facts, stored = _read(case)
     tiny = _tiny_model(facts)
@@ -152,10 +196,6 @@ def model(case: Path) -> Iterator[Result | NotYet]:
     weights = token_weights(facts["token_frequencies"], {f"t{i}": i for i in range(320)}, 320)
     yield compare("token weights", weights, stored["weights"], 1e-7)
     yield compare("weight of other tokens", weights.min(), np.float32(facts["extra_token_weight"]), 1e-7)
-    if tiny.pooler.point_encoder is None:
-        yield from _generation(tiny, "single1", [examples[1]], stored)
-        yield NotYet("ptv3")
-        return
     for name, members in (("single1", [1]), ("single2", [2]), ("batch", [0, 1, 2])):
         yield from _generation(tiny, name, [examples[i] for i in members], stored)
     output = tiny(examples)
@@ -175,13 +215,12 @@ def _generation(tiny: MM2SG, name: str, examples: Sequence[Example], stored: dic
     steps = stored[f"gen.{name}.new_tokens"].shape[1]
     theirs = [_until(row.tolist(), end=2) for row in stored[f"gen.{name}.new_tokens"]]
     yield compare(f"gen.{name}", generate(tiny, prompts, end_id=2, max_new_tokens=steps), theirs, EXACT)
-    if name != "single2":  # its scores hang on what the published kernels do with several points in one voxel
-        with torch.no_grad():
-            merged = tiny.embed(prompts, "left")
-            scores = tiny.language(
-                inputs_embeds=merged.embeddings, attention_mask=merged.attention_mask, position_ids=merged.position_ids
-            ).logits[:, -1]
-        yield compare(f"gen.{name}.first_scores", scores, stored[f"gen.{name}.first_scores"], 1e-3)
+    with torch.no_grad():
+        merged = tiny.embed(prompts, "left")
+        scores = tiny.language(
+            inputs_embeds=merged.embeddings, attention_mask=merged.attention_mask, position_ids=merged.position_ids
+        ).logits[:, -1]
+    yield compare(f"gen.{name}.first_scores", scores, stored[f"gen.{name}.first_scores"], 1e-3)
 
 
 def _gradients(tiny: MM2SG, facts: dict[str, Any], stored: dict[str, Tensor]) -> Iterator[Result]:
@@ -232,11 +271,10 @@ def _tiny_model(facts: dict[str, Any]) -> MM2SG:
 
 
 def _names(tiny: MM2SG, case: Path) -> tuple[list[str], list[str]]:
-    """Published names of our parameters, and those of the manifest that are not computed or the next issue's."""
+    """Published names of our parameters, and those of the manifest that are not computed."""
     manifest = load_json(case.with_name("manifest_mm2sg_tiny.json.gz"))
     ours = [published_name(name) for name in tiny.state_dict()]
-    cloud = tiny.pooler.point_encoder is not None
-    theirs = [name for name in manifest if our_name(name) and (cloud or ".point_transformer." not in name)]
+    theirs = [name for name in manifest if our_name(name)]
     return sorted(ours), sorted(theirs)
 
 
@@ -280,6 +318,7 @@ KINDS = {
     "bert": bert,
     "segmasks": segmasks,
     "audio": audio,
+    "ptv3": ptv3,
     "preprocess": preprocess,
     "merge": merge,
     "model": model,

@@ -11,7 +11,7 @@ from torch import nn
 from operating_room.errors import UserError
 from scene_graph_generation.checkpoints import from_published, our_name, published_name
 from scene_graph_generation.collate import IMAGE, Example
-from scene_graph_generation.config import LanguageConfig, MM2SGConfig, PoolerConfig, VisionConfig
+from scene_graph_generation.config import LanguageConfig, MM2SGConfig, PointConfig, PoolerConfig, VisionConfig
 from scene_graph_generation.loss import token_weights, weighted_loss
 from scene_graph_generation.model.decoding import generate
 from scene_graph_generation.model.mm2sg import MM2SG
@@ -20,24 +20,14 @@ VOCABULARY = 40
 TINY = MM2SGConfig(
     vision=VisionConfig(image_size=28, patch_size=14, width=16, layers=3, heads=2, mlp=32),
     pooler=PoolerConfig(heads=2, mlp=32, audio_width=12, mask_channels=(8, 8, 8, 8, 16)),
+    points=PointConfig(depths=(1, 1), channels=(8, 16), heads=(1, 2), patch=16, voxel=0.05),
     language=LanguageConfig(vocabulary=VOCABULARY, width=16, layers=2, heads=2, mlp=32),
 )
 
 
-class Centre(nn.Module):
-    """Stands for the point encoder: the mean of each cloud, zero for none."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.project_pc = nn.Linear(6, 16)
-
-    def forward(self, clouds: list[torch.Tensor | None], shared_origin: bool) -> torch.Tensor:
-        return self.project_pc(torch.stack([torch.zeros(6) if cloud is None else cloud.mean(0) for cloud in clouds]))
-
-
-def make_model(config: MM2SGConfig = TINY, point_encoder: nn.Module | None = None) -> MM2SG:
+def make_model(config: MM2SGConfig = TINY) -> MM2SG:
     torch.manual_seed(0)
-    model = MM2SG(config, point_encoder).eval()
+    model = MM2SG(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.3)  # the initialisation is too tame to tell outputs apart
@@ -68,7 +58,7 @@ def make_examples() -> list[Example]:
 
 
 def test_a_batch_gives_what_its_samples_give_alone() -> None:
-    model = make_model(point_encoder=Centre())
+    model = make_model()
     examples = make_examples()
     together = generate(model, examples, end_id=2, max_new_tokens=12)
     alone = [generate(model, [example], end_id=2, max_new_tokens=12)[0] for example in examples]
@@ -96,7 +86,7 @@ def test_generation_stops_at_the_end_token() -> None:
 
 @pytest.mark.parametrize("batching", ["independent", "published"])
 def test_tokens_of_absent_modalities(batching: str) -> None:
-    model = make_model(replace(TINY, batching=batching), Centre())
+    model = make_model(replace(TINY, batching=batching))
     lengths = [len(tokens) for tokens in model.visual_tokens(make_examples())]
     assert lengths == {"independent": [4, 4 + 1 + 3, 4 + 1 + 3, 4 + 1 + 1 + 3], "published": [9, 9, 9, 9]}[batching]
 
@@ -119,7 +109,7 @@ def test_layers_behind_the_feature_layer_do_not_matter() -> None:
 
 def test_a_cloud_without_point_encoder_is_refused() -> None:
     with pytest.raises(ValueError, match="point encoder"):
-        make_model().visual_tokens(make_examples()[2:3])
+        make_model(replace(TINY, modalities=("views", "audio", "masks"))).visual_tokens(make_examples()[2:3])
 
 
 def test_too_many_views_are_refused() -> None:
@@ -129,7 +119,7 @@ def test_too_many_views_are_refused() -> None:
 
 
 def test_published_names_go_both_ways() -> None:
-    names = list(make_model(point_encoder=Centre()).state_dict())
+    names = list(make_model().state_dict())
     published = [published_name(name) for name in names]
     assert [our_name(name) for name in published] == names
     assert "model.image_pooler.point_transformer.project_pc.weight" in published

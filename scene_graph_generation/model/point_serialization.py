@@ -1,0 +1,91 @@
+"""Order of 3-D voxels on space-filling curves, and patches of consecutive points.
+
+Point Transformer V3 (Wu et al., CVPR 2024), section 4.1; stage-2 specification, section 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+CURVES = 4  # z, z with x and y swapped, Hilbert, Hilbert with x and y swapped
+MAX_BITS = 16  # per axis: codes of three axes and the number of the cloud share 64 bits
+
+
+@dataclass(frozen=True)
+class Patches:
+    """How serialized points are dealt into patches, the same for every curve."""
+
+    slots: Int[Tensor, " slots"]  # serialized position that stands in each slot
+    places: Int[Tensor, " points"]  # slot of each serialized position
+    lengths: tuple[int, ...]  # slots of each patch
+
+
+def voxelise(
+    coordinates: Float[Tensor, "points 3"], origin: Float[Tensor, "3"], size: float
+) -> Int[Tensor, "points 3"]:
+    """Integer voxel coordinates; everything in metres.
+
+    Raises:
+        ValueError: a coordinate is not finite, lies before the origin, or too far behind it.
+    """
+    voxels = torch.div(coordinates - origin, size, rounding_mode="trunc")
+    if not bool(((voxels >= 0) & (voxels < 2**MAX_BITS)).all()):  # NaN fails as well
+        raise ValueError(f"a point cloud has coordinates that are not finite or spans more than {2**MAX_BITS} voxels")
+    return voxels.long()
+
+
+def curve_codes(grid: Int[Tensor, "points 3"], bits: int) -> Int[Tensor, "4 points"]:
+    """Place of every voxel on each of the four curves through a cube of 2^bits voxels a side."""
+    swapped = grid[:, [1, 0, 2]]
+    curves = (grid, swapped, hilbert_axes(grid, bits), hilbert_axes(swapped, bits))
+    return torch.stack([interleave(axes, bits) for axes in curves])
+
+
+def interleave(axes: Int[Tensor, "points 3"], bits: int) -> Int[Tensor, " points"]:
+    """Bit i of the three axes becomes bits 3i+2, 3i+1 and 3i."""
+    place = torch.arange(bits, device=axes.device)
+    shift = 3 * place + torch.tensor([[2], [1], [0]], device=axes.device)
+    return (((axes[..., None] >> place) & 1) << shift).sum((1, 2))
+
+
+def hilbert_axes(grid: Int[Tensor, "points 3"], bits: int) -> Int[Tensor, "points 3"]:
+    """Three numbers per voxel whose interleaved bits are its place on the Hilbert curve.
+
+    Skilling, "Programming the Hilbert curve" (2004).
+    """
+    axes = list(grid.unbind(1))
+    for bit in reversed(range(1, bits)):
+        low = (1 << bit) - 1
+        for axis in range(3):
+            high = (axes[axis] >> bit) & 1
+            exchange = (axes[0] ^ axes[axis]) & low * (1 - high)  # of the lower bits of both axes
+            axes[axis] = axes[axis] ^ exchange
+            axes[0] = axes[0] ^ (exchange if axis else 0) ^ low * high
+    axes[1] = axes[1] ^ axes[0]
+    axes[2] = axes[2] ^ axes[1]
+    flips = torch.zeros_like(axes[2])
+    for bit in range(1, bits):
+        flips = flips ^ (((axes[2] >> bit) & 1) * ((1 << bit) - 1))
+    return torch.stack([axis ^ flips for axis in axes], dim=1)
+
+
+def deal_patches(counts: list[int], size: int, device: torch.device) -> Patches:
+    """Cut the serialized points of each cloud into patches of `size`.
+
+    A cloud of up to `size` points is one patch of its own length. The last patch of a larger one is filled up with the
+    points that stand `size` slots earlier: further keys, whose own results are not used.
+    """
+    slots, places, lengths = [], [], []
+    start = filled = 0
+    for count in counts:
+        padded = count if count <= size else -(-count // size) * size
+        slot = torch.arange(padded, device=device)
+        slots.append(start + torch.where(slot < count, slot, slot - size))
+        places.append(filled + slot[:count])
+        lengths += [count] if count <= size else [size] * (padded // size)
+        start, filled = start + count, filled + padded
+    return Patches(torch.cat(slots), torch.cat(places), tuple(lengths))
