@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.files import write_text
 from operating_room.readers import read_bytes
-from operating_room.takes import FOURDOR, MMOR
+from operating_room.takes import FOURDOR, MMOR, Take
 from panoptic_segmentation.model.matching import LossSettings
 from panoptic_segmentation.model.segmenter import SegmenterConfig
 from panoptic_segmentation.model.video_models import VideoConfig
@@ -96,6 +97,10 @@ class DataChoice:
     def ground_truth_name(self) -> str:
         """The published name of the ground-truth file."""
         return f"{self.name}_ground_truth_{self.split_name}"
+
+    def takes(self, dataset: Dataset) -> list[Take]:
+        """The takes that are on disk."""
+        return [take for take in dataset.select(self.split) if take.dataset in self.datasets]
 
 
 def data_choice(name: str) -> DataChoice:

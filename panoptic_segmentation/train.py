@@ -84,8 +84,7 @@ def training_videos(config: Config, data: Path, prepared: Path, workers: int = 1
     dataset = Dataset(data)
     videos = []
     for choice in config.train_choices:
-        takes = [take for take in dataset.select(choice.split) if take.dataset in choice.datasets]
-        chosen = find_videos(dataset, takes)
+        chosen = find_videos(dataset, choice.takes(dataset))
         prepare(chosen, prepared, choice.ground_truth_name, config.test.canvas, workers)
         videos += chosen
     return videos
@@ -152,7 +151,7 @@ class _ClipTrainer(Trainer):
     """Clips in their order, our losses."""
 
     def __init__(self, config: Config, model: TrainedModel, clips: ClipDataset, output: Path) -> None:
-        optimizer = AdamW(parameter_groups(model.model, config.rates))
+        optimizer = AdamW(parameter_groups(model.model, config.rates), fused=True)
         schedule = LambdaLR(optimizer, rate_factor(config.solver))
         super().__init__(
             model,

@@ -88,3 +88,18 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
 
 def test_no_key_stands_twice() -> None:
     assert not KEYS.keys() & FIXED.keys()
+
+
+@pytest.mark.parametrize(
+    "path", sorted(SMALL.parent.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
+def test_every_published_experiment_can_be_read(path: Path) -> None:
+    config = read_config(path)
+    assert config.unused == ()
+    assert config.segmenter == SegmenterConfig()
+    assert config.rates == Config().rates
+    assert {choice.name for choice in config.train_choices + config.test_choices} == {path.parent.name.lower()}
+    clip = config.clips.frames, config.clips.reach, config.clips.reverse, config.clips.crop
+    expected = {"ctvis": (10, 20, False, False), "online": (5, 2, False, False), "offline": (5, 2, True, True)}
+    assert clip == expected[config.kind]
+    assert config.solver.steps == (100_000 if config.kind == "ctvis" else 40_000)
