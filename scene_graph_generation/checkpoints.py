@@ -43,10 +43,11 @@ _COMPUTED = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cac
 
 
 def our_name(published: str) -> str | None:
-    """Our name of a published parameter; None for a buffer that is computed here."""
+    """Our name of a published parameter, with or without `base_model.`; None for a buffer that is computed here."""
     if published.endswith(_COMPUTED):
         return None
-    return _translate(published, _PREFIXES)
+    bare = published.removeprefix("base_model.")
+    return _translate(bare.removeprefix("model.") if bare.startswith("model.model.") else bare, _PREFIXES)
 
 
 def published_name(ours: str) -> str:
@@ -55,7 +56,7 @@ def published_name(ours: str) -> str:
 
 
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict in our names from one in the names of the tiny manifest (no `base_model.` prefix)."""
+    """A state dict in our names from one in published names."""
     return {name: tensor for published, tensor in state.items() if (name := our_name(published)) is not None}
 
 

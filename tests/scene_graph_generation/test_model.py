@@ -122,6 +122,7 @@ def test_published_names_go_both_ways() -> None:
     names = list(make_model().state_dict())
     published = [published_name(name) for name in names]
     assert [our_name(name) for name in published] == names
+    assert our_name("base_model.model.model.mm_projector.0.weight") == "projector.0.weight"
     assert "model.image_pooler.point_transformer.project_pc.weight" in published
     assert "model.vision_tower.vision_tower.vision_model.pre_layrnorm.weight" in published
     assert "model.image_pooler.segmasks_encoder.conv5.bias" in published
