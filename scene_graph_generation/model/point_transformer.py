@@ -105,7 +105,8 @@ class PointEncoder(nn.Module):
         Raises:
             ValueError: a coordinate is not finite, or a cloud is too large for its voxels.
         """
-        return self.project_pc(self.pool(clouds, shared_origin, self._curve_orders(generator)))
+        with torch.autocast(self.project_pc.weight.device.type, enabled=False):
+            return self.project_pc(self.pool(clouds, shared_origin, self._curve_orders(generator)))
 
     def pool(
         self,
@@ -121,15 +122,14 @@ class PointEncoder(nn.Module):
             curve_orders: the permutation of the curves before each stage.
         """
         pooled = self.project_pc.weight.new_zeros(len(clouds), self.settings.channels[-1])
-        present = [i for i, cloud in enumerate(clouds) if cloud is not None and len(cloud)]
+        present = {i: cloud.float() for i, cloud in enumerate(clouds) if cloud is not None and len(cloud)}
         if not present:
             return pooled
-        with torch.autocast(pooled.device.type, enabled=False):
-            points = self.embed([cloud.float() for cloud in clouds if cloud is not None and len(cloud)], shared_origin)
-            for stage, permutation in zip(self.enc.values(), curve_orders):
-                points = stage(points, permutation)
-            means = reduce_segments(points.features, "mean", points.cloud.bincount())
-        return pooled.index_copy(0, torch.tensor(present, device=pooled.device), means)
+        points = self.embed(list(present.values()), shared_origin)
+        for stage, permutation in zip(self.enc.values(), curve_orders):
+            points = stage(points, permutation)
+        means = reduce_segments(points.features, "mean", points.cloud.bincount())
+        return pooled.index_copy(0, torch.tensor(list(present), device=pooled.device), means)
 
     def embed(self, clouds: Sequence[Float[Tensor, "_ 6"]], shared_origin: bool) -> Points:
         """Voxels, curves and the stem's features of clouds that have points."""
