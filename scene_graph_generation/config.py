@@ -112,7 +112,9 @@ class TrainConfig:
     shuffle_views: bool = True
     token_weights: bool = True
     canonical_order: bool = False  # train on sorted triplets instead of the order in the sample file
-    memory_noise: float = 0.0  # share of memory entries that are dropped or altered, fresh at every access
+    memory_dropout: float = 0.0  # share of samples that lose their memory
+    memory_noise: float = 0.0  # largest share of memory entries that are dropped or altered, fresh at every access
+    augment: bool = False  # mirror, shift and recolour the views of a sample (and mirror its masks) at random
     save_steps: int = 500
     log_steps: int = 10
     seed: int = 0

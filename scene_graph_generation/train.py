@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
@@ -17,20 +14,15 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
-from operating_room.prompts import conversation
-from operating_room.readers import read_json
-from operating_room.scene_graph import parse, target_text
-from operating_room.takes import find_take
-from operating_room.vocabulary import PREDICATES
+from operating_room.prompts import IMAGE_MARK, conversation
 from scene_graph_generation.checkpoints import WEIGHTS, save_model
 from scene_graph_generation.collate import Example
 from scene_graph_generation.config import Experiment, TrainConfig, with_vocabulary
 from scene_graph_generation.loss import answer_frequencies, token_weights, weighted_loss
 from scene_graph_generation.model.mm2sg import MM2SG
-from scene_graph_generation.sampler import length_grouped_order
-from scene_graph_generation.samples import Record, augment_record
-from scene_graph_generation.timepoint import Evidence, ExampleReader
+from scene_graph_generation.timepoint import ExampleReader
 from scene_graph_generation.tokens import Tokens, train_tokens
+from scene_graph_generation.training_data import EpochOrder, TrainingSamples, read_records, record_text
 
 
 def train(experiment: Experiment, data: Path, dataset: Dataset, out: Path) -> MM2SG:
@@ -47,57 +39,18 @@ def train(experiment: Experiment, data: Path, dataset: Dataset, out: Path) -> MM
     """
     if (out / WEIGHTS).exists():
         raise UserError(f"{out}: holds a trained model already; remove it or choose another folder")
-    torch.manual_seed(experiment.train.seed)
     records = read_records(data)
-    tokens = train_tokens((_text(record) for record in records), experiment.vocabulary)
+    tokens = train_tokens((record_text(record) for record in records), experiment.vocabulary)
     config = with_vocabulary(experiment.model, tokens.size)
-    model = MM2SG(config)
+    with torch.random.fork_rng():
+        torch.manual_seed(experiment.train.seed)
+        model = MM2SG(config)
     samples = TrainingSamples(records, dataset, experiment.train, ExampleReader(config, tokens, keep_views=True))
     weights = _weights(samples, tokens) if experiment.train.token_weights else None
     trainer = SceneGraphTrainer(model, samples, experiment.train, weights, out)
     trainer.train(resume_from_checkpoint=_last_checkpoint(out))
     save_model(out, model, tokens)
     return model
-
-
-class TrainingSamples(torch.utils.data.Dataset[Example]):
-    """Training records as examples, augmented anew in every epoch.
-
-    An element is asked for by (epoch, index), so that what it looks like depends on nothing else: a resumed training
-    sees what the uninterrupted one would have seen.
-    """
-
-    def __init__(self, records: Sequence[Record], dataset: Dataset, config: TrainConfig, read: ExampleReader) -> None:
-        self.records = records
-        self._dataset = dataset
-        self._config = config
-        self._read = read
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: tuple[int, int]) -> Example:
-        epoch, place = index
-        config, generator = self._config, Random(f"{self._config.seed} {epoch} {place}")
-        record = self.records[place]
-        augmented = augment_record(record, generator, config.modality_dropout)
-        prompt, _ = _turns(augmented)
-        evidence = Evidence.of_record(augmented, self._dataset.root)
-        if not config.shuffle_views:
-            evidence = Evidence(self._slots(record), evidence.cloud, evidence.audio, evidence.masks)
-        prompt = disturb_memory(prompt, config.memory_noise, generator)
-        return self._read(evidence, conversation(prompt), self.answer(place))
-
-    def answer(self, index: int) -> str:
-        """What is to be said; in canonical order the triplets are sorted."""
-        answer = _turns(self.records[index])[1]
-        return target_text(sorted(parse(answer))) if self._config.canonical_order else answer
-
-    def _slots(self, record: Record) -> tuple[Path | None, ...]:
-        """The pictures in the slots of the evaluation, so that a slot is always the same camera."""
-        take_name, _, frame_id = record["id"].rpartition("_")
-        timepoint = self._dataset.take(find_take(take_name)).timepoint(frame_id)
-        return Evidence.of_timepoint(timepoint).views
 
 
 class SceneGraphTrainer(Trainer):
@@ -132,7 +85,7 @@ class SceneGraphTrainer(Trainer):
         self.loss_is_scaled_for_ga = False
         self._config = config
         self._weights = weights
-        self._lengths = [len(_text(record).split()) for record in samples.records]
+        self._lengths = [len(record_text(record).split()) for record in samples.records]
 
     def compute_loss(
         self,
@@ -148,8 +101,7 @@ class SceneGraphTrainer(Trainer):
         return (loss, output) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
-        world = self._config.accumulation * self.args.world_size
-        return EpochOrder(self._lengths, self._config.batch_size, world, self._config.seed)
+        return EpochOrder(self._lengths, self._config.batch_size, self._config.seed)
 
 
 class LossLog(TrainerCallback):
@@ -167,79 +119,13 @@ class LossLog(TrainerCallback):
                 file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
 
 
-class EpochOrder(Sampler[tuple[int, int]]):
-    """(epoch, index) of all samples, grouped by length; Trainer announces the epoch."""
-
-    def __init__(self, lengths: Sequence[int], batch: int, world: int, seed: int) -> None:
-        self._lengths, self._batch, self._world, self._seed = lengths, batch, world, seed
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called before each epoch."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(self._seed + self._epoch)
-        for index in length_grouped_order(self._lengths, self._batch, self._world, generator):
-            yield self._epoch, index
-
-
-def read_records(path: Path) -> list[Record]:
-    """The records of a training file.
-
-    Raises:
-        UserError: it is damaged, empty, or a record has no question and answer.
-    """
-    records = read_json(path)
-    if not isinstance(records, list) or not records:
-        raise UserError(f"{path}: expected a list of training samples; make it again")
-    for record in records:
-        try:
-            _turns(record)
-            str(record["id"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: a sample needs an id and two turns, got {str(record)[:80]}") from error
-    return records
-
-
-_ENTRY = re.compile(r"(?<=[:;] )([^,;:<]+,[^,;:<]+,)([^,;:<]+)(; ?|)")
-
-
-def disturb_memory(prompt: str, share: float, generator: Random) -> str:
-    """Drop a share of the memory's entries or alter their predicate, as a model's own errors would.
-
-    Memory at inference holds what the model said before; trained on true memory alone it would trust it blindly.
-    """
-
-    def disturb(entry: re.Match[str]) -> str:
-        if generator.random() >= share:
-            return entry[0]
-        return entry[1] + generator.choice(PREDICATES) + entry[3] if generator.random() < 0.5 else ""
-
-    before, mark, rest = prompt.partition("<memory_start>")
-    memory, end, after = rest.partition("<memory_end>")
-    return before + mark + _ENTRY.sub(disturb, memory) + end + after
-
-
 def _weights(samples: TrainingSamples, tokens: Tokens) -> Tensor:
-    answers = (tokens.encode(conversation("<image>"), samples.answer(i))[1] for i in range(len(samples)))
+    answers = (tokens.encode(conversation(IMAGE_MARK), samples.answer(i))[1] for i in range(len(samples)))
     return token_weights(answer_frequencies(answers, tokens.names()), tokens.names(), tokens.size)
 
 
 def _as_batch(examples: list[Example]) -> dict[str, list[Example]]:
     return {"examples": examples}
-
-
-def _turns(record: Record) -> tuple[str, str]:
-    question, answer = (turn["value"] for turn in record["conversations"])
-    return question, answer
-
-
-def _text(record: Record) -> str:
-    return " ".join(_turns(record))
 
 
 def _last_checkpoint(out: Path) -> str | None:

@@ -1,0 +1,167 @@
+"""Training records as examples: how a sample looks in each epoch, and in which order samples come.
+
+Stage-2 specification, section 6. `samples.py` makes the records and holds the published augmentation; what is added
+here (mirrored rooms, disturbed memory, fixed view slots, canonical order) is ours and off by default.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import torch
+from torch.utils.data import Sampler
+
+from operating_room.dataset import Dataset
+from operating_room.errors import UserError
+from operating_room.prompts import conversation
+from operating_room.readers import read_json
+from operating_room.scene_graph import parse, target_text
+from operating_room.takes import find_take
+from operating_room.vocabulary import PREDICATES
+from scene_graph_generation.collate import Example
+from scene_graph_generation.config import TrainConfig
+from scene_graph_generation.samples import Record, augment_record
+from scene_graph_generation.timepoint import Evidence, ExampleReader
+
+GROUPED_BATCHES = 16  # batches of similar length are cut out of groups of this many
+# Memory as `prompts.human_prompt` writes it, and one entry of it.
+_MEMORY = re.compile(r"<memory_start>.*?<memory_end>\.\n", re.DOTALL)
+_ENTRY = re.compile(r"(?<=[:;] )([^,;:<]+,[^,;:<]+,)([^,;:<]+)(; ?|)")
+
+
+class TrainingSamples(torch.utils.data.Dataset[Example]):
+    """Training records as examples, augmented anew in every epoch.
+
+    An element is asked for by (epoch, index), so that what it looks like depends on nothing else: a resumed training
+    sees what the uninterrupted one would have seen.
+    """
+
+    def __init__(self, records: Sequence[Record], dataset: Dataset, config: TrainConfig, read: ExampleReader) -> None:
+        self.records = records
+        self._dataset = dataset
+        self._config = config
+        self._read = read
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: tuple[int, int]) -> Example:
+        epoch, place = index
+        config, generator = self._config, Random(f"{self._config.seed} {epoch} {place}")
+        record = self.records[place]
+        augmented = augment_record(record, generator, config.modality_dropout)
+        prompt, _ = _turns(augmented)
+        evidence = Evidence.of_record(augmented, self._dataset.root)
+        if not config.shuffle_views and evidence.views:
+            evidence = replace(evidence, views=self._slots(record))
+        if generator.random() < config.memory_dropout:
+            prompt = _MEMORY.sub("", prompt)
+        prompt = disturb_memory(prompt, generator.uniform(0, config.memory_noise), generator)
+        example = self._read(evidence, conversation(prompt), self.answer(place))
+        return augment_views(example, generator) if config.augment else example
+
+    def answer(self, index: int) -> str:
+        """What is to be said; in canonical order the triplets are sorted."""
+        answer = _turns(self.records[index])[1]
+        return target_text(sorted(parse(answer))) if self._config.canonical_order else answer
+
+    def _slots(self, record: Record) -> tuple[Path | None, ...]:
+        """The pictures in the slots of the evaluation, so that a slot is always the same camera."""
+        take_name, _, frame_id = record["id"].rpartition("_")
+        timepoint = self._dataset.take(find_take(take_name)).timepoint(frame_id)
+        return Evidence.of_timepoint(timepoint).views
+
+
+class EpochOrder(Sampler[tuple[int, int]]):
+    """(epoch, index) of all samples: batches of similar length, so that little is padded, in random order."""
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
+        self._lengths, self._batch, self._seed = lengths, batch, seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Trainer before each epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = Random(f"order {self._seed} {self._epoch}")
+        order = list(range(len(self._lengths)))
+        generator.shuffle(order)
+        size = self._batch * GROUPED_BATCHES
+        batches = []
+        for start in range(0, len(order), size):
+            group = sorted(order[start : start + size], key=lambda i: self._lengths[i])
+            batches += [group[i : i + self._batch] for i in range(0, len(group), self._batch)]
+        *full, last = batches
+        generator.shuffle(full)  # the last one may be smaller and stays, or it would shift all those behind it
+        for batch in [*full, last]:
+            yield from ((self._epoch, index) for index in batch)
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a training file.
+
+    Raises:
+        UserError: it is damaged, empty, or a record has no question and answer.
+    """
+    records = read_json(path)
+    if not isinstance(records, list) or not records:
+        raise UserError(f"{path}: expected a list of training samples; make it again")
+    for record in records:
+        try:
+            _turns(record)
+            str(record["id"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: a sample needs an id and two turns, got {str(record)[:80]}") from error
+    return records
+
+
+def record_text(record: Record) -> str:
+    """Question and answer."""
+    return " ".join(_turns(record))
+
+
+def disturb_memory(prompt: str, share: float, generator: Random) -> str:
+    """Drop a share of the memory's entries or alter their predicate, as a model's own errors would.
+
+    Memory at inference holds what the model said before; trained on true memory alone it would trust it blindly.
+    """
+
+    def disturb(entry: re.Match[str]) -> str:
+        if generator.random() >= share:
+            return entry[0]
+        return entry[1] + generator.choice(PREDICATES) + entry[3] if generator.random() < 0.5 else ""
+
+    before, mark, rest = prompt.partition("<memory_start>")
+    memory, end, after = rest.partition("<memory_end>")
+    return before + mark + _ENTRY.sub(disturb, memory) + end + after
+
+
+def augment_views(example: Example, generator: Random) -> Example:
+    """Mirror all views and masks together, shift each view by up to a sixteenth, and vary light and colour.
+
+    A mirrored room is a possible room; relations have no left and right.
+    """
+    views, masks = example.views, example.masks
+    if generator.random() < 0.5:
+        views = views.flip(-1)
+        masks = None if masks is None else masks.flip(-1)
+    reach = views.shape[-1] // 16
+    padded = torch.nn.functional.pad(views, (reach,) * 4)
+    size = views.shape[-1]
+    corners = [(generator.randint(0, 2 * reach), generator.randint(0, 2 * reach)) for _ in views]
+    views = torch.stack([view[:, y : y + size, x : x + size] for view, (y, x) in zip(padded, corners)])
+    gain, offset = (torch.tensor([generator.uniform(-0.2, 0.2) for _ in range(3)]).view(3, 1, 1) for _ in range(2))
+    return replace(example, views=views * (1 + gain) + offset, masks=masks)
+
+
+def _turns(record: Record) -> tuple[str, str]:
+    question, answer = (turn["value"] for turn in record["conversations"])
+    return question, answer
