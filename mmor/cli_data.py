@@ -60,6 +60,7 @@ def synthesize(
         typer.Option(help="Render the graphs of this relationships_*.json (the stretch with most predicates)."),
     ] = None,
     without_room_cameras: Annotated[list[str] | None, typer.Option(help="Fault: a take without room cameras.")] = None,
+    without_cameras: Annotated[list[str] | None, typer.Option(help="Fault: a take without any picture.")] = None,
     without_tracker: Annotated[list[str] | None, typer.Option(help="Fault: a take without tracker file.")] = None,
     missing_frames: Annotated[float, typer.Option(help="Fault: share of single files that are lost.", min=0)] = 0.0,
     mask_stride: Annotated[int, typer.Option(help="Only every n-th timepoint has label masks.", min=1)] = 1,
@@ -68,7 +69,12 @@ def synthesize(
     from operating_room.relations import load_samples
     from operating_room.synthetic import annotated, story, writer
 
-    faults = writer.Faults(tuple(without_room_cameras or ()), tuple(without_tracker or ()), missing_frames)
+    faults = writer.Faults(
+        no_room_cameras=tuple(without_room_cameras or ()),
+        no_cameras=tuple(without_cameras or ()),
+        no_tracker=tuple(without_tracker or ()),
+        missing_frames=missing_frames,
+    )
     takes = writer.named_takes(take or ["test"])
     if relations is None:
         surgeries = [story.script_surgery(each, seed, seconds) for each in takes]

@@ -71,7 +71,7 @@ def preprocess(
 def samples(
     data: Data = Path("data"),
     relations: Relations = Path("data"),
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
+    split: Annotated[str, typer.Option(help="train, val, test, or own (takes in no published list).")] = "train",
     out: Annotated[Path, typer.Option(help="Folder for the training JSON.")] = Path("data/llava_samples"),
     permutations: Annotated[int, typer.Option(help="Records per timepoint.", min=1)] = 20,
     temporal: Annotated[bool, typer.Option("--temporal", help="With memory of the past.")] = False,
@@ -98,7 +98,9 @@ def samples(
 
 @app.command("train")
 def train(
-    samples: Annotated[Path, typer.Option(help="Training JSON, from `mmor scene-graph samples`.")],
+    samples: Annotated[
+        list[Path], typer.Option(help="Training JSON, from `mmor scene-graph samples`; may be repeated.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the model.")],
     config: Annotated[Path, typer.Option(help="Experiment file.")] = Path("configs/scene_graph/small.yaml"),
     data: Data = Path("data"),
@@ -142,7 +144,7 @@ def evaluate(
     predictions: Annotated[Path, typer.Option(help="Predictions JSON, from `mmor scene-graph infer`.")],
     data: Data = Path("data"),
     relations: Relations = Path("data"),
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    split: Annotated[str, typer.Option(help="train, val, test, or own (takes in no published list).")] = "test",
     out: Annotated[Path | None, typer.Option(help="Also write the scores as JSON.")] = None,
 ) -> None:
     """Score scene graphs against the annotations of the takes on disk."""
@@ -163,12 +165,13 @@ def _load_samples(relations: Path, split: str, data: Path) -> list:
     """The samples of a split whose takes are on disk."""
     from operating_room.dataset import Dataset
     from operating_room.errors import UserError
-    from operating_room.relations import SPLIT_NAMES, load_samples
+    from operating_room.relations import OWN_TAKES, SPLIT_NAMES, load_samples
 
-    if split not in SPLIT_NAMES:
-        raise UserError(f"split {split!r} has no relations file; choose one of {', '.join(SPLIT_NAMES)}")
+    names = SPLIT_NAMES | {OWN_TAKES: OWN_TAKES}
+    if split not in names:
+        raise UserError(f"split {split!r} has no relations file; choose one of {', '.join(names)}")
     on_disk = {take.sample_name for take in Dataset(data).takes()}
-    path = relations / f"relationships_{SPLIT_NAMES[split]}.json"
+    path = relations / f"relationships_{names[split]}.json"
     samples = [sample for sample in load_samples(path) if sample.take_name in on_disk]
     if not samples:
         raise UserError(f"{path}: none of its takes is in {data}; unpack or simulate one of the split {split}")

@@ -164,4 +164,4 @@ def _train_graphs(data: Path, work: Path, models: Path) -> None:
     options = SampleOptions(permutations=1, temporal=True)
     records = list(training_records(Dataset(data), samples, options, Random(TRAINING_SEED)))
     write_json(work / options.file_name("train"), records)
-    train_graphs(experiment, work / options.file_name("train"), Dataset(data), models / GRAPHS)
+    train_graphs(experiment, [work / options.file_name("train")], Dataset(data), models / GRAPHS)

@@ -6,7 +6,7 @@ Data specification, section 3. Raw relations are (subject, predicate, object), s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from operating_room.takes import FOURDOR, TAKES, Take, split_takes
 from operating_room.vocabulary import RAW_ENTITY_NAMES
 
 SPLIT_NAMES = {"train": "train", "val": "validation", "test": "test"}  # split -> its name in file names
+OWN_TAKES = "own"  # the name, in file names, of takes that are in no published list
 
 _PATIENT, _TABLE, _INSTRUMENT = "patient", "operating_table", "instrument"
 _WITH_INSTRUMENT = ("cutting", "drilling", "sawing", "suturing", "hammering", "cementing", "cleaning")
@@ -84,11 +85,11 @@ def save_predictions(path: Path, predictions: Mapping[str, Iterable[Triplet]]) -
 
 
 def convert(root: Path, out: Path) -> Conversion:
-    """Convert the raw labels of all published takes on disk to the files that training and evaluation read.
+    """Convert the raw labels of all takes on disk to the files that training and evaluation read.
 
-    Writes `relationships_{train,validation,test}.json` for the takes of the splits, and `classes.txt` and
-    `relationships.txt` with all names in use, those of the short clips included. Label files that cannot be used are
-    left out and reported.
+    Writes `relationships_{train,validation,test}.json` for the takes of the splits, `relationships_own.json` for takes
+    of one's own if there are any, and `classes.txt` and `relationships.txt` with all names in use, those of the short
+    clips included. Label files that cannot be used are left out and reported.
 
     Args:
         root: the folder that holds `MM-OR_data`, `4D-OR_data` or both, or is one of them.
@@ -97,14 +98,16 @@ def convert(root: Path, out: Path) -> Conversion:
     Raises:
         UserError: there is no usable label file below `root`, or `out` cannot be written.
     """
-    roots = Dataset(root).roots
-    samples: dict[Take, list[Sample]] = {take: [] for take in TAKES}
+    dataset = Dataset(root)
+    roots = dataset.roots
+    own = [take for take in dataset.takes() if take not in TAKES]
+    samples: dict[Take, list[Sample]] = {take: [] for take in (*TAKES, *own)}
     problems = [
-        f"{folder}: belongs to no published take, so that its labels are in no split; they are left out"
-        for dataset in roots
-        for folder in _foreign_folders(roots[dataset], dataset)
+        f"{folder}: has labels but no index file and is no published take; its labels are left out"
+        for name in roots
+        for folder in _foreign_folders(roots[name], name, own)
     ]
-    for take in track([take for take in TAKES if take.dataset in roots], "converting relation labels"):
+    for take in track([take for take in samples if take.dataset in roots], "converting relation labels"):
         for path in label_files(roots[take.dataset], take):
             try:
                 samples[take].append(read_labels(path, take))
@@ -112,11 +115,13 @@ def convert(root: Path, out: Path) -> Conversion:
                 problems.append(str(error))
     if not any(samples.values()):
         found = f"nothing can be used, the first of {len(problems)} problems: {problems[0]}" if problems else "no files"
-        raise UserError(f"{root}: looked for relation labels in the folders of the published takes; {found}")
+        raise UserError(f"{root}: looked for relation labels in the folders of the takes; {found}")
     contents = {
         f"relationships_{name}.json": [s for take in split_takes(split) for s in samples[take]]
         for split, name in SPLIT_NAMES.items()
     }
+    if own:
+        contents[f"relationships_{OWN_TAKES}.json"] = [s for take in own for s in samples[take]]
     for name, of_split in contents.items():
         save_samples(out / name, of_split)
     triplets = [triplet for of_take in samples.values() for sample in of_take for triplet in sample.triplets]
@@ -139,9 +144,9 @@ def label_files(root: Path, take: Take) -> list[Path]:
     return files[::_THINNING] if take.name == _THINNED_TAKE else files
 
 
-def _foreign_folders(root: Path, dataset: str) -> list[Path]:
-    """Folders with raw labels that are not those of a published take."""
-    takes = [take for take in TAKES if take.dataset == dataset]
+def _foreign_folders(root: Path, dataset: str, own: Sequence[Take]) -> list[Path]:
+    """Folders with raw labels that are those of no take."""
+    takes = [take for take in (*TAKES, *own) if take.dataset == dataset]
     labels, _ = layout.relation_label_folders(root, takes[0])
     known = {take.folder for take in takes}
     return sorted(f for f in root.iterdir() if f.name not in known and (f / labels.name).is_dir())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,12 @@ from scene_graph_generation.tokens import Tokens, train_tokens
 from scene_graph_generation.training_data import EpochOrder, TrainingSamples, read_records, record_text
 
 
-def train(experiment: Experiment, data: Path, dataset: Dataset, out: Path) -> MM2SG:
+def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: Path) -> MM2SG:
     """Train a model from scratch and write its folder to `out`; goes on from the last checkpoint found there.
 
     Args:
         experiment: model and settings.
-        data: a file of training samples, as `samples.training_records` makes them.
+        data: files of training samples, as `samples.training_records` makes them.
         dataset: where the files are that the samples name.
         out: gets the model folder, and checkpoints while training runs.
 
@@ -39,7 +40,7 @@ def train(experiment: Experiment, data: Path, dataset: Dataset, out: Path) -> MM
     """
     if (out / WEIGHTS).exists():
         raise UserError(f"{out}: holds a trained model already; remove it or choose another folder")
-    records = read_records(data)
+    records = [record for path in data for record in read_records(path)]
     tokens = train_tokens((record_text(record) for record in records), experiment.vocabulary)
     config = with_vocabulary(experiment.model, tokens.size)
     with torch.random.fork_rng():

@@ -43,6 +43,7 @@ class Faults:
     """What goes wrong while recording."""
 
     no_room_cameras: tuple[str, ...] = ()  # names of takes without room cameras, hence without point clouds
+    no_cameras: tuple[str, ...] = ()  # names of takes without any picture: sound, speech, robot screen and tracker only
     no_tracker: tuple[str, ...] = ()  # names of takes without tracker file
     missing_frames: float = 0.0  # share of single pictures, clouds and screen summaries that are lost
 
@@ -90,7 +91,7 @@ def write_takes(
     if any(surgery.seed < 0 for surgery in surgeries):
         raise UserError("the seed of a simulation must be 0 or more")
     known = {surgery.take.name for surgery in surgeries}
-    if unknown := sorted({*faults.no_room_cameras, *faults.no_tracker} - known):
+    if unknown := sorted({*faults.no_room_cameras, *faults.no_cameras, *faults.no_tracker} - known):
         raise UserError(f"faults name takes that are not simulated: {', '.join(unknown)}")
     todo = []
     for surgery in surgeries:
@@ -184,6 +185,10 @@ def _write_piece(piece: _Piece) -> Take:
     folder = piece.root / layout.ROOT_NAMES[take.dataset]
     if 0 in piece.seconds:
         write_records(folder, surgery, with_tracker=take.name not in piece.faults.no_tracker)
+    if take.name in piece.faults.no_cameras:
+        for second in piece.seconds if take.dataset == MMOR else ():
+            _write_summary(folder, surgery, second)
+        return take
     room, scenes = _stage(surgery)
     for second in piece.seconds:
         _write_second(folder, piece, room, scenes[second], second)
@@ -230,13 +235,18 @@ def _write_second(folder: Path, piece: _Piece, room: Room, scene: Scene, second:
         if kept():
             _write_jpeg(layout.tracker_view(folder, take, frames["trackercam"]), shoot("tracker").color)
         if kept():
-            write_json(layout.screen_summary(folder, take, frame), _summaries(surgery)[second])
+            _write_summary(folder, surgery, second)
     if second % piece.mask_stride == 0:
         for camera in layout.SEGMENTATION_CAMERAS[take.dataset]:
             view = views.get(f"{'station' if layout.is_station(camera) else 'room'}{layout.camera_number(camera)}")
             if view is not None:
                 frame = frames[layout.frame_key(take, camera)]
                 _write_png(layout.label_mask(folder, take, camera, frame), view.labels)
+
+
+def _write_summary(folder: Path, surgery: Surgery, second: int) -> None:
+    frame = frame_numbers(surgery.take, second)["simstation"]
+    write_json(layout.screen_summary(folder, surgery.take, frame), _summaries(surgery)[second])
 
 
 @lru_cache(maxsize=2)
@@ -280,6 +290,7 @@ def _recipe(surgery: Surgery, size: tuple[int, int], faults: Faults, mask_stride
         "size": list(size),
         "mask_stride": mask_stride,
         "room_cameras": surgery.take.name not in faults.no_room_cameras,
+        "cameras": surgery.take.name not in faults.no_cameras,
         "tracker": surgery.take.name not in faults.no_tracker,
         "missing_frames": faults.missing_frames,
     }

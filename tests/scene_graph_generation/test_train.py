@@ -78,7 +78,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("model")
-    train(EXPERIMENT, data / "samples.json", Dataset(data), out)
+    train(EXPERIMENT, [data / "samples.json"], Dataset(data), out)
     return out
 
 
@@ -95,13 +95,13 @@ def _spoken(graph: list[Triplet]) -> str:
 
 def test_a_finished_folder_is_not_trained_over(data: Path, trained: Path) -> None:
     with pytest.raises(UserError, match="already"):
-        train(EXPERIMENT, data / "samples.json", Dataset(data), trained)
+        train(EXPERIMENT, [data / "samples.json"], Dataset(data), trained)
 
 
 def test_a_resumed_training_gives_the_same_model(data: Path, trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained / "checkpoint-60", tmp_path / "checkpoint-60")
     (tmp_path / "checkpoint-75").mkdir()  # cut off while it was written
-    train(EXPERIMENT, data / "samples.json", Dataset(data), tmp_path)
+    train(EXPERIMENT, [data / "samples.json"], Dataset(data), tmp_path)
     again, reference = (load_model(folder)[0].state_dict() for folder in (tmp_path, trained))
     assert all(torch.equal(again[name], reference[name]) for name in reference)
 
