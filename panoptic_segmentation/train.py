@@ -38,7 +38,15 @@ MODEL_FILE, CONFIG_FILE = "model.safetensors", "config.yaml"
 _FALL = 0.3  # share of the training in which the rate falls to 0 in the constant-linear schedule
 
 
-def train(config: Config, data: Path, output: Path, prepared: Path, resume: bool = False, workers: int = 1) -> Path:
+def train(
+    config: Config,
+    data: Path,
+    output: Path,
+    prepared: Path,
+    resume: bool = False,
+    half: bool = False,
+    workers: int = 1,
+) -> Path:
     """Train a model and save it as `output`/model.safetensors, the configuration beside it.
 
     Args:
@@ -46,6 +54,7 @@ def train(config: Config, data: Path, output: Path, prepared: Path, resume: bool
         output: folder of the model, and of checkpoints on the way.
         prepared: folder of the prepared ground truth, which is completed here.
         resume: continue from the last checkpoint in `output` if there is one.
+        half: store the model in 16 bits.
         workers: processes that prepare the ground truth.
 
     Returns:
@@ -54,6 +63,8 @@ def train(config: Config, data: Path, output: Path, prepared: Path, resume: bool
     Raises:
         UserError: data or weights are missing or unreadable, or `output` cannot be written.
     """
+    if config.unused:
+        print(f"keys without effect here: {', '.join(config.unused)}")
     torch.manual_seed(config.seed)  # initial weights
     model = build_model(config.kind, config.segmenter, config.video)
     if config.weights:
@@ -74,7 +85,7 @@ def train(config: Config, data: Path, output: Path, prepared: Path, resume: bool
     path = output / MODEL_FILE
     if trainer.is_world_process_zero():
         card = ModelCard(config.kind, config.segmenter, config.video, asdict(config.test))
-        save_model(path, trained.result, card)
+        save_model(path, trained.result, card, half)
         save_config(config, output / CONFIG_FILE)
     return path
 
