@@ -1,5 +1,5 @@
 # Sourced by the other scripts: a virtual environment with the project in it.
-# Usage: source scripts/environment.sh [EXTRA]
+# Usage: [extra=dev] before `source scripts/environment.sh` (a variable: a sourced file sees its caller's arguments)
 # Makes .venv if no virtual environment is active. Without an NVIDIA GPU it asks pip for a CPU build of torch
 # (scripts/constraints-cpu.txt) and takes any build if pip knows none.
 set -euo pipefail
@@ -14,7 +14,7 @@ if ! python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
     exit 2
 fi
 
-extra="${1:-}"
+extra="${extra:-}"
 installed="$VIRTUAL_ENV/.mmor-installed-$extra" # newer than pyproject.toml once this has succeeded
 if [ ! "$installed" -nt pyproject.toml ]; then
     echo "Installing mmor into $VIRTUAL_ENV (1.7 GB with a CPU build of torch; some minutes the first time) ..."

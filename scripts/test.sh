@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # From a fresh clone to a verdict: environment, lint, types, tests. Options go to pytest.
-source "$(dirname "$0")/environment.sh" dev
+extra=dev
+source "$(dirname "$0")/environment.sh"
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 ruff format --check .
 ruff check .
