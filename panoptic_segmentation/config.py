@@ -75,6 +75,7 @@ class InferenceSettings:
     longest: int = 1333  # px
     canvas: tuple[int, int] = (2048, 1536)  # width, height of ground truth and predictions, px
     at_canvas: bool = False  # masks grow smoothly to the canvas; published: to network size, then nearest pixel
+    running_mean: bool = False  # class scores from the mean logits so far; queries must stay with their objects
     score_threshold: float = 0.8
     overlap_threshold: float = 0.8
     window: int = 3  # frames that go through the segmenter together
@@ -225,6 +226,7 @@ KEYS = {
     "INPUT.MAX_SIZE_TEST": "test.longest",
     "TEST.CANVAS": "test.canvas",  # ours
     "TEST.AT_CANVAS": "test.at_canvas",  # ours
+    "TEST.RUNNING_MEAN": "test.running_mean",  # ours; published: the mean over the whole video
     "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD": "test.score_threshold",
     "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": "test.overlap_threshold",
     "MODEL.MASK_FORMER.TEST.WINDOW_SIZE": "test.window",

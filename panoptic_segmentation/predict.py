@@ -86,7 +86,8 @@ def segment_video(
 ) -> Iterator[PanopticVideo]:
     """The panoptic result of a video, given its frames (RGB, 0..255) in windows: frame by frame, or all at once.
 
-    Without looking ahead, a query's class scores are those of its mean logits so far.
+    Without looking ahead, a query's class scores are those of the frame, or of its mean logits so far. The mean is good
+    where training has taught queries to stay with their objects; else it loses 6 VPQ.
     """
     if isinstance(model, OfflineDVIS):
         video = offline_video(model, windows)
@@ -95,8 +96,11 @@ def segment_video(
     frames = ctvis_frames(model, windows) if isinstance(model, CTVIS) else online_frames(model, windows)
     total: Tensor | None = None
     for count, frame in enumerate(frames, 1):
-        total = frame.logits if total is None else total + frame.logits
-        yield _panoptic((total / count).softmax(-1), [frame.masks], frame.sizes, settings)
+        logits = frame.logits
+        if settings.running_mean:
+            total = logits if total is None else total + logits
+            logits = total / count
+        yield _panoptic(logits.softmax(-1), [frame.masks], frame.sizes, settings)
 
 
 def _panoptic(
