@@ -1,0 +1,42 @@
+"""Options that several commands have, and what they stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from operating_room.dataset import Dataset
+    from operating_room.scene_graph import Sample
+    from operating_room.takes import Take
+
+Data = Annotated[Path, typer.Option(help="Folder that holds MM-OR_data and/or 4D-OR_data.")]
+Takes = Annotated[list[str] | None, typer.Option(help="Take or split; repeat for several (default: all on disk).")]
+Relations = Annotated[Path, typer.Option(help="Folder with the relationships_*.json files.")]
+
+
+def open_takes(data: Path, names: list[str] | None) -> tuple[Dataset, list[Take]]:
+    """The dataset and the chosen takes on disk; a split means those of its takes that are there."""
+    from operating_room.dataset import Dataset
+
+    dataset = Dataset(data)
+    return dataset, dataset.choose(names)
+
+
+def load_split(relations: Path, split: str, data: Path) -> list[Sample]:
+    """The samples of a split whose takes are on disk."""
+    from operating_room.dataset import Dataset
+    from operating_room.errors import UserError
+    from operating_room.relations import OWN_TAKES, SPLIT_NAMES, load_samples
+
+    names = SPLIT_NAMES | {OWN_TAKES: OWN_TAKES}
+    if split not in names:
+        raise UserError(f"split {split!r} has no relations file; choose one of {', '.join(names)}")
+    on_disk = {take.sample_name for take in Dataset(data).takes()}
+    path = relations / f"relationships_{names[split]}.json"
+    samples = [sample for sample in load_samples(path) if sample.take_name in on_disk]
+    if not samples:
+        raise UserError(f"{path}: none of its takes is in {data}; unpack or simulate one of the split {split}")
+    return samples

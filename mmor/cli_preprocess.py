@@ -1,0 +1,90 @@
+"""`mmor scene-graph preprocess` and `samples`: from takes to the files that scene graphs are learnt from."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmor.cli_options import Data, Relations, Takes, load_split, open_takes
+
+app = typer.Typer()
+
+
+class Step(StrEnum):
+    """What `preprocess` can prepare."""
+
+    AUDIO = "audio"
+    EMBEDDINGS = "audio-embeddings"
+    TRANSCRIPTS = "transcripts"
+    MASKS = "masks"
+    ALL = "all"
+
+
+class AudioEncoder(StrEnum):
+    """Where audio vectors come from: CLAP as published, or our weightless mel descriptor."""
+
+    CLAP = "clap"
+    MEL = "mel"
+
+
+@app.command("preprocess")
+def preprocess(
+    step: Annotated[Step, typer.Argument(help="What to prepare.")],
+    data: Data = Path("data"),
+    take: Takes = None,
+    audio_encoder: Annotated[AudioEncoder, typer.Option(help="Published: clap; small model: mel.")] = AudioEncoder.CLAP,
+    predictions: Annotated[Path | None, typer.Option(help="Stage 1's pan_pred folder (masks).")] = None,
+    from_annotations: Annotated[
+        bool, typer.Option("--from-annotations", help="Masks from annotated label masks, read in place of predictions.")
+    ] = False,
+) -> None:
+    """Prepare the files of each timepoint. What exists is kept: an interrupted run goes on where it stopped."""
+    from operating_room.errors import UserError
+    from scene_graph_generation.preprocess import audio, embeddings, masks, transcripts
+
+    if step in (Step.MASKS, Step.ALL) and (predictions is None) != from_annotations:
+        raise UserError("masks come either from --predictions FOLDER or --from-annotations; give one of them")
+    dataset, takes = open_takes(data, take)
+    written = 0
+    if step in (Step.AUDIO, Step.ALL):
+        written += audio.preprocess_audio(dataset, takes)
+    if step in (Step.EMBEDDINGS, Step.ALL):
+        encoder = embeddings.clap_encoder() if audio_encoder == AudioEncoder.CLAP else embeddings.mel_descriptor
+        written += embeddings.preprocess_audio_embeddings(dataset, takes, encoder)
+    if step in (Step.TRANSCRIPTS, Step.ALL):
+        written += transcripts.preprocess_transcripts(dataset, takes)
+    if step in (Step.MASKS, Step.ALL):
+        written += masks.preprocess_masks(dataset, takes, predictions, as_predictions=from_annotations)
+    typer.echo(f"{written} files written for {len(takes)} takes")
+
+
+@app.command("samples")
+def samples(
+    data: Data = Path("data"),
+    relations: Relations = Path("data"),
+    split: Annotated[str, typer.Option(help="train, val, test, or own (takes in no published list).")] = "train",
+    out: Annotated[Path, typer.Option(help="Folder for the training JSON.")] = Path("data/llava_samples"),
+    permutations: Annotated[int, typer.Option(help="Records per timepoint.", min=1)] = 20,
+    temporal: Annotated[bool, typer.Option("--temporal", help="With memory of the past.")] = False,
+    mixed_modalities: Annotated[
+        bool, typer.Option("--mixed-modalities", help="Modalities swapped with those of similar samples.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of all random draws.")] = 0,
+) -> None:
+    """Write the training JSON in the published form."""
+    from random import Random
+
+    from operating_room.dataset import Dataset
+    from operating_room.files import write_json
+    from scene_graph_generation.samples import SampleOptions, training_records
+
+    options = SampleOptions(permutations=permutations, temporal=temporal, mixed=mixed_modalities)
+    generator = Random(seed)
+    records = list(training_records(Dataset(data), load_split(relations, split, data), options, generator))
+    generator.shuffle(records)
+    path = out / options.file_name(split)
+    write_json(path, records)
+    typer.echo(f"{len(records)} records in {path}")
