@@ -29,15 +29,9 @@ from operating_room.scene_graph import Sample, Triplet, as_triplets, parse, targ
 from operating_room.similarity import SimilarSamples
 from operating_room.takes import find_take
 from scene_graph_generation.collate import IGNORED, IMAGE
+from scene_graph_generation.downstream_samples import downstream_file_name, downstream_records, graph_records
 from scene_graph_generation.sampler import length_grouped_order
-from scene_graph_generation.samples import (
-    SampleOptions,
-    augment_record,
-    downstream_file_name,
-    downstream_records,
-    graph_records,
-    training_records,
-)
+from scene_graph_generation.samples import SampleOptions, augment_record, training_records
 from scene_graph_generation.tokens import train_tokens
 from tests.parity.case import EXACT, Result, compare, load_json
 

@@ -13,13 +13,11 @@ import pytest
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.scene_graph import Sample, Triplet, parse
+from scene_graph_generation.downstream_samples import downstream_file_name, downstream_records, graph_records
 from scene_graph_generation.samples import (
     Record,
     SampleOptions,
     augment_record,
-    downstream_file_name,
-    downstream_records,
-    graph_records,
     mix_modalities,
     training_records,
 )

@@ -1,0 +1,108 @@
+"""Training samples of the downstream tasks (data specification, section 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from random import Random
+from typing import Any
+
+from operating_room.dataset import Dataset
+from operating_room.downstream import CLASSES, load_labels
+from operating_room.errors import UserError
+from operating_room.memory import DOWNSTREAM_STYLES, DROP_PROBABILITY, changes_before, unswapped
+from operating_room.prompts import downstream_prompt
+from operating_room.scene_graph import Sample
+from operating_room.takes import MMOR, find_take
+from scene_graph_generation.samples import Record, change_logs, draw_memory, drop_ending, second, turns
+
+TASKS = tuple(CLASSES)
+BREACHLESS_PROBABILITY = 0.01  # of asking for a sterility breach where there is none
+_NO_ACTION, _NO_BREACH = "none", "No"
+
+
+def downstream_file_name(split: str, augment_memory: bool = True, drop_history: float = DROP_PROBABILITY) -> str:
+    """The name of the downstream training file, as published."""
+    return f"downstream_task_{split}_{augment_memory}tempaug{drop_ending(drop_history)}.json"
+
+
+def downstream_records(
+    dataset: Dataset,
+    samples: Sequence[Sample],
+    generator: Random,
+    per_timepoint: int = 10,
+    augment_memory: bool = True,
+    drop_history: float = DROP_PROBABILITY,
+) -> Iterator[Record]:
+    """Questions for next action, robot phase and sterility breach, `per_timepoint` for each MM-OR sample (section 10).
+
+    The memory is the published one, with object and predicate in each other's place (section 11, mirror 4).
+
+    Raises:
+        UserError: a take is not on disk, or a label file is missing, damaged, or lacks a timepoint.
+    """
+    samples = [sample for sample in samples if find_take(sample.take_name).dataset == MMOR]
+    logs = change_logs(samples, unswapped)
+    labels = {take_name: _read_labels(dataset, take_name) for take_name in logs}
+    for sample in samples:
+        answers = _answers(labels[sample.take_name], sample)
+        history = changes_before(logs[sample.take_name], second(sample))
+        for _ in range(per_timepoint):
+            task = _draw_task(answers[TASKS[-1]] != _NO_BREACH, generator)
+            memory = draw_memory(history, DOWNSTREAM_STYLES, drop_history, generator if augment_memory else None)
+            yield {
+                "id": sample.sample_id,
+                "timepoint": second(sample),
+                "conversations": turns(downstream_prompt(memory, sample.triplets, task), answers[task]),
+            }
+
+
+def graph_records(samples: Iterable[Sample]) -> list[Record]:
+    """The list form of scene graphs that the downstream evaluation reads (`all_scene_graphs_{split}_GT.json`)."""
+    return [
+        {
+            "take_name": sample.take_name,
+            "frame_id": sample.frame_id,
+            "sample_id": sample.sample_id,
+            "timepoint_idx": second(sample),
+            "scene_graph": [list(triplet) for triplet in sample.triplets],
+        }
+        for sample in samples
+    ]
+
+
+def _read_labels(dataset: Dataset, take_name: str) -> dict[str, dict[str, Any]]:
+    """Task -> frame_id -> label of a take."""
+    recorded = dataset.take(find_take(take_name))
+    return {task: load_labels(recorded.root, [recorded.take], task)[recorded.take.name] for task in TASKS}
+
+
+def _answers(labels: Mapping[str, Mapping[str, Any]], sample: Sample) -> dict[str, str]:
+    """Task -> the text that stands for the label of this sample.
+
+    Raises:
+        UserError: a label is missing or of another form.
+    """
+    try:
+        action, phase, breaches = (labels[task][sample.frame_id] for task in TASKS)
+        if not isinstance(phase, str):
+            raise TypeError(f"robot phase {phase}")
+        told = (
+            _NO_ACTION if action is None else f"{action[0]}: {action[1]}",
+            phase,
+            f"Yes: {'; '.join(' '.join(breach) for breach in breaches)}" if breaches else _NO_BREACH,
+        )
+    except (KeyError, IndexError, TypeError) as error:
+        raise UserError(
+            f"{sample.sample_id}: downstream labels are missing or damaged for this timepoint ({error}); "
+            "copy the three take_timestamp_to_* folders again"
+        ) from error
+    return dict(zip(TASKS, told))
+
+
+def _draw_task(has_breach: bool, generator: Random) -> str:
+    """Any of the tasks; a breach is seldom asked for where there is none."""
+    *others, breach = TASKS
+    task = generator.choice(TASKS)
+    if task == breach and not has_breach and generator.random() >= BREACHLESS_PROBABILITY:
+        task = generator.choice(others)
+    return task
