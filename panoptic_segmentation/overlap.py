@@ -100,6 +100,8 @@ def read_overlaps(
 def read_ids(path: Path) -> UInt32[np.ndarray, "height width"]:
     """R + 256 G + 65536 B of each pixel of a picture file: the four bytes of a pixel are read as one number.
 
+    The values of a grey picture are the ids themselves.
+
     Raises:
         UserError: the file is missing or no picture.
     """
@@ -108,6 +110,8 @@ def read_ids(path: Path) -> UInt32[np.ndarray, "height width"]:
     try:
         with Image.open(path) as image:
             image.load()
+            if image.mode == "L":
+                return np.asarray(image).astype(np.uint32)
             if image.mode not in ("RGB", "RGBA"):
                 image = image.convert("RGB")
             packed = image.tobytes("raw", "RGBX" if image.mode == "RGB" else "RGBA")

@@ -1,12 +1,13 @@
 """Predictions on disk in the published form (data specification, section 7.4).
 
 Below `<output>/inference`: `pan_pred/<video id>/<frame>.png` with class colours, `pred_<split>.json` with the segment
-records of a split's videos, and, ours, `videos/<video id>.json` with those of one video, written once its pictures are.
+records of a split's videos, and, ours, `videos/<video id>.json` with those of one video, written once its pictures are,
+and `pan_instances/<video id>/<frame>.png`, grey, with the number of the object at each pixel: what class colours hide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ def picture_path(output: Path, video_id: str, file_name: str) -> Path:
     return output / "inference" / "pan_pred" / video_id / f"{Path(file_name).stem}.png"
 
 
+def instance_path(output: Path, video_id: str, file_name: str) -> Path:
+    """The picture of a frame's instance numbers; only where `write_frame` was given them."""
+    return output / "inference" / "pan_instances" / video_id / f"{Path(file_name).stem}.png"
+
+
 def video_path(output: Path, video_id: str) -> Path:
     """The records of one video."""
     return output / "inference" / "videos" / f"{video_id}.json"
@@ -38,7 +44,13 @@ def split_path(output: Path, split_name: str) -> Path:
 
 
 def write_frame(
-    output: Path, video_id: str, file_name: str, ids: Int[np.ndarray, "height width"], labels: Labels, size: Size
+    output: Path,
+    video_id: str,
+    file_name: str,
+    ids: Int[np.ndarray, "height width"],
+    labels: Labels,
+    size: Size,
+    instances: Mapping[int, int] | None = None,
 ) -> dict[str, Any]:
     """Write the picture of a frame, enlarged to `size`, and return its record.
 
@@ -46,11 +58,14 @@ def write_frame(
         ids: segment id per pixel at network resolution, 0 = nothing; areas and boxes are counted here.
         labels: the video's segments; those without a pixel here, or of a class beyond the 24, are left out.
         size: width and height of the picture.
+        instances: segment id -> number of the object, 1 to 255, the same in all frames of the video (such as 1 + its
+            query). If given, it is each record's `instance_id`, and a second picture shows it (`instance_path`).
     """
     from PIL import Image
     from scipy import ndimage
 
     categories = np.zeros(max([0, *(number for number, _ in labels)]) + 1, np.uint8)
+    numbers = np.zeros_like(categories)
     places, areas = ndimage.find_objects(ids), np.bincount(ids.ravel(), minlength=len(categories))
     records = []
     for number, category in labels:
@@ -67,6 +82,12 @@ def write_frame(
                 "id": CATEGORIES[category].color_id,
             }
         )
+        if instances is not None:
+            records[-1]["instance_id"] = numbers[number] = instances[number]
+    if instances is not None:
+        with atomic_path(instance_path(output, video_id, file_name)) as temporary:
+            shown = Image.fromarray(numbers[ids]).resize(size, Image.Resampling.NEAREST)
+            shown.save(temporary, compress_level=1)
     enlarged = Image.fromarray(categories[ids]).resize(size, Image.Resampling.NEAREST)
     colors = np.concatenate([COLORS, np.full((len(COLORS), 1), 255, np.uint8)], axis=1)
     with atomic_path(picture_path(output, video_id, file_name)) as temporary:

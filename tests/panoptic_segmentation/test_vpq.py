@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from operating_room.errors import UserError
+from panoptic_segmentation import predictions
 from panoptic_segmentation.overlap import VideoOverlap, read_overlaps
 from panoptic_segmentation.stq import tracking_quality
-from panoptic_segmentation.vpq import Quality, video_quality, window_sums
+from panoptic_segmentation.vpq import Quality, by_instance, video_quality, window_sums
 
 Frames = list[np.ndarray]  # ids per pixel
 Segments = list[list[dict[str, Any]]]  # records per frame
@@ -132,6 +133,39 @@ def test_an_identity_switch_costs_longer_windows_only(tmp_path: Path) -> None:
     assert quality.windows[1].average["pq"] == pytest.approx(1)
     assert quality.windows[4].total[3].iou < 6
     assert quality.vpq < 100
+
+
+def test_instance_numbers_show_what_class_colours_hide(tmp_path: Path) -> None:
+    video = [np.where(ids == 10, 1, 0).astype(np.int32) for ids in moving_square()]
+    files: list[dict[str, Any]] = []
+    for side, switch in (("truth", 99), ("predicted", 4)):
+        frames = [
+            predictions.write_frame(tmp_path / side, "v", f"{i}.jpg", ids, [(1, 3)], (16, 12), {1: 1 + (i >= switch)})
+            for i, ids in enumerate(video)
+        ]
+        files.append(
+            {"categories": [{"id": 3, "name": "a"}], "annotations": [{"video_id": "v", "annotations": frames}]}
+        )
+
+    def classes(side: str) -> Any:
+        return lambda name, file: predictions.picture_path(tmp_path / side, name, file)
+
+    def instances(side: str) -> Any:
+        return lambda name, file: predictions.instance_path(tmp_path / side, name, file)
+
+    published = video_quality(read_overlaps(files[0], classes("truth"), files[1], classes("predicted")), {3: "a"})
+    assert published.vpq == pytest.approx(100)
+    kept = by_instance(files[0], classes("truth"), files[0], instances("truth"))
+    switched = by_instance(files[0], classes("truth"), files[1], instances("predicted"))
+    assert kept is not None
+    assert kept.vpq == pytest.approx(100)
+    assert switched is not None
+    assert switched.windows[1].average["pq"] == pytest.approx(1)
+    assert switched.windows[4].total[3].fp > 0
+    assert switched.vpq < 60
+    for frame in files[1]["annotations"][0]["annotations"]:
+        frame["segments_info"] = [{"id": 1, "category_id": 3}]
+    assert by_instance(files[0], classes("truth"), files[1], instances("predicted")) is None
 
 
 def test_short_videos_have_no_windows(tmp_path: Path) -> None:
