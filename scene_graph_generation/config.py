@@ -6,6 +6,7 @@ The defaults of `MM2SGConfig` are the published model: CLIP ViT-L/14-336, a two-
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import types
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from operating_room.errors import UserError
 
 Settings = TypeVar("Settings")
+_WORDS = {"true": True, "false": False}  # values on the command line that are no text
 MODALITIES = ("views", "cloud", "audio", "masks", "robot", "tracker", "speech")
 
 
@@ -98,7 +100,12 @@ class MM2SGConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of one training; the defaults are the published ones (stage-2 specification, sections 5 and 6)."""
+    """How a model is trained (stage-2 specification, sections 5 and 6); configs/scene_graph/base.yaml is as published.
+
+    `order` of the samples in an epoch: `similar` lengths share a batch, batches come in random order; `balanced`: the
+    micro-batches of a step (of all processes) have the same length in sum, as the published grouping was meant;
+    `published`: as it came out, shortest first within a step; `random`.
+    """
 
     epochs: float = 1.0
     max_steps: int = -1  # ends the training earlier; -1: after `epochs`
@@ -115,17 +122,65 @@ class TrainConfig:
     memory_dropout: float = 0.0  # share of samples that lose their memory
     memory_noise: float = 0.0  # largest share of memory entries that are dropped or altered, fresh at every access
     augment: bool = False  # mirror, shift and recolour the views of a sample (and mirror its masks) at random
+    order: Literal["similar", "balanced", "published", "random"] = "similar"
+    projector_learning_rate: float | None = None  # None: as all others
+    bf16: bool = False  # bfloat16 arithmetic; what is trained stays float32
+    tf32: bool = False
+    gradient_checkpointing: bool = False  # of the language model's layers
+    deepspeed: Path | None = None  # DeepSpeed's configuration
+    workers: int = 0  # processes per GPU that read samples
+    skip_bad_samples: bool = False  # else the first bad sample ends the training
+    report_to: Literal["none", "wandb"] = "none"
+    run_name: str | None = None
     save_steps: int = 500
     log_steps: int = 10
     seed: int = 0
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters on the seven linear layers of every decoder layer (Hu et al. 2021)."""
+
+    rank: int = 128
+    alpha: int = 256
+    dropout: float = 0.05
+
+
+@dataclass(frozen=True)
+class StartConfig:
+    """What a training starts from: a LLaVA base with new modules around it, or (without `base`) random weights.
+
+    `curriculum` is a folder of the first stage whose weights go on being trained (stage-2 specification, section 8).
+    They are loaded last; with `curriculum_order: published` point and mask encoder then start anew, as published.
+    """
+
+    base: str | None = None  # folder or name on the hub, like liuhaotian/llava-v1.5-7b
+    vision: str | None = None  # folder or hub name of CLIP; None: text only, nothing but the language model is trained
+    bits: Literal[4, 16, 32] = 16  # of the frozen language weights
+    lora: LoraConfig | None = None  # None: the whole language model is trained
+    vision_layers: int = 0  # so many last layers of the vision tower are trained
+    curriculum: Path | None = None
+    curriculum_order: Literal["last", "published"] = "last"
+
+
+@dataclass(frozen=True)
+class FilesConfig:
+    """What a training reads and writes."""
+
+    samples: tuple[Path, ...] = ()  # training JSON
+    data: Path = Path("data")  # paths in the samples start here
+    out: Path | None = None
+    token_frequencies: Path | None = None  # token text -> count; None: counted in the samples
+
+
+@dataclass(frozen=True)
 class Experiment:
-    """One YAML file of configs/scene_graph: the model and how it is trained."""
+    """One YAML file of configs/scene_graph: the model, how it is trained, from what, and on which files."""
 
     model: MM2SGConfig = field(default_factory=MM2SGConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    start: StartConfig = field(default_factory=StartConfig)
+    files: FilesConfig = field(default_factory=FilesConfig)
     vocabulary: int = 2048  # at most this many tokens in the closed-language tokenizer
 
 
@@ -161,6 +216,21 @@ def from_mapping(kind: type[Settings], values: Any, where: str) -> Settings:
     return kind(**{name: _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()})
 
 
+def with_setting(settings: Settings, path: str, value: Any, where: str) -> Settings:
+    """The settings with one of them, like `train.learning_rate`, changed; `where` names the source in errors.
+
+    Raises:
+        UserError: the value (text will do) is none of the setting's type.
+    """
+    name, _, rest = path.partition(".")
+    if rest:
+        value = with_setting(getattr(settings, name), rest, value, where)
+    else:
+        value = _WORDS.get(value.lower(), value) if isinstance(value, str) else value
+        value = _convert(get_type_hints(type(settings))[name], value, where)
+    return dataclasses.replace(settings, **{name: value})  # ty: ignore[invalid-argument-type]
+
+
 def with_vocabulary(config: MM2SGConfig, size: int) -> MM2SGConfig:
     """The same model with `size` token ids."""
     return dataclasses.replace(config, language=dataclasses.replace(config.language, vocabulary=size))
@@ -175,17 +245,19 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return from_mapping(kind, value, where)
     origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Literal and value in arguments:
-        return value
+    if origin is Literal:
+        for choice in arguments:
+            if value == choice or value == str(choice):
+                return choice
     if origin in (Union, types.UnionType):
         return None if value is None else _convert(arguments[0], value, where)
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(_convert(arguments[0], item, where) for item in value)
-    if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML reads 1e-3 as text
-        except ValueError:
-            pass
+    if kind in (int, float) and isinstance(value, (str, int)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):
+            return kind(value)  # YAML reads 1e-3 as text, and a command line everything
+    if kind is Path and isinstance(value, (str, Path)):
+        return Path(value)
     if isinstance(kind, type) and isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
         return value
     expected = f"one of {', '.join(map(str, arguments))}" if origin is Literal else getattr(kind, "__name__", kind)
