@@ -115,7 +115,7 @@ class TrainedModel(nn.Module):
         self.is_guided = config.kind != "ctvis"
 
     def forward(
-        self, frames: Float[Tensor, "clips frames 3 h w"], clips: Sequence[Clip], draws: Draws, step: int
+        self, frames: Float[Tensor, "clips frames 3 h w"], clips: Sequence[Clip], draws: Sequence[Draws], step: int
     ) -> Losses:
         """The weighted loss terms of a training step."""
         if self.is_guided:
@@ -180,8 +180,10 @@ class _ClipTrainer(Trainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
         step, device = self.state.global_step, inputs["frames"].device
-        seed = np.random.SeedSequence([self.first_seed, step, self.args.process_index]).generate_state(1)
-        draws = Draws(torch.Generator(device).manual_seed(int(seed[0])))
+        here = len(inputs["clips"])
+        first = (step * self.args.world_size + self.args.process_index) * here  # place in the training's order
+        seeds = [np.random.SeedSequence([self.first_seed, 2, first + i]).generate_state(1) for i in range(here)]
+        draws = [Draws(torch.Generator(device).manual_seed(int(seed[0]))) for seed in seeds]
         clips = [Clip(c.classes.to(device), c.masks.to(device), c.present.to(device)) for c in inputs["clips"]]
         losses = model(inputs["frames"], clips, draws, step)
         return torch.stack(list(losses.values())).sum()

@@ -42,14 +42,16 @@ def set_losses(
     pictures: Sequence[Objects],
     match: Callable[[Prediction], list[Match]],
     settings: LossSettings,
-    draws: Draws,
+    draws: Sequence[Draws],
 ) -> Losses:
     """`loss_ce`, `loss_mask`, `loss_dice` of the last layer, and with suffix `_0`, `_1`, ... of the earlier ones.
 
     Args:
         match: assigns the objects of each picture to queries, anew for every layer.
+        draws: one per picture; those of a clip share theirs.
     """
-    count = _mean_over_processes(sum(len(picture.classes) for picture in pictures), last.logits)
+    objects = sum(len(picture.classes) for picture in pictures)
+    count = _mean_over_processes(torch.tensor(float(objects), device=last.logits.device)).clamp(min=1)
     losses = {}
     layers = [("", last), *((f"_{i}", prediction) for i, prediction in enumerate(auxiliary))]
     for suffix, prediction in layers:
@@ -64,12 +66,13 @@ def _layer_losses(
     matches: Sequence[Match],
     count: Float[Tensor, ""],
     settings: LossSettings,
-    draws: Draws,
+    draws: Sequence[Draws],
 ) -> Losses:
     with torch.autocast(prediction.logits.device.type, enabled=False):
         masks = torch.cat([full_precision(m[match.queries]) for m, match in zip(prediction.masks, matches)])
         truth = torch.cat([picture.masks[match.objects] for picture, match in zip(pictures, matches)])
-        mask_loss, dice_loss = _mask_losses(masks, truth, settings, draws)
+        counts = [len(match.queries) for match in matches]
+        mask_loss, dice_loss = _mask_losses(masks, truth, counts, settings, draws)
         return {
             "loss_ce": settings.class_weight
             * _class_loss(full_precision(prediction.logits), pictures, matches, settings),
@@ -84,26 +87,31 @@ def _class_loss(
     matches: Sequence[Match],
     settings: LossSettings,
 ) -> Float[Tensor, ""]:
-    """Cross entropy, one weighted mean over all queries of all pictures; the last class is "no object"."""
+    """Cross entropy, one weighted mean over all queries of all pictures; the last class is "no object".
+
+    The mean is over all processes: the mean of their gradients is then that of one process with all pictures.
+    """
     no_object = logits.shape[-1] - 1
     wanted = torch.full(logits.shape[:2], no_object, device=logits.device)
     for row, picture, match in zip(wanted, pictures, matches):
         row[match.queries] = picture.classes[match.objects]
     weights = torch.ones(logits.shape[-1], dtype=logits.dtype, device=logits.device)
     weights[no_object] = settings.no_object_weight
-    return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), weights)
+    total = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), weights, reduction="sum")
+    return total / _mean_over_processes(weights[wanted].sum())
 
 
 def _mask_losses(
     masks: Float[Tensor, "pairs h w"],
     truth: Bool[Tensor, "pairs height width"],
+    counts: Sequence[int],
     settings: LossSettings,
-    draws: Draws,
+    draws: Sequence[Draws],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Cross entropy and dice at uncertain and random points, summed over the pairs."""
+    """Cross entropy and dice at uncertain and random points, summed over the pairs; `counts` is pairs per picture."""
     if len(masks) == 0:
         return masks.sum(), masks.sum()  # zero, connected to the network
-    points = _uncertain_points(masks, settings, draws)
+    points = _uncertain_points(masks, counts, settings, draws)
     with torch.no_grad():
         wanted = sample_masks(truth, points, like=masks)
     logits = sample_masks(masks, points, like=masks)
@@ -115,22 +123,25 @@ def _mask_losses(
 
 @torch.no_grad()
 def _uncertain_points(
-    masks: Float[Tensor, "pairs h w"], settings: LossSettings, draws: Draws
+    masks: Float[Tensor, "pairs h w"], counts: Sequence[int], settings: LossSettings, draws: Sequence[Draws]
 ) -> Float[Tensor, "pairs points 2"]:
     """Of many random points those with the smallest |logit|, and some random ones (PointRend, Kirillov et al.)."""
+
+    def points(number: int) -> Float[Tensor, "pairs points 2"]:
+        return torch.cat([draw.points(count, number) for count, draw in zip(counts, draws) if count]).to(masks)
+
     uncertain = int(settings.uncertain * settings.points)
-    candidates = draws.points(len(masks), int(settings.oversample * settings.points)).to(masks)
+    candidates = points(int(settings.oversample * settings.points))
     distance = sample_masks(masks, candidates, like=masks).abs()
     chosen = distance.topk(uncertain, dim=1, largest=False, sorted=False).indices
     picked = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
-    others = draws.points(len(masks), settings.points - uncertain).to(masks)
-    return torch.cat((picked, others), dim=1)
+    return torch.cat((picked, points(settings.points - uncertain)), dim=1)
 
 
-def _mean_over_processes(count: int, like: Tensor) -> Float[Tensor, ""]:
-    """Number of masks per process, at least 1, so that all processes divide by the same."""
-    total = torch.tensor(float(count), device=like.device)
+def _mean_over_processes(count: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """The mean of a count over the processes of a training, so that all divide by the same."""
     if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(total)
-        total = total / distributed.get_world_size()
-    return total.clamp(min=1)
+        count = count.clone()
+        distributed.all_reduce(count)
+        count = count / distributed.get_world_size()
+    return count

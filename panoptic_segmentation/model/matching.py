@@ -21,7 +21,10 @@ TAKEN = 1e6  # cost of a query that an object of an earlier frame has
 
 
 class Draws:
-    """All that is random in a training step, from one generator (on the CPU or on the device of the step)."""
+    """All that is random in training on one clip, from one generator (on the CPU or on the device of the step).
+
+    Each clip has its own, so that it is trained on alike in whatever batch and on whatever process it comes.
+    """
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator
@@ -124,12 +127,16 @@ def assign(costs: Float[Tensor, "rows columns"]) -> tuple[Int[Tensor, " pairs"],
 
 
 def match_pictures(
-    prediction: Prediction, pictures: Sequence[Objects], settings: LossSettings, draws: Draws
+    prediction: Prediction, pictures: Sequence[Objects], settings: LossSettings, draws: Sequence[Draws]
 ) -> list[Match]:
-    """Assign objects to queries, picture by picture; all objects take part, also those with an empty mask."""
+    """Assign objects to queries, picture by picture; all objects take part, also those with an empty mask.
+
+    Args:
+        draws: one per picture; those of a clip share theirs.
+    """
     return [
-        Match(*assign(pair_costs(logits, masks, objects, settings, draws)))
-        for logits, masks, objects in zip(prediction.logits, prediction.masks, pictures)
+        Match(*assign(pair_costs(logits, masks, objects, settings, draw)))
+        for logits, masks, objects, draw in zip(prediction.logits, prediction.masks, pictures, draws)
     ]
 
 

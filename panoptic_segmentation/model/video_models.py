@@ -44,8 +44,14 @@ class CTVIS(nn.Module):
         super().__init__()
         self.segmenter = Segmenter(segmenter)
 
-    def forward(self, frames: Clips, clips: Sequence[Clip], settings: LossSettings, draws: Draws) -> Losses:
-        """Loss terms of a batch of clips, averaged over the clips' frames (contrastive ones: over the clips)."""
+    def forward(self, frames: Clips, clips: Sequence[Clip], settings: LossSettings, draws: Sequence[Draws]) -> Losses:
+        """Loss terms of a batch of clips, averaged over the clips' frames (contrastive ones: over the clips).
+
+        Args:
+            draws: one per clip.
+        """
+        length = frames.shape[1]
+        per_picture = [draw for draw in draws for _ in range(length)]
         output = self.segmenter(frames.flatten(0, 1), auxiliary=True)
         last = Prediction(output.logits, output.masks)
         pictures = [picture for clip in clips for picture in clip.pictures(output.padded_size)]
@@ -53,15 +59,14 @@ class CTVIS(nn.Module):
             last,
             output.auxiliary,
             pictures,
-            lambda layer: match_pictures(layer, pictures, settings, draws),
+            lambda layer: match_pictures(layer, pictures, settings, per_picture),
             settings,
-            draws,
+            per_picture,
         )
-        matches = match_pictures(last, pictures, settings, draws)  # with points of its own, as published
-        length = frames.shape[1]
+        matches = match_pictures(last, pictures, settings, per_picture)  # with points of its own, as published
         terms = [
-            contrastive_losses(reid, matches[i * length : (i + 1) * length], clip.present, settings, draws)
-            for i, (reid, clip) in enumerate(zip(output.reid.split(length), clips))
+            contrastive_losses(reid, matches[i * length : (i + 1) * length], clip.present, settings, draw)
+            for i, (reid, clip, draw) in enumerate(zip(output.reid.split(length), clips, draws))
         ]
         for name in ("loss_reid", "loss_aux_reid"):
             losses[name] = torch.stack([term[name] for term in terms]).mean()
@@ -85,37 +90,36 @@ class OnlineDVIS(nn.Module):
         return self
 
     def forward(
-        self, frames: Clips, clips: Sequence[Clip], settings: LossSettings, draws: Draws, guided: bool
+        self, frames: Clips, clips: Sequence[Clip], settings: LossSettings, draws: Sequence[Draws], guided: bool
     ) -> Losses:
         """Loss terms of a batch of clips, frames as pictures.
 
         Args:
+            draws: one per clip.
             guided: assign objects by the segmenter's prediction (first half of the training), else by each layer's.
         """
         last, auxiliary, pictures, matches = [], [], [], []
-        for clip_frames, clip in zip(frames, clips):
+        length = frames.shape[1]
+        for clip_frames, clip, draw in zip(frames, clips, draws):
             with torch.no_grad():
                 seen = self.segmenter(clip_frames)
-            tracked = self.tracker(
-                seen.embeddings, seen.embeddings_raw, seen.mask_features, auxiliary=True, noise=draws
-            )
+            tracked = self.tracker(seen.embeddings, seen.embeddings_raw, seen.mask_features, auxiliary=True, noise=draw)
             last.append(tracked.last)
             auxiliary.append(tracked.auxiliary)
             pictures.append(clip.pictures(seen.padded_size))
             if guided:
                 rows = torch.arange(len(clip_frames), device=frames.device)[:, None]
                 ordered = Prediction(seen.logits[rows, tracked.orders], seen.masks[rows, tracked.orders])
-                matches += match_clip(ordered, pictures[-1], clip.present, settings, draws)
+                matches += match_clip(ordered, pictures[-1], clip.present, settings, draw)
 
         def match(layer: Prediction) -> list[Match]:
             if guided:
                 return matches
-            length = frames.shape[1]
             parts = [Prediction(*part) for part in zip(layer.logits.split(length), layer.masks.split(length))]
             return [
                 found
-                for part, objects, clip in zip(parts, pictures, clips)
-                for found in match_clip(part, objects, clip.present, settings, draws)
+                for part, objects, clip, draw in zip(parts, pictures, clips, draws)
+                for found in match_clip(part, objects, clip.present, settings, draw)
             ]
 
         return set_losses(
@@ -124,7 +128,7 @@ class OnlineDVIS(nn.Module):
             [picture for clip in pictures for picture in clip],
             match,
             settings,
-            draws,
+            [draw for draw in draws for _ in range(length)],
         )
 
 
@@ -147,16 +151,17 @@ class OfflineDVIS(nn.Module):
         return self
 
     def forward(
-        self, frames: Clips, clips: Sequence[Clip], settings: LossSettings, draws: Draws, guided: bool
+        self, frames: Clips, clips: Sequence[Clip], settings: LossSettings, draws: Sequence[Draws], guided: bool
     ) -> Losses:
         """Loss terms of a batch of clips, each clip as one picture of its frames on top of each other.
 
         Args:
             settings: `points` is the number for a clip: the published 12544 times the number of frames.
+            draws: one per clip.
             guided: assign objects by the tracker's prediction (first half of the training), else by each layer's.
         """
         last, auxiliary, pictures, matches = [], [], [], []
-        for clip_frames, clip in zip(frames, clips):
+        for clip_frames, clip, draw in zip(frames, clips, draws):
             with torch.no_grad():
                 seen = self.segmenter(clip_frames)
                 tracked = self.tracker(seen.embeddings, seen.embeddings_raw, seen.mask_features)
@@ -167,7 +172,7 @@ class OfflineDVIS(nn.Module):
             if guided:
                 masks = tracked.last.masks.transpose(0, 1).flatten(1, 2)
                 guide = Prediction(tracked.last.logits.mean(0)[None], masks[None])
-                matches += match_pictures(guide, pictures[-1:], settings, draws)
+                matches += match_pictures(guide, pictures[-1:], settings, [draw])
         return set_losses(
             _join(last),
             [_join(layers) for layers in zip(*auxiliary)],

@@ -51,7 +51,7 @@ def _prediction(masks: Tensor, classes: Tensor, order: Tensor, count: int = 6) -
 def test_right_predictions_are_matched(order: list[int], seed: int) -> None:
     masks, classes = _squares(4), torch.tensor([2, 0, 5, 2])
     prediction = _prediction(masks, classes, torch.tensor(order))
-    match = match_pictures(prediction, [Objects(classes, masks)], FEW, _draws(seed))[0]
+    match = match_pictures(prediction, [Objects(classes, masks)], FEW, [_draws(seed)])[0]
     assert match.queries.tolist() == sorted(match.queries.tolist())
     assert [order[q] for q in match.queries] == match.objects.tolist()
 
@@ -61,7 +61,7 @@ def test_matches_as_transformers_does() -> None:
     torch.manual_seed(0)
     logits, masks = torch.randn(1, 9, 6), torch.randn(1, 9, 8, 8) * 4
     objects = Objects(torch.tensor([1, 4, 0]), _squares(3, 24))
-    ours = match_pictures(Prediction(logits, masks), [objects], LossSettings(points=20000), _draws())[0]
+    ours = match_pictures(Prediction(logits, masks), [objects], LossSettings(points=20000), [_draws()])[0]
     theirs = Mask2FormerHungarianMatcher(cost_class=2.0, cost_mask=5.0, cost_dice=5.0, num_points=20000)
     queries, found = theirs(masks, logits, [objects.masks.float()], [objects.classes])[0]
     assert ours.queries.tolist() == queries.tolist()
@@ -70,13 +70,13 @@ def test_matches_as_transformers_does() -> None:
 
 def test_empty_masks_are_matched_too() -> None:
     objects = Objects(torch.tensor([3, 1]), torch.zeros(2, 16, 16, dtype=torch.bool))
-    match = match_pictures(Prediction(torch.zeros(1, 5, 7), torch.zeros(1, 5, 4, 4)), [objects], FEW, _draws())[0]
+    match = match_pictures(Prediction(torch.zeros(1, 5, 7), torch.zeros(1, 5, 4, 4)), [objects], FEW, [_draws()])[0]
     assert sorted(match.objects.tolist()) == [0, 1]
 
 
 def test_no_objects_no_match() -> None:
     nothing = Objects(torch.zeros(0, dtype=torch.long), torch.zeros(0, 16, 16, dtype=torch.bool))
-    match = match_pictures(Prediction(torch.zeros(1, 5, 7), torch.zeros(1, 5, 4, 4)), [nothing], FEW, _draws())[0]
+    match = match_pictures(Prediction(torch.zeros(1, 5, 7), torch.zeros(1, 5, 4, 4)), [nothing], FEW, [_draws()])[0]
     assert len(match.queries) == len(match.objects) == 0
 
 

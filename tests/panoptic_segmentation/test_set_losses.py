@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def _right(objects: Objects, sure: float) -> Prediction:
 
 
 def _losses(prediction: Prediction, pictures: list[Objects], earlier: Sequence[Prediction] = ()) -> dict[str, float]:
-    draws = _draws()
+    draws = [_draws()] * len(pictures)
     terms = set_losses(
         prediction, earlier, pictures, lambda layer: match_pictures(layer, pictures, FEW, draws), FEW, draws
     )
@@ -193,7 +194,7 @@ def _toy(kind: type) -> CTVIS | OnlineDVIS | OfflineDVIS:
 def _step(model: torch.nn.Module, draws: Draws, guided: bool = False, batch: int = 1) -> dict[str, Tensor]:
     frames, clip = _clip()
     arguments = () if isinstance(model, CTVIS) else (guided,)
-    return model(torch.stack([frames] * batch), [clip] * batch, FEW, draws, *arguments)
+    return model(torch.stack([frames] * batch), [clip] * batch, FEW, [draws] * batch, *arguments)
 
 
 @pytest.mark.parametrize("kind", [CTVIS, OnlineDVIS, OfflineDVIS])
@@ -243,6 +244,23 @@ def test_a_batch_of_equal_clips_costs_what_one_costs(kind: type) -> None:
         torch.testing.assert_close(one[name], two[name])
 
 
+@pytest.mark.parametrize("guided", [True, False])
+@pytest.mark.parametrize("kind", [CTVIS, OnlineDVIS, OfflineDVIS])
+def test_a_clip_is_trained_on_alike_in_any_batch(kind: type, guided: bool) -> None:
+    """Two clips with as many objects: the batch costs their mean, with each clip's own random draws."""
+    torch.manual_seed(0)
+    frozen = replace(TOY, norm="frozen")
+    model = (CTVIS(frozen) if kind is CTVIS else kind(frozen, SMALL_VIDEO)).train()
+    frames, clip = _clip()
+    other_frames, other = frames.flip(-1), replace(clip, masks=clip.masks.flip(-1), classes=clip.classes.flip(0))
+    arguments = () if kind is CTVIS else (guided,)
+    both = model(torch.stack([frames, other_frames]), [clip, other], FEW, [_draws(1), _draws(2)], *arguments)
+    first = model(frames[None], [clip], FEW, [_draws(1)], *arguments)
+    second = model(other_frames[None], [other], FEW, [_draws(2)], *arguments)
+    for name, value in both.items():
+        torch.testing.assert_close(value, (first[name] + second[name]) / 2, rtol=1e-4, atol=1e-5)
+
+
 def test_the_same_generator_gives_the_same_loss() -> None:
     model = _toy(CTVIS).eval()  # batch statistics aside
     first, second = _step(model, _draws(5)), _step(model, _draws(5))
@@ -253,6 +271,6 @@ def test_small_segmenter_trains_in_half_precision() -> None:
     model = CTVIS(small_segmenter(4)).train()
     frames, clip = _clip(2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = model(frames[None], [clip], FEW, _draws())
+        losses = model(frames[None], [clip], FEW, [_draws()])
     assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
     assert isinstance(model.segmenter, Segmenter)

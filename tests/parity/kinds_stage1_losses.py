@@ -133,8 +133,8 @@ def _step(
         patch.object(video_models, "match_clip", recorded(video_models.match_clip)),
     ):
         if isinstance(model, CTVIS):
-            return model(frames[None], [clip], settings, draws), found
-        return model(frames[None], [clip], settings, draws, guided), found
+            return model(frames[None], [clip], settings, [draws]), found
+        return model(frames[None], [clip], settings, [draws], guided), found
 
 
 def _gradients(name: str, model: torch.nn.Module, expected: dict[str, Any]) -> Iterator[Result]:
