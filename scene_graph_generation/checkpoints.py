@@ -1,19 +1,13 @@
-"""Model folders on disk, and the names of published parameters.
-
-Our form is a folder with `model.safetensors`, `config.json` and `tokenizer.json`. Published parameter names (stage-2
-specification, sections 0 and 4) are translated here and nowhere else.
-"""
+"""Model folders on disk: `model.safetensors`, `config.json` and `tokenizer.json`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
 
 from operating_room.errors import UserError
 from operating_room.files import write_bytes, write_json
@@ -22,42 +16,6 @@ from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.tokens import Tokens, read_tokens
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-
-# Published prefix -> ours, more specific prefixes first.
-_PREFIXES = (
-    ("model.vision_tower.vision_tower.vision_model.", "vision.clip."),
-    ("model.image_pooler.bert.", "pooler.views.bert."),
-    ("model.image_pooler.point_transformer.", "pooler.point_encoder."),
-    ("model.image_pooler.project_audio.", "pooler.project_audio."),
-    ("model.image_pooler.segmasks_encoder.embedding.", "pooler.mask_encoder.embedding."),
-    *(
-        (f"model.image_pooler.segmasks_encoder.conv{i + 1}.", f"pooler.mask_encoder.convolutions.{i}.")
-        for i in range(5)
-    ),
-    ("model.mm_projector.", "projector."),
-    ("lm_head.", "language.lm_head."),
-    ("model.", "language.model."),
-)
-# Buffers of the published files that are computed here.
-_COMPUTED = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached", "position_ids", "token_type_ids")
-
-
-def our_name(published: str) -> str | None:
-    """Our name of a published parameter, with or without `base_model.`; None for a buffer that is computed here."""
-    if published.endswith(_COMPUTED):
-        return None
-    bare = published.removeprefix("base_model.")
-    return _translate(bare.removeprefix("model.") if bare.startswith("model.model.") else bare, _PREFIXES)
-
-
-def published_name(ours: str) -> str:
-    """The published name of one of our parameters."""
-    return _translate(ours, tuple((own, published) for published, own in _PREFIXES))
-
-
-def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict in our names from one in published names."""
-    return {name: tensor for published, tensor in state.items() if (name := our_name(published)) is not None}
 
 
 def save_model(folder: Path, model: MM2SG, tokens: Tokens, dtype: torch.dtype = torch.float32) -> None:
@@ -116,10 +74,3 @@ def load_weights(model: MM2SG, path: Path) -> None:
     model.load_state_dict(
         {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     )
-
-
-def _translate(name: str, prefixes: tuple[tuple[str, str], ...]) -> str:
-    for before, after in prefixes:
-        if name.startswith(before):
-            return after + name.removeprefix(before)
-    raise UserError(f"parameter {name} is none of the scene-graph model's; is this checkpoint for another model?")

@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from scene_graph_generation.checkpoints import our_name, published_name
 from scene_graph_generation.collate import Example
 from scene_graph_generation.config import LanguageConfig, MM2SGConfig, PointConfig, VisionConfig
 from scene_graph_generation.loss import token_weights, weighted_loss
@@ -25,6 +24,7 @@ from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.model.point_serialization import CURVES
 from scene_graph_generation.model.point_transformer import Block, PointEncoder, Points, Pooling
 from scene_graph_generation.model.pooler import ImagePooler, attend
+from scene_graph_generation.parameter_names import our_name, published_name
 from scene_graph_generation.timepoint import normalise_views, prepare_view
 from tests.parity.case import EXACT, Result, compare, load_json
 from tests.parity.fill import fill_array

@@ -7,9 +7,9 @@ from functools import cache
 import pytest
 import torch
 
-from scene_graph_generation.checkpoints import our_name, published_name
 from scene_graph_generation.config import MM2SGConfig
 from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.parameter_names import our_name, published_name
 from tests.parity.case import load_json
 from tests.parity.test_runner import SHARED
 

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from operating_room.errors import UserError
-from scene_graph_generation.checkpoints import from_published, our_name, published_name
 from scene_graph_generation.collate import IMAGE, Example
 from scene_graph_generation.config import LanguageConfig, MM2SGConfig, PointConfig, PoolerConfig, VisionConfig
 from scene_graph_generation.loss import token_weights, weighted_loss
 from scene_graph_generation.model.decoding import generate
 from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.parameter_names import from_published, our_name, published_name
 
 VOCABULARY = 40
 TINY = MM2SGConfig(
