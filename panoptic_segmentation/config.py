@@ -1,8 +1,8 @@
 """Experiments of stage 1: a YAML file with the published keys becomes one typed, frozen object.
 
-Stage-1 specification, section 10. `_BASE_` names a file that is read first; `KEY VALUE` pairs come last. Keys of a file
-that have no effect here are listed in `Config.unused`; a value that cannot be had, or a typo on the command line, is an
-error.
+Stage-1 specification, section 10. `_BASE_` names a file that is read first; `KEY VALUE` pairs come last. A published
+`config.yaml` can be read as it is: keys that mean nothing here are listed in `Config.unused`. A value that cannot be
+had, or a typo on the command line, is an error.
 """
 
 from __future__ import annotations
@@ -13,22 +13,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.files import write_text
 from operating_room.readers import read_bytes
-from operating_room.takes import FOURDOR, MMOR, Take
+from panoptic_segmentation.data_choice import DataChoice, data_choice
 from panoptic_segmentation.model.matching import LossSettings
-from panoptic_segmentation.model.segmenter import SegmenterConfig
+from panoptic_segmentation.model.segmenter import PIXEL_MEAN, PIXEL_STD, SegmenterConfig
 from panoptic_segmentation.model.video_models import VideoConfig
 from panoptic_segmentation.optimizer import Rates
 
 _KINDS = {"CTMinVIS": "ctvis", "DVIS_Plus_online": "online", "DVIS_Plus_offline": "offline"}  # META_ARCHITECTURE
 MULTI_STEP, CONSTANT_LINEAR = "WarmupMultiStepLR", "WarmupConstantLinear"
-
-_DATASETS = {"mmor": (MMOR,), "4dor": (FOURDOR,), "hybridor": (FOURDOR, MMOR)}
-# Splits in published file and data set names -> splits of `operating_room.takes`.
-_SPLITS = {"train": "train", "train_small": "small_train", "train_mini": "mini_train", "val": "val", "test": "test"}
+CAUSAL, WHOLE_VIDEO = "causal", "vps"  # TASK
+AMP_TYPES = ("auto", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,17 @@ class Solver:
     clip: bool = True
     clip_norm: float = 0.01  # of the gradient of all parameters together
     mixed_precision: bool = True  # on a GPU
+    amp_type: str = "auto"  # of mixed precision; auto: bfloat16 where the GPU has it, else float16 (published)
     average_decay: float = 0.0  # of the averaged weights that are saved; 0: no average
+
+    def __post_init__(self) -> None:
+        if self.schedule not in (MULTI_STEP, CONSTANT_LINEAR):
+            names = f"{MULTI_STEP} or {CONSTANT_LINEAR}"
+            raise UserError(f"SOLVER.LR_SCHEDULER_NAME is {self.schedule!r}; choose {names}")
+        if self.amp_type not in AMP_TYPES:
+            raise UserError(f"SOLVER.AMP.DTYPE is {self.amp_type!r}; choose {', '.join(AMP_TYPES)}")
+        if min(self.batch_size, self.steps, self.checkpoint_every) < 1:
+            raise UserError("SOLVER: IMS_PER_BATCH, MAX_ITER and CHECKPOINT_PERIOD are at least 1")
 
 
 @dataclass(frozen=True)
@@ -74,8 +81,9 @@ class InferenceSettings:
     shortest: int = 720  # px
     longest: int = 1333  # px
     canvas: tuple[int, int] = (2048, 1536)  # width, height of ground truth and predictions, px
+    task: str = CAUSAL  # no look into the future; or WHOLE_VIDEO: scores and overlaps over the video, as published
     at_canvas: bool = False  # masks grow smoothly to the canvas; published: to network size, then nearest pixel
-    running_mean: bool = False  # class scores from the mean logits so far; queries must stay with their objects
+    running_mean: bool = False  # causal: scores and overlaps so far, not of the frame; queries must keep their objects
     score_threshold: float = 0.8
     overlap_threshold: float = 0.8
     window: int = 3  # frames that go through the segmenter together
@@ -83,38 +91,8 @@ class InferenceSettings:
     def __post_init__(self) -> None:
         if len(self.canvas) != 2 or min(*self.canvas, self.shortest, self.window) < 1:
             raise UserError("TEST.CANVAS is a width and a height; it, sizes and windows are at least 1")
-
-
-@dataclass(frozen=True)
-class DataChoice:
-    """What a published data set name such as `hybridor_panoptic_train` stands for."""
-
-    name: str  # mmor, 4dor or hybridor
-    split_name: str  # as published: train_small
-    datasets: tuple[str, ...]
-    split: str  # of `operating_room.takes.SPLITS`: small_train
-
-    @property
-    def ground_truth_name(self) -> str:
-        """The published name of the ground-truth file."""
-        return f"{self.name}_ground_truth_{self.split_name}"
-
-    def takes(self, dataset: Dataset) -> list[Take]:
-        """The takes that are on disk."""
-        return [take for take in dataset.select(self.split) if take.dataset in self.datasets]
-
-
-def data_choice(name: str) -> DataChoice:
-    """The meaning of a published data set name.
-
-    Raises:
-        UserError: there is no such data set.
-    """
-    dataset, _, split_name = name.partition("_panoptic_")
-    if dataset not in _DATASETS or split_name not in _SPLITS:
-        names = f"{{{','.join(_DATASETS)}}}_panoptic_{{{','.join(_SPLITS)}}}"
-        raise UserError(f"data set {name!r} does not exist; the names are {names}")
-    return DataChoice(dataset, split_name, _DATASETS[dataset], _SPLITS[split_name])
+        if self.task not in (CAUSAL, WHOLE_VIDEO):
+            raise UserError(f"MODEL.MASK_FORMER.TEST.TASK is {self.task!r}; choose {WHOLE_VIDEO} or {CAUSAL}")
 
 
 @dataclass(frozen=True)
@@ -213,6 +191,7 @@ KEYS = {
     "SOLVER.CLIP_GRADIENTS.ENABLED": "solver.clip",
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": "solver.clip_norm",
     "SOLVER.AMP.ENABLED": "solver.mixed_precision",
+    "SOLVER.AMP.DTYPE": "solver.amp_type",  # ours
     "SOLVER.AVERAGE_DECAY": "solver.average_decay",  # ours
     "INPUT.SAMPLING_FRAME_NUM": "clips.frames",
     "INPUT.SAMPLING_FRAME_RANGE": "clips.reach",
@@ -226,7 +205,8 @@ KEYS = {
     "INPUT.MAX_SIZE_TEST": "test.longest",
     "TEST.CANVAS": "test.canvas",  # ours
     "TEST.AT_CANVAS": "test.at_canvas",  # ours
-    "TEST.RUNNING_MEAN": "test.running_mean",  # ours; published: the mean over the whole video
+    "TEST.RUNNING_MEAN": "test.running_mean",  # ours
+    "MODEL.MASK_FORMER.TEST.TASK": "test.task",  # "causal" is ours
     "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD": "test.score_threshold",
     "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": "test.overlap_threshold",
     "MODEL.MASK_FORMER.TEST.WINDOW_SIZE": "test.window",
@@ -239,6 +219,9 @@ FIXED: dict[str, Any] = {
     "INPUT.CROP.TYPE": "absolute",
     "MODEL.BACKBONE.FREEZE_AT": 0,
     "MODEL.BACKBONE.NAME": "build_resnet_backbone",
+    "MODEL.PIXEL_MEAN": PIXEL_MEAN,
+    "MODEL.PIXEL_STD": PIXEL_STD,
+    "MODEL.RESNETS.DEPTH": 50,
     "MODEL.RESNETS.STRIDE_IN_1X1": False,
     "MODEL.SEM_SEG_HEAD.NORM": "GN",
     "MODEL.MASK_FORMER.DROPOUT": 0.0,
@@ -259,6 +242,8 @@ SAME_AS = {
 }
 # Values that are called or counted otherwise in the files than in the fields.
 _NORMS = {"FrozenBN": "frozen", "BN": "batch"}
+_CROP = ("INPUT.CROP.TYPE", "INPUT.CROP.SIZE")  # without INPUT.CROP.ENABLED they are detectron2's, in other units
+_TYPO = 0.93  # from this similarity on, an unknown key in a file is taken for a misspelt one
 _DECODER_LAYERS = "MODEL.MASK_FORMER.DEC_LAYERS"  # the files count the prediction before the first layer too
 
 
@@ -277,7 +262,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     if len(overrides) % 2:
         raise UserError(f"override {overrides[-1]!r} has no value; write KEY VALUE pairs")
     for key, text in zip(overrides[::2], overrides[1::2]):
-        if key not in KEYS | FIXED | SAME_AS:
+        if key not in KEYS | FIXED | SAME_AS | values:
             close = difflib.get_close_matches(key, KEYS, 1, 0)
             raise UserError(f"key {key!r} does not exist; did you mean {close[0]}?")
         values[key] = _parse(text, f"value of {key}")
@@ -331,6 +316,20 @@ def _parse(text: str | bytes, where: str) -> Any:
         raise UserError(f"{where}: is not valid YAML ({' '.join(str(error).split())})") from error
 
 
+def unused_summary(config: Config) -> str:
+    """The keys without meaning here in one line; groups of which nothing has a meaning are counted."""
+    known = [*KEYS, *FIXED, *SAME_AS]
+    groups: dict[str, list[str]] = {}
+    for key in config.unused:
+        parts = key.split(".")
+        prefixes = [".".join(parts[:n]) + "." for n in range(1, len(parts))]
+        group = next((p for p in prefixes if not any(other.startswith(p) for other in known)), key)
+        groups.setdefault(group, []).append(key)
+    names = [keys[0] if len(keys) == 1 else f"{group}* ({len(keys)})" for group, keys in groups.items()]
+    names.sort(key=lambda name: "did you mean" not in name)
+    return f"{len(config.unused)} keys without meaning here: {', '.join(names)}"
+
+
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in tree.items():
@@ -341,6 +340,8 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _build(values: Mapping[str, Any], path: Path) -> Config:
     changes: dict[str, dict[str, Any]] = {}  # group of Config ("" for itself) -> field -> value
     unused = []
+    if values.get("INPUT.CROP.ENABLED") is not True:
+        values = {key: value for key, value in values.items() if key not in _CROP}
     for key, value in values.items():
         if key in KEYS:
             group, _, name = KEYS[key].rpartition(".")
@@ -353,7 +354,8 @@ def _build(values: Mapping[str, Any], path: Path) -> Config:
             if value != other:
                 raise UserError(f"{path}: {key} is {value!r}; it must equal {SAME_AS[key]}, {other!r}")
         else:
-            unused.append(key)
+            close = difflib.get_close_matches(key, KEYS.keys() - values.keys(), 1, _TYPO)
+            unused.append(f"{key} (did you mean {close[0]}?)" if close else key)
     segmenter = changes.get("segmenter", {})
     if _DECODER_LAYERS in values:
         segmenter["decoder_layers"] -= 1

@@ -28,7 +28,7 @@ from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from panoptic_segmentation.checkpoints import ModelCard, VideoModel, build_model, load_checkpoint, save_model
 from panoptic_segmentation.clips import ClipDataset, collate
-from panoptic_segmentation.config import CONSTANT_LINEAR, MULTI_STEP, Config, Solver, save_config
+from panoptic_segmentation.config import MULTI_STEP, Config, Solver, save_config
 from panoptic_segmentation.ground_truth import Video, find_videos, prepare
 from panoptic_segmentation.model.losses import Clip, Losses
 from panoptic_segmentation.model.matching import Draws
@@ -140,13 +140,7 @@ class TrainedModel(nn.Module):
 
 
 def rate_factor(solver: Solver) -> Callable[[int], float]:
-    """Factor of the learning rate at each step.
-
-    Raises:
-        UserError: no such schedule.
-    """
-    if solver.schedule not in (MULTI_STEP, CONSTANT_LINEAR):
-        raise UserError(f"SOLVER.LR_SCHEDULER_NAME is {solver.schedule!r}; choose {MULTI_STEP} or {CONSTANT_LINEAR}")
+    """Factor of the learning rate at each step."""
 
     def factor(step: int) -> float:
         start = solver.warmup_factor

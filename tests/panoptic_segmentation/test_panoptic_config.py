@@ -8,7 +8,8 @@ import pytest
 
 from operating_room.errors import UserError
 from operating_room.takes import MMOR
-from panoptic_segmentation.config import FIXED, KEYS, Config, data_choice, read_config, save_config
+from panoptic_segmentation.config import FIXED, KEYS, WHOLE_VIDEO, Config, read_config, save_config, unused_summary
+from panoptic_segmentation.data_choice import data_choice
 from panoptic_segmentation.model.segmenter import SegmenterConfig, small_segmenter
 
 SMALL = Path(__file__).parents[2] / "configs" / "panoptic" / "small.yaml"
@@ -53,6 +54,74 @@ def test_bases_overrides_and_what_is_not_used(tmp_path: Path) -> None:
     )
 
 
+DUMP = """
+CUDNN_BENCHMARK: false
+DATALOADER: {ASPECT_RATIO_GROUPING: true, NUM_WORKERS: 8, SAMPLER_TRAIN: TrainingSampler}
+DATASETS: {PROPOSAL_FILES_TRAIN: [], TEST: [hybridor_panoptic_test], TRAIN: [hybridor_panoptic_train]}
+INPUT:
+  CROP: {ENABLED: false, SIZE: [0.9, 0.9], TYPE: relative_range}
+  FORMAT: RGB
+  MAX_SIZE_TRAIN: 1333
+  MIN_SIZE_TEST: 720
+  MIN_SIZE_TRAIN: [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
+  MIN_SIZE_TRAIN_SAMPLING: choice
+  RANDOM_FLIP: flip_by_clip
+  REVERSE_AGU: false
+  SAMPLING_FRAME_NUM: 10
+  SAMPLING_FRAME_RANGE: 20
+MODEL:
+  ANCHOR_GENERATOR: {ANGLES: [[-90, 0, 90]], OFFSET: 0.0}
+  BACKBONE: {FREEZE_AT: 0, NAME: build_resnet_backbone}
+  DEVICE: cuda
+  MASK_FORMER:
+    DEC_LAYERS: 10
+    REID_BRANCH: true
+    TEST: {OBJECT_MASK_THRESHOLD: 0.8, OVERLAP_THRESHOLD: 0.8, TASK: vps, WINDOW_INFERENCE: true, WINDOW_SIZE: 3}
+    TRAIN_NUM_POINTS: 12544
+  META_ARCHITECTURE: CTMinVIS
+  PIXEL_MEAN: [123.675, 116.28, 103.53]
+  PIXEL_STD: [58.395, 57.12, 57.375]
+  RESNETS: {DEPTH: 50, NORM: FrozenBN, RES5_DILATION: 1, STEM_OUT_CHANNELS: 64, STRIDE_IN_1X1: false}
+  RPN: {BATCH_SIZE_PER_IMAGE: 256, IN_FEATURES: [res4], NMS_THRESH: 0.7}
+  WEIGHTS: ./output/model_0099999.pth
+OUTPUT_DIR: ./output_CTVIS
+SEED: 42
+SOLVER:
+  AMP: {ENABLED: true}
+  BASE_LR: 0.0001
+  CLIP_GRADIENTS: {CLIP_TYPE: full_model, CLIP_VALUE: 0.01, ENABLED: true, NORM_TYPE: 2.0}
+  IMS_PER_BATCH: 1
+  LR_SCHEDULER_NAME: WarmupMultiStepLR
+  MAX_ITER: 100000
+  MOMENTUM: 0.9
+  OPTIMIZER: ADAMW
+  STEPS: [70000, 90000]
+  WEIGHT_DECAY_NORM: 0.0
+TEST: {DETECTIONS_PER_IMAGE: 100, EVAL_PERIOD: 10000}
+VERSION: 2
+"""
+
+
+def test_a_published_dump_is_accepted_and_its_foreign_keys_are_listed_by_group(tmp_path: Path) -> None:
+    config = read_config(write(tmp_path / "config.yaml", DUMP))
+    assert config.clips == Config().clips
+    assert config.test.task == WHOLE_VIDEO
+    assert config.solver == Config().solver
+    assert config.weights == "./output/model_0099999.pth"
+    summary = unused_summary(config)
+    assert "MODEL.RPN.* (3)" in summary
+    assert "SOLVER.MOMENTUM" in summary
+    assert "INPUT.CROP" not in summary
+    assert read_config(tmp_path / "config.yaml", ["SOLVER.MOMENTUM", "0.8"]).solver == config.solver
+
+
+def test_a_misspelt_key_of_a_file_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.yaml", "SOLVER: {IMS_PER_BACH: 4}\nTEST: {EVAL_PERIOD: 3}\n")
+    summary = unused_summary(read_config(path))
+    expected = "2 keys without meaning here: SOLVER.IMS_PER_BACH (did you mean SOLVER.IMS_PER_BATCH?), TEST.EVAL_PERIOD"
+    assert summary == expected
+
+
 def test_a_saved_configuration_comes_back(tmp_path: Path) -> None:
     config = read_config(SMALL, ["INPUT.CROP.ENABLED", "true", "SOLVER.STEPS", "[3]"])
     save_config(config, tmp_path / "c.yaml")
@@ -82,6 +151,12 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
         read_config(write(tmp_path / "evil.yaml", '!!python/object/apply:os.system ["true"]'))
     with pytest.raises(UserError, match="does not exist; the names are"):
         data_choice("coco_2017_train")
+    with pytest.raises(UserError, match=r"TASK is 'vis'; choose vps or causal"):
+        read_config(SMALL, ["MODEL.MASK_FORMER.TEST.TASK", "vis"])
+    with pytest.raises(UserError, match=r"AMP\.DTYPE is 'half'; choose auto"):
+        read_config(SMALL, ["SOLVER.AMP.DTYPE", "half"])
+    with pytest.raises(UserError, match="only 50 is supported"):
+        read_config(SMALL, ["MODEL.RESNETS.DEPTH", "101"])
     with pytest.raises(UserError, match="META_ARCHITECTURE"):
         _ = read_config(SMALL, ["MODEL.META_ARCHITECTURE", "Mask2Former"]).kind
 
