@@ -21,6 +21,7 @@ from operating_room.takes import FOURDOR
 from operating_room.vocabulary import PREDICATES, PROMPT_ENTITIES, TRACKER_OBJECTS
 
 IMAGE_MARK = "<image>"  # where the visual tokens go
+MEMORY_START, MEMORY_END = "<memory_start>: ", "<memory_end>"
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
@@ -58,7 +59,7 @@ def human_prompt(
     Raises:
         UserError: a tracker id that is in no published list, or a part or tool without one of its fields.
     """
-    remembered = "" if memory is None else f"<memory_start>: {memory}<memory_end>.\n"
+    remembered = "" if memory is None else f"{MEMORY_START}{memory}{MEMORY_END}.\n"
     return f"{IMAGE_MARK}\n{remembered}{''.join(metadata_blocks(robot, tracker, speech))}{QUESTION}"
 
 
@@ -113,7 +114,7 @@ def downstream_prompt(memory: str | None, triplets: Sequence[Triplet], task: str
         task: name of the task, like `next_action`.
     """
     return (
-        f"<memory_start>: {memory}<memory_end>. {target_text(triplets)}. "
+        f"{MEMORY_START}{memory}{MEMORY_END}. {target_text(triplets)}. "
         f"Given the following scene graph memory representation, predict the {task.replace('_', ' ')}. "
         "Do not provide a narrative or descriptive text."
     )

@@ -7,7 +7,7 @@ has to stand for padding.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -23,19 +23,22 @@ IGNORED = -100  # label of what is not learnt
 class Example:
     """One sample as tensors; a modality that it does not have is None."""
 
-    ids: Int[Tensor, " tokens"]  # with IMAGE exactly once
-    views: Float[Tensor, "views 3 size size"]  # normalised, at least one
+    ids: Int[Tensor, " tokens"]  # with IMAGE exactly once, or not at all if there are no views
+    views: Float[Tensor, "views 3 size size"]  # normalised; none in a question that needs nothing but its text
     labels: Int[Tensor, " tokens"] | None = None
     cloud: Float[Tensor, "points 6"] | None = None  # x, y, z in m, red, green, blue in 0..1
     audio: Float[Tensor, " audio"] | None = None
     masks: UInt8[Tensor, "masks 32 32"] | None = None  # one to three label maps
+    dropped_memory: int = 0  # characters that were cut off the oldest end of the memory, so that the sample fits
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Example:
         """The same sample on another device (accelerate calls this on every batch)."""
         moved = {
-            name: value.to(device, non_blocking=non_blocking) for name, value in vars(self).items() if value is not None
+            name: value.to(device, non_blocking=non_blocking)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
         }
-        return Example(**moved)
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,15 @@ def merge(
     """Put each sample's visual tokens in the place of its IMAGE, cut it to its first `max_length` tokens, and pad.
 
     Raises:
-        ValueError: a sample does not have exactly one IMAGE.
+        ValueError: a sample with visual tokens does not have exactly one IMAGE, or one without has any.
     """
     embeddings, labels = [], []
     for example, tokens in zip(examples, visual):
         places = (example.ids == IMAGE).nonzero().flatten().tolist()
-        if len(places) != 1:
-            raise ValueError(f"a sample needs exactly one image placeholder, this one has {len(places)}")
-        before, after = slice(None, places[0]), slice(places[0] + 1, None)
+        if len(places) != min(len(tokens), 1):
+            raise ValueError(f"a sample needs exactly one image placeholder (without views none), not {len(places)}")
+        place = places[0] if places else 0
+        before, after = slice(None, place), slice(place + len(places), None)
         text = example.labels if example.labels is not None else torch.full_like(example.ids, IGNORED)
         ignored = text.new_full((len(tokens),), IGNORED)
         embedded = (embed(example.ids[before]), tokens, embed(example.ids[after]))

@@ -43,20 +43,12 @@ class SceneGraphGenerator:
         return [parse(self._tokens.decode(ids)) for ids in generate(self.model, examples, self._tokens.end_id)]
 
     def _example(self, timepoint: Timepoint, memory: str | None) -> Example:
-        """Memory that does not fit is shortened from its oldest end; the instruction is never cut."""
-        config = self.model.settings
-        known = _only(timepoint, config.modalities)
-        room = config.max_length - config.vision.tokens - 5 - MAX_NEW_TOKENS  # 5: cloud, audio and three masks
-        while True:
-            example = self._read(Evidence.of_timepoint(known), conversation(timepoint_prompt(known, memory)))
-            if len(example.ids) <= room:
-                return example
-            if not memory:
-                raise UserError(
-                    f"{timepoint.take.sample_name}, timepoint {timepoint.frame_id}: the prompt has {len(example.ids)} "
-                    f"tokens, the model has room for {room}; shorten the transcript or raise max_length"
-                )
-            memory = memory[len(memory) // 4 + 1 :]
+        known = _only(timepoint, self.model.settings.modalities)
+        prompt = conversation(timepoint_prompt(known, memory))
+        try:
+            return self._read(Evidence.of_timepoint(known), prompt, reserve=MAX_NEW_TOKENS)
+        except UserError as error:
+            raise UserError(f"{timepoint.take.sample_name}, timepoint {timepoint.frame_id}: {error}") from error
 
 
 def infer(

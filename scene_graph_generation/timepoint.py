@@ -7,6 +7,7 @@ cached.
 from __future__ import annotations
 
 import io
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +24,18 @@ from operating_room.dataset import Timepoint
 from operating_room.errors import UserError
 from operating_room.layout import MASKS_PER_TIMEPOINT
 from operating_room.masks import SMALL
-from operating_room.prompts import evaluation_pictures
+from operating_room.prompts import IMAGE_MARK, MEMORY_END, MEMORY_START, evaluation_pictures
 from operating_room.readers import read_bytes, read_label_mask, read_picture, read_point_cloud
-from scene_graph_generation.collate import Example
+from scene_graph_generation.collate import IMAGE, Example
 from scene_graph_generation.config import MM2SGConfig
 from scene_graph_generation.tokens import Tokens
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP
 STD = (0.26862954, 0.26130258, 0.27577711)
 PAD_COLOR = tuple(int(255 * mean) for mean in MEAN)
+OTHER_TOKENS = 5  # visual tokens that are no view's: cloud, audio and three masks
+MAX_POINTS = 200_000  # of a cloud; those of the datasets have some 20 000
+MAX_EXTENT = 600.0  # m; more than 2^16 voxels of 1 cm have no place on a curve
 BLACK_SIZE = (2048, 1536)  # px, of the picture that stands for a missing view (data specification, section 4.1)
 
 
@@ -53,13 +57,21 @@ class Evidence:
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any], root: Path) -> Evidence:
-        """The files that a training record names, relative to `root`."""
+        """The files that a training record names, absolute or relative to `root`.
 
-        def path(key: str) -> Path | None:
-            return root / record[key] if key in record else None
+        Raises:
+            UserError: the record holds something else where file names belong.
+        """
 
-        views = tuple(root / picture for picture in record.get("image", ()))
-        return cls(views, path("pc"), path("audio"), tuple(root / mask for mask in record.get("segmasks", ())))
+        def paths(key: str) -> tuple[Path, ...]:
+            value = record.get(key) or ()  # published files also write null for what is not there
+            names = [value] if isinstance(value, str) else value
+            if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+                raise UserError(f"{key!r} must name files, got {str(value)[:60]!r}; make the training file again")
+            return tuple(root / name for name in names)
+
+        one = {key: next(iter(paths(key)), None) for key in ("pc", "audio")}
+        return cls(paths("image"), one["pc"], one["audio"], paths("segmasks"))
 
 
 class ExampleReader:
@@ -70,24 +82,62 @@ class ExampleReader:
         self._tokens = tokens
         self._views = ViewReader(config.vision.image_size, keep_views)
 
-    def __call__(self, evidence: Evidence, prompt: str, answer: str | None = None) -> Example:
-        """The tensors of a sample; `prompt` is the conversation up to `ASSISTANT:`.
+    def __call__(self, evidence: Evidence, prompt: str, answer: str | None = None, reserve: int = 0) -> Example:
+        """The tensors of a sample.
+
+        A prompt without image placeholder is text only and has no files. Text that is longer than the model's context
+        loses the oldest part of its memory, and never anything else; `Example.dropped_memory` says how much.
+
+        Args:
+            evidence: the sample's files.
+            prompt: the conversation up to `ASSISTANT:`.
+            answer: what is to be said after it.
+            reserve: tokens that have to stay free for an answer that is still to be generated.
 
         Raises:
-            UserError: a file is damaged, or the prompt does not hold exactly one image placeholder.
+            UserError: a file is missing or damaged, there is more than one image placeholder or none for the files, or
+                the text is too long even without memory.
         """
         wanted = self._config.modalities
         audio = evidence.audio if "audio" in wanted else None
         cloud = evidence.cloud if "cloud" in wanted else None
+        prompt, dropped = self._fit(prompt, answer, reserve)
         ids, labels = self._tokens.encode(prompt, answer)
+        text_only = IMAGE not in ids
+        if text_only and evidence != Evidence(()):
+            raise UserError(f"the prompt has no {IMAGE_MARK}, so its files would not be seen; make the sample again")
         return Example(
             ids=torch.tensor(ids),
             labels=None if answer is None else torch.tensor(labels),
-            views=self._views(evidence.views if "views" in wanted else ()),
+            views=self._views.none() if text_only else self._views(evidence.views if "views" in wanted else ()),
             cloud=None if cloud is None else read_cloud(cloud),
             audio=None if audio is None else read_audio_embedding(audio, self._config.pooler.audio_width),
             masks=read_masks(evidence.masks if "masks" in wanted else ()),
+            dropped_memory=dropped,
         )
+
+    def _fit(self, prompt: str, answer: str | None, reserve: int) -> tuple[str, int]:
+        """The prompt with as much of its memory as the context has room for, and how many characters that cost."""
+        visual = self._config.vision.tokens + OTHER_TOKENS if IMAGE_MARK in prompt else 0
+        room = self._config.max_length - visual - reserve
+
+        def excess(text: str) -> int:
+            return len(self._tokens.encode(text, answer)[0]) - room
+
+        if excess(prompt) <= 0:
+            return prompt, 0
+        before, mark, rest = prompt.partition(MEMORY_START)
+        memory, end, after = rest.partition(MEMORY_END)
+        without = before + mark + end + after
+        if (too_many := excess(without)) > 0:
+            needed = f"{too_many + room} tokens{' without its memory' if mark else ''}"
+            raise UserError(
+                f"the text needs {needed}, the model has room for {room}; shorten its transcript or raise max_length"
+            )
+        # The shortest cut that fits; a shorter memory is never longer in tokens but for its first few characters.
+        cuts = range(1, len(memory) + 1)
+        cut = cuts[bisect_left(cuts, True, key=lambda cut: excess(before + mark + memory[cut:] + end + after) <= 0)]
+        return before + mark + memory[cut:] + end + after, cut
 
 
 def prepare_view(picture: UInt8[np.ndarray, "height width 3"], size: int) -> UInt8[Tensor, "3 size size"]:
@@ -124,6 +174,10 @@ class ViewReader:
         if not paths:
             return torch.zeros(1, 3, self.size, self.size)
         return normalise_views(torch.stack([self._view(path) for path in paths]))
+
+    def none(self) -> Float[Tensor, "0 3 size size"]:
+        """No view at all, for a sample that is text only."""
+        return torch.zeros(0, 3, self.size, self.size)
 
     def _view(self, path: Path | None) -> UInt8[Tensor, "3 size size"]:
         if self._kept is not None and path in self._kept:
@@ -172,11 +226,18 @@ def read_masks(paths: Sequence[Path]) -> UInt8[Tensor, "masks 32 32"] | None:
     return torch.from_numpy(np.stack(masks))
 
 
-def read_cloud(path: Path) -> Float[Tensor, "points 6"] | None:
-    """Coordinates in metres and colours in 0..1; None for a cloud without points.
+def read_cloud(path: Path) -> Float[Tensor, "points 6"]:
+    """Coordinates in metres and colours in 0..1.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged, has no points or too many, or coordinates that are no number or too far apart.
     """
     points = read_point_cloud(path)
-    return torch.from_numpy(points) if len(points) else None
+    if not 0 < len(points) <= MAX_POINTS:
+        raise UserError(f"{path}: has {len(points)} points, expected 1 to {MAX_POINTS}; thin it out or leave it out")
+    if not np.isfinite(points).all():
+        raise UserError(f"{path}: has coordinates or colours that are no number; remove these points")
+    extent = float(np.ptp(points[:, :3], axis=0).max())
+    if extent > MAX_EXTENT:
+        raise UserError(f"{path}: is {extent:.0f} m wide, expected {MAX_EXTENT} at most; files hold millimetres")
+    return torch.from_numpy(points)

@@ -41,18 +41,20 @@ class Tokens:
     def encode(self, prompt: str, answer: str | None = None) -> tuple[list[int], list[int]]:
         """Ids of a conversation, and labels that are IGNORED up to `ASSISTANT:`, where `prompt` ends.
 
+        A prompt without `<image>` is text only and gets no IMAGE.
+
         Raises:
-            UserError: `prompt` does not hold exactly one `<image>`.
+            UserError: `prompt` holds more than one `<image>`.
         """
-        parts = prompt.split(IMAGE_MARK)
-        if len(parts) != 2:
-            raise UserError(f"a prompt needs {IMAGE_MARK} exactly once, this one has it {len(parts) - 1} times")
+        *shown, told = prompt.split(IMAGE_MARK)
+        if len(shown) > 1:
+            raise UserError(f"a prompt may hold {IMAGE_MARK} once, this one has it {len(shown)} times")
         spoken = "" if answer is None else f" {answer}{END_TOKEN}"
-        before = self._tokenizer.encode(parts[0]).ids
-        after = self._tokenizer.encode(parts[1] + spoken)
-        ids = [*before, IMAGE, *after.ids[1:]]
-        learnt = [token if start >= len(parts[1]) else IGNORED for token, (start, _) in zip(after.ids, after.offsets)]
-        return ids, [IGNORED] * (len(before) + 1) + learnt[1:]
+        before = [token for part in shown for token in (*self._tokenizer.encode(part).ids, IMAGE)]
+        after = self._tokenizer.encode(told + spoken)
+        learnt = [token if start >= len(told) else IGNORED for token, (start, _) in zip(after.ids, after.offsets)]
+        begun = 1 if shown else 0  # the beginning token of the second part is dropped
+        return before + after.ids[begun:], [IGNORED] * len(before) + learnt[begun:]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of generated ids, without beginning and end."""

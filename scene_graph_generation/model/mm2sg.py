@@ -44,16 +44,21 @@ class MM2SG(nn.Module):
     def visual_tokens(self, examples: Sequence[Example]) -> list[Float[Tensor, "_ width"]]:
         """Projected tokens of each sample: 576 of its first view (in the published size), [cloud], [audio], [3 masks].
 
-        All views of the batch go through the vision tower in one call.
+        All views of the batch go through the vision tower in one call. A sample without views is text only: no tokens.
         """
-        features = self.vision(torch.cat([example.views for example in examples]))
+        nothing = next(self.projector.parameters()).new_zeros(0, self.settings.language.width)
+        seen = [example for example in examples if len(example.views)]
+        if not seen:
+            return [nothing] * len(examples)
+        features = self.vision(torch.cat([example.views for example in seen]))
         pooled = self.pooler(
-            features.split([len(example.views) for example in examples]),
-            [example.cloud for example in examples],
-            [example.audio for example in examples],
-            [example.masks for example in examples],
+            features.split([len(example.views) for example in seen]),
+            [example.cloud for example in seen],
+            [example.audio for example in seen],
+            [example.masks for example in seen],
         )
-        return list(self.projector(torch.cat(pooled)).split([len(tokens) for tokens in pooled]))
+        tokens = iter(self.projector(torch.cat(pooled)).split([len(tokens) for tokens in pooled]))
+        return [next(tokens) if len(example.views) else nothing for example in examples]
 
     def embed(self, examples: Sequence[Example], side: Literal["left", "right"] = "right") -> Merged:
         """The batch as the language model sees it; `side` says where shorter samples are padded."""

@@ -60,6 +60,17 @@ def test_exactly_one_image_placeholder_is_needed(ids: list[int]) -> None:
         merge([example], [torch.zeros(1, WIDTH)], embed, max_length=9)
 
 
+def test_a_sample_without_views_is_its_text() -> None:
+    ids = torch.tensor([0, 5, 18610, 6])  # neither id 0 nor the one of "***" is anything special
+    example = Example(ids=ids, views=torch.zeros(0, 3, 2, 2))
+    merged = merge([example, make([1, 2], [3, 18610, 4, 0])], [torch.zeros(0, WIDTH), torch.ones(1, WIDTH)], embed, 9)
+    assert merged.embeddings[0, :4, 0].tolist() == ids.tolist()
+    assert merged.attention_mask.sum(1).tolist() == [4, 7]
+    assert merged.embeddings[1, :, 0].tolist() == [1, 2, 1, 3, 18610, 4, 0]
+    with pytest.raises(ValueError, match="without views none"):
+        merge([make([1], [2])], [torch.zeros(0, WIDTH)], embed, max_length=9)
+
+
 def test_an_example_moves_with_everything_it_has() -> None:
     example = Example(ids=torch.tensor([IMAGE]), views=torch.zeros(1, 3, 2, 2), audio=torch.zeros(4)).to("meta")
     assert example.views.is_meta

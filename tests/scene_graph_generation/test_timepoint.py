@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pypcd4 import Encoding, PointCloud
 from transformers import CLIPImageProcessorPil
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.prompts import conversation, human_prompt
 from operating_room.takes import MMOR, Take
+from scene_graph_generation.collate import IGNORED, IMAGE
 from scene_graph_generation.config import MM2SGConfig, PoolerConfig, VisionConfig
 from scene_graph_generation.timepoint import (
+    MAX_POINTS,
     MEAN,
+    OTHER_TOKENS,
     PAD_COLOR,
     STD,
     Evidence,
@@ -134,4 +139,92 @@ def test_a_whole_timepoint(tmp_path: Path) -> None:
     assert bare.audio is None
     assert bare.masks is None
     assert bare.cloud is None
-    assert read_cloud(timepoint.point_cloud or tmp_path) is not None
+
+
+def save_cloud(path: Path, points: np.ndarray) -> Path:
+    """Points in millimetres."""
+    cloud = PointCloud.from_points(
+        [*points.T, np.zeros(len(points), np.float32)], ("x", "y", "z", "rgb"), (np.float32,) * 4
+    )
+    buffer = io.BytesIO()
+    cloud.save(buffer, Encoding.BINARY)
+    return write(path, buffer.getvalue())
+
+
+def test_clouds_are_metres_in_single_precision(tmp_path: Path) -> None:
+    points = np.array([[1234.5, 2, 3], [1, 2, 4000.25]], np.float32)  # in bfloat16 these would lose centimetres
+    read = read_cloud(save_cloud(tmp_path / "a.pcd", points))
+    assert torch.equal(read[:, :3], torch.from_numpy(points) / 1000)
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [
+        (np.zeros((0, 3)), "has 0 points"),
+        (np.array([[1, 2, np.nan]]), "no number"),
+        (np.array([[1, np.inf, 3]]), "no number"),
+        (np.array([[0, 0, 0], [0, 0, 700_000]]), "is 700 m wide"),
+        (np.zeros((MAX_POINTS + 1, 3)), f"has {MAX_POINTS + 1} points"),
+    ],
+)
+def test_unusable_clouds_are_named(tmp_path: Path, points: np.ndarray, said: str) -> None:
+    path = save_cloud(tmp_path / "c.pcd", points.astype(np.float32))
+    with pytest.raises(UserError, match=rf"c\.pcd: .*{said}") as error:
+        read_cloud(path)
+    assert "\n" not in str(error.value)
+
+
+def test_records_name_files_in_the_published_ways(tmp_path: Path) -> None:
+    record = {"image": ["a.jpg", "/b.jpg"], "pc": "c.pcd", "audio": None, "segmasks": "m.png"}
+    evidence = Evidence.of_record(record, tmp_path)
+    assert evidence.views == (tmp_path / "a.jpg", Path("/b.jpg"))
+    assert (evidence.cloud, evidence.audio, evidence.masks) == (tmp_path / "c.pcd", None, (tmp_path / "m.png",))
+
+
+@pytest.mark.parametrize("record", [{"image": 3}, {"pc": {"a": 1}}, {"segmasks": [1]}, {"audio": [None]}])
+def test_records_with_other_things_than_file_names_are_refused(tmp_path: Path, record: dict) -> None:
+    with pytest.raises(UserError, match="must name files"):
+        Evidence.of_record(record, tmp_path)
+
+
+MEMORY = "Long: " + "".join(f"nurse,tool {number},holding; " for number in range(300)) + "Short: mps,tracker,touching"
+PROMPT = conversation(human_prompt(None, None, "hello", MEMORY))
+TOKENS = train_tokens([PROMPT], 1024)
+NO_FILES = Evidence(())
+
+
+def room_for(tokens: int) -> ExampleReader:
+    return ExampleReader(replace(CONFIG, max_length=tokens + CONFIG.vision.tokens + OTHER_TOKENS), TOKENS)
+
+
+@pytest.mark.parametrize("answer", [None, "<SG> nurse,saw,holding; </SG>"])
+def test_text_that_is_too_long_loses_the_oldest_part_of_its_memory(answer: str | None) -> None:
+    full = room_for(10_000)(NO_FILES, PROMPT, answer)
+    assert full.dropped_memory == 0
+    room = len(full.ids) // 2
+    short = room_for(room)(NO_FILES, PROMPT, answer)
+    text = TOKENS.decode([token for token in short.ids.tolist() if token != IMAGE])
+    kept = MEMORY[short.dropped_memory :]
+    assert 0 < short.dropped_memory < len(MEMORY)
+    assert text == (PROMPT.replace(MEMORY, kept) + (f" {answer}" if answer else "")).replace("<image>", "")
+    assert room - 8 <= len(short.ids) <= room  # no more is dropped than has to be
+    assert len(room_for(room)(NO_FILES, PROMPT, answer, reserve=50).ids) <= room - 50
+    if answer:
+        assert short.labels is not None
+        assert full.labels is not None
+        assert short.labels[short.labels != IGNORED].tolist() == full.labels[full.labels != IGNORED].tolist()
+
+
+def test_text_that_is_too_long_without_memory_is_refused() -> None:
+    with pytest.raises(UserError, match=r"needs \d+ tokens without its memory, the model has room for 8"):
+        room_for(8)(NO_FILES, PROMPT)
+    with pytest.raises(UserError, match=r"needs \d+ tokens, the model has room for 5"):
+        room_for(5)(NO_FILES, conversation(human_prompt(None, None, None, None)))
+
+
+def test_text_only_samples_have_no_files() -> None:
+    example = room_for(500)(NO_FILES, "what next ASSISTANT:")
+    assert len(example.views) == 0
+    assert IMAGE not in example.ids
+    with pytest.raises(UserError, match="its files would not be seen"):
+        room_for(500)(Evidence((Path("a.jpg"),)), "what next ASSISTANT:")

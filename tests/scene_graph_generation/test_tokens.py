@@ -65,10 +65,16 @@ def test_a_saved_tokenizer_is_the_same(tokens: Tokens, tmp_path: Path) -> None:
     assert again.names() == tokens.names()
 
 
-@pytest.mark.parametrize("text", ["no mark", "<image> and <image>"])
-def test_a_prompt_needs_one_image_mark(tokens: Tokens, text: str) -> None:
-    with pytest.raises(UserError, match="exactly once"):
-        tokens.encode(text)
+def test_a_prompt_has_one_image_mark_at_most(tokens: Tokens) -> None:
+    with pytest.raises(UserError, match="may hold <image> once, this one has it 2 times"):
+        tokens.encode("<image> and <image>")
+
+
+def test_a_prompt_without_image_mark_is_text_only(tokens: Tokens) -> None:
+    ids, labels = tokens.encode("what next ASSISTANT:", "drilling")
+    assert IMAGE not in ids
+    assert tokens.decode(ids) == "what next ASSISTANT: drilling"
+    assert [token for token in labels if token != IGNORED] == tokens.encode("<image>", "drilling")[1][2:]
 
 
 @pytest.mark.parametrize("content", ["", "{}", "{broken"])
