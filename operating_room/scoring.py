@@ -6,7 +6,7 @@ Data specification, section 6. Quirk 1 of section 11 is mirrored (see `DEFINITIO
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import permutations
@@ -138,15 +138,12 @@ def score(samples: Sequence[Sample], predictions: Mapping[str, Iterable[Triplet]
     """
     if not samples:
         raise UserError("there are no samples to score; check the split and the takes on disk")
-    if missing := [sample.sample_id for sample in samples if sample.sample_id not in predictions]:
-        raise UserError(
-            f"{len(missing)} of {len(samples)} samples have no prediction, the first is {missing[0]}; "
-            "predict all of them (an empty graph is a prediction) or score fewer takes"
-        )
-    by_take: defaultdict[str, list[Sample]] = defaultdict(list)
+    if missing := without_prediction(samples, predictions):
+        raise UserError(missing)
+    takes: dict[str, GraphReport] = {}
     for sample in samples:
-        by_take[sample.take_name].append(sample)
-    takes = {name: _score_take(of_take, predictions) for name, of_take in by_take.items()}
+        report = score_sample(sample, predictions[sample.sample_id])
+        takes[sample.take_name] = takes[sample.take_name] + report if sample.take_name in takes else report
     by_dataset: dict[str, list[GraphReport]] = defaultdict(list)
     for name, report in takes.items():
         by_dataset[FOURDOR if FOURDOR in name else MMOR].append(report)
@@ -154,23 +151,34 @@ def score(samples: Sequence[Sample], predictions: Mapping[str, Iterable[Triplet]
     return SceneGraphScores(takes, datasets, reduce(add, takes.values()))
 
 
-def _score_take(samples: Sequence[Sample], predictions: Mapping[str, Iterable[Triplet]]) -> GraphReport:
-    pairs: tuple[list[int], list[int]] = [], []  # true and predicted predicates
-    entities: tuple[list[int], list[int]] = [], []  # true entities and the same or -1
-    for sample in samples:
-        truth = [_normalised_truth(sample, triplet) for triplet in sample.triplets]
-        found = [triplet for triplet in map(normalise, predictions[sample.sample_id]) if triplet is not None]
-        present = sorted(_named(truth))
-        true_predicates, found_predicates = _first_predicates(truth), _first_predicates(found)
-        for pair in permutations(present, 2):
-            pairs[0].append(true_predicates.get(pair, _NONE_INDEX))
-            pairs[1].append(found_predicates.get(pair, _NONE_INDEX))
-        named = _named(found)
-        entities[0].extend(present)
-        entities[1].extend(index if index in named else -1 for index in present)
-    return GraphReport(
-        len(samples), Report.from_labels(SCORED_PREDICATES, *pairs), Report.from_labels(ENTITIES, *entities)
+def without_prediction(samples: Sequence[Sample], predictions: Container[str]) -> str | None:
+    """What to tell the user about samples that have no prediction; None if all have one."""
+    if missing := [sample.sample_id for sample in samples if sample.sample_id not in predictions]:
+        return (
+            f"{len(missing)} of {len(samples)} samples have no prediction, the first is {missing[0]}; are these the "
+            "predictions of this split? Predict all of its takes (an empty graph is a prediction) or score fewer"
+        )
+    return None
+
+
+def score_sample(sample: Sample, predicted: Iterable[Triplet]) -> GraphReport:
+    """The scores of one sample; those of several are their sum.
+
+    Raises:
+        UserError: the truth uses a name outside the vocabulary.
+    """
+    truth = [_normalised_truth(sample, triplet) for triplet in sample.triplets]
+    found = [triplet for triplet in map(normalise, predicted) if triplet is not None]
+    present, named = sorted(_named(truth)), _named(found)
+    true_predicates, found_predicates = _first_predicates(truth), _first_predicates(found)
+    pairs = list(permutations(present, 2))
+    predicates = Report.from_labels(
+        SCORED_PREDICATES,
+        [true_predicates.get(pair, _NONE_INDEX) for pair in pairs],
+        [found_predicates.get(pair, _NONE_INDEX) for pair in pairs],
     )
+    seen = [index if index in named else -1 for index in present]
+    return GraphReport(1, predicates, Report.from_labels(ENTITIES, present, seen))
 
 
 def _normalised_truth(sample: Sample, triplet: Triplet) -> Triplet:

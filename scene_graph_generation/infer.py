@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import zip_longest
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
+
+import torch
 
 from operating_room.dataset import Dataset, Timepoint
 from operating_room.errors import UserError
 from operating_room.memory import Memory, truncate
 from operating_room.progress import track
 from operating_room.prompts import conversation, timepoint_prompt
-from operating_room.relations import load_predictions, save_predictions
+from operating_room.relations import save_predictions
 from operating_room.scene_graph import Triplet, parse
 from operating_room.takes import Take
+from scene_graph_generation.answers import Answers, open_answers
 from scene_graph_generation.collate import Example
 from scene_graph_generation.model.decoding import MAX_NEW_TOKENS, generate
 from scene_graph_generation.model.mm2sg import MM2SG
@@ -22,33 +27,59 @@ from scene_graph_generation.timepoint import Evidence, ExampleReader
 from scene_graph_generation.tokens import Tokens
 
 Predictions = dict[str, list[Triplet]]  # sample id -> triplets as generated
-SAVE_EVERY = 100  # timepoints between two writes of an unfinished file
+FINGERPRINTED = 8  # numbers of each parameter that identify a model
 
 
 class SceneGraphGenerator:
-    """A model with what it needs to read timepoints and to answer in triplets."""
+    """A model with what it needs to read timepoints and to answer.
 
-    def __init__(self, model: MM2SG, tokens: Tokens) -> None:
-        self.model = model.eval()
+    Args:
+        model: it is moved to the device.
+        tokens: its tokenizer.
+        device: where it runs.
+    """
+
+    def __init__(self, model: MM2SG, tokens: Tokens, device: str = "cpu") -> None:
+        self.model = model.eval().to(device)
+        self._device = device
         self._tokens = tokens
-        self._read = ExampleReader(model.settings, tokens)
+        self._reader = ExampleReader(model.settings, tokens)
 
-    def __call__(self, timepoints: Sequence[Timepoint], memories: Sequence[str | None]) -> list[list[Triplet]]:
-        """The triplets of these timepoints as generated, each with its memory text.
+    @cached_property
+    def fingerprint(self) -> str:
+        """The same for the same weights, whatever file they came from."""
+        digest = sha256(repr(self.model.settings).encode())
+        for name, value in self.model.state_dict().items():
+            flat = value.detach().flatten()
+            some = flat[:: max(1, len(flat) // FINGERPRINTED)].cpu().contiguous()
+            digest.update(name.encode() + some.view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def read(self, timepoint: Timepoint, memory: str | None) -> Example:
+        """The question for the scene graph of a timepoint.
 
         Raises:
-            UserError: a file of a timepoint is damaged, or its prompt does not fit the model even without memory.
+            UserError: a file of the timepoint is damaged, or its prompt does not fit the model even without memory.
         """
-        examples = [self._example(timepoint, memory) for timepoint, memory in zip(timepoints, memories)]
-        return [parse(self._tokens.decode(ids)) for ids in generate(self.model, examples, self._tokens.end_id)]
-
-    def _example(self, timepoint: Timepoint, memory: str | None) -> Example:
         known = _only(timepoint, self.model.settings.modalities)
         prompt = conversation(timepoint_prompt(known, memory))
         try:
-            return self._read(Evidence.of_timepoint(known), prompt, reserve=MAX_NEW_TOKENS)
+            return self._reader(Evidence.of_timepoint(known), prompt, reserve=MAX_NEW_TOKENS)
         except UserError as error:
             raise UserError(f"{timepoint.take.sample_name}, timepoint {timepoint.frame_id}: {error}") from error
+
+    def read_text(self, prompt: str) -> Example:
+        """A question of text alone.
+
+        Raises:
+            UserError: it does not fit the model.
+        """
+        return self._reader(Evidence(()), conversation(prompt), reserve=MAX_NEW_TOKENS)
+
+    def answer(self, examples: Sequence[Example]) -> list[str]:
+        """The texts that the model generates for these questions, as one batch."""
+        moved = [example.to(self._device) for example in examples]
+        return [self._tokens.decode(ids) for ids in generate(self.model, moved, self._tokens.end_id)]
 
 
 def infer(
@@ -59,39 +90,74 @@ def infer(
     memory: bool = True,
     batch_size: int = 8,
 ) -> Predictions:
-    """Predict takes and write the predictions file; timepoints that it already holds are not predicted again.
+    """Predict takes and write the predictions file; what an interrupted run generated is not generated again.
 
     Args:
         generator: the model.
         dataset: where the takes are.
         frames: take -> frame ids to predict in the order of time; None is every timepoint of the take.
-        out: predictions file, sample id -> list of [subject, predicate, object] as generated.
+        out: predictions file, sample id -> list of [subject, predicate, object] as generated. The generated texts stay
+            in `<out>l` (JSON lines) beside it.
         memory: each prompt has the memory of what was predicted before in its take.
         batch_size: timepoints that are predicted at once; with memory these come from different takes.
 
     Raises:
-        UserError: a take or timepoint is not on disk, or a file is damaged.
+        UserError: takes could not be finished (one line for each; the others are in the file), another run is writing
+            `out`, or it holds the predictions of another model.
     """
-    predictions = load_predictions(out) if out.exists() else {}
-    lanes = [_timepoints(dataset, take, wanted) for take, wanted in frames.items()]
-    memories = {take: Memory() for take in frames}
-    unsaved = 0
-    for group in track(
-        list(_side_by_side(lanes, batch_size) if memory else _in_order(lanes, batch_size)), "scene graphs"
-    ):
-        missing = [timepoint for timepoint in group if _sample_id(timepoint) not in predictions]
-        if missing:
-            texts = [truncate(memories[timepoint.take].text()) if memory else None for timepoint in missing]
-            predictions.update(zip(map(_sample_id, missing), generator(missing, texts)))
-            unsaved += len(missing)
-        if memory:
-            for timepoint in group:
-                memories[timepoint.take].add(predictions[_sample_id(timepoint)], int(timepoint.frame_id))
-        if unsaved >= SAVE_EVERY:
-            save_predictions(out, predictions)
-            unsaved = 0
-    save_predictions(out, predictions)
+    with open_answers(answers_path(out), {"model": generator.fingerprint, "memory": memory}) as answers:
+        problems = answer_takes(generator, dataset, frames, answers, memory, batch_size)
+        predictions = {sample_id: parse(text) for sample_id, text in answers.texts.items()}
+        save_predictions(out, predictions)
+    if problems:
+        raise UserError("\n".join(problems))
     return predictions
+
+
+def answers_path(out: Path) -> Path:
+    """Where the generated texts of a results or predictions file are: `x.jsonl` beside `x.json`."""
+    return out.with_suffix(".jsonl")
+
+
+def answer_takes(
+    generator: SceneGraphGenerator,
+    dataset: Dataset,
+    frames: Mapping[Take, Sequence[str] | None],
+    answers: Answers,
+    memory: bool = True,
+    batch_size: int = 8,
+) -> list[str]:
+    """Generate the texts of all timepoints that `answers` lacks; for the arguments see `infer`.
+
+    Returns:
+        one line for each take that could not be finished; all others are.
+    """
+    lanes: dict[Take, Sequence[Timepoint]] = {}
+    problems: dict[Take, str] = {}
+    for take, wanted in frames.items():
+        try:
+            lanes[take] = _timepoints(dataset, take, wanted)
+        except UserError as error:
+            problems[take] = str(error)
+    memories = {take: Memory() for take in lanes}
+    groups = (_side_by_side if memory else _in_order)(list(lanes.values()), batch_size)
+    steps = list(groups)
+    for group in track(steps, "scene graphs"):
+        questions = {}
+        for timepoint in group:
+            sample_id, remembered = _sample_id(timepoint), memories[timepoint.take]
+            if timepoint.take in problems or sample_id in answers.texts:
+                continue
+            try:
+                questions[sample_id] = generator.read(timepoint, truncate(remembered.text()) if memory else None)
+            except UserError as error:
+                problems[timepoint.take] = str(error)
+        if questions:
+            answers.add(dict(zip(questions, generator.answer(list(questions.values())), strict=True)))
+        for timepoint in group if memory else ():
+            if timepoint.take not in problems:
+                memories[timepoint.take].add(parse(answers.texts[_sample_id(timepoint)]), int(timepoint.frame_id))
+    return [f"{take.sample_name} is not finished: {problem}" for take, problem in problems.items()]
 
 
 def _timepoints(dataset: Dataset, take: Take, wanted: Sequence[str] | None) -> Sequence[Timepoint]:
@@ -107,11 +173,14 @@ def _in_order(lanes: Sequence[Sequence[Timepoint]], size: int) -> Iterator[list[
 
 
 def _side_by_side(lanes: Sequence[Sequence[Timepoint]], size: int) -> Iterator[list[Timepoint]]:
-    """Groups of timepoints of different takes, each take in the order of time; long takes go together."""
-    by_length = sorted(lanes, key=len, reverse=True)
-    for start in range(0, len(by_length), size):
-        for group in zip_longest(*by_length[start : start + size]):
-            yield [timepoint for timepoint in group if timepoint is not None]
+    """Groups of timepoints of different takes, each take in the order of time; when one ends, the next one begins."""
+    waiting = sorted(filter(len, lanes), key=len)
+    running: list[deque[Timepoint]] = []
+    while waiting or running:
+        while waiting and len(running) < size:
+            running.append(deque(waiting.pop()))
+        yield [lane.popleft() for lane in running]
+        running = [lane for lane in running if lane]
 
 
 def _sample_id(timepoint: Timepoint) -> str:

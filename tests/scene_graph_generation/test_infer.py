@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from operating_room.dataset import Dataset, Timepoint
 from operating_room.errors import UserError
-from operating_room.files import write_json
 from operating_room.prompts import conversation, human_prompt
 from operating_room.relations import load_predictions
-from operating_room.scene_graph import Sample, Triplet
 from operating_room.takes import FOURDOR, MMOR, Take
 from scene_graph_generation.config import LanguageConfig, MM2SGConfig, PoolerConfig, VisionConfig
-from scene_graph_generation.evaluate import evaluate, score_constant_guess
 from scene_graph_generation.infer import SceneGraphGenerator, infer
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.tokens import train_tokens
@@ -27,14 +25,26 @@ MMOR_TAKE, FOURDOR_TAKE = Take(MMOR, "001_PKA"), Take(FOURDOR, "001_4DOR")
 
 
 class Scripted(SceneGraphGenerator):
-    """Answers with the frame number; notes what it was asked."""
+    """Answers with the frame number; notes what it was asked. Refuses the timepoint `broken`."""
 
-    def __init__(self) -> None:
+    fingerprint = "scripted"
+
+    def __init__(self, broken: tuple[str, str] | None = None, dies_after: int = 1000) -> None:
         self.asked: list[list[tuple[str, str, str | None]]] = []
+        self._broken = broken
+        self._left = dies_after
 
-    def __call__(self, timepoints: Sequence[Timepoint], memories: Sequence[str | None]) -> list[list[Triplet]]:
-        self.asked.append([(t.take.name, t.frame_id, memory) for t, memory in zip(timepoints, memories)])
-        return [[Triplet("nurse", f"saw {int(t.frame_id)}", "holding")] for t in timepoints]
+    def read(self, timepoint: Timepoint, memory: str | None) -> Any:
+        if (timepoint.take.name, timepoint.frame_id) == self._broken:
+            raise UserError("x.jpg: cannot be read")
+        return timepoint.take.name, timepoint.frame_id, memory
+
+    def answer(self, examples: Sequence[Any]) -> list[str]:
+        if not self._left:
+            raise KeyboardInterrupt
+        self._left -= 1
+        self.asked.append(list(examples))
+        return [f"<SG> nurse,saw {int(frame)},holding </SG>" for _, frame, _ in examples]
 
 
 @pytest.fixture(scope="module")
@@ -77,69 +87,52 @@ def test_predictions_are_stored_as_published(dataset: Dataset, tmp_path: Path) -
     assert load_predictions(tmp_path / "p.json") == predictions
 
 
-def test_known_predictions_are_not_made_again_but_remembered(dataset: Dataset, tmp_path: Path) -> None:
-    stored = {"001_PKA_MMOR_000000": [["mps", "touching", "tracker"]], "other": []}
-    write_json(tmp_path / "p.json", stored)
+def test_an_interrupted_run_goes_on_with_what_it_remembers(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        infer(Scripted(dies_after=1), dataset, {MMOR_TAKE: None}, tmp_path / "p.json")
     generator = Scripted()
     predictions = infer(generator, dataset, {MMOR_TAKE: None}, tmp_path / "p.json")
-    assert generator.asked[0] == [("001_PKA", "000001", "Long: Short: mps,tracker,touching")]
-    assert predictions["001_PKA_MMOR_000000"] == [Triplet("mps", "tracker", "touching")]
-    assert predictions["other"] == []
+    assert generator.asked[0] == [("001_PKA", "000001", "Long: Short: nurse,saw 0,holding")]
+    assert len(predictions) == 3
     again = Scripted()
     infer(again, dataset, {MMOR_TAKE: None}, tmp_path / "p.json")
     assert again.asked == []
 
 
-def make_generator(max_length: int) -> tuple[SceneGraphGenerator, MM2SG]:
+def test_answers_of_other_settings_are_not_continued(dataset: Dataset, tmp_path: Path) -> None:
+    infer(Scripted(), dataset, {MMOR_TAKE: None}, tmp_path / "p.json")
+    with pytest.raises(UserError, match="memory True, this run has False"):
+        infer(Scripted(), dataset, {MMOR_TAKE: None}, tmp_path / "p.json", memory=False)
+
+
+def test_a_damaged_take_does_not_keep_others_from_their_end(dataset: Dataset, tmp_path: Path) -> None:
+    generator = Scripted(broken=("001_PKA", "000001"))
+    with pytest.raises(UserError, match=r"^001_PKA_MMOR is not finished: x.jpg: cannot be read$"):
+        infer(generator, dataset, {MMOR_TAKE: None, FOURDOR_TAKE: None}, tmp_path / "p.json")
+    stored = load_predictions(tmp_path / "p.json")
+    assert sorted(stored) == ["001_4DOR_000000", "001_4DOR_000001", "001_4DOR_000002", "001_PKA_MMOR_000000"]
+
+
+def test_the_next_take_starts_when_one_ends(dataset: Dataset, tmp_path: Path) -> None:
+    generator, frames = Scripted(), ["000000", "000001"]
+    takes = {MMOR_TAKE: None, FOURDOR_TAKE: ["000000"]}
+    infer(generator, dataset, {**takes, MMOR_TAKE: frames}, tmp_path / "p.json", batch_size=1)
+    assert [name for ((name, _, _),) in generator.asked] == ["001_PKA", "001_PKA", "001_4DOR"]
+
+
+def test_a_model_answers_in_text(dataset: Dataset) -> None:
     torch.manual_seed(0)
     tokens = train_tokens([conversation(human_prompt(None, None, None, None))], 1024)
     config = MM2SGConfig(
         vision=VisionConfig(image_size=28, width=16, layers=1, heads=2, mlp=32, feature_layer=-1),
         pooler=PoolerConfig(layers=1, heads=2, mlp=32, mask_channels=(8, 8, 8, 8, 16)),
         language=LanguageConfig(vocabulary=tokens.size, width=16, layers=1, heads=2, mlp=32, positions=2048),
-        max_length=max_length,
+        max_length=600,
         modalities=("views", "masks", "robot", "tracker", "speech"),
     )
-    model = MM2SG(config)
-    return SceneGraphGenerator(model, tokens), model
-
-
-def test_memory_that_is_too_long_loses_its_oldest_part(dataset: Dataset) -> None:
-    generator, _ = make_generator(max_length=500)
-    timepoint = dataset.take(MMOR_TAKE).timepoints[0]
-    memory = "Long: " + "nurse,saw,holding; " * 200 + "Short: mps,tracker,touching"
-    example = generator._example(timepoint, memory)
-    text = generator._tokens.decode([token for token in example.ids.tolist() if token >= 0])
-    assert "mps,tracker,touching<memory_end>" in text
-    assert text.endswith("ASSISTANT:")
-    assert len(example.ids) + 4 + 5 + 300 <= 500
-
-
-def test_a_prompt_that_cannot_fit_is_named(dataset: Dataset) -> None:
-    generator, _ = make_generator(max_length=330)
-    with pytest.raises(UserError, match="001_PKA_MMOR, timepoint 000000"):
-        generator._example(dataset.take(MMOR_TAKE).timepoints[0], None)
-
-
-SAMPLES = [
-    Sample(
-        "001_PKA_MMOR",
-        f"{i:06d}",
-        (Triplet("nurse", "saw", "holding"), Triplet("patient", "operating_table", "lyingOn")),
-    )
-    for i in range(3)
-]
-
-
-def test_evaluation_writes_scores(tmp_path: Path) -> None:
-    right = {sample.sample_id: [[s, p, o] for s, o, p in sample.triplets] for sample in SAMPLES}
-    write_json(tmp_path / "p.json", right)
-    scores = evaluate(SAMPLES, tmp_path / "p.json", tmp_path / "scores.json")
-    assert scores.overall.macro_f1 == 1.0
-    assert json.loads((tmp_path / "scores.json").read_text())["overall"]["macro"]["f1-score"] == 1.0
-
-
-def test_the_constant_guess_is_the_most_frequent_graph() -> None:
-    training = [*SAMPLES, Sample("003_TKA_MMOR", "000000", (Triplet("mps", "tracker", "touching"),))]
-    assert score_constant_guess(training, SAMPLES).overall.macro_f1 == 1.0
-    assert score_constant_guess(training[3:], SAMPLES).overall.macro_f1 < 0.5
+    generator = SceneGraphGenerator(MM2SG(config), tokens)
+    example = generator.read(dataset.take(MMOR_TAKE).timepoints[0], "Long: Short")
+    texts = generator.answer([example, generator.read_text("What comes next?")])
+    assert [type(text) for text in texts] == [str, str]
+    other = SceneGraphGenerator(MM2SG(config), tokens)
+    assert generator.fingerprint == generator.fingerprint != other.fingerprint

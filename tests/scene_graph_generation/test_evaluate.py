@@ -1,0 +1,137 @@
+"""Results files: scores, where they come from, what is left out; runs that are killed or that collide."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from operating_room.dataset import Dataset
+from operating_room.errors import UserError
+from operating_room.files import write_json
+from operating_room.scene_graph import Sample, Triplet
+from scene_graph_generation.answers import open_answers
+from scene_graph_generation.evaluate import evaluate, evaluate_file, evaluate_model, score_constant_guess
+from scene_graph_generation.infer import SceneGraphGenerator
+from tests.operating_room.tiny_dataset import write_dataset
+
+GRAPH = (Triplet("nurse", "saw", "holding"), Triplet("patient", "operating_table", "lyingOn"))
+SAMPLES = [Sample(take, f"{i:06d}", GRAPH) for take in ("001_4DOR", "001_PKA_MMOR") for i in range(3)]
+TEXT = "<SG> nurse,saw,holding </SG>"
+
+
+class Fixed(SceneGraphGenerator):
+    """Always gives the same answer; kills its own process at the `killed_at`-th question."""
+
+    fingerprint = "fixed"
+
+    def __init__(self, killed_at: int = 0) -> None:
+        self.asked = 0
+        self._killed_at = killed_at
+
+    def read(self, timepoint: Any, memory: str | None) -> Any:
+        return memory
+
+    def answer(self, examples: Sequence[Any]) -> list[str]:
+        self.asked += 1
+        if self.asked == self._killed_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [TEXT for _ in examples]
+
+
+def stored(samples: Sequence[Sample]) -> dict[str, list[list[str]]]:
+    return {sample.sample_id: [[s, p, o] for s, o, p in sample.triplets] for sample in samples}
+
+
+def run(root: Path, out: Path, killed_at: int = 0) -> Fixed:
+    """An evaluation with memory, one take after the other."""
+    generator = Fixed(killed_at)
+    evaluate_model(generator, Dataset(root), SAMPLES, out, {"split": "test"}, memory=True, batch_size=1)
+    return generator
+
+
+def test_results_tell_where_they_come_from(tmp_path: Path) -> None:
+    run(write_dataset(tmp_path), tmp_path / "r.json")
+    results = json.loads((tmp_path / "r.json").read_text())
+    assert results["about"].keys() >= {"split", "model", "memory", "batch_size", "code", "annotations", "inputs"}
+    assert results["definitions"].keys() >= {"pairs", "macro", "intervals"}
+    assert results["overall"]["predicates"]["holding"]["support"] == 6
+    assert results["overall"]["intervals"]["holding"] == [1, 1]
+    assert results["samples"]["001_PKA_MMOR_000002"] == {
+        "truth": [list(triplet) for triplet in GRAPH],
+        "predicted": [["nurse", "saw", "holding"]],
+        "text": TEXT,
+    }
+
+
+def test_a_killed_evaluation_goes_on(tmp_path: Path) -> None:
+    root, out = write_dataset(tmp_path), tmp_path / "r.json"
+    arguments = f"Path({str(root)!r}), Path({str(out)!r}), killed_at=4"
+    code = f"from tests.scene_graph_generation.test_evaluate import run, Path; run({arguments})"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    assert not out.exists()
+    with out.with_suffix(".jsonl").open("a") as file:
+        file.write('["001_PKA_MM')  # what a kill in the middle of writing leaves
+    assert run(root, out).asked == 3
+    assert json.loads(out.read_text())["overall"]["samples"] == 6
+
+
+def test_one_run_at_a_time_writes_a_file(tmp_path: Path) -> None:
+    root, out = write_dataset(tmp_path), tmp_path / "r.json"
+    with (
+        open_answers(out.with_suffix(".jsonl"), {"model": "fixed", "memory": True}),
+        pytest.raises(UserError, match=r"r\.jsonl: another run is writing it"),
+    ):
+        run(root, out)
+
+
+def test_damaged_answers_are_named(tmp_path: Path) -> None:
+    root, out = write_dataset(tmp_path), tmp_path / "r.json"
+    run(root, out)
+    answers = out.with_suffix(".jsonl")
+    answers.write_text(answers.read_text().replace("[", "", 1))
+    with pytest.raises(UserError, match=r"r\.jsonl: is damaged"):
+        run(root, out)
+
+
+def test_right_predictions_score_one(tmp_path: Path) -> None:
+    write_json(tmp_path / "p.json", stored(SAMPLES))
+    scores = evaluate(SAMPLES, tmp_path / "p.json", tmp_path / "scores.json")
+    assert scores.overall.macro_f1 == 1.0
+    assert json.loads((tmp_path / "scores.json").read_text())["overall"]["macro"]["f1-score"] == 1.0
+
+
+def test_takes_without_predictions_are_left_out_and_told(tmp_path: Path) -> None:
+    write_json(tmp_path / "p.json", stored(SAMPLES[:4]))
+    evaluation = evaluate_file(SAMPLES, tmp_path / "p.json")
+    assert evaluation.scores.overall.samples == 3
+    (problem,) = evaluation.problems
+    assert problem.startswith("001_PKA_MMOR is left out: 2 of 3 samples have no prediction, the first is 001_PKA_MMOR")
+    with pytest.raises(UserError, match="001_PKA_MMOR is left out"):
+        evaluate(SAMPLES, tmp_path / "p.json")
+
+
+def test_predictions_of_another_split_are_told(tmp_path: Path) -> None:
+    write_json(tmp_path / "p.json", stored([Sample("002_PKA_MMOR", "000000", GRAPH)]))
+    with pytest.raises(UserError, match=r"nothing can be scored.*predictions of this split\?"):
+        evaluate_file(SAMPLES, tmp_path / "p.json")
+
+
+def test_a_predictions_file_that_was_cut_off_is_named(tmp_path: Path) -> None:
+    write_json(tmp_path / "p.json", stored(SAMPLES))
+    (tmp_path / "p.json").write_text((tmp_path / "p.json").read_text()[:-50])
+    with pytest.raises(UserError, match=r"p\.json"):
+        evaluate_file(SAMPLES, tmp_path / "p.json")
+
+
+def test_the_constant_guess_is_the_most_frequent_graph() -> None:
+    training = [*SAMPLES, Sample("003_TKA_MMOR", "000000", (Triplet("mps", "tracker", "touching"),))]
+    assert score_constant_guess(training, SAMPLES).overall.macro_f1 == 1.0
+    assert score_constant_guess(training[6:], SAMPLES).overall.macro_f1 < 0.5
