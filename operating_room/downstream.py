@@ -19,23 +19,13 @@ from operating_room.reports import Report
 from operating_room.scene_graph import Sample, Triplet
 from operating_room.sterility import OUR_RULE, SterilityRule, find_breaches
 from operating_room.takes import Take
-from operating_room.vocabulary import NONE
+from operating_room.vocabulary import NONE, ROBOT_PHASE_LABELS
 
 NEXT_ACTIONS = (
     *("bring in", "prepare", "clean", "cut", "drill", "saw", "hammer", "cement", "suture", "scan", "bring out"),
     NONE,
 )
-ROBOT_PHASES = (  # in lower case; label files capitalise them
-    "turn on",
-    "initial calibration by mps",
-    "dressing the robot, to make it sterile",
-    "install the saw by nurse",
-    "install base array by nurse",
-    "install calibration array",
-    "calibrate the robot by nurse",
-    "remove calibration array",
-    "install actual saw tip",
-)
+ROBOT_PHASES = tuple(label.lower() for label in ROBOT_PHASE_LABELS)
 BREACH_ANSWERS = ("no", "yes")
 CLASSES = {"next_action": NEXT_ACTIONS, "robot_phase": ROBOT_PHASES, "sterility_breach": BREACH_ANSWERS}
 DEFINITIONS = {

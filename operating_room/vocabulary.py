@@ -1,6 +1,6 @@
-"""The closed language of scene graphs: entities, predicates, synonyms, prompt lists and tracked tools.
+"""The closed language of scene graphs: entities, predicates, synonyms, prompt lists, tracked tools, robot phases.
 
-Data specification, sections 1, 4.2, 4.4 and 6. Nothing else in this repository spells these names.
+Data specification, sections 1, 4.2, 4.4, 6 and 10. Nothing else in this repository spells these names.
 """
 
 from __future__ import annotations
@@ -121,3 +121,16 @@ TRACKER_OBJECTS = {
     "8000053": "blue_tip",
     "8000999": "calibration_array",
 }
+
+# Phases of setting up the robot, in order and as the label files spell them.
+ROBOT_PHASE_LABELS = (
+    "Turn on",
+    "Initial Calibration by MPS",
+    "Dressing the robot, to make it sterile",
+    "Install the Saw by nurse",
+    "Install base array by nurse",
+    "Install calibration array",
+    "Calibrate the robot by nurse",
+    "Remove calibration array",
+    "Install actual Saw tip",
+)

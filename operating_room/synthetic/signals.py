@@ -17,7 +17,7 @@ from operating_room.scene_graph import Triplet
 from operating_room.synthetic.phrases import ANNOUNCED, CHATTER, HAND_OVER, PHRASES
 from operating_room.synthetic.steps import ROBOT_PHASES, STEPS
 from operating_room.synthetic.story import Moment, Surgery
-from operating_room.vocabulary import TRACKER_OBJECTS
+from operating_room.vocabulary import ROBOT_PHASE_LABELS, TRACKER_OBJECTS
 
 # The page that the robot shows: by phase until it is set up, then by step.
 _PHASE_PAGES = dict(
@@ -42,6 +42,7 @@ _STEP_PAGES = {
     "cleaning": "case review",
     "departure": "shut down",
 }
+_BASE_ARRAY, _CALIBRATION_ARRAY, _CALIBRATION = ROBOT_PHASE_LABELS[4:7]  # what is installed, and used
 _SET_UP = ("arrival", "preparation", "draping")  # steps in which the page follows the phase
 _MISSED = 0.04  # of pop-ups are not recognised on the filmed screen, of tools are hidden from the tracking camera
 
@@ -163,9 +164,9 @@ def _visible_tools(moment: Moment, pinned: bool) -> list[str]:
     phases = [phase for phase, _ in ROBOT_PHASES]
     phase = phases.index(moment.robot_phase)
     tools = []
-    if phase >= phases.index("Install base array by nurse"):
+    if phase >= phases.index(_BASE_ARRAY):
         tools.append("base_array")
-    if phases.index("Install calibration array") <= phase <= phases.index("Calibrate the robot by nurse"):
+    if phases.index(_CALIBRATION_ARRAY) <= phase <= phases.index(_CALIBRATION):
         tools.append("calibration_array")
     if pinned and STEPS.index(moment.step) < STEPS.index("suturing"):
         tools += ["upper_tracker", "lower_tracker"]

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from operating_room.takes import FOURDOR, MMOR
+from operating_room.vocabulary import ROBOT_PHASE_LABELS
 
 STEPS = (
     "arrival",
@@ -240,18 +241,19 @@ FOURDOR_PLAYBOOK = Playbook(
 
 PLAYBOOKS = {MMOR: MMOR_PLAYBOOK, FOURDOR: FOURDOR_PLAYBOOK}
 
-# The robot is set up by nurse and MPS before the first cut: published phase names in order, with what they do.
-ROBOT_PHASES: tuple[tuple[str, dict[str, str]], ...] = (
-    ("Turn on", {"mps": "mps_station manipulating"}),
-    ("Initial Calibration by MPS", {"mps": "mako_robot calibrating"}),
-    ("Dressing the robot, to make it sterile", {"mps": "mako_robot closeTo", "nurse": "mako_robot manipulating"}),
-    ("Install the Saw by nurse", {"nurse": "mako_robot manipulating; saw holding"}),
-    ("Install base array by nurse", {"nurse": "mako_robot manipulating; instrument holding"}),
-    ("Install calibration array", {"nurse": "mako_robot touching; instrument holding"}),
-    ("Calibrate the robot by nurse", {"nurse": "mako_robot calibrating", "mps": "mps_station manipulating"}),
-    ("Remove calibration array", {"nurse": "mako_robot touching"}),
-    ("Install actual Saw tip", {"nurse": "mako_robot touching; saw holding"}),
+# The robot is set up by nurse and MPS before the first cut: the published phases in order, with what they do.
+_PHASE_ACTIVITIES: tuple[dict[str, str], ...] = (
+    {"mps": "mps_station manipulating"},
+    {"mps": "mako_robot calibrating"},
+    {"mps": "mako_robot closeTo", "nurse": "mako_robot manipulating"},
+    {"nurse": "mako_robot manipulating; saw holding"},
+    {"nurse": "mako_robot manipulating; instrument holding"},
+    {"nurse": "mako_robot touching; instrument holding"},
+    {"nurse": "mako_robot calibrating", "mps": "mps_station manipulating"},
+    {"nurse": "mako_robot touching"},
+    {"nurse": "mako_robot touching; saw holding"},
 )
+ROBOT_PHASES = tuple(zip(ROBOT_PHASE_LABELS, _PHASE_ACTIVITIES, strict=True))
 
 # Who else may come in, and what they do there.
 GUESTS: dict[str, Choices] = {
