@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from operating_room import layout
 from operating_room.categories import KNOWN_MISTAKES, LABELS
+from operating_room.dataset import RecordedTake, read_index
 from operating_room.errors import UserError
 from operating_room.masks import SMALL
 from operating_room.readers import (
@@ -24,7 +26,7 @@ from operating_room.readers import (
     read_label_mask,
 )
 from operating_room.relations import read_labels
-from operating_room.takes import Take
+from operating_room.takes import MMOR, Take
 
 _COPY_AGAIN = "copy it again from the dataset archive"
 _MAKE_AGAIN = "delete it and preprocess again"
@@ -78,6 +80,21 @@ def read_seconds(path: Path) -> dict[int, dict[str, Any]]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f'{path}: is not {{"timestamps": {{second: frame numbers}}}}; {_COPY_AGAIN}') from error
     return seconds
+
+
+def take_seconds(recorded: RecordedTake) -> dict[int, dict[str, str]]:
+    """The frame numbers of each second of a take, in the order of time.
+
+    The published code takes them from `take_jsons` in MM-OR, from the index in 4D-OR. A take of one's own without the
+    former has the same numbers in its index.
+
+    Raises:
+        UserError: the file is damaged or of another form.
+    """
+    path = layout.take_json(recorded.root, recorded.take)
+    if recorded.take.dataset == MMOR and recorded.has(path):
+        return dict(sorted(read_seconds(path).items()))
+    return dict(sorted((int(time), frames) for time, frames in read_index(recorded.index_file)))
 
 
 def check_frame_labels(path: Path, is_label: Callable[[Any], bool], frame_ids: Collection[str]) -> None:

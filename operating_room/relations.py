@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from operating_room import layout
-from operating_room.dataset import Dataset
+from operating_room.dataset import Dataset, RecordedTake
 from operating_room.errors import UserError
 from operating_room.files import write_json, write_text
 from operating_room.progress import track
@@ -139,8 +139,8 @@ def label_files(root: Path, take: Take) -> list[Path]:
         root: the folder of the take's dataset.
         take: the take; of 007_TKA only every third file counts.
     """
-    folders = [folder for folder in layout.relation_label_folders(root, take) if folder.is_dir()]
-    files = sorted(path for path in folders[0].glob("*.json") if not path.name.startswith(".")) if folders else []
+    folder = RecordedTake(root, take).annotation_folder
+    files = sorted(path for path in folder.glob("*.json") if not path.name.startswith(".")) if folder else []
     return files[::_THINNING] if take.name == _THINNED_TAKE else files
 
 

@@ -19,12 +19,13 @@ from jaxtyping import UInt8
 
 from operating_room import layout
 from operating_room.categories import CATEGORIES, COLORS, LABEL_TO_CATEGORY
-from operating_room.dataset import Dataset, RecordedTake, read_index
+from operating_room.dataset import Dataset, RecordedTake
 from operating_room.errors import UserError
+from operating_room.file_checks import take_seconds
 from operating_room.files import atomic_path, write_json
 from operating_room.progress import track
 from operating_room.readers import read_json, read_label_mask
-from operating_room.takes import FOURDOR, MMOR, Take
+from operating_room.takes import MMOR, Take
 from panoptic_segmentation.overlap import read_ids
 
 SMALLEST_AREA = 10  # px^2 of a contour's polygon; smaller ones are slips of the annotator's brush
@@ -282,7 +283,7 @@ def _find_frames(recorded: RecordedTake, camera: str, annotated: bool, with_pict
     if annotated and not recorded.list_folder(layout.label_mask_folder(root, take, camera)):
         return ()
     key = layout.frame_key(take, camera)
-    frames = [numbers[key] for numbers in _timestamps(recorded) if key in numbers]
+    frames = [numbers[key] for numbers in take_seconds(recorded).values() if key in numbers]
     return tuple(
         frame for frame in frames if all(_exists(recorded, place(root, take, camera, frame)) for place in places)
     )
@@ -290,26 +291,6 @@ def _find_frames(recorded: RecordedTake, camera: str, annotated: bool, with_pict
 
 def _exists(recorded: RecordedTake, path: Path) -> bool:
     return path.name in recorded.list_folder(path.parent)
-
-
-def _timestamps(recorded: RecordedTake) -> list[dict[str, str]]:
-    """Frame numbers by camera for every time stamp of a take, in the order of time.
-
-    The published code takes them from `take_jsons` in MM-OR, from the index in 4D-OR. A take of one's own without the
-    former has the same numbers in its index.
-    """
-    path = layout.take_json(recorded.root, recorded.take)
-    if recorded.take.dataset == FOURDOR or not path.exists():
-        stamps = read_index(recorded.index_file)
-    else:
-        try:
-            stamps = list(read_json(path)["timestamps"].items())
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: has no object of time stamps; copy the file again") from error
-    try:
-        return [numbers for _, numbers in sorted(stamps, key=lambda stamp: int(stamp[0]))]
-    except ValueError as error:
-        raise UserError(f"{path}: a time stamp is no number ({error}); copy the file again") from error
 
 
 def _nearest(old: int, new: int) -> np.ndarray:
