@@ -181,7 +181,7 @@ def read_subtitles(path: Path) -> list[Subtitle]:
         raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save the subtitles as UTF-8") from error
     lines = [line.rstrip() for line in re.split(r"\r\n|\n|\r", text)]
     for number, line in enumerate(lines, 1):
-        if "-->" in line and _TIMES.match(line) is None:
+        if "-->" in line and not _are_times(line):
             raise UserError(
                 f"{path}: line {number} has a broken time ({line[:60]!r}); write 00:00:01,500 --> 00:00:02,250"
             )
@@ -193,7 +193,14 @@ def read_subtitles(path: Path) -> list[Subtitle]:
     return [Subtitle(cue.start.total_seconds(), cue.end.total_seconds(), cue.content) for cue in cues]
 
 
-_TIMES = re.compile(r"\s*-?\d{1,9}:\d{1,9}:\d{1,9}[,.:]\d{1,9}\s*-->\s*-?\d{1,9}:\d{1,9}:\d{1,9}[,.:]\d{1,9}")
+_TIME = r"\s*(\d{1,9}):([0-5]?\d):([0-5]?\d)[,.:](\d{3})\s*"
+_TIMES = re.compile(f"{_TIME}-->{_TIME}")
+
+
+def _are_times(line: str) -> bool:
+    """Whether a line is the start and a not earlier end; milliseconds need three digits, or 1.5 s would be 1.005 s."""
+    times = _TIMES.match(line)
+    return times is not None and [int(n) for n in times.groups()[:4]] <= [int(n) for n in times.groups()[4:]]
 
 
 def read_audio(path: Path) -> tuple[Float32[np.ndarray, "samples channels"], int]:

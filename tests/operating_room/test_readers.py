@@ -189,6 +189,8 @@ def test_subtitles(tmp_path: Path) -> None:
         Subtitle(1.5, 2.25, " first in time"),
     ]
     assert "line 2 has a broken time" in refuse("x.srt", write(path, "1\n00:00:0x,1 --> 00:00:02,0\nwords\n"))
+    for times in ("00:00:01.5 --> 00:00:02.25", "00:00:61,000 --> 00:01:02,000", "00:00:02,000 --> 00:00:01,000"):
+        assert "line 2 has a broken time" in refuse("x.srt", write(path, f"1\n{times}\nwords\n"))
     assert "no subtitle" in refuse("x.srt", write(path, "just words\n"))
     assert "not UTF-8" in refuse("x.srt", write(path, SRT.replace("saw", "Säge").encode("latin-1")))
 
