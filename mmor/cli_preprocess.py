@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mmor.cli_options import Data, Relations, Takes, load_split, open_takes
+from mmor.cli_options import Data, Relations, load_split, open_takes
 
 app = typer.Typer()
 
@@ -34,8 +35,22 @@ class AudioEncoder(StrEnum):
 def preprocess(
     step: Annotated[Step, typer.Argument(help="What to prepare.")],
     data: Data = Path("data"),
-    take: Takes = None,
+    take: Annotated[
+        list[str] | None,
+        typer.Option("--take", "--split", help="Take or split; repeat for several (default: all on disk)."),
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Takes at once.", min=1)] = 1,
+    causal: Annotated[
+        bool, typer.Option("--causal", help="Sound up to a second only; the published window ends one second later.")
+    ] = False,
     audio_encoder: Annotated[AudioEncoder, typer.Option(help="Published: clap; small model: mel.")] = AudioEncoder.CLAP,
+    published_feeding: Annotated[
+        bool, typer.Option("--published-feeding", help="CLAP gets sound as the published code feeds it (see docs).")
+    ] = False,
+    transcribe: Annotated[
+        bool, typer.Option("--transcribe", help="Make the .srt of takes without one by speech recognition.")
+    ] = False,
+    whisper_model: Annotated[str, typer.Option(help="Whisper model, or its folder.")] = "large-v3",
     predictions: Annotated[Path | None, typer.Option(help="Stage 1's pan_pred folder (masks).")] = None,
     from_annotations: Annotated[
         bool, typer.Option("--from-annotations", help="Masks from annotated label masks, read in place of predictions.")
@@ -44,21 +59,34 @@ def preprocess(
     """Prepare the files of each timepoint. What exists is kept: an interrupted run goes on where it stopped."""
     from operating_room.errors import UserError
     from scene_graph_generation.preprocess import audio, embeddings, masks, transcripts
+    from scene_graph_generation.preprocess.run import Outcome, half_copied
 
     if step in (Step.MASKS, Step.ALL) and (predictions is None) != from_annotations:
         raise UserError("masks come either from --predictions FOLDER or --from-annotations; give one of them")
     dataset, takes = open_takes(data, take)
-    written = 0
+    outcome = Outcome(problems=tuple(half_copied(dataset, take)))
     if step in (Step.AUDIO, Step.ALL):
-        written += audio.preprocess_audio(dataset, takes)
+        outcome += audio.preprocess_audio(dataset, takes, causal, workers)
     if step in (Step.EMBEDDINGS, Step.ALL):
-        encoder = embeddings.clap_encoder() if audio_encoder == AudioEncoder.CLAP else embeddings.mel_descriptor
-        written += embeddings.preprocess_audio_embeddings(dataset, takes, encoder)
+        clap = audio_encoder == AudioEncoder.CLAP
+        encoder = embeddings.clap_encoder(published_feeding=published_feeding) if clap else embeddings.mel_encoder
+        outcome += embeddings.preprocess_audio_embeddings(dataset, takes, encoder, causal, workers)
     if step in (Step.TRANSCRIPTS, Step.ALL):
-        written += transcripts.preprocess_transcripts(dataset, takes)
+        if transcribe:
+            outcome += transcripts.transcribe(dataset, takes, whisper_model, workers)
+        outcome += transcripts.preprocess_transcripts(dataset, takes, workers)
     if step in (Step.MASKS, Step.ALL):
-        written += masks.preprocess_masks(dataset, takes, predictions, as_predictions=from_annotations)
-    typer.echo(f"{written} files written for {len(takes)} takes")
+        outcome += masks.preprocess_masks(dataset, takes, predictions, from_annotations, workers)
+    typer.echo(f"{outcome.written} files written for {len(takes)} takes")
+    report_problems(outcome.problems)
+
+
+def report_problems(problems: Sequence[str]) -> None:
+    """Name each problem in one line; if there is any, the exit code is 1."""
+    for problem in problems:
+        typer.echo(f"error: {problem}", err=True)
+    if problems:
+        raise typer.Exit(1)
 
 
 @app.command("samples")

@@ -33,7 +33,7 @@ from scene_graph_generation.evaluate import evaluate as evaluate_graphs
 from scene_graph_generation.evaluate import score_constant_guess
 from scene_graph_generation.infer import SceneGraphGenerator, infer
 from scene_graph_generation.preprocess.audio import preprocess_audio
-from scene_graph_generation.preprocess.embeddings import mel_descriptor, preprocess_audio_embeddings
+from scene_graph_generation.preprocess.embeddings import mel_encoder, preprocess_audio_embeddings
 from scene_graph_generation.preprocess.masks import preprocess_masks
 from scene_graph_generation.preprocess.transcripts import preprocess_transcripts
 from scene_graph_generation.samples import SampleOptions, training_records
@@ -80,7 +80,8 @@ def run_demo(out: Path, seconds: int, seed: int, train: bool) -> Path:
     videos = find_videos(Dataset(data), [TAKE])
     model_file = models / SEGMENTER / "model.safetensors"
     predict(*load_segmenter(model_file), videos, out / "panoptic", "test", model_file)
-    quality = evaluate_masks(videos, out / "panoptic", "test", out / "ground_truth", "ground_truth_test", PICTURE_SIZE)
+    truth_of_masks = out / "ground_truth", "ground_truth_test"
+    quality = evaluate_masks(videos, out / "panoptic", "test", *truth_of_masks, PICTURE_SIZE).classes
 
     print("3/5 preparing sound, speech and small masks")
     prepare(data, [TAKE], out / "panoptic" / "inference" / "pan_pred")
@@ -114,10 +115,10 @@ def run_demo(out: Path, seconds: int, seed: int, train: bool) -> Path:
 def prepare(data: Path, takes: list[Take], masks: Path | None) -> None:
     """All files of stage 2 for `takes`: small masks from predictions, or from annotations where `masks` is None."""
     dataset = Dataset(data)
-    preprocess_audio(dataset, takes)
-    preprocess_audio_embeddings(dataset, takes, mel_descriptor)
-    preprocess_transcripts(dataset, takes)
-    preprocess_masks(dataset, takes, masks, as_predictions=masks is None)
+    preprocess_audio(dataset, takes).require()
+    preprocess_audio_embeddings(dataset, takes, mel_encoder).require()
+    preprocess_transcripts(dataset, takes).require()
+    preprocess_masks(dataset, takes, masks, as_predictions=masks is None).require()
 
 
 def training_graphs(seconds: int = TRAINING_SECONDS) -> list[Sample]:

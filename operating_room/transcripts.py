@@ -8,7 +8,7 @@ from operating_room.readers import Subtitle
 
 SUBTITLES = 4  # how many are remembered
 CHARACTERS = 200  # how much of their text
-_CLIP_S = 2  # length of an audio clip
+CLIP_S = 2  # length of a clip of sound
 
 
 def spoken_text(subtitles: Sequence[Subtitle], second: int) -> str:
@@ -32,5 +32,5 @@ def audio_window(second: int, causal: bool = False) -> tuple[int, int]:
     section 11). The causal one is [t - 2, t]; at second 0 it is empty.
     """
     end = second if causal else second + 1
-    start = max(0, end - _CLIP_S)
+    start = max(0, end - CLIP_S)
     return start, end - start

@@ -2,80 +2,90 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
 
 from operating_room import layout
-from operating_room.dataset import Dataset
+from operating_room.dataset import Dataset, RecordedTake
 from operating_room.errors import UserError
 from operating_room.files import write_bytes
-from operating_room.progress import track
-from operating_room.readers import read_audio, read_json
-from operating_room.takes import MMOR, Take
-from operating_room.transcripts import audio_window
+from operating_room.takes import Take
+from operating_room.transcripts import CLIP_S, audio_window
+from scene_graph_generation.preprocess.mp3 import read_mp3
+from scene_graph_generation.preprocess.run import Outcome, each_take, missing, settle
 
-Samples = Float32[np.ndarray, "samples channels"]
+Samples = Float32[np.ndarray, "_samples _channels"]
 
 
-def preprocess_audio(dataset: Dataset, takes: Sequence[Take]) -> int:
-    """Write the clip of each second of these takes as mp3; clips that exist are kept. Returns how many were written.
+def preprocess_audio(dataset: Dataset, takes: Sequence[Take], causal: bool = False, workers: int = 1) -> Outcome:
+    """Write the clip of each second of these takes as mp3; clips that exist are kept.
 
-    Takes without a recording have no sound and are passed over.
+    Takes without a recording have no sound and are passed over. The recording is read once and not decoded.
 
-    Raises:
-        UserError: a recording or its list of seconds is damaged.
+    Args:
+        dataset: where the takes are.
+        takes: which ones.
+        causal: clips end at their second; else the published window, which ends one second later.
+        workers: takes at once.
     """
-    written = 0
-    for take in track(takes, "audio clips"):
-        root = dataset.take(take).root
-        times = [time for time in take_times(root, take) if not layout.audio_clip(root, take, time).is_file()]
-        for time, samples, rate in clips(root, take, times):
-            write_bytes(layout.audio_clip(root, take, time), encode_mp3(samples, rate))
-            written += 1
-    return written
+    return each_take(dataset, takes, partial(_write_clips, causal=causal), "audio clips", workers)
 
 
-def clips(root: Path, take: Take, times: Iterable[str]) -> Iterator[tuple[str, Samples, int]]:
-    """Time stamp, samples and rate of the clip around each of these times; the recording is decoded once.
-
-    Nothing comes out for a take without recording, or for a time after the end of the recording.
-    """
-    times = list(times)
-    path = layout.recording(root, take)
-    if not times or not path.exists():
+def _write_clips(recorded: RecordedTake, causal: bool) -> Iterator[Path]:
+    recording = layout.recording(recorded.root, recorded.take)
+    clips = missing(recorded, layout.audio_clip)
+    if not clips or not recorded.has(recording):
         return
-    samples, rate = read_audio(path)
-    for time in times:
-        start, duration = audio_window(int(time))
-        clip = samples[start * rate : (start + duration) * rate]
-        if len(clip):
-            yield time, clip, rate
+    sound = read_mp3(recording)
+    settle(clips[0][1].parent, {"window": window_name(causal)})
+    for time, path in clips:
+        start, duration = audio_window(int(time), causal)
+        if clip := sound.cut(start, start + duration):
+            write_bytes(path, clip)
+            yield path
+    require_whole(recording, sound.duration_s, int(clips[-1][0]))
 
 
-def take_times(root: Path, take: Take) -> list[str]:
-    """The six-digit time stamps of a take in order; none for a take without this list, like those of 4D-OR.
+def read_clips(recording: Path, times: Iterable[str], causal: bool = False) -> Iterator[tuple[str, Samples, int]]:
+    """Time stamp, samples and rate in Hz of the sound around each of these times, decoded piece by piece.
+
+    Nothing comes for a time after the end of the recording.
 
     Raises:
-        UserError: the file is damaged or has another form.
+        UserError: the recording is damaged, empty or no mp3.
     """
-    path = layout.take_json(root, take)
-    if take.dataset != MMOR or not path.exists():
-        return []
-    try:
-        seconds = sorted(int(key) for key in read_json(path)["timestamps"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f'{path}: expected {{"timestamps": {{"0": ...}}}}; copy it again') from error
-    return [f"{second:06d}" for second in seconds]
-
-
-def encode_mp3(samples: Samples, rate: int) -> bytes:
-    """The samples as mp3."""
     import soundfile
 
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate, format="MP3")
-    return buffer.getvalue()
+    read_mp3(recording)  # finds damage that decoders pass over
+    try:
+        with soundfile.SoundFile(recording) as file:
+            rate = file.samplerate
+            for time in times:
+                start, duration = audio_window(int(time), causal)
+                if start * rate < file.frames and duration:
+                    file.seek(start * rate)
+                    yield time, file.read(duration * rate, dtype="float32", always_2d=True), rate
+    except soundfile.SoundFileError as error:
+        raise UserError(f"{recording}: cannot be decoded; copy it again from the dataset archive") from error
+
+
+def require_whole(recording: Path, duration_s: float, last: int) -> None:
+    """Compare the length of a recording with the last second of its take.
+
+    Raises:
+        UserError: more is missing than a clip.
+    """
+    if duration_s < last - CLIP_S:
+        raise UserError(
+            f"{recording}: ends after {duration_s:.0f} s, the take after {last} s; what is there has been used, "
+            "copy the recording again from the dataset archive"
+        )
+
+
+def window_name(causal: bool) -> str:
+    """How settings call the window of sound."""
+    return "causal window" if causal else "published window"

@@ -1,15 +1,19 @@
 """The sound around each second as one vector (data specification, section 9).
 
-`clap` is the published encoder; its weights come from the model hub. `mel` is ours: a fixed descriptor without weights,
-for the small model and for machines without a hub. Vectors of the two mean different things: a model reads the kind
-that it was trained with.
+CLAP is the published encoder; its weights come from the model hub. The mel descriptor is ours: fixed, without weights,
+for the small model and for machines without a hub. Vectors of the two mean different things, and so do those of CLAP
+fed in two ways: a model reads the kind that it was trained with.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,42 +21,73 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from operating_room import layout
-from operating_room.dataset import Dataset
+from operating_room.dataset import Dataset, RecordedTake
 from operating_room.errors import UserError
 from operating_room.files import write_bytes
-from operating_room.progress import track
 from operating_room.readers import read_audio
 from operating_room.takes import Take
-from scene_graph_generation.preprocess.audio import clips, take_times
+from scene_graph_generation.preprocess.audio import Samples, read_clips, window_name
+from scene_graph_generation.preprocess.run import Outcome, each_take, missing, settle
 
-Encoder = Callable[[Float32[np.ndarray, "samples channels"], int], Float[Tensor, "512"]]
+Encoder = Callable[[Sequence[Samples], int], Float[Tensor, "clips 512"]]  # clips of one rate, and that rate in Hz
 
 CLAP = "laion/larger_clap_general"
-CLAP_RATE = 48_000  # Hz; what the published code declares, whatever the rate of the recording is
+CLAP_RATE = 48_000  # Hz
+BATCH = 32  # clips
 MELS, TIME_BINS = 64, 8
 _WINDOW_S, _HOP_S = 0.064, 0.016
 _LOWEST_HZ, _HIGHEST_HZ = 60.0, 7600.0
 _FLOOR, _QUIET = 1e-12, -7.0  # power that counts as silence; log10 of the power that becomes 0
 
 
-def preprocess_audio_embeddings(dataset: Dataset, takes: Sequence[Take], encoder: Encoder) -> int:
-    """Write the vector of each second of these takes; vectors that exist are kept. Returns how many were written.
+def preprocess_audio_embeddings(
+    dataset: Dataset, takes: Sequence[Take], encoder: Encoder, causal: bool = False, workers: int = 1
+) -> Outcome:
+    """Write the vector of each second of these takes; vectors that exist are kept.
 
-    The published clip is used where there is one, else the same seconds are cut out of the recording.
+    The sound is that of the recording; of the clips where there is no recording.
 
-    Raises:
-        UserError: a recording, clip or list of seconds is damaged.
+    Args:
+        dataset: where the takes are.
+        takes: which ones.
+        encoder: `clap_encoder()` or `mel_encoder`.
+        causal: only sound up to the second itself; else the published window, which ends one second later.
+        workers: takes at once; each loads the encoder.
     """
-    written = 0
-    for take in track(takes, "audio embeddings"):
-        root = dataset.take(take).root
-        times = [time for time in take_times(root, take) if not layout.audio_embedding(root, take, time).is_file()]
-        stored = [time for time in times if layout.audio_clip(root, take, time).is_file()]
-        found = [(time, *read_audio(layout.audio_clip(root, take, time))) for time in stored]
-        for time, samples, rate in [*found, *clips(root, take, sorted(set(times) - set(stored)))]:
-            _write_vector(layout.audio_embedding(root, take, time), encoder(samples, rate))
-            written += 1
-    return written
+    step = partial(_write_vectors, encoder=encoder, causal=causal)
+    return each_take(dataset, takes, step, "audio embeddings", workers)
+
+
+def _write_vectors(recorded: RecordedTake, encoder: Encoder, causal: bool) -> Iterator[Path]:
+    root, take = recorded.root, recorded.take
+    paths = dict(missing(recorded, layout.audio_embedding))
+    recording = layout.recording(root, take)
+    if recorded.has(recording):
+        found = read_clips(recording, paths, causal)
+    else:
+        clips = {time: layout.audio_clip(root, take, time) for time in paths}
+        found = ((time, *read_audio(clip)) for time, clip in clips.items() if recorded.has(clip))
+    for batch in _batches(found):
+        settle(paths[batch[0][0]].parent, {"encoder": str(encoder), "window": window_name(causal)})
+        vectors = encoder([samples for _, samples, _ in batch], batch[0][2])
+        for (time, _, _), vector in zip(batch, vectors):
+            _write_vector(paths[time], vector.clone())  # a view would store the whole batch
+            yield paths[time]
+
+
+@dataclass(frozen=True)
+class MelEncoder:
+    """The mel descriptor of each clip."""
+
+    def __call__(self, clips: Sequence[Samples], rate: int) -> Float[Tensor, "clips 512"]:
+        """See `mel_descriptor`."""
+        return torch.stack([mel_descriptor(clip, rate) for clip in clips])
+
+    def __str__(self) -> str:
+        return "mel descriptor"
+
+
+mel_encoder = MelEncoder()
 
 
 def mel_descriptor(samples: Float32[np.ndarray, "samples channels"], rate: int) -> Float[Tensor, "512"]:
@@ -72,15 +107,59 @@ def mel_descriptor(samples: Float32[np.ndarray, "samples channels"], rate: int) 
     return torch.from_numpy(scaled.reshape(-1).astype(np.float32))
 
 
-def clap_encoder(name: str = CLAP) -> Encoder:
-    """CLAP's audio tower; `name` is on the model hub or a local folder.
+@dataclass(frozen=True)
+class ClapEncoder:
+    """CLAP's audio tower, loaded once in each process that uses it."""
 
-    The samples go in as the published code feeds them: 16-bit integers, channels interleaved, declared as 48 kHz
-    (quirk 8 of section 11), since the published model was trained on such vectors.
+    name: str
+    published_feeding: bool
+
+    def __call__(self, clips: Sequence[Samples], rate: int) -> Float[Tensor, "clips 512"]:
+        """The projected audio features of each clip."""
+        model, extractor = _load_clap(self.name)
+        feed = as_published if self.published_feeding else as_trained
+        inputs = extractor([feed(clip, rate) for clip in clips], sampling_rate=CLAP_RATE, return_tensors="pt")
+        with torch.no_grad():
+            return model.get_audio_features(**inputs.to(model.device)).pooler_output.float().cpu()
+
+    def __str__(self) -> str:
+        return f"{self.name} {'fed as published' if self.published_feeding else 'fed with mono at 48 kHz'}"
+
+
+def clap_encoder(name: str = CLAP, published_feeding: bool = False) -> ClapEncoder:
+    """CLAP, on the GPU if there is one.
+
+    Args:
+        name: on the model hub, or a local folder.
+        published_feeding: clips go in as the published code feeds them, see `as_published`; the published scene-graph
+            models were trained on such vectors.
 
     Raises:
         UserError: the weights are not here and cannot be fetched.
     """
+    _load_clap(name)
+    return ClapEncoder(name, published_feeding)
+
+
+def as_trained(samples: Samples, rate: int) -> Float32[np.ndarray, " resampled"]:
+    """A clip as CLAP was trained with: one channel, -1..1, 48 kHz."""
+    from scipy.signal import resample_poly
+
+    common = math.gcd(rate, CLAP_RATE)
+    return resample_poly(samples.mean(axis=1), CLAP_RATE // common, rate // common).astype(np.float32)
+
+
+def as_published(samples: Samples, rate: int) -> Float32[np.ndarray, " interleaved"]:
+    """A clip as the published code feeds it: 16-bit integers, channels interleaved, at the file's rate.
+
+    CLAP takes it for sound of 48 kHz (quirk 8 of section 11).
+    """
+    return np.round(samples * 32768).clip(-32768, 32767).reshape(-1)
+
+
+@cache
+def _load_clap(name: str) -> tuple[Any, Any]:
+    """Model and feature extractor."""
     from transformers import ClapFeatureExtractor, ClapModel
 
     try:
@@ -91,14 +170,19 @@ def clap_encoder(name: str = CLAP) -> Encoder:
         raise UserError(
             f"{name}: CLAP cannot be loaded ({reason}); connect to the model hub, or choose the audio encoder mel"
         ) from error
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), extractor
 
-    def encode(samples: Float32[np.ndarray, "samples channels"], rate: int) -> Float[Tensor, "512"]:
-        interleaved = np.round(samples * 32768).clip(-32768, 32767).reshape(-1)
-        inputs = extractor(interleaved, sampling_rate=CLAP_RATE, return_tensors="pt")
-        with torch.no_grad():
-            return model.get_audio_features(**inputs).pooler_output[0]
 
-    return encode
+def _batches(clips: Iterable[tuple[str, Samples, int]]) -> Iterator[list[tuple[str, Samples, int]]]:
+    """Clips of one rate in groups."""
+    batch: list[tuple[str, Samples, int]] = []
+    for clip in clips:
+        if batch and (len(batch) == BATCH or clip[2] != batch[0][2]):
+            yield batch
+            batch = []
+        batch.append(clip)
+    if batch:
+        yield batch
 
 
 def _mel_filters(window: int, rate: int) -> Float[np.ndarray, "64 bins"]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +21,17 @@ from operating_room.dataset import Dataset, RecordedTake, read_index
 from operating_room.errors import UserError
 from operating_room.files import atomic_path
 from operating_room.masks import reduce_labels
-from operating_room.progress import track
 from operating_room.readers import read_label_mask, read_picture
 from operating_room.takes import Take
+from scene_graph_generation.preprocess.run import Outcome, each_take, settle
 
 Finder = Callable[[str, str], Path | None]  # camera, frame number -> large mask
 
 
 def preprocess_masks(
-    dataset: Dataset, takes: Sequence[Take], predictions: Path | None, as_predictions: bool = False
-) -> int:
-    """Write the small masks of these takes; masks that exist are kept. Returns how many were written.
+    dataset: Dataset, takes: Sequence[Take], predictions: Path | None, as_predictions: bool = False, workers: int = 1
+) -> Outcome:
+    """Write the small masks of these takes; masks that exist are kept.
 
     Args:
         dataset: where the takes are.
@@ -39,23 +40,35 @@ def preprocess_masks(
             None takes the annotated masks, or the interpolated ones where there is no annotation.
         as_predictions: give masks made from annotations the names of those from predictions, which are the ones that
             are read: to train without stage 1.
+        workers: takes at once.
 
     Raises:
-        UserError: there is no such folder, or a picture is damaged.
+        UserError: there is no such folder.
     """
     if predictions is not None and not predictions.is_dir():
         raise UserError(f"{predictions}: no such folder; give stage 1's folder of predicted videos (pan_pred)")
-    written = 0
-    for take in track(takes, "small masks"):
-        recorded = dataset.take(take)
-        find = _annotated(recorded) if predictions is None else _predicted(recorded, predictions)
-        for time, number, source in _sources(recorded, find):
-            path = layout.small_mask(recorded.root, take, time, number, predictions is None and not as_predictions)
-            if not path.is_file():
-                labels = read_label_mask(source) if predictions is None else colors_to_labels(read_picture(source))
-                _write_mask(path, reduce_labels(labels))
-                written += 1
-    return written
+    step = partial(_write_masks, predictions=predictions, as_predictions=as_predictions)
+    return each_take(dataset, takes, step, "small masks", workers)
+
+
+def _write_masks(recorded: RecordedTake, predictions: Path | None, as_predictions: bool) -> Iterator[Path]:
+    find = _annotated(recorded) if predictions is None else _predicted(recorded, predictions)
+    annotated = predictions is None and not as_predictions
+    place = partial(layout.small_mask, recorded.root, recorded.take, from_annotation=annotated)
+    found = False
+    for time, number, source in _sources(recorded, find):
+        path = place(time, number)
+        if not found:
+            settle(path.parent, {"source": "annotations" if predictions is None else "predictions"}, f"_GT{annotated}")
+            found = True
+        if not recorded.has(path):
+            labels = read_label_mask(source) if predictions is None else colors_to_labels(read_picture(source))
+            _write_mask(path, reduce_labels(labels))
+            yield path
+    if predictions is not None and not found:
+        raise UserError(
+            f"{predictions}: has no frame of take {recorded.take.name}; give the predictions of the split that it is in"
+        )
 
 
 def _sources(recorded: RecordedTake, find: Finder) -> Iterator[tuple[str, int, Path]]:

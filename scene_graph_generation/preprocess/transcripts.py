@@ -2,34 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
 
 from operating_room import layout
-from operating_room.dataset import Dataset
-from operating_room.files import write_json
-from operating_room.progress import track
+from operating_room.dataset import Dataset, RecordedTake
+from operating_room.errors import UserError
+from operating_room.files import write_json, write_text
 from operating_room.readers import read_subtitles
 from operating_room.takes import Take
-from operating_room.transcripts import spoken_text
-from scene_graph_generation.preprocess.audio import take_times
+from operating_room.transcripts import spoken_texts
+from scene_graph_generation.preprocess.mp3 import read_mp3
+from scene_graph_generation.preprocess.run import Outcome, each_take, missing
+
+WHISPER = "large-v3"
 
 
-def preprocess_transcripts(dataset: Dataset, takes: Sequence[Take]) -> int:
-    """Write the words of each second of these takes; files that exist are kept. Returns how many were written.
+def preprocess_transcripts(dataset: Dataset, takes: Sequence[Take], workers: int = 1) -> Outcome:
+    """Write the words of each second of these takes; files that exist are kept.
 
     Takes without a transcript are passed over.
+    """
+    return each_take(dataset, takes, _write_texts, "transcripts", workers)
+
+
+def transcribe(dataset: Dataset, takes: Sequence[Take], model: str = WHISPER, workers: int = 1) -> Outcome:
+    """Write the .srt of takes that have a recording and none yet, by speech recognition with faster-whisper.
+
+    Args:
+        dataset: where the takes are.
+        takes: which ones.
+        model: a Whisper model's name, or a local folder in faster-whisper's format.
+        workers: takes at once; each loads the model.
 
     Raises:
-        UserError: a transcript or its list of seconds is damaged.
+        UserError: faster-whisper is not installed, or the model is not here and cannot be fetched.
     """
-    written = 0
-    for take in track(takes, "transcripts"):
-        root = dataset.take(take).root
-        times = [time for time in take_times(root, take) if not layout.transcript(root, take, time).is_file()]
-        path = layout.subtitles(root, take)
-        if times and path.exists():
-            subtitles = read_subtitles(path)
-            for time in times:
-                write_json(layout.transcript(root, take, time), {"text": spoken_text(subtitles, int(time))})
-                written += 1
-    return written
+    _load_whisper(model)
+    return each_take(dataset, takes, partial(_write_subtitles, model=model), "speech recognition", workers)
+
+
+def _write_texts(recorded: RecordedTake) -> Iterator[Path]:
+    path = layout.subtitles(recorded.root, recorded.take)
+    if (texts := missing(recorded, layout.transcript)) and recorded.has(path):
+        spoken = spoken_texts(read_subtitles(path), [int(time) for time, _ in texts])
+        for time, text in texts:
+            write_json(text, {"text": spoken[int(time)]})
+            yield text
+
+
+def _write_subtitles(recorded: RecordedTake, model: str) -> Iterator[Path]:
+    recording = layout.recording(recorded.root, recorded.take)
+    path = layout.subtitles(recorded.root, recorded.take)
+    if recorded.has(path) or not recorded.has(recording):
+        return
+    read_mp3(recording)
+    import srt
+
+    segments, _ = _load_whisper(model).transcribe(str(recording))
+    cues = [
+        srt.Subtitle(number, timedelta(seconds=segment.start), timedelta(seconds=segment.end), segment.text.strip())
+        for number, segment in enumerate(segments, 1)
+    ]
+    if not cues:
+        raise UserError(f"{recording}: no speech was recognised; the take stays without transcript")
+    write_text(path, srt.compose(cues))
+    yield path
+
+
+@cache
+def _load_whisper(model: str) -> Any:
+    try:
+        from faster_whisper import WhisperModel  # ty: ignore[import-not-found]
+    except ImportError as error:
+        raise UserError("speech recognition needs faster-whisper; install it: pip install 'mmor[asr]'") from error
+    try:
+        return WhisperModel(model)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"Whisper model {model} cannot be loaded ({reason}); connect to the hub, or give a folder"
+        ) from error

@@ -1,0 +1,122 @@
+"""Take after take, or several at once: what the preprocessing steps have in common.
+
+A step is a function that writes the missing files of one take. A take that cannot be finished keeps no other one from
+it: what is wrong becomes one line. Files are whole or absent, so that a run that was killed is continued by the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from operating_room import layout
+from operating_room.dataset import Dataset, RecordedTake
+from operating_room.errors import UserError
+from operating_room.file_checks import take_seconds
+from operating_room.files import write_json
+from operating_room.progress import track
+from operating_room.readers import read_json
+from operating_room.takes import SPLITS, TAKES, Take, split_takes
+
+Step = Callable[[RecordedTake], Iterable[Path]]  # yields what it has written
+
+SETTINGS = ".settings"  # how the files of a folder were made; begins the name of a JSON file in it
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Number of files written, and one line for each take that could not be finished."""
+
+    written: int = 0
+    problems: tuple[str, ...] = ()
+
+    def __add__(self, other: Outcome) -> Outcome:
+        """Both, each problem once."""
+        return Outcome(self.written + other.written, tuple(dict.fromkeys(self.problems + other.problems)))
+
+    def require(self) -> int:
+        """The number of files.
+
+        Raises:
+            UserError: there is a problem.
+        """
+        if self.problems:
+            raise UserError("; ".join(self.problems))
+        return self.written
+
+
+def each_take(dataset: Dataset, takes: Sequence[Take], step: Step, title: str, workers: int = 1) -> Outcome:
+    """Run a step for each take, several takes at once if there are workers.
+
+    Raises:
+        UserError: a worker was ended from outside.
+    """
+    attempt = partial(_attempt, step)
+    recorded = [RecordedTake(dataset.take(take).root, take) for take in takes]
+    if workers == 1 or len(recorded) == 1:
+        return sum(map(attempt, track(recorded, title)), Outcome())
+    try:
+        with ProcessPoolExecutor(min(workers, len(recorded)), get_context("spawn")) as pool:
+            return sum(track(pool.map(attempt, recorded), title, len(recorded)), Outcome())
+    except BrokenProcessPool as error:
+        raise UserError(f"{title}: a worker was ended from outside; run it again, with fewer --workers") from error
+
+
+def missing(recorded: RecordedTake, place: Callable[[Path, Take, str], Path]) -> list[tuple[str, Path]]:
+    """Time stamp and path of the files of a take that are not there yet, in the order of time.
+
+    Args:
+        recorded: the take.
+        place: the path of the file of one time stamp.
+
+    Raises:
+        UserError: the list of seconds is damaged.
+    """
+    times = [f"{second:06d}" for second in take_seconds(recorded)]
+    paths = ((time, place(recorded.root, recorded.take, time)) for time in times)
+    return [(time, path) for time, path in paths if not recorded.has(path)]
+
+
+def settle(folder: Path, settings: dict[str, str], kind: str = "") -> None:
+    """Remember how the files of a folder are made; a folder that has files from elsewhere stays without.
+
+    Raises:
+        UserError: there are files that were made in another way, which would be mixed with new ones.
+    """
+    path = folder / f"{SETTINGS}{kind}.json"
+    if path.exists():
+        if (stored := read_json(path)) != settings:
+            old, new = (", ".join(map(str, made.values())) for made in (stored, settings))
+            raise UserError(f"{folder}: holds files made with {old}, not {new}; remove the folder or choose the same")
+    elif not folder.is_dir() or not any(file.suffix != ".json" for file in folder.iterdir()):
+        write_json(path, settings)
+
+
+def half_copied(dataset: Dataset, names: Sequence[str] | None) -> Iterator[str]:
+    """One line for each folder of published takes that has no index, so that none of its takes counts as there.
+
+    Args:
+        dataset: where to look.
+        names: as in `Dataset.choose`; takes that are named one by one are required there.
+    """
+    wanted = TAKES if names is None else [take for name in names if name in SPLITS for take in split_takes(name)]
+    known = {(take.dataset, take.folder) for take in dataset.takes()}
+    for take in dict.fromkeys(take for take in wanted if (take.dataset, take.folder) not in known):
+        if take.dataset in dataset.roots and (folder := dataset.roots[take.dataset] / take.folder).is_dir():
+            index = layout.index_files(dataset.roots[take.dataset], take)[1].name
+            yield f"{folder}: has no {index}; copy the take again from the dataset archive"
+
+
+def _attempt(step: Step, recorded: RecordedTake) -> Outcome:
+    written = 0
+    try:
+        for _ in step(recorded):
+            written += 1
+    except UserError as error:
+        return Outcome(written, (str(error),))
+    return Outcome(written)
