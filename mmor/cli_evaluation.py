@@ -1,15 +1,42 @@
-"""`mmor scene-graph infer | evaluate`: generate the scene graphs of takes, score them."""
+"""`mmor scene-graph infer | evaluate | evaluate-all`: generate the scene graphs of takes, score them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mmor.cli_options import Data, Relations, Takes, load_split, open_takes
 
+if TYPE_CHECKING:
+    from operating_room.scene_graph import Sample
+    from scene_graph_generation.evaluate import Evaluation
+    from scene_graph_generation.infer import SceneGraphGenerator
+
 app = typer.Typer()  # its commands are commands of `mmor scene-graph`
+
+
+class Config(StrEnum):
+    """The published configurations of the evaluation."""
+
+    MMOR = "mmor"
+    MMOR_TEMPORAL_PRED = "mmor_temporal_pred"
+
+
+ConfigOption = Annotated[
+    Config,
+    typer.Option(
+        parser=lambda name: Config(str(name).removesuffix(".json")),
+        metavar="|".join(Config),
+        help="mmor: without memory; mmor_temporal_pred: with the memory of the take's own predictions.",
+    ),
+]
+Split = Annotated[str, typer.Option(help="train, val, test, or own (takes in no published list).")]
+BatchSize = Annotated[int, typer.Option(help="Timepoints at once; with memory: takes side by side.", min=1)]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")]
 
 
 @app.command("infer")
@@ -19,33 +46,135 @@ def infer(
     data: Data = Path("data"),
     take: Takes = None,
     memory: Annotated[bool, typer.Option(help="Each prompt has the memory of the take's own predictions.")] = True,
-    batch_size: Annotated[int, typer.Option(help="Timepoints at once; with memory: takes side by side.", min=1)] = 8,
+    batch_size: BatchSize = 8,
+    device: Device = None,
 ) -> None:
-    """Generate the scene graphs of whole takes. A predictions file that is not complete is continued."""
-    from scene_graph_generation.checkpoints import load_model
-    from scene_graph_generation.infer import SceneGraphGenerator, infer
+    """Generate the scene graphs of whole takes. A run that was interrupted is continued."""
+    from scene_graph_generation.infer import infer
 
     dataset, takes = open_takes(data, take)
-    predictions = infer(
-        SceneGraphGenerator(*load_model(model)),
-        dataset,
-        dict.fromkeys(takes),
-        out,
-        memory=memory,
-        batch_size=batch_size,
-    )
+    generator = load_generator(model, device)
+    predictions = infer(generator, dataset, dict.fromkeys(takes), out, memory=memory, batch_size=batch_size)
     typer.echo(f"{len(predictions)} scene graphs in {out}")
 
 
 @app.command("evaluate")
 def evaluate(
-    predictions: Annotated[Path, typer.Option(help="Predictions JSON, from `mmor scene-graph infer`.")],
+    model_path: Annotated[
+        Path | None, typer.Option("--model-path", "--model_path", help="Folder of the model to evaluate.")
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Score this file of `mmor scene-graph infer` instead.")
+    ] = None,
+    config: ConfigOption = Config.MMOR,
     data: Data = Path("data"),
     relations: Relations = Path("data"),
-    split: Annotated[str, typer.Option(help="train, val, test, or own (takes in no published list).")] = "test",
-    out: Annotated[Path | None, typer.Option(help="Also write the scores as JSON.")] = None,
+    split: Split = "test",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Results JSON (default with a model: evaluation/CONFIG_SPLIT.json in its folder)."),
+    ] = None,
+    batch_size: BatchSize = 8,
+    device: Device = None,
 ) -> None:
-    """Score scene graphs against the annotations of the takes on disk."""
-    from scene_graph_generation.evaluate import evaluate
+    """Score a model, or a predictions file, against the annotations. A run that was interrupted is continued."""
+    from operating_room.errors import UserError
+    from scene_graph_generation.evaluate import evaluate_file
+    from scene_graph_generation.evaluate_all import results_path
 
-    typer.echo(str(evaluate(load_split(relations, split, data), predictions, out)))
+    if (model_path is None) == (predictions is None):
+        raise UserError("evaluate needs either --model-path FOLDER or --predictions FILE")
+    samples = load_split(relations, split, data)
+    if predictions is not None:
+        evaluation = evaluate_file(samples, predictions, out)
+    else:
+        assert model_path is not None
+        out = out or results_path(model_path, f"{config}_{split}")
+        evaluation = _evaluator(samples, config, split, data, batch_size, device)(model_path, out)
+    typer.echo(str(evaluation))
+    if out is not None:
+        typer.echo(f"results in {out}")
+    finish(evaluation.problems)
+
+
+@app.command("evaluate-all")
+def evaluate_all(
+    folder: Annotated[Path, typer.Argument(help="Folder of a training, with its checkpoints.")],
+    config: ConfigOption = Config.MMOR,
+    data: Data = Path("data"),
+    relations: Relations = Path("data"),
+    split: Split = "test",
+    every: Annotated[int, typer.Option(help="Only every n-th checkpoint.", min=1)] = 1,
+    batch_size: BatchSize = 8,
+    device: Device = None,
+    wandb: Annotated[str | None, typer.Option(help="Also log to this project of Weights & Biases.")] = None,
+) -> None:
+    """Evaluate the checkpoints that were not evaluated yet; one table of all."""
+    from scene_graph_generation import evaluate_all
+
+    name = f"{config}_{split}"
+    run = _evaluator(load_split(relations, split, data), config, split, data, batch_size, device)
+    log = None if wandb is None else _wandb_log(wandb, f"{folder.name} {name}")
+    rows, problems = evaluate_all.evaluate_all(folder, name, run, every, log)
+    typer.echo(evaluate_all.table(rows))
+    typer.echo(f"table in {folder / f'{name}.csv'}")
+    finish(problems)
+
+
+def load_generator(model: Path, device: str | None) -> SceneGraphGenerator:
+    """The model of a folder on a device."""
+    import torch
+
+    from operating_room.errors import UserError
+    from scene_graph_generation.checkpoints import load_model
+    from scene_graph_generation.infer import SceneGraphGenerator
+
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    loaded = load_model(model)
+    try:
+        return SceneGraphGenerator(*loaded, chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"--device {chosen}: {str(error).splitlines()[0]}; choose another one, cpu always is"
+        ) from error
+
+
+def finish(problems: list[str]) -> None:
+    """Tell the problems of what was left out; exit code 1 if there are any."""
+    for problem in problems:
+        typer.echo(f"error: {problem}", err=True)
+    if problems:
+        raise typer.Exit(1)
+
+
+def _evaluator(
+    samples: list[Sample], config: Config, split: str, data: Path, batch_size: int, device: str | None
+) -> Callable[[Path, Path], Evaluation]:
+    """Evaluates a model folder into a results file."""
+    from operating_room.dataset import Dataset
+    from scene_graph_generation.evaluate import evaluate_model
+
+    def evaluate(model: Path, out: Path) -> Evaluation:
+        about = {"folder": str(model), "config": str(config), "split": split}
+        generator, memory = load_generator(model, device), config == Config.MMOR_TEMPORAL_PRED
+        return evaluate_model(generator, Dataset(data), samples, out, about, memory, batch_size)
+
+    return evaluate
+
+
+def _wandb_log(project: str, name: str) -> Callable[[tuple[Any, ...]], None]:
+    """Logs rows of the table."""
+    from operating_room.errors import UserError
+    from scene_graph_generation.evaluate_all import COLUMNS
+
+    try:
+        import wandb  # ty: ignore[import-not-found]
+    except ImportError as error:
+        raise UserError('--wandb: Weights & Biases is not installed; pip install "mmor[wandb]"') from error
+    run = wandb.init(project=project, name=name)
+
+    def log(row: tuple[Any, ...]) -> None:
+        step, *scores = row
+        run.log(dict(zip(COLUMNS[1:], scores)), step=step)
+
+    return log

@@ -23,8 +23,6 @@ from operating_room.vocabulary import SCORED_PREDICATES
 from scene_graph_generation.answers import open_answers
 from scene_graph_generation.infer import Predictions, SceneGraphGenerator, answer_takes, answers_path
 
-MEMORY_BY_CONFIG = {"mmor": False, "mmor_temporal_pred": True}  # the published configurations of the evaluation
-
 
 @dataclass(frozen=True)
 class Evaluation:
