@@ -37,15 +37,17 @@ def add_lora(model: MM2SG, rank: int = RANK, alpha: int = ALPHA, dropout: float 
     model.language.train(model.training)  # the new layers are in training mode, with dropout
 
 
-def freeze(model: MM2SG, vision_layers: int = 12) -> None:
+def freeze(model: MM2SG, vision_layers: int | None = 12) -> None:
     """Leave trainable: the adapter, projector, whole pooler, and the last `vision_layers` layers of the vision tower.
 
     As published these include layers behind the feature layer and parts of the pooler's BERT that get no gradient.
+    With None only the adapter is trained, as for a model that reads text only.
     """
     model.requires_grad_(False)
-    layers = model.vision.clip.encoder.layers
-    for part in (model.projector, model.pooler, *layers[max(len(layers) - vision_layers, 0) :]):
-        part.requires_grad_(True)
+    if vision_layers is not None:
+        layers = model.vision.clip.encoder.layers
+        for part in (model.projector, model.pooler, *layers[max(len(layers) - vision_layers, 0) :]):
+            part.requires_grad_(True)
     for name, parameter in model.language.named_parameters():
         parameter.requires_grad_(is_adapter(name))
 

@@ -42,7 +42,9 @@ def quantize(model: MM2SG, device: torch.device | str = "cpu", compute_dtype: to
             compress_statistics=True,
             device="meta",
         )
-        weight = bitsandbytes.Params4bit(layer.weight.data, quant_type="nf4", compress_statistics=True, module=small)
+        weight = bitsandbytes.Params4bit(
+            layer.weight.data.to(compute_dtype), quant_type="nf4", compress_statistics=True, module=small
+        )
         small.weight = weight.to(device)  # this quantises
         small.bias = layer.bias
         # On a CPU with AVX512-BF16 an evaluation pass would repack the weights for a kernel without a backward pass:

@@ -16,14 +16,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from tests.parity.case import NotYet, Result
+from tests.parity.case import Result
 
-Kind = Callable[[Path], Iterable[Result | NotYet]]
-
-# What a later issue brings: reported as not yet covered, neither passed nor failed.
-LATER = {
-    "param_groups": "issue 4, stage 2 complete",
-}
+Kind = Callable[[Path], Iterable[Result]]
 
 # Files beside the cases: descriptions and weights that several cases share.
 _COMPANION = re.compile(
@@ -44,15 +39,13 @@ def run(folder: Path) -> int:
     """Run every case below `folder`, print the lines, return 0 if all pass and there is one, else 1."""
     kinds = find_kinds()
     counts: Counter[str] = Counter()
-    for case, kind in find_cases(folder, set(kinds) | set(LATER)):
+    for case, kind in find_cases(folder, set(kinds)):
         name = case.relative_to(folder.parent if case == folder else folder).as_posix()
         for line, outcome in _run_case(name, case, kind, kinds):
             counts[outcome] += 1
             print(line, flush=True)
     if not counts:
         print(f"no case below {folder}")
-    if counts["later"]:
-        print(f"{counts['later']} not yet covered")
     print(f"{counts['passed']} passed, {counts['failed']} failed")
     return 0 if counts and not counts["failed"] else 1
 
@@ -91,26 +84,18 @@ def find_cases(folder: Path, kinds: set[str]) -> Iterator[tuple[Path, str | None
 
 
 def _run_case(name: str, case: Path, kind: str | None, kinds: dict[str, Kind]) -> Iterator[tuple[str, str]]:
-    """The lines of one case, each with its outcome: passed, failed or later."""
+    """The lines of one case, each with its outcome: passed or failed."""
     if kind is None:
         yield f"{name}: unknown kind FAIL", "failed"
-        return
-    if kind not in kinds:
-        yield f"{name}: not yet covered ({LATER[kind]})", "later"
         return
     compared = False
     try:
         for result in kinds[kind](case):
             compared = True
-            if isinstance(result, NotYet):
-                yield f"{name} {result.name}: not yet covered ({LATER[result.name]})", "later"
-            else:
-                verdict = "ok" if result.ok else "FAIL"
-                where = f" at {result.where.lstrip('.')}" if result.where and not result.ok else ""
-                line = (
-                    f"{name} {result.name}: error {result.error:.3g}, tolerance {result.tolerance:.3g} {verdict}{where}"
-                )
-                yield line, "passed" if result.ok else "failed"
+            verdict = "ok" if result.ok else "FAIL"
+            where = f" at {result.where.lstrip('.')}" if result.where and not result.ok else ""
+            line = f"{name} {result.name}: error {result.error:.3g}, tolerance {result.tolerance:.3g} {verdict}{where}"
+            yield line, "passed" if result.ok else "failed"
         if not compared:
             yield f"{name}: nothing to compare FAIL", "failed"
     except Exception as error:  # noqa: BLE001 - whatever breaks in one case is its failure, not the end of the run

@@ -31,13 +31,6 @@ class Result:
         return self.error <= self.tolerance
 
 
-@dataclass(frozen=True)
-class NotYet:
-    """A part of a case that a later issue brings; its name must stand in the runner's list."""
-
-    name: str
-
-
 def compare(name: str, ours: Any, theirs: Any, tolerance: float) -> Result:
     """Largest absolute difference of two values: numbers, arrays, tensors, strings, or lists and mappings of these.
 

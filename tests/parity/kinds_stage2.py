@@ -14,9 +14,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import TrainingArguments, get_scheduler
 
+from scene_graph_generation.adapters import add_lora, freeze, parameter_groups
 from scene_graph_generation.collate import Example
-from scene_graph_generation.config import LanguageConfig, MM2SGConfig, PointConfig, VisionConfig
+from scene_graph_generation.config import LanguageConfig, MM2SGConfig, PointConfig, TrainConfig, VisionConfig
+from scene_graph_generation.fine_tuned import adapter_state, other_state
 from scene_graph_generation.loss import token_weights, weighted_loss
 from scene_graph_generation.model.decoding import generate
 from scene_graph_generation.model.encoders import VisionTower
@@ -24,7 +27,7 @@ from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.model.point_serialization import CURVES
 from scene_graph_generation.model.point_transformer import Block, PointEncoder, Points, Pooling
 from scene_graph_generation.model.pooler import ImagePooler, attend
-from scene_graph_generation.parameter_names import our_name, published_name
+from scene_graph_generation.parameter_names import WRAPPED, our_name, published_name
 from scene_graph_generation.timepoint import normalise_views, prepare_view
 from tests.parity.case import EXACT, Result, compare, load_json
 from tests.parity.fill import fill_array
@@ -210,6 +213,64 @@ def model(case: Path) -> Iterator[Result]:
     yield from _gradients(tiny, facts, stored)
 
 
+def param_groups(case: Path) -> Iterator[Result]:
+    """What is trained, in which groups of the optimiser, at which rate, and under which names it is saved."""
+    facts = load_json(case)
+    with torch.device("meta"):
+        tiny = MM2SG(TINY)
+    add_lora(tiny)
+    freeze(tiny, 2)
+    upper = sorted(name for name in _wrapped(tiny) if "vision_tower" in name)
+    yield compare("vision, last 2 of 4", upper, sorted(facts["vision_trainable_when_unfreezing_2_of_4"]), EXACT)
+    freeze(tiny, 12)
+    yield compare("trainable", sorted(_wrapped(tiny)), _without_adapter_name(facts["trainable"]), EXACT)
+    yield compare("frozen", sorted(_wrapped(tiny, trainable=False)), _without_adapter_name(facts["frozen"]), EXACT)
+    rate = facts["groups"][0]["lr"]
+    optimizer = torch.optim.AdamW(parameter_groups(tiny, rate, projector_rate=facts["groups"][2]["lr"]), lr=rate)
+    names = {id(parameter): name for name, parameter in _wrapped(tiny).items()}
+    for i, (ours, theirs) in enumerate(zip(optimizer.param_groups, facts["groups"], strict=True)):
+        members = sorted(names[id(parameter)] for parameter in ours["params"])
+        yield compare(f"group {i}", members, _without_adapter_name(theirs["names"]), EXACT)
+        yield compare(f"group {i} rates", [ours["lr"], ours["weight_decay"]], [theirs["lr"], theirs["weight_decay"]], 0)
+    defaults = {key: value for key, value in facts["defaults"].items() if key in optimizer.defaults}
+    ours = {key: optimizer.defaults[key] for key in defaults}
+    yield compare("AdamW", ours | {"betas": list(ours["betas"])}, defaults, EXACT)
+    yield compare("adapter_model.bin", sorted(adapter_state(tiny)), sorted(facts["adapter_model_keys"]), EXACT)
+    others = sorted(other_state(tiny))
+    yield compare("non_lora_trainables.bin", others, sorted(facts["non_lora_trainables_keys"]), EXACT)
+    yield from _learning_rates(facts["lr_schedule"])
+
+
+def _wrapped(tiny: MM2SG, trainable: bool = True) -> dict[str, nn.Parameter]:
+    """Parameters under the names they have in the published training, but for peft's name of the adapter."""
+    return {
+        WRAPPED + published_name(name): parameter
+        for name, parameter in tiny.named_parameters()
+        if parameter.requires_grad == trainable
+    }
+
+
+def _without_adapter_name(names: list[str]) -> list[str]:
+    return sorted(name.replace(".default.", ".") for name in names)
+
+
+def _learning_rates(facts: dict[str, Any]) -> Iterator[Result]:
+    """The schedule of a training with the published settings."""
+    settings = TrainConfig()
+    total, rate = facts["total_steps"], facts["base_lr"]
+    warmup = TrainingArguments(warmup_steps=settings.warmup, report_to="none").get_warmup_steps(total)
+    yield compare("warm-up steps", [warmup], [facts["warmup_steps"]], EXACT)
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=settings.learning_rate)
+    schedule = get_scheduler("cosine", optimizer, warmup, total)
+    rates = []
+    for _ in range(total):
+        rates.append(schedule.get_last_lr()[0] / rate)
+        optimizer.step()
+        schedule.step()
+    stored = {int(step): value / rate for step, value in facts["lr_at_optimizer_step"].items()}
+    yield compare("learning rate, relative", [rates[step] for step in stored], list(stored.values()), 1e-9)
+
+
 def _generation(tiny: MM2SG, name: str, examples: Sequence[Example], stored: dict[str, Tensor]) -> Iterator[Result]:
     prompts = [_prompt_only(example) for example in examples]
     steps = stored[f"gen.{name}.new_tokens"].shape[1]
@@ -322,4 +383,5 @@ KINDS = {
     "preprocess": preprocess,
     "merge": merge,
     "model": model,
+    "param_groups": param_groups,
 }

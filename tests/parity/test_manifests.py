@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 
 import pytest
 import torch
+from torch import Tensor
 
+from scene_graph_generation.adapters import add_lora, freeze
 from scene_graph_generation.config import MM2SGConfig
+from scene_graph_generation.fine_tuned import adapter_state, other_state
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.parameter_names import our_name, published_name
 from tests.parity.case import load_json
@@ -19,8 +23,16 @@ pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="the recorded manife
 @cache
 def published_model() -> dict[str, list[int]]:
     """Our name -> shape."""
+    return _shapes(_build().state_dict())
+
+
+def _build() -> MM2SG:
     with torch.device("meta"):
-        return {name: list(tensor.shape) for name, tensor in MM2SG(MM2SGConfig()).state_dict().items()}
+        return MM2SG(MM2SGConfig())
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in state.items()}
 
 
 def manifest(name: str) -> dict[str, list[int]]:
@@ -42,7 +54,13 @@ def test_the_pooler() -> None:
     assert len(pooler) == 340
 
 
-def test_what_is_trained_beside_the_adapter() -> None:
-    trained = ("pooler.", "projector.", *(f"vision.clip.encoder.layers.{i}." for i in range(12, 24)))
-    ours = {name: shape for name, shape in published_model().items() if name.startswith(trained)}
-    assert ours == manifest("manifest_non_lora_trainables_7b")
+def test_the_files_of_a_fine_tuned_model() -> None:
+    model = _build()
+    add_lora(model)
+    freeze(model)
+    for name, state in (("lora", adapter_state(model)), ("non_lora_trainables", other_state(model))):
+        entries = load_json(SHARED / "stage2" / f"manifest_{name}_7b.json.gz")
+        assert _shapes(state) == {published: entry["shape"] for published, entry in entries.items()}
+    assert sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) == (
+        319_815_680 + 248_507_312
+    )

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.parity.__main__ import LATER, find_cases, find_kinds, run
+from tests.parity.__main__ import find_cases, run
 from tests.parity.case import Result, compare
 
 HERE = Path(__file__).parent
@@ -41,10 +41,6 @@ def test_golden_set_is_small_and_synthetic() -> None:
     files = [path for path in GOLDEN.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 3_000_000
     assert not any(path.name == "real" for path in GOLDEN.rglob("*"))
-
-
-def test_nothing_implemented_is_called_later() -> None:
-    assert not find_kinds().keys() & LATER.keys()
 
 
 @pytest.mark.parametrize("name", ["mystery/cases.json", "case12_mystery.json", "notes.txt", "lonely.safetensors"])
@@ -82,18 +78,6 @@ def test_a_broken_case_does_not_end_the_run(tmp_path: Path, capsys: pytest.Captu
     output = capsys.readouterr().out
     assert "case11_sampler.json: KeyError: 'lengths' FAIL" in output
     assert output.endswith("3 passed, 1 failed\n")
-
-
-def test_later_kinds_neither_pass_nor_fail(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(LATER, "telepathy", "issue 9")
-    (tmp_path / "telepathy_s0.json").write_text("{}")
-    (tmp_path / "telepathy_s0.safetensors").write_bytes(b"")
-    assert run(tmp_path) == 0
-    output = capsys.readouterr().out
-    assert "telepathy_s0.json: not yet covered (issue 9)" in output
-    assert output.endswith("0 passed, 0 failed\n")
 
 
 def test_cases_are_found_in_folders_of_folders(tmp_path: Path) -> None:
