@@ -22,7 +22,8 @@ from operating_room.categories import CATEGORIES, COLORS, LABEL_TO_CATEGORY
 from operating_room.dataset import Dataset, RecordedTake
 from operating_room.errors import UserError
 from operating_room.file_checks import take_seconds
-from operating_room.files import atomic_path, write_json
+from operating_room.files import write_json
+from operating_room.png import write_png
 from operating_room.progress import track
 from operating_room.readers import read_json, read_label_mask
 from operating_room.takes import MMOR, Take
@@ -264,16 +265,9 @@ def _prepare_frame(paths: tuple[Path, Path, Path], size: Size) -> list[dict[str,
     categories = category_map(clean(read_label_mask(mask)), size)
     ids = np.zeros((*categories.shape, 3), np.uint8)
     ids[..., 0] = categories * TRAINING_ID_STEP  # below 256: the first of the three base-256 digits
-    _write_picture(evaluation, COLORS[categories])
-    _write_picture(training, ids)
+    write_png(evaluation, COLORS[categories])
+    write_png(training, ids)
     return segment_records(categories)
-
-
-def _write_picture(path: Path, picture: UInt8[np.ndarray, "height width 3"]) -> None:
-    from PIL import Image
-
-    with atomic_path(path) as temporary:
-        Image.fromarray(picture).save(temporary, compress_level=1)
 
 
 def _find_frames(recorded: RecordedTake, camera: str, annotated: bool, with_pictures: bool) -> tuple[str, ...]:

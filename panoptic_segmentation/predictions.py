@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 
 from operating_room.categories import CATEGORIES, COLORS
 from operating_room.errors import UserError
-from operating_room.files import atomic_path, write_json
+from operating_room.files import write_json
+from operating_room.png import write_png
 from operating_room.readers import read_json
 
 Size = tuple[int, int]  # width, height in px
@@ -85,13 +86,11 @@ def write_frame(
         if instances is not None:
             records[-1]["instance_id"] = numbers[number] = instances[number]
     if instances is not None:
-        with atomic_path(instance_path(output, video_id, file_name)) as temporary:
-            shown = Image.fromarray(numbers[ids]).resize(size, Image.Resampling.NEAREST)
-            shown.save(temporary, compress_level=1)
+        shown = Image.fromarray(numbers[ids]).resize(size, Image.Resampling.NEAREST)
+        write_png(instance_path(output, video_id, file_name), np.asarray(shown)[..., None])
     enlarged = Image.fromarray(categories[ids]).resize(size, Image.Resampling.NEAREST)
     colors = np.concatenate([COLORS, np.full((len(COLORS), 1), 255, np.uint8)], axis=1)
-    with atomic_path(picture_path(output, video_id, file_name)) as temporary:
-        Image.fromarray(colors[np.asarray(enlarged)]).save(temporary, compress_level=1)
+    write_png(picture_path(output, video_id, file_name), colors[np.asarray(enlarged)])
     return {"segments_info": records, "file_name": file_name}
 
 
