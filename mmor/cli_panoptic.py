@@ -14,6 +14,14 @@ app = typer.Typer(help="Panoptic masks: train, predict, score.", no_args_is_help
 Data = Annotated[Path, typer.Option(help="Folder that holds MM-OR_data and/or 4D-OR_data.")]
 Takes = Annotated[list[str] | None, typer.Option(help="Take or split; repeat for several (default: all on disk).")]
 ConfigFile = Annotated[Path, typer.Option(help="Experiment file with the published keys.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="KEY VALUE pairs that override the file.")]
+Model = Annotated[Path, typer.Option(help="Model file, or a folder that holds one and its config.yaml.")]
+ModelConfig = Annotated[
+    Path | None,
+    typer.Option("--config-file", help="Experiment file of a published .pth (default: config.yaml beside)."),
+]
+Name = Annotated[str, typer.Option(help="Of the prediction file, pred_NAME.json.")]
+Blend = Annotated[bool, typer.Option("--blend", help="Also write each picture with its masks drawn over it.")]
 
 
 @app.command("train")
@@ -21,36 +29,87 @@ def train(
     config_file: ConfigFile = Path("configs/panoptic/small.yaml"),
     data: Data = Path("data"),
     out: Annotated[Path | None, typer.Option(help="Folder of the model (default: OUTPUT_DIR of the file).")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder, if there is one.")
+    ] = False,
+    eval_only: Annotated[
+        bool, typer.Option("--eval-only", help="Predict and score DATASETS.TEST with MODEL.WEIGHTS instead.")
+    ] = False,
+    num_gpus: Annotated[int, typer.Option(help="Processes on this machine.", min=1)] = 1,
+    num_machines: Annotated[int, typer.Option(help="Machines; start the command on each.", min=1)] = 1,
+    machine_rank: Annotated[int, typer.Option(help="Number of this machine, from 0.", min=0)] = 0,
+    dist_url: Annotated[str, typer.Option(help="tcp://HOST:PORT of machine 0.")] = "auto",
+    report_to: Annotated[str, typer.Option(help="wandb: log there too.")] = "none",
+    ground_truth: Annotated[
+        Path | None, typer.Option(help="Folder of the prepared ground truth (default: in the model's).")
+    ] = None,
     workers: Workers = CPUS,
-    overrides: Annotated[list[str] | None, typer.Argument(help="KEY VALUE pairs that override the file.")] = None,
+    overrides: Overrides = None,
 ) -> None:
-    """Train a segmenter."""
+    """Train a segmenter, or evaluate one."""
+    from mmor.launch import is_started, start_processes
     from panoptic_segmentation.config import read_config
-    from panoptic_segmentation.train import train
 
     config = read_config(config_file, overrides or ())
     folder = out or Path(config.output_folder)
-    path = train(config, data, folder, folder / "ground_truth", resume=resume, workers=workers)
+    prepared = ground_truth or folder / "ground_truth"
+    if eval_only:
+        from panoptic_segmentation.evaluate import predict_and_evaluate
+
+        for evaluation in predict_and_evaluate(config, data, folder, prepared, workers):
+            typer.echo(str(evaluation))
+        return
+    if num_gpus * num_machines > 1 and not is_started():
+        start_processes(num_gpus, num_machines, machine_rank, dist_url)
+        return
+    from panoptic_segmentation.train import train
+
+    path = train(config, data, folder, prepared, resume=resume, workers=workers, report_to=report_to)
     typer.echo(f"model in {path}")
 
 
 @app.command("predict")
 def predict(
-    model: Annotated[Path, typer.Option(help="Model file.")],
+    model: Model,
     out: Annotated[Path, typer.Option(help="Folder that gets inference/pan_pred and the prediction file.")],
+    config_file: ModelConfig = None,
     data: Data = Path("data"),
     take: Takes = None,
-    name: Annotated[str, typer.Option(help="Of the prediction file, pred_NAME.json.")] = "test",
+    name: Name = "test",
+    all_frames: Annotated[bool, typer.Option("--all-frames", help="Also frames without annotated mask.")] = False,
+    blend: Blend = False,
+    overrides: Overrides = None,
 ) -> None:
     """Segment the annotated cameras of takes. Videos that are predicted already are kept."""
     from operating_room.dataset import Dataset
     from panoptic_segmentation.ground_truth import find_videos
-    from panoptic_segmentation.predict import load, predict
+    from panoptic_segmentation.predict import load, predict, read_test_config, write_blends
 
     dataset = Dataset(data)
-    videos = find_videos(dataset, dataset.choose(take))
-    typer.echo(f"predictions in {predict(*load(model), videos, out, name, model)}")
+    videos = find_videos(dataset, dataset.choose(take), annotated=not all_frames)
+    config = read_test_config(model, config_file, overrides or ())
+    typer.echo(f"predictions in {predict(*load(model, config), videos, out, name, model)}")
+    if blend:
+        write_blends(videos, out)
+
+
+@app.command("export-masks")
+def export_masks(
+    model: Model = Path("output_CTVIS_R50_HybridOR_withsimstation"),
+    out: Annotated[Path | None, typer.Option(help="Folder of the predictions (default: the model's).")] = None,
+    config_file: ModelConfig = None,
+    data: Data = Path("data"),
+    take: Takes = None,
+    all_frames: Annotated[bool, typer.Option("--all-frames", help="Also frames without annotated mask.")] = False,
+) -> None:
+    """Predict all masks that scene-graph generation needs, split by split; run again, it goes on where it stopped.
+
+    Nothing looks into the future, unless the model is the offline one.
+    """
+    from panoptic_segmentation.predict import export_masks
+
+    for path in export_masks(model, config_file, data, out or _folder(model), take, annotated=not all_frames):
+        typer.echo(f"predictions in {path}")
 
 
 @app.command("evaluate")
@@ -58,7 +117,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder with the predictions; gets the scores.")],
     data: Data = Path("data"),
     take: Takes = None,
-    name: Annotated[str, typer.Option(help="Of the prediction file, pred_NAME.json.")] = "test",
+    name: Name = "test",
     canvas: Annotated[
         str, typer.Option(help="Width x height in px of all pictures; simulated: 320x240.")
     ] = "2048x1536",
@@ -72,5 +131,9 @@ def evaluate(
 
     dataset = Dataset(data)
     videos = find_videos(dataset, dataset.choose(take))
-    quality = evaluate(videos, out, name, out / "ground_truth", f"ground_truth_{name}", parse_size(canvas), workers)
-    typer.echo(str(quality))
+    truth = out / "ground_truth", f"ground_truth_{name}"
+    typer.echo(str(evaluate(videos, out, name, *truth, parse_size(canvas), workers)))
+
+
+def _folder(model: Path) -> Path:
+    return model if model.is_dir() else model.parent

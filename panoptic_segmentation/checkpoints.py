@@ -6,6 +6,7 @@ here and nowhere else.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from operating_room.errors import UserError
-from operating_room.files import atomic_path
+from operating_room.files import write_bytes
 from panoptic_segmentation.checkpoint_files import read_checkpoint
 from panoptic_segmentation.model.matching import LossSettings
 from panoptic_segmentation.model.segmenter import SegmenterConfig
@@ -155,8 +156,9 @@ def save_published(path: Path, model: VideoModel, iteration: int = 0, settings: 
     state = {name: tensor.detach().cpu() for name, tensor in published_state(model).items()}
     weights = torch.ones(model.segmenter.config.classes + 1)
     weights[-1] = (settings or LossSettings()).no_object_weight
-    with atomic_path(path) as temporary:
-        torch.save({"model": state | {_CLASS_WEIGHTS: weights}, "iteration": iteration}, temporary)
+    buffer = io.BytesIO()  # torch reports a full disk as a RuntimeError
+    torch.save({"model": state | {_CLASS_WEIGHTS: weights}, "iteration": iteration}, buffer)
+    write_bytes(path, buffer.getvalue())
 
 
 def save_model(path: Path, model: VideoModel, card: ModelCard, half: bool = False) -> None:
@@ -165,8 +167,7 @@ def save_model(path: Path, model: VideoModel, card: ModelCard, half: bool = Fals
     for name, tensor in published_state(model).items():
         tensor = tensor.detach().cpu().contiguous()
         state[name] = tensor.half() if half and tensor.is_floating_point() else tensor
-    with atomic_path(path) as temporary:
-        safetensors.torch.save_file(state, temporary, metadata={"card": json.dumps(asdict(card))})
+    write_bytes(path, safetensors.torch.save(state, metadata={"card": json.dumps(asdict(card))}))
 
 
 def read_card(path: Path) -> ModelCard:

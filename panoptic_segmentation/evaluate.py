@@ -1,23 +1,78 @@
-"""VPQ of predictions on disk against the ground truth (data specification, section 7.5)."""
+"""VPQ and STQ of predictions on disk against the ground truth (data specification, section 7.5)."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.files import write_json
 from operating_room.readers import read_json
 from panoptic_segmentation import predictions
-from panoptic_segmentation.ground_truth import Size, Video, ground_truth_path, prepare
-from panoptic_segmentation.overlap import read_overlaps
-from panoptic_segmentation.stq import tracking_quality
-from panoptic_segmentation.vpq import VideoQuality, video_quality
+from panoptic_segmentation.config import Config
+from panoptic_segmentation.ground_truth import Size, Video, find_videos, ground_truth_path, prepare
+from panoptic_segmentation.overlap_cache import cached_overlaps
+from panoptic_segmentation.predict import load, predict
+from panoptic_segmentation.stq import SequenceQuality, tracking_quality
+from panoptic_segmentation.vpq import VideoQuality, instance_records, video_quality
+
+_DEFINITIONS = {
+    "classes": "the published measure: all pixels of a class in a window are one tube",
+    "instances": "the same with every predicted object as a tube of its own; null where the files have no numbers",
+    "stq": "Weber et al. 2021: square root of association * iou, as the published script counts",
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All scores of a prediction file."""
+
+    classes: VideoQuality  # as published
+    instances: VideoQuality | None  # identity switches count; None for files without instance numbers
+    tracking: SequenceQuality
+
+    def __str__(self) -> str:
+        lines = [str(self.classes), ""]
+        if self.instances is not None:
+            per_window = ", ".join(
+                f"{100 * window.average['pq']:.1f} over {length}" for length, window in self.instances.windows.items()
+            )
+            lines.append(f"VPQ by instance, identity switches count: {self.instances.vpq:.1f} ({per_window} frames)")
+        track = self.tracking
+        lines.append(
+            f"STQ {100 * track.stq:.1f} (association {100 * track.association:.1f}, IoU {100 * track.iou:.1f})"
+        )
+        return "\n".join(lines)
+
+
+def predict_and_evaluate(
+    config: Config, data: Path, output: Path, prepared: Path, workers: int = 1
+) -> Iterator[Evaluation]:
+    """Predict and score every split of `config.test_data` with `config.weights`, below `output`.
+
+    Several data sets of one split are predicted into one file, `pred_<split>.json`.
+
+    Raises:
+        UserError: see `load`, `predict` and `evaluate`.
+    """
+    if not config.weights:
+        raise UserError("--eval-only needs a model; add MODEL.WEIGHTS and its file")
+    origin = Path(config.weights)
+    model, settings = load(origin, config)
+    dataset = Dataset(data)
+    splits: dict[str, list[Video]] = {}
+    for choice in config.test_choices:
+        splits.setdefault(choice.split_name, []).extend(find_videos(dataset, choice.takes(dataset)))
+    truth = "_".join(dict.fromkeys(choice.name for choice in config.test_choices)) + "_ground_truth"
+    for split, videos in splits.items():
+        predict(model, settings, videos, output, split, origin)
+        yield evaluate(videos, output, split, prepared, f"{truth}_{split}", settings.canvas, workers)
 
 
 def evaluate(
@@ -28,10 +83,11 @@ def evaluate(
     truth_name: str,
     canvas: Size,
     workers: int = 1,
-) -> VideoQuality:
+) -> Evaluation:
     """Compare the predictions of `videos` below `output` with the ground truth, which is completed below `prepared`.
 
-    The result is also written, with STQ and what was compared, to `<output>/inference/vpq_<split_name>.json`.
+    The result is also written, with definitions and what was compared, to `<output>/inference/vpq_<split_name>.json`.
+    An interrupted evaluation goes on where it stopped.
 
     Args:
         truth_name: of the ground-truth file, such as `hybridor_ground_truth_val`.
@@ -49,16 +105,24 @@ def evaluate(
         for video in videos
         for picture, prepared_picture in zip(video.pictures(), video.prepared(prepared, True))
     }
-    overlaps = list(
-        read_overlaps(
-            truth,
-            lambda video_id, name: pictures[video_id, name],
-            predicted,
-            lambda video_id, name: predictions.picture_path(output, folder_of[video_id, name], name),
-        )
-    )
-    quality = video_quality(overlaps, {category["id"]: category["name"] for category in truth["categories"]})
-    tracking = tracking_quality(overlaps).overall
+    names = {category["id"]: category["name"] for category in truth["categories"]}
+
+    def true_picture(video_id: str, name: str) -> Path:
+        return pictures[video_id, name]
+
+    def class_picture(video_id: str, name: str) -> Path:
+        return predictions.picture_path(output, folder_of.get((video_id, name), video_id), name)
+
+    def instance_picture(video_id: str, name: str) -> Path:
+        return predictions.instance_path(output, folder_of.get((video_id, name), video_id), name)
+
+    cache = output / "inference" / "overlaps"
+    overlaps = list(cached_overlaps(cache / "classes", truth, true_picture, predicted, class_picture))
+    numbered, instances = instance_records(predicted), None
+    if numbered is not None:
+        by_number = cached_overlaps(cache / "instances", truth, true_picture, numbered, instance_picture)
+        instances = video_quality(by_number, names)
+    evaluation = Evaluation(video_quality(overlaps, names), instances, tracking_quality(overlaps).overall)
     report = {
         "version": version("mmor"),
         "split": split_name,
@@ -67,11 +131,13 @@ def evaluate(
         "frames": sum(len(video.frames) for video in videos),
         "ground_truth_sha256": _digest(ground_truth_path(prepared, truth_name)),
         "predictions_sha256": _digest(path),
-        **quality.to_json(),
-        "stq": asdict(tracking) | {"stq": tracking.stq},
+        "measures": _DEFINITIONS,
+        **evaluation.classes.to_json(),
+        "instances": None if instances is None else instances.to_json(),
+        "stq": asdict(evaluation.tracking) | {"stq": evaluation.tracking.stq},
     }
     write_json(output / "inference" / f"vpq_{split_name}.json", report, indent=1)
-    return quality
+    return evaluation
 
 
 def _predictions_of(

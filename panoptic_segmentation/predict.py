@@ -1,12 +1,14 @@
 """Masks of whole takes: every camera's frames through a trained model into the published prediction files.
 
-CTVIS and the online model go through a video frame by frame and never look ahead; the offline model sees all of it.
+Stage-1 specification, sections 4.1, 5.1 and 8. Predicting is resumable: a video whose files are there is kept.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,32 +21,76 @@ from torch import Tensor
 
 from operating_room import layout
 from operating_room.categories import CATEGORIES
+from operating_room.dataset import Dataset
 from operating_room.errors import UserError
-from operating_room.files import write_json
+from operating_room.files import atomic_path, write_json
 from operating_room.progress import track
 from operating_room.readers import read_json, read_picture
+from operating_room.takes import Take, splits_of
 from panoptic_segmentation import predictions
 from panoptic_segmentation.checkpoints import VideoModel, build_model, load_checkpoint, load_model
-from panoptic_segmentation.config import Config, InferenceSettings
-from panoptic_segmentation.ground_truth import Video
-from panoptic_segmentation.model.panoptic import PanopticVideo, Sizes, panoptic_video
-from panoptic_segmentation.model.video import ctvis_frames, offline_video, online_frames
+from panoptic_segmentation.config import CAUSAL, WHOLE_VIDEO, Config, InferenceSettings, read_config
+from panoptic_segmentation.ground_truth import Video, find_videos
+from panoptic_segmentation.model.panoptic import CausalPanoptic, PanopticVideo, Sizes, ctvis_panoptic, panoptic_video
+from panoptic_segmentation.model.video import (
+    FramePrediction,
+    ctvis_frames,
+    mean_logits,
+    offline_memory,
+    offline_video,
+    online_frames,
+)
 from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS
-from panoptic_segmentation.pictures import resize_for_test, resize_station
+from panoptic_segmentation.pictures import edge_size, resize_for_test, resize_picture, resize_station
+
+_MODEL_FILES = ("model.safetensors", "model_final.pth")  # of a folder, the first that is there
+_EXPORTED_SPLITS = ("train", "val", "test", "short_clips")
+_MOST_INSTANCES = 255  # numbers that a picture of instances can show
+_BLEND = 0.5  # share of the class colour in a blend
 
 
-def load(path: Path, config: Config | None = None) -> tuple[VideoModel, InferenceSettings]:
+class _BadFrame(UserError):
+    """A picture that cannot be used: its video is left out, the others go on."""
+
+
+def read_test_config(model: Path, config_file: Path | None, overrides: Sequence[str] = ()) -> Config | None:
+    """The configuration for `load`: `config_file`, else the `config.yaml` beside a model that needs one; or None."""
+    path = model_path(model)
+    beside = path.with_name("config.yaml")
+    if config_file is None and (overrides or path.suffix != ".safetensors") and beside.is_file():
+        config_file = beside
+    if config_file is None and overrides:
+        raise UserError(f"{overrides[0]}: {path} has no config.yaml beside it to override; give --config-file")
+    return None if config_file is None else read_config(config_file, overrides)
+
+
+def model_path(model: Path) -> Path:
+    """The model file in a folder; a file is taken as it is.
+
+    Raises:
+        UserError: the folder has none.
+    """
+    if not model.is_dir():
+        return model
+    path = next((model / name for name in _MODEL_FILES if (model / name).is_file()), None)
+    if path is None:
+        raise UserError(f"{model}: holds neither {' nor '.join(_MODEL_FILES)}; give the model file itself")
+    return path
+
+
+def load(model: Path, config: Config | None = None) -> tuple[VideoModel, InferenceSettings]:
     """A trained model on the best device, and how it is to be used.
 
     Args:
-        path: a .safetensors of ours, which says itself what it is, or a published .pth.
+        model: a .safetensors of ours, which says itself what it is, a published .pth, or a folder with one of them.
         config: of a published checkpoint; its test settings also go before those of a file of ours.
 
     Raises:
         UserError: no such file, or a .pth without configuration.
     """
+    path = model_path(model)
     if path.suffix == ".safetensors":
-        model, card = load_model(path)
+        loaded, card = load_model(path)
         test: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in card.preprocessing.items()
         }
@@ -52,9 +98,46 @@ def load(path: Path, config: Config | None = None) -> tuple[VideoModel, Inferenc
     elif config is None:
         raise UserError(f"{path}: does not say how it is built; give the configuration it was trained with")
     else:
-        model, settings = build_model(config.kind, config.segmenter, config.video), config.test
-        print(load_checkpoint(path, model))
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), settings
+        loaded, settings = build_model(config.kind, config.segmenter, config.video), config.test
+        print(load_checkpoint(path, loaded))
+    return loaded.eval().to("cuda" if torch.cuda.is_available() else "cpu"), settings
+
+
+def export_masks(
+    model: Path,
+    config_file: Path | None,
+    data: Path,
+    output: Path,
+    takes: Sequence[str] | None = None,
+    annotated: bool = True,
+) -> Iterator[Path]:
+    """Predict all takes that are on disk, one prediction file per split: the masks that stage 2 sees.
+
+    Every score is that of the frame or of the frames so far, so that a scene graph never knows what comes; with the
+    offline model there is no such way, and it is said.
+
+    Args:
+        takes: names of takes or splits; None means all.
+        annotated: only frames with an annotated mask, as published; else all.
+
+    Raises:
+        UserError: see `predict`.
+    """
+    loaded, settings = load(model, read_test_config(model, config_file))
+    if isinstance(loaded, OfflineDVIS):
+        print(
+            f"warning: {model} looks into the future; scene graphs from its masks could not be made live. "
+            "The CTVIS model does not",
+            file=sys.stderr,
+        )
+    dataset = Dataset(data)
+    videos: dict[str, list[Video]] = {}
+    for video in find_videos(dataset, dataset.choose(takes), annotated=annotated):
+        videos.setdefault(_split_of(video.take), []).append(video)
+    if not videos:
+        predict(loaded, settings, [], output, "none", model)
+    for split, chosen in videos.items():
+        yield predict(loaded, replace(settings, task=CAUSAL), chosen, output, split, model)
 
 
 def predict(
@@ -64,21 +147,33 @@ def predict(
 
     Args:
         split_name: of the prediction file, `pred_<split_name>.json`.
-        origin: file of the model; another model's predictions in `output` are not mixed with its own.
+        origin: file or folder of the model; another model's predictions in `output` are not mixed with its own.
 
     Returns:
         the path of the prediction file.
 
     Raises:
-        UserError: there is no video, a picture is unreadable, `output` cannot be written or is another model's.
+        UserError: there is no video, `output` cannot be written or is another model's, or a picture is unreadable; in
+            the last case all other videos are predicted first.
     """
     if not videos:
         raise UserError(
             "the chosen takes have no frame to predict; choose other takes, or all frames, not annotated ones"
         )
-    _claim(output, origin, settings)
-    done = [_predict_video(model, settings, video, output) for video in track(videos, "segmenting", len(videos))]
-    return predictions.write_split(output, split_name, done)
+    if isinstance(model, OfflineDVIS):
+        _check_memory(model, settings, videos)
+    _claim(output, model_path(origin), settings)
+    done, bad = [], []
+    for video in track(videos, "segmenting", len(videos)):
+        try:
+            done.append(_predict_video(model, settings, video, output))
+        except _BadFrame as error:
+            bad.append(str(error))
+            print(f"video {video.video_id} is left out: {error}", file=sys.stderr)
+    path = predictions.write_split(output, split_name, done)
+    if bad:
+        raise UserError(f"{path}: {len(bad)} of {len(videos)} videos are not in it, the others are; first: {bad[0]}")
+    return path
 
 
 def segment_video(
@@ -89,30 +184,45 @@ def segment_video(
     Without looking ahead, a query's class scores are those of the frame, or of its mean logits so far. The mean is good
     where training has taught queries to stay with their objects; else it loses 6 VPQ.
     """
+    thresholds = settings.score_threshold, settings.overlap_threshold
     if isinstance(model, OfflineDVIS):
         video = offline_video(model, windows)
-        yield _panoptic(video.probabilities, video.masks(), video.sizes, settings)
+        sizes = _output_sizes(video.sizes, settings)
+        yield panoptic_video(video.probabilities, video.masks(), sizes, len(CATEGORIES), *thresholds)
         return
     frames = ctvis_frames(model, windows) if isinstance(model, CTVIS) else online_frames(model, windows)
-    total: Tensor | None = None
-    for count, frame in enumerate(frames, 1):
-        logits = frame.logits
-        if settings.running_mean:
-            total = logits if total is None else total + logits
-            logits = total / count
-        yield _panoptic(logits.softmax(-1), [frame.masks], frame.sizes, settings)
+    if settings.task == WHOLE_VIDEO:
+        kept = [FramePrediction(frame.logits, frame.masks.cpu(), frame.sizes) for frame in frames]
+        logits, masks = mean_logits(kept).cpu(), [frame.masks for frame in kept]
+        sizes = _output_sizes(kept[0].sizes, settings)
+        if isinstance(model, CTVIS):
+            yield ctvis_panoptic(logits, masks, sizes)
+        else:
+            yield panoptic_video(logits.softmax(-1), masks, sizes, len(CATEGORIES), *thresholds)
+        return
+    causal: CausalPanoptic | None = None
+    for frame in frames:
+        if causal is None:
+            sizes = _output_sizes(frame.sizes, settings)
+            causal = CausalPanoptic(sizes, len(CATEGORIES), *thresholds, so_far=settings.running_mean)
+        yield causal.add(frame.logits, frame.masks)
 
 
-def _panoptic(
-    probabilities: Float[Tensor, "queries classes"],
-    masks: Iterable[Float[Tensor, "queries h w"]],
-    sizes: Sizes,
-    settings: InferenceSettings,
-) -> PanopticVideo:
-    if settings.at_canvas:
-        sizes = replace(sizes, output=(settings.canvas[1], settings.canvas[0]))
-    thresholds = settings.score_threshold, settings.overlap_threshold
-    return panoptic_video(probabilities, masks, sizes, len(CATEGORIES), *thresholds)
+def write_blends(videos: Iterable[Video], output: Path) -> None:
+    """Draw the predicted classes over the pictures: `blend/<frame>.jpg` beside the predictions; kept if there."""
+    from PIL import Image
+
+    for video in track(videos, "blending"):
+        for picture in video.pictures():
+            predicted = predictions.picture_path(output, video.video_id, picture.name)
+            path = predicted.parent / "blend" / f"{predicted.stem}.jpg"
+            if path.exists() and path.stat().st_mtime_ns >= predicted.stat().st_mtime_ns:
+                continue
+            colors = read_picture(predicted)
+            seen = resize_picture(read_picture(picture), *colors.shape[:2])
+            share = _BLEND * colors.any(-1, keepdims=True)
+            with atomic_path(path) as temporary:
+                Image.fromarray((seen * (1 - share) + colors * share).astype(np.uint8)).save(temporary, quality=90)
 
 
 @torch.inference_mode()
@@ -127,7 +237,11 @@ def _predict_video(model: VideoModel, settings: InferenceSettings, video: Video,
     records = []
     for name, (ids, segments) in zip(names, frames, strict=True):
         labels = [(segment.id, segment.category_id) for segment in segments]
-        records.append(predictions.write_frame(output, video.video_id, name, ids.numpy(), labels, settings.canvas))
+        numbers = {segment.id: segment.id for segment in segments}
+        instances = numbers if max(numbers, default=0) <= _MOST_INSTANCES else None
+        records.append(
+            predictions.write_frame(output, video.video_id, name, ids.numpy(), labels, settings.canvas, instances)
+        )
     return predictions.write_video(output, video.video_id, records)
 
 
@@ -137,14 +251,46 @@ def _windows(
     """The pictures of a video at network size, some at a time, on the model's device."""
     device = next(model.parameters()).device
     paths = video.pictures()
+    size: tuple[int, ...] | None = None
     for start in range(0, len(paths), settings.window):
         pictures = []
         for path in paths[start : start + settings.window]:
-            picture = read_picture(path)
+            try:
+                picture = read_picture(path)
+            except UserError as error:
+                raise _BadFrame(str(error)) from error
             if layout.is_station(video.camera):
                 picture = resize_station(picture, settings.canvas)
             pictures.append(resize_for_test(picture, settings.shortest, settings.longest))
+            size = size or pictures[-1].shape
+            if pictures[-1].shape != size:
+                raise _BadFrame(f"{path}: has other proportions than the frames before it; copy it again")
         yield torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().to(device)
+
+
+def _output_sizes(sizes: Sizes, settings: InferenceSettings) -> Sizes:
+    return replace(sizes, output=(settings.canvas[1], settings.canvas[0])) if settings.at_canvas else sizes
+
+
+def _check_memory(model: OfflineDVIS, settings: InferenceSettings, videos: Sequence[Video]) -> None:
+    """Say how much main memory the offline model will take.
+
+    Raises:
+        UserError: the machine has less.
+    """
+    frames = max(len(video.frames) for video in videos)
+    width, height = settings.canvas
+    size = edge_size(height, width, settings.shortest, settings.longest)
+    need = offline_memory(model.segmenter.config, frames, *size)
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    print(f"the offline model keeps the mask features of a whole video: {need / 1e9:.1f} GB for {frames} frames")
+    if need > have:
+        raise UserError(f"this machine has {have / 1e9:.1f} GB; use the online model or a smaller INPUT.MIN_SIZE_TEST")
+
+
+def _split_of(take: Take) -> str:
+    """The split a take is exported with; takes of one's own have a file of their own."""
+    return next((split for split in _EXPORTED_SPLITS if split in splits_of(take)), "own")
 
 
 def _claim(output: Path, origin: Path, settings: InferenceSettings) -> None:
@@ -153,9 +299,15 @@ def _claim(output: Path, origin: Path, settings: InferenceSettings) -> None:
     Raises:
         UserError: they are of another one.
     """
-    digest = hashlib.sha256(origin.read_bytes()).hexdigest()
-    claim = {"model": origin.name, "sha256": digest, "settings": json.loads(json.dumps(asdict(settings)))}
+    with origin.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    mine: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    claim = {"model": origin.name, "sha256": digest, "settings": mine}
     path = output / "inference" / "model.json"
-    if path.exists() and read_json(path) != claim:
-        raise UserError(f"{path}: {output} holds predictions of another model or setting; remove it or choose another")
+    if path.exists():
+        there = read_json(path)
+        if there | {"settings": json.loads(json.dumps(asdict(InferenceSettings()))) | there["settings"]} != claim:
+            raise UserError(
+                f"{path}: {output} holds predictions of another model or setting; remove it or choose another"
+            )
     write_json(path, claim)

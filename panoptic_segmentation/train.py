@@ -9,32 +9,45 @@ from __future__ import annotations
 import copy
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
-from panoptic_segmentation.checkpoints import ModelCard, VideoModel, build_model, load_checkpoint, save_model
+from operating_room.readers import read_json
+from panoptic_segmentation.checkpoints import (
+    ModelCard,
+    VideoModel,
+    build_model,
+    load_checkpoint,
+    save_model,
+    save_published,
+)
 from panoptic_segmentation.clips import ClipDataset, collate
-from panoptic_segmentation.config import MULTI_STEP, Config, Solver, save_config
+from panoptic_segmentation.config import MULTI_STEP, Config, Solver, save_config, unused_summary
 from panoptic_segmentation.ground_truth import Video, find_videos, prepare
 from panoptic_segmentation.model.losses import Clip, Losses
 from panoptic_segmentation.model.matching import Draws
 from panoptic_segmentation.optimizer import parameter_groups
 
-MODEL_FILE, CONFIG_FILE = "model.safetensors", "config.yaml"
+MODEL_FILE, FINAL_FILE, CONFIG_FILE = "model.safetensors", "model_final.pth", "config.yaml"
+_LOG_EVERY = 20  # steps
+_PATIENCE = 4 * 3600  # s that processes wait for the one that prepares the ground truth
 _FALL = 0.3  # share of the training in which the rate falls to 0 in the constant-linear schedule
 
 
@@ -46,16 +59,21 @@ def train(
     resume: bool = False,
     half: bool = False,
     workers: int = 1,
+    report_to: str = "none",
 ) -> Path:
-    """Train a model and save it as `output`/model.safetensors, the configuration beside it.
+    """Train a model and save it as `output`/model.safetensors and model_final.pth, the configuration beside it.
+
+    Under torchrun every process takes its share of each batch.
 
     Args:
         data: folder of MM-OR_data and/or 4D-OR_data.
-        output: folder of the model, and of checkpoints on the way.
+        output: folder of the model, and of checkpoints on the way: `checkpoint-N` to resume from, and the model alone
+            as `model_<N-1, seven digits>.pth`, as published.
         prepared: folder of the prepared ground truth, which is completed here.
-        resume: continue from the last checkpoint in `output` if there is one.
+        resume: continue from the last whole checkpoint in `output`; if there is none, start from `config.weights`.
         half: store the model in 16 bits.
         workers: processes that prepare the ground truth.
+        report_to: "wandb" logs there too.
 
     Returns:
         the path of the model file.
@@ -63,13 +81,21 @@ def train(
     Raises:
         UserError: data or weights are missing or unreadable, or `output` cannot be written.
     """
-    if config.unused:
-        print(f"keys without effect here: {', '.join(config.unused)}")
+    arguments = _arguments(config, output, report_to)
+    is_first = arguments.process_index == 0
+    if config.unused and is_first:
+        print(unused_summary(config))
     torch.manual_seed(config.seed)  # initial weights
     model = build_model(config.kind, config.segmenter, config.video)
-    if config.weights:
-        print(load_checkpoint(Path(config.weights), model, complete=False))
-    videos = training_videos(config, data, prepared, workers)
+    checkpoint = last_checkpoint(output) if resume else None
+    if checkpoint is not None and is_first:
+        print(f"resuming from {checkpoint}")
+    elif checkpoint is None and config.weights:
+        report = load_checkpoint(Path(config.weights), model, complete=False)
+        if is_first:
+            print(report)
+    with arguments.main_process_first(desc="ground truth"):
+        videos = training_videos(config, data, prepared, workers)
     clips = ClipDataset(
         videos,
         prepared,
@@ -79,15 +105,42 @@ def train(
         length=config.solver.steps * config.solver.batch_size,
     )
     trained = TrainedModel(model, config)
-    trainer = _ClipTrainer(config, trained, clips, output)
-    checkpoint = get_last_checkpoint(str(output)) if resume and output.is_dir() else None
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer = _ClipTrainer(config, trained, clips, arguments)
     path = output / MODEL_FILE
-    if trainer.is_world_process_zero():
+    with _one_line_errors(output):
+        if is_first:
+            save_config(config, output / CONFIG_FILE)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if is_first:
         card = ModelCard(config.kind, config.segmenter, config.video, asdict(config.test))
         save_model(path, trained.result, card, half)
-        save_config(config, output / CONFIG_FILE)
+        save_published(output / FINAL_FILE, trained.result, config.solver.steps - 1, config.losses)
     return path
+
+
+def last_checkpoint(output: Path) -> Path | None:
+    """The checkpoint of the highest step in `output` that was written to its end: its last file is whole."""
+    for path in sorted(output.glob("checkpoint-*"), key=lambda path: (len(path.name), path.name), reverse=True):
+        try:
+            if read_json(path / TRAINER_STATE_NAME)["global_step"] > 0:
+                return path
+        except (UserError, KeyError, TypeError):
+            print(f"{path}: was not written to its end; left out")
+    return None
+
+
+@contextmanager
+def _one_line_errors(output: Path) -> Generator[None]:
+    """Say in one line that the disk is full, and what a process that reads clips complained of."""
+    try:
+        yield
+    except UserError as error:  # torch puts the traceback of the other process around it
+        raise UserError(str(error).strip().rpartition("UserError: ")[2]) from error
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"{output}: cannot be written ({reason}); check free space and permissions") from error
 
 
 def training_videos(config: Config, data: Path, prepared: Path, workers: int = 1) -> list[Video]:
@@ -155,19 +208,20 @@ def rate_factor(solver: Solver) -> Callable[[int], float]:
 class _ClipTrainer(Trainer):
     """Clips in their order, our losses."""
 
-    def __init__(self, config: Config, model: TrainedModel, clips: ClipDataset, output: Path) -> None:
+    def __init__(self, config: Config, model: TrainedModel, clips: ClipDataset, arguments: TrainingArguments) -> None:
         optimizer = AdamW(parameter_groups(model.model, config.rates), fused=True)
         schedule = LambdaLR(optimizer, rate_factor(config.solver))
         super().__init__(
             model,
-            _arguments(config, output),
+            arguments,
             data_collator=collate,
             train_dataset=clips,
-            callbacks=[_Average(model)],
+            callbacks=[_Saving(model, config)],
             optimizers=(optimizer, schedule),
         )
         self.clips = clips
         self.first_seed = config.seed
+        self.terms: list[Losses] = []  # since they were logged last
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.clips)
@@ -180,41 +234,64 @@ class _ClipTrainer(Trainer):
         draws = [Draws(torch.Generator(device).manual_seed(int(seed[0]))) for seed in seeds]
         clips = [Clip(c.classes.to(device), c.masks.to(device), c.present.to(device)) for c in inputs["clips"]]
         losses = model(inputs["frames"], clips, draws, step)
+        self.terms.append({name: value.detach() for name, value in losses.items() if not name[-1].isdigit()})
         return torch.stack(list(losses.values())).sum()
 
+    def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
+        """Add the last layer's loss terms, as this process has seen them."""
+        if self.terms:
+            logs |= {name: float(torch.stack([t[name] for t in self.terms]).mean()) for name in self.terms[0]}
+            self.terms.clear()
+        super().log(logs, *args, **options)
 
-def _arguments(config: Config, output: Path) -> TrainingArguments:
+
+def _arguments(config: Config, output: Path, report_to: str) -> TrainingArguments:
     solver, gpu = config.solver, torch.cuda.is_available()
     processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun
     if solver.batch_size % processes:
         raise UserError(f"SOLVER.IMS_PER_BATCH {solver.batch_size} must be a multiple of the {processes} processes")
-    bf16 = solver.mixed_precision and gpu and torch.cuda.is_bf16_supported()
-    return TrainingArguments(
+    if report_to != "none" and find_spec(report_to) is None:
+        raise UserError(f"{report_to} is not installed; pip install {report_to}, or train without it")
+    bf16 = gpu and (solver.amp_type == "bfloat16" or (solver.amp_type == "auto" and torch.cuda.is_bf16_supported()))
+    arguments = TrainingArguments(
         output_dir=str(output),
+        run_name=output.name,
         max_steps=solver.steps,
         per_device_train_batch_size=solver.batch_size // processes,
         max_grad_norm=solver.clip_norm if solver.clip else 0.0,
-        bf16=bf16,
+        bf16=solver.mixed_precision and bf16,
         fp16=solver.mixed_precision and gpu and not bf16,
         use_cpu=not gpu,
+        ddp_find_unused_parameters=False,
+        ddp_timeout=_PATIENCE,
         seed=config.seed,
         dataloader_num_workers=config.workers,
         dataloader_pin_memory=gpu,
         save_steps=solver.checkpoint_every,
         save_total_limit=2,
-        logging_steps=20,
-        report_to="none",
+        logging_steps=min(_LOG_EVERY, solver.checkpoint_every),
+        report_to=report_to,
         disable_tqdm=not sys.stderr.isatty(),
         remove_unused_columns=False,
     )
+    if processes == 1 and arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # else all GPUs of the machine would share this process
+    return arguments
 
 
-class _Average(TrainerCallback):
-    """Keeps the running average of the weights."""
+class _Saving(TrainerCallback):
+    """Keeps the running average of the weights, and the model of each checkpoint under its published name."""
 
-    def __init__(self, model: TrainedModel) -> None:
-        self.model = model
+    def __init__(self, model: TrainedModel, config: Config) -> None:
+        self.model, self.config = model, config
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """After the optimiser's step."""
         self.model.update_average(state.global_step)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """After a checkpoint was written."""
+        if state.is_world_process_zero:
+            iteration = state.global_step - 1  # published files count from 0
+            path = Path(str(args.output_dir)) / f"model_{iteration:07d}.pth"
+            save_published(path, self.model.result, iteration, self.config.losses)

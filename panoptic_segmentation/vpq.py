@@ -8,16 +8,15 @@ a class in the window, or instance ids.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from operating_room.errors import UserError
-from panoptic_segmentation.overlap import VOID, Records, VideoOverlap, read_overlaps
+from panoptic_segmentation.overlap import VOID, Records, VideoOverlap
 
 WINDOWS = (1, 2, 4, 6, 8)  # frames per window that the published script reports
 SUMMARY_WINDOWS = (4, 8)  # the published score is the mean over these two
@@ -168,28 +167,18 @@ def video_quality(
     return VideoQuality(windows, dict(names))
 
 
-def by_instance(
-    truth: Mapping[str, Any],
-    truth_picture: Callable[[str, str], Path],
-    predicted: Mapping[str, Any],
-    instance_picture: Callable[[str, str], Path],
-    lengths: Sequence[int] = WINDOWS,
-) -> VideoQuality | None:
-    """VPQ with every predicted object as a tube of its own, instead of all pixels of a class as one.
+def instance_records(predicted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The prediction JSON with every object's number as its id, for pictures of instance numbers.
 
-    An object that goes on under another number breaks into two tubes, and a second object on a class that the ground
-    truth draws once is a false positive; the published measure sees neither. Its numbers are lower or equal.
+    VPQ then takes every predicted object as a tube of its own, instead of all pixels of a class as one: an object that
+    goes on under another number breaks into two tubes, and a second object on a class that the ground truth draws once
+    is a false positive. The published measure sees neither. MM-OR's ground truth has one segment per class and frame.
 
     Args:
-        truth: as for `read_overlaps`, whose errors this raises. MM-OR's has one segment per class and frame.
-        truth_picture: as for `read_overlaps`.
         predicted: the prediction JSON whose records carry an `instance_id` (`predictions.write_frame`).
-        instance_picture: (video id, file name of a frame) -> its picture of instance numbers
-            (`predictions.instance_path`).
-        lengths: frames per window.
 
     Returns:
-        the quality, or None where records have no instance number: predictions in the published form have none.
+        the JSON, or None where records have no instance number: predictions in the published form have none.
     """
     frames = [frame for video in predicted["annotations"] for frame in video["annotations"]]
     segments = [segment for frame in frames for segment in frame["segments_info"]]
@@ -199,9 +188,12 @@ def by_instance(
     def numbered(frame: Mapping[str, Any]) -> dict[str, Any]:
         return {**frame, "segments_info": [s | {"id": s["instance_id"]} for s in frame["segments_info"]]}
 
-    videos = [{**v, "annotations": [numbered(frame) for frame in v["annotations"]]} for v in predicted["annotations"]]
-    overlaps = read_overlaps(truth, truth_picture, {"annotations": videos}, instance_picture)
-    return video_quality(overlaps, {category["id"]: category["name"] for category in truth["categories"]}, lengths)
+    return {
+        "annotations": [
+            {**video, "annotations": [numbered(frame) for frame in video["annotations"]]}
+            for video in predicted["annotations"]
+        ]
+    }
 
 
 def window_sums(video: VideoOverlap, length: int) -> dict[int, Quality]:

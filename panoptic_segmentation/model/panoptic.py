@@ -82,10 +82,9 @@ def panoptic_video(
 
 
 class CausalPanoptic:
-    """The same rules frame by frame, with what has been seen so far in place of the whole video.
+    """The same rules frame by frame, for masks that must not depend on the future, and for videos without end.
 
-    For masks that must not depend on the future, and for videos without end: memory does not grow. Not in the published
-    code. An object keeps its id while its query does; its class may change.
+    Memory does not grow. Not in the published code. An object keeps its id while its query does; its class may change.
     """
 
     def __init__(
@@ -94,9 +93,17 @@ class CausalPanoptic:
         things: int,
         score_threshold: float = SCORE_THRESHOLD,
         overlap_threshold: float = OVERLAP_THRESHOLD,
+        so_far: bool = True,
     ) -> None:
+        """Start a video.
+
+        Args:
+            so_far: class logits are averaged and areas added up over the frames so far, in place of the whole video;
+                else each frame is judged alone.
+        """
         self.sizes, self.things = sizes, things
         self.score_threshold, self.overlap_threshold = score_threshold, overlap_threshold
+        self.so_far = so_far
         self._logits: Tensor | None = None  # summed over the frames so far
         self._frames = 0
         self._areas: Tensor | None = None  # of each query over the frames so far
@@ -104,10 +111,11 @@ class CausalPanoptic:
 
     def add(self, logits: Float[Tensor, "queries classes"], masks: Float[Tensor, "queries h w"]) -> PanopticVideo:
         """The next frame, as a video of one frame; its segments may have any ids."""
-        self._logits = logits if self._logits is None else self._logits + logits
-        self._frames += 1
-        if self._areas is None:
+        if self._logits is None or self._areas is None or not self.so_far:
+            self._logits, self._frames = torch.zeros_like(logits), 0
             self._areas = torch.zeros(3, len(logits), dtype=torch.long)
+        self._logits = self._logits + logits
+        self._frames += 1
         probabilities = (self._logits / self._frames).softmax(-1)
         kept, scores, labels = _confident(probabilities, self.score_threshold)
         winner, areas = _winners(scores, masks[kept], self.sizes)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import resource
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
-from panoptic_segmentation import predictions
+from panoptic_segmentation import overlap_cache, predictions
 from panoptic_segmentation.checkpoints import ModelCard, build_model, save_model, save_published
+from panoptic_segmentation.config import WHOLE_VIDEO, save_config
 from panoptic_segmentation.evaluate import evaluate
 from panoptic_segmentation.ground_truth import Video, find_videos, prepare
-from panoptic_segmentation.overlap import read_ids
-from panoptic_segmentation.predict import load, predict
+from panoptic_segmentation.overlap import read_ids, read_overlaps
+from panoptic_segmentation.predict import export_masks, load, predict, read_test_config, segment_video, write_blends
 from tests.panoptic_segmentation.test_ground_truth import TAKE, write_take
 from tests.panoptic_segmentation.test_panoptic_train import TINY
 
@@ -47,10 +51,15 @@ def test_every_kind_of_model_writes_the_published_files(tmp_path: Path, videos: 
     with Image.open(predictions.picture_path(tmp_path / "out", videos[0].video_id, frame["file_name"])) as image:
         assert (image.mode, image.size) == ("RGBA", CANVAS)
     quality = evaluate(videos, tmp_path / "out", "train", tmp_path / "prepared", TRUTH, CANVAS)
-    assert 0 <= quality.vpq <= 100
+    assert 0 <= quality.classes.vpq <= 100
+    assert quality.instances is not None
+    assert quality.instances.vpq <= quality.classes.vpq + 1e-6
+    assert "STQ" in str(quality)
     report = json.loads((tmp_path / "out" / "inference" / "vpq_train.json").read_text())
     assert report["frames"] == 13
-    assert report["vpq"] == quality.vpq
+    assert report["vpq"] == quality.classes.vpq
+    assert report["instances"]["vpq"] == quality.instances.vpq
+    assert sorted(map(int, report["windows"])) == [1, 2, 4, 6, 8]
     assert 0 <= report["stq"]["stq"] <= 1
 
 
@@ -108,9 +117,9 @@ def test_the_truth_as_prediction_scores_100(tmp_path: Path, videos: list[Video])
             frames.append(predictions.write_frame(tmp_path / "out", video.video_id, picture.name, ids, labels, CANVAS))
         done.append(predictions.write_video(tmp_path / "out", video.video_id, frames))
     predictions.write_split(tmp_path / "out", "train", done)
-    assert evaluate(videos[:1], tmp_path / "out", "train", tmp_path / "prepared", TRUTH, CANVAS).windows[4].average[
-        "pq"
-    ] == pytest.approx(1)
+    found = evaluate(videos[:1], tmp_path / "out", "train", tmp_path / "prepared", TRUTH, CANVAS)
+    assert found.classes.windows[4].average["pq"] == pytest.approx(1)
+    assert found.instances is None  # files of other programs have no instance numbers
 
 
 def test_what_is_missing_is_named(tmp_path: Path, videos: list[Video]) -> None:
@@ -120,5 +129,113 @@ def test_what_is_missing_is_named(tmp_path: Path, videos: list[Video]) -> None:
     with pytest.raises(UserError, match="no frame to predict"):
         predict(*load(origin), [], tmp_path / "out", "val", origin)
     videos[0].pictures()[3].write_bytes(b"\xff\xd8")
-    with pytest.raises(UserError, match=videos[0].pictures()[3].name):
+    with pytest.raises(UserError, match=rf"2 of 3 videos are not in it.*{videos[0].pictures()[3].name}"):
         predict(*load(origin), videos, tmp_path / "out", "val", origin)
+    kept = json.loads(predictions.split_path(tmp_path / "out", "val").read_text())
+    assert [video["video_id"] for video in kept["annotations"]] == [videos[2].video_id]
+
+
+def test_frames_of_one_video_have_one_shape(tmp_path: Path, videos: list[Video]) -> None:
+    origin = new_model(tmp_path / "model.safetensors")
+    Image.new("RGB", (10, 40)).save(videos[2].pictures()[-1])
+    with pytest.raises(UserError, match=r"2 of 3 videos .* has other proportions"):
+        predict(*load(origin), videos, tmp_path / "out", "val", origin)
+
+
+def test_a_full_disk_stops_with_the_path_and_keeps_what_is_done(tmp_path: Path, videos: list[Video]) -> None:
+    """A limit on the size of files stands for the full disk: the system refuses to write the rest of a picture."""
+    origin = new_model(tmp_path / "model.safetensors")
+    model, settings = load(origin)
+    predict(model, settings, videos[:1], tmp_path / "out", "val", origin)
+    size = max(path.stat().st_size for path in (tmp_path / "out").rglob("*.json"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max(size, 600), hard))
+    try:
+        with pytest.raises(UserError, match=r"out2/inference/pan_.*cannot be written.*check free space"):
+            predict(model, replace(settings, canvas=(640, 480)), videos[1:], tmp_path / "out2", "val", origin)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list((tmp_path / "out2").rglob("*partial*"))
+    assert predictions.read_video(tmp_path / "out", videos[0].video_id, [p.name for p in videos[0].pictures()])
+
+
+@pytest.mark.parametrize("kind", ["ctvis", "online"])
+def test_published_scores_are_of_the_whole_video(tmp_path: Path, videos: list[Video], kind: str) -> None:
+    origin = new_model(tmp_path / "model.safetensors", kind)
+    model, settings = load(origin)
+    path = predict(model, replace(settings, task=WHOLE_VIDEO), videos[:1], tmp_path / "whole", "val", origin)
+    frames = json.loads(path.read_text())["annotations"][0]["annotations"]
+    assert len(frames) == len(videos[0].frames)
+    numbers = {segment["instance_id"]: segment["category_id"] for f in frames for segment in f["segments_info"]}
+    for frame in frames:  # one class per object over the whole video
+        assert all(numbers[s["instance_id"]] == s["category_id"] for s in frame["segments_info"])
+
+
+@torch.inference_mode()
+def test_a_running_mean_carries_scores_on(tmp_path: Path, videos: list[Video]) -> None:
+    model, settings = load(new_model(tmp_path / "model.safetensors"))
+    frames = 255 * torch.rand(3, 3, 32, 42, generator=torch.Generator().manual_seed(0))
+    alone = list(segment_video(model, settings, [frames]))
+    mean = list(segment_video(model, replace(settings, running_mean=True), [frames]))
+    assert [s.score for s in alone[0].segments] == [s.score for s in mean[0].segments]
+    assert [s.score for s in alone[2].segments] != [s.score for s in mean[2].segments]
+
+
+def test_masks_for_scene_graphs_never_look_ahead(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_take(tmp_path / "data", 9)
+    folder = tmp_path / "models"
+    folder.mkdir()
+    save_published(folder / "model_final.pth", build_model("ctvis", TINY.segmenter, TINY.video))
+    save_config(replace(TINY, test=replace(TINY.test, task=WHOLE_VIDEO)), folder / "config.yaml")
+    paths = list(export_masks(folder, None, tmp_path / "data", tmp_path / "out"))
+    assert [path.name for path in paths] == ["pred_train.json"]
+    settings = json.loads((tmp_path / "out" / "inference" / "model.json").read_text())["settings"]
+    assert settings["task"] == "causal"
+    assert "future" not in capsys.readouterr().err
+    new_model(tmp_path / "offline.safetensors", "offline")
+    list(export_masks(tmp_path / "offline.safetensors", None, tmp_path / "data", tmp_path / "out2"))
+    shown = capsys.readouterr()
+    assert "looks into the future" in shown.err
+    assert "mask features of a whole video" in shown.out
+
+
+def test_blends_show_the_masks(tmp_path: Path, videos: list[Video]) -> None:
+    origin = new_model(tmp_path / "model.safetensors")
+    predict(*load(origin), videos[:1], tmp_path / "out", "val", origin)
+    write_blends(videos[:1], tmp_path / "out")
+    picture = predictions.picture_path(tmp_path / "out", videos[0].video_id, videos[0].pictures()[0].name)
+    blend = picture.parent / "blend" / f"{picture.stem}.jpg"
+    with Image.open(blend) as image:
+        assert image.size == CANVAS
+    time = blend.stat().st_mtime_ns
+    write_blends(videos[:1], tmp_path / "out")
+    assert blend.stat().st_mtime_ns == time
+
+
+def test_an_interrupted_evaluation_goes_on(
+    tmp_path: Path, videos: list[Video], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = new_model(tmp_path / "model.safetensors")
+    predict(*load(origin), videos, tmp_path / "out", "val", origin)
+    arguments = (videos, tmp_path / "out", "val", tmp_path / "prepared", TRUTH, CANVAS)
+    first = evaluate(*arguments)
+    read: list[str] = []
+
+    def counting(truth: dict[str, Any], *rest: Any) -> Any:
+        read.extend(video["video_id"] for video in truth["annotations"])
+        return read_overlaps(truth, *rest)
+
+    monkeypatch.setattr(overlap_cache, "read_overlaps", counting)
+    assert evaluate(*arguments) == first
+    assert read == []
+    (tmp_path / "out" / "inference" / "overlaps" / "classes" / f"{videos[1].video_id}.npz").write_bytes(b"half")
+    predictions.instance_path(tmp_path / "out", videos[2].video_id, videos[2].pictures()[0].name).touch()
+    assert evaluate(*arguments) == first
+    assert read == [videos[1].video_id, videos[2].video_id]
+
+
+def test_a_folder_without_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds neither model\.safetensors nor model_final\.pth"):
+        load(tmp_path)
+    with pytest.raises(UserError, match=r"no config\.yaml beside it"):
+        read_test_config(new_model(tmp_path / "model.safetensors"), None, ["TEST.RUNNING_MEAN", "true"])

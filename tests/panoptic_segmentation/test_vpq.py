@@ -17,7 +17,7 @@ from operating_room.errors import UserError
 from panoptic_segmentation import predictions
 from panoptic_segmentation.overlap import VideoOverlap, read_overlaps
 from panoptic_segmentation.stq import tracking_quality
-from panoptic_segmentation.vpq import Quality, by_instance, video_quality, window_sums
+from panoptic_segmentation.vpq import Quality, VideoQuality, instance_records, video_quality, window_sums
 
 Frames = list[np.ndarray]  # ids per pixel
 Segments = list[list[dict[str, Any]]]  # records per frame
@@ -155,17 +155,20 @@ def test_instance_numbers_show_what_class_colours_hide(tmp_path: Path) -> None:
 
     published = video_quality(read_overlaps(files[0], classes("truth"), files[1], classes("predicted")), {3: "a"})
     assert published.vpq == pytest.approx(100)
-    kept = by_instance(files[0], classes("truth"), files[0], instances("truth"))
-    switched = by_instance(files[0], classes("truth"), files[1], instances("predicted"))
-    assert kept is not None
+
+    def by_instance(file: dict[str, Any], side: str) -> VideoQuality:
+        numbered = instance_records(file)
+        assert numbered is not None
+        return video_quality(read_overlaps(files[0], classes("truth"), numbered, instances(side)), {3: "a"})
+
+    kept, switched = by_instance(files[0], "truth"), by_instance(files[1], "predicted")
     assert kept.vpq == pytest.approx(100)
-    assert switched is not None
     assert switched.windows[1].average["pq"] == pytest.approx(1)
     assert switched.windows[4].total[3].fp > 0
     assert switched.vpq < 60
     for frame in files[1]["annotations"][0]["annotations"]:
         frame["segments_info"] = [{"id": 1, "category_id": 3}]
-    assert by_instance(files[0], classes("truth"), files[1], instances("predicted")) is None
+    assert instance_records(files[1]) is None
 
 
 def test_short_videos_have_no_windows(tmp_path: Path) -> None:

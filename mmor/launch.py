@@ -1,0 +1,56 @@
+"""Start a command of this program once per GPU, on one machine or several."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from operating_room.errors import UserError
+
+
+def is_started() -> bool:
+    """Whether this process is one of several already, started here or by torchrun."""
+    return "WORLD_SIZE" in os.environ
+
+
+def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: str = "auto") -> None:
+    """Run the present command line in `per_machine` processes on each machine and leave with their exit code.
+
+    Args:
+        per_machine: GPUs to use on this machine; without a GPU, processes on the CPU.
+        machines: on each the same command is started, with its own `machine`.
+        machine: number of this one, from 0.
+        url: `tcp://HOST:PORT` of machine 0, which all machines reach; "auto" on a single machine.
+
+    Raises:
+        UserError: there are fewer GPUs, or several machines without an address.
+    """
+    import torch
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < per_machine:
+        raise UserError(f"--num-gpus {per_machine}: this machine has {gpus}")
+    if machines > 1 and not url.startswith("tcp://"):
+        raise UserError(f"--num-machines {machines} needs --dist-url tcp://HOST:PORT of the first machine")
+    if not 0 <= machine < machines:
+        raise UserError(f"--machine-rank {machine}: of {machines} machines it is 0 to {machines - 1}")
+    os.environ.setdefault("OMP_NUM_THREADS", "1" if gpus else str(max(1, (os.cpu_count() or 1) // per_machine)))
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes say what is wrong
+    config = LaunchConfig(
+        min_nodes=machines,
+        max_nodes=machines,
+        nproc_per_node=per_machine,
+        run_id="mmor",
+        rdzv_backend="static" if machines > 1 else "c10d",
+        rdzv_endpoint=url.removeprefix("tcp://") if machines > 1 else "localhost:0",  # any free port
+        rdzv_configs={"rank": machine, "timeout": 900},
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "mmor.cli", *sys.argv[1:])
+    except ChildFailedError as error:
+        _, first = error.get_first_failure()
+        raise SystemExit(abs(first.exitcode) or 1) from None
