@@ -17,7 +17,7 @@ from operating_room.errors import UserError
 from operating_room.readers import read_json
 from operating_room.reports import Report
 from operating_room.scene_graph import Sample, Triplet
-from operating_room.sterility import OUR_RULE, SterilityRule, find_breaches
+from operating_room.sterility import SterilityRule, find_breaches
 from operating_room.takes import Take
 from operating_room.vocabulary import NONE, ROBOT_PHASE_LABELS
 
@@ -115,7 +115,7 @@ def score_downstream(
     return DownstreamScores(task, takes, sum(takes.values(), Report.from_labels(classes, [], [])), unknown_labels)
 
 
-def breach_answers(samples: Sequence[Sample], rule: SterilityRule = OUR_RULE) -> dict[str, str]:
+def breach_answers(samples: Sequence[Sample], rule: SterilityRule) -> dict[str, str]:
     """`yes` or `no` by sample id, from the graphs of whole takes in order of time."""
     by_take: defaultdict[str, list[Sample]] = defaultdict(list)
     for sample in samples:

@@ -18,31 +18,14 @@ _CLOSING = "suturing"  # ends the sterile part of the surgery
 
 @dataclass(frozen=True)
 class SterilityRule:
-    """The sets of the sterility rule.
+    """The sets of the sterility rule. The published ones were never released; ours are in `downstream_rules.yaml`."""
 
-    The published ones lie in a module that was never released. These defaults are ours, chosen so that everyday work in
-    the published validation and test graphs is no breach: `instrument`, `drape` and `tracker` are in no set because
-    circulator and MPS hand them over wrapped, `mako_robot`, `c_arm` and `operating_table` because they are draped for a
-    part of the surgery, and `assisting` is no predicate because it reaches across the border. Scores with these sets do
-    not compare with the paper.
-    """
-
-    predicates: frozenset[str] = frozenset(
-        ("touching", "holding", "manipulating", "preparing", "cleaning", "cutting", "drilling", "sawing", "hammering")
-    )
-    sterile: frozenset[str] = frozenset((*_SURGEONS, "nurse", "instrument_table", "drill", "saw", "hammer"))
-    unsterile: frozenset[str] = frozenset(
-        (
-            *("circulator", "anaesthetist", "mps", "student", "unrelated_person"),
-            *("mps_station", "anesthesia_equipment", "monitor", "secondary_table"),
-        )
-    )
+    predicates: frozenset[str]  # that carry germs
+    sterile: frozenset[str]
+    unsterile: frozenset[str]
 
 
-OUR_RULE = SterilityRule()
-
-
-def find_breaches(graphs: Iterable[Iterable[Triplet]], rule: SterilityRule = OUR_RULE) -> list[tuple[Triplet, ...]]:
+def find_breaches(graphs: Iterable[Iterable[Triplet]], rule: SterilityRule) -> list[tuple[Triplet, ...]]:
     """The relations that break sterility at each timepoint of one take.
 
     A breach is a relation between something sterile and something unsterile. The patient is sterile from a surgeon's

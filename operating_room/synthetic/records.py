@@ -65,7 +65,7 @@ def write_records(root: Path, surgery: Surgery, with_tracker: bool = True) -> No
         seconds = {str(start + moment.second): frame_numbers(take, moment.second) for moment in moments}
         write_json(layout.take_json(root, take), {"timestamps": seconds})
         frame_ids = [f"{moment.second:06d}" for moment in moments]
-        actions = [moment.next_action and (moment.next_action[0], round(moment.next_action[1])) for moment in moments]
+        actions = [moment.next_action for moment in moments]
         write_json(layout.next_action(root, take), dict(zip(frame_ids, actions, strict=True)))
         phases = [moment.robot_phase for moment in moments]
         write_json(layout.robot_phase(root, take), dict(zip(frame_ids, phases, strict=True)))

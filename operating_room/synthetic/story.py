@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from operating_room.downstream_rules import next_actions, our_rules
 from operating_room.errors import UserError
 from operating_room.relations import complete
 from operating_room.scene_graph import Triplet
@@ -30,7 +31,7 @@ from operating_room.takes import FOURDOR, MMOR, Take
 from operating_room.vocabulary import PEOPLE
 
 MIN_SECONDS = 40
-__all__ = ["MIN_SECONDS", "STEPS", "Moment", "Surgery", "closed", "next_actions", "script_surgery"]
+__all__ = ["MIN_SECONDS", "STEPS", "Moment", "Surgery", "closed", "script_surgery"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Moment:
     triplets: tuple[Triplet, ...]  # sorted; at most one per ordered pair
     people: tuple[str, ...]  # who is in the room (patient included), also those without a relation
     things: tuple[str, ...]  # what else is in the room
-    next_action: tuple[str, float] | None  # label and seconds until it starts; None after the last one
+    next_action: tuple[str, int] | None  # label and seconds until it starts; None after the last one
     robot_phase: str  # published phase name; empty in 4D-OR
     breaches: tuple[Triplet, ...]  # relations that break sterility
 
@@ -103,43 +104,6 @@ def closed(relations: Iterable[Triplet]) -> tuple[Triplet, ...]:
     return tuple(sorted(complete({Triplet(*pair, predicate) for pair, predicate in graph.items()})))
 
 
-# What starts a published next action (data specification, section 10): predicate, object.
-_ACTION_LABELS = {
-    ("preparing", "patient"): "prepare",
-    ("cleaning", "patient"): "clean",
-    ("cutting", "patient"): "cut",
-    ("drilling", "patient"): "drill",
-    ("sawing", "patient"): "saw",
-    ("hammering", "patient"): "hammer",
-    ("cementing", "patient"): "cement",
-    ("suturing", "patient"): "suture",
-    ("scanning", "patient"): "scan",
-}
-_ACTION_GAP = 8  # s; an action that rests for less has not ended
-
-
-def next_actions(graphs: Sequence[Sequence[Triplet]]) -> list[tuple[str, float] | None]:
-    """For each second the next action that starts later, and in how many seconds (ours: the published rule is lost)."""
-    starts: list[tuple[int, str]] = []
-    last_seen: dict[str, int] = {}
-    for second, graph in enumerate(graphs):
-        labels = {_ACTION_LABELS.get((predicate, object_), "") for _, object_, predicate in graph} - {""}
-        starts += [(second, label) for label in sorted(labels) if second - last_seen.get(label, -99) > _ACTION_GAP]
-        last_seen.update(dict.fromkeys(labels, second))
-    with_patient = [second for second, graph in enumerate(graphs) if any("patient" in t for t in graph)]
-    if with_patient:
-        starts += [(with_patient[0], "bring in"), (with_patient[-1] + 1, "bring out")]
-    starts.sort()
-    upcoming = iter(starts)
-    current = next(upcoming, None)
-    result: list[tuple[str, float] | None] = []
-    for second in range(len(graphs)):
-        while current is not None and current[0] <= second:
-            current = next(upcoming, None)
-        result.append(None if current is None else (current[1], float(current[0] - second)))
-    return result
-
-
 def assemble(
     take: Take,
     steps: Sequence[str],
@@ -149,7 +113,9 @@ def assemble(
 ) -> tuple[Moment, ...]:
     """Moments with their derived labels: what is in the room, next action, breaches."""
     standing = PLAYBOOKS[take.dataset].things
-    derived = zip(graphs, next_actions(graphs), find_breaches(graphs), strict=True)
+    rules = our_rules()
+    actions, broken = next_actions(graphs, rules.next_action), find_breaches(graphs, rules.sterility_breach)
+    derived = zip(graphs, actions, broken, strict=True)
     return tuple(
         Moment(
             second=second,

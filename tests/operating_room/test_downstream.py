@@ -17,11 +17,13 @@ from operating_room.downstream import (
     predicted_samples,
     score_downstream,
 )
+from operating_room.downstream_rules import our_rules
 from operating_room.errors import UserError
 from operating_room.scene_graph import Sample, Triplet
 from operating_room.sterility import SterilityRule, find_breaches
 from operating_room.takes import find_take
 
+OUR_RULE = our_rules().sterility_breach
 TOUCH = Triplet("circulator", "instrument_table", "touching")
 CUT = Triplet("head_surgeon", "patient", "cutting")
 SUTURE = Triplet("assistant_surgeon", "patient", "suturing")
@@ -34,13 +36,13 @@ def samples(*frames: tuple[Triplet, ...], take: str = "001_PKA_MMOR") -> list[Sa
 
 def test_touching_across_the_border_is_a_breach_until_the_suture() -> None:
     graphs = [(TOUCH,), (), (TOUCH, SUTURE), (TOUCH,)]
-    assert find_breaches(graphs) == [(TOUCH,), (), (), ()]
+    assert find_breaches(graphs, OUR_RULE) == [(TOUCH,), (), (), ()]
 
 
 def test_patient_is_sterile_from_the_first_cut() -> None:
     surgeon = Triplet("nurse", "patient", "touching")
-    assert find_breaches([(AT_PATIENT,), (CUT, AT_PATIENT), (surgeon,)]) == [(), (AT_PATIENT,), ()]
-    assert find_breaches([(AT_PATIENT, CUT)]) == [()]  # file order within a frame
+    assert find_breaches([(AT_PATIENT,), (CUT, AT_PATIENT), (surgeon,)], OUR_RULE) == [(), (AT_PATIENT,), ()]
+    assert find_breaches([(AT_PATIENT, CUT)], OUR_RULE) == [()]  # file order within a frame
 
 
 def test_things_in_no_set_and_other_predicates_are_no_breach() -> None:
@@ -52,7 +54,7 @@ def test_things_in_no_set_and_other_predicates_are_no_breach() -> None:
         Triplet("nurse", "instrument_table", "preparing"),
         Triplet("anaesthetist", "anesthesia_equipment", "manipulating"),
     )
-    assert find_breaches([harmless]) == [()]
+    assert find_breaches([harmless], OUR_RULE) == [()]
 
 
 def test_sets_can_be_chosen_and_takes_start_anew() -> None:
@@ -95,7 +97,7 @@ def test_robot_phases_ignore_case_and_skip_004() -> None:
 def test_breaches_are_scored_against_the_stored_lists() -> None:
     labels = {"001_PKA": {"000000": [["circulator", "instrument_table", "touching"]], "000001": []}}
     frames = samples((TOUCH,), (TOUCH,))
-    scores = score_downstream("sterility_breach", frames, breach_answers(frames), labels)
+    scores = score_downstream("sterility_breach", frames, breach_answers(frames, OUR_RULE), labels)
     assert scores.overall.confusion.tolist() == [[0, 1, 0], [0, 1, 0]]
     said = {"001_PKA_MMOR_000000": "Yes: circulator instrument_table touching", "001_PKA_MMOR_000001": "No"}
     assert score_downstream("sterility_breach", frames, said, labels).overall.to_json()["accuracy"] == 1

@@ -1,0 +1,71 @@
+"""Labels that are derived from scene graphs, and the file that holds the rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from operating_room.downstream_rules import OUR_FILE, derive_labels, load_rules, next_actions, our_rules, robot_phases
+from operating_room.errors import UserError
+from operating_room.scene_graph import Sample, Triplet
+from operating_room.vocabulary import ROBOT_PHASE_LABELS
+
+LYING = Triplet("patient", "operating_table", "lyingOn")
+
+
+def test_next_action_is_the_next_start_and_pauses_do_not_count() -> None:
+    saw = Triplet("head_surgeon", "patient", "sawing")
+    graphs = [[], [LYING], [LYING, saw], [LYING], [LYING, saw], [LYING], []]
+    assert next_actions(graphs, our_rules().next_action) == [
+        ("bring in", 1),
+        ("saw", 1),
+        ("bring out", 4),
+        ("bring out", 3),
+        ("bring out", 2),
+        ("bring out", 1),
+        None,
+    ]
+
+
+def test_phases_come_in_order_and_last_until_the_next() -> None:
+    calibrating = Triplet("mps", "mako_robot", "calibrating")
+    dressing = Triplet("nurse", "mako_robot", "manipulating")
+    saw = Triplet("nurse", "saw", "holding")
+    phases = our_rules().robot_phase
+    assert [phase for phase, _ in phases] == list(ROBOT_PHASE_LABELS)
+    graphs = [[], [dressing, saw], [calibrating], [], [dressing, saw], [dressing, saw]]
+    assert robot_phases(graphs, phases) == [ROBOT_PHASE_LABELS[i] for i in (0, 0, 1, 1, 2, 3)]
+
+
+def test_derived_labels_have_the_form_of_the_dataset() -> None:
+    touch = Triplet("circulator", "instrument_table", "touching")
+    labels = derive_labels(
+        [Sample("001_PKA_MMOR", f"{i:06d}", graph) for i, graph in enumerate([(touch,), (LYING,)])], our_rules()
+    )
+    assert labels == {
+        "next_action": {"000000": ["bring in", 1], "000001": ["bring out", 1]},
+        "robot_phase": dict.fromkeys(("000000", "000001"), ROBOT_PHASE_LABELS[0]),
+        "sterility_breach": {"000000": [list(touch)], "000001": []},
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[mps, mako_robot, calibrating]", "[mps, mako_robot]", "is no rule file"),
+        ("  gap: 8", "  pause: 8", "'gap'"),
+        ("preparing: prepare", "preparing: dance", "actions has no 'dance'; choose among bring in"),
+        ("- monitor", "- television", "entities has no 'television'"),
+        ("predicates: [touching", "predicates: [feeling", "predicates has no 'feeling'"),
+        ("phase: Turn on", "phase: Turn off", "phases has no 'turn off'"),
+        ("next_action:", "next_action: {", "is no YAML"),
+    ],
+)
+def test_mistakes_in_a_rule_file_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = tmp_path / "rules.yaml"
+    text = OUR_FILE.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(UserError, match=rf"rules\.yaml: .*{message}"):
+        load_rules(path)
