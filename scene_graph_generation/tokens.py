@@ -17,6 +17,7 @@ from operating_room.prompts import BLOCKS, IMAGE_MARK, conversation, human_promp
 from operating_room.scene_graph import END, START, Triplet, target_text
 from operating_room.vocabulary import ENTITIES, PREDICATES
 from scene_graph_generation.collate import IGNORED, IMAGE
+from scene_graph_generation.llama_tokens import LLAMA_FILE, read_llama_tokenizer
 
 BEGIN_TOKEN, END_TOKEN = "<s>", "</s>"
 FILE = "tokenizer.json"
@@ -70,7 +71,7 @@ class Tokens:
 
 
 def read_tokens(folder: Path) -> Tokens:
-    """The tokenizer in a model folder: `tokenizer.json`, or whatever form of it transformers can convert.
+    """The tokenizer in a model folder: `tokenizer.json`, or Llama's `tokenizer.model`.
 
     Raises:
         UserError: there is none, or it is damaged.
@@ -81,15 +82,9 @@ def read_tokens(folder: Path) -> Tokens:
             return Tokens(Tokenizer.from_str(path.read_text(encoding="utf-8")))
         except Exception as error:  # the library raises nothing more special
             raise UserError(f"{path}: is no tokenizer ({error}); copy it again from where the model came") from error
-    from transformers import AutoTokenizer, TokenizersBackend
-
-    try:
-        converted = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: holds no tokenizer; expected {FILE} or tokenizer.model") from error
-    if not isinstance(converted, TokenizersBackend):
-        raise UserError(f"{folder}: its tokenizer has no {FILE} form; expected Llama's")
-    return Tokens(converted.backend_tokenizer)
+    if (folder / LLAMA_FILE).is_file():
+        return Tokens(read_llama_tokenizer(folder / LLAMA_FILE))
+    raise UserError(f"{folder}: holds no tokenizer; expected {FILE} or Llama's {LLAMA_FILE}")
 
 
 def train_tokens(texts: Iterable[str], vocabulary: int) -> Tokens:

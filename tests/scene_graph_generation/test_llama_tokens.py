@@ -1,0 +1,82 @@
+"""Llama's tokenizer file: the same ids as SentencePiece gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+
+from operating_room.errors import UserError
+from operating_room.prompts import conversation, human_prompt
+from operating_room.vocabulary import ENTITIES, PREDICATES
+from scene_graph_generation.collate import IGNORED, IMAGE
+from scene_graph_generation.tokens import Tokens, read_tokens
+
+WORDS = (*ENTITIES, *PREDICATES, conversation(human_prompt(None, None, None, None)))
+MARKS = ("<s>", "</s>", "<unk>", "▁", "<0x", "\0")  # of the tokenizer's own; no text of ours holds them
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer with Llama's settings, trained on our words."""
+    folder = tmp_path_factory.mktemp("llama")
+    (folder / "words.txt").write_text("\n".join([" ".join(WORDS[i:] + WORDS[:i]) for i in range(30)]))
+    SentencePieceTrainer.train(
+        input=str(folder / "words.txt"),
+        model_prefix=str(folder / "tokenizer"),
+        model_type="bpe",
+        vocab_size=600,
+        byte_fallback=True,
+        split_digits=True,
+        allow_whitespace_only_pieces=True,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
+        minloglevel=2,
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokens(folder: Path) -> Tokens:
+    return read_tokens(folder)
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> SentencePieceProcessor:
+    return SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+
+
+@given(st.text(st.sampled_from("abcdehnorstuASI ,;:<>/_\n19é手"), min_size=1) | st.text(min_size=1))
+@example("  two blanks   three ")
+@example("\nEntities: [head surgeon, patient]. ASSISTANT:")
+def test_text_has_the_ids_of_sentencepiece(tokens: Tokens, reference: SentencePieceProcessor, text: str) -> None:
+    if not any(mark in text for mark in MARKS):
+        ids, _ = tokens.encode(text)
+        assert ids == [reference.bos_id(), *reference.encode(text)]
+        assert tokens.decode(ids) == text
+
+
+def test_text_around_the_picture_is_tokenised_in_two_parts(tokens: Tokens, reference: SentencePieceProcessor) -> None:
+    ids, labels = tokens.encode("a chat. USER: <image>\nEntities ASSISTANT:", "<SG> nurse,patient,touching; </SG>")
+    place = ids.index(IMAGE)
+    told = "\nEntities ASSISTANT: <SG> nurse,patient,touching; </SG>"
+    assert ids[:place] == [reference.bos_id(), *reference.encode("a chat. USER: ")]
+    assert ids[place + 1 :] == [*reference.encode(told), reference.eos_id()]
+    learnt = [label for label in labels if label != IGNORED]
+    assert tokens.decode(learnt).strip() == "<SG> nurse,patient,touching; </SG>"
+    assert learnt[-1] == tokens.end_id == reference.eos_id()
+
+
+def test_it_can_be_saved_as_ours(tokens: Tokens, tmp_path: Path) -> None:
+    tokens.save(tmp_path)
+    text = conversation(human_prompt(None, None, None, "Long: head surgeon,patient,drilling"))
+    assert read_tokens(tmp_path).encode(text, "<SG> </SG>") == tokens.encode(text, "<SG> </SG>")
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(b"no tokenizer")
+    with pytest.raises(UserError, match=r"tokenizer\.model: is no SentencePiece tokenizer"):
+        read_tokens(tmp_path)
