@@ -86,14 +86,23 @@ def drop_blocks(prompt: str, probability: float, generator: Random) -> str:
     return prompt
 
 
-def timepoint_prompt(timepoint: Timepoint, memory: str | None) -> str:
+def timepoint_prompt(timepoint: Timepoint, memory: str | None, known: dict[Path, Any] | None = None) -> str:
     """The human prompt from the files of a timepoint.
+
+    Args:
+        timepoint: what is known.
+        memory: see `human_prompt`.
+        known: keeps what has been read, for those who ask for many prompts of one timepoint.
 
     Raises:
         UserError: a file is damaged, or its content cannot be told (see `human_prompt`).
     """
-    robot = None if timepoint.robot_screen is None else _read_object(timepoint.robot_screen)
-    speech = None if timepoint.transcript is None else _read_text(timepoint.transcript)
+    known = {} if known is None else known
+    for path, read in ((timepoint.robot_screen, _read_object), (timepoint.transcript, _read_text)):
+        if path is not None and path not in known:
+            known[path] = read(path)
+    robot = None if timepoint.robot_screen is None else known[timepoint.robot_screen]
+    speech = None if timepoint.transcript is None else known[timepoint.transcript]
     try:
         return human_prompt(robot, timepoint.tracker, speech, memory)
     except UserError as error:

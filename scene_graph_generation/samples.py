@@ -6,8 +6,9 @@ random during training). Samples of the downstream tasks are in `downstream_samp
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -32,7 +33,19 @@ Record = dict[str, Any]
 
 MAX_VIEWS = 7
 MIXED = ("audio_embedding", "robot_screen", "tracker", "transcript")  # modalities of a timepoint that may be swapped
-_MODALITIES = "AZURE_SIMSTATION_TRACKERCAM_PC_AUDIO_SPEECH_ROBOTMETA_TRACKINGMETA_PREDSEGMASKS"
+MODALITIES = {  # by their names in the names of training files, what they are in a `Timepoint`
+    "AZURE": ("room_views",),
+    "SIMSTATION": ("station_views",),
+    "TRACKERCAM": ("tracker_view",),
+    "PC": ("point_cloud",),
+    "AUDIO": ("audio_embedding", "audio"),
+    "SPEECH": ("transcript",),
+    "ROBOTMETA": ("robot_screen",),
+    "TRACKINGMETA": ("tracker",),
+    "PREDSEGMASKS": ("masks",),
+}
+_NOTHING = {field.name: {} if field.default is MISSING else None for field in fields(Timepoint)}
+LeftOut = dict[str, list[str]]  # take name -> one line for each of its timepoints that cannot be used
 
 
 @dataclass(frozen=True)
@@ -44,17 +57,22 @@ class SampleOptions:
     augment_memory: bool = True  # style of the memory drawn at random and entries dropped, else all of it
     drop_history: float = DROP_PROBABILITY  # of a memory entry, if augmented
     mixed: bool = False  # modalities swapped with those of similar samples
-    masks: bool = True  # the published dataset class has them switched off (section 11, fix 2)
+    # Masks too, which the published dataset class has switched off though it names them (section 11, fix 2).
+    modalities: tuple[str, ...] = tuple(MODALITIES)
 
     def file_name(self, split: str) -> str:
         """The name of the training file, as published."""
         memory = f"{self.temporal}temp_{self.augment_memory}tempaug"
         endings = drop_ending(self.drop_history) + ("_MIXED" if self.mixed else "")
-        return f"{split}_{self.permutations}perm_{memory}_{_MODALITIES}{endings}.json"
+        return f"{split}_{self.permutations}perm_{memory}_{'_'.join(self.modalities)}{endings}.json"
 
 
 def training_records(
-    dataset: Dataset, samples: Sequence[Sample], options: SampleOptions, generator: Random
+    dataset: Dataset,
+    samples: Sequence[Sample],
+    options: SampleOptions,
+    generator: Random,
+    left_out: LeftOut | None = None,
 ) -> Iterator[Record]:
     """The records of all samples that have any modality, in the order of the samples (training files are shuffled).
 
@@ -63,27 +81,43 @@ def training_records(
         samples: of whole takes: memory knows those timepoints that are among the samples.
         options: see there.
         generator: source of all draws.
+        left_out: gets what is wrong with samples that cannot be used; None: the first such sample is an error.
 
     Raises:
         UserError: a take or timepoint is not on disk, or one of its files is damaged.
     """
+    samples = list(_usable(dataset, samples, left_out))
     logs = change_logs(samples, lambda triplets: parse(target_text(triplets))) if options.temporal else {}
     similar = SimilarSamples(samples) if options.mixed else None
     drawing = generator if options.augment_memory else None
+    known: dict[Path, Any] = {}
+
+    def find(sample: Sample) -> Timepoint:
+        return _select(_timepoint(dataset, sample), options.modalities)
+
+    def make(timepoint: Timepoint, others: Sequence[Timepoint], sample: Sample, history: Sequence[Change]) -> Record:
+        triplets = list(sample.triplets)
+        generator.shuffle(triplets)
+        memory = None
+        if options.temporal:
+            memory = draw_memory(history, SCENE_GRAPH_STYLES, options.drop_history, drawing)
+        evidence = mix_modalities(timepoint, others, generator) if others else timepoint
+        return training_record(sample.sample_id, evidence, triplets, memory, dataset.root, known)
+
     for index, sample in enumerate(samples):
-        timepoint = _timepoint(dataset, sample)
-        others = [_timepoint(dataset, samples[other]) for other in similar.draw(index, generator)] if similar else []
-        if not _has_evidence(timepoint, options.masks):
+        timepoint = find(sample)
+        others = [find(samples[other]) for other in similar.draw(index, generator)] if similar else []
+        if not _has_evidence(timepoint):
             continue
         history = changes_before(logs[sample.take_name], second(sample)) if options.temporal else []
-        for _ in range(options.permutations):
-            triplets = list(sample.triplets)
-            generator.shuffle(triplets)
-            memory = None
-            if options.temporal:
-                memory = draw_memory(history, SCENE_GRAPH_STYLES, options.drop_history, drawing)
-            evidence = mix_modalities(timepoint, others, generator) if others else timepoint
-            yield training_record(sample.sample_id, evidence, triplets, memory, dataset.root, options.masks)
+        try:
+            records = [make(timepoint, others, sample, history) for _ in range(options.permutations)]
+        except UserError as error:
+            _leave_out(sample, error, left_out)
+            continue
+        yield from records
+        if not options.mixed:
+            known.clear()  # nobody else asks for the files of this timepoint
 
 
 def training_record(
@@ -92,12 +126,15 @@ def training_record(
     triplets: Iterable[Triplet],
     memory: str | None,
     root: Path,
-    masks: bool = True,
+    known: dict[Path, Any] | None = None,
 ) -> Record:
-    """One record: question and answer, and the paths of the modalities that exist, relative to `root`."""
+    """One record: question and answer, and the paths of the modalities that exist, relative to `root`.
+
+    `known` keeps what has been read, for those who make many records.
+    """
     files: dict[str, Path | list[Path] | None] = {
         "image": training_pictures(timepoint),
-        "segmasks": [timepoint.masks[number] for number in sorted(timepoint.masks)] if masks else [],
+        "segmasks": [timepoint.masks[number] for number in sorted(timepoint.masks)],
         "pc": timepoint.point_cloud,
         "audio": timepoint.audio_embedding,
         "raw_audio": timepoint.audio,
@@ -106,9 +143,18 @@ def training_record(
         "id": sample_id,
         "timepoint": int(timepoint.frame_id),
         "vis_knowledge_paths": None,
-        "conversations": turns(timepoint_prompt(timepoint, memory), target_text(triplets)),
+        "conversations": turns(timepoint_prompt(timepoint, memory, known), target_text(triplets)),
         **{key: _relative(value, root) for key, value in files.items() if value},
     }
+
+
+def describe(left_out: LeftOut, samples: Sequence[Sample]) -> list[str]:
+    """One line for each take with timepoints that cannot be used."""
+    total = Counter(sample.take_name for sample in samples)
+    return [
+        f"{take_name}: {len(lines)} of {total[take_name]} labelled timepoints are left out; the first: {lines[0]}"
+        for take_name, lines in left_out.items()
+    ]
 
 
 def mix_modalities(timepoint: Timepoint, similar: Sequence[Timepoint], generator: Random) -> Timepoint:
@@ -177,14 +223,33 @@ def _timepoint(dataset: Dataset, sample: Sample) -> Timepoint:
     return dataset.take(find_take(sample.take_name)).timepoint(sample.frame_id)
 
 
-def _has_evidence(timepoint: Timepoint, masks: bool) -> bool:
+def _usable(dataset: Dataset, samples: Iterable[Sample], left_out: LeftOut | None) -> Iterator[Sample]:
+    """The samples whose timepoints are on disk."""
+    for sample in samples:
+        try:
+            second(sample)
+            _timepoint(dataset, sample)
+        except UserError as error:
+            _leave_out(sample, error, left_out)
+        else:
+            yield sample
+
+
+def _leave_out(sample: Sample, error: UserError, left_out: LeftOut | None) -> None:
+    if left_out is None:
+        raise error
+    left_out.setdefault(sample.take_name, []).append(str(error))
+
+
+def _select(timepoint: Timepoint, modalities: Sequence[str]) -> Timepoint:
+    """The timepoint with these modalities only."""
+    left_out = [name for modality, names in MODALITIES.items() if modality not in modalities for name in names]
+    return replace(timepoint, **{name: _NOTHING[name] for name in left_out}) if left_out else timepoint
+
+
+def _has_evidence(timepoint: Timepoint) -> bool:
     """Whether there is anything but the question to answer from."""
-    present = (
-        *(timepoint.room_views, timepoint.station_views, timepoint.tracker_view, timepoint.point_cloud),
-        *(timepoint.audio_embedding, timepoint.audio, timepoint.transcript, timepoint.robot_screen),
-        *(timepoint.tracker, masks and timepoint.masks),
-    )
-    return any(present)
+    return any(getattr(timepoint, name) for names in MODALITIES.values() for name in names)
 
 
 def turns(question: str, answer: str) -> list[dict[str, str]]:
@@ -193,9 +258,10 @@ def turns(question: str, answer: str) -> list[dict[str, str]]:
 
 
 def _relative(value: Path | list[Path], root: Path) -> str | list[str]:
+    start = f"{root.as_posix().rstrip('/')}/"
     if isinstance(value, Path):
-        return value.relative_to(root).as_posix()
-    return [path.relative_to(root).as_posix() for path in value]
+        return value.as_posix().removeprefix(start)
+    return [path.as_posix().removeprefix(start) for path in value]
 
 
 def drop_ending(drop_history: float) -> str:
