@@ -5,9 +5,30 @@ Stage-2 specification, section 6 (case 11).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
+from torch.utils.data import Sampler
+
+
+class GroupedOrder(Sampler[tuple[int, int]]):
+    """(epoch, index) of all samples in the order of `length_grouped_order`, another one in each epoch."""
+
+    def __init__(self, lengths: Sequence[int], batch: int, world: int, seed: int) -> None:
+        self._lengths, self._batch, self._world, self._seed = lengths, batch, world, seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Trainer before each epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(self._seed + 1_000_003 * self._epoch)
+        order = length_grouped_order(self._lengths, self._batch, self._world, generator)
+        yield from ((self._epoch, index) for index in order)
 
 
 def length_grouped_order(lengths: Sequence[int], batch: int, world: int, generator: torch.Generator) -> list[int]:

@@ -1,135 +1,119 @@
-"""Training of the scene-graph model on a file of training samples (stage-2 specification, sections 5 and 6)."""
+"""Training of the scene-graph model on files of training samples (stage-2 specification, sections 5 to 9)."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.utils.data import Sampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from torch import Tensor
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.prompts import IMAGE_MARK, conversation
-from scene_graph_generation.checkpoints import WEIGHTS, save_model
-from scene_graph_generation.collate import Example
-from scene_graph_generation.config import Experiment, TrainConfig, with_vocabulary
-from scene_graph_generation.loss import answer_frequencies, token_weights, weighted_loss
+from operating_room.readers import read_json
+from scene_graph_generation.checkpoints import WEIGHTS, load_weights, save_model
+from scene_graph_generation.config import Experiment, StartConfig, TrainConfig
+from scene_graph_generation.fine_tuned import OTHER_WEIGHTS, save_published
+from scene_graph_generation.loss import answer_frequencies, token_weights
 from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.starting_point import begin, load_trained
 from scene_graph_generation.timepoint import ExampleReader
-from scene_graph_generation.tokens import Tokens, train_tokens
-from scene_graph_generation.training_data import EpochOrder, TrainingSamples, read_records, record_text
+from scene_graph_generation.tokens import END_TOKEN, Tokens
+from scene_graph_generation.trainer import ModelFolder, SceneGraphTrainer, last_checkpoint
+from scene_graph_generation.training_data import TrainingSamples, read_records, record_text
+
+FINISHED = (WEIGHTS, OTHER_WEIGHTS)  # the last file of a model folder, of our and the published form
 
 
 def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: Path) -> MM2SG:
-    """Train a model from scratch and write its folder to `out`; goes on from the last checkpoint found there.
+    """Train a model and write its folder to `out`; goes on from the last checkpoint found there.
+
+    Without `start.base` a model is trained from scratch and written in our form. With it, an adapter and the modules
+    around the language model are trained and written in the published form.
 
     Args:
-        experiment: model and settings.
+        experiment: model, settings and what to start from; its `files` name only the token frequencies here.
         data: files of training samples, as `samples.training_records` makes them.
         dataset: where the files are that the samples name.
         out: gets the model folder, and checkpoints while training runs.
 
     Raises:
-        UserError: the samples or a file they name are damaged, or `out` already holds a trained model.
+        UserError: the samples or a file they name are damaged, `out` already holds a trained model, the base or the
+            first stage cannot be loaded, or something that the settings ask for is not installed.
     """
-    if (out / WEIGHTS).exists():
-        raise UserError(f"{out}: holds a trained model already; remove it or choose another folder")
+    config = experiment.train
+    check_tools(config)
+    if trained := next((out / name for name in FINISHED if (out / name).exists()), None):
+        raise UserError(f"{out}: holds a trained model already ({trained.name}); remove it or choose another folder")
     records = [record for path in data for record in read_records(path)]
-    tokens = train_tokens((record_text(record) for record in records), experiment.vocabulary)
-    config = with_vocabulary(experiment.model, tokens.size)
-    with torch.random.fork_rng():
-        torch.manual_seed(experiment.train.seed)
-        model = MM2SG(config)
-    samples = TrainingSamples(records, dataset, experiment.train, ExampleReader(config, tokens, keep_views=True))
-    weights = _weights(samples, tokens) if experiment.train.token_weights else None
-    trainer = SceneGraphTrainer(model, samples, experiment.train, weights, out)
-    trainer.train(resume_from_checkpoint=_last_checkpoint(out))
-    save_model(out, model, tokens)
+    model, tokens = begin(experiment, map(record_text, records))
+    read = ExampleReader(model.settings, tokens, keep_views=experiment.start.base is None)
+    samples = TrainingSamples(records, dataset, config, read)
+    vocabulary = model.settings.language.vocabulary
+    weights = None
+    if config.token_weights:
+        weights = loss_weights(experiment.files.token_frequencies, samples, tokens, vocabulary)
+    folder = _folder(model, tokens, experiment.start)
+    trainer = SceneGraphTrainer(model, samples, config, weights, out, folder)
+    checkpoint = last_checkpoint(out)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if trainer.is_world_process_zero():
+        folder.save(out)
+    if trainer.skipped:
+        print(f"{len(trainer.skipped)} bad samples were skipped", file=sys.stderr)
     return model
 
 
-class SceneGraphTrainer(Trainer):
-    """transformers' Trainer with our loss, order of samples and batches."""
+def _folder(model: MM2SG, tokens: Tokens, start: StartConfig) -> ModelFolder:
+    """Published form for an adapter, ours for a model that is trained as a whole."""
+    if start.base is None or start.lora is None:
+        return ModelFolder(lambda to: save_model(to, model, tokens), lambda of: load_weights(model, of / WEIGHTS))
+    base, vision = start.base, start.vision
+    return ModelFolder(lambda to: save_published(to, model, base, vision), lambda of: load_trained(model, of))
 
-    def __init__(
-        self, model: MM2SG, samples: TrainingSamples, config: TrainConfig, weights: Tensor | None, out: Path
-    ) -> None:
-        arguments = TrainingArguments(
-            output_dir=str(out),
-            num_train_epochs=config.epochs,
-            max_steps=config.max_steps,
-            per_device_train_batch_size=config.batch_size,
-            gradient_accumulation_steps=config.accumulation,
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            warmup_steps=config.warmup,
-            lr_scheduler_type="cosine",
-            max_grad_norm=config.max_grad_norm,
-            save_steps=config.save_steps,
-            save_total_limit=2,
-            logging_steps=config.log_steps,
-            report_to="none",
-            seed=config.seed,
-            remove_unused_columns=False,
-            dataloader_pin_memory=False,
-            disable_tqdm=not sys.stderr.isatty(),
+
+def check_tools(config: TrainConfig) -> None:
+    """What the settings ask for must be installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    if config.deepspeed is not None and find_spec("deepspeed") is None:
+        raise UserError(
+            '--deepspeed: DeepSpeed is not installed; pip install "mmor[deepspeed]", or leave the option out'
         )
-        super().__init__(model=model, args=arguments, train_dataset=samples, data_collator=_as_batch)
-        self.remove_callback(PrinterCallback)
-        self.add_callback(LossLog(out / "log.jsonl"))
-        self.loss_is_scaled_for_ga = False
-        self._config = config
-        self._weights = weights
-        self._lengths = [len(record_text(record).split()) for record in samples.records]
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """Weighted cross entropy over the supervised tokens of the micro-batch."""
-        output = model(inputs["examples"])
-        weights = None if self._weights is None else self._weights.to(output.logits.device)
-        loss = weighted_loss(output.logits, output.labels, weights)
-        return (loss, output) if return_outputs else loss
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
-        return EpochOrder(self._lengths, self._config.batch_size, self._config.seed)
+    if config.deepspeed is not None and not config.deepspeed.is_file():
+        raise UserError(f"{config.deepspeed}: no such DeepSpeed configuration; take configs/deepspeed/zero2.json")
+    if config.report_to == "wandb" and find_spec("wandb") is None:
+        raise UserError(
+            '--report_to wandb: wandb is not installed; pip install "mmor[wandb]", or take --report_to none'
+        )
 
 
-class LossLog(TrainerCallback):
-    """Appends what Trainer logs (step, loss, learning rate) to a file, one JSON object a line."""
+def loss_weights(path: Path | None, samples: TrainingSamples, tokens: Tokens, vocabulary: int) -> Tensor:
+    """Weight of each token id in the loss.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Args:
+        path: JSON of token text -> count in the answers; None: counted here. The published file leaves out the token
+            that ends an answer, which made it count a hundred times less than any other: it counts once per answer.
+        samples: what is trained on.
+        tokens: the model's tokenizer.
+        vocabulary: ids that the model scores.
 
-    def on_log(
-        self, args: Any, state: TrainerState, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
-    ) -> None:
-        """Called by Trainer."""
-        if state.is_world_process_zero:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
-
-
-def _weights(samples: TrainingSamples, tokens: Tokens) -> Tensor:
-    answers = (tokens.encode(conversation(IMAGE_MARK), samples.answer(i))[1] for i in range(len(samples)))
-    return token_weights(answer_frequencies(answers, tokens.names()), tokens.names(), tokens.size)
-
-
-def _as_batch(examples: list[Example]) -> dict[str, list[Example]]:
-    return {"examples": examples}
-
-
-def _last_checkpoint(out: Path) -> str | None:
-    """The newest checkpoint that was written to its end (its state comes last)."""
-    complete = [path.parent for path in out.glob("checkpoint-*/trainer_state.json")]
-    return str(max(complete, key=lambda path: int(path.name.rsplit("-", 1)[1]))) if complete else None
+    Raises:
+        UserError: the file is damaged, or of another tokenizer.
+    """
+    names = tokens.names()
+    if path is None:
+        answers = (tokens.encode(conversation(IMAGE_MARK), samples.answer(i))[1] for i in range(len(samples)))
+        return token_weights(answer_frequencies(answers, names), names, vocabulary)
+    counts = read_json(path)
+    if not isinstance(counts, dict) or not all(
+        isinstance(count, (int, float)) and count >= 1 for count in counts.values()
+    ):
+        raise UserError(f"{path}: expected an object of token texts and their counts, 1 or more; copy or make it again")
+    if not counts.keys() & names.keys():
+        raise UserError(f"{path}: none of its tokens is known to the model's tokenizer; it is of another one")
+    return token_weights({END_TOKEN: len(samples), **counts}, names, vocabulary)

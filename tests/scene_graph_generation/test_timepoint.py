@@ -218,8 +218,8 @@ def test_text_that_is_too_long_loses_the_oldest_part_of_its_memory(answer: str |
 def test_text_that_is_too_long_without_memory_is_refused() -> None:
     with pytest.raises(UserError, match=r"needs \d+ tokens without its memory, the model has room for 8"):
         room_for(8)(NO_FILES, PROMPT)
-    with pytest.raises(UserError, match=r"needs \d+ tokens, the model has room for 5"):
-        room_for(5)(NO_FILES, conversation(human_prompt(None, None, None, None)))
+    with pytest.raises(UserError, match=r"needs \d+ tokens, the model has room for 3"):
+        room_for(3)(NO_FILES, conversation(human_prompt(None, None, None, None)))
 
 
 def test_text_only_samples_have_no_files() -> None:

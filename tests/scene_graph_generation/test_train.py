@@ -13,66 +13,20 @@ import torch
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
-from operating_room.files import write_json
 from operating_room.memory import Memory
 from operating_room.prompts import human_prompt
-from operating_room.scene_graph import Sample, Triplet, parse
+from operating_room.scene_graph import Triplet, parse
 from scene_graph_generation.checkpoints import load_model
-from scene_graph_generation.config import (
-    Experiment,
-    LanguageConfig,
-    MM2SGConfig,
-    PoolerConfig,
-    TrainConfig,
-    VisionConfig,
-    read_experiment,
-)
+from scene_graph_generation.config import VisionConfig, read_experiment
 from scene_graph_generation.infer import SceneGraphGenerator
-from scene_graph_generation.samples import SampleOptions, training_records
 from scene_graph_generation.train import train
 from scene_graph_generation.training_data import EpochOrder, disturb_memory, read_records
-from tests.operating_room.tiny_dataset import write_dataset
-
-TAKE = "001_PKA_MMOR"
-GRAPHS = [
-    [Triplet("nurse", "instrument_table", "preparing"), Triplet("head_surgeon", "patient", "cutting")],
-    [Triplet("head_surgeon", "patient", "drilling")],
-    [],
-]
-EXPERIMENT = Experiment(
-    model=MM2SGConfig(
-        vision=VisionConfig(image_size=28, width=16, layers=1, heads=2, mlp=32, feature_layer=-1),
-        pooler=PoolerConfig(layers=1, heads=2, mlp=32, mask_channels=(8, 8, 8, 8, 16), dropout=0.0),
-        language=LanguageConfig(width=64, layers=2, heads=4, mlp=128, positions=512),
-        modalities=("views", "masks", "robot", "tracker", "speech"),
-    ),
-    train=TrainConfig(
-        max_steps=90,
-        batch_size=3,
-        accumulation=1,
-        learning_rate=1e-2,
-        max_grad_norm=1.0,
-        modality_dropout=0.0,
-        shuffle_views=False,
-        token_weights=False,
-        canonical_order=True,
-        save_steps=60,
-    ),
-    vocabulary=1024,
-)
+from tests.scene_graph_generation.tiny_training import EXPERIMENT, GRAPHS, write_samples
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset with a training file `samples.json` in it."""
-    root = write_dataset(tmp_path_factory.mktemp("data"))
-    for second in range(3):  # the words tell the three timepoints apart
-        path = root / "MM-OR_data" / "take_transcripts_per_timepoint" / "001_PKA" / f"{second + 1:06d}.json"
-        path.write_text(json.dumps({"text": ["scalpel please", "the drill", "hello"][second]}))
-    samples = [Sample(TAKE, f"{second:06d}", tuple(graph)) for second, graph in enumerate(GRAPHS)]
-    records = training_records(Dataset(root), samples, SampleOptions(permutations=2), Random(0))
-    write_json(root / "samples.json", list(records))
-    return root
+    return write_samples(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +39,9 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_trained_model_knows_its_samples(data: Path, trained: Path) -> None:
     model, tokens = load_model(trained)
     timepoints = Dataset(data).take(Dataset(data).takes()[1]).timepoints
-    answers = SceneGraphGenerator(model, tokens)(timepoints, [None] * 3)
-    assert answers == [sorted(parse(_spoken(graph))) for graph in GRAPHS]
+    generator = SceneGraphGenerator(model, tokens)
+    answers = generator.answer([generator.read(timepoint, None) for timepoint in timepoints])
+    assert [parse(answer) for answer in answers] == [sorted(parse(_spoken(graph))) for graph in GRAPHS]
 
 
 def _spoken(graph: list[Triplet]) -> str:

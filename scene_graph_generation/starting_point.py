@@ -1,0 +1,116 @@
+"""The model as its training begins: from scratch, or an adapter and new modules around a published base.
+
+Stage-2 specification, sections 5 and 8. What is trained is kept in float32, also where the published training keeps it
+in bfloat16; only frozen language weights have 4 or 16 bits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from operating_room.errors import UserError
+from scene_graph_generation.adapters import add_lora, freeze
+from scene_graph_generation.base_models import base_settings, find_folder, load_base
+from scene_graph_generation.base_models import set_precision as set_bits
+from scene_graph_generation.config import Experiment, MM2SGConfig, StartConfig, with_vocabulary
+from scene_graph_generation.fine_tuned import read_fine_tuned
+from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.model.pooler import ImagePooler
+from scene_graph_generation.parameter_names import from_published, published_name
+from scene_graph_generation.tokens import Tokens, read_tokens, train_tokens
+
+
+def begin(experiment: Experiment, texts: Iterable[str]) -> tuple[MM2SG, Tokens]:
+    """The model and its tokenizer; `texts` are what the tokenizer of a model from scratch is made of.
+
+    Raises:
+        UserError: a base or the first stage cannot be loaded, or the settings contradict each other.
+    """
+    start = experiment.start
+    with torch.random.fork_rng():
+        torch.manual_seed(experiment.train.seed)
+        if start.base is None:
+            tokens = train_tokens(texts, experiment.vocabulary)
+            return MM2SG(with_vocabulary(experiment.model, tokens.size)), tokens
+        base = find_folder(start.base)
+        tower = None if start.vision is None else find_folder(start.vision)
+        model = load_base(base, tower, sized_for(experiment.model, base_settings(base, tower)))
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+        set_bits(model, start.bits, device)
+        choose_trainable(model, start)
+        if start.curriculum is not None:
+            load_curriculum(model, start)
+        set_precision(model, experiment.train.bf16)
+    if experiment.train.gradient_checkpointing:
+        model.language.gradient_checkpointing_enable({"use_reentrant": False})
+    return model, read_tokens(base)
+
+
+def sized_for(wanted: MM2SGConfig, base: MM2SGConfig) -> MM2SGConfig:
+    """The settings with the sizes of the base, which has no say in what is built around it."""
+    vision = replace(base.vision, feature_layer=wanted.vision.feature_layer)
+    return replace(wanted, language=base.language, vision=vision)
+
+
+def choose_trainable(model: MM2SG, start: StartConfig) -> None:
+    """Add the adapter and freeze what is not trained; without vision tower nothing but the language model is.
+
+    Raises:
+        UserError: weights of 4 bits were to be trained.
+    """
+    if start.lora is None and start.bits == 4:
+        raise UserError("weights of 4 bits cannot be trained themselves; add --lora_enable True or choose --bits 16")
+    if start.lora is not None:
+        add_lora(model, start.lora.rank, start.lora.alpha, start.lora.dropout)
+    freeze(model, None if start.vision is None else start.vision_layers)
+    if start.lora is None:
+        model.language.requires_grad_(True)
+
+
+def load_curriculum(model: MM2SG, start: StartConfig) -> None:
+    """Go on from the weights of the first stage.
+
+    Published, the point and the mask encoder are initialised anew after that, so that these two start from scratch.
+
+    Raises:
+        UserError: the folder is none of a first stage on this base.
+    """
+    if start.curriculum is None:
+        return
+    load_trained(model, start.curriculum)
+    if start.curriculum_order == "published":
+        fresh = ImagePooler(model.settings)
+        for part in ("point_encoder", "mask_encoder"):
+            if (encoder := getattr(fresh, part)) is not None:
+                getattr(model.pooler, part).load_state_dict(encoder.state_dict())
+
+
+def load_trained(model: MM2SG, folder: Path) -> None:
+    """Fill everything trainable, and buffers, from a folder of either form that `fine_tuned` writes.
+
+    Raises:
+        UserError: the folder is incomplete, or of another base, adapter or choice of trained parts.
+    """
+    state = from_published(read_fine_tuned(folder).state)
+    own = model.state_dict()
+    missing = [name for name, parameter in model.named_parameters() if parameter.requires_grad and name not in state]
+    reshaped = [name for name in state if name not in own or own[name].shape != state[name].shape]
+    for names, what in ((reshaped, "has another shape or is unknown here"), (missing, "is missing")):
+        if names:
+            raise UserError(
+                f"{folder}: is of another base or adapter than this training's ({published_name(names[0])} {what}, "
+                f"{len(names)} in all); give a model trained with the same base, LoRA rank and vision layers"
+            )
+    model.load_state_dict(state, strict=False)
+
+
+def set_precision(model: MM2SG, bf16: bool) -> None:
+    """Float32 for everything but frozen language weights, and for these, too, if arithmetic is not bfloat16."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and (parameter.requires_grad or not bf16 or not name.startswith("language.")):
+            parameter.data = parameter.data.float()

@@ -1,0 +1,248 @@
+"""The one engine of training: transformers' Trainer on accelerate, for one process, torchrun and DeepSpeed.
+
+What is ours: the loss, the order of the samples, bad samples, what a checkpoint holds (stage-2 specification, sections
+5, 6 and 9).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+
+from operating_room.errors import UserError
+from scene_graph_generation.adapters import parameter_groups
+from scene_graph_generation.collate import Example
+from scene_graph_generation.config import TrainConfig
+from scene_graph_generation.loss import weighted_loss
+from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.sampler import GroupedOrder
+from scene_graph_generation.training_data import EpochOrder, TrainingSamples, record_text
+
+BAD_IN_A_ROW = 100  # so many unusable samples one after the other are no accident
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """How the model is written to a folder and read back, exactly as it is trained."""
+
+    save: Callable[[Path], None]
+    load: Callable[[Path], None]
+
+
+class CheckedSamples(torch.utils.data.Dataset[tuple[Example | None, list[str]]]):
+    """Training samples; one that cannot be used is replaced by the next that can, and named."""
+
+    def __init__(self, samples: TrainingSamples) -> None:
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: tuple[int, int]) -> tuple[Example | None, list[str]]:
+        epoch, place = index
+        bad = []
+        for step in range(min(len(self), BAD_IN_A_ROW)):
+            other = (place + step) % len(self)
+            try:
+                return self._samples[epoch, other], bad
+            except UserError as error:
+                bad.append(f"sample {self._samples.records[other]['id']}: {error}")
+        return None, bad
+
+
+class SceneGraphTrainer(Trainer):
+    """transformers' Trainer with our loss, order of samples and batches.
+
+    Args:
+        model: its trainable parameters are trained.
+        samples: what it is trained on.
+        config: how.
+        weights: of each token in the loss, or None.
+        out: folder of checkpoints and the log.
+        folder: how checkpoints hold the model.
+    """
+
+    def __init__(
+        self,
+        model: MM2SG,
+        samples: TrainingSamples,
+        config: TrainConfig,
+        weights: Tensor | None,
+        out: Path,
+        folder: ModelFolder,
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=training_arguments(config, out),
+            train_dataset=CheckedSamples(samples),
+            data_collator=_as_batch,
+        )
+        self.remove_callback(PrinterCallback)
+        self.add_callback(LossLog(out / "log.jsonl"))
+        self.loss_is_scaled_for_ga = False
+        self.skipped: dict[str, None] = {}  # what was said about each bad sample
+        self.shortened = 0  # samples of this process whose memory was shortened
+        self._model = model
+        self._config = config
+        self._weights = weights
+        self._folder = folder
+        self._out = out
+        self._lengths = [len(record_text(record).split()) for record in samples.records]
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Weighted cross entropy over the supervised tokens of the micro-batch."""
+        examples = self._usable(inputs)
+        output = model(examples)
+        weights = None if self._weights is None else self._weights.to(output.logits.device)
+        loss = weighted_loss(output.logits, output.labels, weights)
+        return (loss, output) if return_outputs else loss
+
+    def _usable(self, inputs: dict[str, Any]) -> list[Example]:
+        """The examples of a batch; says what is wrong with bad samples and whose memory was shortened.
+
+        Raises:
+            UserError: a sample is bad and is not to be skipped, or too many are bad one after the other.
+        """
+        examples, bad = inputs["examples"], inputs["bad"]
+        if bad and not self._config.skip_bad_samples:
+            raise UserError(f"{bad[0]} (--skip-bad-samples goes on without such samples)")
+        if None in examples:
+            raise UserError(f"no usable sample among {BAD_IN_A_ROW} or all; the last one: {bad[-1]}")
+        for reason in bad:
+            if reason not in self.skipped:
+                print(f"skipped {reason}", file=sys.stderr)
+                self.skipped[reason] = None
+        shortened = [example.dropped_memory for example in examples if example.dropped_memory]
+        if shortened and not self.shortened:
+            cut = f"a sample's memory was shortened by its {shortened[0]} oldest characters to fit the context"
+            print(f"{cut}; others may follow, the log counts them", file=sys.stderr)
+        self.shortened += len(shortened)
+        return examples
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Called by Trainer; adds the counts of what was skipped and shortened."""
+        counts = {"skipped_samples": len(self.skipped), "shortened_memories": self.shortened}
+        super().log({**logs, **{name: count for name, count in counts.items() if count}}, start_time)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW; with a learning rate of its own for the projector in the published groups."""
+        if self.optimizer is None and self._config.projector_learning_rate is not None:
+            config = self._config
+            groups = parameter_groups(
+                self._model, config.learning_rate, config.weight_decay, config.projector_learning_rate
+            )
+            self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.999))
+        return super().create_optimizer(model)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
+        config = self._config
+        if config.order == "similar":
+            return EpochOrder(self._lengths, config.batch_size, config.seed)
+        sign = {"balanced": 1, "published": -1, "random": 0}[config.order]
+        lengths = [sign * length for length in self._lengths]
+        return GroupedOrder(lengths, config.batch_size, config.accumulation * self.args.world_size, config.seed)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if self.args.should_save:
+            self._folder.save(self._out if output_dir is None else Path(output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self._folder.load(Path(resume_from_checkpoint))
+
+
+class LossLog(TrainerCallback):
+    """Appends what Trainer logs (step, loss, learning rate) to a file, one JSON object a line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_log(
+        self, args: Any, state: TrainerState, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Called by Trainer."""
+        if state.is_world_process_zero:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+
+
+def training_arguments(config: TrainConfig, out: Path) -> TrainingArguments:
+    """Our settings as transformers names them today."""
+    cuda = torch.cuda.is_available()
+    if config.tf32 and cuda:
+        torch.set_float32_matmul_precision("high")
+    return TrainingArguments(
+        output_dir=str(out),
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulation,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        warmup_steps=config.warmup,
+        lr_scheduler_type="cosine",
+        max_grad_norm=config.max_grad_norm,
+        bf16=config.bf16,
+        use_cpu=not cuda,
+        ddp_backend="gloo" if not cuda and _processes() > 1 else None,
+        ddp_find_unused_parameters=True,  # a batch without clouds leaves the point encoder out
+        deepspeed=None if config.deepspeed is None else str(config.deepspeed),
+        dataloader_num_workers=config.workers,
+        save_steps=config.save_steps,
+        save_total_limit=2,
+        logging_steps=config.log_steps,
+        report_to=config.report_to,
+        run_name=config.run_name,
+        seed=config.seed,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        disable_tqdm=not sys.stderr.isatty(),
+    )
+
+
+def last_checkpoint(out: Path) -> Path | None:
+    """The newest checkpoint in a folder that was written to its end, by every process.
+
+    Raises:
+        UserError: there are checkpoints, but of fewer processes than there are now.
+    """
+    processes = _processes()
+    states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
+    written = [path.parent for path in out.glob("checkpoint-*/trainer_state.json") if _is_json(path)]
+    complete = [path for path in written if all((path / state).is_file() for state in states)]
+    if written and not complete:
+        raise UserError(f"{out}: its checkpoints are of another number of processes than {processes}; use as many")
+    return max(complete, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+
+
+def _processes() -> int:
+    """How many processes torchrun or DeepSpeed has started for this training."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _is_json(path: Path) -> bool:
+    """Whether the file was written to its end."""
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return True
+
+
+def _as_batch(items: list[tuple[Example | None, list[str]]]) -> dict[str, list[Any]]:
+    return {"examples": [example for example, _ in items], "bad": [reason for _, bad in items for reason in bad]}

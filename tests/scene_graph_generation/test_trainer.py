@@ -1,0 +1,173 @@
+"""The engine of training: killed and resumed, on two processes, with bad samples, in the published order."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from operating_room.dataset import Dataset
+from operating_room.errors import UserError
+from scene_graph_generation.config import Experiment
+from scene_graph_generation.sampler import GroupedOrder
+from scene_graph_generation.train import train
+from scene_graph_generation.trainer import last_checkpoint
+from tests.scene_graph_generation.tiny_training import SHORT, losses, write_samples
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = ("-m", "tests.scene_graph_generation.tiny_training")
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29517")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_samples(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("uninterrupted")
+    run(SHORT, data, out)
+    return out
+
+
+def run(experiment: Experiment, data: Path, out: Path) -> None:
+    train(experiment, [data / "samples.json"], Dataset(data), out)
+
+
+def start(*words: str | Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *map(str, words)]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-2000:]
+
+
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    process = start(*PROGRAM, data, tmp_path)
+    while process.poll() is None and not list(tmp_path.glob("checkpoint-6/trainer_state.json")):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "model.safetensors").exists()
+    run(SHORT, data, tmp_path)
+    assert losses(tmp_path) == losses(uninterrupted)
+    assert sorted(losses(tmp_path)) == list(range(1, 11))
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (tmp_path, uninterrupted)]
+    assert weights[0] == weights[1]
+
+
+def test_two_processes_lose_as_much_as_one(data: Path, tmp_path: Path) -> None:
+    common = ["train.batch_size=1", "model.pooler.dropout=0", "train.max_steps=6"]
+    finish(start(*TORCHRUN, *PROGRAM, data, tmp_path / "two", *common))
+    finish(start(*PROGRAM, data, tmp_path / "one", *common, "train.accumulation=2"))
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert two == pytest.approx(one, rel=1e-4)
+    assert len(one) == 6
+    assert (tmp_path / "two" / "model.safetensors").is_file()
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    for step, state in ((3, "{}"), (6, '{"global_step'), (9, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "rng_state.pth").touch()
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
+    (tmp_path / "checkpoint-3" / "rng_state.pth").unlink()
+    with pytest.raises(UserError, match="number of processes"):
+        last_checkpoint(tmp_path)
+
+
+@pytest.fixture
+def spoilt(data: Path, tmp_path: Path) -> Path:
+    """Samples of which the third names a mask that is not there, and the fourth has two image placeholders."""
+    records = json.loads((data / "samples.json").read_text())
+    records[2] = {**records[2], "id": "bad_one", "image": ["nowhere.jpg"]}
+    turns = [{**turn, "value": f"<image>{turn['value']}"} for turn in records[3]["conversations"][:1]]
+    records[3] = {**records[3], "id": "bad_two", "conversations": [*turns, records[3]["conversations"][1]]}
+    path = tmp_path / "spoilt.json"
+    path.write_text(json.dumps(records))
+    return path
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_sample_ends_the_training_in_one_line(data: Path, spoilt: Path, tmp_path: Path, workers: int) -> None:
+    experiment = replace(SHORT, train=replace(SHORT.train, workers=workers, token_weights=False))
+    with pytest.raises(UserError, match=r"sample bad_(one|two): .*(nowhere\.jpg|<image>)") as error:
+        train(experiment, [spoilt], Dataset(data), tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert "--skip-bad-samples" in str(error.value)
+
+
+def test_bad_samples_are_skipped_and_counted_if_asked(
+    data: Path, spoilt: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = replace(SHORT.train, skip_bad_samples=True, max_steps=3, token_weights=False)
+    train(replace(SHORT, train=settings), [spoilt], Dataset(data), tmp_path / "out")
+    said = capfd.readouterr().err
+    assert "skipped sample bad_one: " in said
+    assert "skipped sample bad_two: " in said
+    assert "2 bad samples were skipped" in said
+    assert '"skipped_samples": 2' in (tmp_path / "out" / "log.jsonl").read_text().splitlines()[-1]
+
+
+def test_nothing_but_bad_samples_is_an_error(data: Path, spoilt: Path, tmp_path: Path) -> None:
+    spoilt.write_text(json.dumps(json.loads(spoilt.read_text())[2:4]))
+    settings = replace(SHORT.train, skip_bad_samples=True, token_weights=False)
+    with pytest.raises(UserError, match="no usable sample"):
+        train(replace(SHORT, train=settings), [spoilt], Dataset(data), tmp_path / "out")
+
+
+def test_shortened_memory_is_said_and_counted(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    records = json.loads((data / "samples.json").read_text())
+    for record in records:
+        question = record["conversations"][0]
+        memory = "<memory_start>: " + "nurse,saw,holding; " * 300 + "<memory_end>.\n"
+        question["value"] = question["value"].replace("<image>\n", f"<image>\n{memory}")
+    path = tmp_path / "long.json"
+    path.write_text(json.dumps(records))
+    short = replace(SHORT, model=replace(SHORT.model, max_length=400), train=replace(SHORT.train, max_steps=2))
+    train(short, [path], Dataset(data), tmp_path / "out")
+    assert capfd.readouterr().err.count("memory was shortened") == 1
+    assert '"shortened_memories": 4' in (tmp_path / "out" / "log.jsonl").read_text().splitlines()[-1]
+
+
+def test_balanced_steps_are_even_and_published_ones_begin_short() -> None:
+    lengths = [37 * i % 64 for i in range(64)]
+    balanced, published = (
+        [lengths[i] for _, i in GroupedOrder([sign * length for length in lengths], 4, 4, 0)] for sign in (1, -1)
+    )
+    assert sorted(balanced) == sorted(published) == sorted(lengths)
+    for start_ in range(0, 64, 16):
+        sums = [sum(balanced[i : i + 4]) for i in range(start_, start_ + 16, 4)]
+        assert max(sums) - min(sums) <= 32
+        assert published[start_ : start_ + 16] == sorted(published[start_ : start_ + 16])
+    order = GroupedOrder(lengths, 4, 4, 0)
+    first = list(order)
+    order.set_epoch(1)
+    assert [epoch for epoch, _ in order] == [1] * 64
+    assert [i for _, i in first] != [i for _, i in order]
+
+
+@pytest.mark.parametrize(
+    ("setting", "module"), [({"report_to": "wandb"}, "wandb"), ({"deepspeed": Path("x")}, "deepspeed")]
+)
+def test_missing_tools_are_named(data: Path, tmp_path: Path, setting: dict, module: str) -> None:
+    if importlib.util.find_spec(module) is not None:
+        pytest.skip(f"{module} is installed")
+    with pytest.raises(UserError, match=rf"not installed; pip install .*{module}"):
+        run(replace(SHORT, train=replace(SHORT.train, **setting)), data, tmp_path)
