@@ -97,22 +97,50 @@ def samples(
     out: Annotated[Path, typer.Option(help="Folder for the training JSON.")] = Path("data/llava_samples"),
     permutations: Annotated[int, typer.Option(help="Records per timepoint.", min=1)] = 20,
     temporal: Annotated[bool, typer.Option("--temporal", help="With memory of the past.")] = False,
+    temporal_augmentation: Annotated[
+        bool, typer.Option(help="Style of the memory at random and entries dropped; else all of it.")
+    ] = True,
+    drop_history: Annotated[float, typer.Option(help="Chance of a memory entry to be dropped.", min=0, max=1)] = 0.5,
     mixed_modalities: Annotated[
         bool, typer.Option("--mixed-modalities", help="Modalities swapped with those of similar samples.")
     ] = False,
+    modalities: Annotated[str | None, typer.Option(help="Some of those in the file's name: AZURE,PC,...")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder of a model: also count its tokens in the answers (token frequencies).")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of all random draws.")] = 0,
 ) -> None:
-    """Write the training JSON in the published form."""
+    """Write the training JSON in the published form, and the same as shards that training reads piece by piece."""
+    from collections import Counter
     from random import Random
 
     from operating_room.dataset import Dataset
     from operating_room.files import write_json
-    from scene_graph_generation.samples import SampleOptions, training_records
+    from scene_graph_generation.sample_files import count_answer_tokens, frequency_file_name, write_samples
+    from scene_graph_generation.samples import LeftOut, SampleOptions, choose_modalities, describe, training_records
+    from scene_graph_generation.tokens import read_tokens
 
-    options = SampleOptions(permutations=permutations, temporal=temporal, mixed=mixed_modalities)
-    generator = Random(seed)
-    records = list(training_records(Dataset(data), load_split(relations, split, data), options, generator))
-    generator.shuffle(records)
+    options = SampleOptions(
+        permutations=permutations,
+        temporal=temporal,
+        augment_memory=temporal_augmentation,
+        drop_history=drop_history,
+        mixed=mixed_modalities,
+        modalities=choose_modalities(modalities),
+    )
+    tokens = None if tokenizer is None else read_tokens(tokenizer)
+    graphs = load_split(relations, split, data)
+    left_out: LeftOut = {}
+    records = training_records(Dataset(data), graphs, options, Random(seed), left_out)
+    counts: Counter[int] = Counter()
+    if tokens is not None:
+        records = count_answer_tokens(records, tokens, counts)
     path = out / options.file_name(split)
-    write_json(path, records)
-    typer.echo(f"{len(records)} records in {path}")
+    written = write_samples(path, records, len(graphs) * permutations, Random(f"order {seed}"))
+    typer.echo(f"{written} records in {path}")
+    if tokens is not None:
+        texts = {token: text for text, token in tokens.names().items()}
+        frequencies = out / frequency_file_name(split, permutations)
+        write_json(frequencies, {texts[token]: count for token, count in counts.items()})
+        typer.echo(f"token frequencies in {frequencies}")
+    report_problems(describe(left_out, graphs))

@@ -148,6 +148,18 @@ def training_record(
     }
 
 
+def choose_modalities(names: str | None) -> tuple[str, ...]:
+    """The modalities of a list like `AZURE,PC`, in the order of file names; None means all.
+
+    Raises:
+        UserError: there is no such modality.
+    """
+    wanted = list(MODALITIES) if names is None else [name.strip().upper() for name in names.split(",")]
+    if unknown := [name for name in wanted if name not in MODALITIES]:
+        raise UserError(f"modality {unknown[0]!r} does not exist; choose from {','.join(MODALITIES)}")
+    return tuple(name for name in MODALITIES if name in wanted)
+
+
 def describe(left_out: LeftOut, samples: Sequence[Sample]) -> list[str]:
     """One line for each take with timepoints that cannot be used."""
     total = Counter(sample.take_name for sample in samples)

@@ -1,0 +1,246 @@
+"""Files of training samples: the published JSON, and the same records as shards of JSON lines that are read piecemeal.
+
+20 permutations of all training timepoints are more than 1 GB of text. Neither writing nor training holds it in memory:
+records go to one of many piles at random, each pile is shuffled and becomes a shard, and the JSON is the shards one
+after the other. Reading keeps the place of each record only.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import socket
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from random import Random
+from typing import Any, overload
+
+import numpy as np
+from jaxtyping import Int64
+
+from operating_room.errors import UserError
+from operating_room.files import atomic_path, write_json
+from operating_room.progress import track
+from operating_room.prompts import IMAGE_MARK
+from operating_room.readers import read_json
+from scene_graph_generation.collate import IGNORED
+from scene_graph_generation.samples import Record
+from scene_graph_generation.tokens import Tokens
+
+PILE = 4096  # records, about 10 MB
+MOST_PILES = 256  # open files
+INDEX = "index.json"
+_AGAIN = "make the samples again"
+
+
+def shard_folder(path: Path) -> Path:
+    """The folder with the shards of a training JSON."""
+    return path.with_suffix(".shards")
+
+
+def write_samples(path: Path, records: Iterable[Record], expected: int, generator: Random) -> int:
+    """Write records in random order, as JSON and as shards beside it; returns how many there are.
+
+    Both are written under other names first; what is there already stays until they are whole.
+
+    Args:
+        path: of the JSON.
+        records: in any order; gone through once.
+        expected: about how many there are.
+        generator: source of the order.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
+    piles = min(MOST_PILES, -(-expected // PILE)) or 1
+    with _atomic_folder(shard_folder(path)) as folder, atomic_path(path) as whole:
+        names = [f"{number:05d}.jsonl" for number in range(piles)]
+        with ExitStack() as stack:
+            files = [stack.enter_context((folder / name).open("wb")) for name in names]
+            for record in track(records, "training samples", expected):
+                files[generator.randrange(piles)].write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        counts = {}
+        with whole.open("wb") as file:
+            file.write(b"[")
+            for name in names:
+                lines = (folder / name).read_bytes().splitlines(keepends=True)
+                generator.shuffle(lines)
+                (folder / name).write_bytes(b"".join(lines))
+                if lines:
+                    file.write((b", " if sum(counts.values()) else b"") + b", ".join(line[:-1] for line in lines))
+                counts[name] = len(lines)
+            file.write(b"]")
+            size = file.tell()
+        write_json(folder / INDEX, {"json_bytes": size, "records": counts})
+    return sum(counts.values())
+
+
+class Shards(Sequence[Record]):
+    """The records of a folder of shards; each is read when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        """Find the place of each record.
+
+        Raises:
+            UserError: a shard is missing or cut off, or there is no record.
+        """
+        self._paths: list[Path] = []
+        self._ends: list[Int64[np.ndarray, " records"]] = []  # of each line of each shard, bytes
+        for name, count in read_shard_index(folder)["records"].items():
+            path = folder / name
+            try:
+                content = np.memmap(path, np.uint8, "r") if count else np.zeros(0, np.uint8)
+            except (OSError, ValueError) as error:
+                raise UserError(f"{path}: cannot be read ({error}); {_AGAIN}") from error
+            ends = np.flatnonzero(content == ord("\n")) + 1
+            if len(ends) != count or (count and ends[-1] != len(content)):
+                raise UserError(f"{path}: has {len(ends)} of {count} samples; {_AGAIN}")
+            self._paths.append(path)
+            self._ends.append(ends)
+        self._before = np.cumsum([0, *map(len, self._ends)]).tolist()  # records before each shard
+
+    def __len__(self) -> int:
+        return self._before[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = range(len(self))[index]  # IndexError, and the meaning of negative numbers
+        shard = bisect_right(self._before, place) - 1
+        line, ends = place - self._before[shard], self._ends[shard]
+        start = int(ends[line - 1]) if line else 0
+        with self._paths[shard].open("rb") as file:
+            file.seek(start)
+            return _parse(file.read(int(ends[line]) - start), self._paths[shard], line)
+
+    def __iter__(self) -> Iterator[Record]:
+        for path in self._paths:
+            with path.open("rb") as file:
+                for line, text in enumerate(file):
+                    yield _parse(text, path, line)
+
+
+class Joined(Sequence[Record]):
+    """The records of several files one after the other."""
+
+    def __init__(self, parts: Sequence[Sequence[Record]]) -> None:
+        self._parts = parts
+        self._before = np.cumsum([0, *map(len, parts)]).tolist()
+
+    def __len__(self) -> int:
+        return self._before[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        part = bisect_right(self._before, place) - 1
+        return self._parts[part][place - self._before[part]]
+
+
+def find_shards(path: Path) -> Path | None:
+    """The folder of shards to read for a training JSON, or for such a folder itself; None if there is none.
+
+    Shards that were not written together with the JSON do not count: it may have been edited.
+    """
+    if path.is_dir():
+        return path
+    folder = shard_folder(path)
+    if path.is_file() and (folder / INDEX).is_file():
+        return folder if read_shard_index(folder)["json_bytes"] == path.stat().st_size else None
+    return None
+
+
+def count_answer_tokens(records: Iterable[Record], tokens: Tokens, counts: Counter[int]) -> Iterator[Record]:
+    """Pass records through and count the tokens of their answers, without the token that ends one, as published."""
+    for record in records:
+        answer = record["conversations"][1]["value"]
+        _, learnt = tokens.encode(f"{IMAGE_MARK}:", answer)  # an answer follows a colon
+        counts.update(token for token in learnt if token not in (IGNORED, tokens.end_id))
+        yield record
+
+
+def frequency_file_name(split: str, permutations: int) -> str:
+    """The published name of the file that maps token texts to their counts in the answers."""
+    return f"{split}_token_freqs_7b_{permutations}perm.json"
+
+
+def read_shard_index(folder: Path) -> dict[str, Any]:
+    """`json_bytes` and, by shard, the number of `records`.
+
+    Raises:
+        UserError: it is missing or damaged, or there is no record.
+    """
+    index = read_json(folder / INDEX)
+    match index:
+        case {"json_bytes": int(), "records": dict(records)} if all(isinstance(n, int) for n in records.values()):
+            if sum(records.values()):
+                return index
+    raise UserError(f"{folder / INDEX}: does not say how many samples each shard has; {_AGAIN}")
+
+
+def _parse(text: bytes, path: Path, line: int) -> Record:
+    try:
+        record = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}: line {line + 1} is no sample ({error}); {_AGAIN}") from error
+    return record
+
+
+@contextmanager
+def _atomic_folder(folder: Path) -> Generator[Path]:
+    """Yield a new temporary folder beside `folder` that takes its place on success and is removed on failure."""
+    start = f".{folder.name}.{socket.gethostname()}."
+    temporary = folder.with_name(f"{start}{os.getpid()}.partial")
+    for left in folder.parent.glob(f"{start}*.partial"):  # of runs on this machine that were killed
+        if not _is_running(left.name.removeprefix(start).partition(".")[0]):
+            shutil.rmtree(left, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        _replace_folder(temporary, folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror or error}); check free space and permissions"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(new: Path, folder: Path) -> None:
+    """Put `new` in the place of `folder`, also if another process does the same."""
+    old = new.with_suffix(".old")
+    while True:
+        try:
+            os.replace(new, folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            with suppress(FileNotFoundError):
+                os.replace(folder, old)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            return
+
+
+def _is_running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True

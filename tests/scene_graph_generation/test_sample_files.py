@@ -1,0 +1,162 @@
+"""Training files: the same records as JSON and as shards, in random order, whole or absent."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+from multiprocessing import get_context
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from operating_room.errors import UserError
+from operating_room.files import write_json
+from scene_graph_generation import sample_files
+from scene_graph_generation.sample_files import Joined, Shards, find_shards, shard_folder, write_samples
+from tests.operating_room.tiny_dataset import write
+
+FORK = get_context("fork")
+
+
+def records(count: int = 50, tag: str = "Säge\u2028\n") -> list[dict[str, Any]]:
+    return [{"id": f"{tag}{number}", "timepoint": number} for number in range(count)]
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of samples; piles of ten records."""
+    monkeypatch.setattr(sample_files, "PILE", 10)
+    return tmp_path / "llava_samples" / "train_drophistory0.5_MIXED.json"
+
+
+def by_time(found: Any) -> list[dict[str, Any]]:
+    return sorted(found, key=lambda record: record["timepoint"])
+
+
+def test_json_and_shards_hold_the_same_in_random_order(path: Path) -> None:
+    assert write_samples(path, iter(records()), 50, Random(0)) == 50
+    whole = json.loads(path.read_text())
+    shards = Shards(shard_folder(path))
+    assert list(shards) == whole == [shards[i] for i in range(50)] == shards[:]
+    assert shards[-1] == whole[-1]
+    assert by_time(whole) == records()
+    assert whole != records()
+    assert len(list(shard_folder(path).glob("*.jsonl"))) == 5
+    assert [file.name for file in path.parent.iterdir() if file.name.startswith(".")] == []
+    with pytest.raises(IndexError):
+        shards[50]
+
+
+def test_order_depends_on_the_seed_only(path: Path) -> None:
+    contents = []
+    for seed in (1, 1, 2):
+        write_samples(path, records(), 50, Random(seed))
+        contents.append(path.read_bytes())
+    assert contents[0] == contents[1] != contents[2]
+
+
+def test_every_place_is_as_likely(path: Path) -> None:
+    firsts = []
+    for seed in range(300):
+        write_samples(path, records(6), 21, Random(seed))  # three piles
+        firsts.append(json.loads(path.read_text())[0]["timepoint"])
+    assert all(25 < firsts.count(number) < 80 for number in range(6))
+
+
+def test_no_record_is_no_training_file(path: Path) -> None:
+    assert write_samples(path, [], 0, Random(0)) == 0
+    assert json.loads(path.read_text()) == []
+    with pytest.raises(UserError, match=r"index\.json"):
+        Shards(shard_folder(path))
+
+
+def test_shards_of_another_json_do_not_count(path: Path) -> None:
+    write_samples(path, records(), 50, Random(0))
+    assert find_shards(path) == shard_folder(path) == find_shards(shard_folder(path))
+    write_json(path, records(3))
+    assert find_shards(path) is None
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "index", "line"])
+def test_damaged_shards_are_named(path: Path, damage: str) -> None:
+    write_samples(path, records(), 50, Random(0))
+    shard = shard_folder(path) / "00001.jsonl"
+    if damage == "cut":
+        os.truncate(shard, shard.stat().st_size - 5)
+    elif damage == "missing":
+        shard.unlink()
+    elif damage == "index":
+        shard = write(shard.with_name("index.json"), "{}")
+    else:
+        shard.write_bytes(shard.read_bytes().replace(b"{", b"[", 1))
+    with pytest.raises(UserError, match=shard.name) as error:
+        list(Shards(shard_folder(path)))
+    assert "\n" not in str(error.value)
+
+
+def test_several_files_are_one_after_the_other(path: Path) -> None:
+    write_samples(path, records(), 50, Random(0))
+    shards = Shards(shard_folder(path))
+    joined = Joined([records(3), shards, records(2)])
+    assert list(joined) == [*records(3), *shards, *records(2)]
+    assert joined[1:5] == [*records(3)[1:], shards[0], shards[1]]
+
+
+def die_while_writing(path: Path) -> None:
+    """Write samples and end by SIGKILL after 30 of them."""
+
+    def dying() -> Any:
+        yield from records(30)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    write_samples(path, dying(), 50, Random(3))
+
+
+def test_a_killed_run_changes_nothing_and_the_next_one_cleans_up(path: Path) -> None:
+    write_samples(path, records(), 50, Random(0))
+    before = path.read_bytes()
+    process = FORK.Process(target=die_while_writing, args=(path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert path.read_bytes() == before
+    assert len(Shards(shard_folder(path))) == 50
+    assert [file for file in path.parent.iterdir() if file.name.endswith(".partial")]
+    write_samples(path, records(20), 20, Random(0))
+    assert {file.name for file in path.parent.iterdir()} == {path.name, shard_folder(path).name}
+
+
+def test_a_full_disk_is_one_sentence_and_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_samples(path, records(), 50, Random(0))
+    before = path.read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(UserError, match="No space left on device"):
+            write_samples(path, records(20), 20, Random(0))
+    assert path.read_bytes() == before
+    assert {file.name for file in path.parent.iterdir()} == {path.name, shard_folder(path).name}
+
+
+def write_tagged(path: Path, tag: str) -> None:
+    for seed in range(5):
+        write_samples(path, records(50, tag), 50, Random(seed))
+
+
+def test_two_runs_at_once_leave_one_whole_result(path: Path) -> None:
+    processes = [FORK.Process(target=write_tagged, args=(path, tag)) for tag in "ab"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    for found in (json.loads(path.read_text()), list(Shards(shard_folder(path)))):
+        assert by_time(found) in (records(50, "a"), records(50, "b"))
+    assert {file.name for file in path.parent.iterdir()} == {path.name, shard_folder(path).name}
