@@ -6,19 +6,23 @@ labels were made are lost.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from operating_room import layout
+from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.readers import read_json
 from operating_room.reports import Report
 from operating_room.scene_graph import Sample, Triplet
 from operating_room.sterility import SterilityRule, find_breaches
-from operating_room.takes import Take
+from operating_room.takes import Take, find_take
 from operating_room.vocabulary import NONE, ROBOT_PHASE_LABELS
 
 NEXT_ACTIONS = (
@@ -33,11 +37,13 @@ DEFINITIONS = {
     "macro avg": "mean over all classes of the task, 0 for those without support; the paper's number",
     "answers": "an answer outside the classes is wrong",
     "labels": "timepoints without label, or with a label outside the classes, are left out",
+    "time": "seconds until the next action, as answered behind the colon, against the label's",
     "division": "0/0 is 0",
 }
 
 _WITHOUT_PHASES = "004_PKA"  # its robot phases are not evaluated
 _END = "</s>"
+_TIME = re.compile(r"\d+(?:\.\d+)?")  # in an answer, behind the colon
 _LABEL_FILES: dict[str, Callable[[Path, Take], Path]] = {
     "next_action": layout.next_action,
     "robot_phase": layout.robot_phase,
@@ -93,14 +99,34 @@ def score_downstream(
     Raises:
         UserError: there is no such task, a sample has no answer or no label entry, or a label has another form.
     """
+    judged, unknown_labels = judge(task, samples, answers, labels, keep_end_token)
     classes = _classes(task)
     pairs: defaultdict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))  # labels and answers of a take
-    unknown_labels = []
+    for sample, label, answer in judged:
+        of_take = pairs[_short_name(sample)]
+        of_take[0].append(label)
+        of_take[1].append(answer)
+    takes = {take: Report.from_labels(classes, *of_take) for take, of_take in pairs.items()}
+    return DownstreamScores(task, takes, sum(takes.values(), Report.from_labels(classes, [], [])), unknown_labels)
+
+
+def judge(
+    task: str,
+    samples: Iterable[Sample],
+    answers: Mapping[str, str],
+    labels: Mapping[str, Mapping[str, Any]],
+    keep_end_token: bool = False,
+) -> tuple[list[tuple[Sample, int, int]], list[str]]:
+    """The timepoints that count, each with label and answer as indices of classes (-1: an answer that is none of them).
+
+    Also the unknown labels of timepoints that are left out. For the arguments and errors see `score_downstream`.
+    """
+    classes = _classes(task)
+    judged, unknown_labels = [], []
     for sample in samples:
-        take = sample.take_name.rpartition("_")[0]
-        if task == "robot_phase" and take == _WITHOUT_PHASES:
+        if task == "robot_phase" and _short_name(sample) == _WITHOUT_PHASES:
             continue
-        label = _read_label(task, sample, labels.get(take, {}))
+        label = _read_label(task, sample, labels.get(_short_name(sample), {}))
         if label is None:
             continue
         if label not in classes:
@@ -109,19 +135,80 @@ def score_downstream(
         if sample.sample_id not in answers:
             raise UserError(f"sample {sample.sample_id} has no answer; answer all samples or score fewer takes")
         answer = _read_answer(task, answers[sample.sample_id], keep_end_token)
-        pairs[take][0].append(classes.index(label))
-        pairs[take][1].append(classes.index(answer) if answer in classes else -1)
-    takes = {take: Report.from_labels(classes, *of_take) for take, of_take in pairs.items()}
-    return DownstreamScores(task, takes, sum(takes.values(), Report.from_labels(classes, [], [])), unknown_labels)
+        judged.append((sample, classes.index(label), classes.index(answer) if answer in classes else -1))
+    return judged, unknown_labels
+
+
+def time_errors(
+    samples: Iterable[Sample], answers: Mapping[str, str], labels: Mapping[str, Mapping[str, Any]]
+) -> dict[str, float | int]:
+    """How many seconds answers about the next action are off, which the published evaluation does not ask.
+
+    Returns:
+        mean and median absolute error in s over the answers with a time, the mean where the action is right, and what
+        saying the median label always would give; with the number of timepoints behind each. 0 where there is none.
+    """
+    judged, _ = judge("next_action", samples, answers, labels)
+    times, errors, right = [], [], []
+    for sample, label, answer in judged:
+        stored = labels[_short_name(sample)][sample.frame_id]
+        if len(stored) < 2 or not isinstance(stored[1], (int, float)):
+            continue
+        times.append(float(stored[1]))
+        said = _TIME.search(answers[sample.sample_id].partition(":")[2])
+        if said is not None:
+            errors.append(abs(float(said[0]) - times[-1]))
+            right += errors[-1:] if label == answer else []
+    return {
+        "timepoints": len(times),
+        "with_time": len(errors),
+        "mean_error": _mean(errors),
+        "median_error": float(np.median(errors)) if errors else 0.0,
+        "with_time_and_right_action": len(right),
+        "mean_error_of_right_action": _mean(right),
+        "mean_error_of_constant": _mean([abs(time - float(np.median(times))) for time in times]),
+    }
+
+
+def read_labels(
+    dataset: Dataset, samples: Sequence[Sample], tasks: Sequence[str], root: Path | None = None
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The labels of all takes of MM-OR samples, for `score_downstream`; a take with bad labels is left out.
+
+    Args:
+        dataset: where the takes are.
+        samples: the timepoints that need labels.
+        tasks: keys of `CLASSES`.
+        root: the folder with the three label folders; None is the dataset's own.
+
+    Returns:
+        task -> take name without suffix -> frame_id -> label, and one line for each take that is left out.
+    """
+    labels: dict[str, dict[str, Any]] = {task: {} for task in tasks}
+    problems = []
+    for name, of_take in by_take(samples).items():
+        try:
+            found = {task: _labels_of_take(dataset, find_take(name), of_take, task, root) for task in tasks}
+        except UserError as error:
+            problems.append(f"{name} is left out: {error}")
+        else:
+            for task in tasks:
+                labels[task][_short_name(of_take[0])] = found[task]
+    return labels, problems
+
+
+def by_take(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
+    """Samples by their take, in their order."""
+    takes: defaultdict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        takes[sample.take_name].append(sample)
+    return dict(takes)
 
 
 def breach_answers(samples: Sequence[Sample], rule: SterilityRule) -> dict[str, str]:
     """`yes` or `no` by sample id, from the graphs of whole takes in order of time."""
-    by_take: defaultdict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        by_take[sample.take_name].append(sample)
     answers = {}
-    for of_take in by_take.values():
+    for of_take in by_take(samples).values():
         breaches = find_breaches((sample.triplets for sample in of_take), rule)
         answers |= {sample.sample_id: BREACH_ANSWERS[bool(broken)] for sample, broken in zip(of_take, breaches)}
     return answers
@@ -154,6 +241,34 @@ def load_labels(root: Path, takes: Iterable[Take], task: str) -> dict[str, dict[
         if not isinstance(labels[take.name], dict):
             raise UserError(f"{path}: must map frame ids to labels; copy it again from the dataset archive")
     return labels
+
+
+def _labels_of_take(
+    dataset: Dataset, take: Take, samples: Sequence[Sample], task: str, root: Path | None
+) -> dict[str, Any]:
+    if task == "robot_phase" and take.name == _WITHOUT_PHASES:
+        return {}
+    recorded = dataset.take(take)
+    folder = root or recorded.root
+    labels = load_labels(folder, [take], task)[take.name]
+    known = {timepoint.frame_id for timepoint in recorded.timepoints}
+    if unknown := sorted(set(labels) - known):
+        path = _LABEL_FILES[task](folder, take)
+        raise UserError(
+            f"{path}: has a label for {unknown[0]}, which is no timepoint of the take ({len(unknown)} in all)"
+        )
+    for sample in samples:
+        _read_label(task, sample, labels)
+    return labels
+
+
+def _short_name(sample: Sample) -> str:
+    """The take name as label files have it."""
+    return sample.take_name.rpartition("_")[0]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else 0.0
 
 
 def _classes(task: str) -> tuple[str, ...]:

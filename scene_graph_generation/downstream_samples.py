@@ -6,12 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
-from operating_room.dataset import Dataset
-from operating_room.downstream import CLASSES, load_labels
+from operating_room.downstream import CLASSES
 from operating_room.errors import UserError
 from operating_room.memory import DOWNSTREAM_STYLES, DROP_PROBABILITY, changes_before, unswapped
 from operating_room.prompts import downstream_prompt
-from operating_room.scene_graph import Sample
+from operating_room.scene_graph import Sample, Triplet, parse, target_text
 from operating_room.takes import MMOR, find_take
 from scene_graph_generation.samples import Record, change_logs, draw_memory, drop_ending, second, turns
 
@@ -20,31 +19,53 @@ BREACHLESS_PROBABILITY = 0.01  # of asking for a sterility breach where there is
 _NO_ACTION, _NO_BREACH = "none", "No"
 
 
-def downstream_file_name(split: str, augment_memory: bool = True, drop_history: float = DROP_PROBABILITY) -> str:
-    """The name of the downstream training file, as published."""
-    return f"downstream_task_{split}_{augment_memory}tempaug{drop_ending(drop_history)}.json"
+def downstream_file_name(
+    split: str,
+    augment_memory: bool = True,
+    drop_history: float = DROP_PROBABILITY,
+    published_memory: bool = False,
+) -> str:
+    """The name of the training file, as published; of ours, with the corrected memory, a name of its own."""
+    ending = drop_ending(drop_history) + ("" if published_memory else "_correctedmemory")
+    return f"downstream_task_{split}_{augment_memory}tempaug{ending}.json"
+
+
+def remembered(triplets: Sequence[Triplet], published: bool) -> list[Triplet]:
+    """What the memory of the downstream tasks holds of a graph.
+
+    Corrected: as in the scene-graph stage, names spelled as in the current graph. Published: object and predicate in
+    each other's place (section 11, mirror 4).
+    """
+    return unswapped(triplets) if published else parse(target_text(triplets))
 
 
 def downstream_records(
-    dataset: Dataset,
     samples: Sequence[Sample],
+    labels: Mapping[str, Mapping[str, Any]],
     generator: Random,
     per_timepoint: int = 10,
     augment_memory: bool = True,
     drop_history: float = DROP_PROBABILITY,
+    published_memory: bool = False,
 ) -> Iterator[Record]:
-    """Questions for next action, robot phase and sterility breach, `per_timepoint` for each MM-OR sample (section 10).
+    """Questions for next action, robot phase and sterility breach in the published mixture (section 10).
 
-    The memory is the published one, with object and predicate in each other's place (section 11, mirror 4).
+    Args:
+        samples: of whole takes of MM-OR; the others are left out, and those of takes without labels.
+        labels: of `operating_room.downstream.read_labels`.
+        generator: source of all draws.
+        per_timepoint: records for each sample.
+        augment_memory: style of the memory drawn at random and entries dropped, else all of it.
+        drop_history: of a memory entry, if augmented.
+        published_memory: see `remembered`.
 
     Raises:
-        UserError: a take is not on disk, or a label file is missing, damaged, or lacks a timepoint.
+        UserError: labels lack a timepoint or have another form.
     """
-    samples = [sample for sample in samples if find_take(sample.take_name).dataset == MMOR]
-    logs = change_logs(samples, unswapped)
-    labels = {take_name: _read_labels(dataset, take_name) for take_name in logs}
+    samples = [s for s in samples if find_take(s.take_name).dataset == MMOR and _label_name(s) in labels[TASKS[0]]]
+    logs = change_logs(samples, lambda triplets: remembered(triplets, published_memory))
     for sample in samples:
-        answers = _answers(labels[sample.take_name], sample)
+        answers = _answers({task: labels[task][_label_name(sample)] for task in TASKS}, sample)
         history = changes_before(logs[sample.take_name], second(sample))
         for _ in range(per_timepoint):
             task = _draw_task(answers[TASKS[-1]] != _NO_BREACH, generator)
@@ -70,10 +91,8 @@ def graph_records(samples: Iterable[Sample]) -> list[Record]:
     ]
 
 
-def _read_labels(dataset: Dataset, take_name: str) -> dict[str, dict[str, Any]]:
-    """Task -> frame_id -> label of a take."""
-    recorded = dataset.take(find_take(take_name))
-    return {task: load_labels(recorded.root, [recorded.take], task)[recorded.take.name] for task in TASKS}
+def _label_name(sample: Sample) -> str:
+    return find_take(sample.take_name).name
 
 
 def _answers(labels: Mapping[str, Mapping[str, Any]], sample: Sample) -> dict[str, str]:

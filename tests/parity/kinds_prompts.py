@@ -14,6 +14,7 @@ import torch
 
 from operating_room.categories import CATEGORIES, KNOWN_MISTAKES
 from operating_room.dataset import Dataset, Timepoint
+from operating_room.downstream import read_labels
 from operating_room.memory import Memory, truncate
 from operating_room.prompts import (
     IMAGE_MARK,
@@ -28,9 +29,9 @@ from operating_room.prompts import (
 from operating_room.relations import load_samples
 from operating_room.scene_graph import Sample, Triplet, as_triplets, parse, target_text
 from operating_room.similarity import SimilarSamples
-from operating_room.takes import find_take
+from operating_room.takes import MMOR, find_take
 from scene_graph_generation.collate import IGNORED, IMAGE
-from scene_graph_generation.downstream_samples import downstream_file_name, downstream_records, graph_records
+from scene_graph_generation.downstream_samples import TASKS, downstream_file_name, downstream_records, graph_records
 from scene_graph_generation.sampler import length_grouped_order
 from scene_graph_generation.samples import MODALITIES, SampleOptions, augment_record, training_records
 from scene_graph_generation.tokens import train_tokens
@@ -161,13 +162,19 @@ def _training_samples(facts: Any, root: Path) -> Iterator[Result]:
 def _downstream_samples(facts: Any, root: Path) -> Iterator[Result]:
     dataset = Dataset(root)
     samples = _split_samples(root, "train")
+    mmor = [sample for sample in samples if find_take(sample.take_name).dataset == MMOR]
+    labels, problems = read_labels(dataset, mmor, TASKS)
+    yield compare("labels that cannot be used", problems, [], EXACT)
     graphs = facts["all_scene_graphs_train_GT"]
     for name, augment in (("with_temporal_augmentation", True), ("without", False)):
         theirs = facts[name]
-        yield compare(f"{name} file name", downstream_file_name("train", augment), theirs["file"], EXACT)
+        yield compare(
+            f"{name} file name", downstream_file_name("train", augment, published_memory=True), theirs["file"], EXACT
+        )
         generator = Scripted(theirs["draws"])
         per_timepoint = len(theirs["samples"]) // len(graphs)
-        records = list(downstream_records(dataset, samples, generator, per_timepoint, augment, drop_history=0.0))
+        made = downstream_records(mmor, labels, generator, per_timepoint, augment, 0.0, published_memory=True)
+        records = list(made)
         yield compare(name, records, theirs["samples"], EXACT)
         yield compare(f"{name} draws left", len(generator.draws), 0, EXACT)
     ids = {graph["sample_id"] for graph in graphs}  # the published file has MM-OR only

@@ -13,7 +13,6 @@ import pytest
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.scene_graph import Sample, Triplet, parse
-from scene_graph_generation.downstream_samples import downstream_file_name, downstream_records, graph_records
 from scene_graph_generation.samples import (
     Record,
     SampleOptions,
@@ -42,11 +41,6 @@ def root(tmp_path: Path) -> Path:
         )
     for second in (0, 1, 2):
         _write(data / "take_transcripts_per_timepoint" / TAKE / f"{second:06d}.json", {"text": f"second {second}"})
-    frames = [f"{i:06d}" for i in range(SECONDS)]
-    _write(data / "take_timestamp_to_next_action" / f"{TAKE}.json", dict(zip(frames, [["cut", 7], None, None, None])))
-    _write(data / "take_timestamp_to_robot_phase" / f"{TAKE}.json", dict.fromkeys(frames, "Turn on"))
-    breach = [["circulator", "drill", "touching"], ["mps", "patient", "touching"]]
-    _write(data / "take_timestamp_to_sterility_breach" / f"{TAKE}.json", dict(zip(frames, [breach, [], [], []])))
     return tmp_path
 
 
@@ -129,7 +123,6 @@ def test_frame_id_that_is_no_position(root: Path, frame_id: str) -> None:
     for records in (
         training_records(Dataset(root), samples, SampleOptions(temporal=True), Random(0)),
         training_records(Dataset(root), samples, SampleOptions(), Random(0)),
-        downstream_records(Dataset(root), samples, Random(0)),
     ):
         with pytest.raises(UserError, match="001_PKA"):
             list(records)
@@ -159,7 +152,6 @@ def test_file_names_are_the_published_ones() -> None:
         "val_1perm_Truetemp_Falsetempaug_AZURE_SIMSTATION_TRACKERCAM_PC_AUDIO_SPEECH_ROBOTMETA_TRACKINGMETA_PREDSEGMASKS"
         "_MIXED.json"
     )
-    assert downstream_file_name("train") == "downstream_task_train_Truetempaug_drophistory0.5.json"
 
 
 def test_augmentation_keeps_the_record_and_drops_modalities(root: Path) -> None:
@@ -177,45 +169,6 @@ def test_augmentation_keeps_the_record_and_drops_modalities(root: Path) -> None:
 def test_augmentation_of_a_record_without_anything(root: Path) -> None:
     record = _records(root, permutations=1)[2]
     assert augment_record(record, Random(0), 0.0) == record
-
-
-def test_downstream_answers(root: Path) -> None:
-    records = list(downstream_records(Dataset(root), SAMPLES, Random(0), per_timepoint=40))
-    assert len(records) == 40 * SECONDS
-    answers = Counter((record["timepoint"], record["conversations"][1]["value"]) for record in records)
-    assert answers.keys() >= {
-        (0, "cut: 7"),
-        (0, "Turn on"),
-        (0, "Yes: circulator drill touching; mps patient touching"),
-        (1, "none"),
-    }
-    assert sum(count for (_, answer), count in answers.items() if answer == "No") < 6  # breaches are asked for if any
-    memories = {record["conversations"][0]["value"].partition("<memory_end>")[0] for record in records}
-    assert "<memory_start>: None" in memories
-
-
-def test_downstream_is_for_mmor_only(root: Path) -> None:
-    fourdor = Sample("001_4DOR", "000000", SAMPLES[0].triplets)
-    assert not list(downstream_records(Dataset(root), [fourdor], Random(0)))
-
-
-@pytest.mark.parametrize("label", [["cut"], 3, "x"])
-def test_damaged_downstream_label_is_named(root: Path, label: object) -> None:
-    _write(root / "MM-OR_data" / "take_timestamp_to_next_action" / f"{TAKE}.json", {"000000": label})
-    with pytest.raises(UserError, match="001_PKA_MMOR_000000: downstream labels"):
-        list(downstream_records(Dataset(root), SAMPLES, Random(0)))
-
-
-def test_graphs_for_the_downstream_evaluation() -> None:
-    assert graph_records(SAMPLES[1:2]) == [
-        {
-            "take_name": "001_PKA_MMOR",
-            "frame_id": "000001",
-            "sample_id": "001_PKA_MMOR_000001",
-            "timepoint_idx": 1,
-            "scene_graph": [["head_surgeon", "patient", "cutting"]],
-        }
-    ]
 
 
 def _write(path: Path, value: object) -> None:
