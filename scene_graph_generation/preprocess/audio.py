@@ -51,9 +51,9 @@ def _write_clips(recorded: RecordedTake, causal: bool) -> Iterator[Path]:
 
 
 def read_clips(recording: Path, times: Iterable[str], causal: bool = False) -> Iterator[tuple[str, Samples, int]]:
-    """Time stamp, samples and rate in Hz of the sound around each of these times, decoded piece by piece.
+    """Time stamp, samples and rate in Hz of the sound around each of these times, which must be in order.
 
-    Nothing comes for a time after the end of the recording.
+    The recording is decoded once from its beginning and never held as a whole. Nothing comes for a time after its end.
 
     Raises:
         UserError: the recording is damaged, empty or no mp3.
@@ -64,11 +64,13 @@ def read_clips(recording: Path, times: Iterable[str], causal: bool = False) -> I
     try:
         with soundfile.SoundFile(recording) as file:
             rate = file.samplerate
+            held, end = np.zeros((0, file.channels), np.float32), 0  # the last samples, and where they end
             for time in times:
-                start, duration = audio_window(int(time), causal)
-                if start * rate < file.frames and duration:
-                    file.seek(start * rate)
-                    yield time, file.read(duration * rate, dtype="float32", always_2d=True), rate
+                start, duration = (seconds * rate for seconds in audio_window(int(time), causal))
+                while end < start + duration and len(block := file.read(rate, dtype="float32", always_2d=True)):
+                    held, end = np.concatenate([held[-duration:], block]), end + len(block)
+                if len(clip := held[max(0, start - end + len(held)) :][:duration]) and start < end:
+                    yield time, clip, rate
     except soundfile.SoundFileError as error:
         raise UserError(f"{recording}: cannot be decoded; copy it again from the dataset archive") from error
 

@@ -1,0 +1,180 @@
+"""How fast preprocessing and sample generation are, and what memory the samples of the real size need.
+
+Everything is made here: one simulated take for sound, words and masks, and an empty tree of the size of the training
+split for the samples. Times are CPU seconds of this process and its children on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+from operating_room import layout
+from operating_room.dataset import Dataset
+from operating_room.files import write_json
+from operating_room.relations import load_samples, save_samples
+from operating_room.scene_graph import Sample
+from operating_room.synthetic.story import script_surgery
+from operating_room.takes import MMOR, Take, find_take, split_takes
+from operating_room.transcripts import audio_window
+
+TAKE = find_take("001_PKA")
+PROCESSES = 20  # clips that ffmpeg cuts, to know its time for one
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=int, default=300, help="length of the simulated take")
+    parser.add_argument("--size", default="640x480", help="of its pictures and masks, px")
+    parser.add_argument("--timepoints", type=int, default=17_000, help="of the training split")
+    parser.add_argument("--permutations", type=int, default=20)
+    parser.add_argument("--ffmpeg", default=shutil.which("ffmpeg"), help="program to compare with")
+    parser.add_argument("--samples-of", type=Path, help=argparse.SUPPRESS)  # a process of its own, for its peak memory
+    arguments = parser.parse_args()
+    if arguments.samples_of:
+        samples(arguments.samples_of, arguments.permutations)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        preprocessing(root / "take", arguments.seconds, arguments.size, arguments.ffmpeg)
+        empty_split(root / "split", arguments.timepoints)
+        command = [__file__, "--samples-of", str(root / "split"), "--permutations", str(arguments.permutations)]
+        subprocess.run([sys.executable, *command], check=True)
+
+
+def preprocessing(root: Path, seconds: int, size: str, ffmpeg: str | None) -> None:
+    """Clips, descriptors, words and masks of one take."""
+    from scene_graph_generation.preprocess.audio import preprocess_audio
+    from scene_graph_generation.preprocess.embeddings import mel_encoder, preprocess_audio_embeddings
+    from scene_graph_generation.preprocess.masks import preprocess_masks
+    from scene_graph_generation.preprocess.transcripts import preprocess_transcripts
+
+    command = ["data", "synthesize", "--out", str(root), "--take", TAKE.name, "--seconds", str(seconds), "--size", size]
+    subprocess.run(
+        [sys.executable, "-m", "mmor.cli", *command, "--workers", "1"], check=True, stdout=subprocess.DEVNULL
+    )
+    dataset = Dataset(root)
+    clips, clip_s = timed(lambda: preprocess_audio(dataset, [TAKE]).require())
+    report("audio clips", clips, clip_s, f"{clips / clip_s:.0f} clips/s, {seconds / clip_s:.0f} s of recording per s")
+    if ffmpeg:
+        each_s = ffmpeg_process(ffmpeg, dataset, root / "clip.mp3")
+        ratio = each_s * clips / clip_s
+        print(f"  one ffmpeg process per clip: {each_s * 1000:.1f} ms per clip; ours is {ratio:.0f} times faster")
+    else:
+        print("  no ffmpeg here: give --ffmpeg PROGRAM to compare")
+    for name, step in (
+        ("mel descriptors", lambda: preprocess_audio_embeddings(dataset, [TAKE], mel_encoder)),
+        ("transcripts", lambda: preprocess_transcripts(dataset, [TAKE])),
+        (f"small masks of {size} px", lambda: preprocess_masks(dataset, [TAKE], None, as_predictions=True)),
+    ):
+        count, cpu_s = timed(lambda step=step: step().require())
+        report(name, count, cpu_s, f"{count / cpu_s:.0f} files/s")
+
+
+def ffmpeg_process(ffmpeg: str, dataset: Dataset, out: Path) -> float:
+    """CPU seconds of what the published code runs for one clip."""
+    recording = layout.recording(dataset.roots[MMOR], TAKE)
+
+    def cut() -> int:
+        for second in range(1, PROCESSES + 1):
+            start, duration = audio_window(second)
+            window = ["-ss", str(start), "-t", str(duration)]
+            command = [ffmpeg, "-y", "-loglevel", "error", *window, "-i", str(recording), "-acodec", "copy", str(out)]
+            subprocess.run(command, check=True)
+        return PROCESSES
+
+    count, cpu_s = timed(cut)
+    return cpu_s / count
+
+
+def empty_split(root: Path, timepoints: int) -> None:
+    """The training split with empty pictures, clouds and sound, and with words, screens and graphs."""
+    takes = split_takes("train")
+    graphs = []
+    for number, take in enumerate(takes):
+        count = timepoints // len(takes) + (number < timepoints % len(takes))
+        graphs += [
+            Sample(take.sample_name, f"{moment.second:06d}", moment.triplets)
+            for moment in script_surgery(take, 0, count).moments
+        ]
+        empty_take(root / layout.ROOT_NAMES[take.dataset], take, count)
+    save_samples(root / "relationships_train.json", graphs)
+
+
+def empty_take(root: Path, take: Take, count: int) -> None:
+    """A take in which only what prompts tell has content."""
+    index = [
+        [f"{second:06d}", dict.fromkeys(layout.FRAME_KEYS[take.dataset], f"{second:06d}")] for second in range(count)
+    ]
+    write_json(layout.index_files(root, take)[1 if take.folder.startswith("export") else 0], index)
+    tool = {"unique_id": "8000050", "button_state": 0, "Translation": [1.5, 2.5, 3.5], "euler_rot": [10.1, 20.2, 30.3]}
+    if take.dataset == MMOR:
+        write_json(layout.tracks(root, take), [{"unique_id_dicts": [tool] * 3}] * count)
+    content = {
+        "transcript": json.dumps({"text": "could you hand me the saw please, and keep the leg still " * 3}),
+        "robot_screen": json.dumps({str(n): {"type": "main", "template_name": "bone registration"} for n in range(6)}),
+    }
+    made: set[Path] = set()
+    for timepoint in Dataset(root.parent).take(take).expected:
+        for name, path in timepoint.files():
+            if name not in ("label_masks", "annotation"):
+                if path.parent not in made:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    made.add(path.parent)
+                path.write_text(content.get(name, ""))
+
+
+def samples(root: Path, permutations: int) -> None:
+    """Training samples of a split with memory and mixed modalities; then going through the shards."""
+    from scene_graph_generation.sample_files import Shards, shard_folder, write_samples
+    from scene_graph_generation.samples import SampleOptions, training_records
+
+    graphs = load_samples(root / "relationships_train.json")
+    options = SampleOptions(permutations=permutations, temporal=True, mixed=True)
+    path = root / options.file_name("train")
+    expected = len(graphs) * permutations
+
+    def write() -> int:
+        return write_samples(path, training_records(Dataset(root), graphs, options, Random(0)), expected, Random(1))
+
+    count, cpu_s = timed(write)
+    megabytes = path.stat().st_size / 1e6
+    detail = f"{count / cpu_s:.0f} samples/s, {megabytes:.0f} MB of JSON, peak memory {peak():.0f} MB"
+    report(f"samples of {len(graphs)} timepoints", count, cpu_s, detail)
+    found, cpu_s = timed(lambda: sum(1 for record in Shards(shard_folder(path)) if record["id"]))
+    report("reading the shards", found, cpu_s, f"{found / cpu_s:.0f} samples/s, peak memory still {peak():.0f} MB")
+
+
+def peak() -> float:
+    """Largest resident memory of this process so far, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def timed(task: Callable[[], int]) -> tuple[int, float]:
+    """What a task returns, and the CPU seconds that it and its children took."""
+    start = cpu_seconds()
+    return task(), cpu_seconds() - start
+
+
+def cpu_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def report(name: str, count: int, cpu_s: float, detail: str) -> None:
+    """Print one line."""
+    print(f"{name}: {count} in {cpu_s:.2f} CPU s, {detail}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
