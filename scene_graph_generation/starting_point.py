@@ -43,11 +43,10 @@ def begin(experiment: Experiment, texts: Iterable[str]) -> tuple[MM2SG, Tokens]:
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
         set_bits(model, start.bits, device)
         choose_trainable(model, start)
-        if start.curriculum is not None:
-            load_curriculum(model, start)
         set_precision(model, experiment.train.bf16)
+        load_curriculum(model, start)
     if experiment.train.gradient_checkpointing:
-        model.language.gradient_checkpointing_enable({"use_reentrant": False})
+        model.language.activation_checkpointing_enable({"use_reentrant": False})
     return model, read_tokens(base)
 
 
