@@ -22,7 +22,7 @@ from operating_room.readers import read_json
 from operating_room.reports import Report
 from operating_room.scene_graph import Sample, Triplet
 from operating_room.sterility import SterilityRule, find_breaches
-from operating_room.takes import Take, find_take
+from operating_room.takes import MMOR, Take, find_take
 from operating_room.vocabulary import NONE, ROBOT_PHASE_LABELS
 
 NEXT_ACTIONS = (
@@ -173,7 +173,7 @@ def time_errors(
 def read_labels(
     dataset: Dataset, samples: Sequence[Sample], tasks: Sequence[str], root: Path | None = None
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The labels of all takes of MM-OR samples, for `score_downstream`; a take with bad labels is left out.
+    """The labels of the MM-OR takes among the samples, for `score_downstream`; a take with bad labels is left out.
 
     Args:
         dataset: where the takes are.
@@ -187,14 +187,37 @@ def read_labels(
     labels: dict[str, dict[str, Any]] = {task: {} for task in tasks}
     problems = []
     for name, of_take in by_take(samples).items():
+        take = find_take(name)
+        if take.dataset != MMOR:
+            continue
         try:
-            found = {task: _labels_of_take(dataset, find_take(name), of_take, task, root) for task in tasks}
+            found = {task: _labels_of_take(dataset, take, of_take, task, root) for task in tasks}
         except UserError as error:
             problems.append(f"{name} is left out: {error}")
         else:
             for task in tasks:
-                labels[task][_short_name(of_take[0])] = found[task]
+                labels[task][take.name] = found[task]
     return labels, problems
+
+
+def label_class(task: str, stored: Any) -> str | None:
+    """The class of a stored label in lower case, None if it has none.
+
+    Raises:
+        UserError: it has another form.
+    """
+    match task, stored:
+        case "next_action", None:
+            return None
+        case "next_action", []:
+            return NONE  # crashed the published evaluation (section 11, fix 6)
+        case "next_action", [str(action), *_]:
+            return action
+        case "robot_phase", str(phase):
+            return phase.lower().strip()
+        case "sterility_breach", list(breaches):
+            return BREACH_ANSWERS[bool(breaches)]
+    raise UserError(f"needs a {task} label as in MM-OR; found {str(stored)[:60]!r}")
 
 
 def by_take(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
@@ -225,6 +248,11 @@ def predicted_samples(predictions: Mapping[str, Iterable[Triplet]]) -> list[Samp
         triplets = (Triplet(s.replace(" ", "_"), o.replace(" ", "_"), p) for s, o, p in predictions[sample_id])
         samples.append(Sample(take_name, frame_id, tuple(triplets)))
     return samples
+
+
+def label_file(root: Path, take: Take, task: str) -> Path:
+    """Where the labels of a take are below a folder that holds the three label folders."""
+    return _LABEL_FILES[task](root, take)
 
 
 def load_labels(root: Path, takes: Iterable[Take], task: str) -> dict[str, dict[str, Any]]:
@@ -278,21 +306,13 @@ def _classes(task: str) -> tuple[str, ...]:
 
 
 def _read_label(task: str, sample: Sample, labels: Mapping[str, Any]) -> str | None:
-    """The class of a timepoint in lower case, None if it has none."""
-    match task, labels.get(sample.frame_id, KeyError):
-        case "next_action", None:
-            return None
-        case "next_action", []:
-            return NONE  # crashed the published evaluation (section 11, fix 6)
-        case "next_action", [str(action), *_]:
-            return action
-        case "robot_phase", str(phase):
-            return phase.lower().strip()
-        case "sterility_breach", list(breaches):
-            return BREACH_ANSWERS[bool(breaches)]
-        case _, stored:
-            found = "none" if stored is KeyError else repr(stored)[:60]
-            raise UserError(f"sample {sample.sample_id} needs a {task} label as in MM-OR; found {found}")
+    """The class of a timepoint, see `label_class`."""
+    if sample.frame_id not in labels:
+        raise UserError(f"sample {sample.sample_id} needs a {task} label as in MM-OR; found none")
+    try:
+        return label_class(task, labels[sample.frame_id])
+    except UserError as error:
+        raise UserError(f"sample {sample.sample_id} {error}") from error
 
 
 def _read_answer(task: str, text: str, keep_end_token: bool) -> str:

@@ -11,11 +11,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from operating_room.downstream import NEXT_ACTIONS, ROBOT_PHASES
+from operating_room.dataset import Dataset
+from operating_room.downstream import CLASSES, NEXT_ACTIONS, ROBOT_PHASES, by_take, label_file, load_labels
 from operating_room.errors import UserError
+from operating_room.files import write_json
 from operating_room.readers import read_bytes
 from operating_room.scene_graph import Sample, Triplet
 from operating_room.sterility import SterilityRule, find_breaches
+from operating_room.takes import MMOR, find_take
 from operating_room.vocabulary import ENTITIES, PREDICATES
 
 OUR_FILE = Path(__file__).with_name("downstream_rules.yaml")
@@ -67,32 +70,43 @@ def our_rules() -> Rules:
     return load_rules()
 
 
-def next_actions(graphs: Sequence[Iterable[Triplet]], rule: ActionRule) -> list[tuple[str, int] | None]:
-    """For each second of a take the action that begins next, and in how many seconds."""
+def next_actions(
+    graphs: Sequence[Iterable[Triplet]], rule: ActionRule, times: Sequence[int] | None = None
+) -> list[tuple[str, int] | None]:
+    """For each timepoint of a take the action that begins next, and in how many seconds.
+
+    Args:
+        graphs: in order of time.
+        rule: what begins an action.
+        times: of the graphs in s; None: one graph a second.
+    """
+    times = range(len(graphs)) if times is None else times
     starts: list[tuple[int, str]] = []
     last_seen: dict[str, int] = {}
     present = []
-    for second, graph in enumerate(graphs):
+    for place, (time, graph) in enumerate(zip(times, graphs, strict=True)):
         triplets = list(graph)
         actions = {rule.begins_with[t.predicate] for t in triplets if _begins(t, rule)}
         starts += [
-            (second, action)
+            (time, action)
             for action in sorted(actions)
-            if action not in last_seen or second - last_seen[action] > rule.gap
+            if action not in last_seen or time - last_seen[action] > rule.gap
         ]
-        last_seen.update(dict.fromkeys(actions, second))
+        last_seen.update(dict.fromkeys(actions, time))
         if any(rule.object in triplet for triplet in triplets):
-            present.append(second)
+            present.append(place)
     if present:
-        starts += [(present[0], rule.arrival), (present[-1] + 1, rule.departure)]
+        first, last = present[0], present[-1]
+        after = times[last + 1] if last + 1 < len(times) else times[last] + 1
+        starts += [(times[first], rule.arrival), (after, rule.departure)]
     starts.sort()
     upcoming = iter(starts)
     current = next(upcoming, None)
     result: list[tuple[str, int] | None] = []
-    for second in range(len(graphs)):
-        while current is not None and current[0] <= second:
+    for time in times:
+        while current is not None and current[0] <= time:
             current = next(upcoming, None)
-        result.append(None if current is None else (current[1], current[0] - second))
+        result.append(None if current is None else (current[1], current[0] - time))
     return result
 
 
@@ -108,16 +122,65 @@ def robot_phases(graphs: Iterable[Iterable[Triplet]], phases: Sequence[tuple[str
 
 def derive_labels(samples: Sequence[Sample], rules: Rules) -> dict[str, dict[str, Any]]:
     """Task -> frame_id -> label, as the dataset stores them, for all timepoints of one take in order of time."""
-    graphs = [sample.triplets for sample in samples]
-    actions = next_actions(graphs, rules.next_action)
+    graphs, frames = [sample.triplets for sample in samples], [sample.frame_id for sample in samples]
+    actions = next_actions(graphs, rules.next_action, [int(frame) for frame in frames])
     breaches = find_breaches(graphs, rules.sterility_breach)
     labels = {
         "next_action": [action and list(action) for action in actions],
         "robot_phase": robot_phases(graphs, rules.robot_phase),
         "sterility_breach": [[list(triplet) for triplet in broken] for broken in breaches],
     }
-    frames = [sample.frame_id for sample in samples]
     return {task: dict(zip(frames, of_task, strict=True)) for task, of_task in labels.items()}
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What `collect_labels` wrote."""
+
+    sources: dict[str, dict[str, str]]  # take -> task -> `dataset` or `rules`
+    labels: dict[str, dict[str, dict[str, Any]]]  # task -> take -> frame_id -> label
+    problems: list[str]  # one line for each take that is left out
+
+
+def collect_labels(
+    dataset: Dataset, samples: Sequence[Sample], rules: Rules, out: Path, derive_all: bool = False
+) -> Collected:
+    """Write the labels of all MM-OR takes to `out`: the dataset's own, or derived ones where it has none.
+
+    `out` gets the three label folders and `sources.json`, which tells for each take and task where its labels are from.
+
+    Args:
+        dataset: where the takes are.
+        samples: the true graphs of whole takes, those of a take in order of time.
+        rules: for the derived ones.
+        out: folder to write to.
+        derive_all: do not take the dataset's own labels.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    collected = Collected({}, {task: {} for task in CLASSES}, [])
+    for name, of_take in by_take(samples).items():
+        take = find_take(name)
+        if take.dataset != MMOR:
+            continue
+        recorded = dataset.take(take)
+        try:
+            stored = {
+                task: load_labels(recorded.root, [take], task)[take.name]
+                for task in CLASSES
+                if not derive_all and label_file(recorded.root, take, task).exists()
+            }
+        except UserError as error:
+            collected.problems.append(f"{name} is left out: {error}")
+            continue
+        derived = derive_labels(of_take, rules)
+        collected.sources[take.name] = {task: "dataset" if task in stored else "rules" for task in CLASSES}
+        for task in CLASSES:
+            collected.labels[task][take.name] = stored.get(task, derived[task])
+            write_json(label_file(out, take, task), collected.labels[task][take.name])
+    write_json(out / "sources.json", collected.sources, indent=1)
+    return collected
 
 
 def _begins(triplet: Triplet, rule: ActionRule) -> bool:

@@ -29,7 +29,7 @@ from operating_room.prompts import (
 from operating_room.relations import load_samples
 from operating_room.scene_graph import Sample, Triplet, as_triplets, parse, target_text
 from operating_room.similarity import SimilarSamples
-from operating_room.takes import MMOR, find_take
+from operating_room.takes import find_take
 from scene_graph_generation.collate import IGNORED, IMAGE
 from scene_graph_generation.downstream_samples import TASKS, downstream_file_name, downstream_records, graph_records
 from scene_graph_generation.sampler import length_grouped_order
@@ -162,8 +162,7 @@ def _training_samples(facts: Any, root: Path) -> Iterator[Result]:
 def _downstream_samples(facts: Any, root: Path) -> Iterator[Result]:
     dataset = Dataset(root)
     samples = _split_samples(root, "train")
-    mmor = [sample for sample in samples if find_take(sample.take_name).dataset == MMOR]
-    labels, problems = read_labels(dataset, mmor, TASKS)
+    labels, problems = read_labels(dataset, samples, TASKS)
     yield compare("labels that cannot be used", problems, [], EXACT)
     graphs = facts["all_scene_graphs_train_GT"]
     for name, augment in (("with_temporal_augmentation", True), ("without", False)):
@@ -173,7 +172,7 @@ def _downstream_samples(facts: Any, root: Path) -> Iterator[Result]:
         )
         generator = Scripted(theirs["draws"])
         per_timepoint = len(theirs["samples"]) // len(graphs)
-        made = downstream_records(mmor, labels, generator, per_timepoint, augment, 0.0, published_memory=True)
+        made = downstream_records(samples, labels, generator, per_timepoint, augment, 0.0, published_memory=True)
         records = list(made)
         yield compare(name, records, theirs["samples"], EXACT)
         yield compare(f"{name} draws left", len(generator.draws), 0, EXACT)

@@ -1,0 +1,153 @@
+"""`mmor downstream`: next action, robot phase and sterility breach from scene graphs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmor.cli_evaluation import Device, Split, finish, load_generator
+from mmor.cli_options import Data, Relations, load_split
+
+app = typer.Typer(
+    help="Next action, robot phase, sterility breach: labels, training data, training, scores.", no_args_is_help=True
+)
+
+Labels = Annotated[
+    Path | None, typer.Option(help="Folder of `mmor downstream labels` (default: the dataset's own label folders).")
+]
+RuleFile = Annotated[Path | None, typer.Option(help="Rule file (default: ours, operating_room/downstream_rules.yaml).")]
+PublishedMemory = Annotated[
+    bool, typer.Option("--published-memory", help="Memory with object and predicate swapped, as published.")
+]
+
+
+@app.command("labels")
+def labels(
+    out: Annotated[Path, typer.Option(help="Folder that gets the three label folders.")],
+    data: Data = Path("data"),
+    relations: Relations = Path("data"),
+    split: Split = "train",
+    rules: RuleFile = None,
+    derive_all: Annotated[bool, typer.Option("--derive-all", help="Ignore the dataset's own labels.")] = False,
+) -> None:
+    """Collect the labels of a split: the dataset's own, or derived from its scene graphs where it has none."""
+    from collections import Counter
+
+    from operating_room.dataset import Dataset
+    from operating_room.downstream import label_class
+    from operating_room.downstream_rules import OUR_FILE, collect_labels, load_rules
+
+    dataset, samples = Dataset(data), load_split(relations, split, data)
+    collected = collect_labels(dataset, samples, load_rules(rules or OUR_FILE), out, derive_all)
+    for take, sources in collected.sources.items():
+        typer.echo(f"{take}: " + ", ".join(f"{task} from {source}" for task, source in sources.items()))
+    for task, takes in collected.labels.items():
+        counts = Counter(label_class(task, label) for of_take in takes.values() for label in of_take.values())
+        typer.echo(f"{task}: " + ", ".join(f"{name} {count}" for name, count in counts.most_common()))
+    typer.echo(f"labels in {out}")
+    finish(collected.problems)
+
+
+@app.command("samples")
+def samples(
+    data: Data = Path("data"),
+    relations: Relations = Path("data"),
+    split: Split = "train",
+    out: Annotated[Path, typer.Option(help="Folder for the training JSON.")] = Path("data/llava_samples"),
+    labels: Labels = None,
+    per_timepoint: Annotated[int, typer.Option(help="Records per timepoint.", min=1)] = 10,
+    drop_history: Annotated[float, typer.Option(help="Share of memory entries that are dropped.", min=0, max=1)] = 0.5,
+    temporal_augmentation: Annotated[bool, typer.Option(help="Style of the memory drawn at random.")] = True,
+    published_memory: PublishedMemory = False,
+    seed: Annotated[int, typer.Option(help="Of all random draws.")] = 0,
+) -> None:
+    """Write the training JSON of all three tasks, in the published mixture."""
+    from random import Random
+
+    from operating_room.dataset import Dataset
+    from operating_room.downstream import read_labels
+    from scene_graph_generation.downstream_samples import TASKS, downstream_file_name, downstream_records
+    from scene_graph_generation.sample_files import write_samples
+
+    truth = load_split(relations, split, data)
+    known, problems = read_labels(Dataset(data), truth, TASKS, labels)
+    generator = Random(seed)
+    records = downstream_records(
+        truth, known, generator, per_timepoint, temporal_augmentation, drop_history, published_memory
+    )
+    path = out / downstream_file_name(split, temporal_augmentation, drop_history, published_memory)
+    count = write_samples(path, records, len(truth) * per_timepoint, generator)
+    typer.echo(f"{count} records in {path}")
+    finish(problems)
+
+
+@app.command("train")
+def train(
+    samples: Annotated[
+        list[Path], typer.Option(help="Training JSON, from `mmor downstream samples`; may be repeated.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the model.")],
+    config: Annotated[
+        Path, typer.Option(help="Experiment file; published: configs/scene_graph/downstream.yaml.")
+    ] = Path("configs/scene_graph/small_downstream.yaml"),
+    data: Data = Path("data"),
+) -> None:
+    """Train a model that answers from text; the same engine as `mmor scene-graph train`."""
+    from operating_room.dataset import Dataset
+    from scene_graph_generation.config import read_experiment
+    from scene_graph_generation.train import train
+
+    train(read_experiment(config), samples, Dataset(data), out)
+    typer.echo(f"model in {out}")
+
+
+@app.command("evaluate")
+def evaluate(
+    out: Annotated[Path, typer.Option(help="Results JSON.")],
+    model_path: Annotated[
+        Path | None, typer.Option("--model-path", "--model_path", help="Folder of the model; none: the rule alone.")
+    ] = None,
+    graphs: Annotated[
+        Path | None, typer.Option(help="Predictions of `mmor scene-graph infer` (default: the true graphs).")
+    ] = None,
+    data: Data = Path("data"),
+    relations: Relations = Path("data"),
+    split: Split = "test",
+    labels: Labels = None,
+    rules: RuleFile = None,
+    published_memory: PublishedMemory = False,
+    batch_size: Annotated[int, typer.Option(help="Questions at once.", min=1)] = 16,
+    device: Device = None,
+) -> None:
+    """Answer and score the three tasks from true or predicted scene graphs; breaches also by the sterility rule."""
+    from operating_room.dataset import Dataset
+    from operating_room.downstream import predicted_samples
+    from operating_room.downstream_rules import OUR_FILE, load_rules
+    from operating_room.relations import load_predictions
+    from scene_graph_generation.downstream import evaluate_downstream
+
+    rule_file = rules or OUR_FILE
+    truth = load_split(relations, split, data)
+    about = {
+        "folder": None if model_path is None else str(model_path),
+        "split": split,
+        "graphs_from": "annotations" if graphs is None else str(graphs),
+        "rules": str(rule_file),
+    }
+    evaluation = evaluate_downstream(
+        None if model_path is None else load_generator(model_path, device),
+        Dataset(data),
+        truth if graphs is None else predicted_samples(load_predictions(graphs)),
+        truth,
+        load_rules(rule_file).sterility_breach,
+        out,
+        about,
+        labels,
+        published_memory,
+        batch_size,
+    )
+    typer.echo(str(evaluation))
+    typer.echo(f"results in {out}")
+    finish(evaluation.problems)
