@@ -47,7 +47,7 @@ def train(
     overrides: Overrides = None,
 ) -> None:
     """Train a segmenter, or evaluate one."""
-    from mmor.launch import is_started, start_processes
+    from mmor.launch import is_first, is_started, start_processes
     from panoptic_segmentation.config import read_config
 
     config = read_config(config_file, overrides or ())
@@ -65,7 +65,8 @@ def train(
     from panoptic_segmentation.train import train
 
     path = train(config, data, folder, prepared, resume=resume, workers=workers, report_to=report_to)
-    typer.echo(f"model in {path}")
+    if is_first():
+        typer.echo(f"model in {path}")
 
 
 @app.command("predict")
@@ -121,6 +122,9 @@ def evaluate(
     canvas: Annotated[
         str, typer.Option(help="Width x height in px of all pictures; simulated: 320x240.")
     ] = "2048x1536",
+    ground_truth: Annotated[
+        Path | None, typer.Option(help="Folder of the prepared ground truth (default: in that of the predictions).")
+    ] = None,
     workers: Workers = CPUS,
 ) -> None:
     """Score predictions by video panoptic quality and print the table."""
@@ -131,7 +135,7 @@ def evaluate(
 
     dataset = Dataset(data)
     videos = find_videos(dataset, dataset.choose(take))
-    truth = out / "ground_truth", f"ground_truth_{name}"
+    truth = ground_truth or out / "ground_truth", f"ground_truth_{name}"
     typer.echo(str(evaluate(videos, out, name, *truth, parse_size(canvas), workers)))
 
 

@@ -14,6 +14,11 @@ def is_started() -> bool:
     return "WORLD_SIZE" in os.environ
 
 
+def is_first() -> bool:
+    """Whether this process is the only one or the first of several: the one that speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: str = "auto") -> None:
     """Run the present command line in `per_machine` processes on each machine and leave with their exit code.
 

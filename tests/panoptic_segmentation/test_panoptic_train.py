@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,11 @@ import pytest
 import torch
 
 from operating_room.errors import UserError
-from panoptic_segmentation.checkpoints import load_model, published_state
+from panoptic_segmentation.checkpoints import build_model, load_checkpoint, load_model, published_state
 from panoptic_segmentation.config import CONSTANT_LINEAR, ClipSettings, Config, InferenceSettings, Solver, read_config
 from panoptic_segmentation.model.matching import LossSettings
 from panoptic_segmentation.model.segmenter import SegmenterConfig
-from panoptic_segmentation.train import TrainedModel, rate_factor, train
+from panoptic_segmentation.train import TrainedModel, last_checkpoint, rate_factor, train
 from tests.panoptic_segmentation.test_ground_truth import write_take
 
 TINY = Config(
@@ -70,6 +71,63 @@ def test_later_stages_start_from_the_one_before(trained: Path, tmp_path: Path, a
     assert all(torch.equal(start[name], end[name]) for name in start)  # the segmenter is frozen
 
 
+def test_the_guided_half_does_not_start_again_after_resuming(trained: Path, tmp_path: Path) -> None:
+    """The published switch counts from the start of the process: a resumed run would be guided once more."""
+    solver = replace(TINY.solver, batch_size=1, average_decay=0.0, checkpoint_every=3)
+    weights = str(trained / "run" / "model.safetensors")
+    config = replace(TINY, architecture="DVIS_Plus_online", weights=weights, solver=solver)
+    whole = train(config, trained / "data", tmp_path / "whole", trained / "prepared")
+    shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "resumed" / "checkpoint-3")
+    config = replace(config, weights="not read again.pth")
+    resumed = train(config, trained / "data", tmp_path / "resumed", trained / "prepared", resume=True)
+    states = [published_state(load_model(path)[0]) for path in (whole, resumed)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    model = TrainedModel(load_model(whole)[0].train(), config)
+    calls: list[bool] = []
+    model.model.forward = lambda *arguments: calls.append(arguments[-1]) or {}  # ty: ignore[invalid-assignment]
+    for step in range(4):
+        model(torch.zeros(1, 2, 3, 32, 32), [], [], step)
+    assert calls == [True, True, False, False]
+
+
+def test_a_half_written_checkpoint_is_left_out(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained / "run" / "checkpoint-2", tmp_path / "checkpoint-2")
+    shutil.copytree(trained / "run" / "checkpoint-4", tmp_path / "checkpoint-10")
+    state = tmp_path / "checkpoint-10" / "trainer_state.json"
+    state.write_text(state.read_text()[:100])
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    assert "checkpoint-10: was not written to its end" in capsys.readouterr().out
+    assert last_checkpoint(tmp_path / "nothing") is None
+
+
+def test_published_files_are_left_on_the_way(trained: Path) -> None:
+    files = sorted(path.name for path in (trained / "run").glob("*.pth"))
+    assert files == ["model_0000001.pth", "model_0000003.pth", "model_final.pth"]
+    model = build_model("ctvis", TINY.segmenter, TINY.video)
+    assert load_checkpoint(trained / "run" / "model_final.pth", model).missing == []
+    ours = published_state(load_model(trained / "run" / "model.safetensors")[0])
+    assert all(torch.equal(ours[name], tensor) for name, tensor in published_state(model).items())
+
+
+def test_a_full_disk_and_a_bad_frame_are_one_line(trained: Path, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(UserError, match=r"cannot be written .*check free space") as caught:
+            train(TINY, trained / "data", tmp_path / "full", trained / "prepared")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    shutil.copytree(trained / "data", tmp_path / "data")
+    for picture in (tmp_path / "data").rglob("*.jpg"):
+        picture.write_bytes(b"\xff\xd8")
+    with pytest.raises(UserError, match=r"jpg: is not a readable") as caught:
+        train(replace(TINY, workers=1), tmp_path / "data", tmp_path / "bad", tmp_path / "prepared")
+    assert "\n" not in str(caught.value)
+
+
 def test_wrong_weights_are_refused_before_anything_is_written(trained: Path, tmp_path: Path) -> None:
     larger = replace(
         TINY, segmenter=replace(TINY.segmenter, width=64), weights=str(trained / "run" / "model.safetensors")
@@ -93,8 +151,6 @@ def test_the_rate_warms_up_and_falls() -> None:
 
 
 def test_averaged_weights_follow() -> None:
-    from panoptic_segmentation.checkpoints import build_model
-
     model = TrainedModel(build_model("ctvis", TINY.segmenter, TINY.video), TINY)
     start = {name: parameter.clone() for name, parameter in model.model.named_parameters()}
     with torch.no_grad():

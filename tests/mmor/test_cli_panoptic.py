@@ -1,0 +1,158 @@
+"""The published commands of stage 1, in processes of their own, also several at once and killed half-way."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from mmor import cli
+from panoptic_segmentation import predictions
+from panoptic_segmentation.checkpoints import load_model, published_state
+from panoptic_segmentation.config import Config, save_config
+from panoptic_segmentation.ground_truth import find_videos
+from panoptic_segmentation.predict import load, predict
+from panoptic_segmentation.train import last_checkpoint, train
+from tests.panoptic_segmentation.test_ground_truth import TAKE, write_take
+from tests.panoptic_segmentation.test_panoptic_train import TINY
+from tests.panoptic_segmentation.test_predict import new_model
+
+RUN = CliRunner()
+LONG = replace(TINY, solver=replace(TINY.solver, steps=40, checkpoint_every=4))
+SEPARATE = replace(  # no statistics of the batch
+    TINY,
+    segmenter=replace(TINY.segmenter, norm="frozen"),
+    solver=replace(TINY.solver, checkpoint_every=1, average_decay=0.0),
+)
+
+
+def start(*command: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
+    """kill -9 as soon as something is there."""
+    for _ in range(24_000):
+        if reached() or process.poll() is not None:
+            break
+        time.sleep(0.005)
+    process.kill()
+    _, errors = process.communicate()
+    assert process.returncode == -9, errors
+
+
+def prepare(root: Path, config: Config, frames: int = 7) -> Path:
+    write_take(root / "data", frames)
+    save_config(config, root / "config.yaml")
+    return root / "config.yaml"
+
+
+def losses(run: Path, step: int) -> list[float]:
+    state = json.loads((run / f"checkpoint-{step}" / "trainer_state.json").read_text())
+    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+
+def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
+    config = prepare(tmp_path, SEPARATE)
+    options = ("--num-gpus", "2", "--config-file", str(config), "--data", str(tmp_path / "data"), "--workers", "1")
+    process = start("-m", "mmor.cli", "panoptic", "train", *options, "--out", str(tmp_path / "two"))
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    train(SEPARATE, tmp_path / "data", tmp_path / "one", tmp_path / "two" / "ground_truth")
+    assert len(losses(tmp_path / "one", 4)) == 4
+    assert losses(tmp_path / "two", 4) == pytest.approx(losses(tmp_path / "one", 4), rel=1e-4)
+
+
+def test_a_killed_training_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    config = prepare(tmp_path, LONG)
+    options = ("--config-file", str(config), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "killed"))
+    process = start("-m", "mmor.cli", "panoptic", "train", *options, "--workers", "1", "--resume")
+    kill_when(process, lambda: (tmp_path / "killed" / "checkpoint-8").exists())
+    checkpoint = last_checkpoint(tmp_path / "killed")
+    assert checkpoint is not None
+    assert not (tmp_path / "killed" / "model.safetensors").exists()
+    prepared = tmp_path / "killed" / "ground_truth"
+    paths = [train(LONG, tmp_path / "data", tmp_path / "killed", prepared, resume=True)]
+    paths.append(train(LONG, tmp_path / "data", tmp_path / "whole", prepared))
+    resumed, whole = (published_state(load_model(path)[0]) for path in paths)
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_a_killed_prediction_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    dataset = write_take(tmp_path / "data", 120)
+    origin = new_model(tmp_path / "model.safetensors")
+    videos = find_videos(dataset, [TAKE], length=6)
+    script = (
+        "import sys; from pathlib import Path; from operating_room.dataset import Dataset;"
+        "from operating_room.takes import find_take; from panoptic_segmentation.ground_truth import find_videos;"
+        "from panoptic_segmentation.predict import load, predict; data, model, out = map(Path, sys.argv[1:]);"
+        f"videos = find_videos(Dataset(data), [find_take('{TAKE.name}')], length=6);"
+        "predict(*load(model), videos, out, 'test', model)"
+    )
+    process = start("-c", script, str(tmp_path / "data"), str(origin), str(tmp_path / "killed"))
+    first = predictions.video_path(tmp_path / "killed", videos[1].video_id)
+    kill_when(process, first.exists)
+    assert not predictions.split_path(tmp_path / "killed", "test").exists()
+    kept = first.stat().st_mtime_ns
+    for folder in ("killed", "whole"):
+        predict(*load(origin), videos, tmp_path / folder, "test", origin)
+    assert first.stat().st_mtime_ns == kept
+    files = {path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file()}
+    for file in files:
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+
+
+def test_the_published_chain_of_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frame training, online from its checkpoint, then evaluation and export of masks."""
+    monkeypatch.chdir(tmp_path)
+    prepare(tmp_path, replace(TINY, output_folder="output_CTVIS", test_data=("mmor_panoptic_train",)))
+    command = ["panoptic", "train", "--num-gpus", "1", "--workers", "1", "--config-file"]
+    one_clip = ["SOLVER.IMS_PER_BATCH", "1"]
+    result = RUN.invoke(cli.app, [*command, "config.yaml", "--resume", "MODEL.WEIGHTS", "", *one_clip])
+    assert result.exit_code == 0, result.output
+    online = replace(TINY, architecture="DVIS_Plus_online", output_folder="output_online", test_data=TINY.train_data)
+    save_config(online, Path("online.yaml"))
+    weights = ["MODEL.WEIGHTS", "output_CTVIS/model_0000003.pth"]
+    result = RUN.invoke(cli.app, [*command, "online.yaml", "--resume", *weights, *one_clip, "SOLVER.MAX_ITER", "2"])
+    assert result.exit_code == 0, result.output
+    result = RUN.invoke(
+        cli.app, [*command, "online.yaml", "--eval-only", "MODEL.WEIGHTS", "output_online/model_final.pth"]
+    )
+    assert result.exit_code == 0, result.output
+    assert "VPQ" in result.output
+    assert "STQ" in result.output
+    assert Path("output_online/inference/pred_train.json").exists()
+    result = RUN.invoke(cli.app, ["panoptic", "export-masks", "--model", "output_CTVIS"])
+    assert result.exit_code == 0, result.output
+    assert Path("output_CTVIS/inference/pred_train.json").exists()
+
+
+def test_mistakes_at_the_start(tmp_path: Path) -> None:
+    config = prepare(tmp_path, TINY)
+    command = ["panoptic", "train", "--config-file", str(config), "--data", str(tmp_path / "data")]
+
+    def message(*more: str) -> str:
+        return str(RUN.invoke(cli.app, [*command, "--out", str(tmp_path / "out"), *more]).exception)
+
+    assert "did you mean SOLVER.IMS_PER_BATCH" in message("SOLVER.IMS_PER_BACH", "2")
+    assert "needs --dist-url tcp://HOST:PORT" in message("--num-machines", "2")
+    assert "of 2 machines it is 0 to 1" in message(
+        "--num-machines", "2", "--machine-rank", "2", "--dist-url", "tcp://a:1"
+    )
+    if find_spec("wandb") is None:
+        assert "wandb is not installed" in message("--report-to", "wandb")
+    assert "needs a model" in message("--eval-only")
+    assert not (tmp_path / "out").exists()
