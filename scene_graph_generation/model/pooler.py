@@ -140,7 +140,8 @@ class ImagePooler(nn.Module):
     def _encode_audio(self, audio: list[Tensor | None]) -> Float[Tensor, "samples 1 width"]:
         """A missing vector is zero and goes through the projection."""
         zero = self.project_audio.weight.new_zeros(self.project_audio.in_features)
-        return self.project_audio(torch.stack([zero if vector is None else vector for vector in audio])).unsqueeze(1)
+        vectors = torch.stack([zero if vector is None else vector.to(zero.dtype) for vector in audio])
+        return self.project_audio(vectors).unsqueeze(1)
 
     def _encode_masks(self, masks: list[Tensor | None]) -> Float[Tensor, "samples 3 width"]:
         """Missing masks are zero vectors that do not go through the encoder."""
