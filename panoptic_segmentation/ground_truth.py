@@ -6,6 +6,7 @@ newer than its mask is not made again.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ SMALLEST_AREA = 10  # px^2 of a contour's polygon; smaller ones are slips of the
 VIDEO_LENGTH = 200  # frames
 VIDEO_OVERLAP = 3  # frames that a part shares with the one before
 TRAINING_ID_STEP = 10  # training id = category id * this
+_SHAPE_TOLERANCE = 0.02  # by which the proportions of a mask and its picture may differ
 CANVAS = (2048, 1536)  # published width and height of all pictures, px
 
 CategoryMap = UInt8[np.ndarray, "height width"]
@@ -185,7 +187,8 @@ def prepare(videos: Sequence[Video], folder: Path, name: str, size: Size = CANVA
         the published ground-truth JSON.
 
     Raises:
-        UserError: there is no video, a mask is unreadable, or the folder cannot be written.
+        UserError: there is no video, a mask is unreadable or of another shape than its picture (all others are prepared
+            first), or the folder cannot be written.
     """
     if not videos:
         raise UserError("the chosen takes have no annotated frame; choose other takes or add segmentation exports")
@@ -194,16 +197,23 @@ def prepare(videos: Sequence[Video], folder: Path, name: str, size: Size = CANVA
         content = read_json(path)
         if content.get("videos") == _video_list(videos, size):
             return content
-    jobs: dict[Path, tuple[Path, Path, Path]] = {}
+    jobs: dict[Path, tuple[Path, Path, Path, Path | None]] = {}
     for video in videos:
-        jobs |= zip(video.masks(), zip(video.masks(), video.prepared(folder), video.prepared(folder, True)))
+        # Station pictures are brought to the canvas whatever their shape.
+        pictures = [None] * len(video.frames) if layout.is_station(video.camera) else video.pictures()
+        paths = video.masks(), video.prepared(folder), video.prepared(folder, True), pictures
+        jobs |= zip(video.masks(), zip(*paths))
     run = partial(_prepare_frame, size=size)
     if workers > 1:
         with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
             results = pool.map(run, jobs.values(), chunksize=16)
-            records = dict(zip(jobs, track(results, "ground truth", len(jobs))))
+            prepared = dict(zip(jobs, track(results, "ground truth", len(jobs))))
     else:
-        records = dict(zip(jobs, track(map(run, jobs.values()), "ground truth", len(jobs))))
+        prepared = dict(zip(jobs, track(map(run, jobs.values()), "ground truth", len(jobs))))
+    records = {mask: found for mask, found in prepared.items() if not isinstance(found, str)}
+    if bad := [found for found in prepared.values() if isinstance(found, str)]:
+        print(*bad, sep="\n", file=sys.stderr)
+        raise UserError(f"{len(bad)} of {len(jobs)} masks cannot be used, the others are prepared; first: {bad[0]}")
     content = ground_truth(videos, records, size)
     write_json(path, content)
     return content
@@ -255,19 +265,43 @@ def _is_current(path: Path, videos: Sequence[Video], folder: Path) -> bool:
     )
 
 
-def _prepare_frame(paths: tuple[Path, Path, Path], size: Size) -> list[dict[str, Any]]:
-    """Write a mask's training and evaluation picture, unless they are there; return its segment records."""
-    mask, training, evaluation = paths
+def _prepare_frame(paths: tuple[Path, Path, Path, Path | None], size: Size) -> list[dict[str, Any]] | str:
+    """Write a mask's training and evaluation picture, unless they are there; return its segment records.
+
+    What is wrong with the mask is returned too, since an exception would end the work on all others.
+    """
+    mask, training, evaluation, picture = paths
     if training.exists() and evaluation.exists() and training.stat().st_mtime >= mask.stat().st_mtime:
         categories = (read_ids(training) // TRAINING_ID_STEP).astype(np.uint8)
         if categories.shape == size[::-1]:
             return segment_records(categories)
-    categories = category_map(clean(read_label_mask(mask)), size)
+    try:
+        labels = read_label_mask(mask)
+        if picture is not None:
+            _check_shape(labels, mask, picture)
+    except UserError as error:
+        return str(error)
+    categories = category_map(clean(labels), size)
     ids = np.zeros((*categories.shape, 3), np.uint8)
     ids[..., 0] = categories * TRAINING_ID_STEP  # below 256: the first of the three base-256 digits
     write_png(evaluation, COLORS[categories])
     write_png(training, ids)
     return segment_records(categories)
+
+
+def _check_shape(labels: UInt8[np.ndarray, "height width"], mask: Path, picture: Path) -> None:
+    """Masks may be larger or smaller than their picture, which they are resized with, but not of another shape."""
+    from PIL import Image
+
+    try:
+        with Image.open(picture) as image:
+            width, height = image.size
+    except OSError:  # not there, or damaged: whoever needs the picture says so
+        return
+    ratio = labels.shape[1] * height / (labels.shape[0] * width)
+    if abs(ratio - 1) > _SHAPE_TOLERANCE:
+        sizes = f"{labels.shape[1]}x{labels.shape[0]}", f"{width}x{height}"
+        raise UserError(f"{mask}: is {sizes[0]} px, its picture {picture.name} {sizes[1]}; export the mask again")
 
 
 def _find_frames(recorded: RecordedTake, camera: str, annotated: bool, with_pictures: bool) -> tuple[str, ...]:

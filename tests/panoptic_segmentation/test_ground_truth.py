@@ -155,6 +155,10 @@ def test_lost_pictures_and_masks(tmp_path: Path) -> None:
     video.masks()[1].write_bytes(b"")
     with pytest.raises(UserError, match=r"camera01_colorimage-000103\.png"):
         prepare([video], tmp_path / "out", "truth", (16, 12))
+    Image.new("L", (40, 12), 5).save(video.masks()[0])
+    with pytest.raises(UserError, match=r"2 of 3 masks .* the others are prepared; first: .*is 40x12 px, its picture"):
+        prepare([video], tmp_path / "out", "truth", (16, 12), workers=2)
+    assert video.prepared(tmp_path / "out")[2].exists()
     video.pictures()[0].unlink()
     again = Dataset(tmp_path / "data")
     assert len(find_videos(again, [TAKE])[0].frames) == 2
