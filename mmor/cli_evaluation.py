@@ -121,6 +121,16 @@ def evaluate_all(
     finish(problems)
 
 
+def compare(
+    first: Annotated[Path, typer.Argument(help="Results JSON of `evaluate`.")],
+    second: Annotated[Path, typer.Argument(help="Another one of the same task.")],
+) -> None:
+    """Tell what changed between two evaluations, and whether it is more than chance."""
+    from operating_room.comparison import compare
+
+    typer.echo(str(compare(first, second)))
+
+
 def load_generator(model: Path, device: str | None) -> SceneGraphGenerator:
     """The model of a folder on a device."""
     import torch
