@@ -18,6 +18,8 @@ from operating_room.transcripts import CLIP_S, audio_window
 from scene_graph_generation.preprocess.mp3 import read_mp3
 from scene_graph_generation.preprocess.run import Outcome, each_take, missing, settle
 
+_BLOCK = 1 << 20  # samples that are decoded at once
+
 Samples = Float32[np.ndarray, "_samples _channels"]
 
 
@@ -67,8 +69,8 @@ def read_clips(recording: Path, times: Iterable[str], causal: bool = False) -> I
             held, end = np.zeros((0, file.channels), np.float32), 0  # the last samples, and where they end
             for time in times:
                 start, duration = (seconds * rate for seconds in audio_window(int(time), causal))
-                while end < start + duration and len(block := file.read(rate, dtype="float32", always_2d=True)):
-                    held, end = np.concatenate([held[-duration:], block]), end + len(block)
+                while end < start + duration and len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+                    held, end = np.concatenate([held[max(0, start - end + len(held)) :], block]), end + len(block)
                 if len(clip := held[max(0, start - end + len(held)) :][:duration]) and start < end:
                     yield time, clip, rate
     except soundfile.SoundFileError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from operating_room.categories import colors_to_labels
 from operating_room.masks import reduce_labels
 from operating_room.readers import read_label_mask, read_picture, read_subtitles
 from operating_room.transcripts import audio_window, spoken_texts
+from tests.parity import commands
 from tests.parity.case import EXACT, Result, compare, load_json
 
 
@@ -25,6 +27,8 @@ def segmask_downsample(folder: Path) -> Iterator[Result]:
         yield compare(f"{name} labels", labels, read_label_mask(folder / case["label"]), EXACT)
         expected = read_label_mask(folder / case["expected"])
         yield compare(f"{name} reduced", reduce_labels(labels, size), expected, EXACT)
+    with tempfile.TemporaryDirectory() as root:
+        yield from commands.small_masks(folder, cases, Path(root))
 
 
 def speech_audio(folder: Path) -> Iterator[Result]:
@@ -37,6 +41,10 @@ def speech_audio(folder: Path) -> Iterator[Result]:
         ours = [audio_window(int(window["timepoint"])) for window in windows]
         theirs = [(float(window["start_second"]), float(window["duration_seconds"])) for window in windows]
         yield compare("audio windows", ours, theirs, EXACT)
+    with tempfile.TemporaryDirectory() as root:
+        yield from commands.transcripts(folder, cases["transcripts"], Path(root))
+        if windows:
+            yield from commands.audio_clips(windows, Path(root))
 
 
 KINDS = {"segmask_downsample": segmask_downsample, "speech_audio": speech_audio}

@@ -35,6 +35,7 @@ from scene_graph_generation.downstream_samples import TASKS, downstream_file_nam
 from scene_graph_generation.sampler import length_grouped_order
 from scene_graph_generation.samples import MODALITIES, SampleOptions, augment_record, training_records
 from scene_graph_generation.tokens import train_tokens
+from tests.parity import commands
 from tests.parity.case import EXACT, Result, compare, load_json
 
 BLACK = "black 2048x1536"
@@ -157,6 +158,7 @@ def _training_samples(facts: Any, root: Path) -> Iterator[Result]:
         texts[f"{sample.take_name}_{int(sample.frame_id)}"] = memory.text()
         memory.add(parse(target_text(sample.triplets)), int(sample.frame_id))
     yield compare("memory", texts, facts["take_timepoint_to_memory_str"], EXACT)
+    yield from commands.training_samples(facts, root)
 
 
 def _downstream_samples(facts: Any, root: Path) -> Iterator[Result]:
