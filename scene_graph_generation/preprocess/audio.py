@@ -39,11 +39,12 @@ def preprocess_audio(dataset: Dataset, takes: Sequence[Take], causal: bool = Fal
 
 def _write_clips(recorded: RecordedTake, causal: bool) -> Iterator[Path]:
     recording = layout.recording(recorded.root, recorded.take)
-    clips = missing(recorded, layout.audio_clip)
-    if not clips or not recorded.has(recording):
+    if not recorded.has(recording):
+        return
+    settle(layout.audio_clip(recorded.root, recorded.take, "").parent, {"window": window_name(causal)})
+    if not (clips := missing(recorded, layout.audio_clip)):
         return
     sound = read_mp3(recording)
-    settle(clips[0][1].parent, {"window": window_name(causal)})
     for time, path in clips:
         start, duration = audio_window(int(time), causal)
         if clip := sound.cut(start, start + duration):

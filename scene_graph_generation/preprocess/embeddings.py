@@ -62,13 +62,15 @@ def _write_vectors(recorded: RecordedTake, encoder: Encoder, causal: bool) -> It
     root, take = recorded.root, recorded.take
     paths = dict(missing(recorded, layout.audio_embedding))
     recording = layout.recording(root, take)
+    if recorded.has(recording) or recorded.list_folder(layout.audio_clip(root, take, "").parent):
+        folder = layout.audio_embedding(root, take, "").parent
+        settle(folder, {"encoder": str(encoder), "window": window_name(causal)})
     if recorded.has(recording):
         found = read_clips(recording, paths, causal)
     else:
         clips = {time: layout.audio_clip(root, take, time) for time in paths}
         found = ((time, *read_audio(clip)) for time, clip in clips.items() if recorded.has(clip))
     for batch in _batches(found):
-        settle(paths[batch[0][0]].parent, {"encoder": str(encoder), "window": window_name(causal)})
         vectors = encoder([samples for _, samples, _ in batch], batch[0][2])
         for (time, _, _), vector in zip(batch, vectors):
             _write_vector(paths[time], vector.clone())  # a view would store the whole batch

@@ -1,0 +1,172 @@
+"""`mmor scene-graph preprocess` and `samples`: what lies on disk afterwards, what is said, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from mmor.cli import app
+from operating_room.errors import UserError
+from operating_room.scene_graph import parse
+from scene_graph_generation.sample_files import Shards, shard_folder
+from scene_graph_generation.tokens import train_tokens
+from tests.operating_room.tiny_dataset import picture, write, write_dataset, write_mmor
+
+GRAPH = [["head_surgeon", "patient", "cutting"], ["nurse", "patient", "closeTo"], ["nurse", "saw", "holding"]]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two takes of MM-OR and one of 4D-OR without anything that preprocessing writes, and graphs of each timepoint."""
+    write_dataset(tmp_path)
+    write_mmor(tmp_path / "MM-OR_data", "003_TKA")
+    for data in ("MM-OR_data", "4D-OR_data"):
+        for path in (tmp_path / data).glob("*per_timepoint*"):
+            shutil.rmtree(path)
+    graphs = [
+        {"take_name": take, "frame_id": f"{frame:06d}", "relationships": GRAPH[: frame + 1]}
+        for take in ("001_4DOR", "001_PKA_MMOR", "003_TKA_MMOR")
+        for frame in range(3)
+    ]
+    write(tmp_path / "relationships_train.json", graphs)
+    return tmp_path
+
+
+def mmor(root: Path, command: str, *options: str) -> Result:
+    return CliRunner().invoke(app, ["scene-graph", *command.split(), "--data", str(root), *options])
+
+
+def preprocess(root: Path, step: str = "all", *options: str) -> Result:
+    settings = ["--audio-encoder", "mel"] if step == "all" else []
+    masks = ["--from-annotations"] if step in ("all", "masks") else []
+    return mmor(root, f"preprocess {step}", *settings, *masks, *options)
+
+
+def samples(root: Path, *options: str) -> Result:
+    folders = ["--relations", str(root), "--out", str(root / "llava_samples")]
+    return mmor(root, "samples", *folders, *options)
+
+
+def records(root: Path) -> list[dict[str, Any]]:
+    (path,) = (root / "llava_samples").glob("train_*perm_*temp_*tempaug_*.json")
+    found = json.loads(path.read_text())
+    assert list(Shards(shard_folder(path))) == found
+    return found
+
+
+def errors(result: Result) -> list[str]:
+    lines = result.stderr.splitlines()
+    assert all(line.startswith("error: ") for line in lines)
+    return lines
+
+
+def test_all_steps_and_again(root: Path) -> None:
+    result = preprocess(root)
+    assert result.exit_code == 0, result.output
+    assert result.output == f"{2 * 3 * 3 + 3 * 3 * 3} files written for 3 takes\n"
+    assert preprocess(root).output == "0 files written for 3 takes\n"
+    shutil.rmtree(root / "MM-OR_data" / "take_audio_per_timepoint" / "003_TKA")
+    assert preprocess(root, "audio", "--split", "train").output == "3 files written for 3 takes\n"
+    assert preprocess(root, "audio", "--take", "003_TKA", "--causal").exit_code == 1
+
+
+def test_a_problem_is_one_line_and_other_takes_are_finished(root: Path) -> None:
+    write(root / "MM-OR_data" / "take_transcripts" / "001_PKA.srt", "1\n00:00:01.5 --> 00:00:02,0\nwords\n")
+    result = preprocess(root)
+    assert result.exit_code == 1
+    (line,) = errors(result)
+    assert "001_PKA.srt: line 2 has a broken time" in line
+    assert "42 files written" in result.output
+    assert len(list((root / "MM-OR_data" / "take_transcripts_per_timepoint" / "003_TKA").iterdir())) == 3
+
+
+def test_a_half_copied_dataset(root: Path) -> None:
+    data = root / "MM-OR_data"
+    (data / "001_PKA" / "timestamp_to_pcd_and_frames_list.json").unlink()
+    write(data / "take_audios" / "003_TKA.mp3", (data / "take_audios" / "003_TKA.mp3").read_bytes()[:2000])
+    result = preprocess(root)
+    assert result.exit_code == 1
+    index, sound = errors(result)
+    assert "001_PKA: has no timestamp_to_pcd_and_frames_list.json" in index
+    assert "003_TKA.mp3: is damaged or cut off" in sound
+    assert len(list((data / "take_segmasks_per_timepoint" / "003_TKA").glob("*.png"))) == 9
+
+
+def test_predictions_of_another_split(root: Path, tmp_path: Path) -> None:
+    write(tmp_path / "pan_pred" / "004_PKA_1" / "camera01_colorimage-000100.png", picture("PNG"))
+    result = mmor(root, "preprocess masks", "--predictions", str(tmp_path / "pan_pred"))
+    assert result.exit_code == 1
+    assert len(errors(result)) == 3
+    assert "has no frame of take 001_4DOR; give the predictions of the split that it is in" in result.stderr
+
+
+def test_samples_in_published_form(root: Path) -> None:
+    preprocess(root)
+    result = samples(root, "--permutations", "2", "--temporal", "--mixed-modalities")
+    assert result.exit_code == 0, result.output
+    found = records(root)
+    assert len(found) == 9 * 2
+    (path,) = (root / "llava_samples").glob("*.json")
+    assert path.name == (
+        "train_2perm_Truetemp_Truetempaug_AZURE_SIMSTATION_TRACKERCAM_PC_AUDIO_SPEECH_ROBOTMETA_TRACKINGMETA_"
+        "PREDSEGMASKS_drophistory0.5_MIXED.json"
+    )
+    assert all(len(record["segmasks"]) == 3 for record in found)
+    answers = {record["id"]: set(parse(record["conversations"][1]["value"])) for record in found}
+    assert {len(answers[f"001_PKA_MMOR_00000{frame}"]) for frame in range(3)} == {1, 2, 3}
+
+
+def test_samples_depend_on_the_seed_only(root: Path) -> None:
+    contents = []
+    for seed in ("3", "3", "4"):
+        samples(root, "--permutations", "4", "--temporal", "--seed", seed)
+        contents.append(records(root))
+        shutil.rmtree(root / "llava_samples")
+    assert contents[0] == contents[1] != contents[2]
+
+
+def test_samples_of_some_modalities(root: Path) -> None:
+    result = samples(root, "--permutations", "1", "--modalities", "pc,AZURE", "--drop-history", "0")
+    assert result.exit_code == 0, result.output
+    (path,) = (root / "llava_samples").glob("*.json")
+    assert path.name == "train_1perm_Falsetemp_Truetempaug_AZURE_PC.json"
+    for record in records(root):
+        assert record.keys() == {"id", "timepoint", "vis_knowledge_paths", "conversations", "image", "pc"}
+        assert all("colorimage" in picture for picture in record["image"])
+        assert "<tracker_metadata_start>" not in record["conversations"][0]["value"]
+    result = samples(root, "--modalities", "SMELL")
+    assert isinstance(result.exception, UserError)
+    assert "modality 'SMELL' does not exist" in str(result.exception)
+
+
+def test_labels_of_unknown_frames_and_damaged_files_are_left_out(root: Path) -> None:
+    preprocess(root)
+    graphs = json.loads((root / "relationships_train.json").read_text())
+    graphs += [{"take_name": "001_PKA_MMOR", "frame_id": f"00010{i}", "relationships": GRAPH} for i in range(2)]
+    write(root / "relationships_train.json", graphs)
+    write(root / "MM-OR_data" / "take_transcripts_per_timepoint" / "003_TKA" / "000002.json", '{"text')
+    result = samples(root, "--permutations", "2")
+    assert result.exit_code == 1
+    unknown, damaged = errors(result)
+    assert "001_PKA_MMOR: 2 of 5 labelled timepoints are left out; the first:" in unknown
+    assert "has no timepoint '000100'" in unknown
+    assert "003_TKA_MMOR: 1 of 3 labelled timepoints are left out; the first:" in damaged
+    assert "000002.json: is not valid JSON" in damaged
+    assert len(records(root)) == (3 + 3 + 2) * 2
+
+
+def test_token_frequencies_count_the_answers(root: Path) -> None:
+    texts = ["<SG> nurse,saw,holding; head surgeon,patient,cutting </SG>"] * 4
+    train_tokens(texts, 700).save(root / "tokens")
+    result = samples(root, "--permutations", "3", "--tokenizer", str(root / "tokens"))
+    assert result.exit_code == 0, result.output
+    counts = json.loads((root / "llava_samples" / "train_token_freqs_7b_3perm.json").read_text())
+    assert "</s>" not in counts
+    assert max(counts.values()) >= 9 * 3
+    assert all(isinstance(count, int) and count > 0 for count in counts.values())
+    assert sum(1 for count in counts.values() if count == 9 * 3) >= 2  # the marks at both ends, once in each answer
