@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mmor import cli_data, cli_downstream, cli_evaluation, cli_panoptic, cli_scene_graph
+from mmor import cli_checkpoints, cli_data, cli_downstream, cli_evaluation, cli_panoptic, cli_scene_graph
 from operating_room.errors import UserError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_panoptic.app, name="panoptic")
 app.add_typer(cli_scene_graph.app, name="scene-graph")
 app.add_typer(cli_downstream.app, name="downstream")
+app.add_typer(cli_checkpoints.app, name="checkpoints")
 app.command("compare")(cli_evaluation.compare)
 
 

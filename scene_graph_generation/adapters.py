@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from operating_room.errors import UserError
@@ -29,6 +27,8 @@ def add_lora(model: MM2SG, rank: int = RANK, alpha: int = ALPHA, dropout: float 
 
     Its parameters are float32, also on a base of fewer bits, and drawn from torch's generator.
     """
+    from peft import LoraConfig, inject_adapter_in_model  # takes two seconds, and few models have an adapter
+
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(TARGETS), bias="none")
     inject_adapter_in_model(config, model.language, adapter_name=ADAPTER)
     for name, parameter in model.language.named_parameters():
@@ -99,10 +99,10 @@ def merge_lora(model: MM2SG) -> None:
         model.language.set_submodule(name, base)
 
 
-def adapted_layers(model: MM2SG) -> Iterator[tuple[str, LoraLayer]]:
-    """Name within the language model, and layer, of every layer that has an adapter."""
+def adapted_layers(model: MM2SG) -> Iterator[tuple[str, Any]]:
+    """Name within the language model, and layer (peft's `LoraLayer`), of every layer that has an adapter."""
     for name, module in model.language.named_modules():
-        if isinstance(module, LoraLayer):
+        if hasattr(module, "lora_A"):
             yield name, module
 
 

@@ -215,8 +215,8 @@ def _check_complete(model: MM2SG, others: LoadReport, adapter: LoadReport) -> Lo
 
 def _lora_of(model: MM2SG) -> LoraConfig:
     for _, layer in adapted_layers(model):
-        card: Any = layer
-        return LoraConfig(card.r[ADAPTER], card.lora_alpha[ADAPTER], getattr(card.lora_dropout[ADAPTER], "p", 0.0))
+        dropout = getattr(layer.lora_dropout[ADAPTER], "p", 0.0)  # an identity if there is none
+        return LoraConfig(layer.r[ADAPTER], layer.lora_alpha[ADAPTER], dropout)
     raise UserError("this model has no adapter; save it as a whole model instead")
 
 
