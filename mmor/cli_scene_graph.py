@@ -8,26 +8,68 @@ from typing import Annotated
 import typer
 
 from mmor import cli_evaluation, cli_preprocess
-from mmor.cli_options import Data
+from mmor.launch import is_first, is_started, start_processes
 
 app = typer.Typer(help="Scene graphs: prepare, train, generate, score.", no_args_is_help=True)
 app.add_typer(cli_preprocess.app)
 app.add_typer(cli_evaluation.app)
 
 
-@app.command("train")
+@app.command("train", context_settings={"ignore_unknown_options": True})
 def train(
+    options: Annotated[list[str] | None, typer.Argument(help="Options of the published commands.")] = None,
     samples: Annotated[
-        list[Path], typer.Option(help="Training JSON, from `mmor scene-graph samples`; may be repeated.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder of the model.")],
-    config: Annotated[Path, typer.Option(help="Experiment file.")] = Path("configs/scene_graph/small.yaml"),
-    data: Data = Path("data"),
+        list[Path] | None, typer.Option(help="Training JSON, from `mmor scene-graph samples`; may be repeated.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the model.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Experiment file (default: small.yaml; a published command needs none).")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder that holds MM-OR_data and/or 4D-OR_data.")] = None,
+    gpus: Annotated[int, typer.Option(help="Processes, one per GPU; torchrun does as well.", min=1)] = 1,
+    skip_bad_samples: Annotated[
+        bool, typer.Option("--skip-bad-samples", help="Go on without samples that cannot be used, and count them.")
+    ] = False,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would happen: sizes, memory, steps, files, inputs.")
+    ] = False,
 ) -> None:
-    """Train a model; a training that was interrupted goes on from its last checkpoint in --out."""
-    from operating_room.dataset import Dataset
-    from scene_graph_generation.config import read_experiment
-    from scene_graph_generation.train import train
+    """Train a model; a training that was interrupted goes on from its last checkpoint in --out.
 
-    train(read_experiment(config), samples, Dataset(data), out)
-    typer.echo(f"model in {out}")
+    All options of the published training commands are accepted as they are written there (docs/training.md).
+    """
+    from operating_room.errors import UserError
+    from scene_graph_generation.arguments import BASE, SMALL, read_options
+    from scene_graph_generation.config import read_experiment, with_setting
+
+    words = options or []
+    published = any(word.lstrip("-").replace("-", "_").startswith(BASE) for word in words)
+    start = None if published and config is None else read_experiment(config or SMALL)
+    read = read_options(words, start)
+    experiment = read.experiment
+    given = {"samples": samples, "out": out, "data": data}
+    for name, value in given.items():
+        if value:
+            experiment = with_setting(experiment, f"files.{name}", value, f"--{name}")
+    if skip_bad_samples:
+        experiment = with_setting(experiment, "train.skip_bad_samples", True, "--skip-bad-samples")
+    if is_first():
+        for note in read.notes:
+            typer.echo(note, err=True)
+    if dry:
+        from scene_graph_generation.dry_run import dry_run
+
+        report = dry_run(experiment, gpus)
+        typer.echo(report.text)
+        if report.problems:
+            raise UserError(f"training would not start: {len(report.problems)} problems, see above")
+        return
+    if gpus > 1 and not is_started():
+        start_processes(gpus)
+    from operating_room.dataset import Dataset
+    from scene_graph_generation.train import output_folder, train
+
+    out = output_folder(experiment)
+    train(experiment, experiment.files.samples, Dataset(experiment.files.data), out)
+    if is_first():
+        typer.echo(f"model in {out}")

@@ -14,17 +14,16 @@ from operating_room.errors import UserError
 from operating_room.prompts import IMAGE_MARK, conversation
 from operating_room.readers import read_json
 from scene_graph_generation.checkpoints import WEIGHTS, load_weights, save_model
-from scene_graph_generation.config import Experiment, StartConfig, TrainConfig
+from scene_graph_generation.config import Experiment, StartConfig
 from scene_graph_generation.fine_tuned import OTHER_WEIGHTS, save_published
 from scene_graph_generation.loss import answer_frequencies, token_weights
 from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.pretrain import pretrain
 from scene_graph_generation.starting_point import begin, load_trained
 from scene_graph_generation.timepoint import ExampleReader
 from scene_graph_generation.tokens import END_TOKEN, Tokens
 from scene_graph_generation.trainer import ModelFolder, SceneGraphTrainer, last_checkpoint
 from scene_graph_generation.training_data import TrainingSamples, read_records, record_text
-
-FINISHED = (WEIGHTS, OTHER_WEIGHTS)  # the last file of a model folder, of our and the published form
 
 
 def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: Path) -> MM2SG:
@@ -44,9 +43,9 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
             first stage cannot be loaded, or something that the settings ask for is not installed.
     """
     config = experiment.train
-    check_tools(config)
-    if trained := next((out / name for name in FINISHED if (out / name).exists()), None):
-        raise UserError(f"{out}: holds a trained model already ({trained.name}); remove it or choose another folder")
+    check_tools(experiment)
+    if finished(out):
+        raise UserError(f"{out}: holds a trained model already; remove it or choose another folder")
     records = [record for path in data for record in read_records(path)]
     model, tokens = begin(experiment, map(record_text, records))
     read = ExampleReader(model.settings, tokens, keep_views=experiment.start.base is None)
@@ -55,9 +54,11 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     weights = None
     if config.token_weights:
         weights = loss_weights(experiment.files.token_frequencies, samples, tokens, vocabulary)
+    checkpoint = last_checkpoint(out)
+    if experiment.pretrain is not None and checkpoint is None:
+        pretrain(model, samples, experiment.pretrain, config.seed)
     folder = _folder(model, tokens, experiment.start)
     trainer = SceneGraphTrainer(model, samples, config, weights, out, folder)
-    checkpoint = last_checkpoint(out)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.is_world_process_zero():
         folder.save(out)
@@ -74,22 +75,41 @@ def _folder(model: MM2SG, tokens: Tokens, start: StartConfig) -> ModelFolder:
     return ModelFolder(lambda to: save_published(to, model, base, vision), lambda of: load_trained(model, of))
 
 
-def check_tools(config: TrainConfig) -> None:
+def output_folder(experiment: Experiment) -> Path:
+    """Where the experiment's training goes.
+
+    Raises:
+        UserError: the experiment names no output folder or no samples.
+    """
+    files = experiment.files
+    if not files.samples or files.out is None:
+        raise UserError("a training needs samples (--samples or --data_path) and a folder (--out or --output_dir)")
+    return files.out
+
+
+def finished(out: Path) -> bool:
+    """Whether a folder holds a whole model of either form."""
+    return any((out / name).exists() for name in (WEIGHTS, OTHER_WEIGHTS))  # these are written last
+
+
+def check_tools(experiment: Experiment) -> None:
     """What the settings ask for must be installed.
 
     Raises:
         UserError: it is not.
     """
-    if config.deepspeed is not None and find_spec("deepspeed") is None:
-        raise UserError(
-            '--deepspeed: DeepSpeed is not installed; pip install "mmor[deepspeed]", or leave the option out'
-        )
-    if config.deepspeed is not None and not config.deepspeed.is_file():
-        raise UserError(f"{config.deepspeed}: no such DeepSpeed configuration; take configs/deepspeed/zero2.json")
-    if config.report_to == "wandb" and find_spec("wandb") is None:
-        raise UserError(
-            '--report_to wandb: wandb is not installed; pip install "mmor[wandb]", or take --report_to none'
-        )
+    deepspeed = experiment.train.deepspeed
+    wanted = {
+        "deepspeed": deepspeed and f"--deepspeed {deepspeed}; or leave the option out",
+        "wandb": experiment.train.report_to == "wandb" and "--report_to wandb; or take --report_to none",
+        "bitsandbytes": experiment.start.base and experiment.start.bits == 4 and "--bits 4; or take --bits 16",
+    }
+    for tool, option in wanted.items():
+        if option and find_spec(tool) is None:
+            extra = "quant" if tool == "bitsandbytes" else tool
+            raise UserError(f'{tool} is not installed: pip install "mmor[{extra}]" for {option}')
+    if deepspeed is not None and not deepspeed.is_file():
+        raise UserError(f"{deepspeed}: no such DeepSpeed configuration; take configs/deepspeed/zero2.json")
 
 
 def loss_weights(path: Path | None, samples: TrainingSamples, tokens: Tokens, vocabulary: int) -> Tensor:

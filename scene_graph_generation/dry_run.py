@@ -1,0 +1,222 @@
+"""What a training would do, without doing it: sizes, memory, steps, files, and whether every input is there.
+
+Nothing is fetched and no weight is allocated: the model is built on PyTorch's meta device.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from operating_room.errors import UserError
+from scene_graph_generation.adapters import is_adapter
+from scene_graph_generation.base_models import base_settings
+from scene_graph_generation.config import MODALITIES, Experiment, MM2SGConfig, with_vocabulary
+from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.samples import Record
+from scene_graph_generation.starting_point import choose_trainable, sized_for
+from scene_graph_generation.timepoint import Evidence
+from scene_graph_generation.train import check_tools, finished, output_folder
+from scene_graph_generation.trainer import last_checkpoint
+from scene_graph_generation.training_data import read_records
+from scene_graph_generation.training_memory import Memory, memory_per_gpu, zero_stage
+
+GB = 1e9  # bytes
+PARTS = {
+    "vision.": "vision tower",
+    "pooler.views.": "view pooler",
+    "pooler.point_encoder.": "point encoder",
+    "pooler.": "audio and masks",
+    "projector.": "projector",
+    "language.": "language model",
+}
+ADAPTER = "LoRA adapter"
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """The report on a training, and what is in its way."""
+
+    text: str
+    problems: list[str]
+
+
+def dry_run(experiment: Experiment, gpus: int = 1) -> DryRun:
+    """Report on the training that an experiment with its files describes.
+
+    Args:
+        experiment: with samples and output folder.
+        gpus: processes, one per GPU.
+
+    Raises:
+        UserError: an experiment without samples or output folder, or settings that contradict each other.
+    """
+    out = output_folder(experiment)
+    problems: list[str] = []
+    model = meta_model(experiment, _settings(experiment))
+    records = _records(experiment.files.samples, problems)
+    problems += _missing_files(records, experiment.files.data)
+    problems += _missing_inputs(experiment)
+    steps = steps_of(experiment, len(records), gpus)
+    memory = memory_per_gpu(experiment, model, gpus)
+    sections = [
+        _table_of_parts(model),
+        _table_of_memory(experiment, memory, gpus),
+        f"{len(records)} samples, {_batch(experiment)} x {gpus} GPU: {steps if records else 'no'} steps",
+        *_to_fetch(experiment),
+        *_outputs(experiment, model, steps, out, problems),
+        "inputs: " + ("all there" if not problems else f"{len(problems)} problems"),
+        *(f"  {problem}" for problem in problems),
+    ]
+    return DryRun("\n".join(sections), problems)
+
+
+def meta_model(experiment: Experiment, settings: MM2SGConfig) -> MM2SG:
+    """The model with its adapter and frozen parts, as shapes only."""
+    with torch.device("meta"):
+        model = MM2SG(settings)
+        if experiment.start.base is not None:
+            choose_trainable(model, experiment.start)
+    return model
+
+
+def counts(model: MM2SG) -> dict[str, tuple[int, int]]:
+    """Part -> numbers of trainable and frozen parameters."""
+    trained, frozen = Counter[str](), Counter[str]()
+    for name, parameter in model.named_parameters():
+        part = ADAPTER if is_adapter(name) else next(PARTS[start] for start in PARTS if name.startswith(start))
+        (trained if parameter.requires_grad else frozen)[part] += parameter.numel()
+    return {part: (trained[part], frozen[part]) for part in (*PARTS.values(), ADAPTER) if trained[part] + frozen[part]}
+
+
+def steps_of(experiment: Experiment, samples: int, gpus: int) -> int:
+    """Optimiser steps of the training, as Trainer counts them."""
+    config = experiment.train
+    if config.max_steps > 0:
+        return config.max_steps
+    batches = math.ceil(samples / (config.batch_size * gpus))
+    per_epoch = max(batches // config.accumulation + bool(batches % config.accumulation), 1)
+    return math.ceil(config.epochs * per_epoch)
+
+
+def _settings(experiment: Experiment) -> MM2SGConfig:
+    """Sizes: a local base's own, else those of the experiment (the published ones by default)."""
+    start = experiment.start
+    if start.base is None:
+        return with_vocabulary(experiment.model, experiment.vocabulary)
+    base, vision = Path(start.base), Path(start.vision or start.base)
+    if not (base.is_dir() and vision.is_dir()):
+        return experiment.model
+    return sized_for(experiment.model, base_settings(base, vision if start.vision else None))
+
+
+def _to_fetch(experiment: Experiment) -> list[str]:
+    """Bases that are neither folders here nor in the local cache of the hub."""
+    names = [name for name in (experiment.start.base, experiment.start.vision) if name is not None]
+    return [
+        f"fetches {name} from the model hub first" for name in names if not (Path(name).is_dir() or _in_cache(name))
+    ]
+
+
+def _in_cache(repository: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(repository, "config.json"), str)
+    except HFValidationError:
+        return False
+
+
+def _records(paths: Sequence[Path], problems: list[str]) -> list[Record]:
+    records: list[Record] = []
+    for path in paths:
+        try:
+            records += read_records(path)
+        except UserError as error:
+            problems.append(str(error))
+    return records
+
+
+def _missing_files(records: Sequence[Record], root: Path) -> list[str]:
+    """One line per kind of file that is missing, and one for records that name none properly."""
+    missing: dict[str, set[Path]] = {}
+    known: dict[Path, bool] = {}
+    problems = []
+    for record in records:
+        try:
+            evidence = Evidence.of_record(record, root)
+        except UserError as error:
+            problems.append(f"sample {record['id']}: {error}")
+            continue
+        kinds = zip(MODALITIES, (evidence.views, (evidence.cloud,), (evidence.audio,), evidence.masks))
+        for kind, paths in kinds:
+            for path in paths:
+                if path is not None and path not in known:
+                    known[path] = path.is_file()
+                    if not known[path]:
+                        missing.setdefault(kind, set()).add(path)
+    odd = problems[:1] + ([f"and {len(problems) - 1} more such samples"] if len(problems) > 1 else [])
+    return odd + [f"{min(paths)}: missing, as are {len(paths) - 1} more of {kind}" for kind, paths in missing.items()]
+
+
+def _missing_inputs(experiment: Experiment) -> list[str]:
+    """What is not there of everything but samples and bases."""
+    problems = []
+    for path in (experiment.files.token_frequencies, experiment.start.curriculum):
+        if path is not None and not path.exists():
+            problems.append(f"{path}: no such file or folder")
+    try:
+        check_tools(experiment)
+    except UserError as error:
+        problems.append(str(error))
+    return problems
+
+
+def _batch(experiment: Experiment) -> str:
+    return f"{experiment.train.batch_size} per step x {experiment.train.accumulation} accumulated"
+
+
+def _table_of_parts(model: MM2SG) -> str:
+    rows = [(part, *numbers) for part, numbers in counts(model).items()]
+    total = ("all", sum(row[1] for row in rows), sum(row[2] for row in rows))
+    lines = [f"{'parameters':<16}{'trainable':>16}{'frozen':>16}"]
+    return "\n".join(lines + [f"{part:<16}{trained:>16,}{frozen:>16,}" for part, trained, frozen in (*rows, total)])
+
+
+def _table_of_memory(experiment: Experiment, memory: Memory, gpus: int) -> str:
+    config, bits = experiment.train, experiment.start.bits
+    stage = zero_stage(config.deepspeed)
+    title = f"memory per GPU, {gpus} GPU, batch {config.batch_size}, {bits} bits, ZeRO {stage or 'off'}"
+    return f"{title}: {memory.total / GB:.1f} GB = " + " + ".join(
+        f"{value / GB:.1f} {name}" for name, value in vars(memory).items()
+    )
+
+
+def _outputs(experiment: Experiment, model: MM2SG, steps: int, out: Path, problems: list[str]) -> list[str]:
+    """The files that training writes, and whether there is room for them."""
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    one, saves = trained * 12, steps // experiment.train.save_steps
+    needed = trained * 4 + one * min(saves + 1, 3)  # the third is there for a moment, before the oldest goes
+    if finished(out):
+        problems.append(f"{out}: holds a trained model already; remove it or choose another folder")
+    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        problems.append(f"{existing}: {free / GB:.1f} GB free, training needs up to {needed / GB:.1f} GB")
+    checkpoint = last_checkpoint(out)
+    names = ["model.safetensors", "config.json", "tokenizer.json"]
+    if experiment.start.base is not None and experiment.start.lora is not None:
+        names = ["adapter_model.bin", "non_lora_trainables.bin", "adapter_config.json", "config.json"]
+    return [
+        f"goes on from {checkpoint}" if checkpoint else "starts anew",
+        f"writes {out}{os.sep}: {', '.join(names)} ({trained * 4 / GB:.2f} GB), log.jsonl,",
+        f"  checkpoint-N every {experiment.train.save_steps} steps ({one / GB:.2f} GB each; {saves} in all, two kept)",
+    ]
