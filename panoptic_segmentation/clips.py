@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -32,13 +33,23 @@ Frame = tuple[Picture, UInt8[np.ndarray, "height width"]]  # picture and categor
 class ClipDataset(Dataset):
     """An endless training in order: item i is the same clip in every run with the same seed.
 
-    Every video gives one clip per round; each round has its own order.
+    Every video gives one clip per round; each round has its own order. With `factors`, one per frame of all videos, a
+    clip's first frame is drawn from all frames instead, in proportion to them.
     """
 
     def __init__(
-        self, videos: Sequence[Video], prepared: Path, settings: ClipSettings, canvas: Size, seed: int, length: int
+        self,
+        videos: Sequence[Video],
+        prepared: Path,
+        settings: ClipSettings,
+        canvas: Size,
+        seed: int,
+        length: int,
+        factors: Float[np.ndarray, " frames"] | None = None,
     ) -> None:
         self.videos, self.prepared, self.settings = videos, prepared, settings
+        self.ends = np.cumsum([len(video.frames) for video in videos])  # of the videos, in frames of all
+        self.chances = None if factors is None else np.cumsum(factors) / np.sum(factors)
         self.canvas, self.seed, self.length = canvas, seed, length
         self.cache: dict[Path, Frame] = {}
         self.cached_bytes = 0
@@ -52,17 +63,25 @@ class ClipDataset(Dataset):
         Raises:
             UserError: a picture or a prepared mask is missing or unreadable.
         """
-        turn, place = divmod(index, len(self.videos))
-        order = np.random.default_rng([self.seed, 0, turn]).permutation(len(self.videos))
         rng = np.random.default_rng([self.seed, 1, index])
-        video = self.videos[order[place]]
-        chosen = draw_frames(len(video.frames), self.settings, rng)
+        number, first = self._draw_start(index, rng)
+        video = self.videos[number]
+        chosen = draw_frames(len(video.frames), self.settings, rng, first)
         part = replace(video, frames=tuple(video.frames[i] for i in chosen))
         frames = [self._read(video, *paths) for paths in zip(part.pictures(), part.prepared(self.prepared))]
         augmentation = draw_augmentation(*frames[0][0].shape[:2], self.settings, rng)
         pictures = np.stack([augmentation.picture(picture) for picture, _ in frames])
         categories = np.stack([augmentation.categories(ids) for _, ids in frames])
         return torch.from_numpy(pictures).permute(0, 3, 1, 2), clip_of(torch.from_numpy(categories))
+
+    def _draw_start(self, index: int, rng: np.random.Generator) -> tuple[int, int | None]:
+        """Number of a video, and its frame if that is drawn too."""
+        if self.chances is not None:
+            frame = int(np.searchsorted(self.chances, rng.random(), side="right"))
+            number = int(np.searchsorted(self.ends, frame, side="right"))
+            return number, frame - int(self.ends[number]) + len(self.videos[number].frames)
+        turn, place = divmod(index, len(self.videos))
+        return int(np.random.default_rng([self.seed, 0, turn]).permutation(len(self.videos))[place]), None
 
     def _read(self, video: Video, picture_path: Path, prepared_path: Path) -> Frame:
         """A frame; where training knows one size only, it is shrunk to it once and kept."""
@@ -82,21 +101,37 @@ class ClipDataset(Dataset):
         return frame
 
 
-def draw_frames(count: int, settings: ClipSettings, rng: np.random.Generator) -> list[int]:
+def repeat_factors(frames: Sequence[Set[int]], threshold: float) -> Float[np.ndarray, " frames"]:
+    """How much more often to draw frames with rare classes: the largest sqrt(threshold / share) of its classes, or 1.
+
+    Repeat factor sampling of Gupta et al., "LVIS" (CVPR 2019); a class's share is that of the frames that show it.
+
+    Args:
+        frames: the classes in each frame.
+        threshold: classes in a smaller share of the frames are drawn more often.
+    """
+    counts = Counter(category for frame in frames for category in frame)
+    factor = {category: max(1.0, (threshold * len(frames) / count) ** 0.5) for category, count in counts.items()}
+    return np.array([max((factor[category] for category in frame), default=1.0) for frame in frames])
+
+
+def draw_frames(count: int, settings: ClipSettings, rng: np.random.Generator, first: int | None = None) -> list[int]:
     """Positions of a clip's frames in a video of `count` frames.
 
     Where the reach is just that of the clip, consecutive frames from a random start; else a random frame and others
-    within reach of it, in the order of time. A video shorter than the clip gives all its frames, some repeatedly. The
-    published code never draws the last start, draws the others with replacement and leaves repeats unsorted.
+    within reach of it, in the order of time. `first` is a frame that must be among them. A video shorter than the clip
+    gives all its frames, some repeatedly. The published code never draws the last start, draws the others with
+    replacement and leaves repeats unsorted.
     """
     wanted = settings.frames
     if count <= wanted:
         chosen = [*range(count), *rng.integers(count, size=wanted - count).tolist()]
     elif 2 * settings.reach + 1 == wanted:
-        start = int(rng.integers(count - wanted + 1))
+        low, high = (0, count - wanted) if first is None else (max(first - wanted + 1, 0), min(first, count - wanted))
+        start = int(rng.integers(low, high + 1))
         chosen = list(range(start, start + wanted))
     else:
-        first = int(rng.integers(count))
+        first = int(rng.integers(count)) if first is None else first
         near = [i for i in range(first - settings.reach, first + settings.reach + 1) if 0 <= i < count and i != first]
         chosen = [first, *rng.choice(near, wanted - 1, replace=len(near) < wanted - 1).tolist()]
     chosen.sort(reverse=settings.reverse and bool(rng.random() < 0.5))

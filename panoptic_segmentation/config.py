@@ -63,6 +63,7 @@ class ClipSettings:
     frames: int = 10
     reach: int = 20  # frames are drawn within this distance of the first; 2 reach + 1 = frames means consecutive
     reverse: bool = False  # in time, with probability 0.5
+    repeat_threshold: float = 0.0  # classes in a smaller share of the frames are drawn more often; 0: all alike
     shortest: tuple[int, ...] = tuple(range(480, 801, 32))  # px, one is drawn
     longest: int = 1333  # px
     crop: bool = False
@@ -196,6 +197,7 @@ KEYS = {
     "INPUT.SAMPLING_FRAME_NUM": "clips.frames",
     "INPUT.SAMPLING_FRAME_RANGE": "clips.reach",
     "INPUT.REVERSE_AGU": "clips.reverse",
+    "DATALOADER.REPEAT_THRESHOLD": "clips.repeat_threshold",
     "INPUT.MIN_SIZE_TRAIN": "clips.shortest",
     "INPUT.MAX_SIZE_TRAIN": "clips.longest",
     "INPUT.CROP.ENABLED": "clips.crop",

@@ -6,11 +6,20 @@ from dataclasses import dataclass
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
-from operating_room.takes import FOURDOR, MMOR, Take
+from operating_room.takes import FOURDOR, MMOR, Take, splits_of
+
+OWN = "own"  # takes in no published list
 
 _DATASETS = {"mmor": (MMOR,), "4dor": (FOURDOR,), "hybridor": (FOURDOR, MMOR)}
 # Splits in published file and data set names -> splits of `operating_room.takes`.
-_SPLITS = {"train": "train", "train_small": "small_train", "train_mini": "mini_train", "val": "val", "test": "test"}
+_SPLITS = {
+    "train": "train",
+    "train_small": "small_train",
+    "train_mini": "mini_train",
+    "val": "val",
+    "test": "test",
+    OWN: OWN,  # not published
+}
 
 
 @dataclass(frozen=True)
@@ -28,8 +37,9 @@ class DataChoice:
         return f"{self.name}_ground_truth_{self.split_name}"
 
     def takes(self, dataset: Dataset) -> list[Take]:
-        """The takes that are on disk."""
-        return [take for take in dataset.select(self.split) if take.dataset in self.datasets]
+        """The takes that are on disk; `own`: those in no published list."""
+        on_disk = dataset.takes() if self.split == OWN else dataset.select(self.split)
+        return [t for t in on_disk if t.dataset in self.datasets and (self.split != OWN or not splits_of(t))]
 
 
 def data_choice(name: str) -> DataChoice:

@@ -38,7 +38,7 @@ from panoptic_segmentation.checkpoints import (
     save_model,
     save_published,
 )
-from panoptic_segmentation.clips import ClipDataset, collate
+from panoptic_segmentation.clips import ClipDataset, collate, repeat_factors
 from panoptic_segmentation.config import MULTI_STEP, Config, Solver, save_config, unused_summary
 from panoptic_segmentation.ground_truth import Video, find_videos, prepare
 from panoptic_segmentation.model.losses import Clip, Losses
@@ -95,7 +95,8 @@ def train(
         if is_first:
             print(report)
     with arguments.main_process_first(desc="ground truth"):
-        videos = training_videos(config, data, prepared, workers)
+        videos, classes = training_videos(config, data, prepared, workers)
+    threshold = config.clips.repeat_threshold
     clips = ClipDataset(
         videos,
         prepared,
@@ -103,6 +104,7 @@ def train(
         config.test.canvas,
         seed=config.seed,
         length=config.solver.steps * config.solver.batch_size,
+        factors=repeat_factors(classes, threshold) if threshold else None,
     )
     trained = TrainedModel(model, config)
     trainer = _ClipTrainer(config, trained, clips, arguments)
@@ -143,15 +145,20 @@ def _one_line_errors(output: Path) -> Generator[None]:
         raise UserError(f"{output}: cannot be written ({reason}); check free space and permissions") from error
 
 
-def training_videos(config: Config, data: Path, prepared: Path, workers: int = 1) -> list[Video]:
-    """The videos of the configured training data, their ground truth prepared below `prepared`."""
+def training_videos(config: Config, data: Path, prepared: Path, workers: int = 1) -> tuple[list[Video], list[set[int]]]:
+    """The videos of the configured training data and the classes in each of their frames.
+
+    Their ground truth is prepared below `prepared`.
+    """
     dataset = Dataset(data)
-    videos = []
+    videos, classes = [], []
     for choice in config.train_choices:
         chosen = find_videos(dataset, choice.takes(dataset))
-        prepare(chosen, prepared, choice.ground_truth_name, config.test.canvas, workers)
+        truth = prepare(chosen, prepared, choice.ground_truth_name, config.test.canvas, workers)
         videos += chosen
-    return videos
+        frames = [frame for video in truth["annotations"] for frame in video["annotations"]]
+        classes += [{segment["category_id"] for segment in frame["segments_info"]} for frame in frames]
+    return videos, classes
 
 
 class TrainedModel(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from operating_room import layout
+from operating_room.dataset import Dataset
 from operating_room.errors import UserError
-from panoptic_segmentation.clips import ClipDataset, clip_of, collate, draw_frames
+from operating_room.takes import find_take
+from panoptic_segmentation.clips import ClipDataset, clip_of, collate, draw_frames, repeat_factors
 from panoptic_segmentation.config import ClipSettings
+from panoptic_segmentation.data_choice import data_choice
 from panoptic_segmentation.ground_truth import find_videos, prepare
 from panoptic_segmentation.model.segmenter import PIXEL_MEAN
 from tests.panoptic_segmentation.test_ground_truth import TAKE, write_take
@@ -38,6 +43,24 @@ def test_every_start_occurs_the_last_one_too() -> None:
     rng = np.random.default_rng(0)
     starts = {draw_frames(8, CONSECUTIVE, rng)[0] for _ in range(100)}
     assert starts == {0, 1, 2, 3}
+
+
+@given(st.integers(1, 60), st.integers(0, 10_000), st.data())
+def test_the_wanted_frame_is_in_the_clip(count: int, seed: int, data: st.DataObject) -> None:
+    first = data.draw(st.integers(0, count - 1))
+    for settings in (CTVIS, CONSECUTIVE, ClipSettings(frames=1, reach=0)):
+        chosen = draw_frames(count, settings, np.random.default_rng(seed), first)
+        assert first in chosen
+        assert len(chosen) == settings.frames
+        assert 0 <= min(chosen) <= max(chosen) < count
+
+
+def test_frames_with_rare_classes_count_more() -> None:
+    frames = [{1}] * 90 + [{1, 2}] * 9 + [set()]
+    factors = repeat_factors(frames, 0.36)
+    assert factors[0] == factors[-1] == 1
+    assert factors[90] == pytest.approx(2)  # its class is in 9 of 100 frames
+    assert (repeat_factors(frames, 0.01) == 1).all()
 
 
 def test_some_clips_run_backwards() -> None:
@@ -77,6 +100,17 @@ def test_the_same_clip_every_time(clips: ClipDataset) -> None:
     assert any(not torch.equal(frames, clips[i][0]) for i in range(7))
 
 
+def test_clips_follow_the_factors_of_their_frames(clips: ClipDataset) -> None:
+    """Videos of frames 0..3 and 1..6: all the chance on one frame of the second."""
+    factors = np.zeros(sum(len(video.frames) for video in clips.videos))
+    factors[len(clips.videos[0].frames)] = 1.0
+    settings = replace(clips.settings, frames=1, reach=0)
+    drawn = ClipDataset(clips.videos, clips.prepared, settings, (16, 12), seed=3, length=20, factors=factors)
+    for index in range(5):
+        drawn[index]
+    assert list(drawn.cache) == [clips.videos[1].pictures()[0]]
+
+
 def test_batches_are_padded_with_the_mean_colour(clips: ClipDataset) -> None:
     frames, clip = clips[0]
     batch = collate([(frames, clip), (frames[..., :20, :], clip)])
@@ -91,3 +125,15 @@ def test_a_lost_picture_is_named(clips: ClipDataset) -> None:
             path.write_bytes(b"")
     with pytest.raises(UserError, match="colorimage"):
         clips[0]
+
+
+def test_own_takes_are_a_data_set(tmp_path: Path) -> None:
+    root = tmp_path / "MM-OR_data"
+    for name in ("001_PKA", "mine"):
+        index = layout.index_files(root, find_take(name))[0]
+        index.parent.mkdir(parents=True)
+        index.write_text("[]")
+    dataset = Dataset(tmp_path)
+    assert [take.name for take in data_choice("hybridor_panoptic_own").takes(dataset)] == ["mine"]
+    assert [take.name for take in data_choice("mmor_panoptic_train").takes(dataset)] == ["001_PKA"]
+    assert data_choice("4dor_panoptic_own").takes(dataset) == []
