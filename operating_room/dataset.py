@@ -299,14 +299,17 @@ class Dataset:
 def takes_of_root(root: Path, dataset: str) -> list[Take]:
     """The takes with an index file in the folder of one dataset, the published ones first.
 
-    Own takes have a folder of their name; only MM-OR can have them.
+    Own takes have a folder of their name in MM-OR, and one of their number in 4D-OR.
     """
     published = [take for take in TAKES if take.dataset == dataset]
-    own: list[Take] = []
+    known = {name for take in published for name in (take.folder, take.name)}
+    names = [name for name in sorted(os.listdir(root)) if name not in known]
     if dataset == MMOR:
-        known = {name for take in published for name in (take.folder, take.name)}
-        names = [name for name in sorted(os.listdir(root)) if re.fullmatch(r"[\w-]+", name, re.ASCII)]
-        own = [Take(MMOR, name) for name in names if name not in known and not name.endswith(DATASETS)]
+        names = [name for name in names if re.fullmatch(r"[\w-]+", name, re.ASCII) and not name.endswith(DATASETS)]
+        own = [Take(MMOR, name) for name in names]
+    else:
+        numbers = [re.fullmatch(r"export_holistic_take([1-9][0-9]{0,2})_processed", name) for name in names]
+        own = [Take(FOURDOR, f"{int(number[1]):03d}_{FOURDOR}") for number in numbers if number]
     return [take for take in published + own if any(path.exists() for path in layout.index_files(root, take))]
 
 

@@ -87,16 +87,18 @@ def splits_of(take: Take) -> list[str]:
 
 
 def find_take(name: str) -> Take:
-    """The take of a name with or without dataset suffix; a name outside the published lists is an own MM-OR-like take.
+    """The take of a name with or without dataset suffix.
+
+    A name outside the published lists is an own take: like 4D-OR if it is a number with the suffix (`101_4DOR`), else
+    like MM-OR.
 
     Raises:
-        UserError: the name cannot be a take name, or is a 4D-OR take outside 1-10.
+        UserError: the name cannot be a take name.
     """
     if re.fullmatch(r"[A-Za-z0-9_\-]+", name) is None:
         raise UserError(f"take name {name!r} may only have letters, digits, '-' and '_'")
     if name.endswith(f"_{FOURDOR}"):
-        take = Take(FOURDOR, name)
-        if take not in FOURDOR_TAKES:
-            raise UserError(f"take {name!r} does not exist: 4D-OR has 001_4DOR to 010_4DOR")
-        return take
+        if re.fullmatch(r"[0-9]{3}_4DOR", name) is None:
+            raise UserError(f"take name {name!r}: those of 4D-OR are 001_4DOR to 010_4DOR, own ones up to 999_4DOR")
+        return Take(FOURDOR, name)
     return Take(MMOR, name.removesuffix(f"_{MMOR}"))

@@ -115,11 +115,13 @@ class TrainConfig:
     weight_decay: float = 0.0
     warmup: float = 0.03  # share of the steps
     max_grad_norm: float = 0.1
+    visual_learning_rate: float | None = None  # of all in front of the language model; None: as all others
     modality_dropout: float = 0.5
     shuffle_views: bool = True
     token_weights: bool = True
     canonical_order: bool = False  # train on sorted triplets instead of the order in the sample file
     memory_dropout: float = 0.0  # share of samples that lose their memory
+    pictures_only: float = 0.0  # share of samples with pictures that lose all but views and masks, so that seeing pays
     memory_noise: float = 0.0  # largest share of memory entries that are dropped or altered, fresh at every access
     augment: bool = False  # mirror, shift and recolour the views of a sample (and mirror its masks) at random
     order: Literal["similar", "balanced", "published", "random"] = "similar"
@@ -144,6 +146,16 @@ class LoraConfig:
     rank: int = 128
     alpha: int = 256
     dropout: float = 0.05
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Training of everything in front of the language model, before all else (`pretrain.py`; not a published step)."""
+
+    steps: int = 1000
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -179,6 +191,7 @@ class Experiment:
 
     model: MM2SGConfig = field(default_factory=MM2SGConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    pretrain: PretrainConfig | None = None
     start: StartConfig = field(default_factory=StartConfig)
     files: FilesConfig = field(default_factory=FilesConfig)
     vocabulary: int = 2048  # at most this many tokens in the closed-language tokenizer

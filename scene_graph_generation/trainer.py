@@ -25,6 +25,7 @@ from scene_graph_generation.collate import Example
 from scene_graph_generation.config import TrainConfig
 from scene_graph_generation.loss import weighted_loss
 from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.pretrain import groups_after_pretraining
 from scene_graph_generation.sampler import GroupedOrder
 from scene_graph_generation.training_data import EpochOrder, TrainingSamples, record_text
 
@@ -141,7 +142,9 @@ class SceneGraphTrainer(Trainer):
         super().log({**logs, **{name: count for name, count in counts.items() if count}}, start_time)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW; with a learning rate of its own for the projector in the published groups."""
+        """AdamW; with a learning rate of its own for the projector in the published groups, or for all that sees."""
+        if self.optimizer is None and self._config.visual_learning_rate is not None:
+            self.optimizer = torch.optim.AdamW(groups_after_pretraining(self._model, self._config))
         if self.optimizer is None and self._config.projector_learning_rate is not None:
             config = self._config
             groups = parameter_groups(

@@ -17,7 +17,7 @@ from torch.utils.data import Sampler
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
-from operating_room.prompts import conversation
+from operating_room.prompts import IMAGE_MARK, conversation, drop_blocks
 from operating_room.readers import read_json
 from operating_room.scene_graph import parse, target_text
 from operating_room.takes import find_take
@@ -58,11 +58,24 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
         evidence = Evidence.of_record(augmented, self._dataset.root)
         if not config.shuffle_views and evidence.views:
             evidence = replace(evidence, views=self._slots(record))
-        if generator.random() < config.memory_dropout:
+        pictures_only = bool(evidence.views) and generator.random() < config.pictures_only
+        if pictures_only:
+            prompt = drop_blocks(prompt, 1.0, generator)
+            evidence = replace(evidence, audio=None, cloud=None)
+        if pictures_only or generator.random() < config.memory_dropout:
             prompt = _MEMORY.sub("", prompt)
         prompt = disturb_memory(prompt, generator.uniform(0, config.memory_noise), generator)
         example = self._read(evidence, conversation(prompt), self.answer(place))
         return augment_views(example, generator) if config.augment else example
+
+    def look(self, index: int, generator: Random, views: bool = True, masks: bool = True) -> Example:
+        """What there is to see and hear of a record, without text; without its `views`, or (no `masks`) only these."""
+        record = self.records[index]
+        evidence = Evidence.of_record(record, self._dataset.root)
+        evidence = replace(evidence, views=self._slots(record) if views and evidence.views else ())
+        if not masks:
+            evidence = Evidence(evidence.views)
+        return augment_views(self._read(evidence, IMAGE_MARK), generator)
 
     def answer(self, index: int) -> str:
         """What is to be said; in canonical order the triplets are sorted."""

@@ -13,6 +13,15 @@ from operating_room.categories import LABEL_COUNT
 from scene_graph_generation.config import PoolerConfig, VisionConfig
 
 
+def stand_out(positions: nn.Embedding) -> None:
+    """Draw position embeddings as large as what they are added to.
+
+    The library draws them with a standard deviation of 0.02, a few percent of the features beside them: a model trained
+    from scratch then needs long to learn where anything is. Published weights replace them.
+    """
+    nn.init.normal_(positions.weight, std=0.5)
+
+
 class VisionTower(nn.Module):
     """CLIP's vision transformer up to its feature layer, without the class token.
 
@@ -31,6 +40,7 @@ class VisionTower(nn.Module):
                 patch_size=config.patch_size,
             )
         )
+        stand_out(self.clip.embeddings.position_embedding)
         self.computed_layers = config.layers + 1 + config.feature_layer
 
     def forward(self, views: Float[Tensor, "views 3 size size"]) -> Float[Tensor, "views tokens width"]:

@@ -14,7 +14,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 
 from operating_room.layout import MASKS_PER_TIMEPOINT as MASKS
 from scene_graph_generation.config import MM2SGConfig
-from scene_graph_generation.model.encoders import MaskEncoder
+from scene_graph_generation.model.encoders import MaskEncoder, stand_out
 from scene_graph_generation.model.point_transformer import PointEncoder
 
 
@@ -39,8 +39,10 @@ class ViewPooler(nn.Module):
                 hidden_dropout_prob=pooler.dropout,
                 attention_probs_dropout_prob=pooler.dropout,
                 max_position_embeddings=config.vision.tokens * pooler.max_views,
+                initializer_range=0.64 * config.vision.width**-0.5,  # the usual 0.02 at the published width
             )
         )
+        stand_out(self.bert.embeddings.position_embeddings)
 
     def forward(self, views: Float[Tensor, "samples views tokens width"]) -> Float[Tensor, "samples tokens width"]:
         """Pool samples that have the same number of views; the order of the views is the order of their slots.

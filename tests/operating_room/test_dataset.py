@@ -132,6 +132,15 @@ def test_splits_and_own_takes(root: Path) -> None:
     write_mmor(root / "MM-OR_data", "my_knee-1")
     found = Dataset(root)
     assert found.takes() == [ARM, KNEE, Take(MMOR, "my_knee-1")]
+    (root / "4D-OR_data" / ARM.folder).rename(root / "4D-OR_data" / "export_holistic_take101_processed")
+    assert Dataset(root).takes() == [find_take("101_4DOR"), KNEE, Take(MMOR, "my_knee-1")]
+    assert len(Dataset(root).take(find_take("101_4DOR")).timepoints) == 3
+    with pytest.raises(UserError, match="001_4DOR to 010_4DOR, own ones up to 999_4DOR"):
+        find_take("one_4DOR")
+
+
+def test_splits(root: Path) -> None:
+    found = Dataset(root)
     assert found.select("train") == [ARM, KNEE]
     assert found.select("test") == []
     with pytest.raises(UserError, match="'tset' does not exist"):
