@@ -1,0 +1,111 @@
+"""Learning to see: the visual path tells scene graphs from pictures and masks before it meets a language model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from operating_room.dataset import Dataset
+from operating_room.scene_graph import Triplet, parse
+from scene_graph_generation.config import PretrainConfig, TrainConfig, read_experiment
+from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.pretrain import frequent_triplets, groups_after_pretraining, pretrain
+from scene_graph_generation.starting_point import begin
+from scene_graph_generation.timepoint import ExampleReader
+from scene_graph_generation.train import train
+from scene_graph_generation.training_data import TrainingSamples, read_records, record_text
+from tests.operating_room.tiny_dataset import label_picture, write
+from tests.scene_graph_generation.tiny_training import EXPERIMENT, write_samples
+
+SEE = replace(EXPERIMENT, pretrain=PretrainConfig(steps=60, batch_size=6, learning_rate=1e-2))
+TOOLS = (13, 15, 16)  # labels of drill, hammer and saw: the masks tell the three timepoints apart
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = write_samples(tmp_path_factory.mktemp("data"))
+    for second, tool in enumerate(TOOLS):
+        for number in range(3):
+            name = f"{second + 1:06d}_{number}_GTFalse.png"
+            write(
+                root / "MM-OR_data" / "take_segmasks_per_timepoint" / "001_PKA" / name, label_picture(0, tool, size=32)
+            )
+    return root
+
+
+def start(data: Path, config: TrainConfig = EXPERIMENT.train) -> tuple[MM2SG, TrainingSamples]:
+    records = read_records(data / "samples.json")
+    model, tokens = begin(EXPERIMENT, map(record_text, records))
+    return model, TrainingSamples(records, Dataset(data), config, ExampleReader(model.settings, tokens))
+
+
+def test_triplets_are_told_from_masks_alone_and_language_is_left_alone(data: Path) -> None:
+    model, samples = start(data)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    assert SEE.pretrain is not None
+    head = pretrain(model, samples, SEE.pretrain, seed=0)
+    truth = [frozenset(parse(samples.answer(i))) for i in range(len(samples))]
+    with torch.no_grad():
+        shown = [samples.look(i, Random(0), views=False) for i in range(len(samples))]
+        told = head(model.visual_tokens(shown)) > 0
+    triplets = frequent_triplets(truth)
+    assert [frozenset(t for t, holds in zip(triplets, row) if holds) for row in told] == truth
+    changed = {name.split(".")[0] for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+    assert changed == {"vision", "pooler", "projector"}
+
+
+def test_what_is_shown(data: Path) -> None:
+    _, samples = start(data)
+    everything = samples.look(0, Random(0))
+    assert len(everything.views) == 7
+    assert everything.masks is not None
+    blind = samples.look(0, Random(0), views=False)
+    assert len(blind.views) == 1
+    assert blind.masks is not None
+    views = samples.look(0, Random(0), masks=False)
+    assert views.masks is None
+    assert views.audio is None
+
+
+def test_samples_of_pictures_only_have_no_text_but_the_question(data: Path) -> None:
+    _, samples = start(data, replace(EXPERIMENT.train, pictures_only=1.0))
+    _, usual = start(data)
+    assert len(samples[0, 0].ids) < len(usual[0, 0].ids)
+    assert samples[0, 0].masks is not None
+
+
+def test_seldom_triplets_are_not_asked_for() -> None:
+    often, seldom = Triplet("nurse", "patient", "closeTo"), Triplet("nurse", "patient", "cutting")
+    graphs = [frozenset([often])] * 3000 + [frozenset([seldom])] * 2
+    assert frequent_triplets(graphs) == [often]
+
+
+def test_what_sees_has_its_own_learning_rate(data: Path) -> None:
+    model, _ = start(data)
+    groups = groups_after_pretraining(model, TrainConfig(learning_rate=1e-3, visual_learning_rate=1e-4))
+    rates = {id(weight): group["lr"] for group in groups for weight in group["params"]}
+    assert len(rates) == sum(1 for _ in model.parameters())
+    assert rates[id(model.projector[0].weight)] == 1e-4
+    assert rates[id(model.language.lm_head.weight)] == 1e-3
+
+
+def test_training_begins_with_it(data: Path, tmp_path: Path) -> None:
+    short = replace(
+        SEE,
+        pretrain=PretrainConfig(steps=2, batch_size=2),
+        train=replace(EXPERIMENT.train, max_steps=2, visual_learning_rate=1e-4, pictures_only=0.5),
+    )
+    train(short, [data / "samples.json"], Dataset(data), tmp_path / "with")
+    train(replace(short, pretrain=None), [data / "samples.json"], Dataset(data), tmp_path / "without")
+    log = "log.jsonl"
+    assert (tmp_path / "with" / log).read_text() != (tmp_path / "without" / log).read_text()
+
+
+def test_the_small_experiment_learns_to_see_first() -> None:
+    small = read_experiment(Path(__file__).parents[2] / "configs" / "scene_graph" / "small.yaml")
+    assert small.pretrain is not None
+    assert small.train.pictures_only > 0
