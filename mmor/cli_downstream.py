@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mmor.cli_evaluation import Device, Split, finish, load_generator
-from mmor.cli_options import Data, Relations, load_split
+from mmor.cli_evaluation import Device, Split, load_generator
+from mmor.cli_options import Data, Relations, finish, load_split
 
 app = typer.Typer(
     help="Next action, robot phase, sterility breach: labels, training data, training, scores.", no_args_is_help=True

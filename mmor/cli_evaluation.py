@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmor.cli_options import Data, Relations, Takes, load_split, open_takes
+from mmor.cli_options import Data, Relations, Takes, finish, load_split, open_takes
 
 if TYPE_CHECKING:
     from operating_room.scene_graph import Sample
@@ -147,14 +147,6 @@ def load_generator(model: Path, device: str | None) -> SceneGraphGenerator:
         raise UserError(
             f"--device {chosen}: {str(error).splitlines()[0]}; choose another one, cpu always is"
         ) from error
-
-
-def finish(problems: list[str]) -> None:
-    """Tell the problems of what was left out; exit code 1 if there are any."""
-    for problem in problems:
-        typer.echo(f"error: {problem}", err=True)
-    if problems:
-        raise typer.Exit(1)
 
 
 def _evaluator(

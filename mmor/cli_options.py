@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,3 +41,11 @@ def load_split(relations: Path, split: str, data: Path) -> list[Sample]:
     if not samples:
         raise UserError(f"{path}: none of its takes is in {data}; unpack or simulate one of the split {split}")
     return samples
+
+
+def finish(problems: Sequence[str]) -> None:
+    """Tell the problems of what was left out; exit code 1 if there are any."""
+    for problem in problems:
+        typer.echo(f"error: {problem}", err=True)
+    if problems:
+        raise typer.Exit(1)

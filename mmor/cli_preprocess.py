@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mmor.cli_options import Data, Relations, load_split, open_takes
+from mmor.cli_options import Data, Relations, finish, load_split, open_takes
 
 app = typer.Typer()
 
@@ -78,15 +77,7 @@ def preprocess(
     if step in (Step.MASKS, Step.ALL):
         outcome += masks.preprocess_masks(dataset, takes, predictions, from_annotations, workers)
     typer.echo(f"{outcome.written} files written for {len(takes)} takes")
-    report_problems(outcome.problems)
-
-
-def report_problems(problems: Sequence[str]) -> None:
-    """Name each problem in one line; if there is any, the exit code is 1."""
-    for problem in problems:
-        typer.echo(f"error: {problem}", err=True)
-    if problems:
-        raise typer.Exit(1)
+    finish(outcome.problems)
 
 
 @app.command("samples")
@@ -143,4 +134,4 @@ def samples(
         frequencies = out / frequency_file_name(split, permutations)
         write_json(frequencies, {texts[token]: count for token, count in counts.items()})
         typer.echo(f"token frequencies in {frequencies}")
-    report_problems(describe(left_out, graphs))
+    finish(describe(left_out, graphs))
