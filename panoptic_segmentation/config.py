@@ -242,6 +242,12 @@ SAME_AS = {
     "MODEL.MASK_FORMER.REID_HIDDEN_DIM": "MODEL.MASK_FORMER.HIDDEN_DIM",
     "MODEL.REFINER.DECODER_LAYERS": "MODEL.TRACKER.DECODER_LAYERS",
 }
+# What makes a model; a checkpoint fits no other.
+MODEL_KEYS = [
+    "MODEL.META_ARCHITECTURE",
+    "SOLVER.AVERAGE_DECAY",
+    *(key for key, name in KEYS.items() if name.startswith(("segmenter.", "video_"))),
+]
 # Values that are called or counted otherwise in the files than in the fields.
 _NORMS = {"FrozenBN": "frozen", "BN": "batch"}
 _CROP = ("INPUT.CROP.TYPE", "INPUT.CROP.SIZE")  # without INPUT.CROP.ENABLED they are detectron2's, in other units

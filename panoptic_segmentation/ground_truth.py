@@ -85,15 +85,19 @@ def find_videos(
 ) -> list[Video]:
     """The videos of `takes`, MM-OR before 4D-OR; cameras without a frame have none.
 
+    Takes without any, and annotated frames whose picture is lost, are named on standard error.
+
     Args:
         annotated: only frames with an annotated mask, as published; else all.
         with_pictures: only frames whose picture is there; the published preparation does not look.
         length: the largest number of frames of a video.
         overlap: frames that a part shares with the one before.
     """
-    videos = []
+    videos: list[Video] = []
+    empty = []
     for take in sorted(takes, key=lambda take: take.dataset != MMOR):
         recorded = dataset.take(take)
+        before = len(videos)
         for camera in layout.SEGMENTATION_CAMERAS[take.dataset]:
             frames = _find_frames(recorded, camera, annotated, with_pictures)
             parts = split_video(len(frames), length, overlap)
@@ -102,6 +106,11 @@ def find_videos(
                 videos.append(video)
             else:
                 videos += [replace(video, frames=frames[part], part=n) for n, part in enumerate(parts)]
+        if len(videos) == before:
+            empty.append(take.name)
+    if empty:
+        names = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
+        print(f"left out for want of {'annotated ' * annotated}frames: {names}", file=sys.stderr)
     return videos
 
 
@@ -307,14 +316,20 @@ def _check_shape(labels: UInt8[np.ndarray, "height width"], mask: Path, picture:
 def _find_frames(recorded: RecordedTake, camera: str, annotated: bool, with_pictures: bool) -> tuple[str, ...]:
     """Frame numbers with the wanted files (an annotated mask is not an interpolated one), in the order of time."""
     root, take = recorded.root, recorded.take
-    places = [layout.label_mask] * annotated + [layout.segmentation_view] * with_pictures
     if annotated and not recorded.list_folder(layout.label_mask_folder(root, take, camera)):
         return ()
     key = layout.frame_key(take, camera)
     frames = [numbers[key] for numbers in take_seconds(recorded).values() if key in numbers]
-    return tuple(
-        frame for frame in frames if all(_exists(recorded, place(root, take, camera, frame)) for place in places)
-    )
+    if annotated:
+        frames = [frame for frame in frames if _exists(recorded, layout.label_mask(root, take, camera, frame))]
+    if not with_pictures:
+        return tuple(frames)
+    seen = [frame for frame in frames if _exists(recorded, layout.segmentation_view(root, take, camera, frame))]
+    if annotated and len(seen) < len(frames):
+        lost = next(frame for frame in frames if frame not in set(seen))
+        path = layout.segmentation_view(root, take, camera, lost)
+        print(f"{path}: not there, {len(frames) - len(seen)} annotated frames are left out", file=sys.stderr)
+    return tuple(seen)
 
 
 def _exists(recorded: RecordedTake, path: Path) -> bool:

@@ -39,7 +39,16 @@ from panoptic_segmentation.checkpoints import (
     save_published,
 )
 from panoptic_segmentation.clips import ClipDataset, collate, repeat_factors
-from panoptic_segmentation.config import MULTI_STEP, Config, Solver, save_config, unused_summary
+from panoptic_segmentation.config import (
+    MODEL_KEYS,
+    MULTI_STEP,
+    Config,
+    Solver,
+    field_value,
+    read_config,
+    save_config,
+    unused_summary,
+)
 from panoptic_segmentation.ground_truth import Video, find_videos, prepare
 from panoptic_segmentation.model.losses import Clip, Losses
 from panoptic_segmentation.model.matching import Draws
@@ -88,6 +97,8 @@ def train(
     torch.manual_seed(config.seed)  # initial weights
     model = build_model(config.kind, config.segmenter, config.video)
     checkpoint = last_checkpoint(output) if resume else None
+    if checkpoint is not None:
+        _check_same_model(config, checkpoint)
     if checkpoint is not None and is_first:
         print(f"resuming from {checkpoint}")
     elif checkpoint is None and config.weights:
@@ -129,6 +140,22 @@ def last_checkpoint(output: Path) -> Path | None:
         except (UserError, KeyError, TypeError):
             print(f"{path}: was not written to its end; left out")
     return None
+
+
+def _check_same_model(config: Config, checkpoint: Path) -> None:
+    """Compare with the configuration that was saved beside a checkpoint.
+
+    Raises:
+        UserError: the checkpoint is of another model.
+    """
+    path = checkpoint.parent / CONFIG_FILE
+    if not path.is_file():
+        return
+    there = read_config(path)
+    for key in MODEL_KEYS:
+        mine, theirs = field_value(config, key), field_value(there, key)
+        if mine != theirs:
+            raise UserError(f"{checkpoint}: {key} was {theirs!r} and is now {mine!r}; choose another folder with --out")
 
 
 @contextmanager

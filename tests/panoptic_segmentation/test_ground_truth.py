@@ -148,7 +148,7 @@ def test_preparing_again_repairs_what_is_missing_or_old(tmp_path: Path) -> None:
     assert changed["annotations"][0]["annotations"][0]["segments_info"][0]["category_id"] == 8
 
 
-def test_lost_pictures_and_masks(tmp_path: Path) -> None:
+def test_lost_pictures_and_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dataset = write_take(tmp_path / "data", 4)
     (video,) = find_videos(dataset, [TAKE])
     assert len(find_videos(dataset, [TAKE], annotated=False)[0].frames) == 4
@@ -162,6 +162,11 @@ def test_lost_pictures_and_masks(tmp_path: Path) -> None:
     video.pictures()[0].unlink()
     again = Dataset(tmp_path / "data")
     assert len(find_videos(again, [TAKE])[0].frames) == 2
+    assert "camera01_colorimage-000100.jpg: not there, 1 annotated frames are left out" in capsys.readouterr().err
     assert len(find_videos(again, [TAKE], with_pictures=False)[0].frames) == 3
+    for mask in video.masks():
+        mask.unlink(missing_ok=True)
+    assert find_videos(Dataset(tmp_path / "data"), [TAKE]) == []
+    assert "left out for want of annotated frames: 001_PKA" in capsys.readouterr().err
     with pytest.raises(UserError, match="no annotated frame"):
         prepare([], tmp_path / "out", "truth")

@@ -102,6 +102,15 @@ def test_a_half_written_checkpoint_is_left_out(
     assert last_checkpoint(tmp_path / "nothing") is None
 
 
+def test_another_model_is_not_resumed(trained: Path, tmp_path: Path) -> None:
+    for name in ("checkpoint-2", "config.yaml"):
+        copy = shutil.copytree if name == "checkpoint-2" else shutil.copy
+        copy(trained / "run" / name, tmp_path / name)
+    other = replace(TINY, segmenter=replace(TINY.segmenter, queries=9))
+    with pytest.raises(UserError, match=r"checkpoint-2: MODEL\.MASK_FORMER\.NUM_OBJECT_QUERIES was 6 and is now 9"):
+        train(other, trained / "data", tmp_path, trained / "prepared", resume=True)
+
+
 def test_published_files_are_left_on_the_way(trained: Path) -> None:
     files = sorted(path.name for path in (trained / "run").glob("*.pth"))
     assert files == ["model_0000001.pth", "model_0000003.pth", "model_final.pth"]

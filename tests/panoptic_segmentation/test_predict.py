@@ -171,6 +171,17 @@ def test_published_scores_are_of_the_whole_video(tmp_path: Path, videos: list[Vi
         assert all(numbers[s["instance_id"]] == s["category_id"] for s in frame["segments_info"])
 
 
+def test_nothing_found_is_an_empty_picture(tmp_path: Path, videos: list[Video]) -> None:
+    origin = new_model(tmp_path / "model.safetensors")
+    model, settings = load(origin)
+    predict(model, replace(settings, score_threshold=1.0), videos, tmp_path / "out", "val", origin)
+    with Image.open(
+        predictions.picture_path(tmp_path / "out", videos[0].video_id, videos[0].pictures()[0].name)
+    ) as image:
+        assert not np.asarray(image)[..., :3].any()
+    assert evaluate(videos, tmp_path / "out", "val", tmp_path / "prepared", TRUTH, CANVAS).classes.vpq == 0
+
+
 @torch.inference_mode()
 def test_a_running_mean_carries_scores_on(tmp_path: Path, videos: list[Video]) -> None:
     model, settings = load(new_model(tmp_path / "model.safetensors"))
