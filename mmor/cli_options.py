@@ -37,7 +37,10 @@ def load_split(relations: Path, split: str, data: Path) -> list[Sample]:
         raise UserError(f"split {split!r} has no relations file; choose one of {', '.join(names)}")
     on_disk = {take.sample_name for take in Dataset(data).takes()}
     path = relations / f"relationships_{names[split]}.json"
-    samples = [sample for sample in load_samples(path) if sample.take_name in on_disk]
+    found = load_samples(path)
+    if absent := list(dict.fromkeys(sample.take_name for sample in found if sample.take_name not in on_disk)):
+        typer.echo(f"note: {len(absent)} takes of {path.name} are not in {data}: {', '.join(absent)}", err=True)
+    samples = [sample for sample in found if sample.take_name in on_disk]
     if not samples:
         raise UserError(f"{path}: none of its takes is in {data}; unpack or simulate one of the split {split}")
     return samples

@@ -107,6 +107,7 @@ def samples(
 
     from operating_room.dataset import Dataset
     from operating_room.files import write_json
+    from scene_graph_generation.preprocess.run import half_copied
     from scene_graph_generation.sample_files import count_answer_tokens, frequency_file_name, write_samples
     from scene_graph_generation.samples import LeftOut, SampleOptions, choose_modalities, describe, training_records
     from scene_graph_generation.tokens import read_tokens
@@ -122,7 +123,8 @@ def samples(
     tokens = None if tokenizer is None else read_tokens(tokenizer)
     graphs = load_split(relations, split, data)
     left_out: LeftOut = {}
-    records = training_records(Dataset(data), graphs, options, Random(seed), left_out)
+    dataset = Dataset(data)
+    records = training_records(dataset, graphs, options, Random(seed), left_out)
     counts: Counter[int] = Counter()
     if tokens is not None:
         records = count_answer_tokens(records, tokens, counts)
@@ -134,4 +136,4 @@ def samples(
         frequencies = out / frequency_file_name(split, permutations)
         write_json(frequencies, {texts[token]: count for token, count in counts.items()})
         typer.echo(f"token frequencies in {frequencies}")
-    finish(describe(left_out, graphs))
+    finish([*half_copied(dataset, [split]), *describe(left_out, graphs)])

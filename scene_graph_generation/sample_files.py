@@ -16,6 +16,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from random import Random
 from typing import Any, overload
@@ -149,6 +150,9 @@ class Joined(Sequence[Record]):
         place = range(len(self))[index]
         part = bisect_right(self._before, place) - 1
         return self._parts[part][place - self._before[part]]
+
+    def __iter__(self) -> Iterator[Record]:
+        return chain.from_iterable(self._parts)
 
 
 def find_shards(path: Path) -> Path | None:

@@ -160,6 +160,21 @@ def test_labels_of_unknown_frames_and_damaged_files_are_left_out(root: Path) -> 
     assert len(records(root)) == (3 + 3 + 2) * 2
 
 
+def test_labelled_takes_that_are_not_there_are_told(root: Path) -> None:
+    index = root / "MM-OR_data" / "003_TKA" / "timestamp_to_pcd_and_frames_list.json"
+    index.unlink()
+    result = samples(root, "--permutations", "1")
+    assert result.exit_code == 1  # half copied
+    note, error = result.stderr.splitlines()
+    assert note.startswith("note: 1 takes of relationships_train.json are not in")
+    assert error.startswith(f"error: {index.parent}: has no")
+    assert len(records(root)) == 6
+    shutil.rmtree(index.parent)
+    result = samples(root, "--permutations", "1")
+    assert result.exit_code == 0  # a part of the data set, on purpose
+    assert result.stderr.startswith("note: 1 takes")
+
+
 def test_token_frequencies_count_the_answers(root: Path) -> None:
     texts = ["<SG> nurse,saw,holding; head surgeon,patient,cutting </SG>"] * 4
     train_tokens(texts, 700).save(root / "tokens")
