@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mmor import cli_scene_graph
 from mmor.cli_evaluation import Device, Split, load_generator
 from mmor.cli_options import Data, Relations, finish, load_split
 
@@ -14,6 +15,7 @@ app = typer.Typer(
     help="Next action, robot phase, sterility breach: labels, training data, training, scores.", no_args_is_help=True
 )
 
+SMALL = Path("configs/scene_graph/small_downstream.yaml")
 Labels = Annotated[
     Path | None, typer.Option(help="Folder of `mmor downstream labels` (default: the dataset's own label folders).")
 ]
@@ -83,24 +85,23 @@ def samples(
     finish(problems)
 
 
-@app.command("train")
+@app.command("train", context_settings={"ignore_unknown_options": True})
 def train(
+    options: Annotated[list[str] | None, typer.Argument(help="Options of the published command.")] = None,
     samples: Annotated[
-        list[Path], typer.Option(help="Training JSON, from `mmor downstream samples`; may be repeated.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder of the model.")],
+        list[Path] | None, typer.Option(help="Training JSON, from `mmor downstream samples`; may be repeated.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the model.")] = None,
     config: Annotated[
-        Path, typer.Option(help="Experiment file; published: configs/scene_graph/downstream.yaml.")
-    ] = Path("configs/scene_graph/small_downstream.yaml"),
-    data: Data = Path("data"),
+        Path | None, typer.Option(help="Experiment file (default: small_downstream.yaml; published: downstream.yaml).")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder that holds MM-OR_data and/or 4D-OR_data.")] = None,
+    gpus: Annotated[int, typer.Option(help="Processes, one per GPU; torchrun does as well.", min=1)] = 1,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
 ) -> None:
-    """Train a model that answers from text; the same engine as `mmor scene-graph train`."""
-    from operating_room.dataset import Dataset
-    from scene_graph_generation.config import read_experiment
-    from scene_graph_generation.train import train
-
-    train(read_experiment(config), samples, Dataset(data), out)
-    typer.echo(f"model in {out}")
+    """Train a model that answers from text alone, with the engine of `mmor scene-graph train`."""
+    small = None if options else SMALL
+    cli_scene_graph.train(options, samples, out, config or small, data, gpus, skip_bad_samples=False, dry=dry)
 
 
 @app.command("evaluate")

@@ -1,0 +1,128 @@
+"""The commands that generate, score and compare, with an untrained model on a hand-made data set."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmor import cli
+from operating_room.files import write_json
+from operating_room.prompts import conversation, human_prompt
+from scene_graph_generation import infer
+from scene_graph_generation.checkpoints import save_model
+from scene_graph_generation.config import LanguageConfig, MM2SGConfig, PoolerConfig, VisionConfig
+from scene_graph_generation.model.decoding import generate
+from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.tokens import train_tokens
+from tests.operating_room.tiny_dataset import write_dataset
+
+GRAPH = [["circulator", "instrument_table", "touching"], ["nurse", "saw", "holding"]]
+
+
+def run(*arguments: str | Path) -> int:
+    """The exit code of the real entry point."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["mmor", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+    return int(stopped.value.code or 0)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Sequence[str | Path]:
+    """Options of a data set whose training takes have three timepoints each."""
+    data = write_dataset(tmp_path / "data")
+    takes = ("001_4DOR", "001_PKA_MMOR")
+    records = [{"take_name": t, "frame_id": f"{i:06d}", "relationships": GRAPH} for t in takes for i in range(3)]
+    write_json(data / "relationships_train.json", records)
+    return "--data", data, "--relations", data, "--split", "train"
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder of a training with one checkpoint, whose model says at most three tokens."""
+    torch.manual_seed(0)
+    tokens = train_tokens([conversation(human_prompt(None, None, None, None))], 1024)
+    config = MM2SGConfig(
+        vision=VisionConfig(image_size=28, width=16, layers=1, heads=2, mlp=32, feature_layer=-1),
+        pooler=PoolerConfig(layers=1, heads=2, mlp=32, mask_channels=(8, 8, 8, 8, 16)),
+        language=LanguageConfig(vocabulary=tokens.size, width=16, layers=1, heads=2, mlp=32, positions=2048),
+        modalities=("views", "masks", "robot", "speech"),
+    )
+    save_model(tmp_path / "model" / "checkpoint-5", MM2SG(config), tokens)
+    monkeypatch.setattr(infer, "generate", lambda *arguments: generate(*arguments, max_new_tokens=3))
+    return tmp_path / "model"
+
+
+def test_a_model_is_evaluated_in_one_go_and_once(
+    model: Path, place: Sequence[str | Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = model / "checkpoint-5"
+    assert (
+        run("scene-graph", "evaluate", "--model_path", checkpoint, "--config", "mmor_temporal_pred.json", *place) == 0
+    )
+    results = json.loads((checkpoint / "evaluation" / "mmor_temporal_pred_train.json").read_text())
+    assert results["about"]["memory"] is True
+    assert results["overall"]["samples"] == len(results["samples"]) == 6
+    assert "Macro F1" in capsys.readouterr().out
+    for _ in range(2):
+        assert run("scene-graph", "evaluate-all", model, *place) == 0
+        assert "5\t" in capsys.readouterr().out
+    both = [checkpoint / "evaluation" / f"{config}_train.json" for config in ("mmor", "mmor_temporal_pred")]
+    assert run("compare", *both) == 0
+    assert "memory: False -> True" in capsys.readouterr().out
+
+
+def test_predictions_are_scored_and_the_rest_is_told(
+    model: Path, place: Sequence[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = place[1], tmp_path / "p.json"
+    options = ("--model", model / "checkpoint-5", "--data", data, "--out", out)
+    assert run("scene-graph", "infer", *options, "--take", "001_4DOR") == 0
+    assert run("scene-graph", "evaluate", "--predictions", out, *place, "--out", tmp_path / "r.json") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: 001_PKA_MMOR is left out: 3 of 3 samples have no prediction")
+    assert json.loads((tmp_path / "r.json").read_text())["overall"]["samples"] == 3
+
+
+def test_mistakes_are_one_line(
+    model: Path, place: Sequence[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("scene-graph", "evaluate", *place) == 2
+    assert run("scene-graph", "evaluate", "--model-path", tmp_path, *place) == 2
+    assert run("scene-graph", "evaluate", "--model-path", model / "checkpoint-5", "--device", "nonsense", *place) == 2
+    assert run("scene-graph", "evaluate-all", tmp_path / "nothing", *place) == 2
+    assert run("compare", tmp_path / "a.json", tmp_path / "b.json") == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert [line[:7] for line in lines] == ["error: "] * 5
+
+
+def test_downstream_from_labels_to_scores(
+    model: Path, place: Sequence[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = tmp_path / "labels"
+    assert run("downstream", "labels", *place, "--derive-all", "--out", labels) == 0
+    assert "001_PKA: next_action from rules" in capsys.readouterr().out
+    assert run("downstream", "samples", *place, "--labels", labels, "--per-timepoint", "2", "--out", tmp_path) == 0
+    (made,) = tmp_path.glob("downstream_task_train_*.json")
+    assert len(json.loads(made.read_text())) == 6
+    options = ("--labels", labels, "--out", tmp_path / "r.json")
+    assert run("downstream", "evaluate", *place, *options, "--model-path", model / "checkpoint-5") == 0
+    results = json.loads((tmp_path / "r.json").read_text())
+    assert results["tasks"]["sterility_breach"]["rule"]["overall"]["yes"]["recall"] == 1
+    assert results["tasks"]["robot_phase"].keys() == {"model"}
+
+
+def test_downstream_leaves_out_a_take_with_labels_of_unknown_frames(
+    place: Sequence[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Path(place[1])
+    write_json(data / "MM-OR_data" / "take_timestamp_to_robot_phase" / "001_PKA.json", {"000077": "Turn on"})
+    assert run("downstream", "evaluate", *place, "--out", tmp_path / "r.json") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "has a label for 000077, which is no timepoint of the take" in line
