@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from operating_room.errors import UserError
 from scene_graph_generation.preprocess.mp3 import read_mp3
@@ -78,3 +81,15 @@ def test_silence_is_sound_and_nothing_is_not(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     soundfile.write(buffer, np.zeros(16_000), 16_000, format="MP3")
     assert read_mp3(write(tmp_path / "y.mp3", buffer.getvalue())).duration_s == 1.0
+
+
+SOUND = encode(16_000, 1, "VARIABLE", 1.0)
+
+
+@given(st.one_of(st.binary(max_size=300), st.integers(0, len(SOUND)).map(lambda end: SOUND[:end])), st.integers(0, 300))
+def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes, zeros: int) -> None:
+    path = write(tmp_path_factory.getbasetemp() / "any.mp3", data + bytes(zeros))
+    with suppress(UserError):
+        recording = read_mp3(path)
+        assert len(data) > len(SOUND) - 300  # nothing but a piece of the last frame can be missing
+        assert all(isinstance(recording.cut(start, start + 2), bytes) for start in range(3))
