@@ -42,14 +42,16 @@ class Tokens:
     def encode(self, prompt: str, answer: str | None = None) -> tuple[list[int], list[int]]:
         """Ids of a conversation, and labels that are IGNORED up to `ASSISTANT:`, where `prompt` ends.
 
-        A prompt without `<image>` is text only and gets no IMAGE.
+        A prompt without `<image>` is text only and gets no IMAGE. Only the first one is the placeholder: to generate an
+        answer to speech in which somebody says `<image>` is fine, to learn from such a sample is not, as published.
 
         Raises:
-            UserError: `prompt` holds more than one `<image>`.
+            UserError: there is an `answer`, but `prompt` holds more than one `<image>`.
         """
-        *shown, told = prompt.split(IMAGE_MARK)
-        if len(shown) > 1:
-            raise UserError(f"a prompt may hold {IMAGE_MARK} once, this one has it {len(shown)} times")
+        first, mark, rest = prompt.partition(IMAGE_MARK)
+        shown, told = ([first], rest) if mark else ([], prompt)
+        if answer is not None and IMAGE_MARK in told:
+            raise UserError(f"a prompt may hold {IMAGE_MARK} once, this one has it {prompt.count(IMAGE_MARK)} times")
         spoken = "" if answer is None else f" {answer}{END_TOKEN}"
         before = [token for part in shown for token in (*self._tokenizer.encode(part).ids, IMAGE)]
         after = self._tokenizer.encode(told + spoken)

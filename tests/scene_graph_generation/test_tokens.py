@@ -65,9 +65,15 @@ def test_a_saved_tokenizer_is_the_same(tokens: Tokens, tmp_path: Path) -> None:
     assert again.names() == tokens.names()
 
 
-def test_a_prompt_has_one_image_mark_at_most(tokens: Tokens) -> None:
+def test_a_sample_to_learn_from_has_one_image_mark_at_most(tokens: Tokens) -> None:
     with pytest.raises(UserError, match="may hold <image> once, this one has it 2 times"):
-        tokens.encode("<image> and <image>")
+        tokens.encode("<image> and <image> ASSISTANT:", "nothing")
+
+
+def test_a_spoken_image_mark_is_text(tokens: Tokens) -> None:
+    ids, _ = tokens.encode("<image> show the <image> ASSISTANT:")
+    assert ids.count(IMAGE) == 1
+    assert tokens.decode(ids[ids.index(IMAGE) + 1 :]) == " show the <image> ASSISTANT:"
 
 
 def test_a_prompt_without_image_mark_is_text_only(tokens: Tokens) -> None:
