@@ -21,6 +21,8 @@ ModelConfig = Annotated[
     typer.Option("--config-file", help="Experiment file of a published .pth (default: config.yaml beside)."),
 ]
 Name = Annotated[str, typer.Option(help="Of the prediction file, pred_NAME.json.")]
+AllFrames = Annotated[bool, typer.Option("--all-frames", help="Also frames without annotated mask.")]
+Gpus = Annotated[int, typer.Option(help="Processes on this machine, one per GPU.", min=1)]
 Blend = Annotated[bool, typer.Option("--blend", help="Also write each picture with its masks drawn over it.")]
 
 
@@ -35,7 +37,7 @@ def train(
     eval_only: Annotated[
         bool, typer.Option("--eval-only", help="Predict and score DATASETS.TEST with MODEL.WEIGHTS instead.")
     ] = False,
-    num_gpus: Annotated[int, typer.Option(help="Processes on this machine.", min=1)] = 1,
+    num_gpus: Gpus = 1,
     num_machines: Annotated[int, typer.Option(help="Machines; start the command on each.", min=1)] = 1,
     machine_rank: Annotated[int, typer.Option(help="Number of this machine, from 0.", min=0)] = 0,
     dist_url: Annotated[str, typer.Option(help="tcp://HOST:PORT of machine 0.")] = "auto",
@@ -47,20 +49,21 @@ def train(
     overrides: Overrides = None,
 ) -> None:
     """Train a segmenter, or evaluate one."""
-    from mmor.launch import is_first, is_started, start_processes
+    from mmor.launch import is_first, is_started, share, start_processes
     from panoptic_segmentation.config import read_config
 
     config = read_config(config_file, overrides or ())
     folder = out or Path(config.output_folder)
     prepared = ground_truth or folder / "ground_truth"
+    if num_gpus * num_machines > 1 and not is_started():
+        start_processes(num_gpus, num_machines, machine_rank, dist_url)
+        if not eval_only:  # else all is predicted now, and is scored here
+            return
     if eval_only:
         from panoptic_segmentation.evaluate import predict_and_evaluate
 
-        for evaluation in predict_and_evaluate(config, data, folder, prepared, workers):
+        for evaluation in predict_and_evaluate(config, data, folder, prepared, workers, share()):
             typer.echo(str(evaluation))
-        return
-    if num_gpus * num_machines > 1 and not is_started():
-        start_processes(num_gpus, num_machines, machine_rank, dist_url)
         return
     from panoptic_segmentation.train import train
 
@@ -77,19 +80,26 @@ def predict(
     data: Data = Path("data"),
     take: Takes = None,
     name: Name = "test",
-    all_frames: Annotated[bool, typer.Option("--all-frames", help="Also frames without annotated mask.")] = False,
+    all_frames: AllFrames = False,
     blend: Blend = False,
+    num_gpus: Gpus = 1,
     overrides: Overrides = None,
 ) -> None:
     """Segment the annotated cameras of takes. Videos that are predicted already are kept."""
+    from mmor.launch import is_started, share, start_processes
     from operating_room.dataset import Dataset
     from panoptic_segmentation.ground_truth import find_videos
     from panoptic_segmentation.predict import load, predict, read_test_config, write_blends
 
+    if num_gpus > 1 and not is_started():
+        start_processes(num_gpus)  # what they have predicted is only collected below
     dataset = Dataset(data)
     videos = find_videos(dataset, dataset.choose(take), annotated=not all_frames)
     config = read_test_config(model, config_file, overrides or ())
-    typer.echo(f"predictions in {predict(*load(model, config), videos, out, name, model)}")
+    path = predict(*load(model, config), videos, out, name, model, share())
+    if is_started():
+        return
+    typer.echo(f"predictions in {path}")
     if blend:
         write_blends(videos, out)
 
@@ -101,16 +111,21 @@ def export_masks(
     config_file: ModelConfig = None,
     data: Data = Path("data"),
     take: Takes = None,
-    all_frames: Annotated[bool, typer.Option("--all-frames", help="Also frames without annotated mask.")] = False,
+    all_frames: AllFrames = False,
+    num_gpus: Gpus = 1,
 ) -> None:
     """Predict all masks that scene-graph generation needs, split by split; run again, it goes on where it stopped.
 
     Nothing looks into the future, unless the model is the offline one.
     """
+    from mmor.launch import is_started, share, start_processes
     from panoptic_segmentation.predict import export_masks
 
-    for path in export_masks(model, config_file, data, out or _folder(model), take, annotated=not all_frames):
-        typer.echo(f"predictions in {path}")
+    if num_gpus > 1 and not is_started():
+        start_processes(num_gpus)
+    for path in export_masks(model, config_file, data, out or _folder(model), take, not all_frames, share()):
+        if not is_started():
+            typer.echo(f"predictions in {path}")
 
 
 @app.command("evaluate")
@@ -120,8 +135,8 @@ def evaluate(
     take: Takes = None,
     name: Name = "test",
     canvas: Annotated[
-        str, typer.Option(help="Width x height in px of all pictures; simulated: 320x240.")
-    ] = "2048x1536",
+        str | None, typer.Option(help="Width x height in px of all pictures (default: that of the predictions).")
+    ] = None,
     ground_truth: Annotated[
         Path | None, typer.Option(help="Folder of the prepared ground truth (default: in that of the predictions).")
     ] = None,
@@ -130,13 +145,14 @@ def evaluate(
     """Score predictions by video panoptic quality and print the table."""
     from mmor.cli_data import parse_size
     from operating_room.dataset import Dataset
-    from panoptic_segmentation.evaluate import evaluate
+    from panoptic_segmentation.evaluate import evaluate, predicted_size
     from panoptic_segmentation.ground_truth import find_videos
 
     dataset = Dataset(data)
     videos = find_videos(dataset, dataset.choose(take))
     truth = ground_truth or out / "ground_truth", f"ground_truth_{name}"
-    typer.echo(str(evaluate(videos, out, name, *truth, parse_size(canvas), workers)))
+    size = parse_size(canvas) if canvas else predicted_size(out)
+    typer.echo(str(evaluate(videos, out, name, *truth, size, workers)))
 
 
 def _folder(model: Path) -> Path:

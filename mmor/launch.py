@@ -19,6 +19,11 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def share() -> tuple[int, int]:
+    """Which of how many processes this one is."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: str = "auto") -> None:
     """Run the present command line in `per_machine` processes on each machine and leave with their exit code.
 

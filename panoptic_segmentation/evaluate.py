@@ -18,7 +18,7 @@ from panoptic_segmentation import predictions
 from panoptic_segmentation.config import Config
 from panoptic_segmentation.ground_truth import Size, Video, find_videos, ground_truth_path, prepare
 from panoptic_segmentation.overlap_cache import cached_overlaps
-from panoptic_segmentation.predict import load, predict
+from panoptic_segmentation.predict import ALL, Share, load, predict
 from panoptic_segmentation.stq import SequenceQuality, tracking_quality
 from panoptic_segmentation.vpq import VideoQuality, instance_records, video_quality
 
@@ -52,11 +52,12 @@ class Evaluation:
 
 
 def predict_and_evaluate(
-    config: Config, data: Path, output: Path, prepared: Path, workers: int = 1
+    config: Config, data: Path, output: Path, prepared: Path, workers: int = 1, share: Share = ALL
 ) -> Iterator[Evaluation]:
     """Predict and score every split of `config.test_data` with `config.weights`, below `output`.
 
-    Several data sets of one split are predicted into one file, `pred_<split>.json`.
+    Several data sets of one split are predicted into one file, `pred_<split>.json`. A process with a share of the
+    videos (see `predict`) only predicts.
 
     Raises:
         UserError: see `load`, `predict` and `evaluate`.
@@ -71,8 +72,23 @@ def predict_and_evaluate(
         splits.setdefault(choice.split_name, []).extend(find_videos(dataset, choice.takes(dataset)))
     truth = "_".join(dict.fromkeys(choice.name for choice in config.test_choices)) + "_ground_truth"
     for split, videos in splits.items():
-        predict(model, settings, videos, output, split, origin)
-        yield evaluate(videos, output, split, prepared, f"{truth}_{split}", settings.canvas, workers)
+        predict(model, settings, videos, output, split, origin, share)
+        if share == ALL:
+            yield evaluate(videos, output, split, prepared, f"{truth}_{split}", settings.canvas, workers)
+
+
+def predicted_size(output: Path) -> Size:
+    """The size of the pictures that `predict` has written below `output`.
+
+    Raises:
+        UserError: it has written none there, or the file that says so is damaged.
+    """
+    path = output / "inference" / "model.json"
+    try:
+        width, height = read_json(path)["settings"]["canvas"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: says no size of pictures ({error!r}); give --canvas") from error
+    return width, height
 
 
 def evaluate(

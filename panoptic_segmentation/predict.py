@@ -43,6 +43,9 @@ from panoptic_segmentation.model.video import (
 from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS
 from panoptic_segmentation.pictures import edge_size, resize_for_test, resize_picture, resize_station
 
+Share = tuple[int, int]  # which of how many processes
+ALL: Share = (0, 1)
+
 _MODEL_FILES = ("model.safetensors", "model_final.pth")  # of a folder, the first that is there
 _EXPORTED_SPLITS = ("train", "val", "test", "short_clips")
 _MOST_INSTANCES = 255  # numbers that a picture of instances can show
@@ -100,7 +103,8 @@ def load(model: Path, config: Config | None = None) -> tuple[VideoModel, Inferen
     else:
         loaded, settings = build_model(config.kind, config.segmenter, config.video), config.test
         print(load_checkpoint(path, loaded))
-    return loaded.eval().to("cuda" if torch.cuda.is_available() else "cpu"), settings
+    gpu = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # torchrun's number of this process on its machine
+    return loaded.eval().to(gpu if torch.cuda.is_available() else "cpu"), settings
 
 
 def export_masks(
@@ -110,6 +114,7 @@ def export_masks(
     output: Path,
     takes: Sequence[str] | None = None,
     annotated: bool = True,
+    share: Share = ALL,
 ) -> Iterator[Path]:
     """Predict all takes that are on disk, one prediction file per split: the masks that stage 2 sees.
 
@@ -119,6 +124,7 @@ def export_masks(
     Args:
         takes: names of takes or splits; None means all.
         annotated: only frames with an annotated mask, as published; else all.
+        share: see `predict`.
 
     Raises:
         UserError: see `predict`.
@@ -137,17 +143,25 @@ def export_masks(
     if not videos:
         predict(loaded, settings, [], output, "none", model)
     for split, chosen in videos.items():
-        yield predict(loaded, replace(settings, task=CAUSAL), chosen, output, split, model)
+        yield predict(loaded, replace(settings, task=CAUSAL), chosen, output, split, model, share)
 
 
 def predict(
-    model: VideoModel, settings: InferenceSettings, videos: Sequence[Video], output: Path, split_name: str, origin: Path
+    model: VideoModel,
+    settings: InferenceSettings,
+    videos: Sequence[Video],
+    output: Path,
+    split_name: str,
+    origin: Path,
+    share: Share = ALL,
 ) -> Path:
     """Predict `videos` and write the published files below `output`; videos that are there already are kept.
 
     Args:
         split_name: of the prediction file, `pred_<split_name>.json`.
         origin: file or folder of the model; another model's predictions in `output` are not mixed with its own.
+        share: (place, of): one of several processes, which predicts only its share of the videos and leaves what is
+            wrong, and the prediction file, to a last process that takes them all.
 
     Returns:
         the path of the prediction file.
@@ -164,14 +178,17 @@ def predict(
         _check_memory(model, settings, videos)
     _claim(output, model_path(origin), settings)
     done, bad = [], []
-    for video in track(videos, "segmenting", len(videos)):
+    place, of = share
+    for video in track(videos[place::of], "segmenting", len(videos[place::of])):
         try:
             done.append(_predict_video(model, settings, video, output))
         except _BadFrame as error:
-            bad.append(str(error))
-            print(f"video {video.video_id} is left out: {error}", file=sys.stderr)
+            bad.append(f"video {video.video_id} is left out: {error}")
+    if share != ALL:
+        return predictions.split_path(output, split_name)
     path = predictions.write_split(output, split_name, done)
     if bad:
+        print(*bad, sep="\n", file=sys.stderr)
         raise UserError(f"{path}: {len(bad)} of {len(videos)} videos are not in it, the others are; first: {bad[0]}")
     return path
 

@@ -18,7 +18,7 @@ from operating_room.errors import UserError
 from panoptic_segmentation import overlap_cache, predictions
 from panoptic_segmentation.checkpoints import ModelCard, build_model, save_model, save_published
 from panoptic_segmentation.config import WHOLE_VIDEO, save_config
-from panoptic_segmentation.evaluate import evaluate
+from panoptic_segmentation.evaluate import evaluate, predicted_size
 from panoptic_segmentation.ground_truth import Video, find_videos, prepare
 from panoptic_segmentation.overlap import read_ids, read_overlaps
 from panoptic_segmentation.predict import export_masks, load, predict, read_test_config, segment_video, write_blends
@@ -75,6 +75,19 @@ def test_an_interrupted_prediction_goes_on(tmp_path: Path, videos: list[Video]) 
     assert predict(model, settings, videos, tmp_path / "out", "train", origin).read_bytes() == first
     assert lost.exists()
     assert kept.stat().st_mtime_ns == time
+
+
+def test_several_processes_share_the_videos(tmp_path: Path, videos: list[Video]) -> None:
+    origin = new_model(tmp_path / "model.safetensors")
+    model, settings = load(origin)
+    whole = predict(model, settings, videos, tmp_path / "whole", "train", origin)
+    for place, expected in ((1, 1), (0, 3)):
+        predict(model, settings, videos, tmp_path / "out", "train", origin, (place, 2))
+        assert len(list((tmp_path / "out" / "inference" / "videos").iterdir())) == expected
+    assert not predictions.split_path(tmp_path / "out", "train").exists()
+    path = predict(model, settings, videos, tmp_path / "out", "train", origin)
+    assert path.read_bytes() == whole.read_bytes()
+    assert predicted_size(tmp_path / "out") == CANVAS
 
 
 def test_predictions_of_two_models_do_not_mix(tmp_path: Path, videos: list[Video]) -> None:
