@@ -28,7 +28,7 @@ from panoptic_segmentation.predict import predict
 from panoptic_segmentation.predictions import picture_path
 from panoptic_segmentation.train import train as train_segmenter
 from scene_graph_generation.checkpoints import load_model
-from scene_graph_generation.config import read_experiment
+from scene_graph_generation.config import PretrainConfig, read_experiment
 from scene_graph_generation.evaluate import evaluate as evaluate_graphs
 from scene_graph_generation.evaluate import score_constant_guess
 from scene_graph_generation.infer import SceneGraphGenerator, infer
@@ -45,6 +45,7 @@ TRAINING_SEED = 0
 TRAINING_SECONDS = 120  # of each take the bundled models were trained on
 SHORT_TRAINING_SECONDS = 60  # of each take for training within the demo
 SHORT_SEGMENTER = ("SOLVER.MAX_ITER", "600")
+SHORT_SEEING = 400  # steps before the language model is trained
 SHORT_GRAPHS = 3.0  # epochs
 CONFIGS = Path(__file__).parents[1] / "configs"
 BUNDLED = Path(__file__).parent / "checkpoints"
@@ -160,9 +161,11 @@ def _train_graphs(data: Path, work: Path, models: Path) -> None:
     if (models / GRAPHS / "model.safetensors").exists():
         return
     experiment = read_experiment(CONFIGS / "scene_graph" / "small.yaml")
-    experiment = replace(experiment, train=replace(experiment.train, epochs=SHORT_GRAPHS))
+    seeing = replace(experiment.pretrain or PretrainConfig(), steps=SHORT_SEEING)
+    shorter = replace(experiment.train, epochs=SHORT_GRAPHS, max_steps=-1)
+    experiment = replace(experiment, pretrain=seeing, train=shorter)
     samples = load_samples(data / "relationships_train.json")
-    options = SampleOptions(permutations=1, temporal=True)
+    options = SampleOptions(permutations=1, temporal=True, augment_memory=False)
     records = list(training_records(Dataset(data), samples, options, Random(TRAINING_SEED)))
     write_json(work / options.file_name("train"), records)
     train_graphs(experiment, [work / options.file_name("train")], Dataset(data), models / GRAPHS)

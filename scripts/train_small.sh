@@ -11,21 +11,26 @@ mkdir -p "$work"
 for split in train val test; do
     mmor data synthesize --out "$data" --take $split --seconds 120 --seed 0
 done
-# 40 more surgeries without pictures teach stage 2 sound, speech, robot screen and tracker; they take seconds to write.
-for number in $(seq 0 39); do
-    take=$(printf "T%03d_SIM" "$number")
+# Stage 2 needs more rooms than stage 1: own takes in the form of MM-OR and of 4D-OR. 20 more surgeries without pictures teach
+# it sound, speech, robot screen and tracker; they take seconds to write.
+own=$(seq -f "--take %g_SIM" 101 123; seq -f "--take %g_4DOR" 101 133)
+mmor data synthesize --out "$data" $own --seconds 120 --seed 0
+heard=$(seq -f "T%03g_SIM" 0 19)
+for take in $heard; do
+    number=$((10#${take:1:3}))
     mmor data synthesize --out "$data" --take "$take" --seconds 120 --seed $((1000 + number)) --without-cameras "$take"
+    own="$own --take $take"
 done
 mmor data convert-relations "$data" --out "$data"
 
 # Stage 2 learns from annotated masks, so that both stages can be trained at the same time, one core each.
-own=$(seq -f "--take T%03g_SIM" 0 39)
 mmor scene-graph preprocess all --data "$data" --take train $own --audio-encoder mel --from-annotations
-mmor scene-graph samples --data "$data" --relations "$data" --out "$work" --permutations 4 --temporal
-mmor scene-graph samples --data "$data" --relations "$data" --out "$work" --permutations 1 --temporal --split own
+samples="mmor scene-graph samples --data $data --relations $data --out $work --temporal --no-temporal-augmentation"
+$samples --permutations 2
+$samples --permutations 1 --split own
 if [ ! -e "$work/scene_graph_small/model.safetensors" ]; then
     mmor scene-graph train --config configs/scene_graph/small.yaml --data "$data" --out "$work/scene_graph_small" \
-        --samples "$work"/train_4perm_*.json --samples "$work"/own_1perm_*.json &
+        --samples "$work"/train_2perm_*.json --samples "$work"/own_1perm_*.json &
 fi
 mmor panoptic train --config-file configs/panoptic/small.yaml --data "$data" --out "$work/panoptic_small" --resume
 wait
