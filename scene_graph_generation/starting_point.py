@@ -17,6 +17,7 @@ from operating_room.errors import UserError
 from scene_graph_generation.adapters import add_lora, freeze
 from scene_graph_generation.base_models import base_settings, find_folder, load_base
 from scene_graph_generation.base_models import set_precision as set_bits
+from scene_graph_generation.checkpoints import load_model
 from scene_graph_generation.config import Experiment, MM2SGConfig, StartConfig, with_vocabulary
 from scene_graph_generation.fine_tuned import read_fine_tuned
 from scene_graph_generation.model.mm2sg import MM2SG
@@ -28,12 +29,16 @@ from scene_graph_generation.tokens import Tokens, read_tokens, train_tokens
 def begin(experiment: Experiment, texts: Iterable[str]) -> tuple[MM2SG, Tokens]:
     """The model and its tokenizer; `texts` are what the tokenizer of a model from scratch is made of.
 
+    Without base, the first stage of a curriculum is a model of ours, which simply goes on.
+
     Raises:
         UserError: a base or the first stage cannot be loaded, or the settings contradict each other.
     """
     start = experiment.start
     with torch.random.fork_rng():
         torch.manual_seed(experiment.train.seed)
+        if start.base is None and start.curriculum is not None:
+            return load_model(start.curriculum)
         if start.base is None:
             tokens = train_tokens(texts, experiment.vocabulary)
             return MM2SG(with_vocabulary(experiment.model, tokens.size)), tokens

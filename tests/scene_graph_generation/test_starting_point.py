@@ -160,3 +160,13 @@ def test_the_frequency_file_decides_what_a_token_weighs(tuning: Experiment, data
         wrong = replace(tuning, files=replace(tuning.files, token_frequencies=path))
         with pytest.raises(UserError, match=said):
             run(wrong, data, tmp_path / "out")
+
+
+def test_a_model_of_ours_goes_on_as_its_own_second_stage(data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokens = train_tokens(map(record_text, read_records(data / "samples.json")), SHORT.vocabulary)
+    first = MM2SG(with_vocabulary(SHORT.model, tokens.size))
+    save_model(tmp_path, first, tokens)
+    second, same_tokens = begin(replace(SHORT, start=StartConfig(curriculum=tmp_path)), [])
+    assert same_tokens.names() == tokens.names()
+    assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
