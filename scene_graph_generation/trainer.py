@@ -20,6 +20,7 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from operating_room.errors import UserError
+from operating_room.readers import read_json
 from scene_graph_generation.adapters import parameter_groups
 from scene_graph_generation.collate import Example
 from scene_graph_generation.config import TrainConfig
@@ -84,7 +85,7 @@ class SceneGraphTrainer(Trainer):
     ) -> None:
         super().__init__(
             model=model,
-            args=training_arguments(config, out),
+            args=training_arguments(config, out, model.settings.language.width),
             train_dataset=CheckedSamples(samples),
             data_collator=_as_batch,
         )
@@ -184,8 +185,12 @@ class LossLog(TrainerCallback):
                 file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
 
 
-def training_arguments(config: TrainConfig, out: Path) -> TrainingArguments:
-    """Our settings as transformers names them today."""
+def training_arguments(config: TrainConfig, out: Path, width: int) -> TrainingArguments:
+    """Our settings as transformers names them today; `width` is the language model's.
+
+    Raises:
+        UserError: the DeepSpeed configuration is damaged.
+    """
     cuda = torch.cuda.is_available()
     if config.tf32 and cuda:
         torch.set_float32_matmul_precision("high")
@@ -204,7 +209,7 @@ def training_arguments(config: TrainConfig, out: Path) -> TrainingArguments:
         use_cpu=not cuda,
         ddp_backend="gloo" if not cuda and _processes() > 1 else None,
         ddp_find_unused_parameters=True,  # a batch without clouds leaves the point encoder out
-        deepspeed=None if config.deepspeed is None else str(config.deepspeed),
+        deepspeed=None if config.deepspeed is None else _deepspeed(config.deepspeed, width),
         dataloader_num_workers=config.workers,
         save_steps=config.save_steps,
         save_total_limit=2,
@@ -216,6 +221,17 @@ def training_arguments(config: TrainConfig, out: Path) -> TrainingArguments:
         dataloader_pin_memory=False,
         disable_tqdm=not sys.stderr.isatty(),
     )
+
+
+def _deepspeed(path: Path, width: int) -> dict[str, Any]:
+    """A DeepSpeed configuration, with the bucket size that transformers chooses for a language model of this width."""
+    values = read_json(path)
+    zero = values.get("zero_optimization") if isinstance(values, dict) else None
+    if not isinstance(zero, dict):
+        raise UserError(f"{path}: has no zero_optimization; take configs/deepspeed/zero2.json")
+    if zero.get("reduce_bucket_size") == "auto":
+        values = {**values, "zero_optimization": {**zero, "reduce_bucket_size": width * width}}
+    return values
 
 
 def last_checkpoint(out: Path) -> Path | None:
