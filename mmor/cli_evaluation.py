@@ -140,13 +140,13 @@ def load_generator(model: Path, device: str | None) -> SceneGraphGenerator:
     from scene_graph_generation.infer import SceneGraphGenerator
 
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    loaded = load_model(model)
     try:
-        return SceneGraphGenerator(*loaded, chosen)
+        torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise UserError(
             f"--device {chosen}: {str(error).splitlines()[0]}; choose another one, cpu always is"
         ) from error
+    return SceneGraphGenerator(*load_model(model, device=chosen), chosen)
 
 
 def _evaluator(
