@@ -196,16 +196,31 @@ def test_deformable_attention_reads_single_cells() -> None:
     """All weight on one point at the centre of a cell returns that cell; a point far outside returns zero."""
     sizes = [(2, 3), (1, 2), (1, 1)]
     values = torch.arange(9.0)[None, :, None, None].expand(1, 9, 2, 4)
-    locations = torch.full((1, 2, 3, 4, 2, 2), 5.0)
-    weights = torch.zeros(1, 2, 3, 4, 2)
-    locations[0, :, 0, 1, 0] = torch.tensor([2.5 / 3, 1.5 / 2])  # first query: last cell of the first level
-    locations[0, :, 1, 0, 1] = torch.tensor([0.5 / 2, 0.5])  # second query: first cell of the second level, half
-    weights[0, :, 0, 1, 0] = 1
-    weights[0, :, 1, 0, 1] = 0.5
-    weights[0, :, 2, 3, 1] = 0.5  # the other half looks outside
+    locations = torch.full((1, 2, 2, 3, 4, 2), 5.0)
+    weights = torch.zeros(1, 2, 2, 3, 4)
+    locations[0, 0, :, 0, 1] = torch.tensor([2.5 / 3, 1.5 / 2])  # first query: last cell of the first level
+    locations[0, 1, :, 1, 0] = torch.tensor([0.5 / 2, 0.5])  # second query: first cell of the second level, half
+    weights[0, 0, :, 0, 1] = 1
+    weights[0, 1, :, 1, 0] = 0.5
+    weights[0, 1, :, 2, 3] = 0.5  # the other half looks outside
     found = deformable_attention(values, sizes, locations, weights)
     torch.testing.assert_close(found[0, 0], torch.full((8,), 5.0))
     torch.testing.assert_close(found[0, 1], torch.full((8,), 3.0))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
+def test_the_fast_deformable_attention_equals_the_one_with_gradients(precision: torch.dtype) -> None:
+    sizes, heads = [(2, 3), (4, 6), (8, 11)], 4
+    random = torch.Generator().manual_seed(0)
+    values = torch.randn(2, 6 + 24 + 88, heads, 8, generator=random, dtype=precision)
+    locations = 1.6 * torch.rand(2, 7, heads, 3, 4, 2, generator=random, dtype=precision) - 0.3  # some outside
+    locations[:, :3] = locations[:, :3].round()  # on borders
+    weights = torch.rand(2, 7, heads, 3, 4, generator=random, dtype=precision)
+    fast = deformable_attention(values, sizes, locations, weights)
+    slow = deformable_attention(values.requires_grad_(), sizes, locations, weights)
+    assert slow.requires_grad
+    torch.testing.assert_close(fast, slow.detach(), rtol=0, atol=1e-5)
+    assert not torch.equal(fast, slow.detach())  # two ways, indeed
 
 
 def test_sine_position_distinguishes_rows_and_columns() -> None:
