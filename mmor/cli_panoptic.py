@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 
 from mmor.cli_data import CPUS, Workers
+from mmor.cli_options import Data, Takes, open_takes
 
 app = typer.Typer(help="Panoptic masks: train, predict, score.", no_args_is_help=True)
 
-Data = Annotated[Path, typer.Option(help="Folder that holds MM-OR_data and/or 4D-OR_data.")]
-Takes = Annotated[list[str] | None, typer.Option(help="Take or split; repeat for several (default: all on disk).")]
 ConfigFile = Annotated[Path, typer.Option(help="Experiment file with the published keys.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="KEY VALUE pairs that override the file.")]
 Model = Annotated[Path, typer.Option(help="Model file, or a folder that holds one and its config.yaml.")]
@@ -87,14 +86,12 @@ def predict(
 ) -> None:
     """Segment the annotated cameras of takes. Videos that are predicted already are kept."""
     from mmor.launch import is_started, share, start_processes
-    from operating_room.dataset import Dataset
     from panoptic_segmentation.ground_truth import find_videos
     from panoptic_segmentation.predict import load, predict, read_test_config, write_blends
 
     if num_gpus > 1 and not is_started():
         start_processes(num_gpus)  # what they have predicted is only collected below
-    dataset = Dataset(data)
-    videos = find_videos(dataset, dataset.choose(take), annotated=not all_frames)
+    videos = find_videos(*open_takes(data, take), annotated=not all_frames)
     config = read_test_config(model, config_file, overrides or ())
     path = predict(*load(model, config), videos, out, name, model, share())
     if is_started():
@@ -144,12 +141,10 @@ def evaluate(
 ) -> None:
     """Score predictions by video panoptic quality and print the table."""
     from mmor.cli_data import parse_size
-    from operating_room.dataset import Dataset
     from panoptic_segmentation.evaluate import evaluate, predicted_size
     from panoptic_segmentation.ground_truth import find_videos
 
-    dataset = Dataset(data)
-    videos = find_videos(dataset, dataset.choose(take))
+    videos = find_videos(*open_takes(data, take))
     truth = ground_truth or out / "ground_truth", f"ground_truth_{name}"
     size = parse_size(canvas) if canvas else predicted_size(out)
     typer.echo(str(evaluate(videos, out, name, *truth, size, workers)))
