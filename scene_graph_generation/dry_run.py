@@ -20,6 +20,7 @@ from scene_graph_generation.adapters import is_adapter
 from scene_graph_generation.base_models import base_settings
 from scene_graph_generation.config import MODALITIES, Experiment, MM2SGConfig, with_vocabulary
 from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.sample_files import Joined
 from scene_graph_generation.samples import Record
 from scene_graph_generation.starting_point import choose_trainable, sized_for
 from scene_graph_generation.timepoint import Evidence
@@ -135,14 +136,14 @@ def _in_cache(repository: str) -> bool:
         return False
 
 
-def _records(paths: Sequence[Path], problems: list[str]) -> list[Record]:
-    records: list[Record] = []
+def _records(paths: Sequence[Path], problems: list[str]) -> Sequence[Record]:
+    parts = []
     for path in paths:
         try:
-            records += read_records(path)
+            parts.append(read_records(path))
         except UserError as error:
             problems.append(str(error))
-    return records
+    return Joined(parts)
 
 
 def _missing_files(records: Sequence[Record], root: Path) -> list[str]:

@@ -19,6 +19,7 @@ from scene_graph_generation.fine_tuned import OTHER_WEIGHTS, save_published
 from scene_graph_generation.loss import answer_frequencies, token_weights
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.pretrain import pretrain
+from scene_graph_generation.sample_files import Joined
 from scene_graph_generation.starting_point import begin, load_trained
 from scene_graph_generation.timepoint import ExampleReader
 from scene_graph_generation.tokens import END_TOKEN, Tokens
@@ -46,7 +47,7 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     check_tools(experiment)
     if finished(out):
         raise UserError(f"{out}: holds a trained model already; remove it or choose another folder")
-    records = [record for path in data for record in read_records(path)]
+    records = Joined([read_records(path) for path in data])
     model, tokens = begin(experiment, map(record_text, records))
     read = ExampleReader(model.settings, tokens, keep_views=experiment.start.base is None)
     samples = TrainingSamples(records, dataset, config, read)

@@ -24,6 +24,7 @@ from operating_room.takes import find_take
 from operating_room.vocabulary import PREDICATES
 from scene_graph_generation.collate import Example
 from scene_graph_generation.config import TrainConfig
+from scene_graph_generation.sample_files import Shards, find_shards
 from scene_graph_generation.samples import Record, augment_record
 from scene_graph_generation.timepoint import Evidence, ExampleReader
 
@@ -118,14 +119,17 @@ class EpochOrder(Sampler[tuple[int, int]]):
             yield from ((self._epoch, index) for index in batch)
 
 
-def read_records(path: Path) -> list[Record]:
-    """The records of a training file.
+def read_records(path: Path) -> Sequence[Record]:
+    """The records of a training file, or of a folder of shards.
+
+    Where the file has its shards beside it, records stay on disk and are read when they are asked for.
 
     Raises:
         UserError: it is damaged, empty, or a record has no question and answer.
     """
-    records = read_json(path)
-    if not isinstance(records, list) or not records:
+    shards = find_shards(path)
+    records = read_json(path) if shards is None else Shards(shards)
+    if shards is None and (not isinstance(records, list) or not records):
         raise UserError(f"{path}: expected a list of training samples; make it again")
     for record in records:
         try:

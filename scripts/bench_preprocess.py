@@ -38,17 +38,23 @@ def main() -> None:
     parser.add_argument("--timepoints", type=int, default=17_000, help="of the training split")
     parser.add_argument("--permutations", type=int, default=20)
     parser.add_argument("--ffmpeg", default=shutil.which("ffmpeg"), help="program to compare with")
-    parser.add_argument("--samples-of", type=Path, help=argparse.SUPPRESS)  # a process of its own, for its peak memory
+    # Parts with a process of their own, to know their peak memory.
+    parser.add_argument("--write-samples", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--read-samples", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.samples_of:
-        samples(arguments.samples_of, arguments.permutations)
+    if arguments.write_samples:
+        write_training_samples(arguments.write_samples, arguments.permutations)
+        return
+    if arguments.read_samples:
+        read_training_samples(arguments.read_samples)
         return
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         preprocessing(root / "take", arguments.seconds, arguments.size, arguments.ffmpeg)
         empty_split(root / "split", arguments.timepoints)
-        command = [__file__, "--samples-of", str(root / "split"), "--permutations", str(arguments.permutations)]
-        subprocess.run([sys.executable, *command], check=True)
+        program = [sys.executable, __file__, "--permutations", str(arguments.permutations)]
+        for part in ("--write-samples", "--read-samples"):
+            subprocess.run([*program, part, str(root / "split")], check=True)
 
 
 def preprocessing(root: Path, seconds: int, size: str, ffmpeg: str | None) -> None:
@@ -133,25 +139,34 @@ def empty_take(root: Path, take: Take, count: int) -> None:
                 path.write_text(content.get(name, ""))
 
 
-def samples(root: Path, permutations: int) -> None:
-    """Training samples of a split with memory and mixed modalities; then going through the shards."""
-    from scene_graph_generation.sample_files import Shards, shard_folder, write_samples
+def write_training_samples(root: Path, permutations: int) -> None:
+    """Training samples of a split with memory and mixed modalities."""
+    from scene_graph_generation.sample_files import write_samples
     from scene_graph_generation.samples import SampleOptions, training_records
 
     graphs = load_samples(root / "relationships_train.json")
     options = SampleOptions(permutations=permutations, temporal=True, mixed=True)
     path = root / options.file_name("train")
-    expected = len(graphs) * permutations
-
-    def write() -> int:
-        return write_samples(path, training_records(Dataset(root), graphs, options, Random(0)), expected, Random(1))
-
-    count, cpu_s = timed(write)
+    records = training_records(Dataset(root), graphs, options, Random(0))
+    count, cpu_s = timed(lambda: write_samples(path, records, len(graphs) * permutations, Random(1)))
     megabytes = path.stat().st_size / 1e6
     detail = f"{count / cpu_s:.0f} samples/s, {megabytes:.0f} MB of JSON, peak memory {peak():.0f} MB"
     report(f"samples of {len(graphs)} timepoints", count, cpu_s, detail)
-    found, cpu_s = timed(lambda: sum(1 for record in Shards(shard_folder(path)) if record["id"]))
-    report("reading the shards", found, cpu_s, f"{found / cpu_s:.0f} samples/s, peak memory still {peak():.0f} MB")
+
+
+def read_training_samples(root: Path) -> None:
+    """The same samples as training reads them: each once in order, then some in random order."""
+    from scene_graph_generation.training_data import read_records, record_text
+
+    (path,) = root.glob("train_*perm_*.json")
+    before = peak()
+    records = read_records(path)
+    count, cpu_s = timed(lambda: sum(1 for record in records if record_text(record)))
+    report("reading them in order", count, cpu_s, f"{count / cpu_s:.0f} samples/s")
+    places = [Random(0).randrange(len(records)) for _ in range(5000)]
+    count, cpu_s = timed(lambda: sum(1 for place in places if records[place]["id"]))
+    detail = f"{count / cpu_s:.0f} samples/s; peak memory {peak():.0f} MB, {before:.0f} of them before"
+    report("reading them in random order", count, cpu_s, detail)
 
 
 def peak() -> float:

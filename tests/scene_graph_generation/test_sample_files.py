@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,6 +18,7 @@ from operating_room.errors import UserError
 from operating_room.files import write_json
 from scene_graph_generation import sample_files
 from scene_graph_generation.sample_files import Joined, Shards, find_shards, shard_folder, write_samples
+from scene_graph_generation.training_data import read_records
 from tests.operating_room.tiny_dataset import write
 
 FORK = get_context("fork")
@@ -96,6 +98,21 @@ def test_damaged_shards_are_named(path: Path, damage: str) -> None:
     with pytest.raises(UserError, match=shard.name) as error:
         list(Shards(shard_folder(path)))
     assert "\n" not in str(error.value)
+
+
+def test_training_reads_shards_in_the_order_of_the_json(path: Path) -> None:
+    turns = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "<SG> </SG>"}]
+    talks = [{**record, "conversations": turns} for record in records()]
+    write_samples(path, talks, 50, Random(0))
+    streamed = read_records(path)
+    assert isinstance(streamed, Shards)
+    assert list(streamed) == json.loads(path.read_text()) == list(read_records(shard_folder(path)))
+    shutil.rmtree(shard_folder(path))
+    assert list(streamed[:0]) == []
+    assert isinstance(read_records(path), list)
+    write_samples(path, records(), 50, Random(0))
+    with pytest.raises(UserError, match="needs an id and two turns"):
+        read_records(path)
 
 
 def test_several_files_are_one_after_the_other(path: Path) -> None:
