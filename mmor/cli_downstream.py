@@ -111,7 +111,10 @@ def evaluate(
         Path | None, typer.Option("--model-path", "--model_path", help="Folder of the model; none: the rule alone.")
     ] = None,
     graphs: Annotated[
-        Path | None, typer.Option(help="Predictions of `mmor scene-graph infer` (default: the true graphs).")
+        Path | None,
+        typer.Option(
+            help="Predictions of `mmor scene-graph infer` or results of `evaluate` (default: the true graphs)."
+        ),
     ] = None,
     data: Data = Path("data"),
     relations: Relations = Path("data"),
@@ -124,10 +127,8 @@ def evaluate(
 ) -> None:
     """Answer and score the three tasks from true or predicted scene graphs; breaches also by the sterility rule."""
     from operating_room.dataset import Dataset
-    from operating_room.downstream import predicted_samples
     from operating_room.downstream_rules import OUR_FILE, load_rules
-    from operating_room.relations import load_predictions
-    from scene_graph_generation.downstream import evaluate_downstream
+    from scene_graph_generation.downstream import evaluate_downstream, read_graphs
 
     rule_file = rules or OUR_FILE
     truth = load_split(relations, split, data)
@@ -140,7 +141,7 @@ def evaluate(
     evaluation = evaluate_downstream(
         None if model_path is None else load_generator(model_path, device),
         Dataset(data),
-        truth if graphs is None else predicted_samples(load_predictions(graphs)),
+        truth if graphs is None else read_graphs(graphs),
         truth,
         load_rules(rule_file).sterility_breach,
         out,

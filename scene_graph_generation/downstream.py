@@ -18,6 +18,7 @@ from operating_room.downstream import (
     breach_answers,
     by_take,
     judge,
+    predicted_samples,
     read_labels,
     score_downstream,
     time_errors,
@@ -28,8 +29,10 @@ from operating_room.fingerprints import annotations_fingerprint, code_version, f
 from operating_room.memory import Memory
 from operating_room.progress import track
 from operating_room.prompts import downstream_prompt
+from operating_room.readers import read_json
+from operating_room.relations import load_predictions
 from operating_room.reports import Report
-from operating_room.scene_graph import Sample
+from operating_room.scene_graph import Sample, as_triplets
 from operating_room.scoring import without_prediction
 from operating_room.sterility import SterilityRule
 from operating_room.takes import MMOR, find_take
@@ -153,6 +156,21 @@ def evaluate_downstream(
     )
     write_json(out, evaluation.to_json())
     return evaluation
+
+
+def read_graphs(path: Path) -> list[Sample]:
+    """Predicted graphs from a predictions file, or from the results file of a scene-graph evaluation.
+
+    Raises:
+        UserError: missing, damaged, or neither.
+    """
+    match read_json(path):
+        case {"task": "scene_graph", "samples": dict(records)}:
+            try:
+                return predicted_samples({key: as_triplets(record["predicted"]) for key, record in records.items()})
+            except (KeyError, TypeError) as error:
+                raise UserError(f"{path}: a timepoint has no graph ({error}); evaluate again") from error
+    return predicted_samples(load_predictions(path))
 
 
 def _answer(

@@ -14,7 +14,7 @@ from operating_room.downstream import predicted_samples
 from operating_room.downstream_rules import collect_labels, our_rules
 from operating_room.errors import UserError
 from operating_room.scene_graph import Sample, Triplet
-from scene_graph_generation.downstream import DownstreamEvaluation, evaluate_downstream
+from scene_graph_generation.downstream import DownstreamEvaluation, evaluate_downstream, read_graphs
 from scene_graph_generation.infer import SceneGraphGenerator
 from tests.operating_room.tiny_dataset import write_dataset, write_mmor
 
@@ -100,6 +100,19 @@ def test_predicted_graphs_answer_for_the_same_timepoints(root: Path) -> None:
     assert evaluation.seconds is None
     with pytest.raises(UserError, match="nothing can be scored; 001_PKA_MMOR is left out: 1 of 3 samples"):
         run(root, None, predicted_samples(predicted)[:2])
+
+
+def test_graphs_come_from_predictions_or_results(tmp_path: Path) -> None:
+    relation = ["circulator", "instrument table", "touching"]
+    results = {"task": "scene_graph", "samples": {"001_PKA_MMOR_000000": {"predicted": [relation]}}}
+    predictions = {"001_PKA_MMOR_000000": [["circulator", "touching", "instrument table"]]}
+    for stored in (results, predictions):
+        (tmp_path / "graphs.json").write_text(json.dumps(stored))
+        assert read_graphs(tmp_path / "graphs.json") == [Sample("001_PKA_MMOR", "000000", (TOUCH,))]
+    del results["samples"]["001_PKA_MMOR_000000"]["predicted"]
+    (tmp_path / "graphs.json").write_text(json.dumps(results))
+    with pytest.raises(UserError, match=r"graphs\.json: a timepoint has no graph"):
+        read_graphs(tmp_path / "graphs.json")
 
 
 def test_an_interrupted_run_goes_on(root: Path) -> None:

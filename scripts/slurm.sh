@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# scripts/paper.sh as a job of a cluster: sbatch scripts/slurm.sh MMOR|4DOR|HybridOR [FOLDER]
+# It asks for one 48 GB GPU, as in the paper; with --gres=gpu:4 on the command line of sbatch all four train.
+# A job that runs out of time is queued again and goes on where it stopped.
+#SBATCH --job-name=mmor
+#SBATCH --gres=gpu:1
+#SBATCH --cpus-per-task=12
+#SBATCH --mem=96G
+#SBATCH --time=2-00:00:00
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@300
+#SBATCH --output=mmor-%j.log
+cd "${SLURM_SUBMIT_DIR:-.}"
+trap 'kill "$job"; scontrol requeue "$SLURM_JOB_ID"' USR1
+GPUS=${SLURM_GPUS_ON_NODE:-1} bash scripts/paper.sh "$@" &
+job=$!
+wait "$job"
