@@ -21,6 +21,7 @@ from torch import Tensor
 
 from operating_room.errors import UserError
 from operating_room.files import write_bytes
+from operating_room.loading import LoadReport
 from panoptic_segmentation.checkpoint_files import read_checkpoint
 from panoptic_segmentation.model.matching import LossSettings
 from panoptic_segmentation.model.segmenter import SegmenterConfig
@@ -39,25 +40,6 @@ _PREFIXES = {  # published -> ours
 _CLASS_WEIGHTS = "criterion.empty_weight"  # in every published checkpoint; here it follows from the settings
 # Entries that depend on the number of classes or queries: another training may start without them.
 _REPLACEABLE = re.compile(r".*\.(class_embed\.(weight|bias)|query_feat\.weight|query_embed\.weight)")
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What a checkpoint gave to a model, under published names."""
-
-    path: Path
-    matched: list[str]
-    missing: list[str]  # in the model, not in the file
-    unexpected: list[str]  # in the file, not in the model
-    reshaped: list[str]  # in both with different shapes; the model keeps its own values
-
-    def __str__(self) -> str:
-        lines = [f"{self.path}: {len(self.matched)} entries loaded"]
-        for what in ("missing", "unexpected", "reshaped"):
-            if names := getattr(self, what):
-                rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
-                lines.append(f"  {len(names)} {what}: {', '.join(names[:3])}{rest}")
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True)

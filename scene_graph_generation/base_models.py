@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
@@ -24,6 +23,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from operating_room.errors import UserError
 from operating_room.hub import hub_errors
+from operating_room.loading import LoadReport
 from scene_graph_generation.config import LanguageConfig, MM2SGConfig, VisionConfig, from_mapping
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.model.pooler import ImagePooler
@@ -46,25 +46,6 @@ _LANGUAGE_KEYS = {  # ours -> LLaVA's config.json
     "mlp": "intermediate_size",
     "positions": "max_position_embeddings",
 }
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What files gave to a model, under published names."""
-
-    source: str
-    matched: list[str]
-    missing: list[str]  # in the model, not in the files
-    unexpected: list[str]  # in the files, not in the model
-    reshaped: list[str]  # in both with different shapes
-
-    def __str__(self) -> str:
-        lines = [f"{self.source}: {len(self.matched)} entries loaded"]
-        for what in ("missing", "unexpected", "reshaped"):
-            if names := getattr(self, what):
-                rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
-                lines.append(f"  {len(names)} {what}: {', '.join(names[:3])}{rest}")
-        return "\n".join(lines)
 
 
 def load_base(base: str | Path, vision: str | Path | None, settings: MM2SGConfig | None = None) -> MM2SG:
@@ -90,11 +71,11 @@ def load_base(base: str | Path, vision: str | Path | None, settings: MM2SGConfig
     reports = []
     for path, state in read_weights(folder):
         named = {published_name(name): tensor for name, tensor in state.items()} if own else state
-        reports.append(assign(model, named, str(path)))
+        reports.append(assign(model, named, path))
     if tower is not None:
-        reports += [assign(model, _of_clip(state), str(path)) for path, state in read_weights(tower)]
+        reports += [assign(model, _of_clip(state), path) for path, state in read_weights(tower)]
     if wrong := next((report for report in reports if report.reshaped), None):
-        raise UserError(f"{wrong.source}: {wrong.reshaped[0]} has another shape than config.json says; copy it again")
+        raise UserError(f"{wrong.path}: {wrong.reshaped[0]} has another shape than config.json says; copy it again")
     empty = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_meta}
     if tower is None:
         blank = {name: tensor for name, tensor in empty.items() if name.startswith("vision.")}
@@ -193,7 +174,7 @@ def build_empty(settings: MM2SGConfig) -> MM2SG:
     return model.eval()
 
 
-def assign(model: MM2SG, state: Mapping[str, Tensor], source: str) -> LoadReport:
+def assign(model: MM2SG, state: Mapping[str, Tensor], source: Path) -> LoadReport:
     """Put tensors with published names into a model as they are; what does not fit is left out and reported."""
     own = model.state_dict()
     report = LoadReport(source, [], [], [], [])

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from operating_room.errors import UserError
 from operating_room.files import atomic_path, write_bytes, write_json
+from operating_room.loading import LoadReport
 from scene_graph_generation.adapters import ADAPTER, TARGETS, adapted_layers, add_lora, freeze, is_adapter
 from scene_graph_generation.base_models import (
     CONFIG,
     OWN_SETTINGS,
     Bits,
-    LoadReport,
     assign,
     base_settings,
     find_folder,
@@ -98,10 +98,10 @@ def load_fine_tuned(
     settings = base_settings(tuned.folder, None if vision is None else find_folder(vision))
     model = load_base(base, vision, settings)
     matrices = {name: tensor for name, tensor in tuned.state.items() if is_adapter(name)}
-    others = assign(model, {name: t for name, t in tuned.state.items() if name not in matrices}, str(tuned.folder))
+    others = assign(model, {name: t for name, t in tuned.state.items() if name not in matrices}, tuned.folder)
     set_precision(model, bits, device)
     add_lora(model, tuned.lora.rank, tuned.lora.alpha, tuned.lora.dropout)
-    adapter = assign(model, matrices, str(tuned.folder))
+    adapter = assign(model, matrices, tuned.folder)
     for name, parameter in model.named_parameters():
         if is_adapter(name):
             parameter.data = parameter.data.to(device, torch.float32)
@@ -197,7 +197,7 @@ def _check_complete(model: MM2SG, others: LoadReport, adapter: LoadReport) -> Lo
         if name not in matched and (is_adapter(name) or name.startswith(begun or ("-",)))
     ]
     report = LoadReport(
-        others.source,
+        others.path,
         others.matched + adapter.matched,
         missing,
         others.unexpected + adapter.unexpected,
@@ -207,7 +207,7 @@ def _check_complete(model: MM2SG, others: LoadReport, adapter: LoadReport) -> Lo
     for names, what in ((report.reshaped, "has another shape"), (lost, "is unknown here"), (missing, "is missing")):
         if names:
             raise UserError(
-                f"{report.source}: does not fit its base and config.json ({names[0]} {what}, {len(names)} in all); "
+                f"{report.path}: does not fit its base and config.json ({names[0]} {what}, {len(names)} in all); "
                 "give the base it was trained on, or copy the folder again"
             )
     return report

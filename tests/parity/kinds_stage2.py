@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import TrainingArguments, get_scheduler
 
 from scene_graph_generation.adapters import add_lora, freeze, parameter_groups
+from scene_graph_generation.base_models import assign, build_empty
 from scene_graph_generation.collate import Example
 from scene_graph_generation.config import LanguageConfig, MM2SGConfig, PointConfig, TrainConfig, VisionConfig
 from scene_graph_generation.fine_tuned import adapter_state, other_state
@@ -315,19 +316,30 @@ def _generated(entry: dict[str, Any], seed: int) -> Tensor:
     )
 
 
-def _fill(module: nn.Module, prefix: str, seed: int, factors: dict[str, float] | None = None) -> None:
+def _fill(module: nn.Module, prefix: str, seed: int) -> None:
     """Fill the parameters of `module`, which stands at `prefix` in our model, by their published names."""
     for name, tensor in module.state_dict().items():
-        published = published_name(prefix + name)
         if tensor.is_floating_point():
-            values = fill_array(published, tuple(tensor.shape), "float32", seed)
-            tensor.copy_(torch.from_numpy(values * np.float32((factors or {}).get(published, 1.0))))
+            tensor.copy_(_values(published_name(prefix + name), tensor.shape, seed))
     module.eval()
 
 
+def _values(published: str, shape: torch.Size, seed: int, factor: float = 1.0) -> Tensor:
+    return torch.from_numpy(fill_array(published, tuple(shape), "float32", seed) * np.float32(factor))
+
+
 def _tiny_model(facts: dict[str, Any]) -> MM2SG:
-    tiny = MM2SG(TINY)
-    _fill(tiny, "", facts["seed"], facts.get("weight_overrides", {}).get("factors"))
+    """The tiny model, filled through the loader of published files."""
+    factors = facts.get("weight_overrides", {}).get("factors", {})
+    tiny = build_empty(TINY)
+    state = {
+        name: _values(name, tensor.shape, facts["seed"], factors.get(name, 1.0))
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in ((published_name(ours), tensor) for ours, tensor in tiny.state_dict().items())
+    }
+    report = assign(tiny, {WRAPPED + name: tensor for name, tensor in state.items()}, Path(facts["case"]))
+    assert len(report.matched) == len(state)
     return tiny
 
 
