@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,8 +19,11 @@ from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from scene_graph_generation.config import Experiment
 from scene_graph_generation.sampler import GroupedOrder
-from scene_graph_generation.train import train
+from scene_graph_generation.timepoint import ExampleReader
+from scene_graph_generation.tokens import train_tokens
+from scene_graph_generation.train import loss_weights, train
 from scene_graph_generation.trainer import last_checkpoint
+from scene_graph_generation.training_data import TrainingSamples, read_records, record_text
 from tests.scene_graph_generation.tiny_training import SHORT, losses, write_samples
 
 ROOT = Path(__file__).parents[2]
