@@ -167,6 +167,18 @@ def test_balanced_steps_are_even_and_published_ones_begin_short() -> None:
     assert [i for _, i in first] != [i for _, i in order]
 
 
+def test_the_end_of_an_answer_counts_once_per_answer(data: Path, tmp_path: Path) -> None:
+    records = read_records(data / "samples.json")
+    tokens = train_tokens(map(record_text, records), SHORT.vocabulary)
+    samples = TrainingSamples(records, Dataset(data), SHORT.train, ExampleReader(SHORT.model, tokens))
+    word = next(name for name in tokens.names() if "drilling" in name)
+    path = tmp_path / "frequencies.json"
+    path.write_text(json.dumps({word: 1000}))
+    weights = loss_weights(path, samples, tokens, tokens.size)
+    assert float(weights[tokens.end_id]) == pytest.approx(1 / (math.log(6) + 1))
+    assert float(weights[tokens.names()[word]]) == pytest.approx(1 / (math.log(1000) + 1))
+
+
 @pytest.mark.parametrize(
     ("setting", "module"), [({"report_to": "wandb"}, "wandb"), ({"deepspeed": Path("x")}, "deepspeed")]
 )
