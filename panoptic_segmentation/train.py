@@ -88,7 +88,8 @@ def train(
         the path of the model file.
 
     Raises:
-        UserError: data or weights are missing or unreadable, or `output` cannot be written.
+        UserError: data or weights are missing or unreadable, or `output` cannot be written or holds an earlier training
+            that is not to be resumed.
     """
     arguments = _arguments(config, output, report_to)
     is_first = arguments.process_index == 0
@@ -96,8 +97,10 @@ def train(
         print(unused_summary(config))
     torch.manual_seed(config.seed)  # initial weights
     model = build_model(config.kind, config.segmenter, config.video)
-    checkpoint = last_checkpoint(output) if resume else None
+    checkpoint = last_checkpoint(output)
     if checkpoint is not None:
+        if not resume:
+            raise UserError(f"{checkpoint}: is of an earlier training; go on with --resume, or choose another folder")
         _check_same_model(config, checkpoint)
     if checkpoint is not None and is_first:
         print(f"resuming from {checkpoint}")

@@ -28,7 +28,7 @@ from tests.panoptic_segmentation.test_panoptic_train import TINY
 from tests.panoptic_segmentation.test_predict import new_model
 
 RUN = CliRunner()
-LONG = replace(TINY, solver=replace(TINY.solver, steps=40, checkpoint_every=4))
+LONG = replace(TINY, solver=replace(TINY.solver, steps=16, checkpoint_every=2))
 SEPARATE = replace(  # no statistics of the batch
     TINY,
     segmenter=replace(TINY.segmenter, norm="frozen"),
@@ -80,7 +80,7 @@ def test_a_killed_training_ends_as_if_nothing_had_happened(tmp_path: Path) -> No
     config = prepare(tmp_path, LONG)
     options = ("--config-file", str(config), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "killed"))
     process = start("-m", "mmor.cli", "panoptic", "train", *options, "--workers", "1", "--resume")
-    kill_when(process, lambda: (tmp_path / "killed" / "checkpoint-8").exists())
+    kill_when(process, lambda: (tmp_path / "killed" / "checkpoint-4").exists())
     checkpoint = last_checkpoint(tmp_path / "killed")
     assert checkpoint is not None
     assert not (tmp_path / "killed" / "model.safetensors").exists()

@@ -106,6 +106,8 @@ def test_another_model_is_not_resumed(trained: Path, tmp_path: Path) -> None:
     for name in ("checkpoint-2", "config.yaml"):
         copy = shutil.copytree if name == "checkpoint-2" else shutil.copy
         copy(trained / "run" / name, tmp_path / name)
+    with pytest.raises(UserError, match=r"checkpoint-2: is of an earlier training; go on with --resume"):
+        train(TINY, trained / "data", tmp_path, trained / "prepared")
     other = replace(TINY, segmenter=replace(TINY.segmenter, queries=9))
     with pytest.raises(UserError, match=r"checkpoint-2: MODEL\.MASK_FORMER\.NUM_OBJECT_QUERIES was 6 and is now 9"):
         train(other, trained / "data", tmp_path, trained / "prepared", resume=True)
