@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from operating_room.errors import UserError
 from operating_room.files import write_bytes, write_json
 from scene_graph_generation.adapters import adapted_layers, merge_lora
-from scene_graph_generation.base_models import CONFIG, Bits, find_folder, read_settings, set_precision
+from scene_graph_generation.base_models import CONFIG, Bits, build_empty, find_folder, read_settings, set_precision
 from scene_graph_generation.config import MM2SGConfig, from_mapping, to_mapping
 from scene_graph_generation.fine_tuned import ADAPTER_CONFIG, OWN_ADAPTER, load_fine_tuned, read_fine_tuned
 from scene_graph_generation.model.mm2sg import MM2SG
@@ -53,8 +54,9 @@ def load_model(
             None: 32 on a CPU, 16 on any other device.
 
     Raises:
-        UserError: something is missing, damaged, or does not fit together.
+        UserError: something is missing, damaged, or does not fit together, or there is no such device.
     """
+    _check_device(device)
     bits = bits or (32 if torch.device(device).type == "cpu" else 16)
     if (folder / WEIGHTS).is_file():
         model, tokens = _load_whole(folder), read_tokens(folder)
@@ -84,6 +86,18 @@ def load_weights(model: MM2SG, path: Path) -> None:
     Raises:
         UserError: the file is damaged, or names or shapes differ from the model's.
     """
+    model.load_state_dict(_read_state(model, path))
+
+
+def _load_whole(folder: Path) -> MM2SG:
+    """The model with its weights as they are stored."""
+    model = build_empty(from_mapping(MM2SGConfig, read_settings(folder / CONFIG), str(folder / CONFIG)))
+    model.load_state_dict(_read_state(model, folder / WEIGHTS), assign=True)
+    return model
+
+
+def _read_state(model: MM2SG, path: Path) -> dict[str, Tensor]:
+    """A state dict that fits `model`."""
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -92,12 +106,12 @@ def load_weights(model: MM2SG, path: Path) -> None:
     wrong = sorted(own.keys() ^ state.keys()) or [name for name in own if own[name].shape != state[name].shape]
     if wrong:
         raise UserError(f"{path}: does not fit the model's config.json, first at {wrong[0]} ({len(wrong)} in all)")
-    model.load_state_dict(
-        {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    )
+    return state
 
 
-def _load_whole(folder: Path) -> MM2SG:
-    model = MM2SG(from_mapping(MM2SGConfig, read_settings(folder / CONFIG), str(folder / CONFIG)))
-    load_weights(model, folder / WEIGHTS)
-    return model
+def _check_device(device: torch.device | str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # an unknown name, or no such device in this machine
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"device {device}: cannot be used ({reason}); choose another one, cpu always is") from error

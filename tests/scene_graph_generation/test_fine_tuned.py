@@ -237,6 +237,13 @@ def test_bases_that_are_not_whole_are_named(bases: tuple[Path, Path], tmp_path: 
         load_base(bases[1], bases[1])
 
 
+def test_a_device_that_is_not_there_is_one_sentence(published: Path) -> None:
+    for device in ("cuda:99", "abacus"):
+        with pytest.raises(UserError, match=f"device {device}: cannot be used") as error:
+            load_model(published, device=device)
+        assert "\n" not in str(error.value)
+
+
 def test_a_hub_that_cannot_be_reached_is_one_sentence(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: Any, **__: Any) -> str:
         raise LocalEntryNotFoundError("cannot find the files and traffic is disabled")
