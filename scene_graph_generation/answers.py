@@ -6,8 +6,9 @@ import fcntl
 import json
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from operating_room.errors import UserError
 
@@ -15,7 +16,7 @@ from operating_room.errors import UserError
 class Answers:
     """Texts by key, each appended to a file as it comes."""
 
-    def __init__(self, path: Path, file: BinaryIO, texts: dict[str, str]) -> None:
+    def __init__(self, path: Path, file: FileIO, texts: dict[str, str]) -> None:
         self.texts = texts
         self._path = path
         self._file = file
@@ -45,7 +46,7 @@ def open_answers(path: Path, about: Mapping[str, Any]) -> Generator[Answers]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+b")
+        file = path.open("a+b", buffering=0)  # what is written is on disk; nothing is left to fail at closing
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another output") from error
     with file:
@@ -72,10 +73,11 @@ def open_answers(path: Path, about: Mapping[str, Any]) -> Generator[Answers]:
         yield Answers(path, file, texts)
 
 
-def _append(path: Path, file: BinaryIO, values: list[Any]) -> None:
+def _append(path: Path, file: FileIO, values: list[Any]) -> None:
+    left = memoryview("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values).encode("utf-8"))
     try:
-        file.write("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values).encode("utf-8"))
-        file.flush()
+        while left:
+            left = left[file.write(left) :]
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); free some space and run again") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -90,6 +91,20 @@ def test_one_run_at_a_time_writes_a_file(tmp_path: Path) -> None:
         pytest.raises(UserError, match=r"r\.jsonl: another run is writing it"),
     ):
         run(root, out)
+
+
+def test_a_full_disk_is_told_and_costs_nothing(tmp_path: Path) -> None:
+    path, limit = tmp_path / "r.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    with open_answers(path, {}) as answers:
+        answers.add({"a": "first"})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
+        try:
+            with pytest.raises(UserError, match=r"r\.jsonl: cannot be written .*free some space"):
+                answers.add({"b": "x" * 200})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    with open_answers(path, {}) as answers:
+        assert answers.texts == {"a": "first"}
 
 
 def test_damaged_answers_are_named(tmp_path: Path) -> None:
