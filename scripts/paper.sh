@@ -7,6 +7,12 @@
 #   SMALL=1                      the same path with small models on simulated takes: under half an hour on two CPU cores
 # What is finished is kept: run it again after an interruption. On a cluster: sbatch scripts/slurm.sh MMOR
 set=${1:?give MMOR, 4DOR or HybridOR}
+case $set in
+MMOR) folder=/MM-OR_data ;;
+4DOR) folder=/4D-OR_data ;;
+HybridOR) folder="" ;;
+*) echo "error: there is no data set $set; give MMOR, 4DOR or HybridOR" >&2 && exit 2 ;;
+esac
 source "$(dirname "$0")/environment.sh"
 work=$(realpath -m "${2:-output/paper_$set}")
 data=$(realpath -m "${DATA:-data}") gpus=${GPUS:-1}
@@ -49,7 +55,7 @@ else
     per_timepoint=10
 fi
 step relations mmor data convert-relations "$data" --out "$work"
-case $set in MMOR) data=$data/MM-OR_data ;; 4DOR) data=$data/4D-OR_data ;; esac
+data=$data$folder
 annotated=(--data "$data" --relations "$work")
 
 # Stage 1: the frame segmenter, then the tracker on it, then the refiner on both; scores of each.
