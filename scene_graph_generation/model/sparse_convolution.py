@@ -82,5 +82,7 @@ class SubmanifoldConvolution(nn.Module):
         weights = self.weight.flatten(1, 3).unbind(1)
         result = nn.functional.linear(features, weights[len(weights) // 2], self.bias)
         gathered = features.index_select(0, neighbours.inputs).split(neighbours.counts)
-        parts = [part @ weights[cell].T for part, cell in zip(gathered, neighbours.cells) if len(part)]
-        return result.index_add(0, neighbours.outputs, torch.cat(parts)) if parts else result
+        for part, outputs, cell in zip(gathered, neighbours.outputs.split(neighbours.counts), neighbours.cells):
+            if len(part):
+                result.index_add_(0, outputs, part @ weights[cell].T)
+        return result
