@@ -71,10 +71,12 @@ def model_path(model: Path) -> Path:
     """The model file in a folder; a file is taken as it is.
 
     Raises:
-        UserError: the folder has none.
+        UserError: the folder has none, or there is no such file.
     """
-    if not model.is_dir():
+    if model.is_file():
         return model
+    if not model.is_dir():
+        raise UserError(f"{model}: no such model; give its file, or the folder it was trained into")
     path = next((model / name for name in _MODEL_FILES if (model / name).is_file()), None)
     if path is None:
         raise UserError(f"{model}: holds neither {' nor '.join(_MODEL_FILES)}; give the model file itself")

@@ -259,6 +259,8 @@ def test_an_interrupted_evaluation_goes_on(
 
 
 def test_a_folder_without_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"output_CTVIS: no such model"):
+        list(export_masks(tmp_path / "output_CTVIS", None, tmp_path, tmp_path / "out"))
     with pytest.raises(UserError, match=r"holds neither model\.safetensors nor model_final\.pth"):
         load(tmp_path)
     with pytest.raises(UserError, match=r"no config\.yaml beside it"):
