@@ -14,23 +14,25 @@ import torch
 from torch import nn
 
 from operating_room.errors import UserError
+from scene_graph_generation.config import LoraConfig
 from scene_graph_generation.model.mm2sg import MM2SG
 
-RANK, ALPHA, DROPOUT = 128, 256, 0.05  # published
 # The seven linear layers of a decoder layer; lm_head has no adapter.
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ADAPTER = "default"  # peft's name for the only adapter of a model
 
 
-def add_lora(model: MM2SG, rank: int = RANK, alpha: int = ALPHA, dropout: float = DROPOUT) -> None:
+def add_lora(
+    model: MM2SG, rank: int = LoraConfig.rank, alpha: int = LoraConfig.alpha, dropout: float = LoraConfig.dropout
+) -> None:
     """Put a new adapter on the seven linear layers of every decoder layer; it changes nothing until it is trained.
 
     Its parameters are float32, also on a base of fewer bits, and drawn from torch's generator.
     """
-    from peft import LoraConfig, inject_adapter_in_model  # takes two seconds, and few models have an adapter
+    import peft  # takes two seconds, and few models have an adapter
 
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(TARGETS), bias="none")
-    inject_adapter_in_model(config, model.language, adapter_name=ADAPTER)
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(TARGETS), bias="none")
+    peft.inject_adapter_in_model(config, model.language, adapter_name=ADAPTER)
     for name, parameter in model.language.named_parameters():
         if is_adapter(name):
             parameter.data = parameter.data.float()
