@@ -1,6 +1,6 @@
 """Put the two small models of a training folder into the package, in 16 bits.
 
-Usage: python scripts/bundle_small.py FOLDER [TARGET]; FOLDER has panoptic_small and scene_graph_small.
+Usage: python scripts/bundle_small.py FOLDER [TARGET]; FOLDER has panoptic_small, scene_graph_small or both.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def main(work: Path, target: Path) -> None:
-    """Copy both models from `work` to `target`; the segmenter gets the test settings of its experiment file."""
-    model, card = segmenters.load_model(work / "panoptic_small" / "model.safetensors")
-    config = read_config(PACKAGE / "configs" / "panoptic" / "small.yaml")
-    card = replace(card, preprocessing=asdict(config.test))
-    segmenters.save_model(target / "panoptic_small" / "model.safetensors", model, card, half=True)
+    """Copy the models of `work` to `target`; the segmenter gets the test settings of its experiment file."""
+    if (work / "panoptic_small").exists():
+        model, card = segmenters.load_model(work / "panoptic_small" / "model.safetensors")
+        config = read_config(PACKAGE / "configs" / "panoptic" / "small.yaml")
+        card = replace(card, preprocessing=asdict(config.test))
+        segmenters.save_model(target / "panoptic_small" / "model.safetensors", model, card, half=True)
 
-    model, tokens = graphs.load_model(work / "scene_graph_small")
-    graphs.save_model(target / "scene_graph_small", model, tokens, torch.float16)
+    if (work / "scene_graph_small").exists():
+        model, tokens = graphs.load_model(work / "scene_graph_small")
+        graphs.save_model(target / "scene_graph_small", model, tokens, torch.float16)
 
     for path in sorted(target.glob("*/*")):
         print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")

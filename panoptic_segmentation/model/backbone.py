@@ -83,17 +83,15 @@ def _shortcut(channels: int, out: int, stride: int, norm: Norm) -> nn.Module:
 
 
 class Stem(nn.Module):
-    """7x7 convolution with stride 2; a max-pool with stride 2 follows where masks are predicted at stride 4."""
+    """7x7 convolution with stride 2."""
 
-    def __init__(self, width: int, pool: bool, norm: Norm) -> None:
+    def __init__(self, width: int, norm: Norm) -> None:
         super().__init__()
-        self.pool = pool
         self.conv1 = ConvNorm(3, width, 7, 2, norm(width))
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h w"]:
-        """Reduce the pictures to a half or a quarter."""
-        x = F.relu_(self.conv1(images))
-        return F.max_pool2d(x, 3, stride=2, padding=1) if self.pool else x
+        """Reduce the pictures to a half."""
+        return F.relu_(self.conv1(images))
 
 
 class ResNet(nn.Module):
@@ -108,11 +106,10 @@ class ResNet(nn.Module):
         stem_width: int,
         widths: tuple[int, int, int, int],
         depths: tuple[int, int, int, int],
-        first_stride: int,
         norm: Norm,
     ) -> None:
         super().__init__()
-        self.stem = Stem(stem_width, pool=first_stride == 4, norm=norm)
+        self.stem = Stem(stem_width, norm)
         channels = stem_width
         for stage, (width, depth) in enumerate(zip(widths, depths)):
             blocks = []
@@ -125,9 +122,9 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> list[Float[Tensor, "batch _ _ _"]]:
-        """Features of the four stages, finest first, at strides s, 2s, 4s, 8s with s = `first_stride`."""
-        x = self.stem(images)
-        features = []
+        """Features of the stem and of the four stages, finest first, at strides 2, 4, 8, 16 and 32."""
+        features = [self.stem(images)]
+        x = F.max_pool2d(features[0], 3, stride=2, padding=1)
         for stage in range(2, 6):
             x = self.get_submodule(f"res{stage}")(x)
             features.append(x)

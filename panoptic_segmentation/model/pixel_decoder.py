@@ -240,27 +240,34 @@ class PixelDecoder(nn.Module):
     """Backbone features -> mask features at the finest stride and three feature maps for the transformer decoder."""
 
     def __init__(self, channels: Sequence[int], width: int, heads: int, hidden: int, depth: int) -> None:
+        """Expect features of so many `channels`, finest first; the last three go through the encoder."""
         super().__init__()
-        res2, *coarser = channels
+        *finer, res3, res4, res5 = channels
         self.input_proj = nn.ModuleList(
-            [nn.Sequential(nn.Conv2d(c, width, 1), nn.GroupNorm(GROUPS, width)) for c in reversed(coarser)]
+            [nn.Sequential(nn.Conv2d(c, width, 1), nn.GroupNorm(GROUPS, width)) for c in (res5, res4, res3)]
         )
         self.transformer = DeformableTransformer(width, heads, hidden, depth)
-        self.adapter_1 = ConvNorm(res2, width, 1, 1, nn.GroupNorm(GROUPS, width))
-        self.layer_1 = ConvNorm(width, width, 3, 1, nn.GroupNorm(GROUPS, width))
+        self.steps = len(finer)
+        for step, c in enumerate(reversed(finer), 1):  # published: adapter_1 and layer_1
+            self.add_module(f"adapter_{step}", ConvNorm(c, width, 1, 1, nn.GroupNorm(GROUPS, width)))
+            self.add_module(f"layer_{step}", ConvNorm(width, width, 3, 1, nn.GroupNorm(GROUPS, width)))
         self.mask_features = nn.Conv2d(width, width, 1)
         self.input_proj.apply(xavier_uniform)
-        for convolution in (self.adapter_1, self.layer_1, self.mask_features):
-            he_uniform(convolution)
+        for name, module in self.named_children():
+            if name.startswith(("adapter", "layer", "mask")):
+                he_uniform(module)
 
     def forward(
         self, features: Sequence[Float[Tensor, "batch _ _ _"]]
     ) -> tuple[Float[Tensor, "batch width height width_"], list[Float[Tensor, "batch width _ _"]]]:
-        """Mask features at the stride of res2, and the encoder's maps at the strides of res5, res4 and res3."""
+        """Mask features at the stride of the finest feature, and the encoder's maps at those of res5, res4 and res3."""
         with torch.autocast(features[0].device.type, enabled=False):
             dtype = self.mask_features.weight.dtype
-            res2, *coarser = [feature.to(dtype) for feature in features]
-            maps = self.transformer([project(f) for project, f in zip(self.input_proj, reversed(coarser))])
-            up = F.interpolate(maps[-1], size=res2.shape[-2:], mode="bilinear", align_corners=False)
-            fine = F.relu(self.layer_1(self.adapter_1(res2) + up))
+            *finer, res3, res4, res5 = [feature.to(dtype) for feature in features]
+            maps = self.transformer([project(f) for project, f in zip(self.input_proj, (res5, res4, res3))])
+            fine = maps[-1]
+            for step, feature in enumerate(reversed(finer), 1):
+                up = F.interpolate(fine, size=feature.shape[-2:], mode="bilinear", align_corners=False)
+                adapter, layer = self.get_submodule(f"adapter_{step}"), self.get_submodule(f"layer_{step}")
+                fine = F.relu(layer(adapter(feature) + up))
             return self.mask_features(fine), maps

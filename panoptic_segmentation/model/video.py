@@ -16,7 +16,7 @@ from torch import Tensor
 from panoptic_segmentation.model.matching import align
 from panoptic_segmentation.model.panoptic import Sizes
 from panoptic_segmentation.model.refiner import VideoPrediction
-from panoptic_segmentation.model.segmenter import SegmenterConfig, SegmenterOutput
+from panoptic_segmentation.model.segmenter import DIVISIBILITY, SegmenterConfig, SegmenterOutput
 from panoptic_segmentation.model.tracker import TrackerState
 from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS, OnlineDVIS
 
@@ -117,7 +117,7 @@ def refined_probabilities(
 
 def offline_memory(config: SegmenterConfig, frames: int, height: int, width: int) -> int:
     """Bytes of main memory that the offline model needs for the mask features of a video."""
-    step, stride = config.divisibility, config.mask_stride
+    step, stride = DIVISIBILITY, config.mask_stride
     cells = (-(-height // step) * step // stride) * (-(-width // step) * step // stride)
     return 4 * frames * config.width * cells
 

@@ -27,6 +27,14 @@ def test_the_small_configuration_is_the_small_segmenter() -> None:
     assert config.kind == "ctvis"
 
 
+@pytest.mark.parametrize("kind", ["online", "offline"])
+def test_the_later_small_stages_build_on_the_small_segmenter(kind: str) -> None:
+    config = read_config(SMALL.with_stem(f"small_{kind}"))
+    assert config.kind == kind
+    assert config.segmenter == read_config(SMALL).segmenter
+    assert (config.video.depth, config.unused) == (2, ())
+
+
 def test_an_empty_file_is_the_published_experiment(tmp_path: Path) -> None:
     assert read_config(write(tmp_path / "c.yaml", "# nothing\n")) == Config()
     assert Config().segmenter == SegmenterConfig()

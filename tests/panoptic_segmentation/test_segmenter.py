@@ -139,12 +139,15 @@ def test_any_size_is_padded_and_masks_have_the_stride() -> None:
     with torch.no_grad():
         output = model(torch.zeros(2, 3, 50, 70))
     assert output.image_size == (50, 70)
-    assert output.padded_size == (64, 80)
-    assert output.masks.shape == (2, 30, 32, 40)
+    assert output.padded_size == (64, 96)
+    assert output.masks.shape == (2, 30, 32, 48)
     assert output.logits.shape == (2, 30, 25)
     assert output.embeddings.shape == output.embeddings_raw.shape == (2, 30, 128)
     assert output.auxiliary == []
-    assert 0.7e6 < sum(p.numel() for p in model.parameters()) < 0.8e6
+    assert 0.8e6 < sum(p.numel() for p in model.parameters()) < 0.85e6
+    coarse = Segmenter(replace(config, mask_stride=4)).eval()
+    with torch.no_grad():
+        assert coarse(torch.zeros(1, 3, 50, 70)).masks.shape == (1, 30, 16, 24)
 
 
 def test_padding_has_the_mean_colour() -> None:

@@ -63,7 +63,7 @@ def test_offline_windows_and_masks() -> None:
     whole, parts = offline_video(model, [frames]), offline_video(model, frames.split(2))
     torch.testing.assert_close(whole.refined_logits, parts.refined_logits, rtol=1e-3, atol=1e-4)
     masks = torch.stack(list(parts.masks()))
-    assert masks.shape == (5, 30, 16, 24)
+    assert masks.shape == (5, 30, 16, 32)
     torch.testing.assert_close(torch.stack(list(whole.masks())), masks, rtol=1e-3, atol=1e-3)
 
 
