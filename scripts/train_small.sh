@@ -11,8 +11,8 @@ mkdir -p "$work"
 for split in train val test; do
     mmor data synthesize --out "$data" --take $split --seconds 120 --seed 0
 done
-# Stage 2 needs more rooms than stage 1: own takes in the form of MM-OR and of 4D-OR. 20 more surgeries without pictures teach
-# it sound, speech, robot screen and tracker; they take seconds to write.
+# Both stages need more rooms: own takes in the form of MM-OR and of 4D-OR. 20 more surgeries without pictures teach stage 2
+# sound, speech, robot screen and tracker; they take seconds to write.
 own=$(seq -f "--take %g_SIM" 101 123; seq -f "--take %g_4DOR" 101 133)
 mmor data synthesize --out "$data" $own --seconds 120 --seed 0
 heard=$(seq -f "T%03g_SIM" 0 19)
@@ -32,7 +32,12 @@ if [ ! -e "$work/scene_graph_small/model.safetensors" ]; then
     mmor scene-graph train --config configs/scene_graph/small.yaml --data "$data" --out "$work/scene_graph_small" \
         --samples "$work"/train_2perm_*.json --samples "$work"/own_1perm_*.json &
 fi
-mmor panoptic train --config-file configs/panoptic/small.yaml --data "$data" --out "$work/panoptic_small" --resume
+# Stage 1 learns single frames with coarse masks first, at half the time per step, then clips with fine masks in more rooms.
+segmenter="mmor panoptic train --config-file configs/panoptic/small.yaml --data $data --ground-truth $work/ground_truth --resume"
+$segmenter --out "$work/panoptic_coarse" MODEL.SEM_SEG_HEAD.COMMON_STRIDE 4 MODEL.MASK_FORMER.TRAIN_NUM_POINTS 512 \
+    INPUT.SAMPLING_FRAME_NUM 1 SOLVER.IMS_PER_BATCH 4 SOLVER.MAX_ITER 2500
+$segmenter --out "$work/panoptic_small" MODEL.WEIGHTS "$work/panoptic_coarse/model.safetensors" \
+    DATASETS.TRAIN "[hybridor_panoptic_train, hybridor_panoptic_own]"
 wait
 
 # Held-out takes go through both stages as in use: stage 2 reads the masks that stage 1 predicts.

@@ -9,7 +9,8 @@ work=${1:-output/small}
 
 train() { # experiment file, model to start from
     mmor panoptic train --config-file "configs/panoptic/$1.yaml" --data "$work/data" --out "$work/panoptic_$1" --resume \
-        --ground-truth "$work/panoptic_small/ground_truth" MODEL.WEIGHTS "$work/panoptic_$2/model.safetensors"
+        --ground-truth "$work/ground_truth" MODEL.WEIGHTS "$work/panoptic_$2/model.safetensors" \
+        DATASETS.TRAIN "[hybridor_panoptic_train, hybridor_panoptic_own]"
 }
 train small_online small
 train small_offline small_online
@@ -18,5 +19,5 @@ for stage in small small_online small_offline; do
     echo "== $stage"
     mmor panoptic predict --model "$work/panoptic_$stage" --data "$work/data" --take test --out "$work/test_$stage"
     mmor panoptic evaluate --data "$work/data" --take test --out "$work/test_$stage" --canvas 320x240 \
-        --ground-truth "$work/panoptic_small/ground_truth"
+        --ground-truth "$work/ground_truth"
 done
