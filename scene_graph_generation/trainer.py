@@ -20,6 +20,7 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from operating_room.errors import UserError
+from operating_room.masks import SMALL
 from operating_room.readers import read_json
 from scene_graph_generation.adapters import parameter_groups
 from scene_graph_generation.collate import Example
@@ -110,10 +111,31 @@ class SceneGraphTrainer(Trainer):
     ) -> Any:
         """Weighted cross entropy over the supervised tokens of the micro-batch."""
         examples = self._usable(inputs)
+        anchor = self._anchor(examples[0]) if self.is_deepspeed_enabled else None
         output = model(examples)
         weights = None if self._weights is None else self._weights.to(output.logits.device)
         loss = weighted_loss(output.logits, output.labels, weights)
+        loss = loss if anchor is None else loss + anchor
         return (loss, output) if return_outputs else loss
+
+    def _anchor(self, like: Example) -> Tensor:
+        """Zero, but with a gradient of zero for everything in front of the language model.
+
+        DeepSpeed puts gradients into buckets in the order in which they come, and sums buckets over the processes. A
+        process whose batch has no cloud or mask would fill them differently. As this comes before the forward pass, it
+        is last in the backward pass, and there all these gradients become ready in one order. A cloud of one point
+        leaves the statistics of batch normalisation alone.
+        """
+        settings, device = self._model.settings, like.ids.device
+        size = settings.vision.image_size
+        everything = Example(
+            ids=like.ids[:1],
+            views=torch.zeros(1, 3, size, size, device=device),
+            cloud=None if self._model.pooler.point_encoder is None else torch.zeros(1, 6, device=device),
+            audio=torch.zeros(settings.pooler.audio_width, device=device),
+            masks=torch.zeros(1, SMALL, SMALL, dtype=torch.uint8, device=device),
+        )
+        return 0.0 * self._model.visual_tokens([everything])[0].sum()
 
     def _usable(self, inputs: dict[str, Any]) -> list[Example]:
         """The examples of a batch; says what is wrong with bad samples and whose memory was shortened.

@@ -17,6 +17,7 @@ import pytest
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
+from scene_graph_generation.arguments import ZERO2
 from scene_graph_generation.config import Experiment
 from scene_graph_generation.sampler import GroupedOrder
 from scene_graph_generation.timepoint import ExampleReader
@@ -73,14 +74,28 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(data: Path, uninte
     assert weights[0] == weights[1]
 
 
-def test_two_processes_lose_as_much_as_one(data: Path, tmp_path: Path) -> None:
-    common = ["train.batch_size=1", "model.pooler.dropout=0", "train.max_steps=6"]
-    finish(start(*TORCHRUN, *PROGRAM, data, tmp_path / "two", *common))
-    finish(start(*PROGRAM, data, tmp_path / "one", *common, "train.accumulation=2"))
-    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert two == pytest.approx(one, rel=1e-4)
-    assert len(one) == 6
-    assert (tmp_path / "two" / "model.safetensors").is_file()
+COMMON = ("train.batch_size=1", "model.pooler.dropout=0", "train.max_steps=6")
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    """Losses of one process that accumulates two micro-batches."""
+    out = tmp_path_factory.mktemp("alone")
+    finish(start(*PROGRAM, data, out, *COMMON, "train.accumulation=2"))
+    return losses(out)
+
+
+def test_two_processes_lose_as_much_as_one(data: Path, alone: dict[int, float], tmp_path: Path) -> None:
+    finish(start(*TORCHRUN, *PROGRAM, data, tmp_path, *COMMON))
+    assert losses(tmp_path) == pytest.approx(alone, rel=1e-4)
+    assert len(alone) == 6
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+def test_two_processes_with_deepspeed_lose_as_much_as_one(data: Path, alone: dict[int, float], tmp_path: Path) -> None:
+    finish(start(*TORCHRUN, *PROGRAM, data, tmp_path, *COMMON, f"train.deepspeed={ZERO2}"))
+    assert losses(tmp_path) == pytest.approx(alone, rel=1e-3)
 
 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
