@@ -31,11 +31,10 @@ if [ -n "${SMALL:-}" ]; then
     data=$work/data
     mmor data synthesize --out "$data" --seconds 40 --size 160x120 \
         --take 001_PKA --take 003_TKA --take 004_PKA --take 001_4DOR --take 002_4DOR
-    segmenter=(--config-file configs/panoptic/small.yaml SOLVER.MAX_ITER 60 SOLVER.CHECKPOINT_PERIOD 30)
-    tracker=(MODEL.TRACKER.DECODER_LAYERS 2 SOLVER.IMS_PER_BATCH 1 INPUT.SAMPLING_FRAME_NUM 5 INPUT.SAMPLING_FRAME_RANGE 2)
-    ctvis=("${segmenter[@]}")
-    online=("${segmenter[@]}" MODEL.META_ARCHITECTURE DVIS_Plus_online "${tracker[@]}")
-    offline=("${segmenter[@]}" MODEL.META_ARCHITECTURE DVIS_Plus_offline MODEL.REFINER.DECODER_LAYERS 2 "${tracker[@]}")
+    short=(SOLVER.MAX_ITER 40 SOLVER.CHECKPOINT_PERIOD 20 INPUT.MIN_SIZE_TRAIN "[96]" INPUT.MIN_SIZE_TEST 96)
+    ctvis=(--config-file configs/panoptic/small.yaml "${short[@]}")
+    online=(--config-file configs/panoptic/small_online.yaml "${short[@]}")
+    offline=(--config-file configs/panoptic/small_offline.yaml "${short[@]}")
     first="" canvas=320x240 encoder=mel permutations=1 tokenizer=()
     sed 's/steps: 1500/steps: 40/' configs/scene_graph/small.yaml >"$work/small.yaml"
     base=(--config "$work/small.yaml" --max_steps 60 --save_steps 30)
