@@ -141,12 +141,12 @@ def judge(
 
 def time_errors(
     samples: Iterable[Sample], answers: Mapping[str, str], labels: Mapping[str, Mapping[str, Any]]
-) -> dict[str, float | int]:
+) -> dict[str, float | int | None]:
     """How many seconds answers about the next action are off, which the published evaluation does not ask.
 
     Returns:
         mean and median absolute error in s over the answers with a time, the mean where the action is right, and what
-        saying the median label always would give; with the number of timepoints behind each. 0 where there is none.
+        saying the median label always would give; with the number of timepoints behind each. None where there is none.
     """
     judged, _ = judge("next_action", samples, answers, labels)
     times, errors, right = [], [], []
@@ -163,7 +163,7 @@ def time_errors(
         "timepoints": len(times),
         "with_time": len(errors),
         "mean_error": _mean(errors),
-        "median_error": float(np.median(errors)) if errors else 0.0,
+        "median_error": float(np.median(errors)) if errors else None,
         "with_time_and_right_action": len(right),
         "mean_error_of_right_action": _mean(right),
         "mean_error_of_constant": _mean([abs(time - float(np.median(times))) for time in times]),
@@ -295,8 +295,8 @@ def _short_name(sample: Sample) -> str:
     return sample.take_name.rpartition("_")[0]
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else 0.0
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def _classes(task: str) -> tuple[str, ...]:

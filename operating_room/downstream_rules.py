@@ -15,12 +15,13 @@ from operating_room.dataset import Dataset
 from operating_room.downstream import CLASSES, NEXT_ACTIONS, ROBOT_PHASES, by_take, label_file, load_labels
 from operating_room.errors import UserError
 from operating_room.files import write_json
-from operating_room.readers import read_bytes
+from operating_room.readers import read_bytes, read_json
 from operating_room.scene_graph import Sample, Triplet
 from operating_room.sterility import SterilityRule, find_breaches
 from operating_room.takes import MMOR, find_take
 from operating_room.vocabulary import ENTITIES, PREDICATES
 
+SOURCES = "sources.json"  # in a folder of collected labels: take -> task -> `dataset` or `rules`
 OUR_FILE = Path(__file__).with_name("downstream_rules.yaml")
 
 
@@ -179,7 +180,11 @@ def collect_labels(
         for task in CLASSES:
             collected.labels[task][take.name] = stored.get(task, derived[task])
             write_json(label_file(out, take, task), collected.labels[task][take.name])
-    write_json(out / "sources.json", collected.sources, indent=1)
+    known = out / SOURCES
+    earlier = read_json(known) if known.exists() else {}
+    if not isinstance(earlier, dict):
+        raise UserError(f"{known}: must map takes to sources; delete it and collect the labels again")
+    write_json(known, earlier | collected.sources, indent=1)
     return collected
 
 

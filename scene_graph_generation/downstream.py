@@ -64,7 +64,7 @@ class DownstreamEvaluation:
     """Scores of the tasks, each by who answered: `model` or `rule`."""
 
     tasks: dict[str, dict[str, TaskScores]]
-    seconds: dict[str, float | int] | None  # of the model: `time_errors`
+    seconds: dict[str, float | int | None] | None  # of the model: `time_errors`
     about: dict[str, Any]  # what was scored with what
     samples: dict[str, dict[str, Any]]  # by sample id: label and answers of each task
     problems: list[str]  # one line for each take that is left out
@@ -91,6 +91,7 @@ class DownstreamEvaluation:
             told = ", ".join(
                 f"{name.replace('_', ' ')} {value:.1f} s" if "error" in name else f"{name.replace('_', ' ')} {value}"
                 for name, value in self.seconds.items()
+                if value is not None
             )
             blocks.append(f"model: seconds until the next action: {told}\n")
         return "\n".join(blocks)

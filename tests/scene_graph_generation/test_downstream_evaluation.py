@@ -154,5 +154,8 @@ def test_labels_are_the_datasets_own_or_derived(root: Path) -> None:
     sources = {"next_action": "rules", "robot_phase": "dataset", "sterility_breach": "dataset"}
     assert json.loads((root / "labels" / "sources.json").read_text()) == {"001_PKA": sources}
     assert collected.labels["next_action"]["001_PKA"]["000000"] == ["bring out", 1]
+    write_mmor(root / "MM-OR_data", "003_TKA")
+    collect_labels(Dataset(root), samples("003_TKA_MMOR"), our_rules(), root / "labels", derive_all=True)
+    assert json.loads((root / "labels" / "sources.json").read_text()).keys() == {"001_PKA", "003_TKA"}
     evaluation = run(root, Student(), samples(), labels=root / "labels")
     assert evaluation.tasks["next_action"]["model"].scores.overall.total == 1
