@@ -4,7 +4,7 @@
 #   DATA=data                    folder that holds MM-OR_data and/or 4D-OR_data
 #   WEIGHTS=ctvis_r50_vspw.pth   what the frame segmenter starts from
 #   GPUS=1                       processes of each training
-#   SMALL=1                      the same path with small models on simulated takes: under half an hour on two CPU cores
+#   SMALL=1                      the same path with small models on short simulated takes, on a CPU
 # What is finished is kept: run it again after an interruption. On a cluster: sbatch scripts/slurm.sh MMOR
 set=${1:?give MMOR, 4DOR or HybridOR}
 case $set in
