@@ -69,7 +69,7 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
     config = prepare(tmp_path, SEPARATE)
     options = ("--num-gpus", "2", "--config-file", str(config), "--data", str(tmp_path / "data"), "--workers", "1")
     process = start("-m", "mmor.cli", "panoptic", "train", *options, "--out", str(tmp_path / "two"))
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     train(SEPARATE, tmp_path / "data", tmp_path / "one", tmp_path / "two" / "ground_truth")
     assert len(losses(tmp_path / "one", 4)) == 4
@@ -79,7 +79,11 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
 def test_a_killed_training_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
     config = prepare(tmp_path, LONG)
     options = ("--config-file", str(config), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "killed"))
-    process = start("-m", "mmor.cli", "panoptic", "train", *options, "--workers", "1", "--resume")
+    slowly = (  # leaves time to kill it
+        "import time; from mmor.cli import main; from panoptic_segmentation.clips import ClipDataset as Clips;"
+        "read = Clips.__getitem__; Clips.__getitem__ = lambda *a: (time.sleep(0.2), read(*a))[1]; main()"
+    )
+    process = start("-c", slowly, "panoptic", "train", *options, "--workers", "1", "--resume")
     kill_when(process, lambda: (tmp_path / "killed" / "checkpoint-4").exists())
     checkpoint = last_checkpoint(tmp_path / "killed")
     assert checkpoint is not None
@@ -96,7 +100,10 @@ def test_a_killed_prediction_ends_as_if_nothing_had_happened(tmp_path: Path) -> 
     origin = new_model(tmp_path / "model.safetensors")
     videos = find_videos(dataset, [TAKE], length=6)
     script = (
-        "import sys; from pathlib import Path; from operating_room.dataset import Dataset;"
+        "import sys, time; from pathlib import Path; from panoptic_segmentation import predictions;"
+        "write = predictions.write_video;"
+        "predictions.write_video = lambda *a: (time.sleep(0.3), write(*a))[1];"  # leaves time to kill it
+        "from operating_room.dataset import Dataset;"
         "from operating_room.takes import find_take; from panoptic_segmentation.ground_truth import find_videos;"
         "from panoptic_segmentation.predict import load, predict; data, model, out = map(Path, sys.argv[1:]);"
         f"videos = find_videos(Dataset(data), [find_take('{TAKE.name}')], length=6);"
