@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mmor import cli_scene_graph
-from mmor.cli_evaluation import Device, Split, load_generator
+from mmor.cli_evaluation import BitsOption, Device, Split, load_generator
 from mmor.cli_options import Data, Relations, finish, load_split
 
 app = typer.Typer(
@@ -124,6 +124,7 @@ def evaluate(
     published_memory: PublishedMemory = False,
     batch_size: Annotated[int, typer.Option(help="Questions at once.", min=1)] = 16,
     device: Device = None,
+    bits: BitsOption = None,
 ) -> None:
     """Answer and score the three tasks from true or predicted scene graphs; breaches also by the sterility rule."""
     from operating_room.dataset import Dataset
@@ -139,7 +140,7 @@ def evaluate(
         "rules": str(rule_file),
     }
     evaluation = evaluate_downstream(
-        None if model_path is None else load_generator(model_path, device),
+        None if model_path is None else load_generator(model_path, device, bits),
         Dataset(data),
         truth if graphs is None else read_graphs(graphs),
         truth,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -37,6 +37,8 @@ ConfigOption = Annotated[
 Split = Annotated[str, typer.Option(help="train, val, test, or own (takes in no published list).")]
 BatchSize = Annotated[int, typer.Option(help="Timepoints at once; with memory: takes side by side.", min=1)]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")]
+Bits = Literal["4", "16", "32"]
+BitsOption = Annotated[Bits | None, typer.Option(help="Of the weights (default: 32 on a CPU, else 16).")]
 
 
 @app.command("infer")
@@ -48,12 +50,13 @@ def infer(
     memory: Annotated[bool, typer.Option(help="Each prompt has the memory of the take's own predictions.")] = True,
     batch_size: BatchSize = 8,
     device: Device = None,
+    bits: BitsOption = None,
 ) -> None:
     """Generate the scene graphs of whole takes. A run that was interrupted is continued."""
     from scene_graph_generation.infer import infer
 
     dataset, takes = open_takes(data, take)
-    generator = load_generator(model, device)
+    generator = load_generator(model, device, bits)
     predictions = infer(generator, dataset, dict.fromkeys(takes), out, memory=memory, batch_size=batch_size)
     typer.echo(f"{len(predictions)} scene graphs in {out}")
 
@@ -76,6 +79,7 @@ def evaluate(
     ] = None,
     batch_size: BatchSize = 8,
     device: Device = None,
+    bits: BitsOption = None,
 ) -> None:
     """Score a model, or a predictions file, against the annotations. A run that was interrupted is continued."""
     from operating_room.errors import UserError
@@ -90,7 +94,7 @@ def evaluate(
     else:
         assert model_path is not None
         out = out or results_path(model_path, f"{config}_{split}")
-        evaluation = _evaluator(samples, config, split, data, batch_size, device)(model_path, out)
+        evaluation = _evaluator(samples, config, split, data, batch_size, device, bits)(model_path, out)
     typer.echo(str(evaluation))
     if out is not None:
         typer.echo(f"results in {out}")
@@ -107,13 +111,14 @@ def evaluate_all(
     every: Annotated[int, typer.Option(help="Only every n-th checkpoint.", min=1)] = 1,
     batch_size: BatchSize = 8,
     device: Device = None,
+    bits: BitsOption = None,
     wandb: Annotated[str | None, typer.Option(help="Also log to this project of Weights & Biases.")] = None,
 ) -> None:
     """Evaluate the checkpoints that were not evaluated yet; one table of all."""
     from scene_graph_generation import evaluate_all
 
     name = f"{config}_{split}"
-    run = _evaluator(load_split(relations, split, data), config, split, data, batch_size, device)
+    run = _evaluator(load_split(relations, split, data), config, split, data, batch_size, device, bits)
     log = None if wandb is None else _wandb_log(wandb, f"{folder.name} {name}")
     rows, problems = evaluate_all.evaluate_all(folder, name, run, every, log)
     typer.echo(evaluate_all.table(rows))
@@ -131,26 +136,27 @@ def compare(
     typer.echo(str(compare(first, second)))
 
 
-def load_generator(model: Path, device: str | None) -> SceneGraphGenerator:
+def load_generator(model: Path, device: str | None, bits: Bits | None) -> SceneGraphGenerator:
     """The model of a folder on a device."""
     import torch
 
-    from operating_room.errors import UserError
+    from scene_graph_generation import base_models
     from scene_graph_generation.checkpoints import load_model
     from scene_graph_generation.infer import SceneGraphGenerator
 
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"--device {chosen}: {str(error).splitlines()[0]}; choose another one, cpu always is"
-        ) from error
-    return SceneGraphGenerator(*load_model(model, device=chosen), chosen)
+    precision: dict[Bits | None, base_models.Bits | None] = {None: None, "4": 4, "16": 16, "32": 32}
+    return SceneGraphGenerator(*load_model(model, bits=precision[bits], device=chosen), chosen)
 
 
 def _evaluator(
-    samples: list[Sample], config: Config, split: str, data: Path, batch_size: int, device: str | None
+    samples: list[Sample],
+    config: Config,
+    split: str,
+    data: Path,
+    batch_size: int,
+    device: str | None,
+    bits: Bits | None,
 ) -> Callable[[Path, Path], Evaluation]:
     """Evaluates a model folder into a results file."""
     from operating_room.dataset import Dataset
@@ -158,7 +164,7 @@ def _evaluator(
 
     def evaluate(model: Path, out: Path) -> Evaluation:
         about = {"folder": str(model), "config": str(config), "split": split}
-        generator, memory = load_generator(model, device), config == Config.MMOR_TEMPORAL_PRED
+        generator, memory = load_generator(model, device, bits), config == Config.MMOR_TEMPORAL_PRED
         return evaluate_model(generator, Dataset(data), samples, out, about, memory, batch_size)
 
     return evaluate
