@@ -27,8 +27,9 @@ from scene_graph_generation.training_data import TrainingSamples
 SEEING = ("vision.", "pooler.", "projector.")  # parameters in front of the language model
 HEADS = 4
 MAX_RARITY = 8.0  # how much more a seldom triplet counts where it holds
-# What a batch shows (views; masks and sound), and how often. Reading views costs ten times as much as reading masks.
-SHOWN, SHARES = ((False, True), (True, False), (True, True)), (0.5, 0.25, 0.25)
+# Share of batches with views; the others show masks and sound. Views cost ten times as much, and a transformer from
+# nothing needs more of them than minutes allow.
+WITH_VIEWS = 0.15
 SMALLEST_SHARE = 1e-3  # of samples: how seldom a triplet may be to be asked for
 
 
@@ -71,8 +72,8 @@ def pretrain(model: MM2SG, samples: TrainingSamples, config: PretrainConfig, see
     model.train()
     for _ in track(range(config.steps), "learning to see"):
         chosen = generator.sample(visible, min(config.batch_size, len(visible)))
-        views, masks = generator.choices(SHOWN, SHARES)[0]
-        examples = [samples.look(i, generator, views, masks) for i in chosen]
+        views = generator.random() < WITH_VIEWS
+        examples = [samples.look(i, generator, views) for i in chosen]
         logits = head(model.visual_tokens(examples))
         loss = F.binary_cross_entropy_with_logits(logits, truth[chosen], pos_weight=rarity, reduction="sum")
         loss = loss / len(chosen)

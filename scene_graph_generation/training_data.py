@@ -69,13 +69,11 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
         example = self._read(evidence, conversation(prompt), self.answer(place))
         return augment_views(example, generator) if config.augment else example
 
-    def look(self, index: int, generator: Random, views: bool = True, masks: bool = True) -> Example:
-        """What there is to see and hear of a record, without text; without its `views`, or (no `masks`) only these."""
+    def look(self, index: int, generator: Random, views: bool = True) -> Example:
+        """What there is to see and hear of a record, without text, with its views or without them."""
         record = self.records[index]
         evidence = Evidence.of_record(record, self._dataset.root)
         evidence = replace(evidence, views=self._slots(record) if views and evidence.views else ())
-        if not masks:
-            evidence = Evidence(evidence.views)
         return augment_views(self._read(evidence, IMAGE_MARK), generator)
 
     def answer(self, index: int) -> str:

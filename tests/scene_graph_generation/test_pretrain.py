@@ -66,9 +66,6 @@ def test_what_is_shown(data: Path) -> None:
     blind = samples.look(0, Random(0), views=False)
     assert len(blind.views) == 1
     assert blind.masks is not None
-    views = samples.look(0, Random(0), masks=False)
-    assert views.masks is None
-    assert views.audio is None
 
 
 def test_samples_of_pictures_only_have_no_text_but_the_question(data: Path) -> None:
