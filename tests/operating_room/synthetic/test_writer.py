@@ -226,5 +226,5 @@ def test_takes_are_named_one_by_one_or_by_split() -> None:
         find_take("013_PKA"),
         find_take("001_PKA"),
     ]
-    with pytest.raises(UserError, match="011_4DOR"):
-        named_takes(["011_4DOR"])
+    with pytest.raises(UserError, match="11_4DOR"):
+        named_takes(["11_4DOR"])
