@@ -1,34 +1,48 @@
-"""The order in which training goes through the samples: grouped by length, as in the published training.
+"""The order in which training goes through the samples: by similar length, or grouped as in the published training.
 
 Stage-2 specification, section 6 (case 11).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from random import Random
 
 import torch
 from torch.utils.data import Sampler
 
+GROUPED_BATCHES = 16  # batches of similar length are cut out of groups of this many
 
-class GroupedOrder(Sampler[tuple[int, int]]):
-    """(epoch, index) of all samples in the order of `length_grouped_order`, another one in each epoch."""
 
-    def __init__(self, lengths: Sequence[int], batch: int, world: int, seed: int) -> None:
-        self._lengths, self._batch, self._world, self._seed = lengths, batch, world, seed
-        self._epoch = 0
+class EpochOrder(Sampler[tuple[int, int]]):
+    """(epoch, index) of `count` samples, in the order that `arrange` gives to each epoch."""
+
+    def __init__(self, count: int, arrange: Callable[[int], list[int]]) -> None:
+        self._count, self._arrange, self._epoch = count, arrange, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Trainer before each epoch."""
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return self._count
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(self._seed + 1_000_003 * self._epoch)
-        order = length_grouped_order(self._lengths, self._batch, self._world, generator)
-        yield from ((self._epoch, index) for index in order)
+        yield from ((self._epoch, index) for index in self._arrange(self._epoch))
+
+
+def similar_length_order(lengths: Sequence[int], batch: int, generator: Random) -> list[int]:
+    """Indices of all samples: batches of similar length, so that little is padded, in random order."""
+    order = list(range(len(lengths)))
+    generator.shuffle(order)
+    size = batch * GROUPED_BATCHES
+    batches = []
+    for start in range(0, len(order), size):
+        group = sorted(order[start : start + size], key=lambda i: lengths[i])
+        batches += [group[i : i + batch] for i in range(0, len(group), batch)]
+    *full, last = batches
+    generator.shuffle(full)  # the last one may be smaller and stays, or it would shift all those behind it
+    return [index for group in [*full, last] for index in group]
 
 
 def length_grouped_order(lengths: Sequence[int], batch: int, world: int, generator: torch.Generator) -> list[int]:

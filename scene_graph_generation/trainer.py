@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -28,8 +29,8 @@ from scene_graph_generation.config import TrainConfig
 from scene_graph_generation.loss import weighted_loss
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.pretrain import groups_after_pretraining
-from scene_graph_generation.sampler import GroupedOrder
-from scene_graph_generation.training_data import EpochOrder, TrainingSamples, record_text
+from scene_graph_generation.sampler import EpochOrder, length_grouped_order, similar_length_order
+from scene_graph_generation.training_data import TrainingSamples, record_text
 
 BAD_IN_A_ROW = 100  # so many unusable samples one after the other are no accident
 
@@ -177,12 +178,20 @@ class SceneGraphTrainer(Trainer):
         return super().create_optimizer(model)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
+        similar = self._config.order == "similar"
+        return EpochOrder(len(self._lengths), self._similar_lengths if similar else self._grouped_lengths)
+
+    def _similar_lengths(self, epoch: int) -> list[int]:
+        generator = Random(f"order {self._config.seed} {epoch}")
+        return similar_length_order(self._lengths, self._config.batch_size, generator)
+
+    def _grouped_lengths(self, epoch: int) -> list[int]:
         config = self._config
-        if config.order == "similar":
-            return EpochOrder(self._lengths, config.batch_size, config.seed)
         sign = {"balanced": 1, "published": -1, "random": 0}[config.order]
         lengths = [sign * length for length in self._lengths]
-        return GroupedOrder(lengths, config.batch_size, config.accumulation * self.args.world_size, config.seed)
+        generator = torch.Generator().manual_seed(config.seed + 1_000_003 * epoch)
+        world = config.accumulation * self.args.world_size
+        return length_grouped_order(lengths, config.batch_size, world, generator)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:

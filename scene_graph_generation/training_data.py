@@ -1,4 +1,4 @@
-"""Training records as examples: how a sample looks in each epoch, and in which order samples come.
+"""Training records as examples: how a sample looks in each epoch.
 
 Stage-2 specification, section 6. `samples.py` makes the records and holds the published augmentation; what is added
 here (mirrored rooms, disturbed memory, fixed view slots, canonical order) is ours and off by default.
@@ -7,13 +7,12 @@ here (mirrored rooms, disturbed memory, fixed view slots, canonical order) is ou
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import torch
-from torch.utils.data import Sampler
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
@@ -28,7 +27,6 @@ from scene_graph_generation.sample_files import Shards, find_shards
 from scene_graph_generation.samples import Record, augment_record
 from scene_graph_generation.timepoint import Evidence, ExampleReader
 
-GROUPED_BATCHES = 16  # batches of similar length are cut out of groups of this many
 # Memory as `prompts.human_prompt` writes it, and one entry of it.
 _MEMORY = re.compile(r"<memory_start>.*?<memory_end>\.\n", re.DOTALL)
 _ENTRY = re.compile(r"(?<=[:;] )([^,;:<]+,[^,;:<]+,)([^,;:<]+)(; ?|)")
@@ -86,35 +84,6 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
         take_name, _, frame_id = record["id"].rpartition("_")
         timepoint = self._dataset.take(find_take(take_name)).timepoint(frame_id)
         return Evidence.of_timepoint(timepoint).views
-
-
-class EpochOrder(Sampler[tuple[int, int]]):
-    """(epoch, index) of all samples: batches of similar length, so that little is padded, in random order."""
-
-    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
-        self._lengths, self._batch, self._seed = lengths, batch, seed
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Trainer before each epoch."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = Random(f"order {self._seed} {self._epoch}")
-        order = list(range(len(self._lengths)))
-        generator.shuffle(order)
-        size = self._batch * GROUPED_BATCHES
-        batches = []
-        for start in range(0, len(order), size):
-            group = sorted(order[start : start + size], key=lambda i: self._lengths[i])
-            batches += [group[i : i + self._batch] for i in range(0, len(group), self._batch)]
-        *full, last = batches
-        generator.shuffle(full)  # the last one may be smaller and stays, or it would shift all those behind it
-        for batch in [*full, last]:
-            yield from ((self._epoch, index) for index in batch)
 
 
 def read_records(path: Path) -> Sequence[Record]:

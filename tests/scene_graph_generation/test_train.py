@@ -19,8 +19,9 @@ from operating_room.scene_graph import Triplet, parse
 from scene_graph_generation.checkpoints import load_model
 from scene_graph_generation.config import VisionConfig, read_experiment
 from scene_graph_generation.infer import SceneGraphGenerator
+from scene_graph_generation.sampler import EpochOrder, similar_length_order
 from scene_graph_generation.train import train
-from scene_graph_generation.training_data import EpochOrder, disturb_memory, read_records
+from scene_graph_generation.training_data import disturb_memory, read_records
 from tests.scene_graph_generation.tiny_training import EXPERIMENT, GRAPHS, write_samples
 
 
@@ -89,7 +90,7 @@ def test_damaged_training_files_are_named(tmp_path: Path, content: str) -> None:
 
 
 def test_every_epoch_has_each_sample_once_in_another_order() -> None:
-    order = EpochOrder(list(range(10)), batch=2, seed=0)
+    order = EpochOrder(10, lambda epoch: similar_length_order(list(range(10)), 2, Random(epoch)))
     first = list(order)
     order.set_epoch(1)
     second = list(order)
