@@ -31,15 +31,15 @@ if [ -n "${SMALL:-}" ]; then
     data=$work/data
     mmor data synthesize --out "$data" --seconds 40 --size 160x120 \
         --take 001_PKA --take 003_TKA --take 004_PKA --take 001_4DOR --take 002_4DOR
-    short=(SOLVER.MAX_ITER 40 SOLVER.CHECKPOINT_PERIOD 20 INPUT.MIN_SIZE_TRAIN "[96]" INPUT.MIN_SIZE_TEST 96)
+    short=(SOLVER.MAX_ITER 160 SOLVER.CHECKPOINT_PERIOD 80 INPUT.MIN_SIZE_TRAIN "[96]" INPUT.MIN_SIZE_TEST 96)
     ctvis=(--config-file configs/panoptic/small.yaml "${short[@]}")
     online=(--config-file configs/panoptic/small_online.yaml "${short[@]}")
     offline=(--config-file configs/panoptic/small_offline.yaml "${short[@]}")
     first="" canvas=320x240 encoder=mel permutations=1 tokenizer=()
-    sed 's/steps: 1500/steps: 40/' configs/scene_graph/small.yaml >"$work/small.yaml"
-    base=(--config "$work/small.yaml" --max_steps 60 --save_steps 30)
+    sed 's/steps: 1500/steps: 120/' configs/scene_graph/small.yaml >"$work/small.yaml"
+    base=(--config "$work/small.yaml" --max_steps 200 --save_steps 100)
     temporal=("${base[@]}")
-    downstream=(--config configs/scene_graph/small_downstream.yaml --max_steps 60)
+    downstream=(--config configs/scene_graph/small_downstream.yaml --max_steps 300)
     per_timepoint=2
 else
     ctvis=(--config-file "configs/panoptic/$set/CTVIS_r50.yaml")
