@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -13,29 +14,43 @@ from typing import Any
 from operating_room.errors import UserError
 
 
-class Answers:
-    """Texts by key, each appended to a file as it comes."""
+@dataclass(frozen=True)
+class Answer:
+    """A generated text; `question` identifies what was asked, so that it is no answer once that has changed."""
 
-    def __init__(self, path: Path, file: FileIO, texts: dict[str, str]) -> None:
-        self.texts = texts
+    key: str
+    question: str
+    text: str
+
+
+class Answers:
+    """Answers by key, each appended to a file as it comes."""
+
+    def __init__(self, path: Path, file: FileIO, stored: dict[str, Answer]) -> None:
         self._path = path
         self._file = file
+        self._stored = stored
 
-    def add(self, texts: Mapping[str, str]) -> None:
-        """Store new texts.
+    def find(self, key: str, question: str) -> str | None:
+        """The text that was generated for just this question."""
+        answer = self._stored.get(key)
+        return answer.text if answer is not None and answer.question == question else None
+
+    def add(self, answers: Sequence[Answer]) -> None:
+        """Store new answers, in place of older ones with the same key.
 
         Raises:
             UserError: the disk is full.
         """
-        _append(self._path, self._file, list(texts.items()))
-        self.texts.update(texts)
+        _append(self._path, self._file, [[answer.key, answer.question, answer.text] for answer in answers])
+        self._stored.update({answer.key: answer for answer in answers})
 
 
 @contextmanager
 def open_answers(path: Path, about: Mapping[str, Any]) -> Generator[Answers]:
     """The answers that a file holds, with `add` for more. One run at a time has it.
 
-    JSON lines: `about` first, then [key, text] pairs. A line that a killed run left unfinished is cut off.
+    JSON lines: `about` first, then [key, question, text]. A line that a killed run left unfinished is cut off.
 
     Args:
         path: the file; made if it does not exist.
@@ -60,17 +75,17 @@ def open_answers(path: Path, about: Mapping[str, Any]) -> Generator[Answers]:
             file.truncate(sum(map(len, lines[:-1])))
             lines.pop()
         if lines:
-            stored, texts = _read(path, lines)
+            there, stored = _read(path, lines)
             for name, value in about.items():
-                if stored.get(name) != value:
+                if there.get(name) != value:
                     raise UserError(
-                        f"{path}: holds answers with {name} {stored.get(name)}, this run has {value}; "
+                        f"{path}: holds answers with {name} {there.get(name)}, this run has {value}; "
                         "choose another output or delete the file"
                     )
         else:
-            texts = {}
+            stored = {}
             _append(path, file, [about])
-        yield Answers(path, file, texts)
+        yield Answers(path, file, stored)
 
 
 def _append(path: Path, file: FileIO, values: list[Any]) -> None:
@@ -82,10 +97,10 @@ def _append(path: Path, file: FileIO, values: list[Any]) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror}); free some space and run again") from error
 
 
-def _read(path: Path, lines: list[bytes]) -> tuple[dict[str, Any], dict[str, str]]:
+def _read(path: Path, lines: list[bytes]) -> tuple[dict[str, Any], dict[str, Answer]]:
     try:
-        about, *pairs = [json.loads(line) for line in lines]
-        texts = {str(key): str(text) for key, text in pairs}
-        return dict(about), texts
+        about, *answers = [json.loads(line) for line in lines]
+        stored = [Answer(str(key), str(question), str(text)) for key, question, text in answers]
+        return dict(about), {answer.key: answer for answer in stored}
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: is damaged ({error}); delete it and run again") from error

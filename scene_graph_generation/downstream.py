@@ -36,7 +36,7 @@ from operating_room.scene_graph import Sample, as_triplets
 from operating_room.scoring import without_prediction
 from operating_room.sterility import SterilityRule
 from operating_room.takes import MMOR, find_take
-from scene_graph_generation.answers import Answers, open_answers
+from scene_graph_generation.answers import Answer, Answers, open_answers
 from scene_graph_generation.downstream_samples import remembered
 from scene_graph_generation.infer import SceneGraphGenerator, answers_path
 
@@ -142,8 +142,8 @@ def evaluate_downstream(
     if generator is not None:
         asked["model"] = generator.fingerprint
         with open_answers(answers_path(out), asked) as stored:
-            _answer(generator, samples, stored, published_memory, batch_size)
-            answers["model"] = {task: {s.sample_id: stored.texts[_key(s, task)] for s in samples} for task in TASKS}
+            texts = _answer(generator, samples, stored, published_memory, batch_size)
+            answers["model"] = {task: {s.sample_id: texts[_key(s, task)] for s in samples} for task in TASKS}
     evaluation = DownstreamEvaluation(
         {
             task: {who: _score(task, samples, said[task], known[task]) for who, said in answers.items() if task in said}
@@ -176,13 +176,18 @@ def read_graphs(path: Path) -> list[Sample]:
 
 def _answer(
     generator: SceneGraphGenerator, samples: Sequence[Sample], answers: Answers, published_memory: bool, size: int
-) -> None:
-    """Ask everything that has no answer yet."""
-    questions = [(key, prompt) for key, prompt in _questions(samples, published_memory) if key not in answers.texts]
-    for start in track(range(0, len(questions), size), "downstream questions"):
-        group = questions[start : start + size]
-        texts = generator.answer([generator.read_text(prompt) for _, prompt in group])
-        answers.add(dict(zip([key for key, _ in group], texts, strict=True)))
+) -> dict[str, str]:
+    """The answers to all questions by their key; what has none yet is asked."""
+    prompts = dict(_questions(samples, published_memory))
+    known = {key: answers.find(key, fingerprint([prompt])) for key, prompt in prompts.items()}
+    texts = {key: text for key, text in known.items() if text is not None}
+    left = [key for key in prompts if key not in texts]
+    for start in track(range(0, len(left), size), "downstream questions"):
+        keys = left[start : start + size]
+        generated = generator.answer([generator.read_text(prompts[key]) for key in keys])
+        answers.add([Answer(key, fingerprint([prompts[key]]), text) for key, text in zip(keys, generated, strict=True)])
+        texts |= dict(zip(keys, generated))
+    return texts
 
 
 def _questions(samples: Sequence[Sample], published_memory: bool) -> Iterator[tuple[str, str]]:

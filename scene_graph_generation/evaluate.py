@@ -102,8 +102,7 @@ def evaluate_model(
     for sample in samples:
         frames[find_take(sample.take_name)].append(sample.frame_id)
     with open_answers(answers_path(out), {"model": generator.fingerprint, "memory": memory}) as answers:
-        problems = answer_takes(generator, dataset, frames, answers, memory, batch_size)
-        texts = answers.texts
+        texts, problems = answer_takes(generator, dataset, frames, answers, memory, batch_size)
         inputs = inputs_fingerprint(dataset, [sample for sample in samples if sample.sample_id in texts])
         about = {**about, "model": generator.fingerprint, "memory": memory, "batch_size": batch_size, "inputs": inputs}
         predictions = {sample_id: parse(text) for sample_id, text in texts.items()}

@@ -13,13 +13,14 @@ import torch
 
 from operating_room.dataset import Dataset, Timepoint
 from operating_room.errors import UserError
+from operating_room.fingerprints import fingerprint
 from operating_room.memory import Memory, truncate
 from operating_room.progress import track
 from operating_room.prompts import conversation, timepoint_prompt
 from operating_room.relations import save_predictions
 from operating_room.scene_graph import Triplet, parse
 from operating_room.takes import Take
-from scene_graph_generation.answers import Answers, open_answers
+from scene_graph_generation.answers import Answer, Answers, open_answers
 from scene_graph_generation.collate import Example
 from scene_graph_generation.model.decoding import MAX_NEW_TOKENS, generate
 from scene_graph_generation.model.mm2sg import MM2SG
@@ -28,6 +29,7 @@ from scene_graph_generation.tokens import Tokens
 
 Predictions = dict[str, list[Triplet]]  # sample id -> triplets as generated
 FINGERPRINTED = 8  # numbers of each parameter that identify a model
+_ANNOTATIONS = ("label_masks", "annotation")  # files of a timepoint that no model reads
 
 
 class SceneGraphGenerator:
@@ -106,8 +108,8 @@ def infer(
             `out`, or it holds the predictions of another model.
     """
     with open_answers(answers_path(out), {"model": generator.fingerprint, "memory": memory}) as answers:
-        problems = answer_takes(generator, dataset, frames, answers, memory, batch_size)
-        predictions = {sample_id: parse(text) for sample_id, text in answers.texts.items()}
+        texts, problems = answer_takes(generator, dataset, frames, answers, memory, batch_size)
+        predictions = {sample_id: parse(text) for sample_id, text in texts.items()}
         save_predictions(out, predictions)
     if problems:
         raise UserError("\n".join(problems))
@@ -126,11 +128,13 @@ def answer_takes(
     answers: Answers,
     memory: bool = True,
     batch_size: int = 8,
-) -> list[str]:
+) -> tuple[dict[str, str], list[str]]:
     """Generate the texts of all timepoints that `answers` lacks; for the arguments see `infer`.
 
+    A stored answer holds as long as the memory and the files of its timepoint are those it was generated from.
+
     Returns:
-        one line for each take that could not be finished; all others are.
+        sample id -> text, and one line for each take that could not be finished; all others are.
     """
     lanes: dict[Take, Sequence[Timepoint]] = {}
     problems: dict[Take, str] = {}
@@ -141,23 +145,38 @@ def answer_takes(
             problems[take] = str(error)
     memories = {take: Memory() for take in lanes}
     groups = (_side_by_side if memory else _in_order)(list(lanes.values()), batch_size)
-    steps = list(groups)
-    for group in track(steps, "scene graphs"):
-        questions = {}
+    texts: dict[str, str] = {}
+    for group in track(list(groups), "scene graphs"):
+        asked: dict[tuple[str, str], Example] = {}
         for timepoint in group:
-            sample_id, remembered = _sample_id(timepoint), memories[timepoint.take]
-            if timepoint.take in problems or sample_id in answers.texts:
+            if timepoint.take in problems:
+                continue
+            past = truncate(memories[timepoint.take].text()) if memory else None
+            sample_id, question = _sample_id(timepoint), _fingerprint(timepoint, past)
+            known = answers.find(sample_id, question)
+            if known is not None:
+                texts[sample_id] = known
                 continue
             try:
-                questions[sample_id] = generator.read(timepoint, truncate(remembered.text()) if memory else None)
+                asked[sample_id, question] = generator.read(timepoint, past)
             except UserError as error:
                 problems[timepoint.take] = str(error)
-        if questions:
-            answers.add(dict(zip(questions, generator.answer(list(questions.values())), strict=True)))
+        if asked:
+            generated = generator.answer(list(asked.values()))
+            new = [Answer(*place, text) for place, text in zip(asked, generated, strict=True)]
+            answers.add(new)
+            texts |= {answer.key: answer.text for answer in new}
         for timepoint in group if memory else ():
             if timepoint.take not in problems:
-                memories[timepoint.take].add(parse(answers.texts[_sample_id(timepoint)]), int(timepoint.frame_id))
-    return [f"{take.sample_name} is not finished: {problem}" for take, problem in problems.items()]
+                memories[timepoint.take].add(parse(texts[_sample_id(timepoint)]), int(timepoint.frame_id))
+    return texts, [f"{take.sample_name} is not finished: {problem}" for take, problem in problems.items()]
+
+
+def _fingerprint(timepoint: Timepoint, memory: str | None) -> str:
+    """Of all that a model is shown: memory, tracker, and size and time of the files (their content is not read)."""
+    stats = [(name, path.name, path.stat()) for name, path in timepoint.files() if name not in _ANNOTATIONS]
+    seen = (f"{name} {file} {stat.st_size} {stat.st_mtime_ns}" for name, file, stat in stats)
+    return fingerprint([str(memory), str(timepoint.tracker), *seen])
 
 
 def _timepoints(dataset: Dataset, take: Take, wanted: Sequence[str] | None) -> Sequence[Timepoint]:

@@ -18,7 +18,7 @@ from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.files import write_json
 from operating_room.scene_graph import Sample, Triplet
-from scene_graph_generation.answers import open_answers
+from scene_graph_generation.answers import Answer, open_answers
 from scene_graph_generation.evaluate import evaluate, evaluate_file, evaluate_model, score_constant_guess
 from scene_graph_generation.infer import SceneGraphGenerator
 from tests.operating_room.tiny_dataset import write_dataset
@@ -96,15 +96,17 @@ def test_one_run_at_a_time_writes_a_file(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_and_costs_nothing(tmp_path: Path) -> None:
     path, limit = tmp_path / "r.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
     with open_answers(path, {}) as answers:
-        answers.add({"a": "first"})
+        answers.add([Answer("a", "?", "first")])
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
         try:
             with pytest.raises(UserError, match=r"r\.jsonl: cannot be written .*free some space"):
-                answers.add({"b": "x" * 200})
+                answers.add([Answer("b", "?", "x" * 200)])
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     with open_answers(path, {}) as answers:
-        assert answers.texts == {"a": "first"}
+        assert answers.find("a", "?") == "first"
+        assert answers.find("a", "another question") is None
+        assert answers.find("b", "?") is None
 
 
 def test_damaged_answers_are_named(tmp_path: Path) -> None:

@@ -99,6 +99,16 @@ def test_an_interrupted_run_goes_on_with_what_it_remembers(dataset: Dataset, tmp
     assert again.asked == []
 
 
+def test_what_has_changed_is_asked_again(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "data")
+    infer(Scripted(), Dataset(root), {MMOR_TAKE: None}, tmp_path / "p.json")
+    changed = next(iter(Dataset(root).take(MMOR_TAKE).timepoint("000001").masks.values()))
+    changed.write_bytes(changed.read_bytes() + b"\0")
+    generator = Scripted()
+    assert len(infer(generator, Dataset(root), {MMOR_TAKE: None}, tmp_path / "p.json")) == 3
+    assert [[frame for _, frame, _ in group] for group in generator.asked] == [["000001"]]
+
+
 def test_answers_of_other_settings_are_not_continued(dataset: Dataset, tmp_path: Path) -> None:
     infer(Scripted(), dataset, {MMOR_TAKE: None}, tmp_path / "p.json")
     with pytest.raises(UserError, match="memory True, this run has False"):
