@@ -66,6 +66,7 @@ def train(
         return
     if gpus > 1 and not is_started():
         start_processes(gpus)
+        return
     from operating_room.dataset import Dataset
     from scene_graph_generation.train import output_folder, train
 

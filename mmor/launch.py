@@ -25,7 +25,9 @@ def share() -> tuple[int, int]:
 
 
 def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: str = "auto") -> None:
-    """Run the present command line in `per_machine` processes on each machine and leave with their exit code.
+    """Run the present command line in `per_machine` processes on each machine, and return when all are done.
+
+    If one fails, this process ends with its exit code.
 
     Args:
         per_machine: GPUs to use on this machine; without a GPU, processes on the CPU.

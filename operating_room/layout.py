@@ -26,6 +26,7 @@ FRAME_KEYS = {
     MMOR: ("azure", "simstation", "trackercam"),
     FOURDOR: ("pcd", *(f"color_{camera}" for camera in ROOM_CAMERAS[FOURDOR])),
 }  # the frame numbers in an element of the index
+PREDICTION_ORIGIN = "model.json"  # beside stage 1's folder `pan_pred`: which model its pictures are of
 _STATION_PREFIX = "simstation"
 
 

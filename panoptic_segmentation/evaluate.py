@@ -83,7 +83,7 @@ def predicted_size(output: Path) -> Size:
     Raises:
         UserError: it has written none there, or the file that says so is damaged.
     """
-    path = output / "inference" / "model.json"
+    path = predictions.origin_path(output)
     try:
         width, height = read_json(path)["settings"]["canvas"]
     except (KeyError, TypeError, ValueError) as error:

@@ -322,7 +322,7 @@ def _claim(output: Path, origin: Path, settings: InferenceSettings) -> None:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     mine: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
     claim = {"model": origin.name, "sha256": digest, "settings": mine}
-    path = output / "inference" / "model.json"
+    path = predictions.origin_path(output)
     if path.exists():
         there = read_json(path)
         if there | {"settings": json.loads(json.dumps(asdict(InferenceSettings()))) | there["settings"]} != claim:

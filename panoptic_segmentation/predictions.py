@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from operating_room.categories import CATEGORIES, COLORS
 from operating_room.errors import UserError
 from operating_room.files import write_json
+from operating_room.layout import PREDICTION_ORIGIN
 from operating_room.png import write_png
 from operating_room.readers import read_json
 
@@ -37,6 +38,11 @@ def instance_path(output: Path, video_id: str, file_name: str) -> Path:
 def video_path(output: Path, video_id: str) -> Path:
     """The records of one video."""
     return output / "inference" / "videos" / f"{video_id}.json"
+
+
+def origin_path(output: Path) -> Path:
+    """Which model, with which settings, the predictions are of."""
+    return output / "inference" / PREDICTION_ORIGIN
 
 
 def split_path(output: Path, split_name: str) -> Path:

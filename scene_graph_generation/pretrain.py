@@ -27,8 +27,8 @@ from scene_graph_generation.training_data import TrainingSamples
 SEEING = ("vision.", "pooler.", "projector.")  # parameters in front of the language model
 HEADS = 4
 MAX_RARITY = 8.0  # how much more a seldom triplet counts where it holds
-# Share of batches with views; the others show masks and sound. Views cost ten times as much, and a transformer from
-# nothing needs more of them than minutes allow.
+# Share of batches with views and point cloud; the others show masks and sound. Views and cloud cost ten times as much,
+# and a transformer from nothing needs more of them than minutes allow.
 WITH_VIEWS = 0.15
 SMALLEST_SHARE = 1e-3  # of samples: how seldom a triplet may be to be asked for
 

@@ -29,7 +29,8 @@ from scene_graph_generation.tokens import Tokens, read_tokens, train_tokens
 def begin(experiment: Experiment, texts: Iterable[str]) -> tuple[MM2SG, Tokens]:
     """The model and its tokenizer; `texts` are what the tokenizer of a model from scratch is made of.
 
-    Without base, the first stage of a curriculum is a model of ours, which simply goes on.
+    Without base, the first stage of a curriculum is a model of ours, which goes on with its own sizes and tokenizer and
+    the modalities that the experiment names.
 
     Raises:
         UserError: a base or the first stage cannot be loaded, or the settings contradict each other.
@@ -38,7 +39,8 @@ def begin(experiment: Experiment, texts: Iterable[str]) -> tuple[MM2SG, Tokens]:
     with torch.random.fork_rng():
         torch.manual_seed(experiment.train.seed)
         if start.base is None and start.curriculum is not None:
-            return load_model(start.curriculum)
+            first, tokens = load_model(start.curriculum)
+            return with_modalities(first, experiment.model), tokens
         if start.base is None:
             tokens = train_tokens(texts, experiment.vocabulary)
             return MM2SG(with_vocabulary(experiment.model, tokens.size)), tokens
@@ -53,6 +55,14 @@ def begin(experiment: Experiment, texts: Iterable[str]) -> tuple[MM2SG, Tokens]:
     if experiment.train.gradient_checkpointing:
         model.language.activation_checkpointing_enable({"use_reentrant": False})
     return model, read_tokens(base)
+
+
+def with_modalities(model: MM2SG, wanted: MM2SGConfig) -> MM2SG:
+    """The model as one that reads the modalities of `wanted`; the point encoder of one that had none starts anew."""
+    grown = MM2SG(replace(model.settings, modalities=wanted.modalities, points=wanted.points))
+    state = {**grown.state_dict(), **model.state_dict()}
+    grown.load_state_dict({name: state[name] for name in grown.state_dict()})
+    return grown
 
 
 def sized_for(wanted: MM2SGConfig, base: MM2SGConfig) -> MM2SGConfig:

@@ -68,10 +68,13 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
         return augment_views(example, generator) if config.augment else example
 
     def look(self, index: int, generator: Random, views: bool = True) -> Example:
-        """What there is to see and hear of a record, without text, with its views or without them."""
+        """What there is to see and hear of a record, without text; without `views` its masks and sound only."""
         record = self.records[index]
         evidence = Evidence.of_record(record, self._dataset.root)
-        evidence = replace(evidence, views=self._slots(record) if views and evidence.views else ())
+        if views:
+            evidence = replace(evidence, views=self._slots(record) if evidence.views else ())
+        else:
+            evidence = replace(evidence, views=(), cloud=None)
         return augment_views(self._read(evidence, IMAGE_MARK), generator)
 
     def answer(self, index: int) -> str:

@@ -6,6 +6,7 @@ shifts no other one (fix 3 of section 11).
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +21,9 @@ from operating_room.categories import colors_to_labels
 from operating_room.dataset import Dataset, RecordedTake, read_index
 from operating_room.errors import UserError
 from operating_room.files import atomic_path
+from operating_room.fingerprints import fingerprint
 from operating_room.masks import reduce_labels
-from operating_room.readers import read_label_mask, read_picture
+from operating_room.readers import read_json, read_label_mask, read_picture
 from operating_room.takes import Take
 from scene_graph_generation.preprocess.run import Outcome, each_take, settle
 
@@ -47,22 +49,36 @@ def preprocess_masks(
     """
     if predictions is not None and not predictions.is_dir():
         raise UserError(f"{predictions}: no such folder; give stage 1's folder of predicted videos (pan_pred)")
-    step = partial(_write_masks, predictions=predictions, as_predictions=as_predictions)
+    step = partial(_write_masks, predictions=predictions, source=_source(predictions), as_predictions=as_predictions)
     return each_take(dataset, takes, step, "small masks", workers)
 
 
-def _write_masks(recorded: RecordedTake, predictions: Path | None, as_predictions: bool) -> Iterator[Path]:
+def _source(predictions: Path | None) -> str:
+    """Where masks come from; predictions by the model and settings that are noted beside them.
+
+    Raises:
+        UserError: that note is damaged.
+    """
+    if predictions is None:
+        return "annotations"
+    origin = predictions.absolute().parent / layout.PREDICTION_ORIGIN
+    if not origin.exists():  # another program's
+        return "predictions"
+    return f"predictions of model {fingerprint([json.dumps(read_json(origin), sort_keys=True)])}"
+
+
+def _write_masks(recorded: RecordedTake, predictions: Path | None, source: str, as_predictions: bool) -> Iterator[Path]:
     find = _annotated(recorded) if predictions is None else _predicted(recorded, predictions)
     annotated = predictions is None and not as_predictions
     place = partial(layout.small_mask, recorded.root, recorded.take, from_annotation=annotated)
     found = False
-    for time, number, source in _sources(recorded, find):
+    for time, number, large in _sources(recorded, find):
         path = place(time, number)
         if not found:
-            settle(path.parent, {"source": "annotations" if predictions is None else "predictions"}, f"_GT{annotated}")
+            settle(path.parent, {"source": source}, f"_GT{annotated}")
             found = True
         if not recorded.has(path):
-            labels = read_label_mask(source) if predictions is None else colors_to_labels(read_picture(source))
+            labels = read_label_mask(large) if predictions is None else colors_to_labels(read_picture(large))
             _write_mask(path, reduce_labels(labels))
             yield path
     if predictions is not None and not found:

@@ -238,6 +238,18 @@ def test_masks_of_two_sources_are_not_mixed(root: Path, tmp_path: Path) -> None:
     assert "holds files made with annotations, not predictions" in problem
 
 
+def test_masks_of_two_models_are_not_mixed(root: Path, tmp_path: Path) -> None:
+    predictions, origin = tmp_path / "pan_pred", tmp_path / layout.PREDICTION_ORIGIN
+    write(predictions / "001_PKA_1" / "camera01_colorimage-000100.png", picture("PNG", np.zeros((48, 64, 3), np.uint8)))
+    origin.write_text('{"model": "first.safetensors", "sha256": "1"}')
+    assert preprocess_masks(Dataset(root), [TAKE], predictions).require() == 1
+    assert preprocess_masks(Dataset(root), [TAKE], predictions).require() == 0
+    origin.write_text('{"model": "second.safetensors", "sha256": "2"}')
+    (problem,) = preprocess_masks(Dataset(root), [TAKE], predictions).problems
+    assert "holds files made with predictions of model" in problem
+    assert "remove the folder" in problem
+
+
 def test_a_folder_without_index_is_named(root: Path) -> None:
     (root / "MM-OR_data" / "002_PKA" / "timestamp_to_pcd_and_frames_list.json").unlink()
     for names in (None, ["val"]):

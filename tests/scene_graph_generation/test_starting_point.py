@@ -170,3 +170,18 @@ def test_a_model_of_ours_goes_on_as_its_own_second_stage(data: Path, tmp_path: P
     second, same_tokens = begin(replace(SHORT, start=StartConfig(curriculum=tmp_path)), [])
     assert same_tokens.names() == tokens.names()
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+
+
+def test_a_second_stage_may_learn_to_read_point_clouds(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = SHORT.model
+    tokens = train_tokens(["head surgeon"], SHORT.vocabulary)
+    first = MM2SG(replace(with_vocabulary(sizes, tokens.size), modalities=("views", "masks")))
+    save_model(tmp_path, first, tokens)
+    more = replace(SHORT, model=replace(sizes, modalities=("views", "masks", "cloud")))
+    second, _ = begin(replace(more, start=StartConfig(curriculum=tmp_path)), [])
+    assert first.pooler.point_encoder is None
+    assert second.pooler.point_encoder is not None
+    assert second.settings.modalities == more.model.modalities
+    state = second.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in first.state_dict().items())

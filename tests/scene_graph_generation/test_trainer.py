@@ -15,18 +15,19 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from scene_graph_generation.arguments import ZERO2
-from scene_graph_generation.config import Experiment
+from scene_graph_generation.config import Experiment, to_mapping
 from scene_graph_generation.sampler import length_grouped_order
 from scene_graph_generation.timepoint import ExampleReader
 from scene_graph_generation.tokens import train_tokens
 from scene_graph_generation.train import loss_weights, train
 from scene_graph_generation.trainer import last_checkpoint
 from scene_graph_generation.training_data import TrainingSamples, read_records, record_text
-from tests.scene_graph_generation.tiny_training import SHORT, losses, write_samples
+from tests.scene_graph_generation.tiny_training import SHORT, losses, with_settings, write_samples
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ("-m", "tests.scene_graph_generation.tiny_training")
@@ -87,10 +88,13 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, flo
 
 
 def test_two_processes_lose_as_much_as_one(data: Path, alone: dict[int, float], tmp_path: Path) -> None:
-    finish(start(*TORCHRUN, *PROGRAM, data, tmp_path, *COMMON))
-    assert losses(tmp_path) == pytest.approx(alone, rel=1e-4)
+    experiment = tmp_path / "experiment.yaml"
+    experiment.write_text(yaml.safe_dump(json.loads(json.dumps(to_mapping(with_settings(COMMON)), default=str))))
+    files = ("--config", experiment, "--samples", data / "samples.json", "--data", data, "--out", tmp_path / "out")
+    finish(start("-m", "mmor.cli", "scene-graph", "train", "--gpus", "2", *files))
+    assert losses(tmp_path / "out") == pytest.approx(alone, rel=1e-4)
     assert len(alone) == 6
-    assert (tmp_path / "model.safetensors").is_file()
+    assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -87,12 +88,18 @@ def losses(out: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
-def main(data: str, out: str, *settings: str) -> None:
-    """Run `SHORT` with settings like `train.batch_size=1`."""
+def with_settings(settings: Iterable[str]) -> Experiment:
+    """`SHORT` with settings like `train.batch_size=1`."""
     experiment = SHORT
     for setting in settings:
         name, _, value = setting.partition("=")
         experiment = with_setting(experiment, name, value, name)
+    return experiment
+
+
+def main(data: str, out: str, *settings: str) -> None:
+    """Run `SHORT` with these settings."""
+    experiment = with_settings(settings)
     train(experiment, [Path(data) / "samples.json"], Dataset(Path(data)), Path(out))
 
 
