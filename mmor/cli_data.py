@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from operating_room.errors import UserError
+from mmor.cli_options import CPUS, DATA_FOLDER, Workers, parse_size
 
 app = typer.Typer(help="What is on disk; simulated takes; relation files.", no_args_is_help=True)
 
-Root = Annotated[Path, typer.Argument(help="Folder that holds MM-OR_data and/or 4D-OR_data.")]
-Workers = Annotated[int, typer.Option(help="Processes.", min=1)]
-CPUS = os.cpu_count() or 1
+Root = Annotated[Path, typer.Argument(help=DATA_FOLDER)]
 
 
 @app.command("check")
@@ -83,15 +80,3 @@ def synthesize(
         surgeries = [annotated.annotated_surgery(each, samples, seed, seconds) for each in takes]
     writer.write_takes(out, surgeries, size=parse_size(size), workers=workers, faults=faults, mask_stride=mask_stride)
     typer.echo(f"{len(surgeries)} takes are in {out}")
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Width and height in px of `320x240`.
-
-    Raises:
-        UserError: the text has another form.
-    """
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise UserError(f"size {text!r}: write width x height, for example 320x240")
-    return int(width), int(height)

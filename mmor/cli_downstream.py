@@ -8,8 +8,21 @@ from typing import Annotated
 import typer
 
 from mmor import cli_scene_graph
-from mmor.cli_evaluation import BitsOption, Device, Split, load_generator
-from mmor.cli_options import Data, Relations, finish, load_split
+from mmor.cli_evaluation import load_generator
+from mmor.cli_options import (
+    BitsOption,
+    Data,
+    Device,
+    Relations,
+    SamplesFolder,
+    Seed,
+    Split,
+    TrainedModel,
+    TrainingData,
+    TrainingGpus,
+    finish,
+    load_split,
+)
 
 app = typer.Typer(
     help="Next action, robot phase, sterility breach: labels, training data, training, scores.", no_args_is_help=True
@@ -57,13 +70,13 @@ def samples(
     data: Data = Path("data"),
     relations: Relations = Path("data"),
     split: Split = "train",
-    out: Annotated[Path, typer.Option(help="Folder for the training JSON.")] = Path("data/llava_samples"),
+    out: SamplesFolder = Path("data/llava_samples"),
     labels: Labels = None,
     per_timepoint: Annotated[int, typer.Option(help="Records per timepoint.", min=1)] = 10,
     drop_history: Annotated[float, typer.Option(help="Share of memory entries that are dropped.", min=0, max=1)] = 0.5,
     temporal_augmentation: Annotated[bool, typer.Option(help="Style of the memory drawn at random.")] = True,
     published_memory: PublishedMemory = False,
-    seed: Annotated[int, typer.Option(help="Of all random draws.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Write the training JSON of all three tasks, in the published mixture."""
     from random import Random
@@ -91,12 +104,12 @@ def train(
     samples: Annotated[
         list[Path] | None, typer.Option(help="Training JSON, from `mmor downstream samples`; may be repeated.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the model.")] = None,
+    out: TrainedModel = None,
     config: Annotated[
         Path | None, typer.Option(help="Experiment file (default: small_downstream.yaml; published: downstream.yaml).")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder that holds MM-OR_data and/or 4D-OR_data.")] = None,
-    gpus: Annotated[int, typer.Option(help="Processes, one per GPU; torchrun does as well.", min=1)] = 1,
+    data: TrainingData = None,
+    gpus: TrainingGpus = 1,
     dry: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
 ) -> None:
     """Train a model that answers from text alone, with the engine of `mmor scene-graph train`."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmor.cli_options import Data, Relations, Takes, finish, load_split, open_takes
+from mmor.cli_options import Bits, BitsOption, Data, Device, Relations, Split, Takes, finish, load_split, open_takes
 
 if TYPE_CHECKING:
     from operating_room.scene_graph import Sample
@@ -34,11 +34,7 @@ ConfigOption = Annotated[
         help="mmor: without memory; mmor_temporal_pred: with the memory of the take's own predictions.",
     ),
 ]
-Split = Annotated[str, typer.Option(help="train, val, test, or own (takes in no published list).")]
 BatchSize = Annotated[int, typer.Option(help="Timepoints at once; with memory: takes side by side.", min=1)]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")]
-Bits = Literal["4", "16", "32"]
-BitsOption = Annotated[Bits | None, typer.Option(help="Of the weights (default: 32 on a CPU, else 16).")]
 
 
 @app.command("infer")

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from operating_room.errors import UserError
 
 if TYPE_CHECKING:
     from operating_room.dataset import Dataset
     from operating_room.scene_graph import Sample
     from operating_room.takes import Take
 
-Data = Annotated[Path, typer.Option(help="Folder that holds MM-OR_data and/or 4D-OR_data.")]
+DATA_FOLDER = "Folder that holds MM-OR_data and/or 4D-OR_data."
+Data = Annotated[Path, typer.Option(help=DATA_FOLDER)]
 Takes = Annotated[list[str] | None, typer.Option(help="Take or split; repeat for several (default: all on disk).")]
 Relations = Annotated[Path, typer.Option(help="Folder with the relationships_*.json files.")]
+Split = Annotated[str, typer.Option(help="train, val, test, or own (takes in no published list).")]
+Workers = Annotated[int, typer.Option(help="Processes.", min=1)]
+CPUS = os.cpu_count() or 1
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")]
+Bits = Literal["4", "16", "32"]
+BitsOption = Annotated[Bits | None, typer.Option(help="Of the weights (default: 32 on a CPU, else 16).")]
+# Of the commands that write training samples.
+SamplesFolder = Annotated[Path, typer.Option(help="Folder for the training JSON.")]
+Seed = Annotated[int, typer.Option(help="Of all random draws.")]
+# Of both commands that train stage 2; None: as in the experiment file.
+TrainedModel = Annotated[Path | None, typer.Option(help="Folder of the model.")]
+TrainingData = Annotated[Path | None, typer.Option(help=DATA_FOLDER)]
+TrainingGpus = Annotated[int, typer.Option(help="Processes, one per GPU; torchrun does as well.", min=1)]
 
 
 def open_takes(data: Path, names: list[str] | None) -> tuple[Dataset, list[Take]]:
@@ -29,7 +46,6 @@ def open_takes(data: Path, names: list[str] | None) -> tuple[Dataset, list[Take]
 def load_split(relations: Path, split: str, data: Path) -> list[Sample]:
     """The samples of a split whose takes are on disk."""
     from operating_room.dataset import Dataset
-    from operating_room.errors import UserError
     from operating_room.relations import OWN_TAKES, SPLIT_NAMES, load_samples
 
     names = SPLIT_NAMES | {OWN_TAKES: OWN_TAKES}
@@ -44,6 +60,18 @@ def load_split(relations: Path, split: str, data: Path) -> list[Sample]:
     if not samples:
         raise UserError(f"{path}: none of its takes is in {data}; unpack or simulate one of the split {split}")
     return samples
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Width and height in px of `320x240`.
+
+    Raises:
+        UserError: the text has another form.
+    """
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise UserError(f"size {text!r}: write width x height, for example 320x240")
+    return int(width), int(height)
 
 
 def finish(problems: Sequence[str]) -> None:

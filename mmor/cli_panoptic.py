@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mmor.cli_data import CPUS, Workers
-from mmor.cli_options import Data, Takes, open_takes
+from mmor.cli_options import CPUS, Data, Takes, Workers, open_takes, parse_size
 
 app = typer.Typer(help="Panoptic masks: train, predict, score.", no_args_is_help=True)
 
@@ -140,7 +139,6 @@ def evaluate(
     workers: Workers = CPUS,
 ) -> None:
     """Score predictions by video panoptic quality and print the table."""
-    from mmor.cli_data import parse_size
     from panoptic_segmentation.evaluate import evaluate, predicted_size
     from panoptic_segmentation.ground_truth import find_videos
 

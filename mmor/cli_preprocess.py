@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mmor.cli_options import Data, Relations, finish, load_split, open_takes
+from mmor.cli_options import Data, Relations, SamplesFolder, Seed, Split, finish, load_split, open_takes
 
 app = typer.Typer()
 
@@ -84,8 +84,8 @@ def preprocess(
 def samples(
     data: Data = Path("data"),
     relations: Relations = Path("data"),
-    split: Annotated[str, typer.Option(help="train, val, test, or own (takes in no published list).")] = "train",
-    out: Annotated[Path, typer.Option(help="Folder for the training JSON.")] = Path("data/llava_samples"),
+    split: Split = "train",
+    out: SamplesFolder = Path("data/llava_samples"),
     permutations: Annotated[int, typer.Option(help="Records per timepoint.", min=1)] = 20,
     temporal: Annotated[bool, typer.Option("--temporal", help="With memory of the past.")] = False,
     temporal_augmentation: Annotated[
@@ -99,7 +99,7 @@ def samples(
     tokenizer: Annotated[
         Path | None, typer.Option(help="Folder of a model: also count its tokens in the answers (token frequencies).")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of all random draws.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Write the training JSON in the published form, and the same as shards that training reads piece by piece."""
     from collections import Counter

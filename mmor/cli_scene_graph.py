@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mmor import cli_evaluation, cli_preprocess
+from mmor.cli_options import TrainedModel, TrainingData, TrainingGpus
 from mmor.launch import is_first, is_started, start_processes
 
 app = typer.Typer(help="Scene graphs: prepare, train, generate, score.", no_args_is_help=True)
@@ -21,12 +22,12 @@ def train(
     samples: Annotated[
         list[Path] | None, typer.Option(help="Training JSON, from `mmor scene-graph samples`; may be repeated.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the model.")] = None,
+    out: TrainedModel = None,
     config: Annotated[
         Path | None, typer.Option(help="Experiment file (default: small.yaml; a published command needs none).")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder that holds MM-OR_data and/or 4D-OR_data.")] = None,
-    gpus: Annotated[int, typer.Option(help="Processes, one per GPU; torchrun does as well.", min=1)] = 1,
+    data: TrainingData = None,
+    gpus: TrainingGpus = 1,
     skip_bad_samples: Annotated[
         bool, typer.Option("--skip-bad-samples", help="Go on without samples that cannot be used, and count them.")
     ] = False,
