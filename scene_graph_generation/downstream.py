@@ -38,7 +38,7 @@ from operating_room.sterility import SterilityRule
 from operating_room.takes import MMOR, find_take
 from scene_graph_generation.answers import Answer, Answers, open_answers
 from scene_graph_generation.downstream_samples import remembered
-from scene_graph_generation.infer import SceneGraphGenerator, answers_path
+from scene_graph_generation.infer import SceneGraphGenerator, answers_path, shortened_memories
 
 TASKS = tuple(CLASSES)
 RULED_TASK = "sterility_breach"  # the one that the published evaluation answers by a rule
@@ -182,11 +182,14 @@ def _answer(
     known = {key: answers.find(key, fingerprint([prompt])) for key, prompt in prompts.items()}
     texts = {key: text for key, text in known.items() if text is not None}
     left = [key for key in prompts if key not in texts]
-    for start in track(range(0, len(left), size), "downstream questions"):
-        keys = left[start : start + size]
-        generated = generator.answer([generator.read_text(prompts[key]) for key in keys])
-        answers.add([Answer(key, fingerprint([prompts[key]]), text) for key, text in zip(keys, generated, strict=True)])
-        texts |= dict(zip(keys, generated))
+    with shortened_memories(generator, "downstream questions") as shortened:
+        for start in track(range(0, len(left), size), "downstream questions"):
+            keys = left[start : start + size]
+            asked = [generator.read_text(prompts[key]) for key in keys]
+            shortened.extend(example.dropped_memory > 0 for example in asked)
+            new = dict(zip(keys, generator.answer(asked), strict=True))
+            answers.add([Answer(key, fingerprint([prompts[key]]), text) for key, text in new.items()])
+            texts |= new
     return texts
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from hashlib import sha256
@@ -146,30 +148,52 @@ def answer_takes(
     memories = {take: Memory() for take in lanes}
     groups = (_side_by_side if memory else _in_order)(list(lanes.values()), batch_size)
     texts: dict[str, str] = {}
-    for group in track(list(groups), "scene graphs"):
-        asked: dict[tuple[str, str], Example] = {}
-        for timepoint in group:
-            if timepoint.take in problems:
-                continue
-            past = truncate(memories[timepoint.take].text()) if memory else None
-            sample_id, question = _sample_id(timepoint), _fingerprint(timepoint, past)
-            known = answers.find(sample_id, question)
-            if known is not None:
-                texts[sample_id] = known
-                continue
-            try:
-                asked[sample_id, question] = generator.read(timepoint, past)
-            except UserError as error:
-                problems[timepoint.take] = str(error)
-        if asked:
-            generated = generator.answer(list(asked.values()))
-            new = [Answer(*place, text) for place, text in zip(asked, generated, strict=True)]
-            answers.add(new)
-            texts |= {answer.key: answer.text for answer in new}
-        for timepoint in group if memory else ():
-            if timepoint.take not in problems:
-                memories[timepoint.take].add(parse(texts[_sample_id(timepoint)]), int(timepoint.frame_id))
+    with shortened_memories(generator, "timepoints") as shortened:
+        for group in track(list(groups), "scene graphs"):
+            asked: dict[tuple[str, str], Example] = {}
+            for timepoint in group:
+                if timepoint.take in problems:
+                    continue
+                past = truncate(memories[timepoint.take].text()) if memory else None
+                sample_id, question = _sample_id(timepoint), _fingerprint(timepoint, past)
+                known = answers.find(sample_id, question)
+                if known is not None:
+                    texts[sample_id] = known
+                    continue
+                try:
+                    asked[sample_id, question] = generator.read(timepoint, past)
+                except UserError as error:
+                    problems[timepoint.take] = str(error)
+            if asked:
+                shortened.extend(example.dropped_memory > 0 for example in asked.values())
+                generated = generator.answer(list(asked.values()))
+                new = [Answer(*place, text) for place, text in zip(asked, generated, strict=True)]
+                answers.add(new)
+                texts |= {answer.key: answer.text for answer in new}
+            for timepoint in group if memory else ():
+                if timepoint.take not in problems:
+                    memories[timepoint.take].add(parse(texts[_sample_id(timepoint)]), int(timepoint.frame_id))
     return texts, [f"{take.sample_name} is not finished: {problem}" for take, problem in problems.items()]
+
+
+@contextmanager
+def shortened_memories(generator: SceneGraphGenerator, questions: str) -> Generator[list[bool]]:
+    """Yields a list for whether the memory of each question was shortened; says at the end how many were.
+
+    Args:
+        generator: whose model limits the memory.
+        questions: what they are called.
+    """
+    shortened: list[bool] = []
+    try:
+        yield shortened
+    finally:  # also of a run that is interrupted: the next one does not ask these again
+        if any(shortened):
+            print(
+                f"{sum(shortened)} of {len(shortened)} {questions} lost the oldest part of their memory: with it they "
+                f"need more than the model's {generator.model.settings.max_length} tokens (max_length)",
+                file=sys.stderr,
+            )
 
 
 def _fingerprint(timepoint: Timepoint, memory: str | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +27,10 @@ def samples(take: str = "001_PKA_MMOR") -> list[Sample]:
     return [Sample(take, f"{i:06d}", graph) for i, graph in enumerate(GRAPHS)]
 
 
+class Question(str):
+    dropped_memory = 0
+
+
 class Student(SceneGraphGenerator):
     """Knows the labels of the tiny dataset by heart; gives up after some questions."""
 
@@ -36,7 +41,7 @@ class Student(SceneGraphGenerator):
         self._patience = patience
 
     def read_text(self, prompt: str) -> Any:
-        return prompt
+        return Question(prompt)
 
     def answer(self, examples: Sequence[Any]) -> list[str]:
         if len(self.questions) >= self._patience:
@@ -90,6 +95,22 @@ def test_questions_hold_the_graph_and_what_came_before(root: Path) -> None:
     prompt = "<memory_start>: {}<memory_end>. <SG> circulator,instrument table,touching </SG>. Given"
     assert student.questions[3].startswith(prompt.format("Long: Short: head surgeon,patient,cutting"))
     assert published.questions[3].startswith(prompt.format("Long: Short: head_surgeon,cutting,patient"))
+
+
+def test_shortened_memory_is_said_once(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    class Forgetful(Student):
+        model: Any = SimpleNamespace(settings=SimpleNamespace(max_length=600))
+
+        def read_text(self, prompt: str) -> Any:
+            question = super().read_text(prompt)
+            question.dropped_memory = len(self.questions) % 2
+            return question
+
+    run(root, Forgetful(), samples())
+    said = (
+        "4 of 9 downstream questions lost the oldest part of their memory: with it they need more than the model's 600"
+    )
+    assert capfd.readouterr().err == f"{said} tokens (max_length)\n"
 
 
 def test_predicted_graphs_answer_for_the_same_timepoints(root: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,7 +39,7 @@ class Fixed(SceneGraphGenerator):
         self._killed_at = killed_at
 
     def read(self, timepoint: Any, memory: str | None) -> Any:
-        return memory
+        return SimpleNamespace(dropped_memory=0)
 
     def answer(self, examples: Sequence[Any]) -> list[str]:
         self.asked += 1

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -17,11 +18,20 @@ from operating_room.relations import load_predictions
 from operating_room.takes import FOURDOR, MMOR, Take
 from scene_graph_generation.config import LanguageConfig, MM2SGConfig, PoolerConfig, VisionConfig
 from scene_graph_generation.infer import SceneGraphGenerator, infer
+from scene_graph_generation.model.decoding import MAX_NEW_TOKENS
 from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.timepoint import OTHER_TOKENS
 from scene_graph_generation.tokens import train_tokens
 from tests.operating_room.tiny_dataset import write_dataset
 
 MMOR_TAKE, FOURDOR_TAKE = Take(MMOR, "001_PKA"), Take(FOURDOR, "001_4DOR")
+
+
+class Question(NamedTuple):
+    take: str
+    frame: str
+    memory: str | None
+    dropped_memory: int = 0
 
 
 class Scripted(SceneGraphGenerator):
@@ -37,14 +47,14 @@ class Scripted(SceneGraphGenerator):
     def read(self, timepoint: Timepoint, memory: str | None) -> Any:
         if (timepoint.take.name, timepoint.frame_id) == self._broken:
             raise UserError("x.jpg: cannot be read")
-        return timepoint.take.name, timepoint.frame_id, memory
+        return Question(timepoint.take.name, timepoint.frame_id, memory)
 
     def answer(self, examples: Sequence[Any]) -> list[str]:
         if not self._left:
             raise KeyboardInterrupt
         self._left -= 1
-        self.asked.append(list(examples))
-        return [f"<SG> nurse,saw {int(frame)},holding </SG>" for _, frame, _ in examples]
+        self.asked.append([(one.take, one.frame, one.memory) for one in examples])
+        return [f"<SG> nurse,saw {int(one.frame)},holding </SG>" for one in examples]
 
 
 @pytest.fixture(scope="module")
@@ -130,19 +140,46 @@ def test_the_next_take_starts_when_one_ends(dataset: Dataset, tmp_path: Path) ->
     assert [name for ((name, _, _),) in generator.asked] == ["001_PKA", "001_PKA", "001_4DOR"]
 
 
+def tiny_config(vocabulary: int, max_length: int = 600) -> MM2SGConfig:
+    return MM2SGConfig(
+        vision=VisionConfig(image_size=28, width=16, layers=1, heads=2, mlp=32, feature_layer=-1),
+        pooler=PoolerConfig(layers=1, heads=2, mlp=32, mask_channels=(8, 8, 8, 8, 16)),
+        language=LanguageConfig(vocabulary=vocabulary, width=16, layers=1, heads=2, mlp=32, positions=2048),
+        max_length=max_length,
+        modalities=("views", "masks", "robot", "tracker", "speech"),
+    )
+
+
 def test_a_model_answers_in_text(dataset: Dataset) -> None:
     torch.manual_seed(0)
     tokens = train_tokens([conversation(human_prompt(None, None, None, None))], 1024)
-    config = MM2SGConfig(
-        vision=VisionConfig(image_size=28, width=16, layers=1, heads=2, mlp=32, feature_layer=-1),
-        pooler=PoolerConfig(layers=1, heads=2, mlp=32, mask_channels=(8, 8, 8, 8, 16)),
-        language=LanguageConfig(vocabulary=tokens.size, width=16, layers=1, heads=2, mlp=32, positions=2048),
-        max_length=600,
-        modalities=("views", "masks", "robot", "tracker", "speech"),
-    )
+    config = tiny_config(tokens.size)
     generator = SceneGraphGenerator(MM2SG(config), tokens)
     example = generator.read(dataset.take(MMOR_TAKE).timepoints[0], "Long: Short")
     texts = generator.answer([example, generator.read_text("What comes next?")])
     assert [type(text) for text in texts] == [str, str]
     other = SceneGraphGenerator(MM2SG(config), tokens)
     assert generator.fingerprint == generator.fingerprint != other.fingerprint
+
+
+class Talkative(SceneGraphGenerator):
+    """Remembers more than it has room for."""
+
+    def answer(self, examples: Sequence[Any]) -> list[str]:
+        return ["<SG> " + "; ".join(f"nurse,saw {number},holding" for number in range(100)) + " </SG>"] * len(examples)
+
+
+def test_shortened_memory_is_said_once(dataset: Dataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tokens = train_tokens([conversation(human_prompt(None, None, None, None))], 1024)
+    config = tiny_config(tokens.size, 10_000)
+    first = SceneGraphGenerator(MM2SG(config), tokens).read(dataset.take(MMOR_TAKE).timepoints[0], "Long: Short")
+    limit = len(first.ids) + config.vision.tokens + OTHER_TOKENS + MAX_NEW_TOKENS + 200
+    generator = Talkative(MM2SG(replace(config, max_length=limit)), tokens)
+    infer(generator, dataset, {MMOR_TAKE: None}, tmp_path / "p.json", memory=False)
+    assert capfd.readouterr().err == ""
+    infer(generator, dataset, {MMOR_TAKE: None}, tmp_path / "q.json")
+    (said,) = capfd.readouterr().err.splitlines()
+    assert said.startswith("2 of 3 timepoints lost the oldest part of their memory")
+    assert f"{limit} tokens (max_length)" in said
+    infer(generator, dataset, {MMOR_TAKE: None}, tmp_path / "q.json")  # nothing is asked again
+    assert capfd.readouterr().err == ""
