@@ -23,7 +23,7 @@ from operating_room.takes import find_take
 from operating_room.vocabulary import PREDICATES
 from scene_graph_generation.collate import Example
 from scene_graph_generation.config import TrainConfig
-from scene_graph_generation.sample_files import Shards, find_shards
+from scene_graph_generation.sample_files import find_shards, read_shards
 from scene_graph_generation.samples import Record, augment_record
 from scene_graph_generation.timepoint import Evidence, ExampleReader
 
@@ -67,14 +67,12 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
         example = self._read(evidence, conversation(prompt), self.answer(place))
         return augment_views(example, generator) if config.augment else example
 
-    def look(self, index: int, generator: Random, views: bool = True) -> Example:
-        """What there is to see and hear of a record, without text; without `views` its masks and sound only."""
+    def look(self, index: int, generator: Random, views: bool = True, cloud: bool = True) -> Example:
+        """What there is to see and hear of a record, without text, and without views or point cloud if so asked."""
         record = self.records[index]
         evidence = Evidence.of_record(record, self._dataset.root)
-        if views:
-            evidence = replace(evidence, views=self._slots(record) if evidence.views else ())
-        else:
-            evidence = replace(evidence, views=(), cloud=None)
+        shown = self._slots(record) if views and evidence.views else ()
+        evidence = replace(evidence, views=shown, cloud=evidence.cloud if cloud else None)
         return augment_views(self._read(evidence, IMAGE_MARK), generator)
 
     def answer(self, index: int) -> str:
@@ -98,7 +96,7 @@ def read_records(path: Path) -> Sequence[Record]:
         UserError: it is damaged, empty, or a record has no question and answer.
     """
     shards = find_shards(path)
-    records = read_json(path) if shards is None else Shards(shards)
+    records = read_json(path) if shards is None else read_shards(shards)
     if shards is None and (not isinstance(records, list) or not records):
         raise UserError(f"{path}: expected a list of training samples; make it again")
     for record in records:

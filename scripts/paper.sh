@@ -36,7 +36,7 @@ if [ -n "${SMALL:-}" ]; then
     online=(--config-file configs/panoptic/small_online.yaml "${short[@]}")
     offline=(--config-file configs/panoptic/small_offline.yaml "${short[@]}")
     first="" canvas=320x240 encoder=mel permutations=1 tokenizer=()
-    sed 's/steps: 1500/steps: 120/' configs/scene_graph/small.yaml >"$work/small.yaml"
+    sed 's/steps: 2000/steps: 120/' configs/scene_graph/small.yaml >"$work/small.yaml"
     base=(--config "$work/small.yaml" --max_steps 200 --save_steps 100)
     temporal=("${base[@]}")
     downstream=(--config configs/scene_graph/small_downstream.yaml --max_steps 300)
