@@ -81,59 +81,44 @@ def write_samples(path: Path, records: Iterable[Record], expected: int, generato
     return sum(counts.values())
 
 
-class Shards(Sequence[Record]):
-    """The records of a folder of shards; each is read when it is asked for."""
+class Shard:
+    """The records of one file of JSON lines; each is read when it is asked for."""
 
-    def __init__(self, folder: Path) -> None:
-        """Find the place of each record.
+    def __init__(self, path: Path, count: int) -> None:
+        """Find the place of each of its `count` records.
 
         Raises:
-            UserError: a shard is missing or cut off, or there is no record.
+            UserError: the file is missing or cut off.
         """
-        self._paths: list[Path] = []
-        self._ends: list[Int64[np.ndarray, " records"]] = []  # of each line of each shard, bytes
-        for name, count in read_shard_index(folder)["records"].items():
-            path = folder / name
-            try:
-                content = np.memmap(path, np.uint8, "r") if count else np.zeros(0, np.uint8)
-            except (OSError, ValueError) as error:
-                raise UserError(f"{path}: cannot be read ({error}); {_AGAIN}") from error
-            ends = np.flatnonzero(content == ord("\n")) + 1
-            if len(ends) != count or (count and ends[-1] != len(content)):
-                raise UserError(f"{path}: has {len(ends)} of {count} samples; {_AGAIN}")
-            self._paths.append(path)
-            self._ends.append(ends)
-        self._before = np.cumsum([0, *map(len, self._ends)]).tolist()  # records before each shard
+        try:
+            content = np.memmap(path, np.uint8, "r") if count else np.zeros(0, np.uint8)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); {_AGAIN}") from error
+        ends = np.flatnonzero(content == ord("\n")) + 1
+        if len(ends) != count or (count and ends[-1] != len(content)):
+            raise UserError(f"{path}: has {len(ends)} of {count} samples; {_AGAIN}")
+        self._path = path
+        self._ends: Int64[np.ndarray, " records"] = ends  # of each line, bytes
 
     def __len__(self) -> int:
-        return self._before[-1]
+        return len(self._ends)
 
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Record]: ...
-    def __getitem__(self, index: int | slice) -> Record | list[Record]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        place = range(len(self))[index]  # IndexError, and the meaning of negative numbers
-        shard = bisect_right(self._before, place) - 1
-        line, ends = place - self._before[shard], self._ends[shard]
-        start = int(ends[line - 1]) if line else 0
-        with self._paths[shard].open("rb") as file:
+    def __getitem__(self, line: int) -> Record:
+        start = int(self._ends[line - 1]) if line else 0
+        with self._path.open("rb") as file:
             file.seek(start)
-            return _parse(file.read(int(ends[line]) - start), self._paths[shard], line)
+            return _parse(file.read(int(self._ends[line]) - start), self._path, line)
 
     def __iter__(self) -> Iterator[Record]:
-        for path in self._paths:
-            with path.open("rb") as file:
-                for line, text in enumerate(file):
-                    yield _parse(text, path, line)
+        with self._path.open("rb") as file:
+            for line, text in enumerate(file):
+                yield _parse(text, self._path, line)
 
 
 class Joined(Sequence[Record]):
     """The records of several files one after the other."""
 
-    def __init__(self, parts: Sequence[Sequence[Record]]) -> None:
+    def __init__(self, parts: Sequence[Sequence[Record] | Shard]) -> None:
         self._parts = parts
         self._before = np.cumsum([0, *map(len, parts)]).tolist()
 
@@ -147,12 +132,21 @@ class Joined(Sequence[Record]):
     def __getitem__(self, index: int | slice) -> Record | list[Record]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
+        place = range(len(self))[index]  # IndexError, and the meaning of negative numbers
         part = bisect_right(self._before, place) - 1
         return self._parts[part][place - self._before[part]]
 
     def __iter__(self) -> Iterator[Record]:
         return chain.from_iterable(self._parts)
+
+
+def read_shards(folder: Path) -> Joined:
+    """The records of a folder of shards; each is read when it is asked for.
+
+    Raises:
+        UserError: a shard is missing or cut off, or there is no record.
+    """
+    return Joined([Shard(folder / name, count) for name, count in _read_index(folder)["records"].items()])
 
 
 def find_shards(path: Path) -> Path | None:
@@ -164,7 +158,7 @@ def find_shards(path: Path) -> Path | None:
         return path
     folder = shard_folder(path)
     if path.is_file() and (folder / INDEX).is_file():
-        return folder if read_shard_index(folder)["json_bytes"] == path.stat().st_size else None
+        return folder if _read_index(folder)["json_bytes"] == path.stat().st_size else None
     return None
 
 
@@ -182,7 +176,7 @@ def frequency_file_name(split: str, permutations: int) -> str:
     return f"{split}_token_freqs_7b_{permutations}perm.json"
 
 
-def read_shard_index(folder: Path) -> dict[str, Any]:
+def _read_index(folder: Path) -> dict[str, Any]:
     """`json_bytes` and, by shard, the number of `records`.
 
     Raises:

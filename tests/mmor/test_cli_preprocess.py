@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from mmor.cli import app
 from operating_room.errors import UserError
 from operating_room.scene_graph import parse
-from scene_graph_generation.sample_files import Shards, shard_folder
+from scene_graph_generation.sample_files import read_shards, shard_folder
 from scene_graph_generation.tokens import train_tokens
 from tests.operating_room.tiny_dataset import picture, write, write_dataset, write_mmor
 
@@ -55,7 +55,7 @@ def samples(root: Path, *options: str) -> Result:
 def records(root: Path) -> list[dict[str, Any]]:
     (path,) = (root / "llava_samples").glob("train_*perm_*temp_*tempaug_*.json")
     found = json.loads(path.read_text())
-    assert list(Shards(shard_folder(path))) == found
+    assert list(read_shards(shard_folder(path))) == found
     return found
 
 

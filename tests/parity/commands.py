@@ -18,7 +18,7 @@ from operating_room.prompts import IMAGE_MARK, MEMORY_END, MEMORY_START
 from operating_room.readers import read_audio, read_label_mask, read_picture
 from operating_room.scene_graph import parse, target_text
 from operating_room.takes import MMOR, find_take
-from scene_graph_generation.sample_files import Shards, shard_folder
+from scene_graph_generation.sample_files import read_shards, shard_folder
 from tests.parity.case import EXACT, Result, compare
 
 TAKE = find_take("001_PKA")
@@ -103,7 +103,7 @@ def training_samples(facts: Mapping[str, Any], root: Path) -> Iterator[Result]:
         mmor("scene-graph", "samples", "--data", root, "--relations", relations, "--out", out, *options)
         (path,) = out.glob(f"train_1perm_{temporal}temp_Falsetempaug_*_drophistory0.5.json")
         ours = json.loads(path.read_text())
-        yield compare(f"temporal {temporal}: shards by command", list(Shards(shard_folder(path))), ours, EXACT)
+        yield compare(f"temporal {temporal}: shards by command", list(read_shards(shard_folder(path))), ours, EXACT)
         theirs = [
             _remember(record, facts["take_timepoint_to_memory_str"], temporal) for record in facts["non_temporal"]
         ]

@@ -17,7 +17,7 @@ import pytest
 from operating_room.errors import UserError
 from operating_room.files import write_json
 from scene_graph_generation import sample_files
-from scene_graph_generation.sample_files import Joined, Shards, find_shards, shard_folder, write_samples
+from scene_graph_generation.sample_files import Joined, find_shards, read_shards, shard_folder, write_samples
 from scene_graph_generation.training_data import read_records
 from tests.operating_room.tiny_dataset import write
 
@@ -42,7 +42,7 @@ def by_time(found: Any) -> list[dict[str, Any]]:
 def test_json_and_shards_hold_the_same_in_random_order(path: Path) -> None:
     assert write_samples(path, iter(records()), 50, Random(0)) == 50
     whole = json.loads(path.read_text())
-    shards = Shards(shard_folder(path))
+    shards = read_shards(shard_folder(path))
     assert list(shards) == whole == [shards[i] for i in range(50)] == shards[:]
     assert shards[-1] == whole[-1]
     assert by_time(whole) == records()
@@ -73,7 +73,7 @@ def test_no_record_is_no_training_file(path: Path) -> None:
     assert write_samples(path, [], 0, Random(0)) == 0
     assert json.loads(path.read_text()) == []
     with pytest.raises(UserError, match=r"index\.json"):
-        Shards(shard_folder(path))
+        read_shards(shard_folder(path))
 
 
 def test_shards_of_another_json_do_not_count(path: Path) -> None:
@@ -96,7 +96,7 @@ def test_damaged_shards_are_named(path: Path, damage: str) -> None:
     else:
         shard.write_bytes(shard.read_bytes().replace(b"{", b"[", 1))
     with pytest.raises(UserError, match=shard.name) as error:
-        list(Shards(shard_folder(path)))
+        list(read_shards(shard_folder(path)))
     assert "\n" not in str(error.value)
 
 
@@ -105,7 +105,7 @@ def test_training_reads_shards_in_the_order_of_the_json(path: Path) -> None:
     talks = [{**record, "conversations": turns} for record in records()]
     write_samples(path, talks, 50, Random(0))
     streamed = read_records(path)
-    assert isinstance(streamed, Shards)
+    assert isinstance(streamed, Joined)
     assert list(streamed) == json.loads(path.read_text()) == list(read_records(shard_folder(path)))
     shutil.rmtree(shard_folder(path))
     assert list(streamed[:0]) == []
@@ -117,7 +117,7 @@ def test_training_reads_shards_in_the_order_of_the_json(path: Path) -> None:
 
 def test_several_files_are_one_after_the_other(path: Path) -> None:
     write_samples(path, records(), 50, Random(0))
-    shards = Shards(shard_folder(path))
+    shards = read_shards(shard_folder(path))
     joined = Joined([records(3), shards, records(2)])
     assert list(joined) == [*records(3), *shards, *records(2)]
     assert joined[1:5] == [*records(3)[1:], shards[0], shards[1]]
@@ -141,7 +141,7 @@ def test_a_killed_run_changes_nothing_and_the_next_one_cleans_up(path: Path) -> 
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert path.read_bytes() == before
-    assert len(Shards(shard_folder(path))) == 50
+    assert len(read_shards(shard_folder(path))) == 50
     assert [file for file in path.parent.iterdir() if file.name.endswith(".partial")]
     write_samples(path, records(20), 20, Random(0))
     assert {file.name for file in path.parent.iterdir()} == {path.name, shard_folder(path).name}
@@ -174,6 +174,6 @@ def test_two_runs_at_once_leave_one_whole_result(path: Path) -> None:
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
-    for found in (json.loads(path.read_text()), list(Shards(shard_folder(path)))):
+    for found in (json.loads(path.read_text()), list(read_shards(shard_folder(path)))):
         assert by_time(found) in (records(50, "a"), records(50, "b"))
     assert {file.name for file in path.parent.iterdir()} == {path.name, shard_folder(path).name}
