@@ -28,7 +28,7 @@ def main(work: Path) -> None:
     for row, score in scores.items():
         parts = [score["overall"], *(score["datasets"][name] for name in ("MMOR", "4DOR"))]
         print(f"| {ROWS[row]} | {' | '.join(f'{_f1(part, MACRO):.3f}' for part in parts)} |")
-    print(f"\n| F1 | {' | '.join(map(ROWS.get, scores))} |\n|---|{'---|' * len(scores)}")
+    print(f"\n| F1 | {' | '.join(ROWS[row] for row in scores)} |\n|---|{'---|' * len(scores)}")
     for predicate in next(iter(scores.values()))["overall"]["macro_over"]:
         values = (_f1(score["overall"]["predicates"], predicate) for score in scores.values())
         print(f"| {predicate} | {' | '.join(f'{value:.2f}' for value in values)} |")
