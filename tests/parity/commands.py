@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from random import Random
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import soundfile
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from mmor.cli import app
 from operating_room import layout
-from operating_room.prompts import IMAGE_MARK, MEMORY_END, MEMORY_START
+from operating_room.dataset import Dataset, Timepoint
+from operating_room.prompts import IMAGE_MARK, MEMORY_END, MEMORY_START, evaluation_pictures
 from operating_room.readers import read_audio, read_label_mask, read_picture
 from operating_room.scene_graph import parse, target_text
 from operating_room.takes import MMOR, find_take
+from scene_graph_generation.collate import Example
+from scene_graph_generation.config import MM2SGConfig
+from scene_graph_generation.infer import SceneGraphGenerator
 from scene_graph_generation.sample_files import read_shards, shard_folder
+from scene_graph_generation.timepoint import Evidence
 from tests.parity.case import EXACT, Result, compare
 
 TAKE = find_take("001_PKA")
 RATE = 8000  # Hz
+BLACK = "black 2048x1536"  # the picture that stands for a missing one
 NOT_SHOWN = "camera06_"  # a camera of 4D-OR that no sample shows
 SAME_SOUND = 1e-6  # between decoding a clip and decoding the whole recording
 
@@ -110,6 +121,73 @@ def training_samples(facts: Mapping[str, Any], root: Path) -> Iterator[Result]:
         shifted = {record["id"] for record in theirs if any(NOT_SHOWN in name for name in record.get("image", ()))}
         pairs = ([_plain(record, shifted) for record in by_id(records)] for records in (ours, theirs))
         yield compare(f"temporal {temporal}: records by command", *pairs, EXACT)
+
+
+def downstream_samples(
+    facts: Mapping[str, Any], options: Sequence[str], generator: Random, root: Path
+) -> Iterator[Result]:
+    """The downstream training JSON of the miniature dataset, with the recorded draws."""
+    relations, out = root / "scene_graph_generation" / "data", root / "downstream_samples"
+    files = ["--data", root, "--relations", relations, "--out", out]
+    with patch("random.Random", lambda seed: generator):
+        mmor("downstream", "samples", *files, "--published-memory", "--drop-history", "0", *options)
+    (path,) = out.glob("*.json")
+    yield compare("by command", json.loads(path.read_text()), facts["samples"], EXACT)
+    shutil.rmtree(out)
+
+
+class Listener(SceneGraphGenerator):
+    """Notes what the model would be shown and gives the recorded answers."""
+
+    fingerprint = "recorded"
+
+    def __init__(self, cases: Sequence[Mapping[str, Any]]) -> None:
+        self.shown: dict[str, tuple[str, Evidence]] = {}
+        self._answers = {case["sample_id"]: case["model_output"] for case in cases}
+        self.model: Any = SimpleNamespace(settings=MM2SGConfig())
+        self._reader: Any = self._note
+
+    def read(self, timepoint: Timepoint, memory: str | None) -> Any:
+        """The question by its sample id."""
+        super().read(timepoint, memory)
+        sample_id = f"{timepoint.take.sample_name}_{timepoint.frame_id}"
+        self.shown[sample_id] = self._noted
+        return SimpleNamespace(sample_id=sample_id, dropped_memory=0)
+
+    def answer(self, examples: Sequence[Any]) -> list[str]:
+        """What the published model said."""
+        return [self._answers[example.sample_id] for example in examples]
+
+    def _note(self, evidence: Evidence, prompt: str, **_: Any) -> Example:
+        self._noted = prompt, evidence
+        return Example(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 3, 1, 1))
+
+
+def evaluation_prompts(config: str, cases: Sequence[Mapping[str, Any]], root: Path) -> Iterator[Result]:
+    """Prompts and pictures in their slots as `evaluate` gives them to the model, the takes side by side.
+
+    The published code counts cameras among the files that exist: where that leaves another slot black or shows another
+    camera, pictures are left out here and compared in the case without command.
+    """
+    relations, out = root / "scene_graph_generation" / "data", root / "evaluation" / f"{config}.json"
+    listener = Listener(cases)
+    with patch("mmor.cli_evaluation.load_generator", lambda *_: listener):
+        files = ["--data", root, "--relations", relations, "--out", out]
+        mmor("scene-graph", "evaluate", "--config", config, "--model-path", root, *files)
+    shown = [listener.shown[case["sample_id"]] for case in cases]
+    yield compare(f"{config} prompts by command", [text for text, _ in shown], [c["prompt"] for c in cases], EXACT)
+    given = [[evidence.cloud is not None, evidence.audio is not None] for _, evidence in shown]
+    expected = [[case["generate_kwargs"][key] is not None for key in ("pc", "audio")] for case in cases]
+    yield compare(f"{config} cloud and audio by command", given, expected, EXACT)
+    named, counted = Dataset(root), Dataset(root, positional_views=True)
+    ours, theirs = [], []
+    for (_, evidence), case in zip(shown, cases):
+        name, _, frame = case["sample_id"].rpartition("_")
+        pictures = [evaluation_pictures(d.take(find_take(name)).timepoint(frame)) for d in (named, counted)]
+        if pictures[0] == pictures[1]:
+            ours.append([BLACK if path is None else path.relative_to(root).as_posix() for path in evidence.views])
+            theirs.append(case["image_slots"])
+    yield compare(f"{config} slots by command ({len(ours)} of {len(cases)})", ours, theirs, EXACT)
 
 
 def by_id(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -37,8 +37,8 @@ from scene_graph_generation.samples import MODALITIES, SampleOptions, augment_re
 from scene_graph_generation.tokens import train_tokens
 from tests.parity import commands
 from tests.parity.case import EXACT, Result, compare, load_json
+from tests.parity.commands import BLACK
 
-BLACK = "black 2048x1536"
 END_TOKEN = "</s>"
 WITHOUT_MASKS = tuple(name for name in MODALITIES if name != "PREDSEGMASKS")  # switched off in the published code
 
@@ -60,6 +60,10 @@ class Scripted(Random):
         _, options, chosen = self.draws.pop(0)
         assert list(seq) == options, f"choice among {seq} instead of {options}"
         return chosen
+
+    def randrange(self, start: int, stop: int | None = None, step: int = 1) -> int:
+        """The first of the piles that records are dealt to before they are shuffled."""
+        return 0
 
     def shuffle(self, x: Any) -> None:
         """Nothing."""
@@ -178,6 +182,9 @@ def _downstream_samples(facts: Any, root: Path) -> Iterator[Result]:
         records = list(made)
         yield compare(name, records, theirs["samples"], EXACT)
         yield compare(f"{name} draws left", len(generator.draws), 0, EXACT)
+        options = ["--per-timepoint", str(per_timepoint), f"--{'' if augment else 'no-'}temporal-augmentation"]
+        for result in commands.downstream_samples(theirs, options, Scripted(theirs["draws"]), root):
+            yield replace(result, name=f"{name} {result.name}")
     ids = {graph["sample_id"] for graph in graphs}  # the published file has MM-OR only
     yield compare("graphs", graph_records(s for s in samples if s.sample_id in ids), graphs, EXACT)
 
@@ -202,6 +209,7 @@ def _evaluation_prompts(facts: Any, root: Path) -> Iterator[Result]:
         arguments = [case["generate_kwargs"] for case in cases]
         given = [[kwargs[key] is not None for key in ("pc", "audio")] for kwargs in arguments]
         yield compare(f"{name} cloud and audio", [present for _, _, present in ours], given, EXACT)
+        yield from commands.evaluation_prompts(name, cases, root)
 
 
 def _evaluation_truncation(facts: Any, _: Path) -> Iterator[Result]:
