@@ -1,6 +1,7 @@
 """Point Transformer V3, encoder only: a point cloud to one vector (Wu et al., CVPR 2024; stage-2 specification, 3).
 
-Modules have their published names. Everything is computed in float32.
+Modules have their published names. Everything is computed in float32, except that attention through flash-attn, which
+takes over on a GPU when it is installed, is float16.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from scene_graph_generation.config import PointConfig
+from scene_graph_generation.model.gpu_kernels import flash_attention, flash_attention_serves
 from scene_graph_generation.model.point_serialization import CURVES, Patches, curve_codes, deal_patches, voxelise
 from scene_graph_generation.model.sparse_convolution import Neighbours, SubmanifoldConvolution, find_neighbours
 
@@ -242,16 +244,26 @@ class PatchAttention(nn.Module):
     def forward(self, features: Float[Tensor, "points channels"], points: Points) -> Float[Tensor, "points channels"]:
         """Attend; `points` says where the patches are."""
         order, patches = points.orders[self.curve], points.patches
-        slots = self.qkv(features).index_select(0, order[patches.slots])
-        attended, start = [], 0
-        for length, group in groupby(patches.lengths):  # neighbouring patches of one length in one call
-            count = len(list(group))
-            part = slots[start : start + count * length].view(count, length, 3, self.heads, -1)
-            query, key, value = part.permute(2, 0, 3, 1, 4)
-            attended.append(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2).flatten(0, 1))
-            start += count * length
+        slots = self.qkv(features).index_select(0, order[patches.slots]).unflatten(1, (3, self.heads, -1))
+        attended = attend(slots, patches.lengths).flatten(1)
         slot_of_point = torch.empty_like(order).index_copy_(0, order, patches.places)
-        return self.proj(torch.cat(attended).index_select(0, slot_of_point))
+        return self.proj(attended.index_select(0, slot_of_point))
+
+
+def attend(qkv: Float[Tensor, "slots 3 heads width"], lengths: tuple[int, ...]) -> Float[Tensor, "slots heads width"]:
+    """Softmax attention inside each patch; `lengths` are those of the patches, one after the other.
+
+    On a GPU with flash-attn installed through its kernel (in float16, as published), otherwise through PyTorch's.
+    """
+    if flash_attention_serves(qkv):
+        return flash_attention(qkv, lengths)
+    attended, start = [], 0
+    for length, group in groupby(lengths):  # neighbouring patches of one length in one call
+        count = len(list(group))
+        query, key, value = qkv[start : start + count * length].unflatten(0, (count, length)).permute(2, 0, 3, 1, 4)
+        attended.append(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(0, 1))
+        start += count * length
+    return torch.cat(attended)
 
 
 class Pooling(nn.Module):

@@ -1,17 +1,30 @@
 """Submanifold convolution: a 3-D convolution whose inputs and outputs are the occupied voxels of a sparse grid.
 
 Graham et al., "3D Semantic Segmentation with Submanifold Sparse Convolutional Networks" (CVPR 2018); stage-2
-specification, section 3. Plain PyTorch, so it runs and has gradients wherever PyTorch does.
+specification, section 3. Plain PyTorch, so it runs and has gradients wherever PyTorch does; on a GPU spconv takes over
+when it is installed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from scene_graph_generation.model.gpu_kernels import spconv_convolution, spconv_serves, spconv_voxels
+
+
+@dataclass(frozen=True)
+class VoxelPoints:
+    """Points of which one stands in each voxel, so that spconv can connect them with each other."""
+
+    first: Int[Tensor, " voxels"]  # the first point of each voxel
+    others: Int[Tensor, " others"]  # all other points
+    voxels: Any  # of the first points: `spconv_voxels`
 
 
 @dataclass(frozen=True)
@@ -22,6 +35,7 @@ class Neighbours:
     outputs: Int[Tensor, " pairs"]
     cells: tuple[int, ...]  # of each group: place in the kernel, in C order
     counts: tuple[int, ...]  # pairs of each group
+    spconv: VoxelPoints | None  # where spconv serves: it connects these, so the pairs above lack those among them
 
 
 def find_neighbours(grid: Int[Tensor, "points 3"], cloud: Int[Tensor, " points"], bits: int, kernel: int) -> Neighbours:
@@ -42,7 +56,13 @@ def find_neighbours(grid: Int[Tensor, "points 3"], cloud: Int[Tensor, " points"]
     keys = ((cloud * side + grid[:, 0]) * side + grid[:, 1]) * side + grid[:, 2]
     ordered, order = keys.sort(stable=True)
     voxels, counts = torch.unique_consecutive(ordered, return_counts=True)
-    first = order[counts.cumsum(0) - counts]
+    starts = counts.cumsum(0) - counts
+    first = order[starts]
+    spconv = None
+    if spconv_serves(grid):
+        rest = torch.ones_like(order, dtype=torch.bool).index_fill_(0, starts, False)
+        ordered, order = ordered[rest], order[rest]
+        spconv = VoxelPoints(first, order, spconv_voxels(grid[first], cloud[first]))
     span = range(-reach, reach + 1)
     steps = [(i * side + j) * side + k for i, j, k in product(span, repeat=3) if (i, j, k) > (0, 0, 0)]
     wanted = ordered + torch.tensor(steps, device=grid.device)[:, None]
@@ -57,6 +77,7 @@ def find_neighbours(grid: Int[Tensor, "points 3"], cloud: Int[Tensor, " points"]
         outputs=torch.cat((points, neighbours)),
         cells=(*range(centre + 1, 2 * centre + 1), *reversed(range(centre))),
         counts=per_cell * 2,
+        spconv=spconv,
     )
 
 
@@ -80,7 +101,13 @@ class SubmanifoldConvolution(nn.Module):
     ) -> Float[Tensor, "points outputs"]:
         """Features of the same points; `neighbours` are those of a kernel of this size."""
         weights = self.weight.flatten(1, 3).unbind(1)
-        result = nn.functional.linear(features, weights[len(weights) // 2], self.bias)
+        centre = weights[len(weights) // 2]
+        if (points := neighbours.spconv) is None:
+            result = nn.functional.linear(features, centre, self.bias)
+        else:
+            result = features.new_empty(len(features), len(self.weight))
+            result[points.first] = spconv_convolution(features[points.first], points.voxels, self.weight, self.bias)
+            result[points.others] = nn.functional.linear(features[points.others], centre, self.bias)
         gathered = features.index_select(0, neighbours.inputs).split(neighbours.counts)
         for part, outputs, cell in zip(gathered, neighbours.outputs.split(neighbours.counts), neighbours.cells):
             if len(part):
