@@ -1,7 +1,8 @@
-"""How fast preprocessing and sample generation are, and what memory the samples of the real size need.
+"""How fast preprocessing, sample generation and evaluation are, and what memory the samples of the real size need.
 
-Everything is made here: one simulated take for sound, words and masks, and an empty tree of the size of the training
-split for the samples. Times are CPU seconds of this process and its children on one core.
+Everything is made here: one simulated take for sound, words and masks, an empty tree of the size of the training
+split for the samples, and short takes for the evaluation. Times are CPU seconds of this process and its children on
+one core.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from operating_room.takes import MMOR, Take, find_take, split_takes
 from operating_room.transcripts import audio_window
 
 TAKE = find_take("001_PKA")
+SIDE_BY_SIDE = 8  # takes that are evaluated in one batch
+SEED = 7  # of these takes; the bundled model was trained on others
 PROCESSES = 20  # clips that ffmpeg cuts, to know its time for one
 
 
@@ -37,6 +40,8 @@ def main() -> None:
     parser.add_argument("--size", default="640x480", help="of its pictures and masks, px")
     parser.add_argument("--timepoints", type=int, default=17_000, help="of the training split")
     parser.add_argument("--permutations", type=int, default=20)
+    parser.add_argument("--evaluated-seconds", type=int, default=40, help="length of each evaluated take")
+    parser.add_argument("--only-evaluation", action="store_true", help="leave out preprocessing and samples")
     parser.add_argument("--ffmpeg", default=shutil.which("ffmpeg"), help="program to compare with")
     # Parts with a process of their own, to know their peak memory.
     parser.add_argument("--write-samples", type=Path, help=argparse.SUPPRESS)
@@ -50,6 +55,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
+        evaluation(root / "evaluation", arguments.evaluated_seconds)
+        if arguments.only_evaluation:
+            return
         preprocessing(root / "take", arguments.seconds, arguments.size, arguments.ffmpeg)
         empty_split(root / "split", arguments.timepoints)
         program = [sys.executable, __file__, "--permutations", str(arguments.permutations)]
@@ -137,6 +145,37 @@ def empty_take(root: Path, take: Take, count: int) -> None:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     made.add(path.parent)
                 path.write_text(content.get(name, ""))
+
+
+def evaluation(root: Path, seconds: int) -> None:
+    """The bundled model with memory on takes side by side, and one take after the other."""
+    import torch
+
+    from mmor.demo import BUNDLED, GRAPHS, prepare
+    from operating_room.synthetic.writer import synthesize
+    from scene_graph_generation.checkpoints import load_model
+    from scene_graph_generation.infer import SceneGraphGenerator, answers_path, infer
+
+    torch.set_num_threads(1)
+    takes = [*split_takes("test"), *split_takes("val")][:SIDE_BY_SIDE]
+    synthesize(root, takes, seconds, SEED)
+    prepare(root, takes, None)
+    generator = SceneGraphGenerator(*load_model(BUNDLED / GRAPHS))
+    # What only the first question costs.
+    generator.answer([generator.read(Dataset(root).take(takes[0]).timepoints[0], None)])
+    frames = dict.fromkeys(takes)
+    rates, texts = [], []
+    for name, size in (("one take after the other", 1), (f"{len(takes)} takes side by side", SIDE_BY_SIDE)):
+        out = root / f"{size}.json"
+        count, cpu_s = timed(
+            lambda out=out, size=size: len(infer(generator, Dataset(root), frames, out, batch_size=size))
+        )
+        report(name, count, cpu_s, f"{count / cpu_s:.2f} timepoints/s")
+        rates.append(count / cpu_s)
+        texts.append(sorted(json.loads(line)[::2] for line in answers_path(out).read_text().splitlines()[1:]))
+    if texts[0] != texts[1]:
+        raise SystemExit(f"{sum(a != b for a, b in zip(*texts))} of {len(texts[0])} texts differ")
+    print(f"  the same texts; side by side is {rates[1] / rates[0]:.2f} times as fast")
 
 
 def write_training_samples(root: Path, permutations: int) -> None:
