@@ -10,9 +10,11 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
+
+from timing import cpu_seconds
 
 from operating_room.dataset import Dataset
 from operating_room.memory import Memory
@@ -52,14 +54,14 @@ def main() -> None:
         print(f"no --relations given: {len(samples)} generated samples in takes of the validation set's lengths")
 
     take = [sample for sample in samples if sample.take_name == MEMORY_TAKE]
-    report(f"online memory, {len(take)} timepoints", best(lambda: online_memory(take)), PUBLISHED_MEMORY_S)
+    report(f"online memory, {len(take)} timepoints", cpu_seconds(RUNS, online_memory, take)[0], PUBLISHED_MEMORY_S)
     some = samples[:SIMILAR_SAMPLES]
-    report(f"similar samples, {len(some)} samples", best(lambda: draw_similar(some)), PUBLISHED_SIMILAR_S)
+    report(f"similar samples, {len(some)} samples", cpu_seconds(RUNS, draw_similar, some)[0], PUBLISHED_SIMILAR_S)
     predictions = {sample.sample_id: parse(target_text(sample.triplets)) for sample in samples}
-    report(f"scoring, {len(samples)} samples", best(lambda: score(samples, predictions)))
+    report(f"scoring, {len(samples)} samples", cpu_seconds(RUNS, score, samples, predictions)[0])
     if arguments.data:
         count = index(arguments.data)
-        report(f"indexing, {count} timepoints", best(lambda: index(arguments.data)))
+        report(f"indexing, {count} timepoints", cpu_seconds(RUNS, index, arguments.data)[0])
     for name, (command, limit) in COMMANDS.items():
         print(f"{name}: {min(wall(command) for _ in range(RUNS)):.2f} s wall, aim {limit} s")
 
@@ -92,16 +94,6 @@ def index(root: Path) -> int:
     """Number of timepoints of all takes on disk."""
     dataset = Dataset(root)
     return sum(len(dataset.take(take).timepoints) for take in dataset.takes())
-
-
-def best(task: Callable[[], object]) -> float:
-    """CPU seconds of the fastest of a few runs."""
-    seconds = []
-    for _ in range(RUNS):
-        start = time.process_time()
-        task()
-        seconds.append(time.process_time() - start)
-    return min(seconds)
 
 
 def wall(command: list[str]) -> float:

@@ -9,12 +9,11 @@ all layers of the vision tower and all tokens of the pooler's last layer; the re
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
+from timing import cpu_seconds
 from torch import Tensor
 
 from operating_room.categories import LABEL_COUNT
@@ -32,16 +31,6 @@ VIEWS = 7
 NEW_TOKENS, TEXT_TOKENS = 100, 400
 BATCH = 8
 SIDE = 1.0  # m, of the box on whose faces the points lie
-
-
-def cpu_seconds(runs: int, task: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
-    """CPU seconds of the fastest of some runs, and the result."""
-    seconds = []
-    for _ in range(runs):
-        start = time.process_time()
-        result = task(*arguments)
-        seconds.append(time.process_time() - start)
-    return min(seconds), result
 
 
 def compare(name: str, ours: tuple[float, Tensor], published: tuple[float, Tensor]) -> None:

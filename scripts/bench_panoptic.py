@@ -1,6 +1,6 @@
-"""Stage 1 in numbers: VPQ, mask pictures, CPU seconds per frame of each model, memory of long videos.
+"""Stage 1 in numbers: CPU seconds per frame of each model, memory of long videos.
 
-    python scripts/bench_panoptic.py [pictures] [models] [memory]
+    python scripts/bench_panoptic.py [models] [memory]
 
 CPU time of one thread, random weights: they change no time, except that nothing would be certain enough for
 post-processing, which therefore gets made-up scores for twelve objects.
@@ -12,14 +12,11 @@ import argparse
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import torch
-from bench_vpq import compare_pictures, compare_vpq
 from torch import Tensor, nn
 
 from operating_room.categories import CATEGORIES
@@ -131,15 +128,11 @@ def compare_memory() -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="*", help="pictures, models, memory; default: all")
+    parser.add_argument("what", nargs="*", help="models, memory; default: both")
     parser.add_argument("--frames", type=int, help="with models: how many; with memory: only a run of this length")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    what = options.what or ["pictures", "models", "memory"]
-    if "pictures" in what:
-        with tempfile.TemporaryDirectory() as folder:
-            compare_vpq(Path(folder), frames=60, width=960, height=720)
-        compare_pictures(width=2048, height=1536)
+    what = options.what or ["models", "memory"]
     if "models" in what:
         compare_models(options.frames or 2, (720, 960))
     if "memory" in what:
