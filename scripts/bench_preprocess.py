@@ -14,9 +14,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
+
+from timing import cpu_seconds
 
 from operating_room import layout
 from operating_room.dataset import Dataset
@@ -77,7 +78,7 @@ def preprocessing(root: Path, seconds: int, size: str, ffmpeg: str | None) -> No
         [sys.executable, "-m", "mmor.cli", *command, "--workers", "1"], check=True, stdout=subprocess.DEVNULL
     )
     dataset = Dataset(root)
-    clips, clip_s = timed(lambda: preprocess_audio(dataset, [TAKE]).require())
+    clip_s, clips = cpu_seconds(1, lambda: preprocess_audio(dataset, [TAKE]).require())
     report("audio clips", clips, clip_s, f"{clips / clip_s:.0f} clips/s, {seconds / clip_s:.0f} s of recording per s")
     if ffmpeg:
         each_s = ffmpeg_process(ffmpeg, dataset, root / "clip.mp3")
@@ -90,7 +91,7 @@ def preprocessing(root: Path, seconds: int, size: str, ffmpeg: str | None) -> No
         ("transcripts", lambda: preprocess_transcripts(dataset, [TAKE])),
         (f"small masks of {size} px", lambda: preprocess_masks(dataset, [TAKE], None, as_predictions=True)),
     ):
-        count, cpu_s = timed(lambda step=step: step().require())
+        cpu_s, count = cpu_seconds(1, lambda step=step: step().require())
         report(name, count, cpu_s, f"{count / cpu_s:.0f} files/s")
 
 
@@ -106,7 +107,7 @@ def ffmpeg_process(ffmpeg: str, dataset: Dataset, out: Path) -> float:
             subprocess.run(command, check=True)
         return PROCESSES
 
-    count, cpu_s = timed(cut)
+    cpu_s, count = cpu_seconds(1, cut)
     return cpu_s / count
 
 
@@ -167,8 +168,8 @@ def evaluation(root: Path, seconds: int) -> None:
     rates, texts = [], []
     for name, size in (("one take after the other", 1), (f"{len(takes)} takes side by side", SIDE_BY_SIDE)):
         out = root / f"{size}.json"
-        count, cpu_s = timed(
-            lambda out=out, size=size: len(infer(generator, Dataset(root), frames, out, batch_size=size))
+        cpu_s, count = cpu_seconds(
+            1, lambda out=out, size=size: len(infer(generator, Dataset(root), frames, out, batch_size=size))
         )
         report(name, count, cpu_s, f"{count / cpu_s:.2f} timepoints/s")
         rates.append(count / cpu_s)
@@ -187,7 +188,7 @@ def write_training_samples(root: Path, permutations: int) -> None:
     options = SampleOptions(permutations=permutations, temporal=True, mixed=True)
     path = root / options.file_name("train")
     records = training_records(Dataset(root), graphs, options, Random(0))
-    count, cpu_s = timed(lambda: write_samples(path, records, len(graphs) * permutations, Random(1)))
+    cpu_s, count = cpu_seconds(1, write_samples, path, records, len(graphs) * permutations, Random(1))
     megabytes = path.stat().st_size / 1e6
     detail = f"{count / cpu_s:.0f} samples/s, {megabytes:.0f} MB of JSON, peak memory {peak():.0f} MB"
     report(f"samples of {len(graphs)} timepoints", count, cpu_s, detail)
@@ -200,10 +201,10 @@ def read_training_samples(root: Path) -> None:
     (path,) = root.glob("train_*perm_*.json")
     before = peak()
     records = read_records(path)
-    count, cpu_s = timed(lambda: sum(1 for record in records if record_text(record)))
+    cpu_s, count = cpu_seconds(1, lambda: sum(1 for record in records if record_text(record)))
     report("reading them in order", count, cpu_s, f"{count / cpu_s:.0f} samples/s")
     places = [Random(0).randrange(len(records)) for _ in range(5000)]
-    count, cpu_s = timed(lambda: sum(1 for place in places if records[place]["id"]))
+    cpu_s, count = cpu_seconds(1, lambda: sum(1 for place in places if records[place]["id"]))
     detail = f"{count / cpu_s:.0f} samples/s; peak memory {peak():.0f} MB, {before:.0f} of them before"
     report("reading them in random order", count, cpu_s, detail)
 
@@ -211,18 +212,6 @@ def read_training_samples(root: Path) -> None:
 def peak() -> float:
     """Largest resident memory of this process so far, MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def timed(task: Callable[[], int]) -> tuple[int, float]:
-    """What a task returns, and the CPU seconds that it and its children took."""
-    start = cpu_seconds()
-    return task(), cpu_seconds() - start
-
-
-def cpu_seconds() -> float:
-    """Of this process and of its children that have ended."""
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def report(name: str, count: int, cpu_s: float, detail: str) -> None:
