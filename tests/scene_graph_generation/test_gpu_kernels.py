@@ -1,7 +1,7 @@
 """spconv and flash-attn instead of plain PyTorch in the point encoder: the same results, chosen only on a GPU.
 
-Neither runs here as it does on a GPU. spconv, if installed, is called on the CPU (forward only, one thread). flash-attn
-is a module of the test that does what its documentation says, one sequence after the other.
+Neither runs here as it does on a GPU. spconv, if installed, is called on the CPU, in one thread. flash-attn is a module
+of the test that does what its documentation says, one sequence after the other.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ def with_spconv(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # with more its CPU kernels give wrong sums now and then
     monkeypatch.setattr(sparse_convolution, "spconv_serves", lambda _: True)
+    # All that its backward pass lacks on a CPU is the stream of a GPU to run on.
+    monkeypatch.setattr("spconv.pytorch.ops.get_current_stream", lambda: 0)
     yield monkeypatch
     torch.set_num_threads(threads)
 
@@ -97,17 +99,21 @@ def test_spconv_convolves_as_plain_pytorch_does(
     torch.manual_seed(0)
     grid = torch.randint(min(8, 1 << bits), (300, 3)) + max(0, (1 << bits) - 8)
     cloud = torch.randint(3, (300,)).sort().values
-    features = torch.randn(300, 4)
+    features = torch.randn(300, 4, requires_grad=True)
     convolution = SubmanifoldConvolution(4, 6, kernel, bias)
+    leaves, direction = (features, *convolution.parameters()), torch.randn(300, 6)
     fast = find_neighbours(grid, cloud, bits, kernel)
-    with torch.no_grad():
-        again, result = (convolution(features, fast) for _ in range(2))
-        with_spconv.undo()
-        plain = find_neighbours(grid, cloud, bits, kernel)
-        assert fast.spconv is not None
-        assert plain.spconv is None
-        torch.testing.assert_close(result, convolution(features, plain), rtol=0, atol=1e-5)
+    assert fast.spconv is not None
+    again, result = (convolution(features, fast) for _ in range(2))
     assert torch.equal(again, result)
+    gradients = torch.autograd.grad(result, leaves, direction)
+    with_spconv.undo()
+    plain = find_neighbours(grid, cloud, bits, kernel)
+    assert plain.spconv is None
+    expected = convolution(features, plain)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
+    for ours, theirs in zip(gradients, torch.autograd.grad(expected, leaves, direction)):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
