@@ -87,6 +87,20 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: is not valid JSON ({_brief(error)}); {_COPY_AGAIN} or mend it") from error
 
 
+def parse_yaml(text: str | bytes, where: str) -> Any:
+    """The value of YAML text; `where` names its source in errors.
+
+    Raises:
+        UserError: it is no YAML.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: is not valid YAML ({_brief(error)})") from error
+
+
 def read_picture(path: Path) -> UInt8[np.ndarray, "height width 3"]:
     """A JPEG or PNG as RGB."""
     data = read_bytes(path)

@@ -15,7 +15,7 @@ from typing import Any
 
 from operating_room.errors import UserError
 from operating_room.files import write_text
-from operating_room.readers import read_bytes
+from operating_room.readers import parse_yaml, read_bytes
 from panoptic_segmentation.data_choice import DataChoice, data_choice
 from panoptic_segmentation.model.matching import LossSettings
 from panoptic_segmentation.model.segmenter import PIXEL_MEAN, PIXEL_STD, SegmenterConfig
@@ -273,7 +273,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         if key not in KEYS | FIXED | SAME_AS | values:
             close = difflib.get_close_matches(key, KEYS, 1, 0)
             raise UserError(f"key {key!r} does not exist; did you mean {close[0]}?")
-        values[key] = _parse(text, f"value of {key}")
+        values[key] = parse_yaml(text, f"value of {key}")
     return _build(values, path)
 
 
@@ -307,21 +307,12 @@ def _read_file(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     path = path.resolve()
     if path in below:
         raise UserError(f"{path}: _BASE_ leads back to this file; remove it")
-    tree = _parse(read_bytes(path), str(path)) or {}
+    tree = parse_yaml(read_bytes(path), str(path)) or {}
     if not isinstance(tree, dict):
         raise UserError(f"{path}: is no configuration; write KEY: VALUE lines")
     base = tree.pop("_BASE_", None)
     values = _read_file(path.parent / str(base), (*below, path)) if base else {}
     return values | _flatten(tree)
-
-
-def _parse(text: str | bytes, where: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{where}: is not valid YAML ({' '.join(str(error).split())})") from error
 
 
 def unused_summary(config: Config) -> str:
@@ -377,7 +368,7 @@ def _build(values: Mapping[str, Any], path: Path) -> Config:
 def _convert(value: Any, default: Any, where: str) -> Any:
     """`value` in the type of `default`."""
     if isinstance(value, str) and value.startswith(("(", "[")):  # "(70000, 90000)", as the published files write tuples
-        value = _parse(f"[{value.strip('()[] ,')}]", where)
+        value = parse_yaml(f"[{value.strip('()[] ,')}]", where)
     if isinstance(default, tuple):
         values = value if isinstance(value, list) else [value]
         return tuple(_convert(item, default[0], where) for item in values)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from operating_room.errors import UserError
+from operating_room.readers import parse_yaml, read_bytes
 
 Settings = TypeVar("Settings")
 _WORDS = {"true": True, "false": False}  # values on the command line that are no text
@@ -203,15 +204,7 @@ def read_experiment(path: Path) -> Experiment:
     Raises:
         UserError: the file is missing, is no YAML, names an unknown setting or a value of the wrong type.
     """
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as an experiment file ({error})") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: no valid YAML ({str(error).splitlines()[0]})") from error
-    return from_mapping(Experiment, values or {}, str(path))
+    return from_mapping(Experiment, parse_yaml(read_bytes(path), str(path)) or {}, str(path))
 
 
 def from_mapping(kind: type[Settings], values: Any, where: str) -> Settings:
