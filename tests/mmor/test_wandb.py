@@ -1,0 +1,65 @@
+"""Logging to Weights & Biases, offline: nothing leaves this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+
+from operating_room.files import write_json
+from panoptic_segmentation.config import save_config
+from scene_graph_generation.config import to_mapping
+from tests.panoptic_segmentation.test_ground_truth import write_take
+from tests.panoptic_segmentation.test_panoptic_train import TINY
+from tests.scene_graph_generation.tiny_training import GRAPHS, TAKE, with_settings, write_samples
+
+pytestmark = pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
+
+
+def mmor(place: Path, *arguments: str | Path) -> str:
+    """Run a command with wandb's files in a folder; its output."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "WANDB_DIR": str(place)}
+    command = [sys.executable, "-m", "mmor.cli", *map(str, arguments)]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout + finished.stderr
+
+
+def logged(place: Path) -> bytes:
+    """What the one run in the folder has stored to be sent later."""
+    (stored,) = (place / "wandb").glob("offline-run-*/*.wandb")
+    return stored.read_bytes()
+
+
+def test_scene_graph_training_and_its_table(tmp_path: Path) -> None:
+    data = write_samples(tmp_path / "data")
+    experiment = with_settings(["train.max_steps=2", "train.save_steps=1"])
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(to_mapping(experiment), default=str))))
+    files = ("--config", tmp_path / "tiny.yaml", "--samples", data / "samples.json", "--data", data)
+    run = tmp_path / "run"
+    mmor(tmp_path / "a", "scene-graph", "train", *files, "--out", run, "--report_to", "wandb", "--run_name", "tiny run")
+    said = logged(tmp_path / "a")
+    assert all(word in said for word in (b"train/loss", b"train/learning_rate", b"tiny run"))
+
+    records = [{"take_name": TAKE, "frame_id": f"{i:06d}", "relationships": graph} for i, graph in enumerate(GRAPHS)]
+    write_json(data / "relationships_train.json", records)
+    split = ("--split", "train", "--data", data, "--relations", data)
+    mmor(tmp_path / "b", "scene-graph", "evaluate-all", run, *split, "--wandb", "tiny project")
+    said = logged(tmp_path / "b")
+    assert all(word in said for word in (b"macro F1", b"macro recall", b"run mmor_train", b"tiny project"))
+    assert (run / "mmor_train.csv").read_text().count("\n") == 3
+
+
+def test_panoptic_training(tmp_path: Path) -> None:
+    write_take(tmp_path / "data", 7)
+    save_config(TINY, tmp_path / "config.yaml")
+    files = ("--config-file", tmp_path / "config.yaml", "--data", tmp_path / "data", "--out", tmp_path / "run")
+    mmor(tmp_path, "panoptic", "train", *files, "--workers", "1", "--report-to", "wandb")
+    said = logged(tmp_path)
+    assert all(word in said for word in (b"train/loss", b"train/loss_mask", b"train/learning_rate"))
