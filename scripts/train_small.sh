@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train the two small models that come with the package, from nothing: simulate, train both stages, score on held-out takes.
-# About 2 hours on 2 cores. Usage: bash scripts/train_small.sh [FOLDER]   (default: output/small)
+# About 4 hours on 2 cores. Usage: bash scripts/train_small.sh [FOLDER]   (default: output/small)
 # What is finished is kept: after an interruption, run it again.
 source "$(dirname "$0")/environment.sh"
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
@@ -15,30 +15,43 @@ done
 # sound, speech, robot screen and tracker; they take seconds to write.
 own=$(seq -f "--take %g_SIM" 101 123; seq -f "--take %g_4DOR" 101 133)
 mmor data synthesize --out "$data" $own --seconds 120 --seed 0
-heard=$(seq -f "T%03g_SIM" 0 19)
-for take in $heard; do
-    number=$((10#${take:1:3}))
-    mmor data synthesize --out "$data" --take "$take" --seconds 120 --seed $((1000 + number)) --without-cameras "$take"
-    own="$own --take $take"
-done
-mmor data convert-relations "$data" --out "$data"
+hear() { # first and last number: surgeries without pictures
+    for number in $(seq "$1" "$2"); do
+        take=$(printf T%03d_SIM "$number")
+        mmor data synthesize --out "$data" --take "$take" --seconds 120 --seed $((1000 + number)) --without-cameras "$take"
+        own="$own --take $take"
+    done
+}
+hear 0 19
 
 # Stage 2 learns from annotated masks, so that both stages can be trained at the same time, one core each.
-mmor scene-graph preprocess all --data "$data" --take train $own --audio-encoder mel --from-annotations
-samples="mmor scene-graph samples --data $data --relations $data --out $work --temporal --no-temporal-augmentation"
-$samples --permutations 2
-$samples --permutations 1 --split own
-if [ ! -e "$work/scene_graph_small/model.safetensors" ]; then
-    mmor scene-graph train --config configs/scene_graph/small.yaml --data "$data" --out "$work/scene_graph_small" \
-        --samples "$work"/train_2perm_*.json --samples "$work"/own_1perm_*.json &
-fi
+learn() { # folder of the model, splits to learn from, further options
+    [ -e "$work/$1/model.safetensors" ] && return
+    mmor data convert-relations "$data" --out "$data"
+    mmor scene-graph preprocess all --data "$data" --take train $own --audio-encoder mel --from-annotations
+    for split in train own; do
+        mmor scene-graph samples --data "$data" --relations "$data" --out "$work/$1" --temporal --no-temporal-augmentation \
+            --permutations 1 --split $split
+    done
+    mmor scene-graph train --config configs/scene_graph/small.yaml --data "$data" --out "$work/$1" \
+        --samples "$work/$1"/train_1perm_*.json --samples "$work/$1"/own_1perm_*.json "${@:2}"
+}
+learn scene_graph_first &
 # Stage 1 learns single frames with coarse masks first, at half the time per step, then clips with fine masks in more rooms.
-segmenter="mmor panoptic train --config-file configs/panoptic/small.yaml --data $data --ground-truth $work/ground_truth --resume"
-$segmenter --out "$work/panoptic_coarse" MODEL.SEM_SEG_HEAD.COMMON_STRIDE 4 MODEL.MASK_FORMER.TRAIN_NUM_POINTS 512 \
-    INPUT.SAMPLING_FRAME_NUM 1 SOLVER.IMS_PER_BATCH 4 SOLVER.MAX_ITER 2500
-$segmenter --out "$work/panoptic_small" MODEL.WEIGHTS "$work/panoptic_coarse/model.safetensors" \
-    DATASETS.TRAIN "[hybridor_panoptic_train, hybridor_panoptic_own]"
+if [ ! -e "$work/panoptic_small/model.safetensors" ]; then
+    segmenter="mmor panoptic train --config-file configs/panoptic/small.yaml --data $data --ground-truth $work/ground_truth"
+    $segmenter --resume --out "$work/panoptic_coarse" MODEL.SEM_SEG_HEAD.COMMON_STRIDE 4 MODEL.MASK_FORMER.TRAIN_NUM_POINTS 512 \
+        INPUT.SAMPLING_FRAME_NUM 1 SOLVER.IMS_PER_BATCH 4 SOLVER.MAX_ITER 2500
+    $segmenter --resume --out "$work/panoptic_small" MODEL.WEIGHTS "$work/panoptic_coarse/model.safetensors" \
+        DATASETS.TRAIN "[hybridor_panoptic_train, hybridor_panoptic_own]"
+fi
 wait
+# Then stage 2 goes on in 125 more rooms, in small pictures, with 100 more surgeries to hear.
+more=$(seq -f "--take %g_SIM" 141 165; seq -f "--take %g_4DOR" 141 240)
+mmor data synthesize --out "$data" $more --seconds 120 --seed 0 --size 160x120
+own="$own $more"
+hear 20 119
+learn scene_graph_small --curriculum_learning_weights "$work/scene_graph_first" --max_steps 4000
 
 # Held-out takes go through both stages as in use: stage 2 reads the masks that stage 1 predicts.
 mmor panoptic predict --model "$work/panoptic_small/model.safetensors" --data "$data" --take test --out "$work/test"
