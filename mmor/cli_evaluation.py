@@ -168,13 +168,12 @@ def _evaluator(
 
 def _wandb_log(project: str, name: str) -> Callable[[tuple[Any, ...]], None]:
     """Logs rows of the table."""
-    from operating_room.errors import UserError
+    from operating_room.tracking import check_wandb
     from scene_graph_generation.evaluate_all import COLUMNS
 
-    try:
-        import wandb  # ty: ignore[import-not-found]
-    except ImportError as error:
-        raise UserError('--wandb: Weights & Biases is not installed; pip install "mmor[wandb]"') from error
+    check_wandb("--wandb")
+    import wandb  # ty: ignore[import-not-found]
+
     run = wandb.init(project=project, name=name)
 
     def log(row: tuple[Any, ...]) -> None:

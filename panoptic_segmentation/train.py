@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.readers import read_json
+from operating_room.tracking import check_wandb
 from panoptic_segmentation.checkpoints import (
     ModelCard,
     VideoModel,
@@ -287,8 +287,10 @@ def _arguments(config: Config, output: Path, report_to: str) -> TrainingArgument
     processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun
     if solver.batch_size % processes:
         raise UserError(f"SOLVER.IMS_PER_BATCH {solver.batch_size} must be a multiple of the {processes} processes")
-    if report_to != "none" and find_spec(report_to) is None:
-        raise UserError(f"{report_to} is not installed; pip install {report_to}, or train without it")
+    if report_to not in ("none", "wandb"):
+        raise UserError(f"--report-to {report_to}: expected one of none, wandb")
+    if report_to == "wandb":
+        check_wandb("--report-to wandb")
     bf16 = gpu and (solver.amp_type == "bfloat16" or (solver.amp_type == "auto" and torch.cuda.is_bf16_supported()))
     arguments = TrainingArguments(
         output_dir=str(output),

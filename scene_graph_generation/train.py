@@ -13,6 +13,7 @@ from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.prompts import IMAGE_MARK, conversation
 from operating_room.readers import read_json
+from operating_room.tracking import check_wandb
 from scene_graph_generation.checkpoints import WEIGHTS, load_weights, save_model
 from scene_graph_generation.config import Experiment, StartConfig
 from scene_graph_generation.fine_tuned import OTHER_WEIGHTS, save_published
@@ -102,13 +103,14 @@ def check_tools(experiment: Experiment) -> None:
     deepspeed = experiment.train.deepspeed
     wanted = {
         "deepspeed": deepspeed and f"--deepspeed {deepspeed}; or leave the option out",
-        "wandb": experiment.train.report_to == "wandb" and "--report_to wandb; or take --report_to none",
         "bitsandbytes": experiment.start.base and experiment.start.bits == 4 and "--bits 4; or take --bits 16",
     }
     for tool, option in wanted.items():
         if option and find_spec(tool) is None:
             extra = "quant" if tool == "bitsandbytes" else tool
             raise UserError(f'{tool} is not installed: pip install "mmor[{extra}]" for {option}')
+    if experiment.train.report_to == "wandb":
+        check_wandb("--report_to wandb")
     if deepspeed is not None and not deepspeed.is_file():
         raise UserError(f"{deepspeed}: no such DeepSpeed configuration; take configs/deepspeed/zero2.json")
 

@@ -56,6 +56,32 @@ def test_scene_graph_training_and_its_table(tmp_path: Path) -> None:
     assert (run / "mmor_train.csv").read_text().count("\n") == 3
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("panoptic", "train", "--config-file", "configs/panoptic/small.yaml", "--report-to", "wandb"),
+        ("scene-graph", "train", "--samples", "x.json", "--out", "x", "--report_to", "wandb"),
+    ],
+)
+def test_without_a_key_nothing_is_started(command: tuple[str, ...], tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    (tmp_path / "MM-OR_data").mkdir()
+    finished = subprocess.run(
+        [sys.executable, "-m", "mmor.cli", *command, "--data", str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        env=environment | {"HOME": str(tmp_path), "WANDB_DIR": str(tmp_path)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert finished.returncode == 2
+    *_, line = finished.stderr.strip().splitlines()
+    assert line.startswith(f"error: {command[-2]} wandb: No API key configured")
+    assert line.endswith("set WANDB_MODE=offline")
+    assert "Traceback" not in finished.stderr
+
+
 def test_panoptic_training(tmp_path: Path) -> None:
     write_take(tmp_path / "data", 7)
     save_config(TINY, tmp_path / "config.yaml")
