@@ -23,21 +23,21 @@ from scene_graph_generation.evaluate import score_constant_guess
 from scene_graph_generation.infer import SceneGraphGenerator, infer
 
 VIEWS: dict[str, Any] = {"room_views": {}, "station_views": {}, "tracker_view": None}
+CLOUD: dict[str, Any] = {"point_cloud": None}
 MASKS: dict[str, Any] = {"masks": {}}
 SOUND: dict[str, Any] = {"audio": None, "audio_embedding": None}
 SPEECH: dict[str, Any] = {"transcript": None}
 ROBOT: dict[str, Any] = {"robot_screen": None, "tracker": None}
-TEXT = {**SPEECH, **ROBOT}
 # Row -> (fields without which a timepoint is shown, whether there is memory).
 ROWS: dict[str, tuple[dict[str, Any], bool]] = {
     "all": ({}, True),
     "no views": (VIEWS, True),
+    "no point cloud": (CLOUD, True),
     "no masks": (MASKS, True),
-    "no views, no masks": ({**VIEWS, **MASKS}, True),
-    "views only": ({**MASKS, **SOUND, **TEXT}, False),
-    "views, masks": ({**SOUND, **TEXT}, False),
-    "views, masks, sound": (TEXT, False),
-    "views, masks, sound, speech": (ROBOT, False),
+    "no views, point cloud, masks": ({**VIEWS, **CLOUD, **MASKS}, True),
+    "no speech": (SPEECH, True),
+    "no sound": (SOUND, True),
+    "no robot screen, tracker": (ROBOT, True),
     "all without memory": ({}, False),
 }
 
