@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from mmor import cli_scene_graph
 from mmor.cli_evaluation import load_generator
 from mmor.cli_options import (
     BitsOption,
@@ -23,12 +22,12 @@ from mmor.cli_options import (
     finish,
     load_split,
 )
+from mmor.cli_scene_graph import train_model
 
 app = typer.Typer(
     help="Next action, robot phase, sterility breach: labels, training data, training, scores.", no_args_is_help=True
 )
 
-SMALL = Path("configs/scene_graph/small_downstream.yaml")
 Labels = Annotated[
     Path | None, typer.Option(help="Folder of `mmor downstream labels` (default: the dataset's own label folders).")
 ]
@@ -113,8 +112,8 @@ def train(
     dry: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
 ) -> None:
     """Train a model that answers from text alone, with the engine of `mmor scene-graph train`."""
-    small = None if options else SMALL
-    cli_scene_graph.train(options, samples, out, config or small, data, gpus, skip_bad_samples=False, dry=dry)
+    files = {"samples": samples, "out": out, "data": data}
+    train_model(options or [], config, "small_downstream.yaml", files, gpus, skip_bad_samples=False, dry=dry)
 
 
 @app.command("evaluate")

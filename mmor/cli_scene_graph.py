@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -39,17 +40,42 @@ def train(
 
     All options of the published training commands are accepted as they are written there (docs/training.md).
     """
+    files = {"samples": samples, "out": out, "data": data}
+    train_model(options or [], config, "small.yaml", files, gpus, skip_bad_samples, dry)
+
+
+def train_model(
+    words: Sequence[str],
+    config: Path | None,
+    default: str,
+    files: Mapping[str, Path | Sequence[Path] | None],
+    gpus: int,
+    skip_bad_samples: bool,
+    dry: bool,
+) -> None:
+    """Train what an experiment file and the options of a published command say, or only say what would happen.
+
+    Args:
+        words: options of a published command.
+        config: the experiment file; None: `default`, or nothing but the options if they are a whole published command.
+        default: name of a file in configs/scene_graph.
+        files: what `FilesConfig` names -> value; None leaves it as it is.
+        gpus: processes.
+        skip_bad_samples: go on without them.
+        dry: train nothing.
+
+    Raises:
+        UserError: the training cannot start.
+    """
     from operating_room.errors import UserError
-    from scene_graph_generation.arguments import BASE, SMALL, read_options
+    from scene_graph_generation.arguments import BASE, CONFIGS, read_options
     from scene_graph_generation.config import read_experiment, with_setting
 
-    words = options or []
     published = any(word.lstrip("-").replace("-", "_").startswith(BASE) for word in words)
-    start = None if published and config is None else read_experiment(config or SMALL)
+    start = None if published and config is None else read_experiment(config or CONFIGS / "scene_graph" / default)
     read = read_options(words, start)
     experiment = read.experiment
-    given = {"samples": samples, "out": out, "data": data}
-    for name, value in given.items():
+    for name, value in files.items():
         if value:
             experiment = with_setting(experiment, f"files.{name}", value, f"--{name}")
     if skip_bad_samples:

@@ -16,7 +16,6 @@ from operating_room.errors import UserError
 from scene_graph_generation.config import Experiment, StartConfig, TrainConfig, with_setting
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-SMALL = CONFIGS / "scene_graph" / "small.yaml"
 ZERO2 = CONFIGS / "deepspeed" / "zero2.json"
 BASE = "model_name_or_path"
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from operating_room.errors import UserError
 from operating_room.progress import track
 from operating_room.scene_graph import Triplet, parse
 from scene_graph_generation.config import PretrainConfig, TrainConfig
@@ -56,9 +57,15 @@ class PresenceHead(nn.Module):
 
 
 def pretrain(model: MM2SG, samples: TrainingSamples, config: PretrainConfig, seed: int) -> PresenceHead:
-    """Train everything in front of the language model, in place. The head is returned for those who want to look."""
+    """Train everything in front of the language model, in place. The head is returned for those who want to look.
+
+    Raises:
+        UserError: no sample has a picture or masks.
+    """
     graphs = [frozenset(parse(samples.answer(i))) for i in range(len(samples))]
     visible = [i for i, record in enumerate(samples.records) if record.get("image") or record.get("segmasks")]
+    if not visible:
+        raise UserError("no training sample has pictures or masks to learn to see from; leave `pretrain` out")
     vocabulary = frequent_triplets(graphs)
     truth = torch.tensor([[triplet in graph for triplet in vocabulary] for graph in graphs]).float()
     share = truth.mean(0)

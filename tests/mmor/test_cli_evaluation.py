@@ -14,7 +14,7 @@ from mmor import cli
 from operating_room.files import write_json
 from operating_room.prompts import conversation, human_prompt
 from scene_graph_generation import infer
-from scene_graph_generation.checkpoints import save_model
+from scene_graph_generation.checkpoints import load_model, save_model
 from scene_graph_generation.config import LanguageConfig, MM2SGConfig, PoolerConfig, VisionConfig
 from scene_graph_generation.model.decoding import generate
 from scene_graph_generation.model.mm2sg import MM2SG
@@ -111,6 +111,20 @@ def test_downstream_from_labels_to_scores(
     assert run("downstream", "samples", *place, "--labels", labels, "--per-timepoint", "2", "--out", tmp_path) == 0
     (made,) = tmp_path.glob("downstream_task_train_*.json")
     assert len(json.loads(made.read_text())) == 6
+    training = (
+        "downstream",
+        "train",
+        "--max_steps",
+        "1",
+        "--data",
+        place[1],
+        "--samples",
+        made,
+        "--out",
+        tmp_path / "m",
+    )
+    assert run(*training) == 0
+    assert load_model(tmp_path / "m")[0].settings.modalities == ()  # that of small_downstream.yaml
     options = ("--labels", labels, "--out", tmp_path / "r.json")
     assert run("downstream", "evaluate", *place, *options, "--model-path", model / "checkpoint-5") == 0
     results = json.loads((tmp_path / "r.json").read_text())

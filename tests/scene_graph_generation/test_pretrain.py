@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from operating_room.dataset import Dataset
+from operating_room.errors import UserError
 from operating_room.scene_graph import Triplet, parse
 from scene_graph_generation.config import PretrainConfig, TrainConfig, read_experiment
 from scene_graph_generation.model.mm2sg import MM2SG
@@ -79,6 +81,13 @@ def test_seldom_triplets_are_not_asked_for() -> None:
     often, seldom = Triplet("nurse", "patient", "closeTo"), Triplet("nurse", "patient", "cutting")
     graphs = [frozenset([often])] * 3000 + [frozenset([seldom])] * 2
     assert frequent_triplets(graphs) == [often]
+
+
+def test_samples_without_pictures_are_told(data: Path, tmp_path: Path) -> None:
+    records = [{**record, "image": None, "segmasks": None} for record in read_records(data / "samples.json")]
+    (tmp_path / "blind.json").write_text(json.dumps(records))
+    with pytest.raises(UserError, match="no training sample has pictures or masks"):
+        train(SEE, [tmp_path / "blind.json"], Dataset(data), tmp_path / "out")
 
 
 def test_what_sees_has_its_own_learning_rate(data: Path) -> None:
