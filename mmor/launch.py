@@ -44,7 +44,7 @@ def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: 
 
     gpus = torch.cuda.device_count()
     if 0 < gpus < per_machine:
-        raise UserError(f"--num-gpus {per_machine}: this machine has {gpus}")
+        raise UserError(f"{per_machine} GPUs were asked for, this machine has {gpus}; ask for fewer")
     if machines > 1 and not url.startswith("tcp://"):
         raise UserError(f"--num-machines {machines} needs --dist-url tcp://HOST:PORT of the first machine")
     if not 0 <= machine < machines:
