@@ -134,13 +134,12 @@ def compare(
 
 def load_generator(model: Path, device: str | None, bits: Bits | None) -> SceneGraphGenerator:
     """The model of a folder on a device."""
-    import torch
-
+    from operating_room.machine import choose_device
     from scene_graph_generation import base_models
     from scene_graph_generation.checkpoints import load_model
     from scene_graph_generation.infer import SceneGraphGenerator
 
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = str(choose_device(device))
     precision: dict[Bits | None, base_models.Bits | None] = {None: None, "4": 4, "16": 16, "32": 32}
     return SceneGraphGenerator(*load_model(model, bits=precision[bits], device=chosen), chosen)
 
@@ -172,7 +171,7 @@ def _wandb_log(project: str, name: str) -> Callable[[tuple[Any, ...]], None]:
     from scene_graph_generation.evaluate_all import COLUMNS
 
     check_wandb("--wandb")
-    import wandb  # ty: ignore[import-not-found]
+    import wandb
 
     run = wandb.init(project=project, name=name)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from operating_room.errors import UserError
+from operating_room.machine import cpu_threads
 
 if TYPE_CHECKING:
     from operating_room.dataset import Dataset
@@ -22,7 +22,7 @@ Takes = Annotated[list[str] | None, typer.Option(help="Take or split; repeat for
 Relations = Annotated[Path, typer.Option(help="Folder with the relationships_*.json files.")]
 Split = Annotated[str, typer.Option(help="train, val, test, or own (takes in no published list).")]
 Workers = Annotated[int, typer.Option(help="Processes.", min=1)]
-CPUS = os.cpu_count() or 1
+CPUS = cpu_threads()
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")]
 Bits = Literal["4", "16", "32"]
 BitsOption = Annotated[Bits | None, typer.Option(help="Of the weights (default: 32 on a CPU, else 16).")]

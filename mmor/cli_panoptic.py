@@ -47,7 +47,8 @@ def train(
     overrides: Overrides = None,
 ) -> None:
     """Train a segmenter, or evaluate one."""
-    from mmor.launch import is_first, is_started, share, start_processes
+    from mmor.launch import start_processes
+    from operating_room.machine import is_first, is_started, share
     from panoptic_segmentation.config import read_config
 
     config = read_config(config_file, overrides or ())
@@ -84,7 +85,8 @@ def predict(
     overrides: Overrides = None,
 ) -> None:
     """Segment the annotated cameras of takes. Videos that are predicted already are kept."""
-    from mmor.launch import is_started, share, start_processes
+    from mmor.launch import start_processes
+    from operating_room.machine import is_started, share
     from panoptic_segmentation.ground_truth import find_videos
     from panoptic_segmentation.predict import load, predict, read_test_config, write_blends
 
@@ -114,7 +116,8 @@ def export_masks(
 
     Nothing looks into the future, unless the model is the offline one.
     """
-    from mmor.launch import is_started, share, start_processes
+    from mmor.launch import start_processes
+    from operating_room.machine import is_started, share
     from panoptic_segmentation.predict import export_masks
 
     if num_gpus > 1 and not is_started():

@@ -10,7 +10,8 @@ import typer
 
 from mmor import cli_evaluation, cli_preprocess
 from mmor.cli_options import TrainedModel, TrainingData, TrainingGpus
-from mmor.launch import is_first, is_started, start_processes
+from mmor.launch import start_processes
+from operating_room.machine import is_first, is_started
 
 app = typer.Typer(help="Scene graphs: prepare, train, generate, score.", no_args_is_help=True)
 app.add_typer(cli_preprocess.app)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from multiprocessing import get_context
@@ -15,6 +14,7 @@ from mmor.report import TakeResult, write_report
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.files import write_json
+from operating_room.machine import cpu_threads
 from operating_room.relations import convert, load_samples
 from operating_room.scene_graph import Sample
 from operating_room.synthetic.story import script_surgery
@@ -77,7 +77,7 @@ def run_demo(out: Path, seconds: int, seed: int, train: bool) -> Path:
         train_models(out / "training", models)
     print(f"1/5 simulating {seconds} s of take {TAKE.name}, seed {seed}")
     data = out / "data"
-    synthesize(data, [TAKE], seconds, seed, size=PICTURE_SIZE, workers=os.cpu_count() or 1)
+    synthesize(data, [TAKE], seconds, seed, size=PICTURE_SIZE, workers=cpu_threads())
     truth = [s for s in load_samples(convert(data, data).written[-3]) if s.take_name == TAKE.sample_name]
 
     print("2/5 segmenting its annotated cameras")
@@ -143,7 +143,7 @@ def train_models(work: Path, models: Path) -> None:
     data = work / "data"
     takes = split_takes("train")
     print(f"training 1/2: simulating {len(takes)} takes of {SHORT_TRAINING_SECONDS} s and preparing them")
-    synthesize(data, takes, SHORT_TRAINING_SECONDS, TRAINING_SEED, size=PICTURE_SIZE, workers=os.cpu_count() or 1)
+    synthesize(data, takes, SHORT_TRAINING_SECONDS, TRAINING_SEED, size=PICTURE_SIZE, workers=cpu_threads())
     convert(data, data)
     prepare(data, takes, None)
     print("training 2/2: both models, one process each")

@@ -7,21 +7,7 @@ import os
 import sys
 
 from operating_room.errors import UserError
-
-
-def is_started() -> bool:
-    """Whether this process is one of several already, started here or by torchrun."""
-    return "WORLD_SIZE" in os.environ
-
-
-def is_first() -> bool:
-    """Whether this process is the only one or the first of several: the one that speaks."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def share() -> tuple[int, int]:
-    """Which of how many processes this one is."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+from operating_room.machine import cpu_threads, gpus
 
 
 def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: str = "auto") -> None:
@@ -38,18 +24,17 @@ def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: 
     Raises:
         UserError: there are fewer GPUs, or several machines without an address.
     """
-    import torch
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    gpus = torch.cuda.device_count()
-    if 0 < gpus < per_machine:
-        raise UserError(f"{per_machine} GPUs were asked for, this machine has {gpus}; ask for fewer")
+    found = len(gpus())
+    if 0 < found < per_machine:
+        raise UserError(f"{per_machine} GPUs were asked for, this machine has {found}; ask for fewer")
     if machines > 1 and not url.startswith("tcp://"):
         raise UserError(f"--num-machines {machines} needs --dist-url tcp://HOST:PORT of the first machine")
     if not 0 <= machine < machines:
         raise UserError(f"--machine-rank {machine}: of {machines} machines it is 0 to {machines - 1}")
-    os.environ.setdefault("OMP_NUM_THREADS", "1" if gpus else str(max(1, (os.cpu_count() or 1) // per_machine)))
+    os.environ.setdefault("OMP_NUM_THREADS", "1" if found else str(max(1, cpu_threads() // per_machine)))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes say what is wrong
     config = LaunchConfig(
         min_nodes=machines,

@@ -7,7 +7,6 @@ problem never hides another: all are collected, each in one line that names the 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from typing import Any
 from operating_room import file_checks, layout
 from operating_room.dataset import Dataset, RecordedTake, read_index, read_tracks
 from operating_room.errors import UserError
+from operating_room.machine import cpu_threads
 from operating_room.progress import track
 from operating_room.readers import check_audio, read_subtitles
 from operating_room.takes import FOURDOR, MMOR, TAKES, Take, split_takes, splits_of
@@ -164,7 +164,7 @@ def check(root: Path) -> Report:
     by_folder = sorted(takes, key=lambda take: (take.dataset, take.folder))
     for _, sharing in groupby(by_folder, key=lambda take: (take.dataset, take.folder)):
         visit.look_at_labels([dataset.take(take) for take in sharing])
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cpu_threads()) as pool:
         complaints = track(pool.map(_complaint, visit.jobs.values()), "checking files", total=len(visit.jobs))
         for path, complaint in zip(visit.jobs, complaints):
             if complaint:

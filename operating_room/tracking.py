@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 
 from operating_room.errors import UserError
+from operating_room.machine import is_first
 
 
 def check_wandb(option: str) -> None:
@@ -21,9 +21,9 @@ def check_wandb(option: str) -> None:
     """
     if find_spec("wandb") is None:
         raise UserError(f'{option}: wandb is not installed: pip install "mmor[wandb]", or leave the option out')
-    import wandb  # ty: ignore[import-not-found]
+    import wandb
 
-    if os.environ.get("RANK", "0") != "0" or wandb.setup().settings.mode in ("offline", "disabled", "dryrun"):
+    if not is_first() or wandb.setup().settings.mode in ("offline", "disabled", "dryrun"):
         return
     try:
         wandb.login()

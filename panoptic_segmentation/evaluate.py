@@ -13,12 +13,13 @@ from typing import Any
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.files import write_json
+from operating_room.machine import Share
 from operating_room.readers import read_json
 from panoptic_segmentation import predictions
 from panoptic_segmentation.config import Config
 from panoptic_segmentation.ground_truth import Size, Video, find_videos, ground_truth_path, prepare
 from panoptic_segmentation.overlap_cache import cached_overlaps
-from panoptic_segmentation.predict import ALL, Share, load, predict
+from panoptic_segmentation.predict import ALL, load, predict
 from panoptic_segmentation.stq import SequenceQuality, tracking_quality
 from panoptic_segmentation.vpq import VideoQuality, instance_records, video_quality
 

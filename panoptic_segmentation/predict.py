@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -24,6 +23,7 @@ from operating_room.categories import CATEGORIES
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.files import atomic_path, write_json
+from operating_room.machine import Share, choose_device, require_memory
 from operating_room.progress import track
 from operating_room.readers import read_json, read_picture
 from operating_room.takes import Take, splits_of
@@ -43,8 +43,7 @@ from panoptic_segmentation.model.video import (
 from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS
 from panoptic_segmentation.pictures import edge_size, resize_for_test, resize_picture, resize_station
 
-Share = tuple[int, int]  # which of how many processes
-ALL: Share = (0, 1)
+ALL = Share()
 
 _MODEL_FILES = ("model.safetensors", "model_final.pth")  # of a folder, the first that is there
 _EXPORTED_SPLITS = ("train", "val", "test", "short_clips")
@@ -105,8 +104,7 @@ def load(model: Path, config: Config | None = None) -> tuple[VideoModel, Inferen
     else:
         loaded, settings = build_model(config.kind, config.segmenter, config.video), config.test
         print(load_checkpoint(path, loaded))
-    gpu = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # torchrun's number of this process on its machine
-    return loaded.eval().to(gpu if torch.cuda.is_available() else "cpu"), settings
+    return loaded.eval().to(choose_device()), settings
 
 
 def export_masks(
@@ -180,7 +178,7 @@ def predict(
         _check_memory(model, settings, videos)
     _claim(output, model_path(origin), settings)
     done, bad = [], []
-    place, of = share
+    place, of, _ = share
     for video in track(videos[place::of], "segmenting", len(videos[place::of])):
         try:
             done.append(_predict_video(model, settings, video, output))
@@ -301,10 +299,9 @@ def _check_memory(model: OfflineDVIS, settings: InferenceSettings, videos: Seque
     width, height = settings.canvas
     size = edge_size(height, width, settings.shortest, settings.longest)
     need = offline_memory(model.segmenter.config, frames, *size)
-    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    what = "the offline model keeps the mask features of a whole video, which"
+    require_memory(need, what, advice="use the online model or a smaller INPUT.MIN_SIZE_TEST")
     print(f"the offline model keeps the mask features of a whole video: {need / 1e9:.1f} GB for {frames} frames")
-    if need > have:
-        raise UserError(f"this machine has {have / 1e9:.1f} GB; use the online model or a smaller INPUT.MIN_SIZE_TEST")
 
 
 def _split_of(take: Take) -> str:

@@ -7,7 +7,6 @@ stopped and resumed goes the same way as one that is not.
 from __future__ import annotations
 
 import copy
-import os
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
+from operating_room.machine import one_gpu, share, trainer_options
 from operating_room.readers import read_json
 from operating_room.tracking import check_wandb
 from panoptic_segmentation.checkpoints import (
@@ -283,29 +283,24 @@ class _ClipTrainer(Trainer):
 
 
 def _arguments(config: Config, output: Path, report_to: str) -> TrainingArguments:
-    solver, gpu = config.solver, torch.cuda.is_available()
-    processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun
+    solver, processes = config.solver, share().processes
     if solver.batch_size % processes:
         raise UserError(f"SOLVER.IMS_PER_BATCH {solver.batch_size} must be a multiple of the {processes} processes")
     if report_to not in ("none", "wandb"):
         raise UserError(f"--report-to {report_to}: expected one of none, wandb")
     if report_to == "wandb":
         check_wandb("--report-to wandb")
-    bf16 = gpu and (solver.amp_type == "bfloat16" or (solver.amp_type == "auto" and torch.cuda.is_bf16_supported()))
     arguments = TrainingArguments(
         output_dir=str(output),
         run_name=output.name,
         max_steps=solver.steps,
         per_device_train_batch_size=solver.batch_size // processes,
         max_grad_norm=solver.clip_norm if solver.clip else 0.0,
-        bf16=solver.mixed_precision and bf16,
-        fp16=solver.mixed_precision and gpu and not bf16,
-        use_cpu=not gpu,
+        **trainer_options(solver.amp_type if solver.mixed_precision else "no"),
         ddp_find_unused_parameters=False,
         ddp_timeout=_PATIENCE,
         seed=config.seed,
         dataloader_num_workers=config.workers,
-        dataloader_pin_memory=gpu,
         save_steps=solver.checkpoint_every,
         save_total_limit=2,
         logging_steps=min(_LOG_EVERY, solver.checkpoint_every),
@@ -313,9 +308,7 @@ def _arguments(config: Config, output: Path, report_to: str) -> TrainingArgument
         disable_tqdm=not sys.stderr.isatty(),
         remove_unused_columns=False,
     )
-    if processes == 1 and arguments.n_gpu > 1:
-        arguments._n_gpu = 1  # else all GPUs of the machine would share this process
-    return arguments
+    return one_gpu(arguments)
 
 
 class _Saving(TrainerCallback):

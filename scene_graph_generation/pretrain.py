@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from operating_room.errors import UserError
+from operating_room.machine import seeded
 from operating_room.progress import track
 from operating_room.scene_graph import Triplet, parse
 from scene_graph_generation.config import PretrainConfig, TrainConfig
@@ -70,8 +71,7 @@ def pretrain(model: MM2SG, samples: TrainingSamples, config: PretrainConfig, see
     truth = torch.tensor([[triplet in graph for triplet in vocabulary] for graph in graphs]).float()
     share = truth.mean(0)
     rarity = ((1 - share) / share).sqrt().clamp(1.0, MAX_RARITY)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         head = PresenceHead(len(vocabulary), model.settings.language.width)
     weights = [weight for name, weight in model.named_parameters() if name.startswith(SEEING)] + list(head.parameters())
     optimizer = torch.optim.AdamW(weights, config.learning_rate, weight_decay=config.weight_decay)

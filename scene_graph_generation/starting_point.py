@@ -6,14 +6,12 @@ in bfloat16; only frozen language weights have 4 or 16 bits.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from operating_room.errors import UserError
+from operating_room.machine import choose_device, seeded
 from scene_graph_generation.adapters import add_lora, freeze
 from scene_graph_generation.base_models import base_settings, find_folder, load_base
 from scene_graph_generation.base_models import set_precision as set_bits
@@ -36,8 +34,7 @@ def begin(experiment: Experiment, texts: Iterable[str]) -> tuple[MM2SG, Tokens]:
         UserError: a base or the first stage cannot be loaded, or the settings contradict each other.
     """
     start = experiment.start
-    with torch.random.fork_rng():
-        torch.manual_seed(experiment.train.seed)
+    with seeded(experiment.train.seed):
         if start.base is None and start.curriculum is not None:
             first, tokens = load_model(start.curriculum)
             return with_modalities(first, experiment.model), tokens
@@ -47,8 +44,7 @@ def begin(experiment: Experiment, texts: Iterable[str]) -> tuple[MM2SG, Tokens]:
         base = find_folder(start.base)
         tower = None if start.vision is None else find_folder(start.vision)
         model = load_base(base, tower, sized_for(experiment.model, base_settings(base, tower)))
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-        set_bits(model, start.bits, device)
+        set_bits(model, start.bits, choose_device())
         choose_trainable(model, start)
         set_precision(model, experiment.train.bf16)
         load_curriculum(model, start)

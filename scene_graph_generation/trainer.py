@@ -7,7 +7,6 @@ What is ours: the loss, the order of the samples, bad samples, what a checkpoint
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from operating_room.errors import UserError
+from operating_room.machine import allow_tf32, one_gpu, share, trainer_options
 from operating_room.masks import SMALL
 from operating_room.readers import read_json
 from scene_graph_generation.adapters import parameter_groups
@@ -222,10 +222,9 @@ def training_arguments(config: TrainConfig, out: Path, width: int) -> TrainingAr
     Raises:
         UserError: the DeepSpeed configuration is damaged.
     """
-    cuda = torch.cuda.is_available()
-    if config.tf32 and cuda:
-        torch.set_float32_matmul_precision("high")
-    return TrainingArguments(
+    if config.tf32:
+        allow_tf32()
+    arguments = TrainingArguments(
         output_dir=str(out),
         num_train_epochs=config.epochs,
         max_steps=config.max_steps,
@@ -236,9 +235,7 @@ def training_arguments(config: TrainConfig, out: Path, width: int) -> TrainingAr
         warmup_steps=config.warmup,
         lr_scheduler_type="cosine",
         max_grad_norm=config.max_grad_norm,
-        bf16=config.bf16,
-        use_cpu=not cuda,
-        ddp_backend="gloo" if not cuda and _processes() > 1 else None,
+        **trainer_options("bfloat16" if config.bf16 else "no"),
         ddp_find_unused_parameters=True,  # a batch without clouds leaves the point encoder out
         deepspeed=None if config.deepspeed is None else _deepspeed(config.deepspeed, width),
         dataloader_num_workers=config.workers,
@@ -249,9 +246,9 @@ def training_arguments(config: TrainConfig, out: Path, width: int) -> TrainingAr
         run_name=config.run_name,
         seed=config.seed,
         remove_unused_columns=False,
-        dataloader_pin_memory=False,
         disable_tqdm=not sys.stderr.isatty(),
     )
+    return one_gpu(arguments)
 
 
 def _deepspeed(path: Path, width: int) -> dict[str, Any]:
@@ -271,18 +268,13 @@ def last_checkpoint(out: Path) -> Path | None:
     Raises:
         UserError: there are checkpoints, but of fewer processes than there are now.
     """
-    processes = _processes()
+    processes = share().processes
     states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
     written = [path.parent for path in out.glob("checkpoint-*/trainer_state.json") if _is_json(path)]
     complete = [path for path in written if all((path / state).is_file() for state in states)]
     if written and not complete:
         raise UserError(f"{out}: its checkpoints are of another number of processes than {processes}; use as many")
     return max(complete, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
-
-
-def _processes() -> int:
-    """How many processes torchrun or DeepSpeed has started for this training."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _is_json(path: Path) -> bool:

@@ -22,7 +22,7 @@ def spconv_serves(tensor: Tensor) -> bool:
     """
     if not tensor.is_cuda or find_spec("spconv") is None:
         return False
-    from spconv.cppconstants import CPU_ONLY_BUILD  # ty: ignore[import-not-found]
+    from spconv.cppconstants import CPU_ONLY_BUILD
 
     return not CPU_ONLY_BUILD
 
@@ -42,7 +42,7 @@ def spconv_voxels(grid: Int[Tensor, "voxels 3"], cloud: Int[Tensor, " voxels"]) 
     On a CPU, where tests call it, spconv gives wrong neighbours from 2^31 voxels on, empty ones included; on a GPU it
     then counts in 64 bits.
     """
-    from spconv.pytorch import SparseConvTensor  # ty: ignore[import-not-found]
+    from spconv.pytorch import SparseConvTensor
 
     places = torch.cat((cloud[:, None], grid), dim=1).int()
     clouds, *extent = (places.amax(0) + 1).tolist()
@@ -59,8 +59,8 @@ def spconv_convolution(
 
     spconv lays weights out as the published encoder does.
     """
-    from spconv.core import ConvAlgo  # ty: ignore[import-not-found]
-    from spconv.pytorch import SubMConv3d  # ty: ignore[import-not-found]
+    from spconv.core import ConvAlgo
+    from spconv.pytorch import SubMConv3d
 
     algorithm = None if features.is_cuda else ConvAlgo.Native  # None: spconv's choice; on a CPU it has this one only
     with torch.device("meta"):  # a shape only: the parameters are ours
@@ -81,7 +81,7 @@ def flash_attention(
     The kernel computes in half precision: float32 becomes float16 and the result float32 again, as in the published
     encoder (stage-2 specification, section 11). Pooled features change by 3e-4 at a standard deviation of 2.5.
     """
-    from flash_attn import flash_attn_varlen_qkvpacked_func  # ty: ignore[import-not-found]
+    from flash_attn import flash_attn_varlen_qkvpacked_func
 
     starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=qkv.device)
     scale = qkv.shape[-1] ** -0.5

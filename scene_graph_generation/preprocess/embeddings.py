@@ -24,6 +24,7 @@ from operating_room import layout
 from operating_room.dataset import Dataset, RecordedTake
 from operating_room.errors import UserError
 from operating_room.files import write_bytes
+from operating_room.machine import choose_device
 from operating_room.readers import read_audio
 from operating_room.takes import Take
 from scene_graph_generation.preprocess.audio import Samples, read_clips, window_name
@@ -172,7 +173,7 @@ def _load_clap(name: str) -> tuple[Any, Any]:
         raise UserError(
             f"{name}: CLAP cannot be loaded ({reason}); connect to the model hub, or choose the audio encoder mel"
         ) from error
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), extractor
+    return model.to(choose_device()), extractor
 
 
 def _batches(clips: Iterable[tuple[str, Samples, int]]) -> Iterator[list[tuple[str, Samples, int]]]:

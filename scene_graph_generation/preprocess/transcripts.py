@@ -76,7 +76,7 @@ def _write_subtitles(recorded: RecordedTake, model: str) -> Iterator[Path]:
 @cache
 def _load_whisper(model: str) -> Any:
     try:
-        from faster_whisper import WhisperModel  # ty: ignore[import-not-found]
+        from faster_whisper import WhisperModel
     except ImportError as error:
         raise UserError("speech recognition needs faster-whisper; install it: pip install 'mmor[asr]'") from error
     try:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
+from operating_room.machine import Share
 from panoptic_segmentation import overlap_cache, predictions
 from panoptic_segmentation.checkpoints import ModelCard, build_model, save_model, save_published
 from panoptic_segmentation.config import WHOLE_VIDEO, save_config
@@ -82,7 +83,7 @@ def test_several_processes_share_the_videos(tmp_path: Path, videos: list[Video])
     model, settings = load(origin)
     whole = predict(model, settings, videos, tmp_path / "whole", "train", origin)
     for place, expected in ((1, 1), (0, 3)):
-        predict(model, settings, videos, tmp_path / "out", "train", origin, (place, 2))
+        predict(model, settings, videos, tmp_path / "out", "train", origin, Share(place, 2))
         assert len(list((tmp_path / "out" / "inference" / "videos").iterdir())) == expected
     assert not predictions.split_path(tmp_path / "out", "train").exists()
     path = predict(model, settings, videos, tmp_path / "out", "train", origin)

@@ -1,0 +1,297 @@
+"""The machine that a command runs on: its processes, devices, number formats, processors and memory.
+
+The one file that asks for these. One process works on one GPU, or on the CPU if there is none: several GPUs are used by
+several processes, which torchrun or `--gpus` starts. torch is imported inside the functions that need it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from operating_room.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import TrainingArguments
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_UNLIMITED = 1 << 60  # cgroups of version 1 write a number above this for "no limit"
+
+
+class Share(NamedTuple):
+    """Which of how many processes this is, over all machines and on this one."""
+
+    rank: int = 0
+    processes: int = 1
+    local_rank: int = 0
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU of this machine."""
+
+    index: int
+    name: str
+    memory: int  # bytes in all
+    capability: tuple[int, int]  # of CUDA; (9, 0) is Hopper
+    bfloat16: bool  # in hardware
+
+
+def share() -> Share:
+    """This process's place among those that torchrun, DeepSpeed or `--gpus` has started; alone without them.
+
+    Raises:
+        UserError: the environment variables of such a start contradict each other.
+    """
+    if not is_started():
+        return Share()
+    found = {name: os.environ.get(name, "0") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    try:
+        rank, processes, local = (int(value) for value in found.values())
+    except ValueError:
+        rank, processes, local = -1, 0, 0
+    if not 0 <= rank < processes or local < 0:
+        told = ", ".join(f"{name}={value}" for name, value in found.items())
+        raise UserError(f"the environment has {told}, which is no place among several processes; start with torchrun")
+    return Share(rank, processes, local)
+
+
+def is_started() -> bool:
+    """Whether this process is one of several that were started together.
+
+    Clusters set WORLD_SIZE=1, sometimes with RANK=0, for a job of one task: that alone is no start by torchrun.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return True
+    return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def is_first() -> bool:
+    """Whether this process is the only one or the first of several: the one that speaks."""
+    return share().rank == 0
+
+
+def gpus() -> list[Gpu]:
+    """The GPUs that this process may use."""
+    import torch
+
+    found = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        properties = torch.cuda.get_device_properties(index)
+        capability = (properties.major, properties.minor)
+        bfloat16 = torch.version.hip is not None or capability >= (8, 0)  # older ones only imitate it
+        found.append(Gpu(index, properties.name, properties.total_memory, capability, bfloat16))
+    return found
+
+
+def choose_device(wanted: str | None = None) -> torch.device:
+    """The device of this process.
+
+    Args:
+        wanted: cpu, cuda (this process's GPU) or cuda:N; None is this process's GPU, or the CPU if there is none.
+
+    Raises:
+        UserError: there is no such device, or fewer GPUs than processes on this machine.
+    """
+    import torch
+
+    if wanted == "cpu":
+        return torch.device("cpu")
+    count = len(gpus())
+    if wanted is None and not count:
+        return torch.device("cpu")
+    if wanted in (None, "cuda"):
+        local = share().local_rank
+        index = 0 if count == 1 else local  # some schedulers show each process only its own GPU, as number 0
+        reason = f"process {local} of this machine has no GPU of its own; start as many processes as there are GPUs"
+    else:
+        prefix, _, number = wanted.partition(":")
+        index = int(number) if prefix == "cuda" and number.isdecimal() else -1
+        reason = "choose another one, cpu always is"
+    if not 0 <= index < count:
+        there = ", ".join(f"cuda:{gpu.index} {gpu.name}" for gpu in gpus()) or "none"
+        raise UserError(f"device {wanted or 'cuda'}: cannot be used, the GPUs of this machine are: {there}; {reason}")
+    return torch.device("cuda", index)
+
+
+def half_dtype(device: torch.device, wanted: str = "auto") -> torch.dtype:
+    """The 16-bit format of a device: bfloat16 wherever the hardware has it, unless bfloat16 or float16 is wanted.
+
+    Raises:
+        UserError: the device lacks the format that is wanted.
+    """
+    import torch
+
+    has_bfloat16 = device.type != "cuda" or gpus()[device.index or 0].bfloat16
+    if wanted == "bfloat16" and not has_bfloat16:
+        name = gpus()[device.index or 0].name
+        raise UserError(f"{name} has no bfloat16; choose float16 or float32 (--bf16 False, SOLVER.AMP.DTYPE float16)")
+    if wanted == "float16" and device.type == "cpu":
+        raise UserError("float16 needs a GPU; choose bfloat16 or float32 on a CPU")
+    return torch.bfloat16 if has_bfloat16 and wanted != "float16" else torch.float16
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Products and convolutions in `dtype`; None leaves all as it is."""
+    import torch
+
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def allow_tf32() -> None:
+    """Float32 products on tensor cores (10 bits of mantissa); without effect on GPUs that have none and on a CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")
+
+
+def trainer_options(mixed: str) -> dict[str, Any]:
+    """What transformers' TrainingArguments must be told of this machine.
+
+    Args:
+        mixed: "no", or the format of autocast: bfloat16, float16, or "auto", which is the best of the GPU,
+            and float32 on a CPU, which is no faster with less.
+
+    Raises:
+        UserError: the device lacks the format.
+    """
+    import torch
+
+    device = choose_device()
+    on_gpu = device.type == "cuda"
+    dtype = None if mixed == "no" or (mixed == "auto" and not on_gpu) else half_dtype(device, mixed)
+    return {
+        "use_cpu": not on_gpu,
+        "bf16": dtype == torch.bfloat16,
+        "fp16": dtype == torch.float16,
+        "ddp_backend": "gloo" if not on_gpu and share().processes > 1 else None,
+        "dataloader_pin_memory": on_gpu,
+    }
+
+
+def one_gpu(arguments: TrainingArguments) -> TrainingArguments:
+    """Keep Trainer from splitting one process's batches over all GPUs of the machine (DataParallel)."""
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Generator[None]:
+    """Draw torch's own random numbers from `seed` inside, and go on outside as if nothing had been drawn.
+
+    Args:
+        device: where else than on the CPU numbers are drawn. Other GPUs are left alone: to ask one for its state would
+            open a context on it in every process.
+    """
+    import torch
+
+    on_gpu = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def cpu_threads() -> int:
+    """Processors that this process may use: its affinity and the quota of its container count."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for group in _groups("cpu"):
+        limit = _words(group / "cpu.max") or _words(group / "cpu.cfs_quota_us") + _words(group / "cpu.cfs_period_us")
+        if len(limit) == 2 and limit[0].isdecimal():  # "max" or -1: no limit
+            count = min(count, math.ceil(int(limit[0]) / int(limit[1])))
+    return max(1, count)
+
+
+def free_memory(device: torch.device | None = None) -> int:
+    """Bytes that can still be taken: of the GPU, or of main memory, where the limits of containers count."""
+    import psutil
+
+    if device is not None and device.type == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    free = psutil.virtual_memory().available
+    return max(0, min([free, *(limit - used for limit, used in _limits())]))
+
+
+def total_memory() -> int:
+    """Bytes of main memory that this process could have at most: the machine's, or its container's."""
+    import psutil
+
+    return min([psutil.virtual_memory().total, *(limit for limit, _ in _limits())])
+
+
+def require_memory(needed: int, what: str, device: torch.device | None = None, advice: str = "") -> None:
+    """Stop before something is begun that cannot end well.
+
+    Args:
+        needed: bytes.
+        what: that needs them, the start of the message.
+        advice: what to do instead, the end of the message.
+
+    Raises:
+        UserError: less is free.
+    """
+    free = free_memory(device)
+    if needed > free:
+        where = f"the GPU {device}" if device is not None and device.type == "cuda" else "this machine"
+        told = f"{what} needs {needed / 1e9:.1f} GB, {where} has {free / 1e9:.1f} GB free"
+        raise UserError(told + (f"; {advice}" if advice else ""))
+
+
+def _limits() -> list[tuple[int, int]]:
+    """(limit, use that cannot be given back) in bytes of each cgroup around this process that has a limit."""
+    found = []
+    for group in _groups("memory"):
+        newer = (group / "memory.max").exists()
+        limit = _words(group / ("memory.max" if newer else "memory.limit_in_bytes"))
+        used = _words(group / ("memory.current" if newer else "memory.usage_in_bytes"))
+        if limit and used and limit[0].isdecimal() and int(limit[0]) < _UNLIMITED:
+            stat = _words(group / "memory.stat")
+            key = "inactive_file" if newer else "total_inactive_file"  # pages of files are dropped when memory is short
+            cached = int(stat[stat.index(key) + 1]) if key in stat else 0
+            found.append((int(limit[0]), int(used[0]) - cached))
+    return found
+
+
+def _groups(controller: str) -> list[Path]:
+    """Folders of this process's cgroup for a controller and of all around it, for both versions of cgroups.
+
+    Inside a container the path in /proc is often the host's, and the container's own limits are at the root.
+    """
+    found: dict[Path, None] = {}
+    for line in _own_cgroups():
+        _, names, path = line.split(":", 2)
+        if names and controller not in names.split(","):
+            continue
+        root = _CGROUPS / controller if names else _CGROUPS
+        folder = root / path.strip("/")
+        for group in (folder, *folder.parents):
+            if group.is_relative_to(root) and group.is_dir():
+                found[group] = None
+    return list(found)
+
+
+def _own_cgroups() -> list[str]:
+    """Lines `number:controllers:path`; none on systems other than Linux."""
+    try:
+        return Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except OSError:
+        return []
