@@ -19,6 +19,7 @@ from operating_room.errors import UserError
 from scene_graph_generation.adapters import is_adapter
 from scene_graph_generation.base_models import base_settings
 from scene_graph_generation.config import MODALITIES, Experiment, MM2SGConfig, with_vocabulary
+from scene_graph_generation.deepspeed_settings import zero_stage
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.sample_files import Joined
 from scene_graph_generation.samples import Record
@@ -27,7 +28,7 @@ from scene_graph_generation.timepoint import Evidence
 from scene_graph_generation.train import check_tools, finished, output_folder
 from scene_graph_generation.trainer import last_checkpoint
 from scene_graph_generation.training_data import read_records
-from scene_graph_generation.training_memory import Memory, memory_per_gpu, zero_stage
+from scene_graph_generation.training_memory import Memory, memory_per_gpu
 
 GB = 1e9  # bytes
 PARTS = {

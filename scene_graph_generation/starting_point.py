@@ -34,7 +34,8 @@ def begin(experiment: Experiment, texts: Iterable[str]) -> tuple[MM2SG, Tokens]:
         UserError: a base or the first stage cannot be loaded, or the settings contradict each other.
     """
     start = experiment.start
-    with seeded(experiment.train.seed):
+    device = choose_device()
+    with seeded(experiment.train.seed, device):  # adapters are drawn where their layers are
         if start.base is None and start.curriculum is not None:
             first, tokens = load_model(start.curriculum)
             return with_modalities(first, experiment.model), tokens
@@ -44,7 +45,7 @@ def begin(experiment: Experiment, texts: Iterable[str]) -> tuple[MM2SG, Tokens]:
         base = find_folder(start.base)
         tower = None if start.vision is None else find_folder(start.vision)
         model = load_base(base, tower, sized_for(experiment.model, base_settings(base, tower)))
-        set_bits(model, start.bits, choose_device())
+        set_bits(model, start.bits, device)
         choose_trainable(model, start)
         set_precision(model, experiment.train.bf16)
         load_curriculum(model, start)

@@ -22,10 +22,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from operating_room.errors import UserError
 from operating_room.machine import allow_tf32, one_gpu, share, trainer_options
 from operating_room.masks import SMALL
-from operating_room.readers import read_json
 from scene_graph_generation.adapters import parameter_groups
 from scene_graph_generation.collate import Example
 from scene_graph_generation.config import TrainConfig
+from scene_graph_generation.deepspeed_settings import deepspeed_settings, join_alone
 from scene_graph_generation.loss import weighted_loss
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.pretrain import groups_after_pretraining
@@ -220,8 +220,14 @@ def training_arguments(config: TrainConfig, out: Path, width: int) -> TrainingAr
     """Our settings as transformers names them today; `width` is the language model's.
 
     Raises:
-        UserError: the DeepSpeed configuration is damaged.
+        UserError: the DeepSpeed configuration is damaged, or the GPU has no bfloat16.
     """
+    machine = trainer_options("bfloat16" if config.bf16 else "no")
+    deepspeed = None
+    if config.deepspeed is not None:
+        deepspeed = deepspeed_settings(config.deepspeed, config.bf16, width)
+        join_alone()
+        machine |= {"bf16": False, "ddp_backend": "gloo" if machine["use_cpu"] else None}  # autocast is DeepSpeed's
     if config.tf32:
         allow_tf32()
     arguments = TrainingArguments(
@@ -235,9 +241,9 @@ def training_arguments(config: TrainConfig, out: Path, width: int) -> TrainingAr
         warmup_steps=config.warmup,
         lr_scheduler_type="cosine",
         max_grad_norm=config.max_grad_norm,
-        **trainer_options("bfloat16" if config.bf16 else "no"),
+        **machine,
         ddp_find_unused_parameters=True,  # a batch without clouds leaves the point encoder out
-        deepspeed=None if config.deepspeed is None else _deepspeed(config.deepspeed, width),
+        deepspeed=deepspeed,
         dataloader_num_workers=config.workers,
         save_steps=config.save_steps,
         save_total_limit=2,
@@ -249,17 +255,6 @@ def training_arguments(config: TrainConfig, out: Path, width: int) -> TrainingAr
         disable_tqdm=not sys.stderr.isatty(),
     )
     return one_gpu(arguments)
-
-
-def _deepspeed(path: Path, width: int) -> dict[str, Any]:
-    """A DeepSpeed configuration, with the bucket size that transformers chooses for a language model of this width."""
-    values = read_json(path)
-    zero = values.get("zero_optimization") if isinstance(values, dict) else None
-    if not isinstance(zero, dict):
-        raise UserError(f"{path}: has no zero_optimization; take configs/deepspeed/zero2.json")
-    if zero.get("reduce_bucket_size") == "auto":
-        values = {**values, "zero_optimization": {**zero, "reduce_bucket_size": width * width}}
-    return values
 
 
 def last_checkpoint(out: Path) -> Path | None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
-from operating_room.errors import UserError
 from scene_graph_generation.config import Experiment
+from scene_graph_generation.deepspeed_settings import zero_stage
 from scene_graph_generation.model.mm2sg import MM2SG
 
 NF4 = 0.5 + 1 / 64  # bytes of a weight in 4 bits, with its share of a quantisation constant of 8 bits for 64 weights
@@ -55,18 +53,6 @@ def memory_per_gpu(experiment: Experiment, model: MM2SG, gpus: int) -> Memory:
         optimiser=trained * optimiser / (gpus if stage >= 1 else 1),
         activations=_activations(experiment, model),
     )
-
-
-def zero_stage(path: Path | None) -> int:
-    """The ZeRO stage of a DeepSpeed configuration; 0 without one."""
-    if path is None or not path.is_file():
-        return 0
-    try:
-        return int(json.loads(path.read_text(encoding="utf-8")).get("zero_optimization", {}).get("stage", 0))
-    except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(
-            f"{path}: is no DeepSpeed configuration ({error}); take configs/deepspeed/zero2.json"
-        ) from error
 
 
 def _activations(experiment: Experiment, model: MM2SG) -> float:

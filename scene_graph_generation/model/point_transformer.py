@@ -161,11 +161,11 @@ class PointEncoder(nn.Module):
         return torch.stack([torch.randperm(CURVES, generator=generator) for _ in self.enc])
 
     def _apply(self, fn, recurse: bool = True):  # noqa: ANN001, ANN202 - as in nn.Module
-        """Whatever the model is cast to, the point encoder stays float32."""
+        """Whatever the model is cast to, the point encoder stays as it is: the original is moved, never a rounded copy."""
 
         def keep_float32(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
-            return moved.float() if moved.is_floating_point() else moved
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
         return super()._apply(keep_float32, recurse)
 
