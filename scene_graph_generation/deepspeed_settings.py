@@ -1,7 +1,7 @@
 """What a DeepSpeed configuration must say for this training, and what it may not.
 
-DeepSpeed's own bfloat16 would cast what is trained, the point encoder not among it, and ZeRO puts the weights of a group
-of the optimiser into one buffer of one type: behind frozen bfloat16 layers that stops in the first forward pass. So
+DeepSpeed's own bfloat16 would cast what is trained, all but the point encoder, and ZeRO puts the weights of a group of
+the optimiser into one buffer of one type: behind frozen bfloat16 layers that stops in the first forward pass. So
 bfloat16 is PyTorch's autocast here as it is without DeepSpeed, and what is trained stays float32. A configuration of
 the published repository, `"bf16": {"enabled": "auto"}`, is read that way, too.
 """

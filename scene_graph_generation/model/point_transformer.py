@@ -161,7 +161,7 @@ class PointEncoder(nn.Module):
         return torch.stack([torch.randperm(CURVES, generator=generator) for _ in self.enc])
 
     def _apply(self, fn, recurse: bool = True):  # noqa: ANN001, ANN202 - as in nn.Module
-        """Whatever the model is cast to, the point encoder stays as it is: the original is moved, never a rounded copy."""
+        """Whatever the model is cast to, the point encoder keeps its bits: the original is moved, no rounded copy."""
 
         def keep_float32(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
