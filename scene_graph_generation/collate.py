@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -31,14 +32,24 @@ class Example:
     masks: UInt8[Tensor, "masks 32 32"] | None = None  # one to three label maps
     dropped_memory: int = 0  # characters that were cut off the oldest end of the memory, so that the sample fits
 
+    @cached_property
+    def image_places(self) -> list[int]:
+        """Where IMAGE stands in `ids`."""
+        return (self.ids == IMAGE).nonzero().flatten().tolist()
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Example:
         """The same sample on another device (accelerate calls this on every batch)."""
-        moved = {
-            name: value.to(device, non_blocking=non_blocking)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
-        }
-        return replace(self, **moved)
+        moved = replace(
+            self,
+            **{
+                name: value.to(device, non_blocking=non_blocking)
+                for name, value in vars(self).items()
+                if isinstance(value, Tensor)
+            },
+        )
+        # Looked for before the move: to ask a GPU would make the CPU wait for all that it still has to do.
+        vars(moved)["image_places"] = self.image_places
+        return moved
 
 
 @dataclass(frozen=True)
@@ -65,15 +76,16 @@ def merge(
     """
     embeddings, labels = [], []
     for example, tokens in zip(examples, visual):
-        places = (example.ids == IMAGE).nonzero().flatten().tolist()
+        places = example.image_places
         if len(places) != min(len(tokens), 1):
             raise ValueError(f"a sample needs exactly one image placeholder (without views none), not {len(places)}")
         place = places[0] if places else 0
         before, after = slice(None, place), slice(place + len(places), None)
         text = example.labels if example.labels is not None else torch.full_like(example.ids, IGNORED)
         ignored = text.new_full((len(tokens),), IGNORED)
-        embedded = (embed(example.ids[before]), tokens, embed(example.ids[after]))
-        embeddings.append(torch.cat(embedded)[:max_length])
+        start, end = embed(example.ids[before]), embed(example.ids[after])
+        # In the embedding's number format: visual tokens of float32, even none of them, would make it all float32.
+        embeddings.append(torch.cat((start, tokens.to(start.dtype), end))[:max_length])
         labels.append(torch.cat((text[before], ignored, text[after]))[:max_length])
     lengths = [len(sample) for sample in embeddings]
     longest = max(lengths)

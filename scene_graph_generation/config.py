@@ -9,17 +9,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import types
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from operating_room.errors import UserError
 from operating_room.readers import parse_yaml, read_bytes
+from scene_graph_generation.setting_checks import above_zero, at_least, below_one, check, divides
 
 Settings = TypeVar("Settings")
 _WORDS = {"true": True, "false": False}  # values on the command line that are no text
 MODALITIES = ("views", "cloud", "audio", "masks", "robot", "tracker", "speech")
+MASK_STEPS = 5  # convolutions that halve a label map of 32x32 down to one pixel
+SMALLEST_VOCABULARY = 300  # 256 bytes, and the phrases that are one token
+_SHARES = ("modality_dropout", "memory_dropout", "pictures_only", "memory_noise")
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,14 @@ class VisionConfig:
     heads: int = 16
     mlp: int = 4096
     feature_layer: int = -2
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "image_size", "patch_size", "width", "layers", "heads", "mlp")
+        divides(self.heads, self.width, "width", "heads")
+        if self.image_size < self.patch_size:
+            raise UserError(f"image_size is {self.image_size}, smaller than patch_size {self.patch_size}")
+        if not -self.layers - 1 <= self.feature_layer <= -1:
+            raise UserError(f"feature_layer is {self.feature_layer}; it counts from the end: -1 to {-self.layers - 1}")
 
     @property
     def tokens(self) -> int:
@@ -53,6 +65,12 @@ class PoolerConfig:
     mask_embedding: int = 8
     mask_channels: tuple[int, ...] = (64, 128, 256, 512, 1024)  # the last one is the vision width
 
+    def __post_init__(self) -> None:
+        at_least(self, 1, "layers", "heads", "mlp", "max_views", "audio_width", "mask_embedding")
+        below_one(self, "dropout")
+        if len(self.mask_channels) != MASK_STEPS or min(self.mask_channels) < 1:
+            raise UserError(f"mask_channels are {MASK_STEPS} numbers of at least 1, got {self.mask_channels}")
+
 
 @dataclass(frozen=True)
 class PointConfig:
@@ -66,6 +84,16 @@ class PointConfig:
     voxel: float = 0.01  # m
     drop_path: float = 0.3  # of the last block; rises linearly from 0
 
+    def __post_init__(self) -> None:
+        at_least(self, 1, "mlp_ratio", "patch")
+        above_zero(self, "voxel")
+        below_one(self, "drop_path")
+        lists = (self.depths, self.channels, self.heads)
+        if len({len(values) for values in lists}) != 1 or not self.depths or min(map(min, lists)) < 1:
+            raise UserError(f"depths, channels and heads have one number of at least 1 for each stage, got {lists}")
+        for channels, heads in zip(self.channels, self.heads):
+            divides(heads, channels, "channels", "heads")
+
 
 @dataclass(frozen=True)
 class LanguageConfig:
@@ -78,6 +106,11 @@ class LanguageConfig:
     mlp: int = 11008
     positions: int = 4096
     dropout: float = 0.0  # of attention probabilities; the published model has none
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "vocabulary", "width", "layers", "heads", "mlp", "positions")
+        below_one(self, "dropout")
+        divides(2 * self.heads, self.width, "width", "twice the heads (positions rotate pairs)")
 
 
 @dataclass(frozen=True)
@@ -97,6 +130,14 @@ class MM2SGConfig:
     max_length: int = 2048  # tokens of a sample, text and visual tokens together
     batching: Literal["independent", "published"] = "independent"
     modalities: tuple[str, ...] = MODALITIES
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "max_length")
+        if unknown := [name for name in self.modalities if name not in MODALITIES]:
+            raise UserError(f"modality {unknown[0]!r} does not exist; choose from {', '.join(MODALITIES)}")
+        divides(self.pooler.heads, self.vision.width, "vision.width", "pooler.heads")
+        if self.pooler.mask_channels[-1] != self.vision.width:
+            raise UserError(f"the last of pooler.mask_channels must be vision.width, {self.vision.width}")
 
 
 @dataclass(frozen=True)
@@ -136,8 +177,20 @@ class TrainConfig:
     report_to: Literal["none", "wandb"] = "none"
     run_name: str | None = None
     save_steps: int = 500
+    save_total_limit: int = 2  # so many checkpoints are kept, the newest
     log_steps: int = 10
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "batch_size", "accumulation", "save_steps", "save_total_limit", "log_steps")
+        at_least(self, 0, "workers", "seed")
+        above_zero(self, "epochs", "learning_rate")
+        above_zero(self, "visual_learning_rate", "projector_learning_rate")
+        check(self, "0 or more", lambda value: value >= 0, "weight_decay", "max_grad_norm")
+        check(self, "a share, 0 to 1", lambda value: 0 <= value <= 1, *_SHARES)
+        below_one(self, "warmup")
+        if self.max_steps < 1 and self.max_steps != -1:
+            raise UserError(f"max_steps is {self.max_steps}; expected 1 or more, or -1 for no limit but the epochs")
 
 
 @dataclass(frozen=True)
@@ -148,6 +201,10 @@ class LoraConfig:
     alpha: int = 256
     dropout: float = 0.05
 
+    def __post_init__(self) -> None:
+        at_least(self, 1, "rank", "alpha")
+        below_one(self, "dropout")
+
 
 @dataclass(frozen=True)
 class PretrainConfig:
@@ -157,6 +214,12 @@ class PretrainConfig:
     batch_size: int = 16
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "steps")  # 0: leave it out
+        at_least(self, 1, "batch_size")
+        above_zero(self, "learning_rate")
+        check(self, "0 or more", lambda value: value >= 0, "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -174,6 +237,9 @@ class StartConfig:
     vision_layers: int = 0  # so many last layers of the vision tower are trained
     curriculum: Path | None = None
     curriculum_order: Literal["last", "published"] = "last"
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "vision_layers")
 
 
 @dataclass(frozen=True)
@@ -197,6 +263,9 @@ class Experiment:
     files: FilesConfig = field(default_factory=FilesConfig)
     vocabulary: int = 2048  # at most this many tokens in the closed-language tokenizer
 
+    def __post_init__(self) -> None:
+        at_least(self, SMALLEST_VOCABULARY, "vocabulary")
+
 
 def read_experiment(path: Path) -> Experiment:
     """Read an experiment file.
@@ -219,7 +288,9 @@ def from_mapping(kind: type[Settings], values: Any, where: str) -> Settings:
     unknown = sorted(set(map(str, values)) - set(hints))
     if unknown:
         raise UserError(f"{where}: unknown setting {unknown[0]!r}; known here: {', '.join(hints)}")
-    return kind(**{name: _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()})
+    converted = {str(name): _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()}
+    with _told_of(where):
+        return kind(**converted)
 
 
 def with_setting(settings: Settings, path: str, value: Any, where: str) -> Settings:
@@ -234,7 +305,8 @@ def with_setting(settings: Settings, path: str, value: Any, where: str) -> Setti
     else:
         value = _WORDS.get(value.lower(), value) if isinstance(value, str) else value
         value = _convert(get_type_hints(type(settings))[name], value, where)
-    return dataclasses.replace(settings, **{name: value})  # ty: ignore[invalid-argument-type]
+    with _told_of(where if not rest else ""):
+        return dataclasses.replace(settings, **{name: value})  # ty: ignore[invalid-argument-type]
 
 
 def with_vocabulary(config: MM2SGConfig, size: int) -> MM2SGConfig:
@@ -267,4 +339,13 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if isinstance(kind, type) and isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
         return value
     expected = f"one of {', '.join(map(str, arguments))}" if origin is Literal else getattr(kind, "__name__", kind)
-    raise UserError(f"{where}: expected {expected}, got {value!r}")
+    raise UserError(f"{where}: expected {expected}, got {str(value)[:60]!r}")
+
+
+@contextlib.contextmanager
+def _told_of(where: str) -> Generator[None]:
+    """Say in the errors of a dataclass where its values come from."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}" if where else str(error)) from None

@@ -49,3 +49,12 @@ def weighted_loss(
 ) -> Float[Tensor, ""]:
     """Cross entropy of each position's score for the next label: sum(w * loss) / sum(w) over supervised tokens."""
     return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), weights, ignore_index=IGNORED)
+
+
+def answer_loss(
+    logits: Float[Tensor, "answers vocabulary"],
+    labels: Int[Tensor, " answers"],
+    weights: Float[Tensor, " vocabulary"] | None = None,
+) -> Float[Tensor, ""]:
+    """The same as `weighted_loss` of scores for supervised tokens only: what `MM2SG` gives with `answers_only`."""
+    return F.cross_entropy(logits.float(), labels, weights)

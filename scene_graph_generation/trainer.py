@@ -26,7 +26,7 @@ from scene_graph_generation.adapters import parameter_groups
 from scene_graph_generation.collate import Example
 from scene_graph_generation.config import TrainConfig
 from scene_graph_generation.deepspeed_settings import deepspeed_settings, join_alone
-from scene_graph_generation.loss import weighted_loss
+from scene_graph_generation.loss import answer_loss
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.pretrain import groups_after_pretraining
 from scene_graph_generation.sampler import EpochOrder, length_grouped_order, similar_length_order
@@ -98,7 +98,7 @@ class SceneGraphTrainer(Trainer):
         self.shortened = 0  # samples of this process whose memory was shortened
         self._model = model
         self._config = config
-        self._weights = weights
+        self._weights = None if weights is None else weights.to(self.args.device)
         self._folder = folder
         self._out = out
         self._lengths = [len(record_text(record).split()) for record in samples.records]
@@ -113,9 +113,8 @@ class SceneGraphTrainer(Trainer):
         """Weighted cross entropy over the supervised tokens of the micro-batch."""
         examples = self._usable(inputs)
         anchor = self._anchor(examples[0]) if self.is_deepspeed_enabled else None
-        output = model(examples)
-        weights = None if self._weights is None else self._weights.to(output.logits.device)
-        loss = weighted_loss(output.logits, output.labels, weights)
+        output = model(examples, answers_only=True)
+        loss = answer_loss(output.logits, output.labels, self._weights)
         loss = loss if anchor is None else loss + anchor
         return (loss, output) if return_outputs else loss
 

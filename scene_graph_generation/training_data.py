@@ -132,19 +132,23 @@ def disturb_memory(prompt: str, share: float, generator: Random) -> str:
 def augment_views(example: Example, generator: Random) -> Example:
     """Mirror all views and masks together, shift each view by up to a sixteenth, and vary light and colour.
 
-    A mirrored room is a possible room; relations have no left and right.
+    A mirrored room is a possible room; relations have no left and right. Its point cloud is mirrored with it. A sample
+    that is text only stays as it is.
     """
-    views, masks = example.views, example.masks
+    views, masks, cloud = example.views, example.masks, example.cloud
+    if not len(views):
+        return example
     if generator.random() < 0.5:
         views = views.flip(-1)
         masks = None if masks is None else masks.flip(-1)
+        cloud = None if cloud is None else cloud * cloud.new_tensor([-1, 1, 1, 1, 1, 1])
     reach = views.shape[-1] // 16
     padded = torch.nn.functional.pad(views, (reach,) * 4)
     size = views.shape[-1]
     corners = [(generator.randint(0, 2 * reach), generator.randint(0, 2 * reach)) for _ in views]
     views = torch.stack([view[:, y : y + size, x : x + size] for view, (y, x) in zip(padded, corners)])
     gain, offset = (torch.tensor([generator.uniform(-0.2, 0.2) for _ in range(3)]).view(3, 1, 1) for _ in range(2))
-    return replace(example, views=views * (1 + gain) + offset, masks=masks)
+    return replace(example, views=views * (1 + gain) + offset, masks=masks, cloud=cloud)
 
 
 def _turns(record: Record) -> tuple[str, str]:

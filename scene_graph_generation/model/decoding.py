@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, LlamaForCausalLM
 
 from scene_graph_generation.collate import Example
 from scene_graph_generation.model.mm2sg import MM2SG
 
+# transformers 5.24 has renamed the argument, and 5.40 will not know the old name any more.
+_CACHE = "cache" if "cache" in inspect.signature(LlamaForCausalLM.forward).parameters else "past_key_values"
 MAX_NEW_TOKENS = 300  # data specification, section 4.2
 
 
@@ -28,7 +31,7 @@ def generate(
         inputs_embeds=merged.embeddings,
         attention_mask=mask,
         position_ids=merged.position_ids,
-        past_key_values=cache,
+        **{_CACHE: cache},
         use_cache=True,
         logits_to_keep=1,
     )
@@ -48,7 +51,7 @@ def generate(
             input_ids=tokens[:, None],
             attention_mask=mask,
             position_ids=lengths + step,
-            past_key_values=cache,
+            **{_CACHE: cache},
             use_cache=True,
         )
     return generated

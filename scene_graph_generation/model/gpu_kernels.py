@@ -6,6 +6,7 @@ the packages, the plain PyTorch code beside each call computes the same.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib.util import find_spec
 from itertools import accumulate
 from typing import Any
@@ -83,9 +84,14 @@ def flash_attention(
     """
     from flash_attn import flash_attn_varlen_qkvpacked_func
 
-    starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=qkv.device)
+    starts = _starts(lengths, qkv.device)
     scale = qkv.shape[-1] ** -0.5
     attended = flash_attn_varlen_qkvpacked_func(
         qkv.half(), starts, max_seqlen=max(lengths), dropout_p=0.0, softmax_scale=scale
     )
     return attended.to(qkv.dtype)
+
+
+@lru_cache(16)  # the blocks of a stage share their patches, and every copy to a GPU costs time
+def _starts(lengths: tuple[int, ...], device: torch.device) -> Int[Tensor, " edges"]:
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)

@@ -77,3 +77,18 @@ def test_an_example_moves_with_everything_it_has() -> None:
     assert example.audio is not None
     assert example.audio.is_meta
     assert example.masks is None
+
+
+def test_a_moved_example_is_not_asked_where_its_image_is() -> None:
+    example = make([1, 2], [3]).to("meta")  # its ids cannot be read any more, as a GPU's cannot without waiting for it
+    assert example.image_places == [2]
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_the_batch_has_the_number_format_of_the_embedding(count: int) -> None:
+    def half(ids: torch.Tensor) -> torch.Tensor:
+        return embed(ids).bfloat16()
+
+    example = make([1, 2], [3]) if count else Example(ids=torch.tensor([1, 2]), views=torch.zeros(0, 3, 2, 2))
+    merged = merge([example], [torch.zeros(count, WIDTH)], half, max_length=9)
+    assert merged.embeddings.dtype == torch.bfloat16

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from operating_room.errors import UserError
-from scene_graph_generation.collate import IMAGE, Example
+from scene_graph_generation.collate import IGNORED, IMAGE, Example
 from scene_graph_generation.config import LanguageConfig, MM2SGConfig, PointConfig, PoolerConfig, VisionConfig
-from scene_graph_generation.loss import token_weights, weighted_loss
+from scene_graph_generation.loss import answer_loss, token_weights, weighted_loss
 from scene_graph_generation.model.decoding import generate
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.parameter_names import from_published, our_name, published_name
@@ -156,3 +156,33 @@ def test_token_weights_fall_with_frequency() -> None:
     assert weights[3] == pytest.approx(1 / (torch.tensor(50.0).log().item() + 1))
     assert weights[3] > weights[4]
     assert weights[5] == pytest.approx(weights[4] / 100)
+
+
+def test_answers_alone_have_the_loss_and_gradients_of_all_positions() -> None:
+    examples = [
+        replace(example, labels=torch.where(torch.arange(len(example.ids)) > 2, example.ids, IGNORED))
+        for example in make_examples()
+    ]
+    weights = torch.linspace(0.1, 1, VOCABULARY)
+    found = []
+    for answers_only in (False, True):
+        model = make_model()
+        output = model(examples, answers_only=answers_only)
+        loss = (answer_loss if answers_only else weighted_loss)(output.logits, output.labels, weights)
+        loss.backward()
+        found.append((loss, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
+    answers = sum(len(example.ids) - 3 for example in examples)
+    assert output.logits.shape == (answers, TINY.language.vocabulary)
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-6, atol=0)
+    assert found[0][1].keys() == found[1][1].keys()
+    for name, gradient in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_text_alone_is_read_in_the_format_of_the_language_model() -> None:
+    model = make_model()
+    model.language.to(torch.bfloat16)  # frozen, as in a training of an adapter; projector and vision stay float32
+    text = Example(ids=torch.tensor([1, 2, 3]), views=torch.zeros(0, 3, 8, 8), labels=torch.tensor([IGNORED, 2, 3]))
+    assert model.embed([text]).embeddings.dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model([text], answers_only=True).logits.dtype == torch.bfloat16

@@ -149,3 +149,51 @@ def test_wrong_settings_are_named(tmp_path: Path, content: str, named: str) -> N
 def test_the_shipped_experiment_is_readable_and_small() -> None:
     experiment = read_experiment(Path(__file__).parents[2] / "configs" / "scene_graph" / "small.yaml")
     assert experiment.model.vision.width <= 192
+
+
+@pytest.mark.parametrize(
+    ("setting", "values"),
+    [
+        ("train.save_steps", (0, -3)),
+        ("train.batch_size", (0, -1, 10**30)),
+        ("train.accumulation", (0,)),
+        ("train.log_steps", (0,)),
+        ("train.save_total_limit", (0,)),
+        ("train.workers", (-1,)),
+        ("train.seed", (-1, 2**40)),
+        ("train.max_steps", (0, -2)),
+        ("train.epochs", (0, -1, "nan", "inf")),
+        ("train.learning_rate", (0, -1e-3, "nan", "inf")),
+        ("train.visual_learning_rate", ("nan", -1)),
+        ("train.projector_learning_rate", ("nan", 0)),
+        ("train.weight_decay", (-1, "nan")),
+        ("train.max_grad_norm", (-1, "nan")),
+        ("train.warmup", (-0.1, 1.5, "nan")),
+        ("train.modality_dropout", (-0.1, 1.5, "nan")),
+        ("start.lora", ({"rank": 0}, {"alpha": 0}, {"dropout": "nan"}, {"rank": -4})),
+        ("start.vision_layers", (-1,)),
+        ("pretrain", ({"steps": -1}, {"batch_size": 0}, {"learning_rate": "nan"})),
+        ("model.pooler.dropout", (7.0, "nan")),
+        ("model.pooler.mask_channels", ([64], [8, 8, 8, 8, 0], [])),
+        ("model.points.heads", ([1, 2], [], [3, 3, 3, 3, 3], [0, 0, 0, 0, 0])),
+        ("model.points.voxel", (0, "nan", -1)),
+        ("model.language.width", (190, 0)),
+        ("model.vision.feature_layer", (0, 3, -99)),
+        ("model.vision.patch_size", (0, 400)),
+        ("model.max_length", (0, -5)),
+        ("model.modalities", (["view"], ["views", ""])),
+        ("vocabulary", (0, -1, 5)),
+    ],
+)
+def test_numbers_that_cannot_be_are_named(tmp_path: Path, setting: str, values: tuple) -> None:
+    path = tmp_path / "e.yaml"
+    for value in values:
+        nested = value
+        for name in reversed(setting.split(".")):
+            nested = {name: nested}
+        path.write_text(json.dumps(nested))
+        with pytest.raises(UserError) as error:
+            read_experiment(path)
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
+        assert len(str(error.value)) < 300
