@@ -54,7 +54,8 @@ class MM2SG(nn.Module):
 
         All views of the batch go through the vision tower in one call. A sample without views is text only: no tokens.
         """
-        nothing = self.language.get_input_embeddings().weight.new_zeros(0, self.settings.language.width)
+        device = next(self.language.parameters()).device
+        nothing = torch.zeros(0, self.settings.language.width, device=device)
         seen = [example for example in examples if len(example.views)]
         if not seen:
             return [nothing] * len(examples)
