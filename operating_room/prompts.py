@@ -7,7 +7,7 @@ use the same text.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -80,9 +80,13 @@ def drop_blocks(prompt: str, probability: float, generator: Random) -> str:
 
     One number is drawn per kind of block, whether the prompt has it or not.
     """
-    for name in BLOCKS:
-        if generator.random() < probability:
-            prompt = re.sub(rf"<{name}_start>.*?<{name}_end>\. ", "", prompt, flags=re.DOTALL)
+    return without_blocks(prompt, [name for name in BLOCKS if generator.random() < probability])
+
+
+def without_blocks(prompt: str, names: Iterable[str]) -> str:
+    """The prompt without these metadata blocks (names of `BLOCKS`)."""
+    for name in names:
+        prompt = re.sub(rf"<{name}_start>.*?<{name}_end>\. ", "", prompt, flags=re.DOTALL)
     return prompt
 
 

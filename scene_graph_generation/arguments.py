@@ -49,6 +49,8 @@ _SETTINGS = {
     "per_device_train_batch_size": "train.batch_size",
     "gradient_accumulation_steps": "train.accumulation",
     "save_steps": "train.save_steps",
+    "save_total_limit": "train.save_total_limit",
+    "pretrain_steps": "pretrain.steps",
     "learning_rate": "train.learning_rate",
     "max_grad_norm": "train.max_grad_norm",
     "weight_decay": "train.weight_decay",
@@ -118,7 +120,9 @@ def read_options(words: Sequence[str], start: Experiment | None = None) -> Optio
     values = _pairs(words)
     experiment, notes = start or _UNSAID, []
     if "lora_enable" in values:
-        experiment = with_setting(experiment, "start.lora", {} if _on(values["lora_enable"]) else None, "--lora_enable")
+        experiment = with_setting(experiment, "start.lora", {} if _on(values, "lora_enable") else None, "--lora_enable")
+    if "pretrain_steps" in values and experiment.pretrain is None:
+        experiment = with_setting(experiment, "pretrain", {}, "--pretrain_steps")
     if experiment.start.lora is None:
         idle = [name for name in values if name in _LORA]
         notes += [f"--{name} has no effect: --lora_enable True is not given" for name in idle]
@@ -126,7 +130,7 @@ def read_options(words: Sequence[str], start: Experiment | None = None) -> Optio
     for name, value in values.items():
         if name in _SETTINGS:
             experiment = with_setting(experiment, _SETTINGS[name], value, f"--{name}")
-        elif name in _FIXED and value.lower() not in _FIXED[name]:
+        elif name in _FIXED and value.lower() != _FIXED[name]:
             raise UserError(f"--{name} {value}: there is only {_FIXED[name]} here")
     for setting, value in _derived(values, start is None).items():
         experiment = with_setting(experiment, setting, value, setting)
@@ -134,6 +138,8 @@ def read_options(words: Sequence[str], start: Experiment | None = None) -> Optio
     if deepspeed and not deepspeed.exists() and deepspeed.name == ZERO2.name:
         experiment = with_setting(experiment, "train.deepspeed", ZERO2, "--deepspeed")
         notes.append(f"--deepspeed {deepspeed}: is not there; taking our {ZERO2}")
+    if "bits" in values and experiment.start.base is None:
+        notes.append(f"--bits {experiment.start.bits} has no effect: no base is given, and all is trained in float32")
     notes += [f"--{name} {_TRANSLATED[name]}: translated" for name in values if name in _TRANSLATED]
     notes += [f"--{name} has no effect: {_WITHOUT_EFFECT[name]}" for name in values if name in _WITHOUT_EFFECT]
     return Options(experiment, notes)
@@ -148,10 +154,10 @@ def _derived(values: Mapping[str, str], as_published: bool) -> dict[str, Any]:
         settings["files.data"] = values["image_folder"]
     if "token_weight_path" in values:
         settings["train.token_weights"] = True
-    if not _on(values.get("do_multimodal_augment", str(not as_published))):
+    if not (_on(values, "do_multimodal_augment") if "do_multimodal_augment" in values else not as_published):
         settings["train.modality_dropout"] = 0.0
     if "group_by_modality_length" in values and "order" not in values:
-        settings["train.order"] = "balanced" if _on(values["group_by_modality_length"]) else "random"
+        settings["train.order"] = "balanced" if _on(values, "group_by_modality_length") else "random"
     return settings
 
 
@@ -175,7 +181,7 @@ def _pairs(words: Sequence[str]) -> dict[str, str]:
     return values
 
 
-def _on(value: str) -> bool:
-    if value.lower() not in ("true", "false"):
-        raise UserError(f"{value!r} is neither True nor False, which is what this option says")
-    return value.lower() == "true"
+def _on(values: Mapping[str, str], name: str) -> bool:
+    if values[name].lower() not in ("true", "false"):
+        raise UserError(f"--{name} {values[name]}: expected True or False")
+    return values[name].lower() == "true"

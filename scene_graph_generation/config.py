@@ -21,6 +21,7 @@ from scene_graph_generation.setting_checks import above_zero, at_least, below_on
 Settings = TypeVar("Settings")
 _WORDS = {"true": True, "false": False}  # values on the command line that are no text
 MODALITIES = ("views", "cloud", "audio", "masks", "robot", "tracker", "speech")
+TEXT_MODALITIES = MODALITIES[-3:]  # blocks of the prompt, in its order
 MASK_STEPS = 5  # convolutions that halve a label map of 32x32 down to one pixel
 SMALLEST_VOCABULARY = 300  # 256 bytes, and the phrases that are one token
 _SHARES = ("modality_dropout", "memory_dropout", "pictures_only", "memory_noise")

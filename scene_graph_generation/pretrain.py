@@ -50,42 +50,56 @@ class PresenceHead(nn.Module):
     def forward(self, tokens: Sequence[Float[Tensor, "_ width"]]) -> Float[Tensor, "samples triplets"]:
         """Logits; samples may have different numbers of tokens."""
         padded = self.normalise(nn.utils.rnn.pad_sequence(list(tokens), batch_first=True))
-        counts = torch.tensor([len(sample) for sample in tokens])
-        absent = torch.arange(padded.shape[1]) >= counts[:, None]
+        counts = torch.tensor([len(sample) for sample in tokens], device=padded.device)
+        absent = torch.arange(padded.shape[1], device=padded.device) >= counts[:, None]
         queries = self.queries.expand(len(tokens), -1, -1)
         found, _ = self.attention(queries, padded, padded, key_padding_mask=absent, need_weights=False)
         return (found * self.readout).sum(-1) + self.bias
 
 
 def pretrain(model: MM2SG, samples: TrainingSamples, config: PretrainConfig, seed: int) -> PresenceHead:
-    """Train everything in front of the language model, in place. The head is returned for those who want to look.
+    """Train all that is trainable in front of the language model, in place, on the model's device.
+
+    All that is drawn comes from `seed`, so that the same training gives the same weights. The head is returned for
+    those who want to look.
 
     Raises:
-        UserError: no sample has a picture or masks.
+        UserError: no sample has a picture or masks, or the training diverges.
     """
+    with seeded(seed, next(model.parameters()).device):
+        return _pretrain(model, samples, config, seed)
+
+
+def _pretrain(model: MM2SG, samples: TrainingSamples, config: PretrainConfig, seed: int) -> PresenceHead:
+    device = next(model.parameters()).device
     graphs = [frozenset(parse(samples.answer(i))) for i in range(len(samples))]
     visible = [i for i, record in enumerate(samples.records) if record.get("image") or record.get("segmasks")]
     if not visible:
         raise UserError("no training sample has pictures or masks to learn to see from; leave `pretrain` out")
     vocabulary = frequent_triplets(graphs)
-    truth = torch.tensor([[triplet in graph for triplet in vocabulary] for graph in graphs]).float()
+    truth = torch.tensor([[triplet in graph for triplet in vocabulary] for graph in graphs], device=device).float()
     share = truth.mean(0)
     rarity = ((1 - share) / share).sqrt().clamp(1.0, MAX_RARITY)
-    with seeded(seed):
-        head = PresenceHead(len(vocabulary), model.settings.language.width)
-    weights = [weight for name, weight in model.named_parameters() if name.startswith(SEEING)] + list(head.parameters())
+    head = PresenceHead(len(vocabulary), model.settings.language.width).to(device)
+    seeing = [weight for name, weight in model.named_parameters() if name.startswith(SEEING) and weight.requires_grad]
+    weights = [*seeing, *head.parameters()]
     optimizer = torch.optim.AdamW(weights, config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, config.steps, pct_start=0.05)
+    rise = 0.05 if config.steps > 20 else 0.3  # of all steps; of 20 a twentieth would be a rise of no step, and 0 / 0
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, config.steps, pct_start=rise)
     generator = Random(f"pretrain {seed}")
     views_share = WITH_VIEWS if {"masks", "audio"} & set(model.settings.modalities) else 1.0
     model.train()
-    for _ in track(range(config.steps), "learning to see"):
+    for step in track(range(config.steps), "learning to see"):
         chosen = generator.sample(visible, min(config.batch_size, len(visible)))
         views, cloud = (generator.random() < share for share in (views_share, WITH_CLOUD))
-        examples = [samples.look(i, generator, views, cloud) for i in chosen]
+        examples = [samples.look(i, generator, views, cloud).to(device) for i in chosen]
         logits = head(model.visual_tokens(examples))
         loss = F.binary_cross_entropy_with_logits(logits, truth[chosen], pos_weight=rarity, reduction="sum")
         loss = loss / len(chosen)
+        if not loss.isfinite():
+            raise UserError(
+                f"pretraining diverged: loss {loss:.3g} at step {step + 1}; lower the learning_rate of `pretrain`"
+            )
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)

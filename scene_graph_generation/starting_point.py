@@ -33,8 +33,38 @@ def begin(experiment: Experiment, texts: Iterable[str]) -> tuple[MM2SG, Tokens]:
     Raises:
         UserError: a base or the first stage cannot be loaded, or the settings contradict each other.
     """
+    check_start(experiment)
+    model, tokens = _begin(experiment, texts)
+    if experiment.train.gradient_checkpointing:
+        model.language.activation_checkpointing_enable({"use_reentrant": False})
+    return model, tokens
+
+
+def check_start(experiment: Experiment) -> None:
+    """What is asked for must be there to be done: a base has bits, adapters and a vision tower, nothing has not.
+
+    Raises:
+        UserError: the settings contradict each other.
+    """
     start = experiment.start
-    device = choose_device()
+    needs_base = {
+        "--bits 4": start.bits == 4,
+        "--lora_enable True": start.lora is not None,
+        "--vision_tower": start.vision is not None,
+        "--unfreeze_n_vision_tower_layers": start.vision_layers > 0,
+    }
+    if start.base is None and (idle := [option for option, given in needs_base.items() if given]):
+        raise UserError(f"{idle[0]} is for a base, and none is given; add --model_name_or_path or leave it out")
+    if start.base is not None and start.lora is None and start.bits == 4:
+        raise UserError("weights of 4 bits cannot be trained themselves; add --lora_enable True or choose --bits 16")
+    if start.base is not None and start.vision is None and start.vision_layers:
+        raise UserError("--unfreeze_n_vision_tower_layers needs --vision_tower, whose layers they are")
+    if experiment.pretrain is not None and start.base is not None and start.vision is None:
+        raise UserError("`pretrain` teaches a vision tower to see, and none is given; add --vision_tower")
+
+
+def _begin(experiment: Experiment, texts: Iterable[str]) -> tuple[MM2SG, Tokens]:
+    start, device = experiment.start, choose_device()
     with seeded(experiment.train.seed, device):  # adapters are drawn where their layers are
         if start.base is None and start.curriculum is not None:
             first, tokens = load_model(start.curriculum)
@@ -49,8 +79,6 @@ def begin(experiment: Experiment, texts: Iterable[str]) -> tuple[MM2SG, Tokens]:
         choose_trainable(model, start)
         set_precision(model, experiment.train.bf16)
         load_curriculum(model, start)
-    if experiment.train.gradient_checkpointing:
-        model.language.activation_checkpointing_enable({"use_reentrant": False})
     return model, read_tokens(base)
 
 
@@ -69,13 +97,7 @@ def sized_for(wanted: MM2SGConfig, base: MM2SGConfig) -> MM2SGConfig:
 
 
 def choose_trainable(model: MM2SG, start: StartConfig) -> None:
-    """Add the adapter and freeze what is not trained; without vision tower nothing but the language model is.
-
-    Raises:
-        UserError: weights of 4 bits were to be trained.
-    """
-    if start.lora is None and start.bits == 4:
-        raise UserError("weights of 4 bits cannot be trained themselves; add --lora_enable True or choose --bits 16")
+    """Add the adapter and freeze what is not trained; without vision tower nothing but the language model is."""
     if start.lora is not None:
         add_lora(model, start.lora.rank, start.lora.alpha, start.lora.dropout)
     freeze(model, None if start.vision is None else start.vision_layers)

@@ -82,6 +82,11 @@ class ExampleReader:
         self._tokens = tokens
         self._views = ViewReader(config.vision.image_size, keep_views)
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What the model was made for."""
+        return self._config.modalities
+
     def __call__(self, evidence: Evidence, prompt: str, answer: str | None = None, reserve: int = 0) -> Example:
         """The tensors of a sample.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
+from operating_room.machine import choose_device, is_first
 from operating_room.prompts import IMAGE_MARK, conversation
 from operating_room.readers import read_json
 from operating_room.tracking import check_wandb
@@ -21,7 +22,7 @@ from scene_graph_generation.loss import answer_frequencies, token_weights
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.pretrain import pretrain
 from scene_graph_generation.sample_files import Joined
-from scene_graph_generation.starting_point import begin, load_trained
+from scene_graph_generation.starting_point import begin, check_start, load_trained
 from scene_graph_generation.timepoint import ExampleReader
 from scene_graph_generation.tokens import END_TOKEN, Tokens
 from scene_graph_generation.trainer import ModelFolder, SceneGraphTrainer, last_checkpoint
@@ -45,6 +46,7 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
             first stage cannot be loaded, or something that the settings ask for is not installed.
     """
     config = experiment.train
+    check_start(experiment)
     check_tools(experiment)
     if finished(out):
         raise UserError(f"{out}: holds a trained model already; remove it or choose another folder")
@@ -57,8 +59,9 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     if config.token_weights:
         weights = loss_weights(experiment.files.token_frequencies, samples, tokens, vocabulary)
     checkpoint = last_checkpoint(out)
-    if experiment.pretrain is not None and checkpoint is None:
-        pretrain(model, samples, experiment.pretrain, config.seed)
+    if experiment.pretrain is not None and experiment.pretrain.steps and checkpoint is None and is_first():
+        # Other processes get the first one's weights when their training begins.
+        pretrain(model.to(choose_device()), samples, experiment.pretrain, config.seed)
     folder = _folder(model, tokens, experiment.start)
     trainer = SceneGraphTrainer(model, samples, config, weights, out, folder)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

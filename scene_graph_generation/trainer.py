@@ -32,6 +32,7 @@ from scene_graph_generation.pretrain import groups_after_pretraining
 from scene_graph_generation.sampler import EpochOrder, length_grouped_order, similar_length_order
 from scene_graph_generation.training_data import TrainingSamples, record_text
 
+_PATIENCE = 86_400  # s that a process waits for the others: the first one alone learns to see before it trains
 BAD_IN_A_ROW = 100  # so many unusable samples one after the other are no accident
 
 
@@ -241,11 +242,12 @@ def training_arguments(config: TrainConfig, out: Path, width: int) -> TrainingAr
         lr_scheduler_type="cosine",
         max_grad_norm=config.max_grad_norm,
         **machine,
+        ddp_timeout=_PATIENCE,
         ddp_find_unused_parameters=True,  # a batch without clouds leaves the point encoder out
         deepspeed=deepspeed,
         dataloader_num_workers=config.workers,
         save_steps=config.save_steps,
-        save_total_limit=2,
+        save_total_limit=config.save_total_limit,
         logging_steps=config.log_steps,
         report_to=config.report_to,
         run_name=config.run_name,

@@ -16,13 +16,13 @@ import torch
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
-from operating_room.prompts import IMAGE_MARK, conversation, drop_blocks
+from operating_room.prompts import BLOCKS, IMAGE_MARK, conversation, drop_blocks, without_blocks
 from operating_room.readers import read_json
 from operating_room.scene_graph import parse, target_text
 from operating_room.takes import find_take
 from operating_room.vocabulary import PREDICATES
 from scene_graph_generation.collate import Example
-from scene_graph_generation.config import TrainConfig
+from scene_graph_generation.config import TEXT_MODALITIES, TrainConfig
 from scene_graph_generation.sample_files import find_shards, read_shards
 from scene_graph_generation.samples import Record, augment_record
 from scene_graph_generation.timepoint import Evidence, ExampleReader
@@ -44,6 +44,7 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
         self._dataset = dataset
         self._config = config
         self._read = read
+        self._unread = [block for name, block in zip(TEXT_MODALITIES, BLOCKS) if name not in read.modalities]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -53,7 +54,7 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
         config, generator = self._config, Random(f"{self._config.seed} {epoch} {place}")
         record = self.records[place]
         augmented = augment_record(record, generator, config.modality_dropout)
-        prompt, _ = _turns(augmented)
+        prompt = without_blocks(_turns(augmented)[0], self._unread)
         evidence = Evidence.of_record(augmented, self._dataset.root)
         if not config.shuffle_views and evidence.views:
             evidence = replace(evidence, views=self._slots(record))

@@ -9,7 +9,7 @@ import pytest
 
 from operating_room.errors import UserError
 from scene_graph_generation.arguments import CONFIGS, ZERO2, read_options
-from scene_graph_generation.config import Experiment, FilesConfig, LoraConfig, read_experiment
+from scene_graph_generation.config import Experiment, FilesConfig, LoraConfig, PretrainConfig, read_experiment
 
 MODALITIES = "AZURE_SIMSTATION_TRACKERCAM_PC_AUDIO_SPEECH_ROBOTMETA_TRACKINGMETA_PREDSEGMASKS"
 OUT = f"./checkpoints/llava-v1.5-7b-task-lora_hybridor_qlora_20perm_{MODALITIES}_0.50drop_MIXED"
@@ -99,7 +99,15 @@ def test_options_change_an_experiment_file() -> None:
         ("--bits four", "--bits"),
         ("--learning_rate fast", "--learning_rate: expected float"),
         ("--bf16 perhaps", "--bf16: expected bool"),
-        ("--lora_enable perhaps", "neither True nor False"),
+        ("--group_by_modality_length 1", "--group_by_modality_length 1: expected True or False"),
+        ("--lr_scheduler_type sin", "there is only cosine here"),
+        ("--lr_scheduler_type=", "there is only cosine here"),
+        ("--version 1", "there is only v1 here"),
+        ("--mm_projector_type gelu", "there is only mlp2x_gelu here"),
+        ("--save_steps 0", "--save_steps: save_steps is 0"),
+        ("--learning_rate nan", "--learning_rate: learning_rate is nan"),
+        ("--lora_enable True --lora_r 0", "--lora_r: rank is 0"),
+        ("--lora_enable perhaps", "--lora_enable perhaps: expected True or False"),
         ("--version v0", "--version v0: there is only v1"),
         ("--report_to tensorboard", "--report_to: expected one of none, wandb"),
         ("--bits 4 16", "'16' belongs to no option"),
@@ -111,3 +119,14 @@ def test_wrong_options_are_named(words: str, said: str) -> None:
         read_options(words.split())
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_what_has_no_base_to_act_on_is_said() -> None:
+    options = read_options(["--bits", "16"], Experiment())
+    assert any("--bits 16 has no effect" in note for note in options.notes)
+
+
+def test_pretraining_and_kept_checkpoints_have_options() -> None:
+    train = read_options(["--save_total_limit", "5", "--pretrain_steps", "7"], Experiment()).experiment
+    assert train.train.save_total_limit == 5
+    assert train.pretrain == PretrainConfig(steps=7)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -13,7 +16,8 @@ import torch
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.scene_graph import Triplet, parse
-from scene_graph_generation.config import PretrainConfig, TrainConfig, read_experiment
+from scene_graph_generation.collate import Example
+from scene_graph_generation.config import PointConfig, PretrainConfig, TrainConfig, read_experiment, to_mapping
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.pretrain import frequent_triplets, groups_after_pretraining, pretrain
 from scene_graph_generation.starting_point import begin
@@ -21,7 +25,7 @@ from scene_graph_generation.timepoint import ExampleReader
 from scene_graph_generation.train import train
 from scene_graph_generation.training_data import TrainingSamples, read_records, record_text
 from tests.operating_room.tiny_dataset import label_picture, write
-from tests.scene_graph_generation.tiny_training import EXPERIMENT, write_samples
+from tests.scene_graph_generation.tiny_training import EXPERIMENT, losses, write_samples
 
 SEE = replace(EXPERIMENT, pretrain=PretrainConfig(steps=60, batch_size=6, learning_rate=1e-2))
 TOOLS = (13, 15, 16)  # labels of drill, hammer and saw: the masks tell the three timepoints apart
@@ -115,3 +119,65 @@ def test_the_small_experiment_learns_to_see_first() -> None:
     small = read_experiment(Path(__file__).parents[2] / "configs" / "scene_graph" / "small.yaml")
     assert small.pretrain is not None
     assert small.train.pictures_only > 0
+
+
+WITH_CLOUDS = replace(
+    SEE,
+    model=replace(
+        SEE.model,
+        modalities=("views", "masks", "cloud", "robot", "tracker", "speech"),
+        pooler=replace(SEE.model.pooler, dropout=0.1),
+        points=PointConfig((1,), (8,), (1,), mlp_ratio=1, patch=64, voxel=0.4, drop_path=0.1),
+    ),
+    pretrain=PretrainConfig(steps=6, batch_size=4),
+    train=replace(SEE.train, max_steps=4, save_steps=2, batch_size=2, log_steps=1),
+)
+
+
+def weights_of(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_it_is_the_same_again_bit_for_bit_and_goes_on_after_a_kill(data: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        torch.rand(len(name) + int(name == "two"))  # whatever was drawn before
+        train(WITH_CLOUDS, [data / "samples.json"], Dataset(data), tmp_path / name)
+    assert weights_of(tmp_path / "one") == weights_of(tmp_path / "two")
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "one" / "checkpoint-2").rename(tmp_path / "killed" / "checkpoint-2")
+    train(WITH_CLOUDS, [data / "samples.json"], Dataset(data), tmp_path / "killed")
+    assert weights_of(tmp_path / "killed") == weights_of(tmp_path / "two")
+
+
+def test_everything_is_on_the_device_of_the_model(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, samples = start(data)
+    moved: list[str] = []
+    move = Example.to
+    monkeypatch.setattr(Example, "to", lambda self, device: (moved.append(str(device)), move(self, device))[1])
+    pretrain(model, samples, PretrainConfig(steps=2, batch_size=3), seed=0)
+    assert moved == ["cpu"] * 6
+
+
+def test_a_pretraining_that_diverges_says_so(data: Path) -> None:
+    model, samples = start(data)
+    with pytest.raises(UserError, match="pretraining diverged: loss nan at step"):
+        pretrain(model, samples, PretrainConfig(steps=20, batch_size=3, learning_rate=1e30), seed=0)
+
+
+def test_no_steps_are_no_pretraining(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scene_graph_generation.train.pretrain", lambda *_: pytest.fail("it began"))
+    none = replace(SEE, pretrain=PretrainConfig(steps=0), train=replace(SEE.train, max_steps=1))
+    train(none, [data / "samples.json"], Dataset(data), tmp_path)
+
+
+def test_two_processes_learn_to_see_as_one_does(data: Path, tmp_path: Path) -> None:
+    one = replace(SEE, pretrain=PretrainConfig(3, 4), train=replace(SEE.train, max_steps=2, log_steps=1, batch_size=1))
+    train(
+        replace(one, train=replace(one.train, accumulation=2)), [data / "samples.json"], Dataset(data), tmp_path / "a"
+    )
+    (tmp_path / "e.yaml").write_text(json.dumps(to_mapping(one), default=str))
+    words = ("--config", "e.yaml", "--samples", data / "samples.json", "--data", data, "--out", "b", "--gpus", "2")
+    command = [sys.executable, "-m", "mmor.cli", "scene-graph", "train", *map(str, words)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=300)
+    assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), rel=1e-4)

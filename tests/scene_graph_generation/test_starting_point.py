@@ -12,7 +12,7 @@ import torch
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from scene_graph_generation.checkpoints import save_model
-from scene_graph_generation.config import Experiment, LoraConfig, StartConfig, with_vocabulary
+from scene_graph_generation.config import Experiment, LoraConfig, PretrainConfig, StartConfig, with_vocabulary
 from scene_graph_generation.fine_tuned import read_fine_tuned
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.starting_point import begin
@@ -125,7 +125,7 @@ def test_without_a_vision_tower_only_the_adapter_is_trained(tuning: Experiment, 
     (tmp_path / "text.json").write_text(json.dumps(text))
     downstream = replace(
         tuning,
-        start=replace(tuning.start, vision=None),
+        start=replace(tuning.start, vision=None, vision_layers=0),
         train=replace(tuning.train, max_steps=2, token_weights=False),
     )
     model = train(downstream, [tmp_path / "text.json"], Dataset(data), tmp_path / "out")
@@ -143,6 +143,43 @@ def test_other_precisions(tuning: Experiment) -> None:
 def test_weights_of_four_bits_are_not_trained_themselves(tuning: Experiment) -> None:
     with pytest.raises(UserError, match="--lora_enable True"):
         begin(replace(tuning, start=replace(tuning.start, lora=None)), [])
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (StartConfig(bits=4), "--bits 4 is for a base"),
+        (StartConfig(lora=LoraConfig()), "--lora_enable True is for a base"),
+        (StartConfig(vision="somewhere"), "--vision_tower is for a base"),
+        (StartConfig(vision_layers=2), "--unfreeze_n_vision_tower_layers is for a base"),
+        (StartConfig(base="somewhere", vision_layers=2), "needs --vision_tower"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(start: StartConfig, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        begin(replace(SHORT, start=start), [])
+
+
+def test_a_model_from_scratch_may_compute_its_layers_again(data: Path, tmp_path: Path) -> None:
+    found = []
+    for again in (False, True):
+        experiment = replace(SHORT, train=replace(SHORT.train, max_steps=2, gradient_checkpointing=again))
+        model = run(experiment, data, tmp_path / str(again))
+        assert model.language.is_activation_checkpointing is again
+        found.append(losses(tmp_path / str(again)))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_a_base_may_learn_to_see_first(tuning: Experiment, data: Path, tmp_path: Path) -> None:
+    experiment = replace(tuning, pretrain=PretrainConfig(2, 2), train=replace(tuning.train, max_steps=1))
+    frozen, _ = begin(experiment, [])
+    model = run(experiment, data, tmp_path / "out")
+    for name, parameter in frozen.named_parameters():
+        if not parameter.requires_grad:
+            assert torch.equal(dict(model.named_parameters())[name], parameter), name
+    blind = replace(experiment, start=replace(experiment.start, vision=None, vision_layers=0))
+    with pytest.raises(UserError, match="add --vision_tower"):
+        run(blind, data, tmp_path / "blind")
 
 
 def test_a_base_that_is_nowhere_is_named(tuning: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
