@@ -135,13 +135,13 @@ def compare(
 def load_generator(model: Path, device: str | None, bits: Bits | None) -> SceneGraphGenerator:
     """The model of a folder on a device."""
     from operating_room.machine import choose_device
-    from scene_graph_generation import base_models
+    from scene_graph_generation import precision
     from scene_graph_generation.checkpoints import load_model
     from scene_graph_generation.infer import SceneGraphGenerator
 
     chosen = str(choose_device(device))
-    precision: dict[Bits | None, base_models.Bits | None] = {None: None, "4": 4, "16": 16, "32": 32}
-    return SceneGraphGenerator(*load_model(model, bits=precision[bits], device=chosen), chosen)
+    choices: dict[Bits | None, precision.Bits | None] = {None: None, "4": 4, "16": 16, "32": 32}
+    return SceneGraphGenerator(*load_model(model, bits=choices[bits], device=chosen), chosen)
 
 
 def _evaluator(

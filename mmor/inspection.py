@@ -27,8 +27,9 @@ def inspect(path: Path) -> str:
         if path.suffix not in _SEGMENTER_FILES:
             raise UserError(f"{path}: is no model file ({', '.join(_SEGMENTER_FILES)}); give one, or a model folder")
         return _segmenter(path)
+    from scene_graph_generation.adapter_config import ADAPTER_CONFIG
     from scene_graph_generation.checkpoints import WEIGHTS
-    from scene_graph_generation.fine_tuned import ADAPTER_CONFIG, OWN_ADAPTER
+    from scene_graph_generation.fine_tuned import OWN_ADAPTER
 
     if (path / OWN_ADAPTER).is_file() or (path / ADAPTER_CONFIG).is_file():
         return _fine_tuned(path)

@@ -1,7 +1,8 @@
-"""What came out of loading a checkpoint, for both stages."""
+"""What came out of loading a checkpoint, and what a file is that was taken for one, for both stages."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,3 +24,20 @@ class LoadReport:
                 rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
                 lines.append(f"  {len(names)} {what}: {', '.join(names[:3])}{rest}")
         return "\n".join(lines)
+
+
+_KINDS = (  # an entry's name begins with -> what has such entries, and what is done with it
+    (("backbone.", "sem_seg_head."), "a segmenter", "mmor panoptic predict"),
+    (("base_model.model.", "pooler.", "language."), "a scene-graph model", "mmor scene-graph infer"),
+    (("model.layers.", "model.embed_tokens."), "a language model", "a base of scene-graph models"),
+    (("vision_model.", "text_model."), "a CLIP", "a base of scene-graph models"),
+)
+
+
+def kind_of(names: Iterable[str]) -> str:
+    """What a file with entries of these names is, for the message to somebody who gave the wrong one."""
+    names = list(names)
+    for beginnings, kind, use in _KINDS:
+        if any(name.startswith(beginnings) for name in names):
+            return f"{kind} ({use})"
+    return "no model of this program"

@@ -7,32 +7,26 @@ never holds them twice.
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPVisionConfig
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from operating_room.errors import UserError
 from operating_room.hub import hub_errors
 from operating_room.loading import LoadReport
+from operating_room.readers import read_json
+from operating_room.tensors import read_tensors
 from scene_graph_generation.config import LanguageConfig, MM2SGConfig, VisionConfig, from_mapping
 from scene_graph_generation.model.mm2sg import MM2SG
-from scene_graph_generation.model.pooler import ImagePooler
 from scene_graph_generation.parameter_names import our_name, published_name
-from scene_graph_generation.quantization import quantize
+from scene_graph_generation.precision import build_empty
 
 LANGUAGE_BASE = "liuhaotian/llava-v1.5-7b"
 VISION_BASE = "openai/clip-vit-large-patch14-336"
-Bits = Literal[4, 16, 32]
 
 CONFIG = "config.json"
 _WANTED = ("*.json", "*.safetensors", "*.bin", "tokenizer.model")  # of a repository
@@ -46,15 +40,27 @@ _LANGUAGE_KEYS = {  # ours -> LLaVA's config.json
     "mlp": "intermediate_size",
     "positions": "max_position_embeddings",
 }
+_VISION_KEYS = {  # ours -> CLIP's config.json
+    "image_size": "image_size",
+    "patch_size": "patch_size",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp": "intermediate_size",
+}
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def load_base(base: str | Path, vision: str | Path | None, settings: MM2SGConfig | None = None) -> MM2SG:
+def load_base(
+    base: str | Path, vision: str | Path | None, settings: MM2SGConfig | None = None, pictures: bool | None = None
+) -> MM2SG:
     """A model with the weights of its bases as they are stored; the pooler, which no base has, is freshly initialised.
 
     Args:
         base: language model and projector; folder or name on the hub. A model folder of ours is a base, too.
-        vision: CLIP; folder or name on the hub. None: the model reads text only, its vision tower is zero.
+        vision: CLIP; folder or name on the hub. None: its weights are among the base's, or nobody needs them.
         settings: of a published model that is to be put on these bases; by default the bases' own sizes.
+        pictures: False: the model reads text only and has nothing for pictures; None: that if there is no `vision`.
 
     Raises:
         UserError: a base cannot be fetched, is damaged, incomplete or of another architecture than `settings`.
@@ -66,8 +72,8 @@ def load_base(base: str | Path, vision: str | Path | None, settings: MM2SGConfig
         check_sizes(settings.language, found.language, str(folder))
         if tower is not None:
             check_sizes(settings.vision, found.vision, str(tower))
-    model = build_empty(settings or found)
-    own = _is_ours(read_config(folder))
+    model = build_empty(settings or found, folder / CONFIG, tower is not None if pictures is None else pictures)
+    own = is_ours(read_config(folder))
     reports = []
     for path, state in read_weights(folder):
         named = {published_name(name): tensor for name, tensor in state.items()} if own else state
@@ -76,40 +82,14 @@ def load_base(base: str | Path, vision: str | Path | None, settings: MM2SGConfig
         reports += [assign(model, _of_clip(state), path) for path, state in read_weights(tower)]
     if wrong := next((report for report in reports if report.reshaped), None):
         raise UserError(f"{wrong.path}: {wrong.reshaped[0]} has another shape than config.json says; copy it again")
-    empty = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_meta}
-    if tower is None:
-        blank = {name: tensor for name, tensor in empty.items() if name.startswith("vision.")}
-        model.load_state_dict(
-            {name: torch.zeros(tensor.shape, dtype=torch.bfloat16) for name, tensor in blank.items()},
-            strict=False,
-            assign=True,
-        )
-        empty = {name: tensor for name, tensor in empty.items() if name not in blank}
+    empty = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
     if empty:
-        first = next(iter(empty))
-        where, right = (tower, VISION_BASE) if first.startswith("vision.") else (folder, LANGUAGE_BASE)
+        where, right = (tower or folder, VISION_BASE) if empty[0].startswith("vision.") else (folder, LANGUAGE_BASE)
         raise UserError(
-            f"{where}: {len(empty)} weights are missing, the first is {published_name(first)}; "
+            f"{where}: {len(empty)} weights are missing, the first is {published_name(empty[0])}; "
             f"give a whole copy of {right}"
         )
     return model
-
-
-def set_precision(model: MM2SG, bits: Bits, device: torch.device | str = "cpu") -> None:
-    """Bring a model to `device` in float32, bfloat16, or with its language model in 4 bits and the rest in bfloat16.
-
-    The point encoder and all buffers stay float32 (stage-2 specification, section 11).
-    """
-    dtype = torch.float32 if bits == 32 else torch.bfloat16
-    if bits == 4:
-        quantize(model, device)
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point():
-            wanted = torch.float32 if name.startswith("pooler.point_encoder.") else dtype
-            parameter.data = parameter.data.to(device, wanted)
-    for module in model.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            module._buffers[name] = buffer.to(device, torch.float32 if buffer.is_floating_point() else None)
 
 
 def find_folder(name: str | Path) -> Path:
@@ -118,11 +98,11 @@ def find_folder(name: str | Path) -> Path:
     Raises:
         UserError: it is neither here nor can be fetched.
     """
-    if Path(name).is_dir():
-        return Path(name)
     from huggingface_hub import snapshot_download
 
     with hub_errors(str(name)):
+        if Path(name).is_dir():
+            return Path(name)
         return Path(snapshot_download(str(name), allow_patterns=list(_WANTED)))
 
 
@@ -133,16 +113,19 @@ def base_settings(folder: Path, vision: Path | None) -> MM2SGConfig:
         UserError: a config.json is missing, damaged, or of another kind of model.
     """
     values = read_config(folder)
-    if _is_ours(values):
-        return from_mapping(MM2SGConfig, values, str(folder / CONFIG))
+    where = folder / CONFIG
+    if is_ours(values):
+        return from_mapping(MM2SGConfig, values, str(where))
     if OWN_SETTINGS in values:
-        return from_mapping(MM2SGConfig, values[OWN_SETTINGS], f"{folder / CONFIG}: {OWN_SETTINGS}")
+        return from_mapping(MM2SGConfig, values[OWN_SETTINGS], f"{where}: {OWN_SETTINGS}")
     if missing := [key for key in _LANGUAGE_KEYS.values() if not isinstance(values.get(key), int)]:
-        raise UserError(f"{folder / CONFIG}: has no {missing[0]}; this is no LLaVA model, give {LANGUAGE_BASE}")
+        raise UserError(f"{where}: has no {missing[0]}; this is no LLaVA model, give {LANGUAGE_BASE}")
     return MM2SGConfig(
-        vision=_vision_sizes(vision, values.get("mm_vision_select_layer", VisionConfig.feature_layer)),
+        vision=_vision_sizes(
+            vision, _whole_number(values, "mm_vision_select_layer", VisionConfig.feature_layer, where)
+        ),
         language=LanguageConfig(**{ours: values[theirs] for ours, theirs in _LANGUAGE_KEYS.items()}),
-        max_length=values.get("tokenizer_model_max_length", MM2SGConfig.max_length),
+        max_length=_whole_number(values, "tokenizer_model_max_length", MM2SGConfig.max_length, where),
     )
 
 
@@ -161,21 +144,12 @@ def check_sizes(wanted: Any, found: Any, where: str) -> None:
             )
 
 
-def build_empty(settings: MM2SGConfig) -> MM2SG:
-    """A model whose parameters have shapes only, except the pooler; buffers that are computed are there."""
-    with torch.device("meta"):
-        model = MM2SG(settings)
-    model.pooler = ImagePooler(settings)
-    nn.init.normal_(model.pooler.project_audio.weight, std=0.02)
-    nn.init.zeros_(model.pooler.project_audio.bias)
-    model.language.model.rotary_emb = LlamaRotaryEmbedding(model.language.config)
-    embeddings = model.vision.clip.embeddings
-    embeddings.register_buffer("position_ids", torch.arange(embeddings.num_positions).expand(1, -1), persistent=False)
-    return model.eval()
-
-
 def assign(model: MM2SG, state: Mapping[str, Tensor], source: Path) -> LoadReport:
-    """Put tensors with published names into a model as they are; what does not fit is left out and reported."""
+    """Put tensors with published names into a model as they are; what does not fit is left out and reported.
+
+    Raises:
+        UserError: weights are stored in another form than floating-point numbers.
+    """
     own = model.state_dict()
     report = LoadReport(source, [], [], [], [])
     fitting = {}
@@ -184,7 +158,7 @@ def assign(model: MM2SG, state: Mapping[str, Tensor], source: Path) -> LoadRepor
             name = our_name(published)
         except UserError:
             name = published
-        if name is None:
+        if name is None or _belongs_to_missing_part(model, name):
             continue
         if name not in own:
             report.unexpected.append(published)
@@ -193,8 +167,23 @@ def assign(model: MM2SG, state: Mapping[str, Tensor], source: Path) -> LoadRepor
         else:
             fitting[name] = tensor
             report.matched.append(published)
+    check_form(fitting, own, source)
     model.load_state_dict(fitting, strict=False, assign=True)
     return report
+
+
+def check_form(state: Mapping[str, Tensor], own: Mapping[str, Tensor], source: Path) -> None:
+    """Weights must be floating-point numbers where the model's are, and whole ones where its are.
+
+    Raises:
+        UserError: `source` stores one in another form, quantised for instance.
+    """
+    for name, tensor in state.items():
+        if tensor.dtype not in _FLOATS if own[name].is_floating_point() else tensor.is_floating_point():
+            raise UserError(
+                f"{source}: {name} is stored as {tensor.dtype}, which is no form of this model's weights; give a copy "
+                "in 16 or 32 bits (fewer bits are chosen with --bits)"
+            )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -212,10 +201,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is missing or damaged.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); copy the whole folder again") from error
+    values = read_json(path)
     if not isinstance(values, dict):
         raise UserError(f"{path}: must hold an object of settings; copy it again")
     return values
@@ -230,11 +216,11 @@ def read_weights(folder: Path) -> Iterator[tuple[Path, dict[str, Tensor]]]:
     for name in _SINGLE:
         index = folder / f"{name}.index.json"
         if index.is_file():
-            try:
-                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                raise UserError(f"{index}: is no list of weight files; copy it again") from error
-            if outside := [shard for shard in names if Path(str(shard)).name != shard]:
+            files = read_settings(index).get("weight_map")
+            if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+                raise UserError(f"{index}: is no list of weight files; copy it again")
+            names = sorted(set(files.values()))
+            if outside := [shard for shard in names if Path(shard).name != shard]:
                 raise UserError(f"{index}: names a file outside its folder ({outside[0]}); do not trust this copy")
         elif (folder / name).is_file():
             names = [name]
@@ -246,43 +232,33 @@ def read_weights(folder: Path) -> Iterator[tuple[Path, dict[str, Tensor]]]:
     raise UserError(f"{folder}: holds no weights ({' or '.join(_SINGLE)}, or shards with an index); copy it again")
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors or `.bin` file, mapped into memory; nothing else is unpickled.
-
-    Raises:
-        UserError: the file is missing, damaged, or holds anything but named tensors.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: is missing; copy the whole folder again")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: damaged, or not safe to read ({reason}); copy it again") from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise UserError(f"{path}: holds something else than named tensors; give a model's weights")
-    return state
-
-
 def _vision_sizes(folder: Path | None, feature_layer: int) -> VisionConfig:
     if folder is None:
         return VisionConfig(feature_layer=feature_layer)
-    values = read_config(folder)
-    clip: Any = CLIPVisionConfig(**values.get("vision_config") or values)  # of all of CLIP, or of its vision tower
-    return VisionConfig(
-        image_size=clip.image_size,
-        patch_size=clip.patch_size,
-        width=clip.hidden_size,
-        layers=clip.num_hidden_layers,
-        heads=clip.num_attention_heads,
-        mlp=clip.intermediate_size,
-        feature_layer=feature_layer,
-    )
+    values, where = read_config(folder), folder / CONFIG
+    values = values.get("vision_config") or values  # of all of CLIP, or of its vision tower
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: vision_config must hold settings; give {VISION_BASE}")
+    usual = CLIPVisionConfig()  # what is not said is as in the library
+    sizes = {
+        ours: _whole_number(values, theirs, getattr(usual, theirs), where) for ours, theirs in _VISION_KEYS.items()
+    }
+    return VisionConfig(**sizes, feature_layer=feature_layer)
 
 
-def _is_ours(values: Mapping[str, Any]) -> bool:
+def _whole_number(values: Mapping[str, Any], key: str, usual: int, where: Path) -> int:
+    value = values.get(key, usual)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UserError(f"{where}: {key} is {str(value)[:60]!r}, expected a whole number; copy it again")
+    return value
+
+
+def _belongs_to_missing_part(model: MM2SG, name: str) -> bool:
+    """Whether a weight is of what a model that reads text only does not have."""
+    return getattr(model, name.partition(".")[0], model) is None
+
+
+def is_ours(values: Mapping[str, Any]) -> bool:
     """Whether a config.json is one of our model folders."""
     return "language" in values
 

@@ -5,21 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from operating_room.errors import UserError
-from operating_room.files import write_bytes, write_json
+from operating_room.files import write_json
+from operating_room.loading import kind_of
+from operating_room.tensors import check_numbers, read_tensors, write_safetensors
+from scene_graph_generation.adapter_config import ADAPTER_CONFIG
 from scene_graph_generation.adapters import adapted_layers, merge_lora
-from scene_graph_generation.base_models import CONFIG, Bits, build_empty, find_folder, read_settings, set_precision
+from scene_graph_generation.base_models import CONFIG, check_form, find_folder, is_ours, read_config
 from scene_graph_generation.config import MM2SGConfig, from_mapping, to_mapping
-from scene_graph_generation.fine_tuned import ADAPTER_CONFIG, OWN_ADAPTER, load_fine_tuned, read_fine_tuned
+from scene_graph_generation.fine_tuned import OWN_ADAPTER, load_fine_tuned, read_fine_tuned
 from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.precision import Bits, build_empty, check_memory, default_bits, outline, set_precision
 from scene_graph_generation.quantization import is_quantized
 from scene_graph_generation.tokens import FILE, Tokens, read_tokens
 
 WEIGHTS = "model.safetensors"
+_GIVE = "give the folder that train wrote, or a published one; `mmor checkpoints inspect` says what something is"
 
 
 def save_model(folder: Path, model: MM2SG, tokens: Tokens, dtype: torch.dtype = torch.float32) -> None:
@@ -36,7 +39,7 @@ def save_model(folder: Path, model: MM2SG, tokens: Tokens, dtype: torch.dtype = 
         name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    write_bytes(folder / WEIGHTS, save(state))
+    write_safetensors(folder / WEIGHTS, state)
 
 
 def load_model(
@@ -51,27 +54,24 @@ def load_model(
     Args:
         base, vision: folder or name on the hub, in place of those that a fine-tuned folder names.
         bits: 32, 16 (bfloat16), or 4 (language model only; its adapter stays beside it, else it is merged).
-            None: 32 on a CPU, 16 on any other device.
+            None: 16, but 32 for less than a billion parameters on a CPU.
 
     Raises:
-        UserError: something is missing, damaged, or does not fit together, or there is no such device.
+        UserError: something is missing, damaged, or does not fit together, a weight is no number, there is no such
+            device, or it has not the memory; nothing is read then.
     """
     _check_device(device)
-    bits = bits or (32 if torch.device(device).type == "cpu" else 16)
     if (folder / WEIGHTS).is_file():
-        model, tokens = _load_whole(folder), read_tokens(folder)
-        set_precision(model, bits, device)
+        model, tokens = _load_whole(folder, bits, device), read_tokens(folder)
     elif (folder / OWN_ADAPTER).is_file() or (folder / ADAPTER_CONFIG).is_file():
         tuned = read_fine_tuned(folder)
         model, _ = load_fine_tuned(tuned, base, vision, bits, device)
-        if bits != 4:
+        if not is_quantized(model):
             merge_lora(model)
+            check_numbers(dict(model.language.named_parameters()), f"{folder} on its base")
         tokens = read_tokens(folder if (folder / FILE).is_file() else find_folder(base or tuned.base))
     else:
-        raise UserError(
-            f"{folder}: no scene-graph model here (neither {WEIGHTS} nor {ADAPTER_CONFIG}); "
-            "give the folder that train wrote, or a published one"
-        )
+        raise UserError(f"{folder}: no scene-graph model here ({_what_else(folder)}); {_GIVE}")
     if tokens.size > model.settings.language.vocabulary:
         raise UserError(
             f"{folder}: the tokenizer has {tokens.size} tokens, the model {model.settings.language.vocabulary}; "
@@ -84,29 +84,45 @@ def load_weights(model: MM2SG, path: Path) -> None:
     """Fill `model` from a safetensors file in our names.
 
     Raises:
-        UserError: the file is damaged, or names or shapes differ from the model's.
+        UserError: the file is damaged, a value is no number, or names or shapes differ from the model's.
     """
-    model.load_state_dict(_read_state(model, path))
+    state = read_tensors(path)
+    _check_fits(state, model, path)
+    check_numbers(state, path)
+    model.load_state_dict(state)
 
 
-def _load_whole(folder: Path) -> MM2SG:
-    """The model with its weights as they are stored."""
-    model = build_empty(from_mapping(MM2SGConfig, read_settings(folder / CONFIG), str(folder / CONFIG)))
-    model.load_state_dict(_read_state(model, folder / WEIGHTS), assign=True)
+def _load_whole(folder: Path, bits: Bits | None, device: torch.device | str) -> MM2SG:
+    state = read_tensors(folder / WEIGHTS)
+    if not (folder / CONFIG).is_file() or not is_ours(read_config(folder)):
+        raise UserError(f"{folder}: no scene-graph model here (its {WEIGHTS} is {kind_of(state)}); {_GIVE}")
+    where = folder / CONFIG
+    settings = from_mapping(MM2SGConfig, read_config(folder), str(where))
+    planned = outline(settings, where)
+    _check_fits(state, planned, folder / WEIGHTS)
+    bits = bits or default_bits(planned, device)
+    check_memory(planned, bits, device, folder)
+    model = build_empty(settings, where)
+    model.load_state_dict(state, assign=True)
+    set_precision(model, bits, device, folder / WEIGHTS)
     return model
 
 
-def _read_state(model: MM2SG, path: Path) -> dict[str, Tensor]:
-    """A state dict that fits `model`."""
-    try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read as safetensors ({error}); train or copy the model again") from error
+def _check_fits(state: dict[str, Tensor], model: MM2SG, path: Path) -> None:
     own = model.state_dict()
     wrong = sorted(own.keys() ^ state.keys()) or [name for name in own if own[name].shape != state[name].shape]
     if wrong:
         raise UserError(f"{path}: does not fit the model's config.json, first at {wrong[0]} ({len(wrong)} in all)")
-    return state
+    check_form(state, own, path)
+
+
+def _what_else(folder: Path) -> str:
+    """What a folder is that holds no trained model."""
+    if not folder.is_dir():
+        return "it is a file" if folder.exists() else "no such folder"
+    if (folder / CONFIG).is_file():
+        return f"{CONFIG}, but neither {WEIGHTS} nor {ADAPTER_CONFIG}: a base that models are trained on?"
+    return f"neither {WEIGHTS} nor {ADAPTER_CONFIG}"
 
 
 def _check_device(device: torch.device | str) -> None:

@@ -1,29 +1,35 @@
 """Folders that hold what was trained beside a base: as the published system writes them, and our safetensors form.
 
 Published (stage-2 specification, sections 4 and 9): config.json, adapter_config.json, adapter_model.bin (LoRA),
-non_lora_trainables.bin (pooler, projector, last vision layers, and every buffer of the model).
+non_lora_trainables.bin (pooler, projector, last vision layers, and every buffer of the model). Newer libraries write
+the adapter as adapter_model.safetensors: of either file the safetensors form is taken if it is there.
 Ours: config.json and adapter.json, trained.safetensors with all of it, tokenizer.json.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from operating_room.errors import UserError
-from operating_room.files import atomic_path, write_bytes, write_json
+from operating_room.files import write_json
 from operating_room.loading import LoadReport
-from scene_graph_generation.adapters import ADAPTER, TARGETS, adapted_layers, add_lora, freeze, is_adapter
+from operating_room.tensors import check_numbers, read_tensors, write_pickle, write_safetensors
+from scene_graph_generation.adapter_config import (
+    ADAPTER_CONFIG,
+    base_name,
+    published_adapter_config,
+    read_adapter_config,
+)
+from scene_graph_generation.adapters import ADAPTER, adapted_layers, add_lora, freeze, is_adapter
 from scene_graph_generation.base_models import (
     CONFIG,
     OWN_SETTINGS,
-    Bits,
     assign,
     base_settings,
     find_folder,
@@ -31,16 +37,16 @@ from scene_graph_generation.base_models import (
     load_base,
     read_config,
     read_settings,
-    read_tensors,
-    set_precision,
 )
 from scene_graph_generation.config import LoraConfig, from_mapping, to_mapping
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.parameter_names import WRAPPED, our_name, published_name
+from scene_graph_generation.precision import Bits, check_memory, default_bits, outline, set_precision
 from scene_graph_generation.tokens import Tokens
 
-ADAPTER_CONFIG, ADAPTER_WEIGHTS, OTHER_WEIGHTS = "adapter_config.json", "adapter_model.bin", "non_lora_trainables.bin"
+ADAPTER_WEIGHTS, OTHER_WEIGHTS = "adapter_model.bin", "non_lora_trainables.bin"
 OWN_ADAPTER, OWN_WEIGHTS = "adapter.json", "trained.safetensors"
+_POOLER = "image_pooler.bert.encoder."
 _VISION_LAYERS = "model.vision_tower.vision_tower.vision_model.encoder.layers."
 
 
@@ -54,52 +60,67 @@ class FineTuned:
     lora: LoraConfig
     state: dict[str, Tensor]  # under published names
 
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether it has what stands in front of the language model; one of text only has an adapter alone."""
+        return any(_POOLER in name for name in self.state)
+
 
 def read_fine_tuned(folder: Path) -> FineTuned:
     """Read a folder of either form; which one is decided by its files, never by its name.
 
     Raises:
-        UserError: a file is missing or damaged.
+        UserError: a file is missing or damaged, or the adapter is of a kind that is unknown here.
     """
     if (folder / OWN_ADAPTER).is_file():
         card = read_settings(folder / OWN_ADAPTER)
         lora = from_mapping(LoraConfig, card.get("lora"), str(folder / OWN_ADAPTER))
         state = {published_name(name): tensor for name, tensor in read_tensors(folder / OWN_WEIGHTS).items()}
-        return FineTuned(folder, str(card.get("base")), card.get("vision"), lora, state)
-    for name in (CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS, OTHER_WEIGHTS):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder}: {name} is missing; copy the whole published folder")
-    card = read_settings(folder / ADAPTER_CONFIG)
-    try:
-        lora = LoraConfig(int(card["r"]), int(card["lora_alpha"]), float(card.get("lora_dropout", 0.0)))
-        base = str(card["base_model_name_or_path"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / ADAPTER_CONFIG}: describes no LoRA adapter ({error}); copy it again") from error
-    state = read_tensors(folder / OTHER_WEIGHTS) | read_tensors(folder / ADAPTER_WEIGHTS)
-    return FineTuned(folder, base, read_config(folder).get("mm_vision_tower"), lora, state)
+        base = base_name(card.get("base"), folder / OWN_ADAPTER)
+        vision = card.get("vision")
+    else:
+        for name in (CONFIG, ADAPTER_CONFIG):
+            if not (folder / name).is_file():
+                raise UserError(f"{folder}: {name} is missing; copy the whole published folder")
+        files = [_either_form(folder, name) for name in (OTHER_WEIGHTS, ADAPTER_WEIGHTS)]
+        lora, base = read_adapter_config(folder / ADAPTER_CONFIG)
+        state = {name: tensor for file in files for name, tensor in read_tensors(file).items()}
+        vision = read_config(folder).get("mm_vision_tower")
+    if vision is not None:
+        vision = base_name(vision, folder / CONFIG)
+    _check_rank(state, lora.rank, folder)
+    check_numbers(state, folder)
+    return FineTuned(folder, base, vision, lora, state)
 
 
 def load_fine_tuned(
     tuned: FineTuned,
     base: str | Path | None = None,
     vision: str | Path | None = None,
-    bits: Bits = 16,
+    bits: Bits | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[MM2SG, LoadReport]:
     """The bases with what was trained beside them, and what was found; the adapter is not merged.
 
     Args:
         base, vision: folder or name on the hub, in place of those that the folder names.
+        bits: 32, 16 (bfloat16) or 4 (language model only); None: what suits the model and the device.
 
     Raises:
-        UserError: a base is missing or another one, or the folder does not hold the whole of what was trained.
+        UserError: a base is missing or another one, the folder does not hold the whole of what was trained, a weight is
+            no number, or there is not the memory for it all.
     """
-    base, vision = base or tuned.base, vision or tuned.vision
-    settings = base_settings(tuned.folder, None if vision is None else find_folder(vision))
-    model = load_base(base, vision, settings)
+    base, vision = find_folder(base or tuned.base), vision or tuned.vision
+    tower = find_folder(vision) if vision is not None and tuned.reads_pictures else None
+    settings = base_settings(tuned.folder, tower)
+    planned = outline(settings, tuned.folder / CONFIG, tuned.reads_pictures)
+    bits = bits or default_bits(planned, device)
+    adapter_size = sum(4 * tensor.numel() for name, tensor in tuned.state.items() if is_adapter(name))  # float32
+    check_memory(planned, bits, device, tuned.folder, adapter_size)
+    model = load_base(base, tower, settings, tuned.reads_pictures)
     matrices = {name: tensor for name, tensor in tuned.state.items() if is_adapter(name)}
     others = assign(model, {name: t for name, t in tuned.state.items() if name not in matrices}, tuned.folder)
-    set_precision(model, bits, device)
+    set_precision(model, bits, device, base)
     add_lora(model, tuned.lora.rank, tuned.lora.alpha, tuned.lora.dropout)
     adapter = assign(model, matrices, tuned.folder)
     for name, parameter in model.named_parameters():
@@ -126,10 +147,9 @@ def save_published(folder: Path, model: MM2SG, base: str, vision: str | None, dt
     """
     lora = _lora_of(model)
     write_json(folder / CONFIG, _published_config(model, vision), indent=2)
-    write_json(folder / ADAPTER_CONFIG, _published_adapter_config(lora, base), indent=2)
+    write_json(folder / ADAPTER_CONFIG, published_adapter_config(lora, base), indent=2)
     for name, state in ((ADAPTER_WEIGHTS, adapter_state(model)), (OTHER_WEIGHTS, other_state(model))):
-        with atomic_path(folder / name) as temporary, temporary.open("wb") as file:
-            torch.save({key: _stored(tensor, dtype) for key, tensor in state.items()}, file)
+        write_pickle(folder / name, {key: _stored(tensor, dtype) for key, tensor in state.items()})
 
 
 def save_trained(
@@ -140,7 +160,7 @@ def save_trained(
     write_json(folder / CONFIG, to_mapping(model.settings), indent=1)
     write_json(folder / OWN_ADAPTER, {"base": base, "vision": vision, "lora": asdict(lora)}, indent=1)
     tokens.save(folder)
-    write_bytes(folder / OWN_WEIGHTS, save({name: _stored(tensor, dtype) for name, tensor in _trained(model)}))
+    write_safetensors(folder / OWN_WEIGHTS, {name: _stored(tensor, dtype) for name, tensor in _trained(model)})
 
 
 def adapter_state(model: MM2SG) -> dict[str, Tensor]:
@@ -213,6 +233,36 @@ def _check_complete(model: MM2SG, others: LoadReport, adapter: LoadReport) -> Lo
     return report
 
 
+def _either_form(folder: Path, name: str) -> Path:
+    """A published file, which newer libraries write as safetensors.
+
+    Raises:
+        UserError: it is there in neither form.
+    """
+    newer = (folder / name).with_suffix(".safetensors")
+    if newer.is_file():
+        return newer
+    if not (folder / name).is_file():
+        raise UserError(f"{folder}: {name} (or {newer.name}) is missing; copy the whole published folder")
+    return folder / name
+
+
+def _check_rank(state: Mapping[str, Tensor], rank: int, folder: Path) -> None:
+    """The adapter's matrices must have the rank of its settings.
+
+    Raises:
+        UserError: one has not.
+    """
+    for name, tensor in state.items():
+        if is_adapter(name):
+            found = tensor.shape[0 if "lora_A" in name else -1] if tensor.dim() == 2 else 0
+            if found != rank:
+                raise UserError(
+                    f"{folder}: {name} is of {tuple(tensor.shape)}, not of rank {rank} as the settings beside it say; "
+                    "copy the whole folder again"
+                )
+
+
 def _lora_of(model: MM2SG) -> LoraConfig:
     for _, layer in adapted_layers(model):
         dropout = getattr(layer.lora_dropout[ADAPTER], "p", 0.0)  # an identity if there is none
@@ -248,23 +298,6 @@ def _published_config(model: MM2SG, vision: str | None) -> dict[str, Any]:
         "tokenizer_model_max_length": settings.max_length,
         "tokenizer_padding_side": "right",
         OWN_SETTINGS: to_mapping(settings),
-    }
-
-
-def _published_adapter_config(lora: LoraConfig, base: str) -> dict[str, Any]:
-    return {
-        "base_model_name_or_path": base,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "init_lora_weights": True,
-        "lora_alpha": lora.alpha,
-        "lora_dropout": lora.dropout,
-        "modules_to_save": None,
-        "peft_type": "LORA",
-        "r": lora.rank,
-        "target_modules": list(TARGETS),
-        "task_type": "CAUSAL_LM",
     }
 
 

@@ -12,17 +12,24 @@ import torch
 from torch import nn
 
 from operating_room.errors import UserError
+from operating_room.tensors import check_numbers
 from scene_graph_generation.model.mm2sg import MM2SG
 
 
-def quantize(model: MM2SG, device: torch.device | str = "cpu", compute_dtype: torch.dtype = torch.bfloat16) -> None:
+def quantize(
+    model: MM2SG,
+    device: torch.device | str = "cpu",
+    compute_dtype: torch.dtype = torch.bfloat16,
+    where: object = "the model's weights",
+) -> None:
     """Replace every linear layer of the language model, lm_head included as published, by its 4-bit form on `device`.
 
     Embeddings and norms stay as they are, and so does everything outside the language model. Layers are done one after
     the other, so no second copy of the model is needed. An adapter is added afterwards.
 
     Raises:
-        UserError: bitsandbytes is not installed, or the model has an adapter already.
+        UserError: bitsandbytes is not installed, the model has an adapter already, or a weight is NaN or infinite
+            (`where` says where it comes from): in 4 bits nobody could see it any more.
     """
     try:
         bitsandbytes: Any = import_module("bitsandbytes.nn")
@@ -42,9 +49,9 @@ def quantize(model: MM2SG, device: torch.device | str = "cpu", compute_dtype: to
             compress_statistics=True,
             device="meta",
         )
-        weight = bitsandbytes.Params4bit(
-            layer.weight.data.to(compute_dtype), quant_type="nf4", compress_statistics=True, module=small
-        )
+        full = layer.weight.data.to(compute_dtype)
+        check_numbers({f"language.{name}.weight": full}, where)
+        weight = bitsandbytes.Params4bit(full, quant_type="nf4", compress_statistics=True, module=small)
         small.weight = weight.to(device)  # this quantises
         small.bias = layer.bias
         # On a CPU with AVX512-BF16 an evaluation pass would repack the weights for a kernel without a backward pass:

@@ -14,13 +14,13 @@ from operating_room.errors import UserError
 from operating_room.machine import choose_device, seeded
 from scene_graph_generation.adapters import add_lora, freeze
 from scene_graph_generation.base_models import base_settings, find_folder, load_base
-from scene_graph_generation.base_models import set_precision as set_bits
 from scene_graph_generation.checkpoints import load_model
 from scene_graph_generation.config import Experiment, MM2SGConfig, StartConfig, with_vocabulary
 from scene_graph_generation.fine_tuned import read_fine_tuned
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.model.pooler import ImagePooler
 from scene_graph_generation.parameter_names import from_published, published_name
+from scene_graph_generation.precision import set_precision as set_bits
 from scene_graph_generation.tokens import Tokens, read_tokens, train_tokens
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from operating_room.errors import UserError
 from scene_graph_generation.collate import IGNORED, Example, Merged, merge
 from scene_graph_generation.config import LanguageConfig, MM2SGConfig
 from scene_graph_generation.model.encoders import VisionTower
@@ -38,7 +39,10 @@ class AnswerScores:
 
 
 class MM2SG(nn.Module):
-    """The scene-graph model at any size."""
+    """The scene-graph model at any size.
+
+    One that reads text only (downstream tasks) has None in place of vision tower, pooler and projector.
+    """
 
     def __init__(self, config: MM2SGConfig) -> None:
         super().__init__()
@@ -59,6 +63,8 @@ class MM2SG(nn.Module):
         seen = [example for example in examples if len(example.views)]
         if not seen:
             return [nothing] * len(examples)
+        if self.vision is None:
+            raise UserError("this model reads text only, it was trained without pictures; choose a scene-graph model")
         features = self.vision(torch.cat([example.views for example in seen]))
         pooled = self.pooler(
             features.split([len(example.views) for example in seen]),
