@@ -20,7 +20,14 @@ from operating_room.hub import hub_errors
 from operating_room.loading import LoadReport
 from operating_room.readers import read_json
 from operating_room.tensors import read_tensors
-from scene_graph_generation.config import LanguageConfig, MM2SGConfig, VisionConfig, from_mapping
+from scene_graph_generation.config import (
+    LanguageConfig,
+    MM2SGConfig,
+    PoolerConfig,
+    VisionConfig,
+    from_mapping,
+    to_mapping,
+)
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.parameter_names import our_name, published_name
 from scene_graph_generation.precision import build_empty
@@ -120,13 +127,15 @@ def base_settings(folder: Path, vision: Path | None) -> MM2SGConfig:
         return from_mapping(MM2SGConfig, values[OWN_SETTINGS], f"{where}: {OWN_SETTINGS}")
     if missing := [key for key in _LANGUAGE_KEYS.values() if not isinstance(values.get(key), int)]:
         raise UserError(f"{where}: has no {missing[0]}; this is no LLaVA model, give {LANGUAGE_BASE}")
-    return MM2SGConfig(
-        vision=_vision_sizes(
-            vision, _whole_number(values, "mm_vision_select_layer", VisionConfig.feature_layer, where)
-        ),
-        language=LanguageConfig(**{ours: values[theirs] for ours, theirs in _LANGUAGE_KEYS.items()}),
-        max_length=_whole_number(values, "tokenizer_model_max_length", MM2SGConfig.max_length, where),
-    )
+    tower = _vision_sizes(vision, values.get("mm_vision_select_layer", VisionConfig.feature_layer))
+    channels = PoolerConfig().mask_channels
+    sizes = {
+        "language": {ours: values[theirs] for ours, theirs in _LANGUAGE_KEYS.items()},
+        "vision": to_mapping(tower),
+        "pooler": {"mask_channels": (*channels[:-1], tower.width)},
+        "max_length": values.get("tokenizer_model_max_length", MM2SGConfig.max_length),
+    }
+    return from_mapping(MM2SGConfig, sizes, str(where))
 
 
 def language_values(config: LanguageConfig) -> dict[str, int]:
@@ -232,25 +241,16 @@ def read_weights(folder: Path) -> Iterator[tuple[Path, dict[str, Tensor]]]:
     raise UserError(f"{folder}: holds no weights ({' or '.join(_SINGLE)}, or shards with an index); copy it again")
 
 
-def _vision_sizes(folder: Path | None, feature_layer: int) -> VisionConfig:
+def _vision_sizes(folder: Path | None, feature_layer: Any) -> VisionConfig:
     if folder is None:
-        return VisionConfig(feature_layer=feature_layer)
+        return from_mapping(VisionConfig, {"feature_layer": feature_layer}, CONFIG)
     values, where = read_config(folder), folder / CONFIG
     values = values.get("vision_config") or values  # of all of CLIP, or of its vision tower
     if not isinstance(values, dict):
         raise UserError(f"{where}: vision_config must hold settings; give {VISION_BASE}")
     usual = CLIPVisionConfig()  # what is not said is as in the library
-    sizes = {
-        ours: _whole_number(values, theirs, getattr(usual, theirs), where) for ours, theirs in _VISION_KEYS.items()
-    }
-    return VisionConfig(**sizes, feature_layer=feature_layer)
-
-
-def _whole_number(values: Mapping[str, Any], key: str, usual: int, where: Path) -> int:
-    value = values.get(key, usual)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise UserError(f"{where}: {key} is {str(value)[:60]!r}, expected a whole number; copy it again")
-    return value
+    sizes = {ours: values.get(theirs, getattr(usual, theirs)) for ours, theirs in _VISION_KEYS.items()}
+    return from_mapping(VisionConfig, {**sizes, "feature_layer": feature_layer}, str(where))
 
 
 def _belongs_to_missing_part(model: MM2SG, name: str) -> bool:

@@ -21,6 +21,7 @@ from scene_graph_generation.base_models import base_settings
 from scene_graph_generation.config import MODALITIES, Experiment, MM2SGConfig, with_vocabulary
 from scene_graph_generation.deepspeed_settings import zero_stage
 from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.precision import outline
 from scene_graph_generation.sample_files import Joined
 from scene_graph_generation.samples import Record
 from scene_graph_generation.starting_point import choose_trainable, sized_for
@@ -82,8 +83,9 @@ def dry_run(experiment: Experiment, gpus: int = 1) -> DryRun:
 
 def meta_model(experiment: Experiment, settings: MM2SGConfig) -> MM2SG:
     """The model with its adapter and frozen parts, as shapes only."""
+    text_only = experiment.start.base is not None and experiment.start.vision is None
+    model = outline(settings, "the experiment", pictures=not text_only)
     with torch.device("meta"):
-        model = MM2SG(settings)
         if experiment.start.base is not None:
             choose_trainable(model, experiment.start)
     return model

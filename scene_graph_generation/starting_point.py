@@ -116,7 +116,7 @@ def load_curriculum(model: MM2SG, start: StartConfig) -> None:
     if start.curriculum is None:
         return
     load_trained(model, start.curriculum)
-    if start.curriculum_order == "published":
+    if start.curriculum_order == "published" and model.pooler is not None:
         fresh = ImagePooler(model.settings)
         for part in ("point_encoder", "mask_encoder"):
             if (encoder := getattr(fresh, part)) is not None:
@@ -131,6 +131,8 @@ def load_trained(model: MM2SG, folder: Path) -> None:
     """
     state = from_published(read_fine_tuned(folder).state)
     own = model.state_dict()
+    if model.vision is None:  # text only: what the folder has for pictures has no place
+        state = {name: tensor for name, tensor in state.items() if name.startswith("language.")}
     missing = [name for name, parameter in model.named_parameters() if parameter.requires_grad and name not in state]
     reshaped = [name for name in state if name not in own or own[name].shape != state[name].shape]
     for names, what in ((reshaped, "has another shape or is unknown here"), (missing, "is missing")):

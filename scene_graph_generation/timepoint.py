@@ -6,12 +6,10 @@ cached.
 
 from __future__ import annotations
 
-import io
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -25,7 +23,8 @@ from operating_room.errors import UserError
 from operating_room.layout import MASKS_PER_TIMEPOINT
 from operating_room.masks import SMALL
 from operating_room.prompts import IMAGE_MARK, MEMORY_END, MEMORY_START, evaluation_pictures
-from operating_room.readers import read_bytes, read_label_mask, read_picture, read_point_cloud
+from operating_room.readers import read_label_mask, read_picture, read_point_cloud
+from operating_room.tensors import is_finite, named_tensors, read_pickle
 from scene_graph_generation.collate import IMAGE, Example
 from scene_graph_generation.config import MM2SGConfig
 from scene_graph_generation.tokens import Tokens
@@ -202,14 +201,17 @@ def read_audio_embedding(path: Path, width: int) -> Float[Tensor, " width"]:
     Raises:
         UserError: the file is damaged, holds something else, or a vector of another length.
     """
-    data = read_bytes(path)
     try:
-        vector = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, IndexError) as error:
+        stored = read_pickle(path)
+    except UserError as error:
         raise UserError(f"{path}: cannot be read as an audio embedding; delete it and preprocess again") from error
-    if not isinstance(vector, Tensor) or vector.numel() != width or not vector.is_floating_point():
+    try:
+        vector = named_tensors({"embedding": stored}, path)["embedding"]
+    except UserError:
+        vector = torch.zeros(0)  # something else
+    if vector.numel() != width or not vector.is_floating_point() or not is_finite(vector):
         raise UserError(f"{path}: expected an audio embedding of {width} numbers; delete it and preprocess again")
-    return vector.detach().flatten().float()
+    return vector.flatten().float().clone()  # not the mapped file itself
 
 
 def read_masks(paths: Sequence[Path]) -> UInt8[Tensor, "masks 32 32"] | None:

@@ -113,7 +113,8 @@ class SceneGraphTrainer(Trainer):
     ) -> Any:
         """Weighted cross entropy over the supervised tokens of the micro-batch."""
         examples = self._usable(inputs)
-        anchor = self._anchor(examples[0]) if self.is_deepspeed_enabled else None
+        seeing = self._model.vision is not None  # a model of text has nothing in front of its language model
+        anchor = self._anchor(examples[0]) if self.is_deepspeed_enabled and seeing else None
         output = model(examples, answers_only=True)
         loss = answer_loss(output.logits, output.labels, self._weights)
         loss = loss if anchor is None else loss + anchor

@@ -66,7 +66,7 @@ def _activations(experiment: Experiment, model: MM2SG) -> float:
     else:
         kept = layer * language.layers
     kept += tokens * language.vocabulary * KEPT_SCORE
-    if any(parameter.requires_grad for parameter in model.pooler.parameters()):
+    if model.pooler is not None and any(parameter.requires_grad for parameter in model.pooler.parameters()):
         views = batch * (1 + settings.pooler.max_views) / 2
         layers = model.vision.clip.encoder.layers[: model.vision.computed_layers]
         trained = sum(any(parameter.requires_grad for parameter in layer.parameters()) for layer in layers)

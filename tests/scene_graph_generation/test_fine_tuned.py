@@ -136,7 +136,7 @@ def test_sizes_come_from_the_published_config(bases: tuple[Path, Path], tmp_path
     assert settings.language == SETTINGS.language
     assert settings.vision == replace(SETTINGS.vision, feature_layer=-1)
     assert settings.max_length == 99
-    assert settings.pooler == MM2SGConfig().pooler
+    assert settings.pooler == replace(MM2SGConfig().pooler, mask_channels=(64, 128, 256, 512, SETTINGS.vision.width))
 
 
 @pytest.mark.parametrize("name", FILES)
