@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from scene_graph_generation.adapters import is_adapter
 from scene_graph_generation.base_models import base_settings
@@ -24,12 +25,12 @@ from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.precision import outline
 from scene_graph_generation.sample_files import Joined
 from scene_graph_generation.samples import Record
-from scene_graph_generation.starting_point import choose_trainable, sized_for
+from scene_graph_generation.starting_point import check_start, choose_trainable, sized_for
 from scene_graph_generation.timepoint import Evidence
-from scene_graph_generation.train import check_tools, finished, output_folder
+from scene_graph_generation.train import finished, missing_tools, output_folder
 from scene_graph_generation.trainer import last_checkpoint
 from scene_graph_generation.training_data import read_records
-from scene_graph_generation.training_memory import Memory, memory_per_gpu
+from scene_graph_generation.training_memory import kept_per_point, memory_per_gpu, usual_and_worst_load
 
 GB = 1e9  # bytes
 PARTS = {
@@ -62,16 +63,17 @@ def dry_run(experiment: Experiment, gpus: int = 1) -> DryRun:
         UserError: an experiment without samples or output folder, or settings that contradict each other.
     """
     out = output_folder(experiment)
+    check_start(experiment)
     problems: list[str] = []
     model = meta_model(experiment, _settings(experiment))
     records = _records(experiment.files.samples, problems)
     problems += _missing_files(records, experiment.files.data)
     problems += _missing_inputs(experiment)
     steps = steps_of(experiment, len(records), gpus)
-    memory = memory_per_gpu(experiment, model, gpus)
     sections = [
         _table_of_parts(model),
-        _table_of_memory(experiment, memory, gpus),
+        _table_of_memory(experiment, model, records, gpus),
+        *_pretraining(experiment),
         f"{len(records)} samples, {_batch(experiment)} x {gpus} GPU: {steps if records else 'no'} steps",
         *_to_fetch(experiment),
         *_outputs(experiment, model, steps, out, problems),
@@ -149,8 +151,12 @@ def _records(paths: Sequence[Path], problems: list[str]) -> Sequence[Record]:
     return Joined(parts)
 
 
-def _missing_files(records: Sequence[Record], root: Path) -> list[str]:
+def _missing_files(records: Sequence[Record], data: Path) -> list[str]:
     """One line per kind of file that is missing, and one for records that name none properly."""
+    try:
+        root = Dataset(data).root
+    except UserError as error:
+        return [str(error)]
     missing: dict[str, set[Path]] = {}
     known: dict[Path, bool] = {}
     problems = []
@@ -164,11 +170,18 @@ def _missing_files(records: Sequence[Record], root: Path) -> list[str]:
         for kind, paths in kinds:
             for path in paths:
                 if path is not None and path not in known:
-                    known[path] = path.is_file()
+                    known[path] = _is_file(path)
                     if not known[path]:
                         missing.setdefault(kind, set()).add(path)
     odd = problems[:1] + ([f"and {len(problems) - 1} more such samples"] if len(problems) > 1 else [])
     return odd + [f"{min(paths)}: missing, as are {len(paths) - 1} more of {kind}" for kind, paths in missing.items()]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _missing_inputs(experiment: Experiment) -> list[str]:
@@ -177,11 +190,15 @@ def _missing_inputs(experiment: Experiment) -> list[str]:
     for path in (experiment.files.token_frequencies, experiment.start.curriculum):
         if path is not None and not path.exists():
             problems.append(f"{path}: no such file or folder")
-    try:
-        check_tools(experiment)
-    except UserError as error:
-        problems.append(str(error))
-    return problems
+    return problems + missing_tools(experiment)
+
+
+def _pretraining(experiment: Experiment) -> list[str]:
+    """What comes before the first step and is not among the steps."""
+    config = experiment.pretrain
+    if config is None or not config.steps:
+        return []
+    return [f"learns to see first: {config.steps} steps of {config.batch_size} (--pretrain_steps 0 leaves them out)"]
 
 
 def _batch(experiment: Experiment) -> str:
@@ -195,20 +212,32 @@ def _table_of_parts(model: MM2SG) -> str:
     return "\n".join(lines + [f"{part:<16}{trained:>16,}{frozen:>16,}" for part, trained, frozen in (*rows, total)])
 
 
-def _table_of_memory(experiment: Experiment, memory: Memory, gpus: int) -> str:
-    config, bits = experiment.train, experiment.start.bits
-    stage = zero_stage(config.deepspeed)
-    title = f"memory per GPU, {gpus} GPU, batch {config.batch_size}, {bits} bits, ZeRO {stage or 'off'}"
-    return f"{title}: {memory.total / GB:.1f} GB = " + " + ".join(
-        f"{value / GB:.1f} {name}" for name, value in vars(memory).items()
-    )
+def _table_of_memory(experiment: Experiment, model: MM2SG, records: Sequence[Record], gpus: int) -> str:
+    """The memory of a usual batch and of the worst, which decides whether a training ends well."""
+    config = experiment.train
+    bits = experiment.start.bits if experiment.start.base is not None else 32
+    usual, worst = usual_and_worst_load(experiment, model, records)
+    lines = [
+        f"memory per GPU, {gpus} GPU, batch {config.batch_size}, {bits} bits, "
+        f"ZeRO {zero_stage(config.deepspeed) or 'off'} (about 1 GB more for CUDA):"
+    ]
+    for name, load in (("usual", usual), ("worst", worst)):
+        memory = memory_per_gpu(experiment, model, gpus, load)
+        parts = " + ".join(f"{value / GB:.1f} {part}" for part, value in vars(memory).items())
+        held = f"{load.tokens:.0f} tokens, {load.views:.0f} views, {load.points:.0f} points a sample"
+        lines.append(f"  {name} batch {memory.total / GB:.1f} GB = {parts}; {held}")
+    if worst.points:
+        more = config.batch_size * 10_000 * kept_per_point(model.settings.points)
+        lines.append(f"  10,000 points more in each cloud of a batch: {more / GB:.1f} GB")
+    return "\n".join(lines)
 
 
 def _outputs(experiment: Experiment, model: MM2SG, steps: int, out: Path, problems: list[str]) -> list[str]:
     """The files that training writes, and whether there is room for them."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    one, saves = trained * 12, steps // experiment.train.save_steps
-    needed = trained * 4 + one * min(saves + 1, 3)  # the third is there for a moment, before the oldest goes
+    config = experiment.train
+    one, saves, kept = trained * 12, math.ceil(steps / config.save_steps), config.save_total_limit
+    needed = trained * 4 + one * min(saves, kept + 1)  # one more is there for a moment, before the oldest goes
     if finished(out):
         problems.append(f"{out}: holds a trained model already; remove it or choose another folder")
     existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
@@ -222,5 +251,6 @@ def _outputs(experiment: Experiment, model: MM2SG, steps: int, out: Path, proble
     return [
         f"goes on from {checkpoint}" if checkpoint else "starts anew",
         f"writes {out}{os.sep}: {', '.join(names)} ({trained * 4 / GB:.2f} GB), log.jsonl,",
-        f"  checkpoint-N every {experiment.train.save_steps} steps ({one / GB:.2f} GB each; {saves} in all, two kept)",
+        f"  checkpoint-N every {config.save_steps} steps and at the end ({one / GB:.2f} GB each; {saves} in all, "
+        f"{kept} kept)",
     ]

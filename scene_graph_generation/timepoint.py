@@ -33,7 +33,7 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP
 STD = (0.26862954, 0.26130258, 0.27577711)
 PAD_COLOR = tuple(int(255 * mean) for mean in MEAN)
 OTHER_TOKENS = 5  # visual tokens that are no view's: cloud, audio and three masks
-MAX_POINTS = 200_000  # of a cloud; those of the datasets have some 20 000
+USUAL_POINTS, MAX_POINTS = 20_000, 200_000  # of a cloud
 MAX_EXTENT = 600.0  # m; more than 2^16 voxels of 1 cm have no place on a curve
 BLACK_SIZE = (2048, 1536)  # px, of the picture that stands for a missing view (data specification, section 4.1)
 

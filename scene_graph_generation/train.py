@@ -17,11 +17,13 @@ from operating_room.readers import read_json
 from operating_room.tracking import check_wandb
 from scene_graph_generation.checkpoints import WEIGHTS, load_weights, save_model
 from scene_graph_generation.config import Experiment, StartConfig
+from scene_graph_generation.deepspeed_settings import zero_stage
 from scene_graph_generation.fine_tuned import OTHER_WEIGHTS, save_published
 from scene_graph_generation.loss import answer_frequencies, token_weights
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.pretrain import pretrain
 from scene_graph_generation.sample_files import Joined
+from scene_graph_generation.samples import Record
 from scene_graph_generation.starting_point import begin, check_start, load_trained
 from scene_graph_generation.timepoint import ExampleReader
 from scene_graph_generation.tokens import END_TOKEN, Tokens
@@ -52,6 +54,7 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
         raise UserError(f"{out}: holds a trained model already; remove it or choose another folder")
     records = Joined([read_records(path) for path in data])
     model, tokens = begin(experiment, map(record_text, records))
+    _check_text_only(records, experiment.start)
     read = ExampleReader(model.settings, tokens, keep_views=experiment.start.base is None)
     samples = TrainingSamples(records, dataset, config, read)
     vocabulary = model.settings.language.vocabulary
@@ -70,6 +73,17 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     if trainer.skipped:
         print(f"{len(trainer.skipped)} bad samples were skipped", file=sys.stderr)
     return model
+
+
+def _check_text_only(records: Sequence[Record], start: StartConfig) -> None:
+    """A base without vision tower is trained on text alone."""
+    if start.base is None or start.vision is not None:
+        return
+    for record in records:
+        if IMAGE_MARK in record_text(record):
+            raise UserError(
+                f"sample {record['id']} has pictures, which a text-only training cannot see; add --vision_tower"
+            )
 
 
 def _folder(model: MM2SG, tokens: Tokens, start: StartConfig) -> ModelFolder:
@@ -103,19 +117,31 @@ def check_tools(experiment: Experiment) -> None:
     Raises:
         UserError: it is not.
     """
+    if missing := missing_tools(experiment):
+        raise UserError("; ".join(missing))
+
+
+def missing_tools(experiment: Experiment) -> list[str]:
+    """A line for each tool or setting of a tool that is not there."""
+    missing = []
     deepspeed = experiment.train.deepspeed
     wanted = {
-        "deepspeed": deepspeed and f"--deepspeed {deepspeed}; or leave the option out",
-        "bitsandbytes": experiment.start.base and experiment.start.bits == 4 and "--bits 4; or take --bits 16",
+        "deepspeed": deepspeed and f"--deepspeed {deepspeed}, or leave the option out",
+        "bitsandbytes": experiment.start.base and experiment.start.bits == 4 and "--bits 4, or take --bits 16",
     }
     for tool, option in wanted.items():
         if option and find_spec(tool) is None:
             extra = "quant" if tool == "bitsandbytes" else tool
-            raise UserError(f'{tool} is not installed: pip install "mmor[{extra}]" for {option}')
-    if experiment.train.report_to == "wandb":
-        check_wandb("--report_to wandb")
-    if deepspeed is not None and not deepspeed.is_file():
-        raise UserError(f"{deepspeed}: no such DeepSpeed configuration; take configs/deepspeed/zero2.json")
+            missing.append(f'{tool} is not installed: pip install "mmor[{extra}]" for {option}')
+    try:
+        if experiment.train.report_to == "wandb":
+            check_wandb("--report_to wandb")
+        if deepspeed is not None and not deepspeed.is_file():
+            raise UserError(f"{deepspeed}: no such DeepSpeed configuration; take configs/deepspeed/zero2.json")
+        zero_stage(deepspeed)
+    except UserError as error:
+        missing.append(str(error))
+    return missing
 
 
 def loss_weights(path: Path | None, samples: TrainingSamples, tokens: Tokens, vocabulary: int) -> Tensor:

@@ -96,6 +96,10 @@ def read_records(path: Path) -> Sequence[Record]:
     Raises:
         UserError: it is damaged, empty, or a record has no question and answer.
     """
+    if not path.exists():
+        raise UserError(
+            f"{path}: no such training file; `mmor scene-graph samples` and `mmor downstream samples` make them"
+        )
     shards = find_shards(path)
     records = read_json(path) if shards is None else read_shards(shards)
     if shards is None and (not isinstance(records, list) or not records):

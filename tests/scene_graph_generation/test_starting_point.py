@@ -11,7 +11,7 @@ import torch
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
-from scene_graph_generation.checkpoints import save_model
+from scene_graph_generation.checkpoints import load_model, save_model
 from scene_graph_generation.config import Experiment, LoraConfig, PretrainConfig, StartConfig, with_vocabulary
 from scene_graph_generation.fine_tuned import read_fine_tuned
 from scene_graph_generation.model.mm2sg import MM2SG
@@ -116,7 +116,9 @@ def test_a_first_stage_of_another_base_is_refused(tuning: Experiment, tuned: Pat
     assert str(tuned) in str(error.value)
 
 
-def test_without_a_vision_tower_only_the_adapter_is_trained(tuning: Experiment, data: Path, tmp_path: Path) -> None:
+def test_without_a_vision_tower_only_the_adapter_is_trained(
+    tuning: Experiment, tuned: Path, data: Path, tmp_path: Path
+) -> None:
     records = json.loads((data / "samples.json").read_text())
     text = [
         {"id": record["id"], "conversations": [{"from": "human", "value": "what next?"}, record["conversations"][1]]}
@@ -131,6 +133,15 @@ def test_without_a_vision_tower_only_the_adapter_is_trained(tuning: Experiment, 
     model = train(downstream, [tmp_path / "text.json"], Dataset(data), tmp_path / "out")
     assert all(".lora_" in name for name, parameter in model.named_parameters() if parameter.requires_grad)
     assert len(losses(tmp_path / "out")) == 2
+    assert not any(name.startswith(("vision.", "pooler.", "projector.")) for name in model.state_dict())
+    load_model(tmp_path / "out", bits=32)
+    second = replace(downstream, start=replace(downstream.start, curriculum=tuned))  # one that has seen
+    own = begin(second, [])[0].state_dict()
+    name = "model.layers.1.mlp.up_proj.lora_B"
+    adapter = torch.load(tuned / "adapter_model.bin", weights_only=True)
+    assert torch.equal(own[f"language.{name}.default.weight"], adapter[f"base_model.model.{name}.weight"])
+    with pytest.raises(UserError, match="has pictures, which a text-only training cannot see"):
+        run(downstream, data, tmp_path / "pictures")
 
 
 def test_other_precisions(tuning: Experiment) -> None:
