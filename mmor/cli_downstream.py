@@ -12,13 +12,17 @@ from mmor.cli_options import (
     BitsOption,
     Data,
     Device,
+    Limit,
+    MaxNewTokens,
     Relations,
     SamplesFolder,
+    ScoredTakes,
     Seed,
     Split,
     TrainedModel,
     TrainingData,
     TrainingGpus,
+    choose_samples,
     finish,
     load_split,
 )
@@ -131,6 +135,9 @@ def evaluate(
     data: Data = Path("data"),
     relations: Relations = Path("data"),
     split: Split = "test",
+    take: ScoredTakes = None,
+    limit: Limit = None,
+    max_new_tokens: MaxNewTokens = 300,
     labels: Labels = None,
     rules: RuleFile = None,
     published_memory: PublishedMemory = False,
@@ -141,10 +148,15 @@ def evaluate(
     """Answer and score the three tasks from true or predicted scene graphs; breaches also by the sterility rule."""
     from operating_room.dataset import Dataset
     from operating_room.downstream_rules import OUR_FILE, load_rules
+    from operating_room.errors import UserError
     from scene_graph_generation.downstream import evaluate_downstream, read_graphs
+    from scene_graph_generation.infer import answers_path
 
+    answers_path(out)  # refuses an unusable name before a model is loaded
+    if graphs is not None and out.resolve() == graphs.resolve():
+        raise UserError(f"{out}: holds the graphs, which the results would replace; choose another output")
     rule_file = rules or OUR_FILE
-    truth = load_split(relations, split, data)
+    truth = choose_samples(load_split(relations, split, data), take, limit)
     about = {
         "folder": None if model_path is None else str(model_path),
         "split": split,
@@ -152,7 +164,7 @@ def evaluate(
         "rules": str(rule_file),
     }
     evaluation = evaluate_downstream(
-        None if model_path is None else load_generator(model_path, device, bits),
+        None if model_path is None else load_generator(model_path, device, bits, batch_size, max_new_tokens),
         Dataset(data),
         truth if graphs is None else read_graphs(graphs),
         truth,

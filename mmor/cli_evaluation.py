@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmor.cli_options import Bits, BitsOption, Data, Device, Relations, Split, Takes, finish, load_split, open_takes
+from mmor.cli_options import (
+    Bits,
+    BitsOption,
+    Data,
+    Device,
+    Limit,
+    MaxNewTokens,
+    Relations,
+    ScoredTakes,
+    Split,
+    Takes,
+    choose_samples,
+    finish,
+    load_split,
+    open_takes,
+    split_file,
+)
 
 if TYPE_CHECKING:
     from operating_room.scene_graph import Sample
     from scene_graph_generation.evaluate import Evaluation
-    from scene_graph_generation.infer import SceneGraphGenerator
+    from scene_graph_generation.generator import SceneGraphGenerator
 
 app = typer.Typer()  # its commands are commands of `mmor scene-graph`
 
@@ -45,16 +63,24 @@ def infer(
     take: Takes = None,
     memory: Annotated[bool, typer.Option(help="Each prompt has the memory of the take's own predictions.")] = True,
     batch_size: BatchSize = 8,
+    limit: Limit = None,
+    max_new_tokens: MaxNewTokens = 300,
     device: Device = None,
     bits: BitsOption = None,
 ) -> None:
     """Generate the scene graphs of whole takes. A run that was interrupted is continued."""
-    from scene_graph_generation.infer import infer
+    from scene_graph_generation.generator import check_sees
+    from scene_graph_generation.infer import answers_path, first_frames, infer, seen_of
 
+    answers_path(out)  # refuses an unusable name before a model is loaded
     dataset, takes = open_takes(data, take)
-    generator = load_generator(model, device, bits)
-    predictions = infer(generator, dataset, dict.fromkeys(takes), out, memory=memory, batch_size=batch_size)
+    generator = load_generator(model, device, bits, batch_size, max_new_tokens)
+    check_sees(generator, model)
+    predictions = infer(generator, dataset, first_frames(dataset, takes, limit), out, memory, batch_size)
+    seen = seen_of(generator, dataset, predictions, takes, memory)
+    typer.echo(str(seen))
     typer.echo(f"{len(predictions)} scene graphs in {out}")
+    _tell(seen.warnings())
 
 
 @app.command("evaluate")
@@ -69,9 +95,15 @@ def evaluate(
     data: Data = Path("data"),
     relations: Relations = Path("data"),
     split: Split = "test",
+    take: ScoredTakes = None,
+    limit: Limit = None,
+    max_new_tokens: MaxNewTokens = 300,
     out: Annotated[
         Path | None,
-        typer.Option(help="Results JSON (default with a model: evaluation/CONFIG_SPLIT.json in its folder)."),
+        typer.Option(
+            help="Results JSON (default with a model: evaluation/CONFIG_SPLIT.json in its folder; of a checkpoint-N: "
+            "evaluation/checkpoint-N/CONFIG_SPLIT.json beside it)."
+        ),
     ] = None,
     batch_size: BatchSize = 8,
     device: Device = None,
@@ -84,16 +116,19 @@ def evaluate(
 
     if (model_path is None) == (predictions is None):
         raise UserError("evaluate needs either --model-path FOLDER or --predictions FILE")
-    samples = load_split(relations, split, data)
+    samples = choose_samples(load_split(relations, split, data), take, limit)
+    truth = split_file(relations, split)
     if predictions is not None:
-        evaluation = evaluate_file(samples, predictions, out)
+        evaluation = evaluate_file(samples, predictions, out, truth)
     else:
         assert model_path is not None
-        out = out or results_path(model_path, f"{config}_{split}")
-        evaluation = _evaluator(samples, config, split, data, batch_size, device, bits)(model_path, out)
+        out = out or results_path(model_path, _results_name(config, split, take, limit))
+        run = _Evaluator(samples, truth, config, split, data, batch_size, device, bits, max_new_tokens)
+        evaluation = run(model_path, out)
     typer.echo(str(evaluation))
     if out is not None:
         typer.echo(f"results in {out}")
+    _tell(evaluation.notes)
     finish(evaluation.problems)
 
 
@@ -104,22 +139,28 @@ def evaluate_all(
     data: Data = Path("data"),
     relations: Relations = Path("data"),
     split: Split = "test",
+    take: ScoredTakes = None,
+    limit: Limit = None,
+    max_new_tokens: MaxNewTokens = 300,
     every: Annotated[int, typer.Option(help="Only every n-th checkpoint.", min=1)] = 1,
     batch_size: BatchSize = 8,
     device: Device = None,
     bits: BitsOption = None,
     wandb: Annotated[str | None, typer.Option(help="Also log to this project of Weights & Biases.")] = None,
 ) -> None:
-    """Evaluate the checkpoints that were not evaluated yet; one table of all."""
+    """Evaluate the checkpoints, and the final model, that were not evaluated yet; one table of all."""
     from scene_graph_generation import evaluate_all
 
-    name = f"{config}_{split}"
-    run = _evaluator(load_split(relations, split, data), config, split, data, batch_size, device, bits)
+    name = _results_name(config, split, take, limit)
+    samples = choose_samples(load_split(relations, split, data), take, limit)
+    truth = split_file(relations, split)
+    run = _Evaluator(samples, truth, config, split, data, batch_size, device, bits, max_new_tokens, aside=True)
     log = None if wandb is None else _wandb_log(wandb, f"{folder.name} {name}")
-    rows, problems = evaluate_all.evaluate_all(folder, name, run, every, log)
-    typer.echo(evaluate_all.table(rows))
+    table = evaluate_all.evaluate_all(folder, name, run, run.about, every, log)
+    typer.echo(evaluate_all.table(table.rows))
     typer.echo(f"table in {folder / f'{name}.csv'}")
-    finish(problems)
+    _tell(table.notes)
+    finish(table.problems)
 
 
 def compare(
@@ -132,37 +173,93 @@ def compare(
     typer.echo(str(compare(first, second)))
 
 
-def load_generator(model: Path, device: str | None, bits: Bits | None) -> SceneGraphGenerator:
-    """The model of a folder on a device."""
+def load_generator(
+    model: Path, device: str | None, bits: Bits | None, batch_size: int, max_new_tokens: int
+) -> SceneGraphGenerator:
+    """The model of a folder on a device; says how much memory a batch can take beside it."""
     from operating_room.machine import choose_device
     from scene_graph_generation import precision
     from scene_graph_generation.checkpoints import load_model
-    from scene_graph_generation.infer import SceneGraphGenerator
+    from scene_graph_generation.generator import SceneGraphGenerator, memory_note
 
-    chosen = str(choose_device(device))
+    chosen = choose_device(device)
     choices: dict[Bits | None, precision.Bits | None] = {None: None, "4": 4, "16": 16, "32": 32}
-    return SceneGraphGenerator(*load_model(model, bits=choices[bits], device=chosen), chosen)
+    loaded = load_model(model, bits=choices[bits], device=str(chosen))
+    generator = SceneGraphGenerator(*loaded, str(chosen), max_new_tokens)
+    if note := memory_note(generator, batch_size):
+        typer.echo(f"note: {note}", err=True)
+    return generator
 
 
-def _evaluator(
-    samples: list[Sample],
-    config: Config,
-    split: str,
-    data: Path,
-    batch_size: int,
-    device: str | None,
-    bits: Bits | None,
-) -> Callable[[Path, Path], Evaluation]:
+@dataclass
+class _Evaluator:
     """Evaluates a model folder into a results file."""
-    from operating_room.dataset import Dataset
-    from scene_graph_generation.evaluate import evaluate_model
 
-    def evaluate(model: Path, out: Path) -> Evaluation:
-        about = {"folder": str(model), "config": str(config), "split": split}
-        generator, memory = load_generator(model, device, bits), config == Config.MMOR_TEMPORAL_PRED
-        return evaluate_model(generator, Dataset(data), samples, out, about, memory, batch_size)
+    samples: list[Sample]
+    truth: Path  # the file they are from
+    config: Config
+    split: str
+    data: Path
+    batch_size: int
+    device: str | None
+    bits: Bits | None
+    max_new_tokens: int
+    aside: bool = False  # texts of another model at the place of ours are put aside, not refused
 
-    return evaluate
+    def __call__(self, model: Path, out: Path) -> Evaluation:
+        from operating_room.dataset import Dataset
+        from scene_graph_generation.answers import put_aside
+        from scene_graph_generation.evaluate import evaluate_model
+        from scene_graph_generation.evaluate_all import weights_fingerprint
+        from scene_graph_generation.generator import check_sees
+        from scene_graph_generation.infer import about_answers, answers_path
+
+        answers = answers_path(out)  # refuses an unusable name before a model is loaded
+        generator = load_generator(model, self.device, self.bits, self.batch_size, self.max_new_tokens)
+        check_sees(generator, model)
+        memory = self.config == Config.MMOR_TEMPORAL_PRED
+        if self.aside:
+            put_aside(answers, about_answers(generator, memory, self.batch_size))
+        about = {
+            "folder": str(model),
+            "weights": weights_fingerprint(model),
+            "bits": self.bits,
+            "config": str(self.config),
+            "split": self.split,
+        }
+        return evaluate_model(
+            generator, Dataset(self.data), self.samples, out, about, memory, self.batch_size, self.truth
+        )
+
+    def about(self, model: Path) -> Mapping[str, Any]:
+        """What the results of a model folder must say of themselves to be those of this run."""
+        from scene_graph_generation.evaluate_all import weights_fingerprint
+
+        settings = {"config": str(self.config), "split": self.split, "bits": self.bits}
+        settings["max_new_tokens"] = self.max_new_tokens
+        return {**settings, **self._data, "weights": weights_fingerprint(model)}
+
+    @cached_property
+    def _data(self) -> dict[str, Any]:
+        from operating_room.dataset import Dataset
+        from operating_room.fingerprints import annotations_fingerprint, code_version, inputs_fingerprint
+
+        return {
+            "annotations": annotations_fingerprint(self.samples),
+            "inputs": inputs_fingerprint(Dataset(self.data), self.samples),
+            "code": code_version(),
+        }
+
+
+def _results_name(config: Config, split: str, takes: list[str] | None, limit: int | None) -> str:
+    """Of a results file: that of some takes or timepoints never replaces that of the whole split."""
+    parts = [str(config), split, *(name.rstrip("/") for name in takes or ())]
+    return "_".join(parts if limit is None else [*parts, f"first{limit}"])
+
+
+def _tell(notes: list[str]) -> None:
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
 
 
 def _wandb_log(project: str, name: str) -> Callable[[tuple[Any, ...]], None]:
@@ -177,6 +274,7 @@ def _wandb_log(project: str, name: str) -> Callable[[tuple[Any, ...]], None]:
 
     def log(row: tuple[Any, ...]) -> None:
         step, *scores = row
-        run.log(dict(zip(COLUMNS[1:], scores)), step=step)
+        # The final model has no step of its own: it is logged behind the last checkpoint.
+        run.log(dict(zip(COLUMNS[1:], scores)), step=step if isinstance(step, int) else None)
 
     return log

@@ -21,6 +21,11 @@ Data = Annotated[Path, typer.Option(help=DATA_FOLDER)]
 Takes = Annotated[list[str] | None, typer.Option(help="Take or split; repeat for several (default: all on disk).")]
 Relations = Annotated[Path, typer.Option(help="Folder with the relationships_*.json files.")]
 Split = Annotated[str, typer.Option(help="train, val, test, or own (takes in no published list).")]
+ScoredTakes = Annotated[
+    list[str] | None, typer.Option("--take", help="Score this take of the split only; repeat for several.")
+]
+Limit = Annotated[int | None, typer.Option(help="Only the first N timepoints of each take, for a first try.", min=1)]
+MaxNewTokens = Annotated[int, typer.Option(help="Tokens of an answer at most (published: 300).", min=1)]
 Workers = Annotated[int, typer.Option(help="Processes.", min=1)]
 CPUS = cpu_threads()
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")]
@@ -40,19 +45,16 @@ def open_takes(data: Path, names: list[str] | None) -> tuple[Dataset, list[Take]
     from operating_room.dataset import Dataset
 
     dataset = Dataset(data)
-    return dataset, dataset.choose(names)
+    return dataset, dataset.choose(None if names is None else [name.rstrip("/") for name in names])
 
 
 def load_split(relations: Path, split: str, data: Path) -> list[Sample]:
     """The samples of a split whose takes are on disk."""
     from operating_room.dataset import Dataset
-    from operating_room.relations import OWN_TAKES, SPLIT_NAMES, load_samples
+    from operating_room.relations import load_samples
 
-    names = SPLIT_NAMES | {OWN_TAKES: OWN_TAKES}
-    if split not in names:
-        raise UserError(f"split {split!r} has no relations file; choose one of {', '.join(names)}")
+    path = split_file(relations, split)
     on_disk = {take.sample_name for take in Dataset(data).takes()}
-    path = relations / f"relationships_{names[split]}.json"
     found = load_samples(path)
     if absent := list(dict.fromkeys(sample.take_name for sample in found if sample.take_name not in on_disk)):
         typer.echo(f"note: {len(absent)} takes of {path.name} are not in {data}: {', '.join(absent)}", err=True)
@@ -60,6 +62,37 @@ def load_split(relations: Path, split: str, data: Path) -> list[Sample]:
     if not samples:
         raise UserError(f"{path}: none of its takes is in {data}; unpack or simulate one of the split {split}")
     return samples
+
+
+def split_file(relations: Path, split: str) -> Path:
+    """The file with the samples of a split.
+
+    Raises:
+        UserError: there is no such split.
+    """
+    from operating_room.relations import OWN_TAKES, SPLIT_NAMES
+
+    names = SPLIT_NAMES | {OWN_TAKES: OWN_TAKES}
+    if split not in names:
+        raise UserError(f"split {split!r} has no relations file; choose one of {', '.join(names)}")
+    return relations / f"relationships_{names[split]}.json"
+
+
+def choose_samples(samples: list[Sample], takes: list[str] | None, limit: int | None) -> list[Sample]:
+    """Those of the named takes, or of all; the first `limit` of each.
+
+    Raises:
+        UserError: a take has no sample here.
+    """
+    from operating_room.takes import find_take
+
+    there: dict[str, list[Sample]] = {}
+    for sample in samples:
+        there.setdefault(sample.take_name, []).append(sample)
+    wanted = list(there) if takes is None else [find_take(name.rstrip("/")).sample_name for name in takes]
+    if missing := [name for name in wanted if name not in there]:
+        raise UserError(f"take {missing[0]} is not among those of this split on disk: {', '.join(there)}")
+    return [sample for name in dict.fromkeys(wanted) for sample in there[name][:limit]]
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from operating_room.dataset import Dataset
+from operating_room.errors import UserError
 from operating_room.scene_graph import Sample
 from operating_room.takes import find_take
 
@@ -30,15 +31,39 @@ def annotations_fingerprint(samples: Iterable[Sample]) -> str:
     return fingerprint(f"{sample.sample_id} {sorted(sample.triplets)}" for sample in samples)
 
 
+def source_fingerprint(*patterns: str) -> str:
+    """Of some of our source files (patterns from the root of the packages): what they make may differ once they do."""
+    root = Path(__file__).parents[1]
+    found = {pattern: sorted(root.glob(pattern)) for pattern in patterns}
+    if empty := [pattern for pattern in patterns if not found[pattern]]:
+        raise FileNotFoundError(f"no source file {empty[0]} below {root}")
+    files = [path for pattern in patterns for path in found[pattern]]
+    return fingerprint(f"{path.relative_to(root)}\n{path.read_text('utf-8')}" for path in files)
+
+
+def stamp(path: Path) -> str:
+    """Size and time of a file, which tell whether its content is still the same without reading it.
+
+    Raises:
+        UserError: there is no such file, as at the end of a link that leads nowhere.
+    """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        told = "is a link to a file that is not there" if path.is_symlink() else f"cannot be read ({error.strerror})"
+        raise UserError(f"{path}: {told}; copy or link it again") from error
+    return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
 def inputs_fingerprint(dataset: Dataset, samples: Sequence[Sample]) -> str:
-    """Of the names and sizes of all files of these timepoints (their content is not read).
+    """Of the names and sizes of all files of these timepoints (their content is not read); a link to nothing has none.
 
     Raises:
         UserError: a take or timepoint is not on disk.
     """
     timepoints = (dataset.take(find_take(sample.take_name)).timepoint(sample.frame_id) for sample in samples)
     return fingerprint(
-        f"{path.relative_to(dataset.root)} {path.stat().st_size}"
+        f"{path.relative_to(dataset.root)} {path.stat().st_size if path.exists() else None}"
         for timepoint in timepoints
         for _, path in timepoint.files()
     )

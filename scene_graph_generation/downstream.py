@@ -37,8 +37,10 @@ from operating_room.scoring import without_prediction
 from operating_room.sterility import SterilityRule
 from operating_room.takes import MMOR, find_take
 from scene_graph_generation.answers import Answer, Answers, open_answers
+from scene_graph_generation.collate import Example
 from scene_graph_generation.downstream_samples import remembered
-from scene_graph_generation.infer import SceneGraphGenerator, answers_path, shortened_memories
+from scene_graph_generation.generator import SceneGraphGenerator
+from scene_graph_generation.infer import answers_path, shortened_memories
 
 TASKS = tuple(CLASSES)
 RULED_TASK = "sterility_breach"  # the one that the published evaluation answers by a rule
@@ -137,13 +139,20 @@ def evaluate_downstream(
             samples += [by_id[sample.sample_id] for sample in of_take]
     if not samples:
         raise UserError(f"nothing can be scored; {problems[0] if problems else 'there is no take of MM-OR'}")
-    answers = {"rule": {RULED_TASK: breach_answers(samples, rule)}}
     asked = {"graphs": annotations_fingerprint(samples), "published_memory": published_memory}
+    said: dict[str, str] = {}
     if generator is not None:
         asked["model"] = generator.fingerprint
         with open_answers(answers_path(out), asked) as stored:
-            texts = _answer(generator, samples, stored, published_memory, batch_size)
-            answers["model"] = {task: {s.sample_id: texts[_key(s, task)] for s in samples} for task in TASKS}
+            said, unanswered = _answer(generator, samples, stored, published_memory, batch_size)
+        problems += [f"{take} is left out: {problem}" for take, problem in unanswered.items()]
+        samples = [sample for sample in samples if sample.take_name not in unanswered]
+        if not samples:
+            raise UserError(f"nothing can be scored; {problems[0]}")
+        about = {**about, "max_new_tokens": generator.max_new_tokens}
+    answers = {"rule": {RULED_TASK: breach_answers(samples, rule)}}
+    if generator is not None:
+        answers["model"] = {task: {s.sample_id: said[_key(s, task)] for s in samples} for task in TASKS}
     evaluation = DownstreamEvaluation(
         {
             task: {who: _score(task, samples, said[task], known[task]) for who, said in answers.items() if task in said}
@@ -176,30 +185,41 @@ def read_graphs(path: Path) -> list[Sample]:
 
 def _answer(
     generator: SceneGraphGenerator, samples: Sequence[Sample], answers: Answers, published_memory: bool, size: int
-) -> dict[str, str]:
-    """The answers to all questions by their key; what has none yet is asked."""
-    prompts = dict(_questions(samples, published_memory))
-    known = {key: answers.find(key, fingerprint([prompt])) for key, prompt in prompts.items()}
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The answers to all questions by their key (what has none yet is asked), and takes with what is wrong there."""
+    prompts = {_key(sample, task): (sample, prompt) for sample, task, prompt in _questions(samples, published_memory)}
+    questions = {key: generator.text_question(prompt) for key, (_, prompt) in prompts.items()}
+    known = {key: answers.find(key, question) for key, question in questions.items()}
     texts = {key: text for key, text in known.items() if text is not None}
     left = [key for key in prompts if key not in texts]
+    problems: dict[str, str] = {}
     with shortened_memories(generator, "downstream questions") as shortened:
         for start in track(range(0, len(left), size), "downstream questions"):
-            keys = left[start : start + size]
-            asked = [generator.read_text(prompts[key]) for key in keys]
-            shortened.extend(example.dropped_memory > 0 for example in asked)
-            new = dict(zip(keys, generator.answer(asked), strict=True))
-            answers.add([Answer(key, fingerprint([prompts[key]]), text) for key, text in new.items()])
+            asked: dict[str, Example] = {}
+            for key in left[start : start + size]:
+                sample, prompt = prompts[key]
+                if sample.take_name in problems:
+                    continue
+                try:
+                    asked[key] = generator.read_text(prompt)
+                except UserError as error:
+                    problems[sample.take_name] = f"timepoint {sample.frame_id}: {error}"
+            if not asked:
+                continue
+            shortened.extend(example.dropped_memory > 0 for example in asked.values())
+            new = dict(zip(asked, generator.answer(list(asked.values())), strict=True))
+            answers.add([Answer(key, questions[key], text) for key, text in new.items()])
             texts |= new
-    return texts
+    return texts, problems
 
 
-def _questions(samples: Sequence[Sample], published_memory: bool) -> Iterator[tuple[str, str]]:
-    """Key and prompt of every question: the memory of the take so far, the current graph, the task."""
+def _questions(samples: Sequence[Sample], published_memory: bool) -> Iterator[tuple[Sample, str, str]]:
+    """Timepoint, task and prompt of every question: the memory of the take so far, the current graph, the task."""
     for of_take in by_take(samples).values():
         memory = Memory()
         for sample in of_take:
             for task in TASKS:
-                yield _key(sample, task), downstream_prompt(memory.text(), sample.triplets, task)
+                yield sample, task, downstream_prompt(memory.text(), sample.triplets, task)
             memory.add(remembered(sample.triplets, published_memory), int(sample.frame_id))
 
 

@@ -16,12 +16,16 @@ from operating_room.errors import UserError
 from operating_room.files import write_json
 from operating_room.fingerprints import annotations_fingerprint, code_version, inputs_fingerprint
 from operating_room.relations import load_predictions
-from operating_room.scene_graph import Sample, parse
+from operating_room.scene_graph import Sample, normalise, parse
 from operating_room.scoring import SceneGraphScores, score, score_sample, without_prediction
 from operating_room.takes import find_take
-from operating_room.vocabulary import SCORED_PREDICATES
+from operating_room.vocabulary import PREDICATES, SCORED_PREDICATES
 from scene_graph_generation.answers import open_answers
-from scene_graph_generation.infer import Predictions, SceneGraphGenerator, answer_takes, answers_path
+from scene_graph_generation.generator import SceneGraphGenerator
+from scene_graph_generation.infer import Predictions, about_answers, answer_takes, answers_path, seen_of
+from scene_graph_generation.seen import Seen
+
+_PREDICATES = {name.lower() for name in PREDICATES}
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Evaluation:
     about: dict[str, Any]  # what was scored with what
     samples: dict[str, dict[str, Any]]  # by sample id: true and predicted graph, and the generated text
     problems: list[str]  # one line for each take that is left out
+    notes: list[str]  # one line for each thing to know before the numbers are believed
+    seen: Seen | None = None  # what the scored timepoints had; None where predictions came as a file
 
     def to_json(self) -> dict[str, Any]:
         """The results file."""
@@ -43,14 +49,18 @@ class Evaluation:
             "task": "scene_graph",
             "about": self.about,
             **results,
+            "modalities": None if self.seen is None else self.seen.to_json(),
             "problems": self.problems,
+            "notes": self.notes,
             "samples": self.samples,
         }
 
     def __str__(self) -> str:
         macro = self.scores.overall.macro_f1
         certainty = f"Macro F1 {macro:.4f} {bootstrap.describe(self.intervals, 'macro f1-score')}"
-        return f"{self.scores}\n{certainty} ({bootstrap.LEVEL} % bootstrap over blocks of {bootstrap.BLOCK} timepoints)"
+        seen = "" if self.seen is None else f"{self.seen}\n"
+        blocks = f"{bootstrap.LEVEL} % bootstrap over blocks of {bootstrap.BLOCK} timepoints"
+        return f"{self.scores}\n{seen}{certainty} ({blocks})"
 
 
 def evaluate(samples: Sequence[Sample], predictions: Path, out: Path | None = None) -> SceneGraphScores:
@@ -65,14 +75,30 @@ def evaluate(samples: Sequence[Sample], predictions: Path, out: Path | None = No
     return evaluation.scores
 
 
-def evaluate_file(samples: Sequence[Sample], predictions: Path, out: Path | None = None) -> Evaluation:
+def evaluate_file(
+    samples: Sequence[Sample], predictions: Path, out: Path | None = None, truth: Path | None = None
+) -> Evaluation:
     """Score a predictions file; takes of which it lacks timepoints are left out and told.
 
+    Args:
+        samples: the truth.
+        predictions: sample id -> [subject, predicate, object] lists.
+        out: the results file, if one is wanted.
+        truth: the file that `samples` are from, to be named where one of them is wrong.
+
     Raises:
-        UserError: the file is damaged, or lacks timepoints of every take.
+        UserError: the file is damaged, or lacks timepoints of every take, or `out` would replace it.
     """
-    about = {"predictions": str(predictions)}
-    return _evaluate(samples, load_predictions(predictions), {}, about, [], out)
+    if out is not None and out.resolve() == predictions.resolve():
+        raise UserError(f"{out}: holds the predictions, which the results would replace; choose another output")
+    loaded, about = load_predictions(predictions), {"predictions": str(predictions)}
+    usable, problems = _with_usable_truth(samples, truth)
+    if loaded and not any(sample.sample_id in loaded for sample in usable):
+        problems.append(f"{predictions}: has other timepoints only, the first is {next(iter(loaded))!r}")
+    for name, of_take in _by_take(usable).items():
+        if missing := without_prediction(of_take, loaded):
+            problems.append(f"{name} is left out: {missing}")
+    return _evaluate(usable, loaded, {}, about, problems, out)
 
 
 def evaluate_model(
@@ -83,6 +109,7 @@ def evaluate_model(
     about: Mapping[str, Any],
     memory: bool,
     batch_size: int = 8,
+    truth: Path | None = None,
 ) -> Evaluation:
     """Generate the graphs of annotated timepoints and score them; an interrupted run is continued.
 
@@ -94,19 +121,30 @@ def evaluate_model(
         about: what the results file says of the run besides what is known here.
         memory: each prompt has the memory of what was predicted before in its take.
         batch_size: timepoints at once; with memory these come from different takes.
+        truth: the file that `samples` are from, to be named where one of them is wrong.
 
     Raises:
         UserError: no take could be finished, another run is writing `out`, or it holds answers of another model.
     """
+    usable, wrong = _with_usable_truth(samples, truth)
     frames: defaultdict[Any, list[str]] = defaultdict(list)
-    for sample in samples:
+    for sample in usable:
         frames[find_take(sample.take_name)].append(sample.frame_id)
-    with open_answers(answers_path(out), {"model": generator.fingerprint, "memory": memory}) as answers:
+    with open_answers(answers_path(out), about_answers(generator, memory, batch_size)) as answers:
         texts, problems = answer_takes(generator, dataset, frames, answers, memory, batch_size)
-        inputs = inputs_fingerprint(dataset, [sample for sample in samples if sample.sample_id in texts])
-        about = {**about, "model": generator.fingerprint, "memory": memory, "batch_size": batch_size, "inputs": inputs}
+        whole = [sample for sample in usable if sample.sample_id in texts]
+        about = {
+            **about,
+            "model": generator.fingerprint,
+            "memory": memory,
+            "batch_size": batch_size,
+            "max_new_tokens": generator.max_new_tokens,
+            "inputs": inputs_fingerprint(dataset, whole),
+        }
+        takes = dict.fromkeys(find_take(sample.take_name) for sample in whole)
+        seen = seen_of(generator, dataset, texts, takes, memory)
         predictions = {sample_id: parse(text) for sample_id, text in texts.items()}
-        return _evaluate(samples, predictions, texts, about, problems, out)
+        return _evaluate(usable, predictions, texts, about, [*wrong, *problems], out, seen)
 
 
 def score_constant_guess(training: Sequence[Sample], samples: Sequence[Sample]) -> SceneGraphScores:
@@ -123,16 +161,13 @@ def _evaluate(
     about: Mapping[str, Any],
     problems: Sequence[str],
     out: Path | None,
+    seen: Seen | None = None,
 ) -> Evaluation:
-    """Score the takes that have all their predictions; a take in `problems` lacks some."""
-    by_take: defaultdict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        by_take[sample.take_name].append(sample)
-    incomplete = {name: problem for name in by_take if (problem := without_prediction(by_take[name], predictions))}
-    told = [*problems] or [f"{name} is left out: {problem}" for name, problem in incomplete.items()]
+    """Score the takes that have all their predictions; `problems` tells of the others."""
+    incomplete = {sample.take_name for sample in samples if sample.sample_id not in predictions}
     scored = [sample for sample in samples if sample.take_name not in incomplete]
-    if not scored and incomplete:
-        raise UserError(f"nothing can be scored; {told[0]}")
+    if not scored and problems:
+        raise UserError(f"nothing can be scored; {'; '.join(problems)}")
     scores = score(scored, predictions)
     confusions = [score_sample(sample, predictions[sample.sample_id]).predicates.confusion for sample in scored]
     blocks = bootstrap.block_sums([sample.take_name for sample in scored], np.stack(confusions))
@@ -148,8 +183,46 @@ def _evaluate(
             }
             for sample in scored
         },
-        told,
+        list(problems),
+        [*_notes_on_names(scored, predictions), *(seen.warnings() if seen is not None else ())],
+        seen,
     )
     if out is not None:
         write_json(out, evaluation.to_json())
     return evaluation
+
+
+def _by_take(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    by_take: defaultdict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_take[sample.take_name].append(sample)
+    return by_take
+
+
+def _with_usable_truth(samples: Sequence[Sample], truth: Path | None) -> tuple[list[Sample], list[str]]:
+    """The samples of takes whose truth can be scored, and a line for each other take, before anything is asked."""
+    problems = {}
+    for name, of_take in _by_take(samples).items():
+        try:
+            for sample in of_take:
+                score_sample(sample, ())
+        except UserError as error:
+            problems[name] = f"{'' if truth is None else f'{truth}: '}{name} is left out: {error}"
+    return [sample for sample in samples if sample.take_name not in problems], list(problems.values())
+
+
+def _notes_on_names(samples: Sequence[Sample], predictions: Predictions) -> list[str]:
+    """Predictions that cannot count, which a table of scores alone does not tell from a model that is wrong."""
+    relations = [(sample.sample_id, triplet) for sample in samples for triplet in predictions[sample.sample_id]]
+    strange = [
+        (sample_id, triplet)
+        for sample_id, triplet in relations
+        if (known := normalise(triplet)) is None or known.predicate.lower() not in _PREDICATES
+    ]
+    if not strange:
+        return []
+    (sample_id, (subject, object_, predicate)), count = strange[0], len(strange)
+    return [
+        f"{count} of {len(relations)} predicted relations do not count: they are not subject, predicate, object in the "
+        f"names of the vocabulary; the first is {[subject, predicate, object_]} of {sample_id}"
+    ]

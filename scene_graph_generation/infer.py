@@ -4,86 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from operating_room.dataset import Dataset, Timepoint
 from operating_room.errors import UserError
-from operating_room.fingerprints import fingerprint
 from operating_room.memory import Memory, truncate
 from operating_room.progress import track
-from operating_room.prompts import conversation, timepoint_prompt
-from operating_room.relations import save_predictions
+from operating_room.relations import load_predictions, save_predictions
 from operating_room.scene_graph import Triplet, parse
 from operating_room.takes import Take
 from scene_graph_generation.answers import Answer, Answers, open_answers
 from scene_graph_generation.collate import Example
-from scene_graph_generation.model.decoding import MAX_NEW_TOKENS, generate
-from scene_graph_generation.model.mm2sg import MM2SG
-from scene_graph_generation.timepoint import Evidence, ExampleReader
-from scene_graph_generation.tokens import Tokens
+from scene_graph_generation.generator import SceneGraphGenerator
+from scene_graph_generation.seen import Seen, count_seen
 
 Predictions = dict[str, list[Triplet]]  # sample id -> triplets as generated
-FINGERPRINTED = 8  # numbers of each parameter that identify a model
-_ANNOTATIONS = ("label_masks", "annotation")  # files of a timepoint that no model reads
-
-
-class SceneGraphGenerator:
-    """A model with what it needs to read timepoints and to answer.
-
-    Args:
-        model: it is moved to the device.
-        tokens: its tokenizer.
-        device: where it runs.
-    """
-
-    def __init__(self, model: MM2SG, tokens: Tokens, device: str = "cpu") -> None:
-        self.model = model.eval().to(device)
-        self._device = device
-        self._tokens = tokens
-        self._reader = ExampleReader(model.settings, tokens)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """The same for the same weights, whatever file they came from."""
-        digest = sha256(repr(self.model.settings).encode())
-        for name, value in self.model.state_dict().items():
-            flat = value.detach().flatten()
-            some = flat[:: max(1, len(flat) // FINGERPRINTED)].cpu().contiguous()
-            digest.update(name.encode() + some.view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
-
-    def read(self, timepoint: Timepoint, memory: str | None) -> Example:
-        """The question for the scene graph of a timepoint.
-
-        Raises:
-            UserError: a file of the timepoint is damaged, or its prompt does not fit the model even without memory.
-        """
-        known = _only(timepoint, self.model.settings.modalities)
-        prompt = conversation(timepoint_prompt(known, memory))
-        try:
-            return self._reader(Evidence.of_timepoint(known), prompt, reserve=MAX_NEW_TOKENS)
-        except UserError as error:
-            raise UserError(f"{timepoint.take.sample_name}, timepoint {timepoint.frame_id}: {error}") from error
-
-    def read_text(self, prompt: str) -> Example:
-        """A question of text alone.
-
-        Raises:
-            UserError: it does not fit the model.
-        """
-        return self._reader(Evidence(()), conversation(prompt), reserve=MAX_NEW_TOKENS)
-
-    def answer(self, examples: Sequence[Example]) -> list[str]:
-        """The texts that the model generates for these questions, as one batch."""
-        moved = [example.to(self._device) for example in examples]
-        return [self._tokens.decode(ids) for ids in generate(self.model, moved, self._tokens.end_id)]
 
 
 def infer(
@@ -101,26 +39,77 @@ def infer(
         dataset: where the takes are.
         frames: take -> frame ids to predict in the order of time; None is every timepoint of the take.
         out: predictions file, sample id -> list of [subject, predicate, object] as generated. The generated texts stay
-            in `<out>l` (JSON lines) beside it.
+            in `answers_path(out)` beside it. What earlier runs of the same model left there stays.
         memory: each prompt has the memory of what was predicted before in its take.
         batch_size: timepoints that are predicted at once; with memory these come from different takes.
+
+    Returns:
+        the graphs of `frames`.
 
     Raises:
         UserError: takes could not be finished (one line for each; the others are in the file), another run is writing
             `out`, or it holds the predictions of another model.
     """
-    with open_answers(answers_path(out), {"model": generator.fingerprint, "memory": memory}) as answers:
+    with open_answers(answers_path(out), about_answers(generator, memory, batch_size)) as answers:
         texts, problems = answer_takes(generator, dataset, frames, answers, memory, batch_size)
         predictions = {sample_id: parse(text) for sample_id, text in texts.items()}
-        save_predictions(out, predictions)
+        save_predictions(out, {**_of_earlier_runs(out, answers, frames, dataset), **predictions})
     if problems:
         raise UserError("\n".join(problems))
     return predictions
 
 
+def first_frames(dataset: Dataset, takes: Iterable[Take], limit: int | None = None) -> dict[Take, Sequence[str] | None]:
+    """The first timepoints of each take, for `infer`; all of them (None) without limit or where there is no index."""
+    return {take: None if limit is None else _frame_ids(dataset, take)[:limit] or None for take in takes}
+
+
+def about_answers(generator: SceneGraphGenerator, memory: bool, batch_size: int) -> dict[str, Any]:
+    """What decides all answers of a file; with published batching those of a batch depend on each other."""
+    about = {"model": generator.fingerprint, "memory": memory}
+    published = generator.model.settings.batching == "published"
+    return {**about, "batch_size": batch_size} if published else about
+
+
 def answers_path(out: Path) -> Path:
-    """Where the generated texts of a results or predictions file are: `x.jsonl` beside `x.json`."""
-    return out.with_suffix(".jsonl")
+    """Where the generated texts of a results or predictions file are: `x.jsonl` beside `x.json`, else `x.y.jsonl`.
+
+    Raises:
+        UserError: the file would be that of its own texts.
+    """
+    if out.suffix == ".jsonl":
+        raise UserError(f"{out}: ends like the file of generated texts beside it; choose a name that ends in .json")
+    return out.with_name(f"{out.name.removesuffix('.json')}.jsonl")
+
+
+def _of_earlier_runs(
+    out: Path, answers: Answers, frames: Mapping[Take, Sequence[str] | None], dataset: Dataset
+) -> Predictions:
+    """What `out` holds of other timepoints, as far as it is of the texts beside it; the rest is told to be replaced."""
+    try:
+        there = load_predictions(out) if out.exists() else {}
+    except UserError as error:
+        print(f"{error}; it is replaced", file=sys.stderr)
+        return {}
+    asked = {
+        f"{take.sample_name}_{frame}"
+        for take, wanted in frames.items()
+        for frame in (wanted if wanted is not None else _frame_ids(dataset, take))
+    }
+    others = {key: graph for key, graph in there.items() if key not in asked}
+    kept = {key: graph for key, graph in others.items() if (text := answers.text(key)) and parse(text) == graph}
+    if kept:
+        print(f"{out}: {len(kept)} scene graphs of earlier runs of this model stay in it", file=sys.stderr)
+    if lost := len(others) - len(kept):
+        print(f"{out}: {lost} scene graphs that are not of this model are replaced", file=sys.stderr)
+    return kept
+
+
+def _frame_ids(dataset: Dataset, take: Take) -> list[str]:
+    try:
+        return [timepoint.frame_id for timepoint in dataset.take(take).timepoints]
+    except UserError:  # told as the take's problem
+        return []
 
 
 def answer_takes(
@@ -133,7 +122,7 @@ def answer_takes(
 ) -> tuple[dict[str, str], list[str]]:
     """Generate the texts of all timepoints that `answers` lacks; for the arguments see `infer`.
 
-    A stored answer holds as long as the memory and the files of its timepoint are those it was generated from.
+    A stored answer holds as long as its question is the same (`SceneGraphGenerator.question`).
 
     Returns:
         sample id -> text, and one line for each take that could not be finished; all others are.
@@ -148,6 +137,7 @@ def answer_takes(
     memories = {take: Memory() for take in lanes}
     groups = (_side_by_side if memory else _in_order)(list(lanes.values()), batch_size)
     texts: dict[str, str] = {}
+    changed = 0
     with shortened_memories(generator, "timepoints") as shortened:
         for group in track(list(groups), "scene graphs"):
             asked: dict[tuple[str, str], Example] = {}
@@ -155,15 +145,18 @@ def answer_takes(
                 if timepoint.take in problems:
                     continue
                 past = truncate(memories[timepoint.take].text()) if memory else None
-                sample_id, question = _sample_id(timepoint), _fingerprint(timepoint, past)
-                known = answers.find(sample_id, question)
-                if known is not None:
-                    texts[sample_id] = known
-                    continue
+                sample_id = _sample_id(timepoint)
                 try:
+                    question = generator.question(timepoint, past)
+                    known = answers.find(sample_id, question)
+                    if known is not None:
+                        texts[sample_id] = known
+                        continue
                     asked[sample_id, question] = generator.read(timepoint, past)
                 except UserError as error:
                     problems[timepoint.take] = str(error)
+                    continue
+                changed += answers.text(sample_id) is not None
             if asked:
                 shortened.extend(example.dropped_memory > 0 for example in asked.values())
                 generated = generator.answer(list(asked.values()))
@@ -173,6 +166,9 @@ def answer_takes(
             for timepoint in group if memory else ():
                 if timepoint.take not in problems:
                     memories[timepoint.take].add(parse(texts[_sample_id(timepoint)]), int(timepoint.frame_id))
+    if changed:
+        told = "their question has changed since (memory, files, settings or the code that reads them)"
+        print(f"{changed} timepoints were generated again: {told}", file=sys.stderr)
     return texts, [f"{take.sample_name} is not finished: {problem}" for take, problem in problems.items()]
 
 
@@ -196,11 +192,12 @@ def shortened_memories(generator: SceneGraphGenerator, questions: str) -> Genera
             )
 
 
-def _fingerprint(timepoint: Timepoint, memory: str | None) -> str:
-    """Of all that a model is shown: memory, tracker, and size and time of the files (their content is not read)."""
-    stats = [(name, path.name, path.stat()) for name, path in timepoint.files() if name not in _ANNOTATIONS]
-    seen = (f"{name} {file} {stat.st_size} {stat.st_mtime_ns}" for name, file, stat in stats)
-    return fingerprint([str(memory), str(timepoint.tracker), *seen])
+def seen_of(
+    generator: SceneGraphGenerator, dataset: Dataset, sample_ids: Collection[str], takes: Iterable[Take], memory: bool
+) -> Seen:
+    """What was present at timepoints that have been answered."""
+    found = (point for take in takes for point in dataset.take(take).timepoints if _sample_id(point) in sample_ids)
+    return count_seen(found, generator.model.settings.modalities, memory)
 
 
 def _timepoints(dataset: Dataset, take: Take, wanted: Sequence[str] | None) -> Sequence[Timepoint]:
@@ -228,9 +225,3 @@ def _side_by_side(lanes: Sequence[Sequence[Timepoint]], size: int) -> Iterator[l
 
 def _sample_id(timepoint: Timepoint) -> str:
     return f"{timepoint.take.sample_name}_{timepoint.frame_id}"
-
-
-def _only(timepoint: Timepoint, modalities: Sequence[str]) -> Timepoint:
-    """The timepoint without the text modalities that the model was not made for."""
-    fields = {"robot": "robot_screen", "tracker": "tracker", "speech": "transcript"}
-    return replace(timepoint, **{field: None for name, field in fields.items() if name not in modalities})

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ from scene_graph_generation.tokens import Tokens
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP
 STD = (0.26862954, 0.26130258, 0.27577711)
 PAD_COLOR = tuple(int(255 * mean) for mean in MEAN)
-OTHER_TOKENS = 5  # visual tokens that are no view's: cloud, audio and three masks
+CLOUD_TOKENS = AUDIO_TOKENS = 1  # visual tokens beside those of the views; masks have three, however many there are
+OTHER_TOKENS = CLOUD_TOKENS + AUDIO_TOKENS + MASKS_PER_TIMEPOINT
+KEPT_BYTES = 1 << 30  # of prepared views that one process keeps
 USUAL_POINTS, MAX_POINTS = 20_000, 200_000  # of a cloud
 MAX_EXTENT = 600.0  # m; more than 2^16 voxels of 1 cm have no place on a curve
 BLACK_SIZE = (2048, 1536)  # px, of the picture that stands for a missing view (data specification, section 4.1)
@@ -72,6 +75,19 @@ class Evidence:
         one = {key: next(iter(paths(key)), None) for key in ("pc", "audio")}
         return cls(paths("image"), one["pc"], one["audio"], paths("segmasks"))
 
+    def only(self, modalities: Sequence[str]) -> Evidence:
+        """Without the files of other modalities, which a model that was not made for them never opens."""
+        return Evidence(
+            self.views if "views" in modalities else (),
+            self.cloud if "cloud" in modalities else None,
+            self.audio if "audio" in modalities else None,
+            self.masks if "masks" in modalities else (),
+        )
+
+    def files(self) -> list[Path]:
+        """All files."""
+        return [path for path in (*self.views, self.cloud, self.audio, *self.masks) if path is not None]
+
 
 class ExampleReader:
     """Reads samples as the model takes them; modalities that the model was not made for stay unread."""
@@ -96,16 +112,15 @@ class ExampleReader:
             evidence: the sample's files.
             prompt: the conversation up to `ASSISTANT:`.
             answer: what is to be said after it.
-            reserve: tokens that have to stay free for an answer that is still to be generated.
+            reserve: tokens that the answer, which is still to be generated, will have at most. They need no room within
+                `max_length`, which limits the prompt as published, but positions of the language model.
 
         Raises:
             UserError: a file is missing or damaged, there is more than one image placeholder or none for the files, or
                 the text is too long even without memory.
         """
-        wanted = self._config.modalities
-        audio = evidence.audio if "audio" in wanted else None
-        cloud = evidence.cloud if "cloud" in wanted else None
-        prompt, dropped = self._fit(prompt, answer, reserve)
+        known = evidence.only(self._config.modalities)
+        prompt, dropped = self._fit(prompt, answer, reserve, known)
         ids, labels = self._tokens.encode(prompt, answer)
         text_only = IMAGE not in ids
         if text_only and evidence != Evidence(()):
@@ -113,17 +128,18 @@ class ExampleReader:
         return Example(
             ids=torch.tensor(ids),
             labels=None if answer is None else torch.tensor(labels),
-            views=self._views.none() if text_only else self._views(evidence.views if "views" in wanted else ()),
-            cloud=None if cloud is None else read_cloud(cloud),
-            audio=None if audio is None else read_audio_embedding(audio, self._config.pooler.audio_width),
-            masks=read_masks(evidence.masks if "masks" in wanted else ()),
+            views=self._views.none() if text_only else self._views(known.views),
+            cloud=None if known.cloud is None else read_cloud(known.cloud),
+            audio=None if known.audio is None else read_audio_embedding(known.audio, self._config.pooler.audio_width),
+            masks=read_masks(known.masks),
             dropped_memory=dropped,
         )
 
-    def _fit(self, prompt: str, answer: str | None, reserve: int) -> tuple[str, int]:
+    def _fit(self, prompt: str, answer: str | None, reserve: int, evidence: Evidence) -> tuple[str, int]:
         """The prompt with as much of its memory as the context has room for, and how many characters that cost."""
-        visual = self._config.vision.tokens + OTHER_TOKENS if IMAGE_MARK in prompt else 0
-        room = self._config.max_length - visual - reserve
+        shown = IMAGE_MARK in prompt
+        visual = self._visual_tokens(evidence) - 1 if shown else 0  # they stand in the place of one token
+        room = min(self._config.max_length, self._config.language.positions - reserve) - visual
 
         def excess(text: str) -> int:
             return len(self._tokens.encode(text, answer)[0]) - room
@@ -142,6 +158,13 @@ class ExampleReader:
         cuts = range(1, len(memory) + 1)
         cut = cuts[bisect_left(cuts, True, key=lambda cut: excess(before + mark + memory[cut:] + end + after) <= 0)]
         return before + mark + memory[cut:] + end + after, cut
+
+    def _visual_tokens(self, evidence: Evidence) -> int:
+        """How many tokens stand in the place of the image; with published batching batch mates can add to them."""
+        if self._config.batching == "published":
+            return self._config.vision.tokens + OTHER_TOKENS
+        parts = (evidence.cloud, CLOUD_TOKENS), (evidence.audio, AUDIO_TOKENS), (evidence.masks, MASKS_PER_TIMEPOINT)
+        return self._config.vision.tokens + sum(tokens for part, tokens in parts if part)
 
 
 def prepare_view(picture: UInt8[np.ndarray, "height width 3"], size: int) -> UInt8[Tensor, "3 size size"]:
@@ -163,11 +186,12 @@ def normalise_views(views: UInt8[Tensor, "views 3 size size"]) -> Float[Tensor, 
 
 
 class ViewReader:
-    """Reads pictures as prepared views; with `keep` each file is read once and stays in memory."""
+    """Reads pictures as prepared views; with `keep` each file is read once and stays in memory while there is room."""
 
     def __init__(self, size: int, keep: bool = False) -> None:
         self.size = size
-        self._kept: dict[Path | None, Tensor] | None = {} if keep else None
+        self._room = KEPT_BYTES if keep else 0
+        self._kept: dict[Path, Tensor] = {}
 
     def __call__(self, paths: Sequence[Path | None]) -> Float[Tensor, "views 3 size size"]:
         """The views of these pictures; None is a black picture, no picture at all is one view of the mean colour.
@@ -177,20 +201,23 @@ class ViewReader:
         """
         if not paths:
             return torch.zeros(1, 3, self.size, self.size)
-        return normalise_views(torch.stack([self._view(path) for path in paths]))
+        return normalise_views(torch.stack([self._black if path is None else self._view(path) for path in paths]))
 
     def none(self) -> Float[Tensor, "0 3 size size"]:
         """No view at all, for a sample that is text only."""
         return torch.zeros(0, 3, self.size, self.size)
 
-    def _view(self, path: Path | None) -> UInt8[Tensor, "3 size size"]:
-        if self._kept is not None and path in self._kept:
-            return self._kept[path]
+    @cached_property
+    def _black(self) -> UInt8[Tensor, "3 size size"]:
         width, height = BLACK_SIZE
-        picture = np.zeros((height, width, 3), np.uint8) if path is None else read_picture(path)
-        view = prepare_view(picture, self.size)
-        if self._kept is not None or path is None:
-            self._kept = {} if self._kept is None else self._kept
+        return prepare_view(np.zeros((height, width, 3), np.uint8), self.size)
+
+    def _view(self, path: Path) -> UInt8[Tensor, "3 size size"]:
+        if path in self._kept:
+            return self._kept[path]
+        view = prepare_view(read_picture(path), self.size)
+        if view.nbytes <= self._room:
+            self._room -= view.nbytes
             self._kept[path] = view
         return view
 
@@ -199,7 +226,7 @@ def read_audio_embedding(path: Path, width: int) -> Float[Tensor, " width"]:
     """The stored audio vector.
 
     Raises:
-        UserError: the file is damaged, holds something else, or a vector of another length.
+        UserError: the file is damaged, holds something else, a vector of another length, or values that are no number.
     """
     try:
         stored = read_pickle(path)
@@ -209,8 +236,10 @@ def read_audio_embedding(path: Path, width: int) -> Float[Tensor, " width"]:
         vector = named_tensors({"embedding": stored}, path)["embedding"]
     except UserError:
         vector = torch.zeros(0)  # something else
-    if vector.numel() != width or not vector.is_floating_point() or not is_finite(vector):
+    if vector.numel() != width or not vector.is_floating_point():
         raise UserError(f"{path}: expected an audio embedding of {width} numbers; delete it and preprocess again")
+    if not is_finite(vector):
+        raise UserError(f"{path}: holds values that are no number; delete it and preprocess again")
     return vector.flatten().float().clone()  # not the mapped file itself
 
 

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import torch
 from transformers import DynamicCache, LlamaForCausalLM
 
+from operating_room.errors import UserError
 from scene_graph_generation.collate import Example
+from scene_graph_generation.config import MM2SGConfig
 from scene_graph_generation.model.mm2sg import MM2SG
 
 # transformers 5.24 has renamed the argument, and 5.40 will not know the old name any more.
@@ -23,6 +25,9 @@ def generate(
     """The most likely token after the other, for each sample up to and without `end_id`.
 
     Samples are padded on the left. With the model's batching `independent` a batch gives what its samples give alone.
+
+    Raises:
+        UserError: a score is no number.
     """
     merged = model.embed(examples, side="left")
     cache = DynamicCache()
@@ -38,7 +43,13 @@ def generate(
     generated: list[list[int]] = [[] for _ in examples]
     running = set(range(len(examples)))
     for step in range(max_new_tokens):
-        tokens = output.logits[:, -1].argmax(-1)
+        scores = output.logits[:, -1]
+        if not scores.isfinite().all():
+            raise UserError(
+                "the model's scores are no numbers: its weights are damaged, or too large for this number format; copy "
+                "or train the model again, or try --bits 32"
+            )
+        tokens = scores.argmax(-1)
         for i, token in enumerate(tokens.tolist()):
             if token == end_id:
                 running.discard(i)
@@ -55,3 +66,9 @@ def generate(
             use_cache=True,
         )
     return generated
+
+
+def cache_bytes(config: MM2SGConfig, samples: int, new_tokens: int = MAX_NEW_TOKENS, itemsize: int = 2) -> int:
+    """Of the keys and values of a batch whose prompts are as long as they may be (`itemsize` bytes a number)."""
+    length = min(config.max_length + new_tokens, config.language.positions)
+    return 2 * config.language.layers * config.language.width * itemsize * length * samples

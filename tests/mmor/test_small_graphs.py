@@ -15,7 +15,7 @@ from operating_room.synthetic.story import script_surgery
 from operating_room.synthetic.writer import write_take
 from operating_room.takes import find_take
 from scene_graph_generation.checkpoints import load_model
-from scene_graph_generation.infer import SceneGraphGenerator
+from scene_graph_generation.generator import SceneGraphGenerator
 
 TAKE = find_take("002_4DOR")  # cameras and masks are all there is to go by
 SECONDS = (14, 20, 26, 32)  # of a surgery of 40 s; these are drawn

@@ -26,7 +26,7 @@ from operating_room.scene_graph import parse, target_text
 from operating_room.takes import MMOR, find_take
 from scene_graph_generation.collate import Example
 from scene_graph_generation.config import MM2SGConfig
-from scene_graph_generation.infer import SceneGraphGenerator
+from scene_graph_generation.generator import SceneGraphGenerator
 from scene_graph_generation.sample_files import read_shards, shard_folder
 from scene_graph_generation.timepoint import Evidence
 from tests.parity.case import EXACT, Result, compare

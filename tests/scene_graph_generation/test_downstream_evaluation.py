@@ -16,7 +16,7 @@ from operating_room.downstream_rules import collect_labels, our_rules
 from operating_room.errors import UserError
 from operating_room.scene_graph import Sample, Triplet
 from scene_graph_generation.downstream import DownstreamEvaluation, evaluate_downstream, read_graphs
-from scene_graph_generation.infer import SceneGraphGenerator
+from scene_graph_generation.generator import SceneGraphGenerator
 from tests.operating_room.tiny_dataset import write_dataset, write_mmor
 
 TOUCH = Triplet("circulator", "instrument_table", "touching")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,14 +14,16 @@ import torch
 
 from operating_room.dataset import Dataset, Timepoint
 from operating_room.errors import UserError
+from operating_room.layout import MASKS_PER_TIMEPOINT
 from operating_room.prompts import conversation, human_prompt
 from operating_room.relations import load_predictions
 from operating_room.takes import FOURDOR, MMOR, Take
+from scene_graph_generation import generator as generator_module
 from scene_graph_generation.config import LanguageConfig, MM2SGConfig, PoolerConfig, VisionConfig
-from scene_graph_generation.infer import SceneGraphGenerator, infer
-from scene_graph_generation.model.decoding import MAX_NEW_TOKENS
+from scene_graph_generation.generator import SceneGraphGenerator, memory_note
+from scene_graph_generation.infer import answers_path, first_frames, infer
+from scene_graph_generation.model.decoding import MAX_NEW_TOKENS, cache_bytes
 from scene_graph_generation.model.mm2sg import MM2SG
-from scene_graph_generation.timepoint import OTHER_TOKENS
 from scene_graph_generation.tokens import train_tokens
 from tests.operating_room.tiny_dataset import write_dataset
 
@@ -38,6 +41,7 @@ class Scripted(SceneGraphGenerator):
     """Answers with the frame number; notes what it was asked. Refuses the timepoint `broken`."""
 
     fingerprint = "scripted"
+    model: Any = SimpleNamespace(settings=MM2SGConfig())
 
     def __init__(self, broken: tuple[str, str] | None = None, dies_after: int = 1000) -> None:
         self.asked: list[list[tuple[str, str, str | None]]] = []
@@ -173,7 +177,7 @@ def test_shortened_memory_is_said_once(dataset: Dataset, tmp_path: Path, capfd: 
     tokens = train_tokens([conversation(human_prompt(None, None, None, None))], 1024)
     config = tiny_config(tokens.size, 10_000)
     first = SceneGraphGenerator(MM2SG(config), tokens).read(dataset.take(MMOR_TAKE).timepoints[0], "Long: Short")
-    limit = len(first.ids) + config.vision.tokens + OTHER_TOKENS + MAX_NEW_TOKENS + 200
+    limit = len(first.ids) + config.vision.tokens + MASKS_PER_TIMEPOINT + 200
     generator = Talkative(MM2SG(replace(config, max_length=limit)), tokens)
     infer(generator, dataset, {MMOR_TAKE: None}, tmp_path / "p.json", memory=False)
     assert capfd.readouterr().err == ""
@@ -183,3 +187,136 @@ def test_shortened_memory_is_said_once(dataset: Dataset, tmp_path: Path, capfd: 
     assert f"{limit} tokens (max_length)" in said
     infer(generator, dataset, {MMOR_TAKE: None}, tmp_path / "q.json")  # nothing is asked again
     assert capfd.readouterr().err == ""
+
+
+def asked_again(root: Path, out: Path, **changes: Any) -> list[str]:
+    """The frames that a second run asks; `changes` are attributes of its generator."""
+    generator = Scripted()
+    for name, value in changes.items():
+        setattr(generator, name, value)
+    infer(generator, Dataset(root), {MMOR_TAKE: None}, out, memory=False, batch_size=1)
+    return [frame for ((_, frame, _),) in generator.asked]
+
+
+def test_answers_do_not_outlive_prompt_slots_switches_and_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Review: texts of an older prompt, other picture slots or older code came back under the new version's name."""
+    root, out, everything = write_dataset(tmp_path / "data"), tmp_path / "p.json", ["000000", "000001", "000002"]
+    assert asked_again(root, out) == everything
+    assert asked_again(root, out) == []
+    assert asked_again(root, out, max_new_tokens=20) == everything
+    with monkeypatch.context() as patch:
+        patch.setattr("operating_room.prompts.QUESTION", "What is going on?")
+        assert asked_again(root, out, max_new_tokens=20) == everything
+    assert asked_again(root, out) == everything
+    with monkeypatch.context() as patch:
+        patch.setattr(generator_module, "made_by", lambda: "other code")
+        assert asked_again(root, out) == everything
+    assert asked_again(root, out) == everything
+    missing = root / "MM-OR_data" / "001_PKA" / "colorimage" / "camera01_colorimage-000101.jpg"
+    missing.rename(missing.with_suffix(".png"))
+    assert asked_again(root, out) == ["000001"]  # another slot is black
+    generator = Scripted()
+    infer(generator, Dataset(root, positional_views=True), {MMOR_TAKE: None}, out, memory=False)
+    assert [frame for group in generator.asked for _, frame, _ in group] == ["000001"]  # a switch of the dataset
+
+
+def test_what_no_model_reads_is_not_asked_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    root, out = write_dataset(tmp_path / "data"), tmp_path / "p.json"
+    assert len(asked_again(root, out)) == 3
+    blind = SimpleNamespace(settings=MM2SGConfig(modalities=("views",)))
+    assert len(asked_again(root, out, model=blind)) == 3
+    assert "3 timepoints were generated again" in capfd.readouterr().err
+    for name in ("take_point_clouds_sparse/001_PKA/000001.pcd", "001_PKA/relation_labels/000000.json"):
+        path = root / "MM-OR_data" / name
+        path.write_bytes(path.read_bytes() + b"\0")
+    assert asked_again(root, out, model=blind) == []
+
+
+def test_a_second_run_into_the_file_keeps_the_first(
+    dataset: Dataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "p.json"
+    first = infer(Scripted(), dataset, {MMOR_TAKE: None}, out)
+    second = infer(Scripted(), dataset, {FOURDOR_TAKE: None}, out)
+    assert "3 scene graphs of earlier runs of this model stay in it" in capfd.readouterr().err
+    assert load_predictions(out) == {**first, **second}
+    assert len(second) == 3  # what was asked for
+    infer(Scripted(), dataset, first_frames(dataset, [FOURDOR_TAKE], 1), out)
+    assert load_predictions(out) == {**first, **second}
+
+
+def test_predictions_of_others_are_replaced_with_a_word(
+    dataset: Dataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "p.json"
+    for content in ('{"001_4DOR_000000": [["nurse", "holding", "saw"]]}', '{"001_4DOR'):
+        out.write_text(content)
+        infer(Scripted(), dataset, {MMOR_TAKE: None}, out)
+        assert "replaced" in capfd.readouterr().err
+        assert len(load_predictions(out)) == 3
+
+
+def test_an_output_is_never_the_file_of_its_texts(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"x\.jsonl: ends like the file of generated texts"):
+        infer(Scripted(), dataset, {MMOR_TAKE: None}, tmp_path / "x.jsonl")
+    assert list(tmp_path.iterdir()) == []
+    places = [answers_path(Path("a") / name).name for name in ("x.json", "x", "x.v1", "x.v2", "x.v1.json")]
+    assert places == ["x.jsonl", "x.jsonl", "x.v1.jsonl", "x.v2.jsonl", "x.v1.jsonl"]
+
+
+def test_a_link_to_nothing_costs_its_take_and_is_named(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "data")
+    link = root / "MM-OR_data" / "take_point_clouds_sparse" / "001_PKA" / "000002.pcd"
+    link.unlink()
+    link.symlink_to(tmp_path / "nowhere.pcd")
+    with pytest.raises(
+        UserError, match=r"^001_PKA_MMOR is not finished: .*000002\.pcd: is a link to a file that is not"
+    ):
+        infer(Scripted(), Dataset(root), {MMOR_TAKE: None, FOURDOR_TAKE: None}, tmp_path / "p.json")
+    assert len(load_predictions(tmp_path / "p.json")) == 3 + 1  # time stamps begin with 1
+
+
+def test_a_damaged_transcript_costs_its_take(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "data")
+    (root / "MM-OR_data" / "take_transcripts_per_timepoint" / "001_PKA" / "000001.json").write_text('{"te')
+    with pytest.raises(UserError, match=r"^001_PKA_MMOR is not finished: .*000001\.json"):
+        infer(Scripted(), Dataset(root), {MMOR_TAKE: None, FOURDOR_TAKE: None}, tmp_path / "p.json")
+    assert len(load_predictions(tmp_path / "p.json")) == 3
+
+
+def test_weights_that_are_no_numbers_are_told(dataset: Dataset, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokens = train_tokens([conversation(human_prompt(None, None, None, None))], 1024)
+    model = MM2SG(tiny_config(tokens.size))
+    model.language.lm_head.weight.data[3] = float("nan")
+    with pytest.raises(UserError, match="scores are no numbers"):
+        infer(SceneGraphGenerator(model, tokens), dataset, {MMOR_TAKE: None}, tmp_path / "p.json")
+
+
+def test_a_full_gpu_is_told(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    tokens = train_tokens([conversation(human_prompt(None, None, None, None))], 1024)
+    generator = SceneGraphGenerator(MM2SG(tiny_config(tokens.size)), tokens)
+    question = generator.read_text("What comes next?")
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(generator_module, "generate", full)
+    with pytest.raises(UserError, match="too little memory for 2 questions at once; choose a smaller --batch-size"):
+        generator.answer([question, question])
+
+
+def test_memory_of_a_batch_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    published = cache_bytes(MM2SGConfig(), 8)
+    assert published == 2 * 32 * 4096 * 2 * (2048 + 300) * 8  # 9.8 GB
+    torch.manual_seed(0)
+    tokens = train_tokens([conversation(human_prompt(None, None, None, None))], 1024)
+    generator = SceneGraphGenerator(MM2SG(tiny_config(tokens.size)), tokens)
+    assert memory_note(generator, 8) is None
+    needed = cache_bytes(generator.model.settings, 8, MAX_NEW_TOKENS, 4)
+    monkeypatch.setattr(generator_module, "WORTH_TELLING", 1)
+    monkeypatch.setattr(generator_module, "free_memory", lambda _: needed // 2)
+    note = memory_note(generator, 8)
+    assert note is not None
+    assert note.endswith("--batch-size 4 always fits")

@@ -16,7 +16,8 @@ from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.prompts import conversation, human_prompt
 from operating_room.takes import MMOR, Take
-from scene_graph_generation.collate import IGNORED, IMAGE
+from scene_graph_generation import timepoint
+from scene_graph_generation.collate import IGNORED, IMAGE, Example, merge
 from scene_graph_generation.config import MM2SGConfig, PoolerConfig, VisionConfig
 from scene_graph_generation.timepoint import (
     MAX_POINTS,
@@ -72,6 +73,44 @@ def test_kept_views_are_read_once(tmp_path: Path) -> None:
     assert torch.equal(kept([path, path])[1:], first)
     with pytest.raises(UserError, match=r"a\.jpg"):
         fresh([path])
+
+
+def test_black_views_do_not_make_others_stay(tmp_path: Path) -> None:
+    """Review: after the first missing camera every picture of every timepoint was kept, and read from there."""
+    path, read = write(tmp_path / "a.jpg", picture()), ViewReader(28)
+    first = read([None, path])
+    write(path, picture(pixels=np.zeros((48, 64, 3), np.uint8)))
+    assert not torch.equal(read([None, path])[1], first[1])
+    path.unlink()
+    with pytest.raises(UserError, match=r"a\.jpg"):
+        read([path])
+
+
+def test_kept_views_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timepoint, "KEPT_BYTES", 2 * 3 * 28 * 28)
+    read = ViewReader(28, keep=True)
+    paths = [write(tmp_path / f"{i}.jpg", picture()) for i in range(3)]
+    read(paths)
+    for path in paths:
+        path.unlink()
+    read(paths[:2])
+    with pytest.raises(UserError, match=r"2\.jpg"):
+        read(paths)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_embeddings_that_are_no_numbers_are_named(tmp_path: Path, value: float) -> None:
+    """Fault 12: the graph was empty, exit code 0."""
+    vector = torch.ones(8)
+    vector[3] = value
+    with pytest.raises(UserError, match=r"a\.pt: holds values that are no number"):
+        read_audio_embedding(save_tensor(tmp_path / "a.pt", vector), 8)
+
+
+def test_tensors_of_other_kinds_are_named(tmp_path: Path) -> None:
+    for value in (torch.ones(8).to_sparse(), torch.ones(8, device="meta"), torch.ones(8, dtype=torch.complex64), 3):
+        with pytest.raises(UserError, match=r"a\.pt"):
+            read_audio_embedding(save_tensor(tmp_path / "a.pt", value), 8)
 
 
 def save_tensor(path: Path, value: object) -> Path:
@@ -194,7 +233,7 @@ NO_FILES = Evidence(())
 
 
 def room_for(tokens: int) -> ExampleReader:
-    return ExampleReader(replace(CONFIG, max_length=tokens + CONFIG.vision.tokens + OTHER_TOKENS), TOKENS)
+    return ExampleReader(replace(CONFIG, max_length=tokens + CONFIG.vision.tokens - 1), TOKENS)
 
 
 @pytest.mark.parametrize("answer", [None, "<SG> nurse,saw,holding; </SG>"])
@@ -208,11 +247,48 @@ def test_text_that_is_too_long_loses_the_oldest_part_of_its_memory(answer: str |
     assert 0 < short.dropped_memory < len(MEMORY)
     assert text == (PROMPT.replace(MEMORY, kept) + (f" {answer}" if answer else "")).replace("<image>", "")
     assert room - 8 <= len(short.ids) <= room  # no more is dropped than has to be
-    assert len(room_for(room)(NO_FILES, PROMPT, answer, reserve=50).ids) <= room - 50
     if answer:
         assert short.labels is not None
         assert full.labels is not None
         assert short.labels[short.labels != IGNORED].tolist() == full.labels[full.labels != IGNORED].tolist()
+
+
+@pytest.mark.parametrize("over", [-300, -299, -1, 0, 1])
+def test_the_limit_is_for_the_prompt_alone(over: int) -> None:
+    """As published: a prompt loses nothing up to 2048 tokens, visual ones included; its answer goes beyond them.
+
+    Room for 300 tokens of answer was taken from the prompt, so that memories were cut that were not in the paper.
+    """
+    whole = room_for(10_000)(NO_FILES, PROMPT)
+    room = len(whole.ids) - 1 + CONFIG.vision.tokens  # the placeholder is replaced
+    read = ExampleReader(replace(CONFIG, max_length=room - over), TOKENS)
+    example = read(NO_FILES, PROMPT, reserve=300)
+    assert (example.dropped_memory > 0) == (over > 0)
+    assert len(merged(read, example)) == min(room, len(example.ids) - 1 + CONFIG.vision.tokens) <= room - over
+
+
+def test_positions_of_the_language_model_are_for_prompt_and_answer() -> None:
+    text = len(room_for(10_000)(NO_FILES, PROMPT).ids) - 1 + CONFIG.vision.tokens
+    for positions, cut in ((text + 300, False), (text + 299, True)):
+        language = replace(CONFIG.language, positions=positions)
+        read = ExampleReader(replace(CONFIG, max_length=10_000, language=language), TOKENS)
+        assert (read(NO_FILES, PROMPT, reserve=300).dropped_memory > 0) == cut
+
+
+def test_absent_modalities_need_no_room() -> None:
+    """Only published batching can give a sample tokens that it does not have itself."""
+    text = len(room_for(10_000)(NO_FILES, PROMPT).ids) - 1 + CONFIG.vision.tokens
+    for batching, room in (("independent", text), ("published", text + OTHER_TOKENS)):
+        config = replace(CONFIG, batching=batching, max_length=room)
+        assert ExampleReader(config, TOKENS)(NO_FILES, PROMPT).dropped_memory == 0
+        tight = replace(config, max_length=room - 1)
+        assert ExampleReader(tight, TOKENS)(NO_FILES, PROMPT).dropped_memory > 0
+
+
+def merged(read: ExampleReader, example: Example) -> torch.Tensor:
+    """The positions of an example once its visual tokens stand in the place of the image."""
+    visual = torch.zeros(CONFIG.vision.tokens, 3)
+    return merge([example], [visual], lambda ids: torch.zeros(len(ids), 3), read._config.max_length).attention_mask[0]
 
 
 def test_text_that_is_too_long_without_memory_is_refused() -> None:

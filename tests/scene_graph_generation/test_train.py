@@ -18,7 +18,7 @@ from operating_room.prompts import human_prompt
 from operating_room.scene_graph import Triplet, parse
 from scene_graph_generation.checkpoints import load_model
 from scene_graph_generation.config import VisionConfig, read_experiment
-from scene_graph_generation.infer import SceneGraphGenerator
+from scene_graph_generation.generator import SceneGraphGenerator
 from scene_graph_generation.sampler import EpochOrder, similar_length_order
 from scene_graph_generation.train import train
 from scene_graph_generation.training_data import disturb_memory, read_records
