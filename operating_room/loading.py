@@ -34,7 +34,7 @@ _KINDS = (  # an entry's name begins with -> what has such entries, and what is 
 )
 
 
-def kind_of(names: Iterable[str]) -> str:
+def told_by_names(names: Iterable[str]) -> str:
     """What a file with entries of these names is, for the message to somebody who gave the wrong one."""
     names = list(names)
     for beginnings, kind, use in _KINDS:

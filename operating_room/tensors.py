@@ -7,6 +7,7 @@ them twice. A model's values must be numbers: one NaN makes every answer of a mo
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +40,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # a reader of strangers' bytes: whatever it stumbles over, the file is bad
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def read_pickle(path: Path, allowed: list[Any] | None = None) -> Any:
@@ -59,7 +60,7 @@ def read_pickle(path: Path, allowed: list[Any] | None = None) -> Any:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # as above; torch's unpickler lets IndexError, AssertionError and others through
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def named_tensors(values: Any, path: Path) -> dict[str, Tensor]:
@@ -139,6 +140,9 @@ def write_pickle(path: Path, value: Any) -> None:
             raise OSError(str(error).splitlines()[0]) from error
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
+def damaged(path: Path, error: Exception) -> UserError:
+    """What to say of a file that a parser stumbled over."""
     reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+    if forbidden := re.search(r"GLOBAL (\S+)", str(error)):  # torch's message is a page long
+        reason = f"it wants to call {forbidden[1]}"
     return UserError(f"{path}: damaged, or not safe to read ({reason}); copy it again")

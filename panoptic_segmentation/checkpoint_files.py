@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from numpy._core import multiarray
 from torch import Tensor
 
 from operating_room.errors import UserError
+from operating_room.tensors import damaged, named_tensors, read_pickle, read_safetensors
 
 _TORCHVISION = (  # torchvision's ResNet -> published
     (r"^conv1\.", "stem.conv1."),
@@ -33,11 +32,6 @@ _TORCHVISION = (  # torchvision's ResNet -> published
     (r"\.downsample\.1\.", ".shortcut.norm."),
 )
 
-
-_DAMAGED = (
-    RuntimeError, EOFError, KeyError, ValueError, TypeError, IndexError, AttributeError, ImportError,
-    pickle.UnpicklingError, safetensors.SafetensorError,
-)  # fmt: skip
 
 # NumPy numbers in the state of published trainers, under NumPy 1's and 2's module names.
 _SCALARS: list[Any] = [
@@ -85,30 +79,31 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'not found'}; give a .pth, .pkl or .safetensors")
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = safetensors.torch.load_file(path)
-        elif path.suffix == ".pkl":
-            state = _ArrayUnpickler(io.BytesIO(path.read_bytes())).load()
-        else:
-            with torch.serialization.safe_globals(_SCALARS):
-                state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except _DAMAGED as error:
-        reason = str(error).strip().split("\n")[0][:150]
-        raise UserError(f"{path}: damaged, or not a checkpoint that can be read safely ({reason})") from error
+    if path.suffix == ".safetensors":
+        state: Any = read_safetensors(path)
+    elif path.suffix == ".pkl":
+        state = _read_arrays(path)
+    else:
+        state = read_pickle(path, _SCALARS)
     if isinstance(state, Mapping):
         state = state.get("model", state)
     if not isinstance(state, Mapping) or not state:
         raise UserError(f"{path}: holds no parameters; give a checkpoint file")
-    tensors = {}
-    for name, value in state.items():
-        value = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-        if not isinstance(value, Tensor) or not isinstance(name, str):
-            raise UserError(f"{path}: entry {name!r} is no tensor; give a checkpoint file")
-        tensors[name] = value
-    return _renamed(tensors)
+    return _renamed(named_tensors({name: _tensor(value) for name, value in state.items()}, path))
+
+
+def _read_arrays(path: Path) -> Any:
+    try:
+        return _ArrayUnpickler(io.BytesIO(path.read_bytes())).load()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # a stranger's pickle: whatever it makes the unpickler stumble over, the file is bad
+        raise damaged(path, error) from error
+
+
+def _tensor(value: Any) -> Any:
+    """A NumPy array of numbers as a tensor; anything else as it is."""
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" else value
 
 
 def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -6,29 +6,27 @@ here and nowhere else.
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from operating_room.errors import UserError
-from operating_room.files import write_bytes
-from operating_room.loading import LoadReport
+from operating_room.loading import LoadReport, told_by_names
+from operating_room.tensors import check_numbers, write_pickle, write_safetensors
 from panoptic_segmentation.checkpoint_files import read_checkpoint
 from panoptic_segmentation.model.matching import LossSettings
 from panoptic_segmentation.model.segmenter import SegmenterConfig
 from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS, OnlineDVIS, VideoConfig
+from panoptic_segmentation.model_card import Kind, ModelCard, read_card
 
 VideoModel = CTVIS | OnlineDVIS | OfflineDVIS
-KINDS = ("ctvis", "online", "offline")  # each contains the ones before
+KINDS = get_args(Kind)
 
 _PREFIXES = {  # published -> ours
     "backbone.": "segmenter.backbone.",
@@ -40,16 +38,6 @@ _PREFIXES = {  # published -> ours
 _CLASS_WEIGHTS = "criterion.empty_weight"  # in every published checkpoint; here it follows from the settings
 # Entries that depend on the number of classes or queries: another training may start without them.
 _REPLACEABLE = re.compile(r".*\.(class_embed\.(weight|bias)|query_feat\.weight|query_embed\.weight)")
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """How a model is built, saved inside our own files."""
-
-    kind: str
-    segmenter: SegmenterConfig
-    video: VideoConfig = field(default_factory=VideoConfig)  # of the tracker and the refiner
-    preprocessing: dict[str, Any] = field(default_factory=dict)  # whatever inference must repeat, JSON values
 
 
 def build_model(kind: str, segmenter: SegmenterConfig, video: VideoConfig) -> VideoModel:
@@ -86,13 +74,33 @@ def load_checkpoint(path: Path, model: VideoModel, complete: bool = True) -> Loa
             a backbone alone.
 
     Raises:
-        UserError: the file is missing, damaged, unsafe, of another kind of model or of another architecture.
+        UserError: the file is missing, damaged, unsafe, of another kind of model or of another architecture, or a value
+            is no number.
     """
     return load_state(path, read_checkpoint(path), model, complete)
 
 
 def load_state(path: Path, state: Mapping[str, Tensor], model: VideoModel, complete: bool = True) -> LoadReport:
     """`load_checkpoint` with the file already read; `path` is for messages."""
+    report = check_architecture(path, state, model, complete)
+    ours = published_state(model)
+    chosen = {name: state[name] for name in report.matched}
+    for name, tensor in chosen.items():
+        if ours[name].is_floating_point() != tensor.is_floating_point():
+            raise UserError(f"{path}: {name} is stored as {tensor.dtype}, no form of a model's weights; copy it again")
+    check_numbers(chosen, path)
+    with torch.no_grad():
+        for name, tensor in chosen.items():
+            ours[name].copy_(tensor)
+    return report
+
+
+def check_architecture(path: Path, state: Mapping[str, Tensor], model: VideoModel, complete: bool = True) -> LoadReport:
+    """What of a file fits a model, of which the shapes are enough; arguments as of `load_state`.
+
+    Raises:
+        UserError: it is of another kind or architecture.
+    """
     _check_kind(path, state, model, complete)
     ours = published_state(model)
     counters = {name for name in ours if name.endswith("num_batches_tracked")}
@@ -114,16 +122,13 @@ def load_state(path: Path, state: Mapping[str, Tensor], model: VideoModel, compl
         raise UserError(
             f"{path}: {len(missing)} entries are missing, the first is {missing[0]}; use a whole checkpoint"
         )
-    with torch.no_grad():
-        for name in matched:
-            ours[name].copy_(state[name])
     return LoadReport(path, matched, missing, unexpected, reshaped)
 
 
 def _check_kind(path: Path, state: Mapping[str, Tensor], model: VideoModel, complete: bool) -> None:
     parts = {name.split(".")[0] for name in state}
     if "backbone" not in parts:
-        raise UserError(f"{path}: no panoptic segmentation model (no entry begins with backbone.); choose another file")
+        raise UserError(f"{path}: holds no segmenter, but {told_by_names(state)}; choose another file")
     theirs = "offline" if "refiner" in parts else "online" if "tracker" in parts else "ctvis"
     wanted = kind_of(model)
     if KINDS.index(theirs) > KINDS.index(wanted) or (complete and theirs != wanted):
@@ -138,9 +143,7 @@ def save_published(path: Path, model: VideoModel, iteration: int = 0, settings: 
     state = {name: tensor.detach().cpu() for name, tensor in published_state(model).items()}
     weights = torch.ones(model.segmenter.config.classes + 1)
     weights[-1] = (settings or LossSettings()).no_object_weight
-    buffer = io.BytesIO()  # torch reports a full disk as a RuntimeError
-    torch.save({"model": state | {_CLASS_WEIGHTS: weights}, "iteration": iteration}, buffer)
-    write_bytes(path, buffer.getvalue())
+    write_pickle(path, {"model": state | {_CLASS_WEIGHTS: weights}, "iteration": iteration})
 
 
 def save_model(path: Path, model: VideoModel, card: ModelCard, half: bool = False) -> None:
@@ -149,31 +152,20 @@ def save_model(path: Path, model: VideoModel, card: ModelCard, half: bool = Fals
     for name, tensor in published_state(model).items():
         tensor = tensor.detach().cpu().contiguous()
         state[name] = tensor.half() if half and tensor.is_floating_point() else tensor
-    write_bytes(path, safetensors.torch.save(state, metadata={"card": json.dumps(asdict(card))}))
-
-
-def read_card(path: Path) -> ModelCard:
-    """How the model of a `.safetensors` of ours is built.
-
-    Raises:
-        UserError: no such file, or one without a card.
-    """
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            card = json.loads(file.metadata()["card"])
-        segmenter: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["segmenter"].items()}
-        return ModelCard(
-            card["kind"], SegmenterConfig(**segmenter), VideoConfig(**card["video"]), card["preprocessing"]
-        )
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (safetensors.SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged, or no model file of this program ({error})") from error
+    write_safetensors(path, state, {"card": json.dumps(asdict(card))})
 
 
 def load_model(path: Path) -> tuple[VideoModel, ModelCard]:
-    """Build the model of a `.safetensors` of ours, with its weights, in evaluation mode."""
+    """Build the model of a `.safetensors` of ours, with its weights, in evaluation mode.
+
+    Raises:
+        UserError: the file is missing or damaged, or its card describes another model than its weights.
+    """
     card = read_card(path)
+    state = read_checkpoint(path)
+    with torch.device("meta"):  # costs no memory whatever the card says
+        planned = build_model(card.kind, card.segmenter, card.video)
+    check_architecture(path, state, planned)
     model = build_model(card.kind, card.segmenter, card.video)
-    load_checkpoint(path, model)
+    load_state(path, state, model)
     return model.eval(), card

@@ -41,6 +41,7 @@ from panoptic_segmentation.model.video import (
     online_frames,
 )
 from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS
+from panoptic_segmentation.model_card import typed
 from panoptic_segmentation.pictures import edge_size, resize_for_test, resize_picture, resize_station
 
 ALL = Share()
@@ -95,10 +96,7 @@ def load(model: Path, config: Config | None = None) -> tuple[VideoModel, Inferen
     path = model_path(model)
     if path.suffix == ".safetensors":
         loaded, card = load_model(path)
-        test: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in card.preprocessing.items()
-        }
-        settings = config.test if config else InferenceSettings(**test)
+        settings = config.test if config else typed(InferenceSettings, card.preprocessing, f"{path}: preprocessing")
     elif config is None:
         raise UserError(f"{path}: does not say how it is built; give the configuration it was trained with")
     else:

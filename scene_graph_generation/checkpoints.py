@@ -9,7 +9,7 @@ from torch import Tensor
 
 from operating_room.errors import UserError
 from operating_room.files import write_json
-from operating_room.loading import kind_of
+from operating_room.loading import told_by_names
 from operating_room.tensors import check_numbers, read_tensors, write_safetensors
 from scene_graph_generation.adapter_config import ADAPTER_CONFIG
 from scene_graph_generation.adapters import adapted_layers, merge_lora
@@ -95,7 +95,7 @@ def load_weights(model: MM2SG, path: Path) -> None:
 def _load_whole(folder: Path, bits: Bits | None, device: torch.device | str) -> MM2SG:
     state = read_tensors(folder / WEIGHTS)
     if not (folder / CONFIG).is_file() or not is_ours(read_config(folder)):
-        raise UserError(f"{folder}: no scene-graph model here (its {WEIGHTS} is {kind_of(state)}); {_GIVE}")
+        raise UserError(f"{folder}: no scene-graph model here (its {WEIGHTS} is {told_by_names(state)}); {_GIVE}")
     where = folder / CONFIG
     settings = from_mapping(MM2SGConfig, read_config(folder), str(where))
     planned = outline(settings, where)
