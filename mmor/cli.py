@@ -39,6 +39,22 @@ def demo(
     typer.echo(f"open {run_demo(out, seconds, seed, train)} in a browser")
 
 
+@app.command()
+def check(
+    data: Annotated[Path, typer.Option(help="Folder that holds MM-OR_data and/or 4D-OR_data.")] = Path("data"),
+    full: Annotated[bool, typer.Option("--full", help="Also at the published size, with random weights.")] = False,
+    out: Annotated[Path | None, typer.Option("--json", help="Write everything to this file, too.")] = None,
+) -> None:
+    """Say whether this machine will do: what it has, and whether every path it can take gives the right numbers.
+
+    Needs no data and no network. Paste what it prints into a question.
+    """
+    from mmor.check.run import check
+
+    if not check(data, full, out, typer.echo):
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Entry point of the console command; a user's mistake ends with one line and exit code 2."""
     try:

@@ -6,12 +6,14 @@ several processes, which torchrun or `--gpus` starts. torch is imported inside t
 
 from __future__ import annotations
 
+import gc
 import math
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from operating_room.errors import UserError
@@ -247,6 +249,55 @@ def require_memory(needed: int, what: str, device: torch.device | None = None, a
         where = f"the GPU {device}" if device is not None and device.type == "cuda" else "this machine"
         told = f"{what} needs {needed / 1e9:.1f} GB, {where} has {free / 1e9:.1f} GB free"
         raise UserError(told + (f"; {advice}" if advice else ""))
+
+
+@contextmanager
+def watched_memory(device: torch.device) -> Generator[Callable[[], int]]:
+    """Yield a function that says how many bytes more than at the start were taken at the worst moment so far.
+
+    On a GPU that is counted by torch; in main memory it is sampled, so that a peak of some milliseconds can be missed.
+    """
+    import psutil
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield lambda: torch.cuda.max_memory_allocated(device) - before
+        return
+    process, done = psutil.Process(), Event()
+    peak = before = process.memory_info().rss
+
+    def sample() -> None:
+        nonlocal peak
+        while not done.wait(0.01):
+            peak = max(peak, process.memory_info().rss)
+
+    thread = Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield lambda: max(peak, process.memory_info().rss) - before
+    finally:
+        done.set()
+        thread.join()
+
+
+def wait_for(device: torch.device) -> None:
+    """Return when the device has done all that it was given, so that a clock can be read."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back to the device what no tensor uses any more."""
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _limits() -> list[tuple[int, int]]:

@@ -1,0 +1,119 @@
+"""`mmor check`: the table, the file, and that a wrong number or a broken part is a FAIL."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from mmor import cli
+from mmor.check import full, graphs, measure, run, segmenters
+from mmor.check.measure import Outcome, Result
+
+RUN = CliRunner()
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def only_segmenting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but the small CTVIS model in a single pass."""
+
+    def rows(full: bool) -> list[Result]:
+        assert not full
+        part = run.partial(run._segmenter, "ctvis", segmenters.inference)
+        return list(run._compared([CPU], "segment, ctvis", part))
+
+    monkeypatch.setattr(run, "self_test", rows)
+
+
+def test_a_healthy_machine_passes(tmp_path: Path) -> None:
+    out = tmp_path / "check.json"
+    result = RUN.invoke(cli.app, ["check", "--data", str(tmp_path), "--json", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "0 FAIL" in result.output
+    assert "holds neither MM-OR_data nor 4D-OR_data" in result.output
+    found = json.loads(out.read_text())
+    rows = [SimpleNamespace(**row) for row in found["rows"]]
+    for kind in ("ctvis", "online", "offline"):
+        for part in (f"segment, {kind}", f"train, {kind}"):
+            formats = [row.format for row in rows if row.part == part and row.device == "cpu"]
+            assert formats == ["float32", "bfloat16", "float16"]
+    compared = [row for row in rows if row.allowed is not None]
+    assert len(compared) > 12
+    assert all(0 <= row.difference <= row.allowed for row in compared)
+    assert any(row.difference > 1e-6 for row in compared if row.format == "bfloat16")
+    assert {row.part for row in rows} >= {"train, two processes", "both stages, simulated take", "write a scene graph"}
+    assert found["environment"]["versions"]["torch"] == torch.__version__
+    assert found["verdicts"][-1].endswith("not run")
+
+
+@pytest.mark.usefixtures("only_segmenting")
+def test_wrong_numbers_in_one_format_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = segmenters.inference
+
+    def wrong(model: segmenters.VideoModel, size: segmenters.Size, dtype: torch.dtype | None) -> Outcome:
+        outcome = right(model, size, dtype)
+        return outcome if dtype is None else replace(outcome, numbers=tuple(1.1 * n for n in outcome.numbers))
+
+    monkeypatch.setattr(segmenters, "inference", wrong)
+    result = RUN.invoke(cli.app, ["check"])
+    assert result.exit_code == 1
+    assert "1 ok, 2 FAIL, 0 not run" in result.output
+    assert "its numbers are not those of the CPU" in result.output
+
+
+@pytest.mark.usefixtures("only_segmenting")
+def test_a_part_that_raises_is_named_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = segmenters.inference
+
+    def broken(model: segmenters.VideoModel, size: segmenters.Size, dtype: torch.dtype | None) -> Outcome:
+        if dtype == torch.bfloat16:
+            raise RuntimeError("no kernel\nimage is available")
+        return right(model, size, dtype)
+
+    monkeypatch.setattr(segmenters, "inference", broken)
+    result = RUN.invoke(cli.app, ["check"])
+    assert result.exit_code == 1
+    assert "RuntimeError: no kernel image is available" in result.output
+    assert "2 ok, 1 FAIL" in result.output
+
+
+def test_numbers_that_are_not_finite_fail_with_and_without_a_comparison() -> None:
+    good, bad = Outcome((torch.ones(3),)), Outcome((torch.tensor([1.0, float("nan"), 1.0]),))
+    assert measure.measure("part", CPU, "float32", lambda: bad)[0].state == "FAIL"
+    assert measure.measure("part", CPU, "float32", lambda: bad, good, 0.1)[0].state == "FAIL"
+    assert measure.measure("part", CPU, "float32", lambda: Outcome((torch.ones(4),)), good, 0.1)[0].state == "FAIL"
+    assert measure.measure("part", CPU, "float32", lambda: good, good, 0.0)[0].state == "ok"
+
+
+def test_a_missing_extra_is_not_run_and_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "find_spec", lambda name: None)
+    rows = list(run._compared([CPU], "write a scene graph", run.partial(run._graphs, run._generation)))
+    assert [row.state for row in rows] == ["ok", "ok", "ok", "not run"]
+    assert 'pip install "mmor[quant]"' in rows[-1].note
+
+
+def test_the_full_test_runs_every_part_and_judges_a_live_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published sizes shrunk, everything else as it is: models made on the device, optimiser steps, times."""
+    monkeypatch.setattr(segmenters, "PUBLISHED", replace(segmenters.SMALL))
+    monkeypatch.setattr(graphs, "PUBLISHED", replace(graphs.SMALL))
+    rows = list(full.published_size(CPU))
+    assert [row.state for row in rows] == ["ok"] * 9, [row.note for row in rows]
+    assert all(row.seconds is not None and row.seconds > 0 for row in rows)
+    assert "3 cameras x" in full.live(rows)
+    slow = [replace(row, each=2.0) for row in rows]
+    assert "cannot be kept up with" in full.live(slow)
+    assert "not known" in full.live(rows[:1])
+
+
+def test_what_would_not_fit_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("operating_room.machine.free_memory", lambda device=None: 5_000_000_000)
+    monkeypatch.setattr(full, "measure", lambda part, *rest: (Result(part, "cpu", "bfloat16", "ok"), None))
+    rows = list(full.published_size(CPU))
+    assert [row.state for row in rows] == ["ok"] * 3 + ["not run"] * 6
+    assert "it needs 44.0 GB, this machine has 5.0 GB free" in rows[3].note
