@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -43,12 +44,10 @@ class Result:
 
 
 def relative_difference(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float:
-    """The largest |found - expected| / |expected| (Euclidean norms) of the pairs; NaN if one is not finite."""
+    """The largest |found - expected| / |expected| (Euclidean norms) of the pairs of tensors of equal shape."""
     worst = 0.0
     for mine, theirs in zip(found, expected, strict=True):
         mine, theirs = mine.detach().cpu().double(), theirs.detach().cpu().double()
-        if mine.shape != theirs.shape or not mine.isfinite().all():
-            return float("nan")
         worst = max(worst, float((mine - theirs).norm() / theirs.norm().clamp(min=1e-12)))
     return worst
 
@@ -77,16 +76,18 @@ def measure(
     except Exception as error:  # noqa: BLE001  # a broken library may raise anything, and that is what is asked for here
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return Result(part, str(device), format_name, "FAIL", time.perf_counter() - start, note=reason[:300]), None
-    compared = expected is not None and bool(expected.numbers)
-    difference = relative_difference(outcome.numbers, expected.numbers) if expected is not None and compared else None
-    state: State = "ok"
-    note = outcome.note
-    if difference is None and not all(bool(number.isfinite().all()) for number in outcome.numbers):
-        state, note = "FAIL", "its numbers are not finite"
-    elif difference is not None and allowed is not None and not difference <= allowed:  # NaN fails, too
-        state, note = "FAIL", "its numbers are not those of the CPU"
-    row = Result(part, str(device), format_name, state, seconds, memory, difference, allowed, note, outcome.each)
-    return row, outcome
+    row = partial(Result, part, str(device), format_name, seconds=seconds, memory=memory, each=outcome.each)
+    if not all(bool(number.isfinite().all()) for number in outcome.numbers):
+        return row(state="FAIL", note="its numbers are not finite"), outcome
+    if expected is None or not expected.numbers:
+        return row(state="ok", note=outcome.note), outcome
+    if [number.shape for number in outcome.numbers] != [number.shape for number in expected.numbers]:
+        return row(state="FAIL", note="its numbers have another shape than those of the CPU"), outcome
+    difference = relative_difference(outcome.numbers, expected.numbers)
+    if allowed is not None and difference > allowed:
+        note = "its numbers are not those of the CPU"
+        return row(state="FAIL", difference=difference, allowed=allowed, note=note), outcome
+    return row(state="ok", difference=difference, allowed=allowed, note=outcome.note), outcome
 
 
 def not_run(part: str, device: torch.device | str, format_name: str, reason: str) -> Result:
