@@ -1,0 +1,159 @@
+"""What must not change when code moves: every text, order, colour, path and file name that published files depend on.
+
+Each digest is that of a JSON of the thing itself, so a failing one is looked into by printing it before and after.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from hashlib import sha256
+from itertools import product
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from operating_room import categories, downstream, layout, memory, prompts, vocabulary
+from operating_room.dataset import Timepoint
+from operating_room.scene_graph import Triplet, normalise, parse, target_text
+from operating_room.takes import SPLITS, TAKES, split_takes
+from scene_graph_generation.downstream_samples import downstream_file_name
+from scene_graph_generation.sample_files import frequency_file_name
+from scene_graph_generation.samples import SampleOptions
+from scene_graph_generation.tokens import _closed_language, _fixed_phrases
+
+ROOT = Path("root")
+ROBOT = {"b": {"type": "Button", "template_name": "Next"}, "a": {"type": "Title", "template_name": "Femur"}}
+TRACKER = {
+    "unique_id_dicts": [
+        {"unique_id": number, "button_state": 1, "Translation": [1.9, -2.9, 3], "euler_rot": [0.5, -90.7, 180]}
+        for number in sorted(vocabulary.TRACKER_OBJECTS)
+    ]
+}
+
+
+def human_prompts() -> list[str]:
+    choices = product((None, ROBOT), (None, TRACKER), (None, "the saw please"), (None, "0: nurse,drill,holding; "))
+    return [prompts.conversation(prompts.human_prompt(*choice)) for choice in choices]
+
+
+def downstream_prompts() -> list[str]:
+    graph = (Triplet("head_surgeon", "patient", "drilling"),)
+    return [
+        prompts.downstream_prompt(text, triplets, task)
+        for task in downstream.CLASSES
+        for text in (None, "0: nurse,drill,holding; ")
+        for triplets in ((), graph)
+    ]
+
+
+def all_triplets() -> list[Triplet]:
+    names = (*vocabulary.ENTITIES, *vocabulary.ROLE_SYNONYMS, *vocabulary.WORD_SYNONYMS)
+    return [
+        Triplet(name, names[-1 - i], predicate) for i, name in enumerate(names) for predicate in vocabulary.PREDICATES
+    ]
+
+
+def targets() -> list[Any]:
+    texts = [target_text((triplet,)) for triplet in all_triplets()]
+    return [texts, target_text(()), [parse(text) for text in texts], [normalise(t) for t in all_triplets()]]
+
+
+def memory_texts() -> list[str]:
+    """A surgery of 60 s in which relations come and go, in every style, with and without dropping."""
+    draw, remembered, texts = Random(5), memory.Memory(), []
+    people, things = vocabulary.PEOPLE[:4], vocabulary.ENTITIES[8:14]
+    for time in range(60):
+        texts += [remembered.text(style) for style in memory.STYLES]
+        graph = [
+            Triplet(draw.choice(people), draw.choice(things), draw.choice(vocabulary.PREDICATES)) for _ in range(3)
+        ]
+        remembered.add(graph, time)
+    texts += [memory.memory_text(remembered.log, style, 0.5, Random(1)) for style in memory.STYLES]
+    return [*texts, memory.truncate("x" * 6000)]
+
+
+def paths() -> list[Any]:
+    """Every path of every published take, for one frame."""
+    found: list[Any] = [[take.sample_name, take.folder, take.dataset] for take in TAKES]
+    for take in TAKES:
+        found += map(str, (*layout.index_files(ROOT, take), *layout.relation_label_folders(ROOT, take)))
+        of_take = (layout.take_folder, layout.take_json, layout.tracks, layout.recording, layout.subtitles)
+        labels = (layout.next_action, layout.robot_phase, layout.sterility_breach)
+        found += [str(path(ROOT, take)) for path in (*of_take, *labels)]
+        of_frame = (layout.screen_summary, layout.audio_clip, layout.audio_embedding, layout.transcript)
+        more = (layout.point_cloud, layout.tracker_view)
+        found += [str(path(ROOT, take, "000017")) for path in (*of_frame, *more)]
+        found += [str(layout.room_view(ROOT, take, camera, "000017")) for camera in layout.ROOM_CAMERAS[take.dataset]]
+        found += [str(layout.station_view(ROOT, take, camera, "000017")) for camera in layout.STATION_CAMERAS]
+        found += [
+            str(layout.small_mask(ROOT, take, "000017", number, flag)) for number in range(3) for flag in (False, True)
+        ]
+        for camera in layout.SEGMENTATION_CAMERAS[take.dataset]:
+            pair = layout.segmentation_view, layout.label_mask, layout.panoptic_mask
+            found += [str(path(ROOT, take, camera, "000017")) for path in pair]
+            found += [layout.frame_key(take, camera), str(layout.label_mask(ROOT, take, camera, "17", True))]
+            found += [str(layout.panoptic_mask(ROOT, take, camera, "17", True))]
+    return found
+
+
+def slots() -> list[Any]:
+    """Which picture is shown in which place, with all cameras and with each one missing."""
+    found = []
+    for take in (TAKES[0], TAKES[-1]):
+        rooms = {camera: Path(f"room{camera}") for camera in layout.ROOM_CAMERAS[take.dataset]}
+        stations = {} if take.dataset == "4DOR" else {i: Path(f"station{i}") for i in layout.STATION_CAMERAS}
+        lacking = [({}, stations), (rooms, {}), ({}, {})]
+        lacking += [({k: v for k, v in rooms.items() if k != camera}, stations) for camera in (None, *rooms)]
+        for room, station in lacking:
+            for tracker in (None, Path("tracker")):
+                point = Timepoint(take, "000000", "000000", room, station_views=station, tracker_view=tracker)
+                found.append([str(path) for path in prompts.training_pictures(point)])
+                found.append([str(path) for path in prompts.evaluation_pictures(point)])
+    return found
+
+
+def names() -> list[Any]:
+    options = product((1, 20), (False, True), (False, True), (0.0, 0.5), (False, True))
+    found = [SampleOptions(*choice).file_name(split) for choice in options for split in ("train", "val")]
+    found += [frequency_file_name(split, count) for split in ("train", "val") for count in (20, 50)]
+    choices = product(("train", "val"), (False, True), (0.0, 0.5), (False, True))
+    return found + [downstream_file_name(*choice) for choice in choices]
+
+
+def colors() -> list[Any]:
+    table = [[c.entity, list(c.color), c.label, c.rank] for c in categories.CATEGORIES]
+    return [table, [list(map(str, item)) for item in categories.KNOWN_MISTAKES.items()], categories.LABEL_COUNT]
+
+
+def orders() -> list[Any]:
+    words = vocabulary.ENTITIES, vocabulary.SCORED_PREDICATES, vocabulary.PEOPLE, vocabulary.PREDICATE_LEVELS
+    prompted = vocabulary.PROMPT_ENTITIES, vocabulary.TRACKER_OBJECTS, vocabulary.ROBOT_PHASE_LABELS
+    splits = {split: [take.sample_name for take in split_takes(split)] for split in SPLITS}
+    return [words, prompted, downstream.CLASSES, splits, vocabulary.ROLE_SYNONYMS, vocabulary.WORD_SYNONYMS]
+
+
+def phrases() -> list[Any]:
+    return [sorted(_fixed_phrases()), _closed_language()]
+
+
+PINS = {
+    human_prompts: "",
+    downstream_prompts: "",
+    targets: "",
+    memory_texts: "",
+    paths: "",
+    slots: "",
+    names: "",
+    colors: "",
+    orders: "",
+    phrases: "",
+}
+
+
+@pytest.mark.parametrize("thing", PINS, ids=lambda thing: thing.__name__)
+def test_pinned(thing: Callable[[], Any]) -> None:
+    digest = sha256(json.dumps(thing(), ensure_ascii=False).encode()).hexdigest()[:16]
+    assert digest == PINS[thing]
