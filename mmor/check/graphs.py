@@ -15,7 +15,7 @@ from scene_graph_generation.adapters import add_lora, freeze, parameter_groups
 from scene_graph_generation.base_models import build_empty, set_precision
 from scene_graph_generation.collate import IGNORED, IMAGE, Example
 from scene_graph_generation.config import LanguageConfig, MM2SGConfig, PointConfig, PoolerConfig, VisionConfig
-from scene_graph_generation.loss import weighted_loss
+from scene_graph_generation.loss import answer_loss
 from scene_graph_generation.model.decoding import generate
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.starting_point import set_precision as set_training_precision
@@ -145,8 +145,8 @@ def training_step(model: MM2SG, size: Size, dtype: torch.dtype | None, update: b
     model.train()
     optimizer = torch.optim.AdamW(parameter_groups(model, 2e-5)) if update else None
     with autocast(device, dtype):
-        output = model(examples)
-        loss = weighted_loss(output.logits, output.labels)
+        answers = model(examples, answers_only=True)
+        loss = answer_loss(answers.logits, answers.labels)
     loss.backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     norm = torch.stack([gradient.float().norm() for gradient in gradients]).norm()

@@ -124,7 +124,7 @@ def names() -> list[Any]:
 
 
 def colors() -> list[Any]:
-    table = [[c.entity, list(c.color), c.label, c.rank] for c in categories.CATEGORIES]
+    table = [list(map(str, vars(category).values())) for category in categories.CATEGORIES]
     return [table, [list(map(str, item)) for item in categories.KNOWN_MISTAKES.items()], categories.LABEL_COUNT]
 
 
@@ -139,17 +139,17 @@ def phrases() -> list[Any]:
     return [sorted(_fixed_phrases()), _closed_language()]
 
 
-PINS = {
-    human_prompts: "",
-    downstream_prompts: "",
-    targets: "",
-    memory_texts: "",
-    paths: "",
-    slots: "",
-    names: "",
-    colors: "",
-    orders: "",
-    phrases: "",
+PINS: dict[Callable[[], Any], str] = {
+    human_prompts: "2ad787245aeef707",
+    downstream_prompts: "07ced471e12b216f",
+    targets: "710dac7e4e1b391b",
+    memory_texts: "f48bcfe1f68f35c0",
+    paths: "264865b6b0134e4c",
+    slots: "5e2ab4e9b9040d2f",
+    names: "e9b2194c28098abe",
+    colors: "fbc58b40ef699a75",
+    orders: "c6974dfbb72db192",
+    phrases: "17f12bf39613129b",
 }
 
 
