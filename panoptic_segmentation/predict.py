@@ -208,7 +208,7 @@ def segment_video(
     frames = ctvis_frames(model, windows) if isinstance(model, CTVIS) else online_frames(model, windows)
     if settings.task == WHOLE_VIDEO:
         kept = [FramePrediction(frame.logits, frame.masks.cpu(), frame.sizes) for frame in frames]
-        logits, masks = mean_logits(kept).cpu(), [frame.masks for frame in kept]
+        logits, masks = mean_logits(kept), [frame.masks for frame in kept]  # only masks wait in main memory
         sizes = _output_sizes(kept[0].sizes, settings)
         if isinstance(model, CTVIS):
             yield ctvis_panoptic(logits, masks, sizes)

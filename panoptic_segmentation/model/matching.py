@@ -37,6 +37,10 @@ class Draws:
         """`count` points (x, y) in 0..1 of the padded picture for each of `masks` masks."""
         return self.uniform(masks, count, 2)
 
+    def coins(self, count: int) -> list[bool]:
+        """Tosses of a fair coin, brought to the CPU together: one at a time a GPU would be waited for each time."""
+        return (self.uniform(count) > 0.5).tolist() if count else []
+
     def permutation(self, count: int) -> Int[Tensor, " count"]:
         """A shuffle of 0 .. count-1."""
         return torch.randperm(count, generator=self.generator, device=self.generator.device)
@@ -122,7 +126,7 @@ def assign(costs: Float[Tensor, "rows columns"]) -> tuple[Int[Tensor, " pairs"],
         raise UserError(
             "the model's predictions are not finite: its training diverged; lower the learning rate or load weights"
         )
-    rows, columns = linear_sum_assignment(costs.detach().cpu().numpy())
+    rows, columns = linear_sum_assignment(costs.detach().double().cpu().numpy())  # NumPy has no bfloat16
     return torch.from_numpy(rows).to(costs.device), torch.from_numpy(columns).to(costs.device)
 
 
@@ -175,7 +179,8 @@ def align(
     Returns:
         a permutation `order` with `current[order[k]]` continuing `previous[k]`.
     """
-    before, now = (full_precision(x) for x in (previous, current))
-    before = before / (before.norm(dim=-1, keepdim=True) + 1e-6)
-    now = now / (now.norm(dim=-1, keepdim=True) + 1e-6)
-    return assign(1 - before @ now.T)[1]
+    with torch.autocast(previous.device.type, enabled=False):  # else the product would be rounded to 8 bits
+        before, now = (full_precision(x) for x in (previous, current))
+        before = before / (before.norm(dim=-1, keepdim=True) + 1e-6)
+        now = now / (now.norm(dim=-1, keepdim=True) + 1e-6)
+        return assign(1 - before @ now.T)[1]

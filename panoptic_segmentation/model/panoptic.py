@@ -75,7 +75,7 @@ def panoptic_video(
     areas = torch.zeros(3, len(kept), dtype=torch.long)
     winners = []
     for frame in masks:
-        winner, frame_areas = _winners(scores, frame.to(scores.device)[kept], sizes)
+        winner, frame_areas = _winners(scores, _chosen(frame, kept), sizes)
         winners.append(winner)
         areas += frame_areas
     return _paint(winners, _accepted(areas, overlap_threshold), kept, labels, scores, things)
@@ -132,6 +132,11 @@ class CausalPanoptic:
         return PanopticVideo(table[painted.ids.long()], segments)
 
 
+def _chosen(masks: Float[Tensor, "queries h w"], queries: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen h w"]:
+    """Masks of some queries on the device of `queries`, also of masks that wait in main memory."""
+    return masks[queries.to(masks.device)].to(queries.device)
+
+
 def _confident(
     probabilities: Float[Tensor, "queries classes"], threshold: float
 ) -> tuple[Int[Tensor, " kept"], Float[Tensor, " kept"], Int[Tensor, " kept"]]:
@@ -183,7 +188,7 @@ def binary_masks(
 ) -> Iterator[Bool[Tensor, "entries height width"]]:
     """CTVIS's masks of the given queries, frame by frame: logits above zero at the output size."""
     for frame in masks:
-        yield _resize(_to_image(frame.to(queries.device)[queries], sizes), sizes.output) > 0
+        yield _resize(_to_image(_chosen(frame, queries), sizes), sizes.output) > 0
 
 
 def ctvis_panoptic(

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from panoptic_segmentation.model.backbone import ConvNorm
 from panoptic_segmentation.model.layers import he_uniform, xavier_uniform
@@ -158,13 +159,13 @@ class DeformableAttention(nn.Module):
         x: Float[Tensor, "batch cells width"],
         position: Float[Tensor, "cells width"],
         places: Float[Tensor, "cells 2"],
+        scale: Float[Tensor, "levels 1 2"],
         sizes: Sequence[Size],
     ) -> Float[Tensor, "batch cells width"]:
-        """Attend from every cell at `places` (x, y in 0..1)."""
+        """Attend from every cell at `places` (x, y in 0..1); `scale` holds width and height of each level in cells."""
         query = x + position
         offsets = self.sampling_offsets(query).unflatten(-1, (self.heads, LEVELS, POINTS, 2))
-        scale = torch.tensor([(w, h) for h, w in sizes], dtype=x.dtype, device=x.device)
-        locations = places[:, None, None, None] + offsets / scale[:, None]
+        locations = places[:, None, None, None] + offsets / scale
         scores = self.attention_weights(query).unflatten(-1, (self.heads, LEVELS * POINTS))
         weights = scores.softmax(-1).unflatten(-1, (LEVELS, POINTS))
         values = self.value_proj(x).unflatten(-1, (self.heads, -1))
@@ -189,10 +190,11 @@ class EncoderLayer(nn.Module):
         x: Float[Tensor, "batch cells width"],
         position: Float[Tensor, "cells width"],
         places: Float[Tensor, "cells 2"],
+        scale: Float[Tensor, "levels 1 2"],
         sizes: Sequence[Size],
     ) -> Float[Tensor, "batch cells width"]:
         """One round of looking around."""
-        x = self.norm1(x + self.self_attn(x, position, places, sizes))
+        x = self.norm1(x + self.self_attn(x, position, places, scale, sizes))
         return self.norm2(x + self.linear2(F.relu(self.linear1(x))))
 
 
@@ -223,8 +225,15 @@ class DeformableTransformer(nn.Module):
             ]
         )
         places = torch.cat([_cell_centres(size, x) for size in sizes])
+        # Made once for all layers: every copy from the CPU makes it wait for the GPU.
+        scale = torch.tensor([[(w, h)] for h, w in sizes], dtype=x.dtype, device=x.device)
         for layer in self.encoder.layers:
-            x = layer(x, position, places, sizes)
+            if torch.is_grad_enabled() and x.requires_grad:
+                # Computed again in the backward pass. Twelve sampled values for each of 8 heads and all that follows
+                # would else be kept: over half of what a training step of the published model keeps.
+                x = checkpoint(layer, x, position, places, scale, sizes, use_reentrant=False)
+            else:
+                x = layer(x, position, places, scale, sizes)
         levels = x.transpose(1, 2).split([h * w for h, w in sizes], dim=2)
         return [level.unflatten(2, size) for level, size in zip(levels, sizes)]
 

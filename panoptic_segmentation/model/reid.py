@@ -55,13 +55,15 @@ def contrastive_losses(
     # More objects than queries leave some unmatched: they count as absent.
     here = [[now and i in query_of[t] for t, now in enumerate(row)] for i, row in enumerate(present.tolist())]
     tracks = [_Track() for _ in here]
+    # An anchor has a past if the object was seen before it; whether the positive is its mean or its last is tossed.
+    coins = iter(draws.coins(sum(max(0, sum(row) - 1) for row in here)))
     anchors, positives, before, own = [], [], [], []  # per item; `own`: the object's query in the frame before, or -1
     for t in range(frames):
         for i, track in enumerate(tracks):
             if t == 0 or not here[i][t]:
                 continue
             if track.fused is not None:
-                positive = track.fused if float(draws.uniform(1)) > 0.5 else track.seen[-1]
+                positive = track.fused if next(coins) else track.seen[-1]
             else:
                 later = next((u for u in range(t + 1, frames) if here[i][u]), None)
                 if later is None:

@@ -80,10 +80,10 @@ class OfflineVideo:
         return refined_probabilities(self.refined_logits, self.tracked_logits)
 
     def masks(self) -> Iterator[Float[Tensor, "queries h w"]]:
-        """Mask logits, frame by frame."""
+        """Mask logits, frame by frame, on the device of the model."""
         features = (frame for window in self.mask_features for frame in window)
         for embedding, feature in zip(self.prediction.mask_embeddings, features):
-            yield torch.einsum("qc,chw->qhw", embedding.to(feature.device), feature)
+            yield torch.einsum("qc,chw->qhw", embedding, feature.to(embedding.device, embedding.dtype))
 
 
 @torch.no_grad()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from panoptic_segmentation.model.panoptic import Sizes
+from panoptic_segmentation.model.refiner import VideoPrediction
 from panoptic_segmentation.model.segmenter import SegmenterConfig, small_segmenter
 from panoptic_segmentation.model.video import (
     FramePrediction,
+    OfflineVideo,
     ctvis_frames,
     mean_logits,
     offline_memory,
@@ -81,3 +84,12 @@ def test_memory_of_the_offline_model_is_foretold() -> None:
     model, frames = OfflineDVIS(small_segmenter(4), SMALL_VIDEO).eval(), _frames(3)
     kept = sum(x.nbytes for x in offline_video(model, [frames]).mask_features)
     assert kept == offline_memory(small_segmenter(4), 3, 32, 48)
+
+
+def test_the_offline_model_s_masks_are_made_on_its_own_device() -> None:
+    """Mask features wait in main memory; the meta device stands for a GPU: whatever mixes it with the CPU raises."""
+    waiting = torch.randn(2, 8, 4, 4)
+    logits = torch.zeros(4, 6, device="meta")
+    prediction = VideoPrediction(logits, torch.zeros(2, 4, 8, device="meta"))
+    video = OfflineVideo(logits, logits, prediction, [waiting], Sizes((16, 16), (16, 16), (16, 16)))
+    assert [(mask.device.type, mask.shape) for mask in video.masks()] == [("meta", (4, 4, 4))] * 2

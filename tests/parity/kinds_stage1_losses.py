@@ -40,6 +40,11 @@ class ScriptedDraws(Draws):
         self.stored_points = {len(p): p for p in stored}
         self.used = {"gate": 0, "w": 0, "perm": 0}
 
+    def coins(self, count: int) -> list[bool]:
+        start = self.used["gate"]
+        self.used["gate"] += count
+        return [float(gate) > 0.5 for gate in self.gates[start : start + count]]
+
     def uniform(self, *shape: int) -> Tensor:
         kind, stored = ("gate", self.gates) if shape == (1,) else ("w", self.weights)
         self.used[kind] += 1
