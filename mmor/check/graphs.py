@@ -12,12 +12,13 @@ from torch import nn
 from mmor.check.measure import Outcome
 from operating_room.machine import autocast, seeded, wait_for
 from scene_graph_generation.adapters import add_lora, freeze, parameter_groups
-from scene_graph_generation.base_models import build_empty, set_precision
+from scene_graph_generation.base_models import build_empty
 from scene_graph_generation.collate import IGNORED, IMAGE, Example
 from scene_graph_generation.config import LanguageConfig, MM2SGConfig, PointConfig, PoolerConfig, VisionConfig
 from scene_graph_generation.loss import answer_loss
 from scene_graph_generation.model.decoding import generate
 from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.precision import set_precision
 from scene_graph_generation.starting_point import set_precision as set_training_precision
 
 SEED = 7
