@@ -7,11 +7,16 @@ repository's checksum where it has one, and appear under their name only when th
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import re
 import shutil
 import stat
+import struct
 import zipfile
+import zlib
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -22,6 +27,10 @@ from operating_room.progress import track
 REPOSITORY = "egeozsoy/MM-OR"
 _VPQ = "paper, best of the three: MM-OR VPQ4 67.0, VPQ8 66.4; 4D-OR VPQ 71.8, VPQ4 69.8, VPQ8 69.2"
 _F1 = "paper, all modalities: macro F1 0.529 on MM-OR (test), 0.901 on 4D-OR"
+_BAD_ARCHIVE = (  # what zipfile and its decompressors raise, an encrypted member (RuntimeError) included
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, NotImplementedError, RuntimeError, ValueError, KeyError),
+)
 _STAGING = ".download"  # below the target; what is not complete yet
 
 
@@ -184,14 +193,28 @@ def download(entry: Published, root: Path = Path()) -> list[Path]:
             fetched = Path(huggingface_hub.hf_hub_download(entry.repository, file.path, local_dir=staging))
         check_sum(fetched, file.sha256)
         final = finals[file]
-        final.parent.mkdir(parents=True, exist_ok=True)
         if _is_archive(final):
             extract(fetched, final.with_suffix(""))
             fetched.unlink()
         else:
-            os.replace(fetched, final)
+            with _writing(final):
+                final.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(fetched, final)
     shutil.rmtree(staging, ignore_errors=True)
     return [final.with_suffix("") if _is_archive(final) else final for final in finals.values()]
+
+
+@contextmanager
+def _writing(path: Path) -> Generator[None]:
+    """Say in one line why `path` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        if path.is_dir() or (path.exists() and not path.is_file()):
+            reason = "is in the way: move it, or choose another folder with --root"
+        else:
+            reason = f"cannot be written ({error.strerror or error}); check free space and permissions"
+        raise UserError(f"{path}: {reason}") from error
 
 
 def check_space(folder: Path, needed: int) -> None:
@@ -200,7 +223,9 @@ def check_space(folder: Path, needed: int) -> None:
     Raises:
         UserError: there are not.
     """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    existing = next((path for path in (folder, *folder.absolute().parents) if path.exists()), folder)
+    if not existing.is_dir():
+        raise UserError(f"{existing}: is no folder; choose another one with --root")
     free = shutil.disk_usage(existing).free
     if free < needed * 1.05:
         raise UserError(
@@ -232,6 +257,8 @@ def extract(archive: Path, folder: Path) -> None:
     Raises:
         UserError: the archive is damaged, has a member that would land outside `folder` or is a link, or is too big.
     """
+    if folder.is_file() or _has_content(folder):
+        raise UserError(f"{folder}: is there already, and not overwritten; move it away to unpack {archive.name} again")
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
         with zipfile.ZipFile(archive) as content:
@@ -241,15 +268,15 @@ def extract(archive: Path, folder: Path) -> None:
             check_space(folder.parent, sum(member.file_size for member in members))
             for member in track(members, f"unpacking {folder.name}"):
                 content.extract(member, partial)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{archive}: is damaged or no zip archive ({error}); delete it and download again") from error
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error}); check free space") from error
-    else:
         if not partial.is_dir():
             raise UserError(f"{archive}: is empty; download it again")
         top = list(partial.iterdir())
-        os.replace(top[0] if len(top) == 1 and top[0].is_dir() else partial, folder)
+        with _writing(folder):
+            os.replace(top[0] if len(top) == 1 and top[0].is_dir() else partial, folder)
+    except (*_BAD_ARCHIVE, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # bz2 has one without a number for bad data
+            raise UserError(f"{folder}: cannot be written ({error.strerror}); check free space") from error
+        raise UserError(f"{archive}: is damaged or no zip archive ({error}); delete it and download again") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -276,5 +303,13 @@ def _is_archive(path: Path) -> bool:
 
 def _is_there(final: Path, file: HubFile) -> bool:
     if _is_archive(final):
-        return final.with_suffix("").is_dir()
+        return _has_content(final.with_suffix(""))
     return final.is_file() and final.stat().st_size == file.size
+
+
+def _has_content(folder: Path) -> bool:
+    """Whether a folder is there with something in it; one that cannot be listed is taken for such."""
+    try:
+        return folder.is_dir() and any(folder.iterdir())
+    except OSError:
+        return True

@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from operating_room.errors import UserError
+from operating_room.loading import told_by_names
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Entries that are no parameters: statistics of normalisation, weights of a loss, rotary and position tables.
+_BUFFERS = (
+    *("running_mean", "running_var", "num_batches_tracked", "empty_weight"),
+    *("inv_freq", "cos_cached", "sin_cached", "position_ids", "token_type_ids"),
+)
 _SEGMENTER_FILES = (".pth", ".pkl", ".safetensors")
 
 
@@ -28,20 +34,35 @@ def inspect(path: Path) -> str:
             raise UserError(f"{path}: is no model file ({', '.join(_SEGMENTER_FILES)}); give one, or a model folder")
         return _segmenter(path)
     from scene_graph_generation.adapter_config import ADAPTER_CONFIG
+    from scene_graph_generation.base_models import CONFIG
     from scene_graph_generation.checkpoints import WEIGHTS
     from scene_graph_generation.fine_tuned import OWN_ADAPTER
 
-    if (path / OWN_ADAPTER).is_file() or (path / ADAPTER_CONFIG).is_file():
+    own = (path / WEIGHTS).is_file() and (path / CONFIG).is_file()  # the loader's order: a whole model first
+    if not own and ((path / OWN_ADAPTER).is_file() or (path / ADAPTER_CONFIG).is_file()):
         return _fine_tuned(path)
-    if (path / "config.json").is_file():
+    if (path / CONFIG).is_file():
         return _whole(path)
-    inside = sorted(file.name for file in path.iterdir() if file.suffix in _SEGMENTER_FILES)
+    return _segmenter_folder(path)
+
+
+def _segmenter_folder(path: Path) -> str:
+    """The model in a folder that a segmenter training wrote, or that was downloaded."""
+    from panoptic_segmentation.predict import model_path
+
+    try:
+        inside = sorted(file for file in path.iterdir() if file.suffix in _SEGMENTER_FILES and file.is_file())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     if len(inside) == 1:
-        return _segmenter(path / inside[0])
-    hint = (
-        f"it holds {', '.join(inside[:5])}: give one of them" if inside else f"neither {WEIGHTS} nor {ADAPTER_CONFIG}"
-    )
-    raise UserError(f"{path}: is no model folder ({hint})")
+        return _segmenter(inside[0])
+    try:
+        return _segmenter(model_path(path))  # the one that predict takes
+    except UserError:
+        if any((path / name).is_file() for name in ("model.safetensors", "model_final.pth")):
+            raise
+    there = f"it holds {', '.join(file.name for file in inside[:5])}: give one of them" if inside else "no weights here"
+    raise UserError(f"{path}: is no model folder ({there})")
 
 
 def _segmenter(path: Path) -> str:
@@ -49,26 +70,27 @@ def _segmenter(path: Path) -> str:
 
     state = read_checkpoint(path)
     parts = Counter(name.split(".")[0] for name in state)
+    needs = "a configuration of the same model (--config-file), such as "
     if "sem_seg_head" not in parts:
         if "backbone" in parts:
             what, needs = "backbone alone", "a segmenter training that starts from it (MODEL.WEIGHTS)"
         else:
-            what, needs = (
-                "no model of this program",
-                f"nothing here; its entries begin with {', '.join(list(parts)[:3])}",
-            )
+            what, needs = f"{told_by_names(state)}, no segmenter", "its own folder: give that"
     elif "refiner" in parts:
-        what, needs = "segmenter with tracker and refiner (DVIS++ offline)", "a DVIS_Plus_Offline configuration"
+        what, needs = "segmenter with tracker and refiner (DVIS++ offline)", needs + "DVIS_Plus_Offline_R50.yaml"
     elif "tracker" in parts:
-        what, needs = "segmenter with tracker (DVIS++ online)", "a DVIS_Plus_Online configuration"
+        what, needs = "segmenter with tracker (DVIS++ online)", needs + "DVIS_Plus_Online_R50.yaml"
     else:
-        what, needs = "segmenter of single frames (CTVIS or Mask2Former)", "a CTVIS configuration"
+        what, needs = "segmenter of single frames (CTVIS or Mask2Former)", needs + "CTVIS_r50.yaml"
     classes = state.get("sem_seg_head.predictor.class_embed.weight")
     lines = [f"{path}", f"kind: {what}", f"parameters: {_count(state)}"]
-    if classes is not None:
+    if classes is not None and classes.dim():
         lines.append(f"classes: {len(classes) - 1}")
-    if path.suffix == ".safetensors" and "sem_seg_head" in parts:
-        needs = "nothing: how it is built is inside" if _has_card(path) else needs
+    if "sem_seg_head" in parts:
+        if path.suffix == ".safetensors" and _has_card(path):
+            needs = "nothing: how it is built is inside"
+        elif path.with_name("config.yaml").is_file():
+            needs = "nothing: config.yaml beside it says how it is built"
     return "\n".join([*lines, f"needs: {needs}"])
 
 
@@ -116,22 +138,29 @@ def _fine_tuned(folder: Path) -> str:
 
 
 def _whole(folder: Path) -> str:
-    from scene_graph_generation.base_models import read_config, read_weights
+    from scene_graph_generation.base_models import VISION_BASE, is_ours, read_config, read_weights
 
     values = read_config(folder)
     state = {name: tensor for _, part in read_weights(folder) for name, tensor in part.items()}
-    reads = []
-    if "language" in values:
+    reads, needs = [], "nothing"
+    if is_ours(values):
         kind = "scene-graph model, whole"
-        reads = [f"reads: {', '.join(values.get('modalities', ()))}"]
+        modalities = values.get("modalities")
+        reads = [f"reads: {', '.join(map(str, modalities))}"] if isinstance(modalities, list) else []
     elif any(name.startswith("model.layers.") for name in state):
         kind = "base of scene-graph models: language model"
+        vision = values.get("mm_vision_tower") or VISION_BASE
+        seeing = any("vision_tower" in name for name in state)
+        needs = "what is trained beside it (a scene-graph folder)"
+        needs += "; its vision tower is inside" if seeing else f", and {vision} as its vision tower"
     elif any(name.startswith("vision_model.") for name in state):
         kind = "base of scene-graph models: vision tower"
+        needs = "a language model and what is trained beside it (a scene-graph folder)"
     else:
-        kind = f"another model ({values.get('model_type', 'of unknown type')})"
-    return "\n".join([f"{folder}", f"kind: {kind}", f"parameters: {_count(state)}", *reads, "needs: nothing"])
+        kind = f"another model ({values.get('model_type', 'of unknown type')}; its entries: {told_by_names(state)})"
+    return "\n".join([f"{folder}", f"kind: {kind}", f"parameters: {_count(state)}", *reads, f"needs: {needs}"])
 
 
 def _count(state: Mapping[str, Tensor]) -> str:
-    return f"{sum(tensor.numel() for tensor in state.values()):,}"
+    """The number of values that are trained: no statistics, counters, or tables that are computed."""
+    return f"{sum(tensor.numel() for name, tensor in state.items() if not name.endswith(_BUFFERS)):,}"

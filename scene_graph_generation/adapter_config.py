@@ -9,7 +9,7 @@ from typing import Any
 from operating_room.errors import UserError
 from operating_room.readers import read_json
 from scene_graph_generation.adapters import TARGETS
-from scene_graph_generation.config import LoraConfig
+from scene_graph_generation.config import LoraConfig, from_mapping
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -40,17 +40,13 @@ def read_adapter_config(path: Path) -> tuple[LoraConfig, str]:
     further = next((key for key in _FURTHER if card.get(key)), None)
     if kind != "LORA" or further:
         raise UserError(f"{path}: is an adapter of another kind ({further or kind}); only plain LoRA is known here")
-    lora = LoraConfig(
-        rank=int(_number(card, "r", path)),
-        alpha=int(_number(card, "lora_alpha", path)),
-        dropout=_number(card, "lora_dropout", path, 0.0),
-    )
-    whole = (lora.rank, lora.alpha) == (card["r"], card["lora_alpha"])
-    if not whole or min(lora.rank, lora.alpha) < 1 or not 0 <= lora.dropout < 1:
-        raise UserError(
-            f"{path}: describes no LoRA adapter (r {card['r']}, lora_alpha {card['lora_alpha']}, lora_dropout "
-            f"{lora.dropout}); copy it again"
-        )
+    numbers = {
+        "rank": _number(card, "r", path),
+        "alpha": _number(card, "lora_alpha", path),
+        "dropout": _number(card, "lora_dropout", path, 0.0),
+    }
+    whole = {name: int(value) for name, value in numbers.items() if value == int(value)}
+    lora = from_mapping(LoraConfig, numbers | whole, str(path))
     return lora, base_name(card.get("base_model_name_or_path"), path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import shutil
 import stat
 import zipfile
@@ -17,13 +18,19 @@ import pytest
 import torch
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from mmor import cli
 from mmor.hub import PUBLISHED, REPOSITORY, download, extract, find_published, list_files
 from mmor.inspection import inspect
 from operating_room.errors import UserError
+from panoptic_segmentation.checkpoints import build_model, save_model
+from panoptic_segmentation.checkpoints import save_published as save_segmenter
+from panoptic_segmentation.model.video_models import SMALL_VIDEO
+from panoptic_segmentation.model_card import ModelCard
 from scene_graph_generation.fine_tuned import save_published
+from tests.panoptic_segmentation.test_segmenter_checkpoints import TOY
 from tests.scene_graph_generation.tiny_bases import fine_tuned, write_bases
 
 NAME = "llava-lora_hybridor_qlora_0.50drop_MIXED"
@@ -198,6 +205,137 @@ def test_models_are_told_by_their_content(tmp_path: Path) -> None:
     torch.save({"model": state, "iteration": 5}, tmp_path / "model.pth")
     assert "DVIS++ online" in inspect(tmp_path / "model.pth")
     assert "parameters: 23" in inspect(tmp_path / "model.pth")
+
+
+def test_an_archive_never_replaces_a_folder(hub: FakeHub, tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(zipped({"top/a": b"new"}))
+    mine = tmp_path / "out" / "a"
+    mine.mkdir(parents=True)
+    extract(tmp_path / "a.zip", mine)  # an empty folder is as good as none
+    (mine / "a").write_text("mine")
+    with pytest.raises(UserError, match="is there already, and not overwritten"):
+        extract(tmp_path / "a.zip", mine)
+    assert (mine / "a").read_text() == "mine"
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="is there already"):
+        extract(tmp_path / "a.zip", tmp_path / "file")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "file", "out"]
+    hub.put(f"checkpoints/{NAME}.zip", zipped({"top/config.json": b"{}"}))
+    (tmp_path / "checkpoints" / NAME).mkdir(parents=True)  # an empty folder is no model that is there already
+    download(find_published("scene-graph-base"), tmp_path)
+    assert (tmp_path / "checkpoints" / NAME / "config.json").is_file()
+
+
+def test_what_stands_in_the_way_of_a_download_is_named(hub: FakeHub, tmp_path: Path) -> None:
+    hub.put(f"{SEGMENTER}/model_final.pth", b"weights of a segmenter")
+    (tmp_path / "a").write_text("a file")
+    with pytest.raises(UserError, match=r"/a: is no folder; choose another one"):
+        download(find_published("segmenter-ctvis"), tmp_path / "a" / "b")
+    (tmp_path / SEGMENTER / "model_final.pth" / "x").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"model_final\.pth: is in the way"):
+        download(find_published("segmenter-ctvis"), tmp_path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damaged_compression_is_the_archive_s_fault(tmp_path: Path, method: int) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr("top/a", bytes(range(256)) * 40)
+    whole = buffer.getvalue()
+    for place in range(40, whole.index(b"PK\x01\x02") - 4, 7):  # up to the list of members
+        (tmp_path / "a.zip").write_bytes(whole[:place] + b"\xff\x00\xff\x00" + whole[place + 4 :])
+        with pytest.raises(UserError, match=r"a\.zip: is damaged or no zip"):
+            extract(tmp_path / "a.zip", tmp_path / "a")
+        assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+
+
+def test_a_trained_segmenter_is_told_like_the_file_that_predict_takes(tmp_path: Path) -> None:
+    """A training leaves the model twice, its configuration and checkpoints beside it."""
+    torch.manual_seed(0)
+    model, run = build_model("online", TOY, SMALL_VIDEO), tmp_path / "run"
+    save_model(run / "model.safetensors", model, ModelCard("online", TOY, SMALL_VIDEO))
+    save_segmenter(run / "model_final.pth", model)
+    (run / "config.yaml").write_text("")
+    (run / "checkpoint-2").mkdir()
+    told = inspect(run)
+    assert "model.safetensors\n" in told
+    assert "DVIS++ online" in told
+    assert "needs: nothing: how it is built is inside" in told
+    assert "config.yaml beside it" in inspect(run / "model_final.pth")
+    (run / "config.yaml").unlink()
+    assert "DVIS_Plus_Online_R50.yaml" in inspect(run / "model_final.pth")
+    trained = sum(parameter.numel() for parameter in model.parameters())
+    statistics = {name for name, _ in model.named_buffers() if name.endswith(("running_mean", "running_var"))}
+    assert statistics
+    frozen = sum(buffer.numel() for name, buffer in model.named_buffers() if name.endswith((".weight", ".bias")))
+    assert f"parameters: {trained + frozen:,}" in told
+    save_model(tmp_path / "two" / "a.safetensors", model, ModelCard("online", TOY, SMALL_VIDEO))
+    save_model(tmp_path / "two" / "b.safetensors", model, ModelCard("online", TOY, SMALL_VIDEO))
+    with pytest.raises(UserError, match=r"it holds a\.safetensors, b\.safetensors: give one of them"):
+        inspect(tmp_path / "two")
+
+
+def test_what_a_base_needs_and_what_of_it_counts(tmp_path: Path) -> None:
+    language, vision = write_bases(tmp_path)
+    count = inspect(language).split("parameters: ")[1].split("\n")[0]
+    shard = torch.load(language / "part-0.bin", weights_only=True)
+    for layer in range(2):
+        shard[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = torch.ones(64)
+    torch.save(shard, language / "part-0.bin")
+    told = inspect(language)
+    assert f"parameters: {count}\n" in told
+    assert "needs: what is trained beside it (a scene-graph folder), and openai/clip-vit-large-patch14-336" in told
+    assert "needs: a language model" in inspect(vision)
+    tower = torch.load(vision / "pytorch_model.bin", weights_only=True)
+    shard |= {f"model.vision_tower.vision_tower.{name}": tensor for name, tensor in tower.items()}
+    torch.save(shard, language / "part-0.bin")
+    assert "its vision tower is inside" in inspect(language)
+
+
+def test_an_adapter_of_a_current_library_is_read(tmp_path: Path) -> None:
+    """PEFT writes adapter_model.safetensors today; everything else of the folder is as published."""
+    language, vision = write_bases(tmp_path)
+    save_published(tmp_path / "x", fine_tuned(), str(language), str(vision))
+    told = inspect(tmp_path / "x")
+    for name in ("adapter_model", "non_lora_trainables"):
+        state = torch.load(tmp_path / "x" / f"{name}.bin", weights_only=True)
+        save_file({key: tensor.clone() for key, tensor in state.items()}, tmp_path / "x" / f"{name}.safetensors")
+        (tmp_path / "x" / f"{name}.bin").unlink()
+        assert inspect(tmp_path / "x") == told
+    (tmp_path / "x" / "adapter_model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"adapter_model\.bin \(or adapter_model\.safetensors\) is missing"):
+        inspect(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"peft_type": "IA3"}, r"is an adapter of another kind \(IA3\)"),
+        ({"use_rslora": True}, r"is an adapter of another kind \(use_rslora\)"),
+        ({"use_dora": True}, r"another kind \(use_dora\)"),
+        ({"rank_pattern": {"q_proj": 2}}, r"another kind \(rank_pattern\)"),
+        ({"lora_alpha": float("inf")}, "lora_alpha is 'inf', no number"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is 'nan', no number"),
+        ({"lora_alpha": 8.5}, "alpha: expected int, got '8.5'"),
+        ({"lora_alpha": None}, "lora_alpha is 'None', no number"),
+        ({"r": True}, "r is 'True', no number"),
+        ({"r": "4"}, "r is '4', no number"),
+        ({"r": -4}, "rank is -4"),
+        ({"r": 10**30}, "no number for a LoRA adapter"),
+        ({"r": 8}, "not of rank 8 as the settings beside it say"),
+        ({"lora_dropout": 1.5}, "dropout is 1.5"),
+        ({"base_model_name_or_path": None}, "names no base"),
+        ({"base_model_name_or_path": ["x"]}, "names no base"),
+        ({"base_model_name_or_path": ""}, "names no base"),
+    ],
+)
+def test_another_adapter_is_named(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
+    save_published(tmp_path / "x", fine_tuned(), "base", "vision")
+    path = tmp_path / "x" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=problem) as error:
+        inspect(tmp_path / "x")
+    assert str(tmp_path / "x") in str(error.value)
 
 
 @pytest.mark.parametrize(
