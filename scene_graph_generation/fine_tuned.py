@@ -120,7 +120,7 @@ def load_fine_tuned(
     model = load_base(base, tower, settings, tuned.reads_pictures)
     matrices = {name: tensor for name, tensor in tuned.state.items() if is_adapter(name)}
     others = assign(model, {name: t for name, t in tuned.state.items() if name not in matrices}, tuned.folder)
-    set_precision(model, bits, device, base)
+    set_precision(model, bits, device, base if tower is None else f"{base} and {tower}")
     add_lora(model, tuned.lora.rank, tuned.lora.alpha, tuned.lora.dropout)
     adapter = assign(model, matrices, tuned.folder)
     for name, parameter in model.named_parameters():

@@ -18,7 +18,7 @@ def peak_bytes(run: Callable[[], object]) -> int:
     mapped: set[int] = set()  # sizes of mapped files: torch's profiler counts them as well
     from_file = torch.UntypedStorage.from_file
 
-    def remember(*arguments: Any, **named: Any) -> torch.UntypedStorage:
+    def remember(*arguments: Any, **named: Any) -> Any:
         storage = from_file(*arguments, **named)
         mapped.add(storage.nbytes())
         return storage
