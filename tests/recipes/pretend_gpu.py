@@ -1,0 +1,95 @@
+"""A device that computes as the CPU does and refuses tensors of the CPU as a GPU does.
+
+What a GPU stops at (a mask made on the CPU, weights that were never moved, `numpy()` of a tensor on the device) is found
+with it on any machine. It is PyTorch's own experimental way to write a backend in Python; as it is registered once for a
+whole process, tests use it in a process of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as trees
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
+
+NAME = "pretend"
+DEVICE = f"{NAME}:0"
+_aten = torch.ops.aten
+_MOVES = {_aten._to_copy.default, _aten.copy_.default}  # may have a tensor of each device
+# Places may lie on the CPU, also for a GPU.
+_INDEXED = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._index_put_impl_.default}
+_MATHEMATICAL = 0  # of the ways to attend: the one of single products
+
+
+class OnDevice(torch.Tensor):
+    """A tensor of the device; `inner` holds its numbers."""
+
+    inner: Tensor
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> OnDevice:
+        return torch.Tensor._make_wrapper_subclass(  # ty: ignore[unresolved-attribute]
+            cls,
+            inner.size(),
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            device=DEVICE,
+            requires_grad=inner.requires_grad,
+        )
+
+    def __init__(self, inner: Tensor) -> None:
+        self.inner = inner.detach() if inner.requires_grad else inner
+
+    def __repr__(self, **_: Any) -> str:
+        return f"OnDevice({self.inner})"
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(function, args, kwargs or {})
+
+
+class PretendGpu(TorchDispatchMode):
+    """Inside, what is made on the device `pretend` is a tensor of it."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(function, args, kwargs or {})
+
+
+class _Backend(_DummyBackendModule):
+    """What PyTorch asks a device's module for."""
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        """Formats of autocast."""
+        return [torch.bfloat16, torch.float16]
+
+
+def register() -> None:
+    """Make the device known to PyTorch; once in a process."""
+    _setup_privateuseone_for_python_backend(NAME, backend_module=_Backend())
+
+
+def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    tensors = [leaf for leaf in trees.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    here = [tensor for tensor in tensors if isinstance(tensor, OnDevice)]
+    wanted = kwargs.get("device")
+    to_device = bool(here) if wanted is None else torch.device(wanted).type == NAME
+    if not here and not to_device:
+        return function(*args, **kwargs)
+    if function is _aten._fused_sdp_choice.default:
+        return _MATHEMATICAL
+    if here and function not in _MOVES:
+        checked = trees.tree_leaves((args[0], args[2:])) if function in _INDEXED else tensors
+        strangers = [x for x in checked if isinstance(x, Tensor) and not isinstance(x, OnDevice) and x.dim()]
+        if strangers:
+            raise RuntimeError(f"{function}: a tensor of the CPU, {tuple(strangers[0].shape)}, meets one of the device")
+    plain_args, plain_kwargs = trees.tree_map_only(OnDevice, lambda tensor: tensor.inner, (args, kwargs))
+    if wanted is not None:
+        plain_kwargs["device"] = torch.device("cpu")
+    result = function(*plain_args, **plain_kwargs)
+    if to_device:
+        result = trees.tree_map_only(Tensor, OnDevice, result)
+    return return_and_correct_aliasing(function, args, kwargs, result) if here else result
