@@ -1,8 +1,8 @@
 """A device that computes as the CPU does and refuses tensors of the CPU as a GPU does.
 
-What a GPU stops at (a mask made on the CPU, weights that were never moved, `numpy()` of a tensor on the device) is found
-with it on any machine. It is PyTorch's own experimental way to write a backend in Python; as it is registered once for a
-whole process, tests use it in a process of its own.
+What a GPU stops at (a mask made on the CPU, weights that were never moved, `numpy()` of a tensor on the device) is
+found with it on any machine. It is PyTorch's own experimental way to write a backend in Python; as it is registered
+once for a whole process, tests use it in a process of its own.
 """
 
 from __future__ import annotations
@@ -21,42 +21,49 @@ _aten = torch.ops.aten
 _MOVES = {_aten._to_copy.default, _aten.copy_.default}  # may have a tensor of each device
 # Places may lie on the CPU, also for a GPU.
 _INDEXED = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._index_put_impl_.default}
+KERNELS = torch.library.Library("aten", "IMPL")  # lives as long as its kernels
 _MATHEMATICAL = 0  # of the ways to attend: the one of single products
 
 
 class OnDevice(torch.Tensor):
-    """A tensor of the device; `inner` holds its numbers."""
+    """A tensor of the device; `numbers` holds its numbers."""
 
-    inner: Tensor
+    numbers: Tensor
 
     @staticmethod
-    def __new__(cls, inner: Tensor) -> OnDevice:
-        return torch.Tensor._make_wrapper_subclass(  # ty: ignore[unresolved-attribute]
+    def __new__(cls: Any, numbers: Tensor) -> OnDevice:
+        return torch.Tensor._make_wrapper_subclass(
             cls,
-            inner.size(),
-            strides=inner.stride(),
-            storage_offset=inner.storage_offset(),
-            dtype=inner.dtype,
-            device=DEVICE,
-            requires_grad=inner.requires_grad,
+            numbers.size(),
+            strides=numbers.stride(),
+            storage_offset=numbers.storage_offset(),
+            dtype=numbers.dtype,
+            device=torch.device(DEVICE),
+            requires_grad=numbers.requires_grad,
         )
 
-    def __init__(self, inner: Tensor) -> None:
-        self.inner = inner.detach() if inner.requires_grad else inner
+    def __init__(self, numbers: Tensor) -> None:
+        self.numbers = numbers.detach() if numbers.requires_grad else numbers
 
     def __repr__(self, **_: Any) -> str:
-        return f"OnDevice({self.inner})"
+        return f"OnDevice({self.numbers})"
+
+    def tolist(self) -> Any:
+        """As a GPU does it, it waits for the numbers; PyTorch has this for no other tensor than its own."""
+        return self.numbers.tolist()
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return _run(function, args, kwargs or {})
+    def __torch_dispatch__(  # ty: ignore[incompatible-method-override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return _run(func, args, kwargs or {})
 
 
 class PretendGpu(TorchDispatchMode):
     """Inside, what is made on the device `pretend` is a tensor of it."""
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return _run(function, args, kwargs or {})
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(func, args, kwargs or {})
 
 
 class _Backend(_DummyBackendModule):
@@ -70,6 +77,19 @@ class _Backend(_DummyBackendModule):
 def register() -> None:
     """Make the device known to PyTorch; once in a process."""
     _setup_privateuseone_for_python_backend(NAME, backend_module=_Backend())
+    # `torch.tensor(..., device=...)` and indexing with lists ask below all modes.
+    for name, kernel in (("empty_strided", _empty_strided), ("_copy_from", _copy_from)):
+        KERNELS.impl(name, kernel, "PrivateUse1")
+
+
+def _empty_strided(size: Any, stride: Any, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+    return OnDevice(torch.empty_strided(size, stride, dtype=dtype))
+
+
+def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
+    plain = [x.numbers if isinstance(x, OnDevice) else x for x in (source, target)]
+    plain[1].copy_(plain[0])
+    return target
 
 
 def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -86,7 +106,7 @@ def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         strangers = [x for x in checked if isinstance(x, Tensor) and not isinstance(x, OnDevice) and x.dim()]
         if strangers:
             raise RuntimeError(f"{function}: a tensor of the CPU, {tuple(strangers[0].shape)}, meets one of the device")
-    plain_args, plain_kwargs = trees.tree_map_only(OnDevice, lambda tensor: tensor.inner, (args, kwargs))
+    plain_args, plain_kwargs = trees.tree_map_only(OnDevice, lambda tensor: tensor.numbers, (args, kwargs))
     if wanted is not None:
         plain_kwargs["device"] = torch.device("cpu")
     result = function(*plain_args, **plain_kwargs)

@@ -91,13 +91,14 @@ def test_the_published_commands_one_after_the_other(
         capsys.readouterr()
         _run(monkeypatch, *command, "--eval-only", "MODEL.WEIGHTS", weights, *more)
         assert "VPQ" in capsys.readouterr().out
-        _run(monkeypatch, "panoptic", "export-masks", "--data", str(data), "--model", str(folder), "--out", f"m_{stage}")
+        _run(
+            monkeypatch, "panoptic", "export-masks", "--data", str(data), "--model", str(folder), "--out", f"m_{stage}"
+        )
         assert list(Path(f"m_{stage}").rglob("pred_train.json"))
 
 
 def _run(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     monkeypatch.setattr("sys.argv", ["mmor", *words])
-    try:
+    with pytest.raises(SystemExit) as done:
         main()
-    except SystemExit as done:
-        assert not done.code, words
+    assert not done.value.code, words

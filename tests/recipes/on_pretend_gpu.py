@@ -1,0 +1,168 @@
+"""Everything that computes, on the pretend GPU; prints a JSON object of part -> what was wrong, or null.
+
+A program of its own: the device is registered for the whole process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from operating_room.dataset import Dataset
+from panoptic_segmentation.config import WHOLE_VIDEO
+from panoptic_segmentation.model.losses import Clip
+from panoptic_segmentation.model.matching import Draws
+from panoptic_segmentation.predict import segment_video
+from scene_graph_generation.adapters import add_lora, freeze
+from scene_graph_generation.config import PretrainConfig, with_vocabulary
+from scene_graph_generation.generator import SceneGraphGenerator
+from scene_graph_generation.loss import answer_loss
+from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.pretrain import pretrain
+from scene_graph_generation.timepoint import ExampleReader
+from scene_graph_generation.tokens import Tokens, train_tokens
+from scene_graph_generation.training_data import TrainingSamples, read_records, record_text
+from tests.recipes.pretend_gpu import DEVICE, PretendGpu, register
+from tests.recipes.small_panoptic import STAGES, small_config, small_model, two_clips
+from tests.recipes.small_scene_graph import SMALL
+from tests.scene_graph_generation.tiny_training import write_samples
+
+
+class DeviceDraws(Draws):
+    """The numbers of a generator of the CPU, on the device: there is no generator of a pretended one."""
+
+    def uniform(self, *shape: int) -> Tensor:
+        return super().uniform(*shape).to(DEVICE)
+
+    def permutation(self, count: int) -> Tensor:
+        return super().permutation(count).to(DEVICE)
+
+
+def segmenter_training(stage: str, guided: bool) -> None:
+    """A step of a video model, its gradients included."""
+    config = small_config("HybridOR", stage)
+    model = small_model(config).to(DEVICE)
+    frames, clips = two_clips(config)
+    moved = [Clip(clip.classes.to(DEVICE), clip.masks.to(DEVICE), clip.present.to(DEVICE)) for clip in clips]
+    draws = [DeviceDraws(torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    losses = model(frames.to(DEVICE), moved, draws, 0 if guided else config.solver.steps // 2)
+    cost = torch.stack(list(losses.values())).sum()
+    cost.backward()
+    assert torch.isfinite(cost)
+
+
+@torch.no_grad()
+def segmenter_prediction(stage: str, task: str) -> None:
+    """A video through the model and its post-processing, to what is written to files."""
+    config = small_config("HybridOR", stage)
+    model = small_model(config).model.eval().to(DEVICE)
+    frames, _ = two_clips(config)
+    windows = (window.to(DEVICE) for window in frames[0].split(2))
+    for video in segment_video(model, replace(config.test, task=task, score_threshold=0.0), windows):
+        for ids in video.ids:
+            ids.numpy()
+
+
+def refusals() -> None:
+    """What a GPU stops at, so that the other parts prove something."""
+    layer = torch.nn.Linear(3, 2).to(DEVICE)
+    mistakes: list[Callable[[], object]] = [
+        lambda: layer(torch.ones(1, 3)),
+        lambda: layer(torch.ones(1, 3, device=DEVICE)) + torch.ones(1, 2),
+        lambda: torch.cat([torch.ones(3), layer.bias]),
+        lambda: layer.weight.detach().numpy(),
+    ]
+    for mistake in mistakes:
+        try:
+            mistake()
+        except RuntimeError:
+            continue
+        raise AssertionError("a tensor of the CPU was taken for one of the device")
+    index = torch.tensor([1, 0])
+    assert layer.weight[index].cpu().equal(layer.weight.cpu()[index])  # which a GPU takes, too
+
+
+class SceneGraphs:
+    """The scene-graph model with every modality, and samples with all of them."""
+
+    def __init__(self, data: Path) -> None:
+        write_samples(data)
+        for path in data.glob("*/take_audio_embeddings_per_timepoint/*/*.pt"):
+            torch.save(torch.ones(SMALL.model.pooler.audio_width), path)
+        records = read_records(data / "samples.json")
+        self.tokens: Tokens = train_tokens(map(record_text, records), SMALL.vocabulary)
+        self.settings = with_vocabulary(SMALL.model, self.tokens.size)
+        self.dataset = Dataset(data)
+        read = ExampleReader(self.settings, self.tokens)
+        self.samples = TrainingSamples(records, self.dataset, replace(SMALL.train, modality_dropout=0.0), read)
+
+    def model(self) -> MM2SG:
+        torch.manual_seed(0)
+        return MM2SG(self.settings)
+
+    def training(self, fine_tuning: bool) -> None:
+        model = self.model()
+        if fine_tuning:
+            add_lora(model, rank=4, alpha=8)
+            freeze(model, 1)
+            model.language.activation_checkpointing_enable({"use_reentrant": False})
+        model = model.train().to(DEVICE)
+        examples = [self.samples[0, i].to(DEVICE) for i in range(3)]
+        assert any(example.cloud is not None for example in examples)
+        output = model(examples, answers_only=True)
+        weights = torch.ones(self.settings.language.vocabulary).to(DEVICE)
+        answer_loss(output.logits, output.labels, weights).backward()
+
+    def pretraining(self) -> None:
+        pretrain(self.model().to(DEVICE), self.samples, PretrainConfig(steps=12, batch_size=3), 0)  # some with clouds
+
+    def generation(self) -> None:
+        generator = SceneGraphGenerator(self.model(), self.tokens, DEVICE, 5)
+        assert generator.fingerprint
+        take = self.dataset.takes()[0]
+        examples = [generator.read(self.dataset.take(take).timepoint(f"{i:06d}"), None) for i in range(2)]
+        assert len(generator.answer([*examples, generator.read_text("what comes next?")])) == 3
+
+
+def parts(data: Path) -> dict[str, Callable[[], None]]:
+    """Everything that computes."""
+    found: dict[str, Callable[[], None]] = {"refusals": refusals}
+    for stage in STAGES:
+        for guided in (True,) if stage == "CTVIS_r50" else (True, False):
+            found[f"training {stage}{'' if guided else ' unguided'}"] = lambda s=stage, g=guided: segmenter_training(
+                s, g
+            )
+        for task in (WHOLE_VIDEO, "causal"):
+            found[f"prediction {stage} {task}"] = lambda s=stage, t=task: segmenter_prediction(s, t)
+    graphs = SceneGraphs(data)
+    found["training from scratch"] = lambda: graphs.training(False)
+    found["fine-tuning"] = lambda: graphs.training(True)
+    found["pretraining"] = graphs.pretraining
+    found["generation"] = graphs.generation
+    return found
+
+
+def main(data: str) -> None:
+    """Run all parts."""
+    register()
+    results: dict[str, str | None] = {}
+    for name, run in parts(Path(data)).items():
+        try:
+            with PretendGpu():
+                run()
+            results[name] = None
+        except Exception as error:  # noqa: BLE001
+            places = "".join(traceback.format_tb(error.__traceback__)[-5:])
+            results[name] = f"{type(error).__name__}: {str(error)[:500]}\n{places}"
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
