@@ -7,7 +7,6 @@ stopped and resumed goes the same way as one that is not.
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -30,6 +29,7 @@ from operating_room.errors import UserError
 from operating_room.machine import one_gpu, share, trainer_options
 from operating_room.readers import read_json
 from operating_room.tracking import check_wandb
+from operating_room.training_progress import shown_progress
 from panoptic_segmentation.checkpoints import (
     ModelCard,
     VideoModel,
@@ -126,7 +126,8 @@ def train(
     with _one_line_errors(output):
         if is_first:
             save_config(config, output / CONFIG_FILE)
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        with shown_progress(trainer):
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if is_first:
         card = ModelCard(config.kind, config.segmenter, config.video, asdict(config.test))
         save_model(path, trained.result, card, half)
@@ -305,7 +306,7 @@ def _arguments(config: Config, output: Path, report_to: str) -> TrainingArgument
         save_total_limit=2,
         logging_steps=min(_LOG_EVERY, solver.checkpoint_every),
         report_to=report_to,
-        disable_tqdm=not sys.stderr.isatty(),
+        disable_tqdm=True,  # progress is shown in our way
         remove_unused_columns=False,
     )
     return one_gpu(arguments)
