@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mmor import cli_checkpoints, cli_data, cli_downstream, cli_evaluation, cli_panoptic, cli_scene_graph
+from mmor.quiet import quiet_libraries
 from operating_room.errors import UserError
 
 app = typer.Typer(
@@ -57,6 +58,7 @@ def check(
 
 def main() -> None:
     """Entry point of the console command; a user's mistake ends with one line and exit code 2."""
+    quiet_libraries()
     try:
         app()
     except UserError as error:
