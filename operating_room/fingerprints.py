@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from hashlib import sha256
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import file_digest, sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -50,9 +50,32 @@ def stamp(path: Path) -> str:
     try:
         stat = path.stat()
     except OSError as error:
-        told = "is a link to a file that is not there" if path.is_symlink() else f"cannot be read ({error.strerror})"
-        raise UserError(f"{path}: {told}; copy or link it again") from error
+        raise _unreadable(path, error) from error
     return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
+def content_fingerprint(paths: Iterable[Path]) -> str:
+    """Of the names and contents of files: the same after a copy, another one after any change, whatever its date says.
+
+    Raises:
+        UserError: one of them is not there or cannot be read.
+    """
+
+    def told() -> Iterator[str]:
+        for path in paths:
+            try:
+                with path.open("rb") as file:
+                    yield f"{path.name} {file_digest(file, 'sha256').hexdigest()}"
+            except OSError as error:
+                raise _unreadable(path, error) from error
+
+    return fingerprint(told())
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    lost = path.is_symlink() and not path.exists()
+    told = "is a link to a file that is not there" if lost else f"cannot be read ({error.strerror})"
+    return UserError(f"{path}: {told}; copy or link it again")
 
 
 def inputs_fingerprint(dataset: Dataset, samples: Sequence[Sample]) -> str:

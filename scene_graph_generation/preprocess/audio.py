@@ -16,7 +16,7 @@ from operating_room.files import write_bytes
 from operating_room.takes import Take
 from operating_room.transcripts import CLIP_S, audio_window
 from scene_graph_generation.preprocess.mp3 import read_mp3
-from scene_graph_generation.preprocess.run import Outcome, each_take, missing, settle
+from scene_graph_generation.preprocess.run import Outcome, each_take, missing, places, settle
 
 _BLOCK = 1 << 20  # samples that are decoded at once
 
@@ -41,8 +41,10 @@ def _write_clips(recorded: RecordedTake, causal: bool) -> Iterator[Path]:
     recording = layout.recording(recorded.root, recorded.take)
     if not recorded.has(recording):
         return
-    settle(layout.audio_clip(recorded.root, recorded.take, "").parent, {"window": window_name(causal)})
-    if not (clips := missing(recorded, layout.audio_clip)):
+    files = places(recorded, layout.audio_clip)
+    folder = layout.audio_clip(recorded.root, recorded.take, "").parent
+    settle(folder, {"window": window_name(causal)}, sources=[recording], made=[path.name for path in files.values()])
+    if not (clips := missing(recorded, files)):
         return
     sound = read_mp3(recording)
     for time, path in clips:
@@ -56,19 +58,22 @@ def _write_clips(recorded: RecordedTake, causal: bool) -> Iterator[Path]:
 def read_clips(recording: Path, times: Iterable[str], causal: bool = False) -> Iterator[tuple[str, Samples, int]]:
     """Time stamp, samples and rate in Hz of the sound around each of these times, which must be in order.
 
-    The recording is decoded once from its beginning and never held as a whole. Nothing comes for a time after its end.
+    The recording is decoded once from its beginning and never held as a whole. Nothing comes for a time after its end;
+    that it is too short is told at the end.
 
     Raises:
-        UserError: the recording is damaged, empty or no mp3.
+        UserError: the recording is damaged, empty, no mp3, or ends before the last time.
     """
     import soundfile
 
-    read_mp3(recording)  # finds damage that decoders pass over
+    duration_s = read_mp3(recording).duration_s  # finds damage that decoders pass over
+    last = 0
     try:
         with soundfile.SoundFile(recording) as file:
             rate = file.samplerate
             held, end = np.zeros((0, file.channels), np.float32), 0  # the last samples, and where they end
             for time in times:
+                last = int(time)
                 start, duration = (seconds * rate for seconds in audio_window(int(time), causal))
                 while end < start + duration and len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
                     held, end = np.concatenate([held[max(0, start - end + len(held)) :], block]), end + len(block)
@@ -76,6 +81,7 @@ def read_clips(recording: Path, times: Iterable[str], causal: bool = False) -> I
                     yield time, clip, rate
     except soundfile.SoundFileError as error:
         raise UserError(f"{recording}: cannot be decoded; copy it again from the dataset archive") from error
+    require_whole(recording, duration_s, last)
 
 
 def require_whole(recording: Path, duration_s: float, last: int) -> None:

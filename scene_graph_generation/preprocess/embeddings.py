@@ -28,7 +28,7 @@ from operating_room.machine import choose_device
 from operating_room.readers import read_audio
 from operating_room.takes import Take
 from scene_graph_generation.preprocess.audio import Samples, read_clips, window_name
-from scene_graph_generation.preprocess.run import Outcome, each_take, missing, settle
+from scene_graph_generation.preprocess.run import Outcome, each_take, missing, places, settle
 
 Encoder = Callable[[Sequence[Samples], int], Float[Tensor, "clips 512"]]  # clips of one rate, and that rate in Hz
 
@@ -61,16 +61,21 @@ def preprocess_audio_embeddings(
 
 def _write_vectors(recorded: RecordedTake, encoder: Encoder, causal: bool) -> Iterator[Path]:
     root, take = recorded.root, recorded.take
-    paths = dict(missing(recorded, layout.audio_embedding))
-    recording = layout.recording(root, take)
-    if recorded.has(recording) or recorded.list_folder(layout.audio_clip(root, take, "").parent):
-        folder = layout.audio_embedding(root, take, "").parent
-        settle(folder, {"encoder": str(encoder), "window": window_name(causal)})
+    recording, heard = layout.recording(root, take), layout.audio_clip(root, take, "").parent
+    files = places(recorded, layout.audio_embedding)
+    clips = [] if recorded.has(recording) else sorted(n for n in recorded.list_folder(heard) if n.endswith(".mp3"))
+    sources = [recording] if recorded.has(recording) else [heard / name for name in clips]
+    if not sources:
+        return
+    folder, names = layout.audio_embedding(root, take, "").parent, [path.name for path in files.values()]
+    settle(folder, {"encoder": str(encoder), "window": window_name(causal)}, sources=sources, made=names)
+    if not (paths := dict(missing(recorded, files))):
+        return
     if recorded.has(recording):
         found = read_clips(recording, paths, causal)
     else:
-        clips = {time: layout.audio_clip(root, take, time) for time in paths}
-        found = ((time, *read_audio(clip)) for time, clip in clips.items() if recorded.has(clip))
+        by_time = {time: layout.audio_clip(root, take, time) for time in paths}
+        found = ((time, *read_audio(clip)) for time, clip in by_time.items() if recorded.has(clip))
     for batch in _batches(found):
         vectors = encoder([samples for _, samples, _ in batch], batch[0][2])
         for (time, _, _), vector in zip(batch, vectors):

@@ -71,12 +71,11 @@ def _write_masks(recorded: RecordedTake, predictions: Path | None, source: str, 
     find = _annotated(recorded) if predictions is None else _predicted(recorded, predictions)
     annotated = predictions is None and not as_predictions
     place = partial(layout.small_mask, recorded.root, recorded.take, from_annotation=annotated)
-    found = False
-    for time, number, large in _sources(recorded, find):
-        path = place(time, number)
-        if not found:
-            settle(path.parent, {"source": source}, f"_GT{annotated}")
-            found = True
+    found = [(place(time, number), large) for time, number, large in _sources(recorded, find)]
+    if found:
+        larges, names = [large for _, large in found], [path.name for path, _ in found]
+        settle(found[0][0].parent, {"source": source}, f"_GT{annotated}", larges, names)
+    for path, large in found:
         if not recorded.has(path):
             labels = read_label_mask(large) if predictions is None else colors_to_labels(read_picture(large))
             _write_mask(path, reduce_labels(labels))

@@ -6,7 +6,8 @@ it: what is wrong becomes one line. Files are whole or absent, so that a run tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from operating_room.dataset import Dataset, RecordedTake
 from operating_room.errors import UserError
 from operating_room.file_checks import take_seconds
 from operating_room.files import write_json
+from operating_room.fingerprints import content_fingerprint
 from operating_room.progress import track
 from operating_room.readers import read_json
 from operating_room.takes import SPLITS, TAKES, Take, split_takes
@@ -26,6 +28,7 @@ from operating_room.takes import SPLITS, TAKES, Take, split_takes
 Step = Callable[[RecordedTake], Iterable[Path]]  # yields what it has written
 
 SETTINGS = ".settings"  # how the files of a folder were made; begins the name of a JSON file in it
+SOURCE = "source files"  # in the settings: a fingerprint of what the files were made of
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,8 @@ def each_take(dataset: Dataset, takes: Sequence[Take], step: Step, title: str, w
         raise UserError(f"{title}: a worker was ended from outside; run it again, with fewer --workers") from error
 
 
-def missing(recorded: RecordedTake, place: Callable[[Path, Take, str], Path]) -> list[tuple[str, Path]]:
-    """Time stamp and path of the files of a take that are not there yet, in the order of time.
+def places(recorded: RecordedTake, place: Callable[[Path, Take, str], Path]) -> dict[str, Path]:
+    """Path of the file of each second of a take, by time stamp in the order of time.
 
     Args:
         recorded: the take.
@@ -78,23 +81,56 @@ def missing(recorded: RecordedTake, place: Callable[[Path, Take, str], Path]) ->
         UserError: the list of seconds is damaged.
     """
     times = [f"{second:06d}" for second in take_seconds(recorded)]
-    paths = ((time, place(recorded.root, recorded.take, time)) for time in times)
-    return [(time, path) for time, path in paths if not recorded.has(path)]
+    return {time: place(recorded.root, recorded.take, time) for time in times}
 
 
-def settle(folder: Path, settings: dict[str, str], kind: str = "") -> None:
-    """Remember how the files of a folder are made; a folder that has files from elsewhere stays without.
+def missing(recorded: RecordedTake, files: Mapping[str, Path]) -> list[tuple[str, Path]]:
+    """Those of `places` that are not there yet."""
+    return [(time, path) for time, path in files.items() if not recorded.has(path)]
+
+
+def settle(
+    folder: Path,
+    settings: Mapping[str, str],
+    kind: str = "",
+    sources: Iterable[Path] = (),
+    made: Collection[str] = (),
+    note: Path | None = None,
+) -> None:
+    """Remember what the files of a folder are made of and how; a folder that has files from elsewhere stays without.
+
+    Where a source has changed since, what was made of it is removed, so that it is missing and made again. It goes
+    before the new settings are written: a run that is killed in between leaves nothing that passes for new.
+
+    Args:
+        folder: of one kind of file of a take.
+        settings: how they are made.
+        kind: of the files, where a folder has several.
+        sources: what they are made of, told apart by name and content.
+        made: the names of the files.
+        note: where it is remembered if not in the folder itself.
 
     Raises:
-        UserError: there are files that were made in another way, which would be mixed with new ones.
+        UserError: there are files that were made in another way, which would be mixed with new ones, or the settings
+            are damaged, or a source is not there.
     """
-    path = folder / f"{SETTINGS}{kind}.json"
+    path = note or folder / f"{SETTINGS}{kind}.json"
+    wanted = {**settings, SOURCE: content_fingerprint(sources)}
+    there = sorted(set(made) & set(os.listdir(folder))) if folder.is_dir() else []
     if path.exists():
-        if (stored := read_json(path)) != settings:
-            old, new = (", ".join(map(str, made.values())) for made in (stored, settings))
+        stored = read_json(path)
+        if not isinstance(stored, dict):
+            raise UserError(f"{path}: does not tell how the files beside it were made; remove the folder")
+        if {**stored, SOURCE: None} != {**wanted, SOURCE: None}:
+            old, new = (", ".join(str(made[name]) for name in made if name != SOURCE) for made in (stored, wanted))
             raise UserError(f"{folder}: holds files made with {old}, not {new}; remove the folder or choose the same")
-    elif not folder.is_dir() or not any(file.suffix != ".json" for file in folder.iterdir()):
-        write_json(path, settings)
+        if stored.get(SOURCE) == wanted[SOURCE]:
+            return
+        for name in there:
+            remove(folder / name)
+    elif there:
+        return
+    write_json(path, wanted)
 
 
 def half_copied(dataset: Dataset, names: Sequence[str] | None) -> Iterator[str]:
@@ -110,6 +146,20 @@ def half_copied(dataset: Dataset, names: Sequence[str] | None) -> Iterator[str]:
         if take.dataset in dataset.roots and (folder := dataset.roots[take.dataset] / take.folder).is_dir():
             index = layout.index_files(dataset.roots[take.dataset], take)[1].name
             yield f"{folder}: has no {index}; copy the take again from the dataset archive"
+
+
+def remove(path: Path) -> None:
+    """Delete a file that is to be made again, if it is there.
+
+    Raises:
+        UserError: that is not allowed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{path}: is out of date and cannot be removed ({error.strerror}); check permissions"
+        ) from error
 
 
 def _attempt(step: Step, recorded: RecordedTake) -> Outcome:

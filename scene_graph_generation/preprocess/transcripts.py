@@ -12,11 +12,12 @@ from operating_room import layout
 from operating_room.dataset import Dataset, RecordedTake
 from operating_room.errors import UserError
 from operating_room.files import write_json, write_text
-from operating_room.readers import read_subtitles
+from operating_room.fingerprints import content_fingerprint
+from operating_room.readers import read_json, read_subtitles
 from operating_room.takes import Take
 from operating_room.transcripts import spoken_texts
 from scene_graph_generation.preprocess.mp3 import read_mp3
-from scene_graph_generation.preprocess.run import Outcome, each_take, missing
+from scene_graph_generation.preprocess.run import SETTINGS, Outcome, each_take, missing, places, settle
 
 WHISPER = "large-v3"
 
@@ -47,7 +48,13 @@ def transcribe(dataset: Dataset, takes: Sequence[Take], model: str = WHISPER, wo
 
 def _write_texts(recorded: RecordedTake) -> Iterator[Path]:
     path = layout.subtitles(recorded.root, recorded.take)
-    if (texts := missing(recorded, layout.transcript)) and recorded.has(path):
+    if not recorded.has(path):
+        return
+    files = places(recorded, layout.transcript)
+    folder = layout.transcript(recorded.root, recorded.take, "").parent
+    note = path.with_name(f".{path.stem}{SETTINGS}.json")
+    settle(folder, {}, sources=[path], made=[text.name for text in files.values()], note=note)
+    if texts := missing(recorded, files):
         spoken = spoken_texts(read_subtitles(path), [int(time) for time, _ in texts])
         for time, text in texts:
             write_json(text, {"text": spoken[int(time)]})
@@ -57,9 +64,11 @@ def _write_texts(recorded: RecordedTake) -> Iterator[Path]:
 def _write_subtitles(recorded: RecordedTake, model: str) -> Iterator[Path]:
     recording = layout.recording(recorded.root, recorded.take)
     path = layout.subtitles(recorded.root, recorded.take)
-    if recorded.has(path) or not recorded.has(recording):
+    origin = path.with_name(f".{path.stem}.recognised.json")  # fingerprints of the recording and of the subtitles
+    if not recorded.has(recording) or (recorded.has(path) and not _is_outdated(path, origin, recording)):
         return
     read_mp3(recording)
+    heard = content_fingerprint([recording])
     import srt
 
     segments, _ = _load_whisper(model).transcribe(str(recording))
@@ -70,7 +79,19 @@ def _write_subtitles(recorded: RecordedTake, model: str) -> Iterator[Path]:
     if not cues:
         raise UserError(f"{recording}: no speech was recognised; the take stays without transcript")
     write_text(path, srt.compose(cues))
+    write_json(origin, {"recording": heard, "subtitles": content_fingerprint([path])})
     yield path
+
+
+def _is_outdated(path: Path, origin: Path, recording: Path) -> bool:
+    """Whether subtitles are our own, of a recording that has changed since; those that a person has edited stay."""
+    if not origin.exists():
+        return False
+    stored = read_json(origin)
+    if not isinstance(stored, dict):
+        raise UserError(f"{origin}: does not tell what the subtitles were heard in; remove it to keep them as they are")
+    own = stored.get("subtitles") == content_fingerprint([path])
+    return own and stored.get("recording") != content_fingerprint([recording])
 
 
 @cache
