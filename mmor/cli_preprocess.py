@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmor.cli_options import Data, Relations, SamplesFolder, Seed, Split, finish, load_split, open_takes
+from mmor.cli_options import CPUS, Data, Relations, SamplesFolder, Seed, Split, finish, load_split, open_takes
+
+if TYPE_CHECKING:
+    from operating_room.dataset import Dataset
+    from operating_room.takes import Take
+    from scene_graph_generation.preprocess.run import Outcome
 
 app = typer.Typer()
 
@@ -38,7 +43,19 @@ def preprocess(
         list[str] | None,
         typer.Option("--take", "--split", help="Take or split; repeat for several (default: all on disk)."),
     ] = None,
-    workers: Annotated[int, typer.Option(help="Takes at once.", min=1)] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write into this folder, which gets links to all that the dataset has and is then a dataset itself: "
+            "for one that cannot be written."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Takes at once (default: all CPUs; one with clap or --transcribe, which load a model.)", min=1
+        ),
+    ] = None,
     causal: Annotated[
         bool, typer.Option("--causal", help="Sound up to a second only; the published window ends one second later.")
     ] = False,
@@ -58,26 +75,48 @@ def preprocess(
     """Prepare the files of each timepoint. What exists is kept: an interrupted run goes on where it stopped."""
     from operating_room.errors import UserError
     from scene_graph_generation.preprocess import audio, embeddings, masks, transcripts
+    from scene_graph_generation.preprocess.overlay import overlay, read_only
     from scene_graph_generation.preprocess.run import Outcome, half_copied
 
     if step in (Step.MASKS, Step.ALL) and (predictions is None) != from_annotations:
         raise UserError("masks come either from --predictions FOLDER or --from-annotations; give one of them")
     dataset, takes = open_takes(data, take)
+    if out is not None:
+        dataset = overlay(dataset, out)
+    elif (root := read_only(dataset)) is not None:
+        raise UserError(f"{root}: cannot be written; --out FOLDER writes elsewhere and links to what is there")
     outcome = Outcome(problems=tuple(half_copied(dataset, take)))
+    many, few = workers or CPUS, workers or 1
     if step in (Step.AUDIO, Step.ALL):
-        outcome += audio.preprocess_audio(dataset, takes, causal, workers)
+        outcome += audio.preprocess_audio(dataset, takes, causal, many)
     if step in (Step.EMBEDDINGS, Step.ALL):
         clap = audio_encoder == AudioEncoder.CLAP
-        encoder = embeddings.clap_encoder(published_feeding=published_feeding) if clap else embeddings.mel_encoder
-        outcome += embeddings.preprocess_audio_embeddings(dataset, takes, encoder, causal, workers)
+        encoder = embeddings.ClapEncoder(embeddings.CLAP, published_feeding) if clap else embeddings.mel_encoder
+        outcome += embeddings.preprocess_audio_embeddings(dataset, takes, encoder, causal, few if clap else many)
     if step in (Step.TRANSCRIPTS, Step.ALL):
         if transcribe:
-            outcome += transcripts.transcribe(dataset, takes, whisper_model, workers)
-        outcome += transcripts.preprocess_transcripts(dataset, takes, workers)
+            outcome += _transcribe(dataset, takes, whisper_model, few, step == Step.ALL)
+        outcome += transcripts.preprocess_transcripts(dataset, takes, many)
     if step in (Step.MASKS, Step.ALL):
-        outcome += masks.preprocess_masks(dataset, takes, predictions, from_annotations, workers)
+        outcome += masks.preprocess_masks(dataset, takes, predictions, from_annotations, many)
     typer.echo(f"{outcome.written} files written for {len(takes)} takes")
+    if out is not None:
+        typer.echo(f"with links to all that was there in {out}: give this as --data from now on")
     finish(outcome.problems)
+
+
+def _transcribe(dataset: Dataset, takes: list[Take], model: str, workers: int, go_on: bool) -> Outcome:
+    """Speech recognition; with `go_on` a model that cannot be loaded is a problem, and the other steps are done."""
+    from operating_room.errors import UserError
+    from scene_graph_generation.preprocess.run import Outcome
+    from scene_graph_generation.preprocess.transcripts import transcribe
+
+    try:
+        return transcribe(dataset, takes, model, workers)
+    except UserError as error:
+        if not go_on:
+            raise
+        return Outcome(problems=(str(error),))
 
 
 @app.command("samples")

@@ -27,7 +27,8 @@ from operating_room.files import write_bytes
 from operating_room.machine import choose_device
 from operating_room.readers import read_audio
 from operating_room.takes import Take
-from scene_graph_generation.preprocess.audio import Samples, read_clips, window_name
+from scene_graph_generation.preprocess.audio import Samples, read_clips, require_whole, window_name
+from scene_graph_generation.preprocess.mp3 import read_mp3
 from scene_graph_generation.preprocess.run import Outcome, each_take, missing, places, settle
 
 Encoder = Callable[[Sequence[Samples], int], Float[Tensor, "clips 512"]]  # clips of one rate, and that rate in Hz
@@ -81,6 +82,8 @@ def _write_vectors(recorded: RecordedTake, encoder: Encoder, causal: bool) -> It
         for (time, _, _), vector in zip(batch, vectors):
             _write_vector(paths[time], vector.clone())  # a view would store the whole batch
             yield paths[time]
+    if recorded.has(recording):
+        require_whole(recording, read_mp3(recording).duration_s, int(max(paths)))
 
 
 @dataclass(frozen=True)
@@ -165,9 +168,16 @@ def as_published(samples: Samples, rate: int) -> Float32[np.ndarray, " interleav
     return np.round(samples * 32768).clip(-32768, 32767).reshape(-1)
 
 
-@cache
 def _load_clap(name: str) -> tuple[Any, Any]:
-    """Model and feature extractor."""
+    """Model and feature extractor; a hub that cannot be reached is asked once, not once a take."""
+    found = _find_clap(name)
+    if isinstance(found, UserError):
+        raise found
+    return found
+
+
+@cache
+def _find_clap(name: str) -> tuple[Any, Any] | UserError:
     from transformers import ClapFeatureExtractor, ClapModel
 
     try:
@@ -175,9 +185,10 @@ def _load_clap(name: str) -> tuple[Any, Any]:
         extractor = ClapFeatureExtractor.from_pretrained(name)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{name}: CLAP cannot be loaded ({reason}); connect to the model hub, or choose the audio encoder mel"
-        ) from error
+        return UserError(
+            f"{name}: CLAP cannot be loaded ({reason}), audio embeddings are left out; connect to the model hub, or "
+            "choose the audio encoder mel (--audio-encoder mel), which the bundled models were trained with"
+        )
     return model.to(choose_device()), extractor
 
 

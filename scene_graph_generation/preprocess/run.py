@@ -116,17 +116,19 @@ def settle(
     """
     path = note or folder / f"{SETTINGS}{kind}.json"
     wanted = {**settings, SOURCE: content_fingerprint(sources)}
-    there = sorted(set(made) & set(os.listdir(folder))) if folder.is_dir() else []
+    ending = kind + next((Path(name).suffix for name in made), "")
+    names = os.listdir(folder) if folder.is_dir() else []
+    there = {name for name in names if name.endswith(ending) and not name.startswith(".")}
     if path.exists():
         stored = read_json(path)
         if not isinstance(stored, dict):
             raise UserError(f"{path}: does not tell how the files beside it were made; remove the folder")
-        if {**stored, SOURCE: None} != {**wanted, SOURCE: None}:
+        if there and {**stored, SOURCE: None} != {**wanted, SOURCE: None}:
             old, new = (", ".join(str(made[name]) for name in made if name != SOURCE) for made in (stored, wanted))
             raise UserError(f"{folder}: holds files made with {old}, not {new}; remove the folder or choose the same")
-        if stored.get(SOURCE) == wanted[SOURCE]:
+        if stored == wanted:
             return
-        for name in there:
+        for name in sorted(there.intersection(made)):
             remove(folder / name)
     elif there:
         return

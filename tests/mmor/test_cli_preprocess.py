@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,16 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mmor.cli import app
+from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.scene_graph import parse
+from operating_room.takes import MMOR, Take
+from scene_graph_generation.preprocess import embeddings
 from scene_graph_generation.sample_files import read_shards, shard_folder
 from scene_graph_generation.tokens import train_tokens
 from tests.operating_room.tiny_dataset import picture, write, write_dataset, write_mmor
 
+TAKE = Take(MMOR, "001_PKA")
 GRAPH = [["head_surgeon", "patient", "cutting"], ["nurse", "patient", "closeTo"], ["nurse", "saw", "holding"]]
 
 
@@ -44,7 +49,7 @@ def mmor(root: Path, command: str, *options: str) -> Result:
 def preprocess(root: Path, step: str = "all", *options: str) -> Result:
     settings = ["--audio-encoder", "mel"] if step == "all" else []
     masks = ["--from-annotations"] if step in ("all", "masks") else []
-    return mmor(root, f"preprocess {step}", *settings, *masks, *options)
+    return mmor(root, f"preprocess {step}", "--workers", "1", *settings, *masks, *options)
 
 
 def samples(root: Path, *options: str) -> Result:
@@ -185,3 +190,50 @@ def test_token_frequencies_count_the_answers(root: Path) -> None:
     assert max(counts.values()) >= 9 * 3
     assert all(isinstance(count, int) and count > 0 for count in counts.values())
     assert sum(1 for count in counts.values() if count == 9 * 3) >= 2  # the marks at both ends, once in each answer
+
+
+def test_without_a_hub_all_does_the_rest_and_names_what_is_left(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First day: `preprocess all` stopped at CLAP; transcripts and masks, which need no hub, were not made."""
+    monkeypatch.setattr(embeddings, "CLAP", str(root / "no such encoder"))
+    result = mmor(root, "preprocess all", "--from-annotations", "--workers", "1")
+    assert result.exit_code == 1
+    (line,) = errors(result)  # not one a take
+    assert "no such encoder: CLAP cannot be loaded" in line
+    assert "--audio-encoder mel" in line
+    assert f"{2 * 2 * 3 + 3 * 3 * 3} files written" in result.output
+    assert preprocess(root).exit_code == 0  # mel may still be chosen: nothing was made with CLAP
+
+
+def test_a_dataset_that_cannot_be_written(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First day: `preprocess` could not write outside a read-only dataset, and nothing said what to do."""
+    folder = root / "MM-OR_data" / "take_transcripts_per_timepoint" / "001_PKA"
+    write(folder / "000001.json", {"text": "from the archive"})
+    before = sorted(path for path in root.rglob("*") if "beside" not in path.parts)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.access", lambda _, mode, **__: mode != os.W_OK)
+        refused = preprocess(root)
+    assert isinstance(refused.exception, UserError)
+    assert "cannot be written; --out FOLDER writes elsewhere" in str(refused.exception)
+    out = tmp_path / "beside"
+    result = preprocess(root, "all", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    assert f"{2 * 3 * 3 + 3 * 3 * 3 - 1} files written" in result.output
+    assert sorted(path for path in root.rglob("*") if "beside" not in path.parts) == before
+    made = Dataset(out)
+    assert made.takes() == Dataset(root).takes()
+    texts = [
+        json.loads(point.transcript.read_text())["text"] for point in made.take(TAKE).timepoints if point.transcript
+    ]
+    assert texts[0] == "from the archive"
+    assert len(texts) == 3
+    assert all(len(point.masks) == 3 for take in made.takes() for point in made.take(take).timepoints)
+    write_mmor(root / "MM-OR_data", "005_TKA")  # has come since
+    assert preprocess(root, "transcripts", "--out", str(out)).exit_code == 0
+    assert len(Dataset(out).takes()) == 4
+    assert "0 files written" in preprocess(out).output
+    again = preprocess(out, "all", "--out", str(out))
+    assert "is the dataset itself" in str(again.exception)
+
+
+def test_takes_may_be_named_as_tab_completion_does(root: Path) -> None:
+    assert preprocess(root, "transcripts", "--take", "003_TKA/").output == "3 files written for 1 takes\n"

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
+import torch
 
 from operating_room import files, layout
 from operating_room.categories import BY_ENTITY
@@ -22,12 +24,13 @@ from operating_room.errors import UserError
 from operating_room.file_checks import CHECKS
 from operating_room.readers import read_json, read_subtitles
 from operating_room.takes import MMOR, Take
+from scene_graph_generation.preprocess import run
 from scene_graph_generation.preprocess.audio import preprocess_audio
 from scene_graph_generation.preprocess.embeddings import mel_encoder, preprocess_audio_embeddings
 from scene_graph_generation.preprocess.masks import preprocess_masks
 from scene_graph_generation.preprocess.run import Outcome, half_copied
 from scene_graph_generation.preprocess.transcripts import preprocess_transcripts, transcribe
-from tests.operating_room.tiny_dataset import picture, sound, write, write_dataset, write_mmor
+from tests.operating_room.tiny_dataset import label_picture, picture, sound, write, write_dataset, write_mmor
 
 FORK = get_context("fork")
 TAKE, OTHER = Take(MMOR, "001_PKA"), Take(MMOR, "002_PKA")
@@ -307,3 +310,130 @@ def test_without_faster_whisper_the_extra_is_named(root: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "faster_whisper", None)
     with pytest.raises(UserError, match=r"mmor\[asr\]"):
         transcribe(Dataset(root), [TAKE], "not yet loaded")
+
+
+def changed(path: Path, content: str | bytes) -> None:
+    """Another content, but the size and the date of the old one, as rsync and archives can leave it."""
+    stat = path.stat()
+    data = content.encode() if isinstance(content, str) else content
+    path.write_bytes(data[: stat.st_size].ljust(stat.st_size, b" "))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_other_subtitles_are_other_transcripts(root: Path) -> None:
+    """Review: transcripts, clips and vectors were never made again when what they are made of changed."""
+    transcripts(root).require()
+    path = layout.subtitles(root / "MM-OR_data", TAKE)
+    changed(path, path.read_text().replace("the saw", "my tool"))
+    assert transcripts(root).require() == 3
+    assert read_json(layout.transcript(root / "MM-OR_data", TAKE, "000001")) == {"text": "my tool"}
+    assert transcripts(root).require() == 0
+
+
+def test_another_recording_is_heard_again(root: Path) -> None:
+    clips(root).require()
+    embeddings(root).require()
+    recording = layout.recording(root / "MM-OR_data", TAKE)
+    vector = layout.audio_embedding(root / "MM-OR_data", TAKE, "000001")
+    before = torch.load(vector)
+    os.utime(recording, ns=(0, 0))
+    assert clips(root).require() == embeddings(root).require() == 0  # a copy is the same recording
+    soundfile.write(recording, np.random.default_rng(7).normal(0, 0.3, 3 * 16_000), 16_000, format="MP3")
+    assert clips(root).require() == embeddings(root).require() == 3
+    assert not torch.equal(torch.load(vector), before)
+
+
+def test_vectors_of_clips_follow_the_clips(root: Path) -> None:
+    clips(root).require()
+    for take in (TAKE, OTHER):
+        layout.recording(root / "MM-OR_data", take).unlink()
+    assert embeddings(root).require() == 6
+    changed(layout.audio_clip(root / "MM-OR_data", TAKE, "000002"), sound(2.0))
+    assert embeddings(root).require() == 3
+
+
+def test_masks_follow_what_they_are_made_of(root: Path, tmp_path: Path) -> None:
+    masks(root).require()
+    large = root / "MM-OR_data" / "001_PKA" / "segmentation_export_4" / "camera04_colorimage-000101.png"
+    small = layout.small_mask(root / "MM-OR_data", TAKE, "000002", 1)
+    before = small.read_bytes()
+    write(large, label_picture(0, 3, 7))
+    assert masks(root).require() == 9
+    assert small.read_bytes() != before
+    large.unlink()
+    assert masks(root).require() == 8
+    assert small.exists()  # nothing else can be made in its place
+
+
+def test_files_from_elsewhere_are_never_made_again(root: Path) -> None:
+    for second in range(1, 4):
+        layout.transcript(root / "MM-OR_data", TAKE, f"{second:06d}").parent.mkdir(parents=True, exist_ok=True)
+        write(layout.transcript(root / "MM-OR_data", TAKE, f"{second:06d}"), {"text": "published"})
+    assert transcripts(root).require() == 3  # of the other take
+    path = layout.subtitles(root / "MM-OR_data", TAKE)
+    path.write_text(path.read_text().replace("saw", "drill"))
+    assert transcripts(root).require() == 0
+
+
+def test_a_kill_between_old_and_new_leaves_nothing_that_passes_for_new(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transcripts(root).require()
+    path = layout.subtitles(root / "MM-OR_data", TAKE)
+    path.write_text(path.read_text().replace("the saw", "my tool"))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            transcripts(root)
+    assert transcripts(root).require() == 3
+
+
+@pytest.mark.parametrize("content", ["null", "3", "[]", '"x"', "{"])
+def test_damaged_settings_are_named(root: Path, content: str) -> None:
+    """Fault 50."""
+    embeddings(root).require()
+    settings = layout.audio_embedding(root / "MM-OR_data", TAKE, "").parent / ".settings.json"
+    settings.write_text(content)
+    (problem,) = embeddings(root).problems
+    assert str(settings) in problem
+
+
+def test_embeddings_of_a_recording_that_ends_early_are_told(root: Path) -> None:
+    """Fault 18: the rest was left out with exit code 0."""
+    times = {str(second): {} for second in range(10)}
+    write(root / "MM-OR_data" / "take_jsons" / "001_PKA.json", {"timestamps": times})
+    for written in (4 + 3, 0):
+        outcome = embeddings(root)
+        assert outcome.written == written
+        (problem,) = outcome.problems
+        assert "001_PKA.mp3: ends after 3 s, the take after 9 s" in problem
+
+
+def test_a_link_to_nothing_costs_its_take(root: Path, tmp_path: Path) -> None:
+    for path in (layout.recording, layout.subtitles):
+        place = path(root / "MM-OR_data", TAKE)
+        place.unlink()
+        place.symlink_to(tmp_path / "nowhere")
+    for step in (clips, embeddings, transcripts):
+        outcome = step(root)
+        assert outcome.written == 3
+        (problem,) = outcome.problems
+        assert "is a link to a file that is not there" in problem
+
+
+@pytest.mark.usefixtures("whisper")
+def test_speech_is_recognised_again_in_another_recording(root: Path) -> None:
+    path, recording = (place(root / "MM-OR_data", TAKE) for place in (layout.subtitles, layout.recording))
+    assert transcribe(Dataset(root), [TAKE], "small").require() == 0  # subtitles of the dataset
+    path.unlink()
+    assert transcribe(Dataset(root), [TAKE], "small").require() == 1
+    assert transcribe(Dataset(root), [TAKE], "small").require() == 0
+    recording.write_bytes(sound(2.5))
+    assert transcribe(Dataset(root), [TAKE], "small").require() == 1
+    path.write_text(path.read_text().replace("saw", "drill"))  # by a person
+    recording.write_bytes(sound(3.5))
+    assert transcribe(Dataset(root), [TAKE], "small").require() == 0
