@@ -133,7 +133,7 @@ def check_sees(generator: SceneGraphGenerator, folder: Path) -> None:
     Raises:
         UserError: it reads text only, as those of the downstream tasks.
     """
-    if not generator.model.settings.modalities:
+    if generator.model.vision is None or not generator.model.settings.modalities:
         raise UserError(
             f"{folder}: this model reads text only; it answers `mmor downstream evaluate`, scene graphs need another"
         )

@@ -61,7 +61,7 @@ class FakeHub:
 
     def hf_hub_download(self, repository: str, path: str, local_dir: Path | None = None) -> str:
         self.fetched.append(path)
-        target = (local_dir or self.root / "cache") / path
+        target = (local_dir or self.root / "cache" / repository) / path
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(self.root / repository / path, target)
         return str(target)
@@ -115,7 +115,7 @@ def test_each_scene_graph_model_is_its_archive_unpacked(hub: FakeHub, tmp_path: 
 def test_bases_go_to_the_cache(hub: FakeHub) -> None:
     for name in ("config.json", "pytorch_model.bin", "tf_model.h5"):
         hub.put(name, b"{}", "openai/clip-vit-large-patch14-336")
-    assert download(find_published("clip-base")) == [hub.root / "cache"]
+    assert download(find_published("clip-base")) == [hub.root / "cache/openai/clip-vit-large-patch14-336"]
     assert hub.fetched == ["config.json", "pytorch_model.bin"]
 
 
