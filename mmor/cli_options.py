@@ -30,7 +30,7 @@ Workers = Annotated[int, typer.Option(help="Processes.", min=1)]
 CPUS = cpu_threads()
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")]
 Bits = Literal["4", "16", "32"]
-BitsOption = Annotated[Bits | None, typer.Option(help="Of the weights (default: 32 on a CPU, else 16).")]
+BitsOption = Annotated[Bits | None, typer.Option(help="Of the weights (default: 16; 32 for a small model on a CPU).")]
 # Of the commands that write training samples.
 SamplesFolder = Annotated[Path, typer.Option(help="Folder for the training JSON.")]
 Seed = Annotated[int, typer.Option(help="Of all random draws.")]

@@ -78,7 +78,8 @@ def run_demo(out: Path, seconds: int, seed: int, train: bool) -> Path:
     print(f"1/5 simulating {seconds} s of take {TAKE.name}, seed {seed}")
     data = out / "data"
     synthesize(data, [TAKE], seconds, seed, size=PICTURE_SIZE, workers=cpu_threads())
-    truth = [s for s in load_samples(convert(data, data).written[-3]) if s.take_name == TAKE.sample_name]
+    convert(data, data)
+    truth = [s for s in load_samples(data / "relationships_test.json") if s.take_name == TAKE.sample_name]
 
     print("2/5 segmenting its annotated cameras")
     videos = find_videos(Dataset(data), [TAKE])

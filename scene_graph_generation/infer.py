@@ -125,15 +125,16 @@ def answer_takes(
     A stored answer holds as long as its question is the same (`SceneGraphGenerator.question`).
 
     Returns:
-        sample id -> text, and one line for each take that could not be finished; all others are.
+        sample id -> text, and one line for each take that could not be finished; all others are. A bad timepoint
+        costs itself, with memory also what comes after it in its take.
     """
     lanes: dict[Take, Sequence[Timepoint]] = {}
-    problems: dict[Take, str] = {}
+    problems: dict[Take, list[str]] = {}
     for take, wanted in frames.items():
         try:
             lanes[take] = _timepoints(dataset, take, wanted)
         except UserError as error:
-            problems[take] = str(error)
+            problems[take] = [str(error)]
     memories = {take: Memory() for take in lanes}
     groups = (_side_by_side if memory else _in_order)(list(lanes.values()), batch_size)
     texts: dict[str, str] = {}
@@ -142,8 +143,8 @@ def answer_takes(
         for group in track(list(groups), "scene graphs"):
             asked: dict[tuple[str, str], Example] = {}
             for timepoint in group:
-                if timepoint.take in problems:
-                    continue
+                if memory and timepoint.take in problems:
+                    continue  # what comes after would be asked with another memory
                 past = truncate(memories[timepoint.take].text()) if memory else None
                 sample_id = _sample_id(timepoint)
                 try:
@@ -154,7 +155,7 @@ def answer_takes(
                         continue
                     asked[sample_id, question] = generator.read(timepoint, past)
                 except UserError as error:
-                    problems[timepoint.take] = str(error)
+                    problems.setdefault(timepoint.take, []).append(str(error))
                     continue
                 changed += answers.text(sample_id) is not None
             if asked:
@@ -169,7 +170,11 @@ def answer_takes(
     if changed:
         told = "their question has changed since (memory, files, settings or the code that reads them)"
         print(f"{changed} timepoints were generated again: {told}", file=sys.stderr)
-    return texts, [f"{take.sample_name} is not finished: {problem}" for take, problem in problems.items()]
+    return texts, [f"{take.sample_name} is not finished: {_told(of_take)}" for take, of_take in problems.items()]
+
+
+def _told(problems: Sequence[str]) -> str:
+    return problems[0] if len(problems) == 1 else f"{len(problems)} timepoints are left out, the first: {problems[0]}"
 
 
 @contextmanager

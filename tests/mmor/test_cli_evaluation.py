@@ -211,3 +211,13 @@ def test_downstream_leaves_out_a_take_with_labels_of_unknown_frames(
     assert run("downstream", "evaluate", *place, "--out", tmp_path / "r.json") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "has a label for 000077, which is no timepoint of the take" in line
+
+
+def test_one_process_answers(
+    model: Path, place: Sequence[str | Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second process of torchrun would be refused by the first one's file, and end it."""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert run("scene-graph", "evaluate", "--model-path", model / "checkpoint-5", *place) == 2
+    assert "start it without torchrun" in capsys.readouterr().err

@@ -137,6 +137,21 @@ def test_a_damaged_take_does_not_keep_others_from_their_end(dataset: Dataset, tm
     assert sorted(stored) == ["001_4DOR_000000", "001_4DOR_000001", "001_4DOR_000002", "001_PKA_MMOR_000000"]
 
 
+def test_without_memory_a_bad_timepoint_costs_itself(dataset: Dataset, tmp_path: Path) -> None:
+    generator = Scripted(broken=("001_PKA", "000000"))
+    with pytest.raises(UserError, match=r"^001_PKA_MMOR is not finished: x.jpg: cannot be read$"):
+        infer(generator, dataset, {MMOR_TAKE: None}, tmp_path / "p.json", memory=False)
+    assert sorted(load_predictions(tmp_path / "p.json")) == ["001_PKA_MMOR_000001", "001_PKA_MMOR_000002"]
+
+
+def test_many_bad_timepoints_are_one_line(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "data")
+    for path in (root / "MM-OR_data" / "take_transcripts_per_timepoint" / "001_PKA").iterdir():
+        path.write_text("{")
+    with pytest.raises(UserError, match=r"is not finished: 3 timepoints are left out, the first: .*000001\.json"):
+        infer(Scripted(), Dataset(root), {MMOR_TAKE: None}, tmp_path / "p.json", memory=False)
+
+
 def test_the_next_take_starts_when_one_ends(dataset: Dataset, tmp_path: Path) -> None:
     generator, frames = Scripted(), ["000000", "000001"]
     takes = {MMOR_TAKE: None, FOURDOR_TAKE: ["000000"]}
