@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mmor.cli_options import CPUS, DATA_FOLDER, Workers, parse_size
+from mmor.cli_options import CPUS, DATA_FOLDER, parse_size
 
 app = typer.Typer(help="What is on disk; simulated takes; relation files.", no_args_is_help=True)
 
@@ -48,10 +48,12 @@ def convert_relations(
 def synthesize(
     out: Annotated[Path, typer.Option(help="Folder that gets MM-OR_data and 4D-OR_data.")],
     take: Annotated[list[str] | None, typer.Option(help="Take or split (default: test); repeat for several.")] = None,
-    seconds: Annotated[int, typer.Option(help="Timepoints of each take, one per second.", min=1)] = 60,
+    seconds: Annotated[
+        int, typer.Option(help="Timepoints of each take, one per second: 40 or more; with --relations 1 or more.")
+    ] = 60,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.", min=0)] = 0,
     size: Annotated[str, typer.Option(help="Width x height of the pictures in px.")] = "320x240",
-    workers: Workers = CPUS,
+    workers: Annotated[int, typer.Option(help="Processes at most (fewer where memory is short).", min=1)] = CPUS,
     relations: Annotated[
         Path | None,
         typer.Option(help="Render the graphs of this relationships_*.json (the stretch with most predicates)."),

@@ -35,8 +35,10 @@ def annotated_surgery(take: Take, samples: Sequence[Sample], seed: int, seconds:
         seconds: only the stretch of this length that shows most predicates; None is the whole take.
 
     Raises:
-        UserError: there is no sample of this take.
+        UserError: there is no sample of this take, or `seconds` is less than one.
     """
+    if seconds is not None and seconds < 1:
+        raise UserError(f"a take of {seconds} s has no timepoint; ask for 1 or more")
     chosen = [sample for sample in samples if sample.take_name == take.sample_name]
     if not chosen:
         known = sorted({sample.take_name for sample in samples})

@@ -7,7 +7,8 @@ cast only inside the rectangle that its corners project to. What stands still is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,8 @@ from operating_room.synthetic.solids import BOX, CAPSULE, ELLIPSOID, Solids
 _NEAR = 0.08  # m; nothing is drawn nearer to the camera
 _CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
 _GLOW = 1500.0  # radiance of a marker ball in the infrared, where skin and cloth stay below 255
-_KEPT_BACKDROPS = 48
+_KEPT_BYTES = 512 << 20  # of backdrops; those of nine cameras of 2048x1536 px are 480 MB
+_BAND = 1 << 18  # pixels of an empty room drawn at a time, in double precision
 _NOISE = 3.0  # grey levels
 _DEPTH_NOISE = 0.002  # of the depth, in point clouds
 
@@ -43,6 +45,43 @@ class _Canvas:
     depth: Float32[np.ndarray, "height width"]
     labels: UInt8[np.ndarray, "height width"]
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.color.nbytes + self.depth.nbytes + self.labels.nbytes
+
+
+class _Backdrops:
+    """Pictures of what stands still: those asked for last, as many as fit into `_KEPT_BYTES`, of all rooms together."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Hashable, _Canvas] = OrderedDict()
+
+    def get(self, room: Room, scene: Scene, camera: Camera, width: int, height: int) -> _Canvas:
+        key = (room.take, room.seed, camera.name, width, height, scene.still)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        canvas = _empty_room(room, camera, width, height)
+        self._make_space(canvas.size)
+        _draw(canvas, room.still_solids(scene.still), camera, room.light)
+        if canvas.size <= _KEPT_BYTES:
+            self._kept[key] = canvas
+        return canvas
+
+    def _make_space(self, needed: int) -> None:
+        kept = sum(canvas.size for canvas in self._kept.values())
+        while self._kept and kept + needed > _KEPT_BYTES:
+            kept -= self._kept.popitem(last=False)[1].size
+
+
+_BACKDROPS = _Backdrops()
+
+
+def memory(width: int, height: int) -> int:
+    """Bytes that drawing pictures of this size takes at most: kept backdrops and what a timepoint needs (measured)."""
+    return _KEPT_BYTES + 160 * width * height
+
 
 def render(room: Room, scene: Scene, camera: Camera, width: int, height: int) -> View:
     """The picture of `scene` that `camera` takes.
@@ -50,14 +89,7 @@ def render(room: Room, scene: Scene, camera: Camera, width: int, height: int) ->
     Sensor noise follows from the seed of the room, the camera and the second, whatever was rendered before: the same
     seed gives the same bytes in any order.
     """
-    key = (camera.name, width, height, scene.still)
-    if key not in room.backdrops:
-        while len(room.backdrops) >= _KEPT_BACKDROPS:
-            room.backdrops.pop(next(iter(room.backdrops)))
-        empty = _empty_room(room, camera, width, height)
-        _draw(empty, room.still_solids(scene.still), camera, room.light)
-        room.backdrops[key] = empty
-    backdrop: _Canvas = room.backdrops[key]
+    backdrop = _BACKDROPS.get(room, scene, camera, width, height)
     canvas = _Canvas(backdrop.color.copy(), backdrop.depth.copy(), backdrop.labels.copy())
     _draw(canvas, scene.moving, camera, room.light)
 
@@ -91,7 +123,23 @@ def point_cloud(room: Room, scene: Scene, views: Mapping[str, View], count: int 
 
 def _empty_room(room: Room, camera: Camera, width: int, height: int) -> _Canvas:
     """Floor, walls and ceiling seen from inside: floor tiles, a darker band along the walls, light of the lamp."""
-    pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height), [1.0]), -1)[:, :, 0]
+    canvas = _Canvas(
+        np.empty((height, width, 3), np.float32),
+        np.empty((height, width), np.float32),
+        np.zeros((height, width), np.uint8),
+    )
+    rows = max(1, _BAND // width)
+    for top in range(0, height, rows):
+        band = slice(top, min(top + rows, height))
+        canvas.color[band], canvas.depth[band] = _empty_band(room, camera, width, height, band)
+    return canvas
+
+
+def _empty_band(
+    room: Room, camera: Camera, width: int, height: int, rows: slice
+) -> tuple[Float[np.ndarray, "rows width 3"], Float[np.ndarray, "rows width"]]:
+    """Colour and depth of some rows of an empty room."""
+    pixels = np.stack(np.meshgrid(np.arange(width), np.arange(rows.start, rows.stop), [1.0]), -1)[:, :, 0]
     rays = pixels @ (camera.rotation.T @ np.linalg.inv(camera.intrinsics(width, height))).T
     rays = np.where(np.abs(rays) < 1e-9, 1e-9, rays)
     low, high = room.bounds
@@ -109,8 +157,7 @@ def _empty_room(room: Room, camera: Camera, width: int, height: int) -> _Canvas:
     surface = np.where(upright, np.where((place[..., 2] < 1e-3)[..., None], floor, ceiling), wall)
     away = np.array(room.light.lamp) - place
     lamp = room.light.power / (1 + (away**2).sum(2) / 6)
-    color = surface * (room.light.ambient + 0.5 * lamp)[..., None]
-    return _Canvas(color.astype(np.float32), depth.astype(np.float32), np.zeros((height, width), np.uint8))
+    return surface * (room.light.ambient + 0.5 * lamp)[..., None], depth
 
 
 def _draw(canvas: _Canvas, solids: Solids, camera: Camera, light: Light) -> None:

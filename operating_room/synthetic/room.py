@@ -7,7 +7,6 @@ import math
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -113,7 +112,6 @@ class Room:
         self.looks = {role: _looks(draw, role) for role in _CLOTHES}
         self.parked = _parked(draw, self.surgeon_side, self.half_x, self.half_y)
         self.cameras = _cameras(draw, self)
-        self.backdrops: dict[Any, Any] = {}  # what `rendering` has drawn of things that stand still
 
     def camera(self, name: str) -> Camera:
         """The camera `room1`..., `station0`... or `tracker`."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float, Float32
 
 from operating_room.readers import Subtitle
 from operating_room.synthetic.story import Surgery
@@ -48,21 +48,23 @@ def waveform(surgery: Surgery, said: Sequence[Subtitle], start: int = 0) -> Wave
     rng = np.random.default_rng(zlib.crc32(f"sound {surgery.take.sample_name} {surgery.seed}".encode()))
     voices = _draw_voices(rng)
     samples = (start + len(surgery.moments)) * RATE
-    hum = 0.004 * np.sin(2 * np.pi * voices.hum_hz * _time(samples))
-    wave = (hum + voices.noise * _noise(rng, samples, 20.0, 1200.0)).astype(np.float32)
+    wave = voices.noise * _noise(rng, samples, 20.0, 1200.0)
+    for part in _minutes(samples):
+        wave[part] += _hum(voices, part)
     sources = {"drilling": _drill, "sawing": _saw, "hammering": _hammer, "cleaning": _suction}
     for predicate, source in sources.items():
         for part in _runs([any(t.predicate == predicate for t in m.triplets) for m in surgery.moments], start):
             length = part.stop - part.start
             wave[part] += source(rng, voices, length) * _fade(length)
     for part in _runs(["patient" in moment.people for moment in surgery.moments], start):
-        wave[part] += _monitor(voices, part.stop - part.start)
+        for minute in _minutes(part.stop - part.start):
+            wave[part][minute] += _monitor(voices, minute)
     for subtitle in said:
         part = slice(round(subtitle.start_s * RATE), min(samples, round(subtitle.end_s * RATE)))
         if part.stop > part.start:
             wave[part] += _babble(rng, voices, subtitle.text, part.stop - part.start)
     wave = _echo(wave, voices.echoes)
-    return np.clip(wave, -0.98, 0.98).astype(np.float32)
+    return np.clip(wave, -0.98, 0.98, out=wave)
 
 
 def _draw_voices(rng: np.random.Generator) -> _Voices:
@@ -93,6 +95,17 @@ def _noise(rng: np.random.Generator, samples: int, low: float, high: float) -> W
 
 def _time(samples: int) -> Wave:
     return np.arange(samples, dtype=np.float32) / RATE
+
+
+def _minutes(samples: int) -> Iterator[slice]:
+    """Parts to make one after the other: what is made of a whole recording at once takes gigabytes an hour."""
+    for first in range(0, samples, 60 * RATE):
+        yield slice(first, min(first + 60 * RATE, samples))
+
+
+def _hum(voices: _Voices, part: slice) -> Float[np.ndarray, " samples"]:
+    time = np.arange(part.start, part.stop).astype(np.float32) / RATE
+    return 0.004 * np.sin(2 * np.pi * voices.hum_hz * time)
 
 
 def _drill(rng: np.random.Generator, voices: _Voices, samples: int) -> Wave:
@@ -133,8 +146,8 @@ def _suction(rng: np.random.Generator, _: _Voices, samples: int) -> Wave:
     return (0.05 * gurgle * _noise(rng, samples, 3500.0, 7000.0)).astype(np.float32)
 
 
-def _monitor(voices: _Voices, samples: int) -> Wave:
-    time = _time(samples)
+def _monitor(voices: _Voices, part: slice) -> Wave:
+    time = np.arange(part.start, part.stop).astype(np.float32) / RATE
     beeping = (time % np.float32(voices.pulse_s)) < 0.07
     return (0.02 * beeping * np.sin(2 * np.pi * voices.beep_hz * time)).astype(np.float32)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import sys
 import zlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -24,18 +25,21 @@ from jaxtyping import Float32, UInt8
 from operating_room import layout
 from operating_room.errors import UserError
 from operating_room.files import atomic_path, write_json
+from operating_room.machine import free_memory
 from operating_room.progress import track
 from operating_room.readers import read_json
 from operating_room.synthetic import signals
 from operating_room.synthetic.poses import Scene, pose
 from operating_room.synthetic.records import frame_numbers, time_stamp, write_records
-from operating_room.synthetic.rendering import View, point_cloud, render
+from operating_room.synthetic.rendering import View, memory, point_cloud, render
 from operating_room.synthetic.room import Room
 from operating_room.synthetic.story import Surgery, script_surgery
-from operating_room.takes import FOURDOR, MMOR, SPLITS, Take, find_take, split_takes
+from operating_room.takes import FOURDOR, MMOR, SPLITS, TAKES, Take, find_take, split_takes
 
 _VERSION = 1  # counts up whenever the same seed gives other bytes
 _PIECE = 20  # s drawn by one process at a time
+# Bytes that a process takes without any picture, and for each second of a take: its scenes and its sound (measured).
+_PROCESS, _SECOND = 100_000_000, 300_000
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def synthesize(
 
     Args:
         size: width and height of all pictures in px.
-        workers: processes; each uses one thread.
+        workers: processes at most, each with one thread; fewer, with a note, where the memory is not enough for all.
         mask_stride: only every n-th timepoint has annotated label masks.
 
     Raises:
@@ -107,6 +111,7 @@ def write_takes(
     recipes = {surgery.take: recipe for surgery, recipe in todo}
     for take, recipe in recipes.items():
         write_json(_note(root, take), {**recipe, "finished": False}, indent=1)
+    workers = _affordable(min(workers, len(pieces)), [surgery for surgery, _ in todo], size)
     for take in track(_in_processes(pieces, workers), "simulating takes", total=len(pieces)):
         left[take] -= 1
         if not left[take]:
@@ -147,14 +152,28 @@ class _Piece:
     mask_stride: int
 
 
+def _affordable(workers: int, surgeries: Sequence[Surgery], size: tuple[int, int]) -> int:
+    """So many of the processes as the free memory is enough for, at least one."""
+    longest = max((len(surgery.moments) for surgery in surgeries), default=0)
+    needed, free = _PROCESS + _SECOND * longest + memory(*size), free_memory()
+    fit = max(1, min(workers, free // needed))
+    if fit < workers:
+        print(
+            f"note: {fit} processes instead of {workers}: each may take {needed / 1e9:.1f} GB for pictures of "
+            f"{size[0]}x{size[1]} px and takes of {longest} s, and {free / 1e9:.1f} GB are free",
+            file=sys.stderr,
+        )
+    return fit
+
+
 def _in_processes(pieces: Sequence[_Piece], workers: int) -> Iterator[Take]:
     """Write the pieces and give the take of each as it is done."""
-    if workers == 1 or len(pieces) < 2:
+    if workers < 2:
         for piece in pieces:
             yield _write_piece(piece)
         return
     context = multiprocessing.get_context("spawn")
-    with _one_thread(), ProcessPoolExecutor(min(workers, len(pieces)), mp_context=context) as pool:
+    with _one_thread(), ProcessPoolExecutor(workers, mp_context=context) as pool:
         jobs = [pool.submit(_write_piece, piece) for piece in pieces]
         try:
             for job in as_completed(jobs):
@@ -308,13 +327,30 @@ def _is_finished(root: Path, take: Take, recipe: dict[str, Any]) -> bool:
     """
     note = _note(root, take)
     if not note.exists():
-        folder = root / layout.ROOT_NAMES[take.dataset]
-        if any(index.exists() for index in layout.index_files(folder, take)):
-            raise UserError(f"{folder}: take {take.name} is there and was not simulated; choose another folder")
+        if there := _recorded(root, take):
+            raise UserError(f"{there}: take {take.name} is there and was not simulated; choose another folder")
         return False
     written = read_json(note)
-    if not isinstance(written, dict) or {**recipe, "finished": True} | {"finished": written.get("finished")} != written:
+    if not isinstance(written, dict):
+        raise UserError(f"{note}: is no note of a simulated take; choose another folder")
+    if other := [
+        f"{name} {written.get(name)!r}, not {value!r}" for name, value in recipe.items() if written.get(name) != value
+    ]:
         raise UserError(
-            f"{note}: take {take.name} was simulated with other options; remove {root} or choose another one"
+            f"{note}: take {take.name} was simulated with other options ({'; '.join(other)}); "
+            "give the same options again or choose another folder"
         )
-    return bool(written["finished"])
+    return bool(written.get("finished"))
+
+
+def _recorded(root: Path, take: Take) -> Path | None:
+    """A file or folder of a take that nobody simulated, if there is one."""
+    folder = root / layout.ROOT_NAMES[take.dataset]
+    mates = [mate for mate in TAKES if mate.dataset == take.dataset and mate.folder == take.folder]
+    pictures = layout.take_folder(folder, take)
+    known = [*layout.index_files(folder, take)]
+    if not any(_note(root, mate).exists() for mate in mates):  # else the folder is theirs
+        known.append(pictures)
+    if take.dataset == MMOR:
+        known += [path(folder, take) for path in (layout.take_json, layout.recording, layout.subtitles, layout.tracks)]
+    return next((path for path in known if path.exists()), None)

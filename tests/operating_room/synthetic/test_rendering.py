@@ -122,8 +122,11 @@ def test_unproject_inverts_projection() -> None:
     assert np.allclose(pixels[2], [159.5, 119.5])  # the target is in the middle
 
 
-def test_same_seed_same_bytes_in_any_order(surgery: Surgery, scenes: list[Scene], room: Room) -> None:
+def test_same_seed_same_bytes_in_any_order(
+    surgery: Surgery, scenes: list[Scene], room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
     views = [[render(room, scene, camera, WIDTH, HEIGHT) for camera in room.cameras] for scene in scenes[:2]]
+    monkeypatch.setattr(rendering, "_BACKDROPS", rendering._Backdrops())
     again = Room(surgery.take, surgery.seed)
     other_scenes = pose(again, surgery)
     for second in (1, 0):
@@ -134,12 +137,52 @@ def test_same_seed_same_bytes_in_any_order(surgery: Surgery, scenes: list[Scene]
             assert copy.labels.tobytes() == view.labels.tobytes()
 
 
-def test_old_backdrops_are_dropped(room: Room, scenes: list[Scene], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendering, "_KEPT_BACKDROPS", 2)
-    fresh = Room(room.take, room.seed)
-    for camera in fresh.cameras:
-        render(fresh, scenes[0], camera, 16, 12)
-    assert len(fresh.backdrops) == 2
+def test_kept_backdrops_are_bounded_in_bytes(room: Room, scenes: list[Scene], monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = rendering._Backdrops()
+    monkeypatch.setattr(rendering, "_BACKDROPS", kept)
+    monkeypatch.setattr(rendering, "_KEPT_BYTES", 3 * WIDTH * HEIGHT * (12 + 4 + 1))
+    rooms = [room, Room(room.take, room.seed + 1)]  # also of several takes together
+    for each in rooms:
+        for camera in each.cameras:
+            render(each, scenes[20], camera, WIDTH, HEIGHT)
+            assert sum(canvas.size for canvas in kept._kept.values()) <= rendering._KEPT_BYTES
+    assert len(kept._kept) == 3
+    drawn = kept.get(rooms[1], scenes[20], rooms[1].cameras[-1], WIDTH, HEIGHT)
+    assert kept.get(rooms[1], scenes[20], rooms[1].cameras[-1], WIDTH, HEIGHT) is drawn
+    render(room, scenes[20], room.cameras[0], 4 * WIDTH, HEIGHT)  # larger than all that may be kept
+    assert not kept._kept
+
+
+def test_a_room_drawn_in_bands_is_the_room_drawn_at_once(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = rendering._empty_room(room, room.cameras[0], WIDTH, HEIGHT)
+    monkeypatch.setattr(rendering, "_BAND", 5 * WIDTH)
+    bands = rendering._empty_room(room, room.cameras[0], WIDTH, HEIGHT)
+    assert np.allclose(whole.color, bands.color, rtol=1e-6)
+    assert np.allclose(whole.depth, bands.depth, rtol=1e-6)
+    assert whole.depth.min() > 0
+
+
+def test_memory_of_published_pictures_is_as_said() -> None:
+    """In a process of its own, whose highest mark is its own: one camera, so that the check takes seconds."""
+    code = (
+        "import resource\n"
+        "from operating_room.synthetic import rendering\n"
+        "from operating_room.synthetic.poses import pose\n"
+        "from operating_room.synthetic.room import Room\n"
+        "from operating_room.synthetic.story import script_surgery\n"
+        "from operating_room.takes import find_take\n"
+        "surgery = script_surgery(find_take('001_PKA'), 4, 40)\n"
+        "room = Room(surgery.take, 4)\n"
+        "scene = pose(room, surgery)[20]\n"
+        "rendering._KEPT_BYTES = 54_000_000\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "for camera in room.cameras[:1]:\n"
+        "    rendering.render(room, scene, camera, 2048, 1536)\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024, rendering.memory(2048, 1536))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    taken, said = (int(word) for word in done.stdout.split())
+    assert taken < said
 
 
 def test_people_things_and_tools_are_in_the_masks(room: Room, scenes: list[Scene], surgery: Surgery) -> None:

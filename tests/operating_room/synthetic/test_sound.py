@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import Sequence
 
 import numpy as np
@@ -84,3 +85,14 @@ def test_two_minutes_take_less_than_two_cpu_seconds() -> None:
     start = time.process_time()
     waveform(surgery, said)
     assert time.process_time() - start < 2
+
+
+def test_an_hour_takes_no_gigabytes() -> None:
+    """What is held at once, counted by NumPy's own allocations: 2 times 4 bytes a sample and little more."""
+    surgery = script_surgery(find_take("001_PKA"), 1, 600)
+    said = subtitles(surgery, 0)
+    tracemalloc.start()
+    waveform(surgery, said)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 15 * 600 * RATE

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +189,57 @@ def test_other_takes_are_never_overwritten(tmp_path: Path) -> None:
     index.write_text("[]")
     with pytest.raises(UserError, match="was not simulated"):
         write_take(recorded, surgery, size=SIZE)
+
+
+def test_the_advice_never_costs_a_recording(tmp_path: Path) -> None:
+    surgery = _short("001_4DOR", seconds=1)
+    write_take(tmp_path, surgery, size=SIZE)
+    with pytest.raises(UserError) as refused:
+        write_take(tmp_path, _short("001_4DOR", seconds=1, seed=9), size=(64, 48))
+    assert "remove" not in str(refused.value)
+    assert "seed 0, not 9" in str(refused.value)
+    assert "size [48, 32], not [64, 48]" in str(refused.value)
+
+
+@pytest.mark.parametrize("left", ["take_audios/001_PKA.mp3", "take_tracks/001_PKA.json", "001_PKA/colorimage/a.jpg"])
+def test_a_half_copied_recording_is_not_overwritten(tmp_path: Path, left: str) -> None:
+    file = tmp_path / "MM-OR_data" / left
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"recorded")
+    with pytest.raises(UserError, match="was not simulated"):
+        write_take(tmp_path, _short("001_PKA", seconds=1), size=SIZE)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
+
+
+def test_recordings_and_simulated_takes_may_share_a_folder_of_the_dataset(tmp_path: Path) -> None:
+    write_take(tmp_path, _short("012_1_PKA", seconds=1), size=SIZE)
+    write_take(tmp_path, _short("012_2_PKA", seconds=1), size=SIZE)  # in the pictures' folder of the other
+    recorded = tmp_path / "MM-OR_data" / "015-018_PKA"
+    recorded.mkdir()
+    with pytest.raises(UserError, match="was not simulated"):
+        write_take(tmp_path, _short("016_PKA", seconds=1), size=SIZE)
+
+
+def test_as_many_processes_as_memory_is_there_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = []
+    real = writer._in_processes
+
+    def counted(pieces: Sequence[Any], workers: int) -> Any:
+        started.append(workers)
+        return real(pieces, 1)
+
+    monkeypatch.setattr(writer, "_in_processes", counted)
+    monkeypatch.setattr(writer, "_PIECE", 1)
+    monkeypatch.setattr(writer, "memory", lambda width, height: 1_000_000_000)
+    for free, name in ((64_000_000_000, "001_4DOR"), (2_500_000_000, "002_4DOR"), (1_000, "003_4DOR")):
+        monkeypatch.setattr(writer, "free_memory", lambda free=free: free)
+        write_takes(tmp_path, [_short(name, seconds=3)], size=SIZE, workers=3)
+    assert started == [3, 2, 1]
+    first, second = (line for line in capsys.readouterr().err.splitlines() if line.startswith("note: "))
+    assert first.startswith("note: 2 processes instead of 3: each may take 1.1 GB for pictures of 48x32 px")
+    assert second.startswith("note: 1 processes instead of 3")
 
 
 def test_faults(tmp_path: Path) -> None:
