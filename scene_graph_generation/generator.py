@@ -90,6 +90,10 @@ class SceneGraphGenerator:
         except UserError as error:
             raise UserError(f"{timepoint.take.sample_name}, timepoint {timepoint.frame_id}: {error}") from error
 
+    def read_ahead(self, timepoints: Sequence[Timepoint]) -> None:
+        """Begin to read the files of timepoints that will be asked next, while the model answers."""
+        self._reader.read_ahead([Evidence.of_timepoint(timepoint) for timepoint in timepoints])
+
     def read_text(self, prompt: str) -> Example:
         """A question of text alone.
 

@@ -136,11 +136,11 @@ def answer_takes(
         except UserError as error:
             problems[take] = [str(error)]
     memories = {take: Memory() for take in lanes}
-    groups = (_side_by_side if memory else _in_order)(list(lanes.values()), batch_size)
+    groups = list((_side_by_side if memory else _in_order)(list(lanes.values()), batch_size))
     texts: dict[str, str] = {}
     changed = 0
     with shortened_memories(generator, "timepoints") as shortened:
-        for group in track(list(groups), "scene graphs"):
+        for group, following in zip(track(groups, "scene graphs"), [*groups[1:], []]):
             asked: dict[tuple[str, str], Example] = {}
             for timepoint in group:
                 if memory and timepoint.take in problems:
@@ -160,6 +160,7 @@ def answer_takes(
                 changed += answers.text(sample_id) is not None
             if asked:
                 shortened.extend(example.dropped_memory > 0 for example in asked.values())
+                generator.read_ahead([point for point in following if answers.text(_sample_id(point)) is None])
                 generated = generator.answer(list(asked.values()))
                 new = [Answer(*place, text) for place, text in zip(asked, generated, strict=True)]
                 answers.add(new)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor
 from operating_room.categories import LABEL_COUNT
 from operating_room.dataset import Timepoint
 from operating_room.errors import UserError
+from operating_room.fingerprints import stamp
 from operating_room.layout import MASKS_PER_TIMEPOINT
 from operating_room.masks import SMALL
 from operating_room.prompts import IMAGE_MARK, MEMORY_END, MEMORY_START, evaluation_pictures
@@ -89,6 +91,16 @@ class Evidence:
         return [path for path in (*self.views, self.cloud, self.audio, *self.masks) if path is not None]
 
 
+@dataclass(frozen=True)
+class _Read:
+    """The files of a sample as tensors."""
+
+    views: Float[Tensor, "views 3 size size"]
+    cloud: Float[Tensor, "points 6"] | None
+    audio: Float[Tensor, " width"] | None
+    masks: UInt8[Tensor, "masks 32 32"] | None
+
+
 class ExampleReader:
     """Reads samples as the model takes them; modalities that the model was not made for stay unread."""
 
@@ -96,6 +108,8 @@ class ExampleReader:
         self._config = config
         self._tokens = tokens
         self._views = ViewReader(config.vision.image_size, keep_views)
+        self._thread: ThreadPoolExecutor | None = None
+        self._ahead: dict[Evidence, tuple[list[str], Future[_Read]]] = {}  # with the stamps of the files before
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -125,14 +139,35 @@ class ExampleReader:
         text_only = IMAGE not in ids
         if text_only and evidence != Evidence(()):
             raise UserError(f"the prompt has no {IMAGE_MARK}, so its files would not be seen; make the sample again")
+        found = None if text_only else self._find(known)
         return Example(
             ids=torch.tensor(ids),
             labels=None if answer is None else torch.tensor(labels),
-            views=self._views.none() if text_only else self._views(known.views),
-            cloud=None if known.cloud is None else read_cloud(known.cloud),
-            audio=None if known.audio is None else read_audio_embedding(known.audio, self._config.pooler.audio_width),
-            masks=read_masks(known.masks),
+            views=self._views.none() if found is None else found.views,
+            cloud=None if found is None else found.cloud,
+            audio=None if found is None else found.audio,
+            masks=None if found is None else found.masks,
             dropped_memory=dropped,
+        )
+
+    def read_ahead(self, evidence: Sequence[Evidence]) -> None:
+        """Begin to read the files of the next samples in another thread, while the model is busy with these."""
+        self._thread = self._thread or ThreadPoolExecutor(1)
+        known = [one.only(self._config.modalities) for one in evidence]
+        self._ahead = {one: (_stamps(one), self._thread.submit(self._read, one)) for one in known}
+
+    def _find(self, evidence: Evidence) -> _Read:
+        """What was read ahead, unless a file has changed since; else read now."""
+        stamps, future = self._ahead.pop(evidence, ([], None))
+        return future.result() if future is not None and stamps == _stamps(evidence) else self._read(evidence)
+
+    def _read(self, evidence: Evidence) -> _Read:
+        width = self._config.pooler.audio_width
+        return _Read(
+            self._views(evidence.views),
+            None if evidence.cloud is None else read_cloud(evidence.cloud),
+            None if evidence.audio is None else read_audio_embedding(evidence.audio, width),
+            read_masks(evidence.masks),
         )
 
     def _fit(self, prompt: str, answer: str | None, reserve: int, evidence: Evidence) -> tuple[str, int]:
@@ -165,6 +200,11 @@ class ExampleReader:
             return self._config.vision.tokens + OTHER_TOKENS
         parts = (evidence.cloud, CLOUD_TOKENS), (evidence.audio, AUDIO_TOKENS), (evidence.masks, MASKS_PER_TIMEPOINT)
         return self._config.vision.tokens + sum(tokens for part, tokens in parts if part)
+
+
+def _stamps(evidence: Evidence) -> list[str]:
+    """Of the files; one that is not there has none (reading it says so)."""
+    return [stamp(path) if path.exists() else "" for path in evidence.files()]
 
 
 def prepare_view(picture: UInt8[np.ndarray, "height width 3"], size: int) -> UInt8[Tensor, "3 size size"]:

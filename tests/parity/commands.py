@@ -154,6 +154,9 @@ class Listener(SceneGraphGenerator):
         self.shown[sample_id] = self._noted
         return SimpleNamespace(sample_id=sample_id, dropped_memory=0)
 
+    def read_ahead(self, timepoints: Sequence[Timepoint]) -> None:
+        """No file is read."""
+
     def answer(self, examples: Sequence[Any]) -> list[str]:
         """What the published model said."""
         return [self._answers[example.sample_id] for example in examples]

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from operating_room.dataset import Dataset
+from operating_room.dataset import Dataset, Timepoint
 from operating_room.errors import UserError
 from operating_room.files import write_json
 from operating_room.scene_graph import Sample, Triplet
@@ -44,6 +44,9 @@ class Fixed(SceneGraphGenerator):
 
     def read(self, timepoint: Any, memory: str | None) -> Any:
         return SimpleNamespace(dropped_memory=0)
+
+    def read_ahead(self, timepoints: Sequence[Timepoint]) -> None:
+        """There is nothing to read."""
 
     def answer(self, examples: Sequence[Any]) -> list[str]:
         self.asked += 1

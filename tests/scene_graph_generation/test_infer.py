@@ -53,6 +53,9 @@ class Scripted(SceneGraphGenerator):
             raise UserError("x.jpg: cannot be read")
         return Question(timepoint.take.name, timepoint.frame_id, memory)
 
+    def read_ahead(self, timepoints: Sequence[Timepoint]) -> None:
+        """There is nothing to read."""
+
     def answer(self, examples: Sequence[Any]) -> list[str]:
         if not self._left:
             raise KeyboardInterrupt

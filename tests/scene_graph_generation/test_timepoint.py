@@ -304,3 +304,27 @@ def test_text_only_samples_have_no_files() -> None:
     assert IMAGE not in example.ids
     with pytest.raises(UserError, match="its files would not be seen"):
         room_for(500)(Evidence((Path("a.jpg"),)), "what next ASSISTANT:")
+
+
+def test_what_was_read_ahead_is_what_is_read(tmp_path: Path) -> None:
+    write_dataset(tmp_path)
+    folder = tmp_path / "MM-OR_data" / "take_audio_embeddings_per_timepoint" / "001_PKA"
+    for second in range(1, 4):
+        save_tensor(folder / f"{second:06d}.pt", torch.full((8,), float(second)))
+    first, second, third = map(Evidence.of_timepoint, Dataset(tmp_path).take(Take(MMOR, "001_PKA")).timepoints)
+    plain, ahead = ExampleReader(CONFIG, TOKENS), ExampleReader(CONFIG, TOKENS)
+    ahead.read_ahead([first, second, third])
+    for evidence in (first, second):
+        expected, found = plain(evidence, PROMPT), ahead(evidence, PROMPT)
+        for name in ("views", "cloud", "audio", "masks"):
+            assert torch.equal(getattr(found, name), getattr(expected, name))
+    assert third.audio is not None
+    ahead._ahead[third][1].result()
+    save_tensor(third.audio, torch.full((8,), 7.0))  # replaced meanwhile
+    audio = ahead(third, PROMPT).audio
+    assert audio is not None
+    assert torch.equal(audio, torch.full((8,), 7.0))
+    third.audio.unlink()
+    ahead.read_ahead([third])
+    with pytest.raises(UserError, match=r"000003\.pt"):
+        ahead(third, PROMPT)
