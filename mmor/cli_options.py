@@ -95,6 +95,16 @@ def choose_samples(samples: list[Sample], takes: list[str] | None, limit: int | 
     return [sample for name in dict.fromkeys(wanted) for sample in there[name][:limit]]
 
 
+def experiment_file(path: Path) -> Path:
+    """An experiment file of the user's, or of those that come with the software, which is said then."""
+    from operating_room.experiments import find_experiment
+
+    found = find_experiment(path)
+    if found != path:
+        typer.echo(f"note: {path} is not there; taking {found}, which comes with the software", err=True)
+    return found
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """Width and height in px of `320x240`.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mmor.cli_options import CPUS, Data, Takes, Workers, open_takes, parse_size
+from mmor.cli_options import CPUS, Data, Takes, Workers, experiment_file, open_takes, parse_size
 
 app = typer.Typer(help="Panoptic masks: train, predict, score.", no_args_is_help=True)
 
@@ -51,7 +51,7 @@ def train(
     from operating_room.machine import is_first, is_started, share
     from panoptic_segmentation.config import read_config
 
-    config = read_config(config_file, overrides or ())
+    config = read_config(experiment_file(config_file), overrides or ())
     folder = out or Path(config.output_folder)
     prepared = ground_truth or folder / "ground_truth"
     if num_gpus * num_machines > 1 and not is_started():
@@ -93,7 +93,7 @@ def predict(
     if num_gpus > 1 and not is_started():
         start_processes(num_gpus)  # what they have predicted is only collected below
     videos = find_videos(*open_takes(data, take), annotated=not all_frames)
-    config = read_test_config(model, config_file, overrides or ())
+    config = read_test_config(model, config_file and experiment_file(config_file), overrides or ())
     path = predict(*load(model, config), videos, out, name, model, share())
     if is_started():
         return
@@ -122,7 +122,9 @@ def export_masks(
 
     if num_gpus > 1 and not is_started():
         start_processes(num_gpus)
-    for path in export_masks(model, config_file, data, out or _folder(model), take, not all_frames, share()):
+    for path in export_masks(
+        model, config_file and experiment_file(config_file), data, out or _folder(model), take, not all_frames, share()
+    ):
         if not is_started():
             typer.echo(f"predictions in {path}")
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mmor import cli_evaluation, cli_preprocess
-from mmor.cli_options import TrainedModel, TrainingData, TrainingGpus
+from mmor.cli_options import TrainedModel, TrainingData, TrainingGpus, experiment_file
 from mmor.launch import start_processes
 from operating_room.machine import is_first, is_started
 
@@ -69,11 +69,16 @@ def train_model(
         UserError: the training cannot start.
     """
     from operating_room.errors import UserError
-    from scene_graph_generation.arguments import BASE, CONFIGS, read_options
+    from operating_room.experiments import CONFIGS
+    from scene_graph_generation.arguments import BASE, read_options
     from scene_graph_generation.config import read_experiment, with_setting
 
     published = any(word.lstrip("-").replace("-", "_").startswith(BASE) for word in words)
-    start = None if published and config is None else read_experiment(config or CONFIGS / "scene_graph" / default)
+    start = (
+        None
+        if published and config is None
+        else read_experiment(experiment_file(config) if config else CONFIGS / "scene_graph" / default)
+    )
     read = read_options(words, start)
     experiment = read.experiment
     for name, value in files.items():

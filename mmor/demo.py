@@ -13,6 +13,7 @@ import torch
 from mmor.report import TakeResult, write_report
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
+from operating_room.experiments import CONFIGS
 from operating_room.files import write_json
 from operating_room.machine import cpu_threads
 from operating_room.relations import convert, load_samples
@@ -50,7 +51,6 @@ SHORT_SEGMENTER = (  # single small pictures: a third of the time per step
 )
 SHORT_SEEING = 400  # steps before the language model is trained
 SHORT_GRAPHS = 3.0  # epochs
-CONFIGS = Path(__file__).parents[1] / "configs"
 BUNDLED = Path(__file__).parent / "checkpoints"
 SEGMENTER, GRAPHS = "panoptic_small", "scene_graph_small"
 

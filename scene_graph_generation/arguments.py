@@ -9,13 +9,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from operating_room.errors import UserError
+from operating_room.experiments import CONFIGS
 from scene_graph_generation.config import Experiment, StartConfig, TrainConfig, with_setting
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 ZERO2 = CONFIGS / "deepspeed" / "zero2.json"
 BASE = "model_name_or_path"
 

@@ -1,13 +1,15 @@
 # Sourced by the other scripts: a virtual environment with the project in it.
-# Usage: [extra=dev] before `source scripts/environment.sh` (a variable: a sourced file sees its caller's arguments)
-# Makes .venv if no virtual environment is active. Without an NVIDIA GPU it asks pip for a CPU build of torch
-# (scripts/constraints-cpu.txt) and takes any build if pip knows none.
+# Usage: [extra=dev] [LATEST=1] before `source scripts/environment.sh` (variables: a sourced file sees its caller's arguments)
+# Makes .venv (.venv-latest) if no virtual environment is active, and installs exactly the versions that are listed in
+# scripts/requirements.lock, or with LATEST=1 the newest that pyproject.toml allows. Without an NVIDIA GPU it takes a CPU
+# build of torch: from where pip is configured to look, else from PyTorch's own index, else whatever build there is.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+latest="${LATEST:+-latest}"
 if [ -z "${VIRTUAL_ENV:-}" ]; then
-    [ -x .venv/bin/python ] || python3 -m venv .venv
-    source .venv/bin/activate
+    [ -x ".venv$latest/bin/python" ] || python3 -m venv ".venv$latest"
+    source ".venv$latest/bin/activate"
 fi
 if ! python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
     echo "error: mmor needs Python 3.11 or newer, this is $(python --version); install one and delete .venv" >&2
@@ -15,15 +17,22 @@ if ! python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
 fi
 
 extra="${extra:-}"
-installed="$VIRTUAL_ENV/.mmor-installed-$extra" # newer than pyproject.toml once this has succeeded
-if [ ! "$installed" -nt pyproject.toml ]; then
+installed="$VIRTUAL_ENV/.mmor-installed-$extra$latest" # newer than what it was made from once this has succeeded
+if [ ! "$installed" -nt pyproject.toml ] || [ ! "$installed" -nt scripts/requirements.lock ]; then
     echo "Installing mmor into $VIRTUAL_ENV (1.7 GB with a CPU build of torch; some minutes the first time) ..."
-    install=(python -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}")
-    if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
-        "${install[@]}"
-    elif ! "${install[@]}" --constraint scripts/constraints-cpu.txt 2>/dev/null; then
-        echo "pip knows no CPU build of torch; taking the build it has."
-        "${install[@]}"
+    pip=(python -m pip install --quiet --disable-pip-version-check)
+    versions=(--constraint scripts/requirements.lock)
+    [ -z "$latest" ] || versions=(--upgrade --upgrade-strategy eager)
+    if ! { command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; }; then
+        torch=$(sed -n 's/^torch==//p' scripts/requirements.lock)+cpu
+        if "${pip[@]}" "torch==$torch" 2>/dev/null ||
+            "${pip[@]}" --retries 0 --index-url https://download.pytorch.org/whl/cpu "torch==$torch" 2>/dev/null; then
+            echo "torch==$torch" >"$VIRTUAL_ENV/torch.txt"
+            versions+=(--constraint "$VIRTUAL_ENV/torch.txt") # so that nothing replaces it
+        else
+            echo "pip knows no CPU build of torch; taking the build it has."
+        fi
     fi
+    "${pip[@]}" --editable ".${extra:+[$extra]}" "${versions[@]}"
     touch "$installed"
 fi

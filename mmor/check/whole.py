@@ -17,8 +17,9 @@ from tempfile import TemporaryDirectory
 import torch
 
 from mmor.check.measure import Outcome
-from mmor.demo import BUNDLED, CONFIGS, GRAPHS, SEGMENTER, prepare
+from mmor.demo import BUNDLED, GRAPHS, SEGMENTER, prepare
 from operating_room.dataset import Dataset
+from operating_room.experiments import CONFIGS
 from operating_room.files import write_json
 from operating_room.relations import convert, load_samples
 from operating_room.synthetic.writer import synthesize

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from operating_room.errors import UserError
-from scene_graph_generation.arguments import CONFIGS, ZERO2, read_options
+from operating_room.experiments import CONFIGS
+from scene_graph_generation.arguments import ZERO2, read_options
 from scene_graph_generation.config import Experiment, FilesConfig, LoraConfig, PretrainConfig, read_experiment
 
 MODALITIES = "AZURE_SIMSTATION_TRACKERCAM_PC_AUDIO_SPEECH_ROBOTMETA_TRACKINGMETA_PREDSEGMASKS"

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from operating_room.errors import UserError
-from scene_graph_generation.arguments import CONFIGS, ZERO2
+from operating_room.experiments import CONFIGS
+from scene_graph_generation.arguments import ZERO2
 from scene_graph_generation.config import (
     Experiment,
     FilesConfig,
