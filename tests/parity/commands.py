@@ -144,7 +144,7 @@ class Listener(SceneGraphGenerator):
     def __init__(self, cases: Sequence[Mapping[str, Any]]) -> None:
         self.shown: dict[str, tuple[str, Evidence]] = {}
         self._answers = {case["sample_id"]: case["model_output"] for case in cases}
-        self.model: Any = SimpleNamespace(settings=MM2SGConfig())
+        self.model: Any = SimpleNamespace(settings=MM2SGConfig(), vision="sees")
         self._reader: Any = self._note
 
     def read(self, timepoint: Timepoint, memory: str | None) -> Any:
