@@ -10,6 +10,7 @@ from torch import Tensor
 from operating_room.errors import UserError
 from operating_room.files import write_json
 from operating_room.loading import told_by_names
+from operating_room.machine import choose_device
 from operating_room.tensors import check_numbers, read_tensors, write_safetensors
 from scene_graph_generation.adapter_config import ADAPTER_CONFIG
 from scene_graph_generation.adapters import adapted_layers, merge_lora
@@ -60,7 +61,7 @@ def load_model(
         UserError: something is missing, damaged, or does not fit together, a weight is no number, there is no such
             device, or it has not the memory; nothing is read then.
     """
-    _check_device(device)
+    device = choose_device(str(device))
     if (folder / WEIGHTS).is_file():
         model, tokens = _load_whole(folder, bits, device), read_tokens(folder)
     elif (folder / OWN_ADAPTER).is_file() or (folder / ADAPTER_CONFIG).is_file():
@@ -123,11 +124,3 @@ def _what_else(folder: Path) -> str:
     if (folder / CONFIG).is_file():
         return f"{CONFIG}, but neither {WEIGHTS} nor {ADAPTER_CONFIG}: a base that models are trained on?"
     return f"neither {WEIGHTS} nor {ADAPTER_CONFIG}"
-
-
-def _check_device(device: torch.device | str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # an unknown name, or no such device in this machine
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"device {device}: cannot be used ({reason}); choose another one, cpu always is") from error

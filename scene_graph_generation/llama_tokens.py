@@ -12,6 +12,7 @@ from sentencepiece import SentencePieceProcessor
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
 from operating_room.errors import UserError
+from operating_room.prompts import QUESTION
 
 LLAMA_FILE = "tokenizer.model"
 _BLANK = "▁"
@@ -21,12 +22,14 @@ def read_llama_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer; text begins with its beginning token, and control tokens in a text are recognised.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged, or a tokenizer of another kind than Llama's.
     """
     try:
         source = SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
         raise UserError(f"{path}: is no SentencePiece tokenizer; copy it again from where the model came") from error
+    if min(source.bos_id(), source.eos_id(), source.unk_id()) < 0:
+        raise UserError(f"{path}: lacks a token for the beginning or the end of a text; give Llama's {LLAMA_FILE}")
     pieces = [source.id_to_piece(i) for i in range(source.vocab_size())]
     ids = {piece: i for i, piece in enumerate(pieces)}
     tokenizer = Tokenizer(
@@ -44,6 +47,9 @@ def read_llama_tokenizer(path: Path) -> Tokenizer:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{begin} $A", special_tokens=[(begin, source.bos_id())]
     )
+    # SentencePiece has other kinds of models, whose pieces cannot be joined in this way: the same file must give the same.
+    if tokenizer.encode(QUESTION).ids[1:] != source.encode(QUESTION):
+        raise UserError(f"{path}: is a SentencePiece tokenizer of another kind; give Llama's {LLAMA_FILE}")
     return tokenizer
 
 

@@ -37,6 +37,8 @@ class Tokens:
             raise UserError(
                 f"the tokenizer has no {END_TOKEN} token, which ends every answer; expected Llama's or ours"
             )
+        if len(tokenizer.encode("").ids) != 1:
+            raise UserError("the tokenizer does not begin a text with one token of its own; expected Llama's or ours")
         self.end_id = end
 
     def encode(self, prompt: str, answer: str | None = None) -> tuple[list[int], list[int]]:

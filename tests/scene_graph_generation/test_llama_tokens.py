@@ -80,3 +80,14 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(b"no tokenizer")
     with pytest.raises(UserError, match=r"tokenizer\.model: is no SentencePiece tokenizer"):
         read_tokens(tmp_path)
+
+
+@pytest.mark.parametrize("option", ["--model_type=unigram", "--bos_id=-1", "--add_dummy_prefix=false"])
+def test_another_kind_of_tokenizer_is_named(folder: Path, tmp_path: Path, option: str) -> None:
+    """Read as Llama's it would give other ids than those it was made for, without a word."""
+    usual = "--vocab_size=400 --byte_fallback=true --remove_extra_whitespaces=false --normalization_rule_name=identity"
+    kind = option if "model_type" in option else f"--model_type=bpe {option}"
+    files = f"--input={folder / 'words.txt'} --model_prefix={tmp_path / 'tokenizer'}"
+    SentencePieceTrainer.train(f"{files} {usual} {kind} --minloglevel=2")
+    with pytest.raises(UserError, match=r"tokenizer\.model: (is a SentencePiece tokenizer of another|lacks a token)"):
+        read_tokens(tmp_path)

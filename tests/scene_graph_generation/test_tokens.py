@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
 
 from operating_room.errors import UserError
 from operating_room.prompts import conversation, human_prompt
@@ -92,4 +93,12 @@ def test_a_damaged_tokenizer_is_named(tmp_path: Path, content: str) -> None:
 
 def test_a_folder_without_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no tokenizer"):
+        read_tokens(tmp_path)
+
+
+def test_a_tokenizer_that_begins_no_text_is_named(tmp_path: Path) -> None:
+    """The beginning of a sample's second part is dropped: without such a token that would be a word."""
+    words = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "a": 2}, unk_token="a"))
+    words.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UserError, match="does not begin a text with one token of its own"):
         read_tokens(tmp_path)
