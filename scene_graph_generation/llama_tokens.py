@@ -47,7 +47,7 @@ def read_llama_tokenizer(path: Path) -> Tokenizer:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{begin} $A", special_tokens=[(begin, source.bos_id())]
     )
-    # SentencePiece has other kinds of models, whose pieces are not joined in this way: the same text must give the same.
+    # SentencePiece has other kinds of models, whose pieces are joined in another way: ids must be those that it gives.
     if tokenizer.encode(QUESTION).ids[1:] != source.encode(QUESTION):
         raise UserError(f"{path}: is a SentencePiece tokenizer of another kind; give Llama's {LLAMA_FILE}")
     return tokenizer
