@@ -97,13 +97,18 @@ def train_model(
         if report.problems:
             raise UserError(f"training would not start: {len(report.problems)} problems, see above")
         return
+    from scene_graph_generation.train import already_done, output_folder, train
+
+    out = output_folder(experiment)
+    if done := already_done(experiment, out):
+        if is_first():
+            typer.echo(done)
+        return
     if gpus > 1 and not is_started():
         start_processes(gpus)
         return
     from operating_room.dataset import Dataset
-    from scene_graph_generation.train import output_folder, train
 
-    out = output_folder(experiment)
     train(experiment, experiment.files.samples, Dataset(experiment.files.data), out)
     if is_first():
         typer.echo(f"model in {out}")

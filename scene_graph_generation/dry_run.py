@@ -27,8 +27,8 @@ from scene_graph_generation.sample_files import Joined
 from scene_graph_generation.samples import Record
 from scene_graph_generation.starting_point import check_start, choose_trainable, sized_for
 from scene_graph_generation.timepoint import Evidence
-from scene_graph_generation.train import finished, missing_tools, output_folder
-from scene_graph_generation.trainer import last_checkpoint
+from scene_graph_generation.train import already_done, missing_tools, output_folder
+from scene_graph_generation.training_checkpoints import last_checkpoint
 from scene_graph_generation.training_data import read_records
 from scene_graph_generation.training_memory import kept_per_point, memory_per_gpu, usual_and_worst_load
 
@@ -238,13 +238,17 @@ def _outputs(experiment: Experiment, model: MM2SG, steps: int, out: Path, proble
     config = experiment.train
     one, saves, kept = trained * 12, math.ceil(steps / config.save_steps), config.save_total_limit
     needed = trained * 4 + one * min(saves, kept + 1)  # one more is there for a moment, before the oldest goes
-    if finished(out):
-        problems.append(f"{out}: holds a trained model already; remove it or choose another folder")
+    checkpoint = None
+    try:
+        if done := already_done(experiment, out):
+            problems.append(done)
+        checkpoint = last_checkpoint(out, config.deepspeed is not None)
+    except UserError as error:
+        problems.append(str(error))
     existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
         problems.append(f"{existing}: {free / GB:.1f} GB free, training needs up to {needed / GB:.1f} GB")
-    checkpoint = last_checkpoint(out)
     names = ["model.safetensors", "config.json", "tokenizer.json"]
     if experiment.start.base is not None and experiment.start.lora is not None:
         names = ["adapter_model.bin", "non_lora_trainables.bin", "adapter_config.json", "config.json"]

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
+from operating_room.files import write_json
 from operating_room.machine import choose_device, is_first
 from operating_room.prompts import IMAGE_MARK, conversation
 from operating_room.readers import read_json
 from operating_room.tracking import check_wandb
 from scene_graph_generation.checkpoints import WEIGHTS, load_weights, save_model
-from scene_graph_generation.config import Experiment, StartConfig
+from scene_graph_generation.config import Experiment, StartConfig, to_mapping
 from scene_graph_generation.deepspeed_settings import zero_stage
 from scene_graph_generation.fine_tuned import OTHER_WEIGHTS, save_published
 from scene_graph_generation.loss import answer_frequencies, token_weights
@@ -27,8 +31,17 @@ from scene_graph_generation.samples import Record
 from scene_graph_generation.starting_point import begin, check_start, load_trained
 from scene_graph_generation.timepoint import ExampleReader
 from scene_graph_generation.tokens import END_TOKEN, Tokens
-from scene_graph_generation.trainer import ModelFolder, SceneGraphTrainer, last_checkpoint
+from scene_graph_generation.trainer import ModelFolder, SceneGraphTrainer
+from scene_graph_generation.training_checkpoints import (
+    find_checkpoint,
+    is_done,
+    last_state,
+    remove_half_written,
+    settings_that_stay,
+)
 from scene_graph_generation.training_data import TrainingSamples, read_records, record_text
+
+BEGUN = "training.json"  # the settings that a training began with
 
 
 def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: Path) -> MM2SG:
@@ -50,9 +63,9 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     config = experiment.train
     check_start(experiment)
     check_tools(experiment)
-    if finished(out):
-        raise UserError(f"{out}: holds a trained model already; remove it or choose another folder")
+    checkpoint = _begin_folder(experiment, out)
     records = Joined([read_records(path) for path in data])
+    _check_same_training(out, experiment, len(records), checkpoint)
     model, tokens = begin(experiment, map(record_text, records))
     _check_text_only(records, experiment.start)
     read = ExampleReader(model.settings, tokens, keep_views=experiment.start.base is None)
@@ -61,18 +74,86 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     weights = None
     if config.token_weights:
         weights = loss_weights(experiment.files.token_frequencies, samples, tokens, vocabulary)
-    checkpoint = last_checkpoint(out)
     if experiment.pretrain is not None and experiment.pretrain.steps and checkpoint is None and is_first():
         # Other processes get the first one's weights when their training begins.
         pretrain(model.to(choose_device()), samples, experiment.pretrain, config.seed)
     folder = _folder(model, tokens, experiment.start)
     trainer = SceneGraphTrainer(model, samples, config, weights, out, folder)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    with _one_line_errors():
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.is_world_process_zero():
         folder.save(out)
     if trainer.skipped:
         print(f"{len(trainer.skipped)} bad samples were skipped", file=sys.stderr)
     return model
+
+
+def already_done(experiment: Experiment, out: Path) -> str | None:
+    """What there is to say of a folder whose training is over; None if there is something left to do.
+
+    Raises:
+        UserError: it holds a trained model that cannot be trained further.
+    """
+    if not finished(out):
+        return None
+    state = last_state(out)
+    if state is None:
+        raise UserError(f"{out}: holds a trained model already; remove it or choose another folder")
+    if not is_done(state, experiment.train):
+        return None
+    return f"{out}: is trained already, {state.global_step} steps; more --max_steps would go on from there"
+
+
+def _begin_folder(experiment: Experiment, out: Path) -> Path | None:
+    """The checkpoint to go on from; what a killed training has left is cleared."""
+    if done := already_done(experiment, out):
+        raise UserError(done)
+    found = find_checkpoint(out, experiment.train.deepspeed is not None)
+    if is_first():
+        for line in found.left_out:
+            print(line, file=sys.stderr)
+        if found.path is not None:
+            print(f"going on from {found.path}", file=sys.stderr)
+        remove_half_written(out)
+    return found.path
+
+
+def _check_same_training(out: Path, experiment: Experiment, samples: int, checkpoint: Path | None) -> None:
+    """Compare with what the training began with: a checkpoint brings its own rates and order, whatever is asked for.
+
+    Raises:
+        UserError: something that cannot change is another.
+    """
+    path = out / BEGUN
+    now = json.loads(json.dumps({**settings_that_stay(to_mapping(experiment)), "samples": samples}, default=str))
+    if checkpoint is not None and path.is_file():
+        before = read_json(path)
+        for name, value in now.items():
+            if isinstance(before, dict) and name in before and before[name] != value:
+                raise UserError(
+                    f"{checkpoint}: {name} was {str(before[name])[:60]} and is now {str(value)[:60]}; "
+                    "give what it began with, or choose another folder"
+                )
+    elif is_first():
+        write_json(path, now, indent=1)
+
+
+@contextmanager
+def _one_line_errors() -> Generator[None]:
+    """What the machine could not do, in one line."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"the GPU's memory is full ({str(error).split('. ')[0]}); lower --per_device_train_batch_size and raise "
+            "--gradient_accumulation_steps, or see what --dry-run says"
+        ) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            "a process that reads samples was killed, by lack of memory perhaps; lower --dataloader_num_workers"
+        ) from error
 
 
 def _check_text_only(records: Sequence[Record], start: StartConfig) -> None:

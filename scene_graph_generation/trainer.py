@@ -6,7 +6,6 @@ What is ours: the loss, the order of the samples, bad samples, what a checkpoint
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from operating_room.errors import UserError
-from operating_room.machine import allow_tf32, one_gpu, share, trainer_options
+from operating_room.machine import allow_tf32, one_gpu, trainer_options
 from operating_room.masks import SMALL
 from scene_graph_generation.adapters import parameter_groups
 from scene_graph_generation.collate import Example
@@ -30,7 +29,9 @@ from scene_graph_generation.loss import answer_loss
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.pretrain import groups_after_pretraining
 from scene_graph_generation.sampler import EpochOrder, length_grouped_order, similar_length_order
+from scene_graph_generation.training_checkpoints import keep_newest, numbered_checkpoints, written_or_removed
 from scene_graph_generation.training_data import TrainingSamples, record_text
+from scene_graph_generation.training_log import LossLog, SpokenLog
 
 _PATIENCE = 86_400  # s that a process waits for the others: the first one alone learns to see before it trains
 BAD_IN_A_ROW = 100  # so many unusable samples one after the other are no accident
@@ -93,7 +94,8 @@ class SceneGraphTrainer(Trainer):
             data_collator=_as_batch,
         )
         self.remove_callback(PrinterCallback)
-        self.add_callback(LossLog(out / "log.jsonl"))
+        for callback in (LossLog(out / "log.jsonl"), SpokenLog()):
+            self.add_callback(callback)
         self.loss_is_scaled_for_ga = False
         self.skipped: dict[str, None] = {}  # what was said about each bad sample
         self.shortened = 0  # samples of this process whose memory was shortened
@@ -118,7 +120,15 @@ class SceneGraphTrainer(Trainer):
         output = model(examples, answers_only=True)
         loss = answer_loss(output.logits, output.labels, self._weights)
         loss = loss if anchor is None else loss + anchor
+        if not loss.isfinite():
+            raise self._diverged(f"its loss is {loss:.3g}")
         return (loss, output) if return_outputs else loss
+
+    def _diverged(self, how: str) -> UserError:
+        kept = next(iter(numbered_checkpoints(self._out)), None)
+        told = f"{self._out}: training diverged at step {self.state.global_step + 1}: {how}"
+        advice = "lower the learning rate (--learning_rate) and choose another folder"
+        return UserError(f"{told}; {advice}" + (f"; {kept.name} is from before" if kept else ""))
 
     def _anchor(self, like: Example) -> Tensor:
         """Zero, but with a gradient of zero for everything in front of the language model.
@@ -194,27 +204,27 @@ class SceneGraphTrainer(Trainer):
         world = config.accumulation * self.args.world_size
         return length_grouped_order(lengths, config.batch_size, world, generator)
 
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Called by Trainer, in every process.
+
+        Raises:
+            UserError: the weights are no numbers any more, or the checkpoint cannot be written.
+        """
+        finite = [parameter.isfinite().all() for parameter in self._model.parameters() if parameter.requires_grad]
+        if not torch.stack(finite).all():
+            raise self._diverged("its weights are no finite numbers any more")
+        path = self._out / f"checkpoint-{self.state.global_step}"
+        with written_or_removed(path):
+            super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            keep_newest(self._out, self._config.save_total_limit)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
             self._folder.save(self._out if output_dir is None else Path(output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._folder.load(Path(resume_from_checkpoint))
-
-
-class LossLog(TrainerCallback):
-    """Appends what Trainer logs (step, loss, learning rate) to a file, one JSON object a line."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def on_log(
-        self, args: Any, state: TrainerState, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
-    ) -> None:
-        """Called by Trainer."""
-        if state.is_world_process_zero:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
 
 
 def training_arguments(config: TrainConfig, out: Path, width: int) -> TrainingArguments:
@@ -248,39 +258,15 @@ def training_arguments(config: TrainConfig, out: Path, width: int) -> TrainingAr
         deepspeed=deepspeed,
         dataloader_num_workers=config.workers,
         save_steps=config.save_steps,
-        save_total_limit=config.save_total_limit,
         logging_steps=config.log_steps,
+        logging_nan_inf_filter=False,  # a loss that is no number ends the training
         report_to=config.report_to,
         run_name=config.run_name,
         seed=config.seed,
         remove_unused_columns=False,
-        disable_tqdm=not sys.stderr.isatty(),
+        disable_tqdm=True,
     )
     return one_gpu(arguments)
-
-
-def last_checkpoint(out: Path) -> Path | None:
-    """The newest checkpoint in a folder that was written to its end, by every process.
-
-    Raises:
-        UserError: there are checkpoints, but of fewer processes than there are now.
-    """
-    processes = share().processes
-    states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
-    written = [path.parent for path in out.glob("checkpoint-*/trainer_state.json") if _is_json(path)]
-    complete = [path for path in written if all((path / state).is_file() for state in states)]
-    if written and not complete:
-        raise UserError(f"{out}: its checkpoints are of another number of processes than {processes}; use as many")
-    return max(complete, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
-
-
-def _is_json(path: Path) -> bool:
-    """Whether the file was written to its end."""
-    try:
-        json.loads(path.read_bytes())
-    except ValueError:
-        return False
-    return True
 
 
 def _as_batch(items: list[tuple[Example | None, list[str]]]) -> dict[str, list[Any]]:

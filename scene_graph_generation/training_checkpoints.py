@@ -1,0 +1,216 @@
+"""The checkpoints in a training's folder: from which one it goes on, and which are kept.
+
+Ours are called `checkpoint-STEP`; whatever else lies there, `checkpoint-best` too, is not touched.
+"""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+import zlib
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import TrainerState
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+
+from operating_room.errors import UserError
+from operating_room.machine import share
+from operating_room.readers import read_json
+from operating_room.tensors import read_safetensors
+from scene_graph_generation.config import TrainConfig
+
+_PREFIX = "checkpoint-"
+_LATEST = "latest"  # DeepSpeed's file that names the folder of its own
+
+
+@dataclass(frozen=True)
+class Found:
+    """The newest checkpoint that is whole, and what is wrong with newer ones, a line each."""
+
+    path: Path | None = None
+    left_out: list[str] = field(default_factory=list)
+
+
+def numbered_checkpoints(out: Path) -> list[Path]:
+    """The folders `checkpoint-STEP`, newest first."""
+    found = [path for path in out.glob(f"{_PREFIX}*") if path.is_dir() and _step(path) is not None]
+    return sorted(found, key=lambda path: _step(path) or 0, reverse=True)
+
+
+def last_checkpoint(out: Path, deepspeed: bool = False) -> Path | None:
+    """See `find_checkpoint`."""
+    return find_checkpoint(out, deepspeed).path
+
+
+def find_checkpoint(out: Path, deepspeed: bool = False) -> Found:
+    """The newest checkpoint in a folder that was written to its end, by every process, and is not damaged.
+
+    Raises:
+        UserError: there are checkpoints, but none that this training can go on from.
+    """
+    found = Found()
+    reason = None
+    for path in numbered_checkpoints(out):
+        if _is_half_written(path):
+            found.left_out.append(f"{path}: was not written to its end; left out")
+            continue
+        fault = _fault(path, deepspeed)
+        if fault is None:
+            return Found(path, found.left_out)
+        reason = reason or fault
+        found.left_out.append(f"{fault}; left out")
+    if reason is not None:
+        raise UserError(f"{reason}; no other checkpoint is whole: remove them to begin anew, or choose another folder")
+    return found
+
+
+def remove_half_written(out: Path) -> None:
+    """Clear what killed trainings have left behind."""
+    for path in numbered_checkpoints(out):
+        if _is_half_written(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def keep_newest(out: Path, count: int) -> None:
+    """Remove all but the newest checkpoints."""
+    for path in numbered_checkpoints(out)[count:]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def written_or_removed(path: Path) -> Generator[None]:
+    """Say in one line that a checkpoint cannot be written, and take away what there is of it.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError, UserError) as error:
+        # torch's writer has no exception of its own.
+        if isinstance(error, RuntimeError) and not any(word in str(error) for word in ("Writer", "inline_container")):
+            raise
+        shutil.rmtree(path, ignore_errors=True)
+        if isinstance(error, UserError):
+            raise
+        reason = str(error).strip().split("\n")[0][:120]
+        raise UserError(f"{path}: cannot be written ({reason}); check free space and permissions") from error
+
+
+def last_state(out: Path) -> TrainerState | None:
+    """How far the training in a folder had come, by its newest checkpoint that tells."""
+    for path in numbered_checkpoints(out):
+        with suppress(UserError):
+            return _state(path)
+    return None
+
+
+def is_done(state: TrainerState, config: TrainConfig) -> bool:
+    """Whether a training has nothing left to do."""
+    if config.max_steps > 0:
+        return state.global_step >= config.max_steps
+    return (state.epoch or 0.0) >= config.epochs - 1e-6  # a sum of many fractions
+
+
+def _is_half_written(path: Path) -> bool:
+    """Whether the training was stopped in the middle of it: the state is written last."""
+    try:
+        _state(path)
+    except UserError:
+        return True
+    return False
+
+
+def _state(path: Path) -> TrainerState:
+    """What Trainer has written about a checkpoint.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    file = path / TRAINER_STATE_NAME
+    try:
+        state = TrainerState(**read_json(file))
+    except TypeError as error:
+        raise UserError(f"{file}: is damaged ({error})") from error
+    if not isinstance(state.global_step, int) or not isinstance(state.epoch, (int, float, type(None))):
+        raise UserError(f"{file}: is damaged (it names no step)")
+    return state
+
+
+def _step(path: Path) -> int | None:
+    number = path.name.removeprefix(_PREFIX)
+    return int(number) if number.isascii() and number.isdigit() else None
+
+
+def _fault(path: Path, deepspeed: bool) -> str | None:
+    """What is wrong with a checkpoint, if anything."""
+    processes = share().processes
+    states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
+    if not all((path / state).is_file() for state in states) and list(path.glob("rng_state*.pth")):
+        return f"{path}: is of another number of processes than {processes}; use as many"
+    if deepspeed != (path / _LATEST).is_file():
+        return f"{path}: is of a training {'without' if deepspeed else 'with'} DeepSpeed, this one is not"
+    weights = [*path.glob("*.safetensors"), *path.glob("*.bin")]
+    if not weights:
+        return f"{path}: holds no weights"
+    pickles = [path / state for state in states] + [file for file in weights if file.suffix == ".bin"]
+    if deepspeed:
+        pickles += _of_deepspeed(path, processes)
+    else:
+        pickles += [path / OPTIMIZER_NAME, path / SCHEDULER_NAME]
+    try:
+        for file in weights:
+            if file.suffix == ".safetensors":
+                read_safetensors(file)
+    except UserError as error:
+        return str(error)
+    return next((fault for file in pickles if (fault := _fault_of_pickle(file)) is not None), None)
+
+
+def _of_deepspeed(path: Path, processes: int) -> list[Path]:
+    """What DeepSpeed writes, as far as it is needed: the weights, and each process's part of the optimiser."""
+    folder = path / (path / _LATEST).read_text(encoding="utf-8", errors="replace").strip()
+    found = sorted(folder.glob("*optim_states.pt"))
+    missing = [folder / f"optim_states.pt of process {rank}" for rank in range(len(found), processes)]
+    return [*folder.glob("*model_states.pt"), *found, *missing]
+
+
+def _fault_of_pickle(path: Path) -> str | None:
+    """What is wrong with a file that torch saved: it is a zip archive, whose parts have checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except FileNotFoundError:
+        return f"{path}: is missing"
+    except (OSError, zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError, EOFError, RuntimeError) as error:
+        return f"{path}: damaged ({error})"
+    return None if damaged is None else f"{path}: damaged ({damaged} has another checksum)"
+
+
+def settings_that_stay(mapping: dict[str, Any]) -> dict[str, Any]:
+    """The settings by their full names, but for those that may change when a training goes on."""
+    flat: dict[str, Any] = {}
+
+    def flatten(values: dict[str, Any], prefix: str) -> None:
+        for name, value in values.items():
+            if isinstance(value, dict):
+                flatten(value, f"{prefix}{name}.")
+            elif f"{prefix}{name}" not in _MAY_CHANGE:
+                flat[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+
+    flatten({name: values for name, values in mapping.items() if name not in ("files", "pretrain")}, "")
+    return flat
+
+
+_MAY_CHANGE = {
+    f"train.{name}"
+    for name in (
+        *("max_steps", "epochs", "save_steps", "save_total_limit", "log_steps", "workers", "skip_bad_samples"),
+        *("report_to", "run_name", "deepspeed", "tf32", "gradient_checkpointing"),
+    )
+} | {"start.base", "start.vision", "start.curriculum"}
