@@ -37,7 +37,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 PAD_COLOR = tuple(int(255 * mean) for mean in MEAN)
 CLOUD_TOKENS = AUDIO_TOKENS = 1  # visual tokens beside those of the views; masks have three, however many there are
 OTHER_TOKENS = CLOUD_TOKENS + AUDIO_TOKENS + MASKS_PER_TIMEPOINT
-KEPT_BYTES = 1 << 30  # of prepared views that one process keeps
+KEPT_BYTES = 1 << 30  # of prepared views that all readers of one training or evaluation keep together
 USUAL_POINTS, MAX_POINTS = 20_000, 200_000  # of a cloud
 MAX_EXTENT = 600.0  # m; more than 2^16 voxels of 1 cm have no place on a curve
 BLACK_SIZE = (2048, 1536)  # px, of the picture that stands for a missing view (data specification, section 4.1)
@@ -104,10 +104,11 @@ class _Read:
 class ExampleReader:
     """Reads samples as the model takes them; modalities that the model was not made for stay unread."""
 
-    def __init__(self, config: MM2SGConfig, tokens: Tokens, keep_views: bool = False) -> None:
+    def __init__(self, config: MM2SGConfig, tokens: Tokens, keep_views: bool = False, readers: int = 1) -> None:
+        """`keep_views` keeps what was read, as one of so many readers in processes of their own."""
         self._config = config
         self._tokens = tokens
-        self._views = ViewReader(config.vision.image_size, keep_views)
+        self._views = ViewReader(config.vision.image_size, keep_views, readers)
         self._thread: ThreadPoolExecutor | None = None
         self._ahead: dict[Evidence, tuple[list[str], Future[_Read]]] = {}  # with the stamps of the files before
 
@@ -228,9 +229,9 @@ def normalise_views(views: UInt8[Tensor, "views 3 size size"]) -> Float[Tensor, 
 class ViewReader:
     """Reads pictures as prepared views; with `keep` each file is read once and stays in memory while there is room."""
 
-    def __init__(self, size: int, keep: bool = False) -> None:
+    def __init__(self, size: int, keep: bool = False, readers: int = 1) -> None:
         self.size = size
-        self._room = KEPT_BYTES if keep else 0
+        self._room = KEPT_BYTES // readers if keep else 0
         self._kept: dict[Path, Tensor] = {}
 
     def __call__(self, paths: Sequence[Path | None]) -> Float[Tensor, "views 3 size size"]:

@@ -15,10 +15,11 @@ from torch import Tensor
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.files import write_json
-from operating_room.machine import choose_device, is_first
+from operating_room.machine import choose_device, is_first, share
 from operating_room.prompts import IMAGE_MARK, conversation
 from operating_room.readers import read_json
 from operating_room.tracking import check_wandb
+from operating_room.training_progress import shown_progress
 from scene_graph_generation.checkpoints import WEIGHTS, load_weights, save_model
 from scene_graph_generation.config import Experiment, StartConfig, to_mapping
 from scene_graph_generation.deepspeed_settings import zero_stage
@@ -68,7 +69,8 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     _check_same_training(out, experiment, len(records), checkpoint)
     model, tokens = begin(experiment, map(record_text, records))
     _check_text_only(records, experiment.start)
-    read = ExampleReader(model.settings, tokens, keep_views=experiment.start.base is None)
+    readers = share().processes * max(config.workers, 1)
+    read = ExampleReader(model.settings, tokens, keep_views=experiment.start.base is None, readers=readers)
     samples = TrainingSamples(records, dataset, config, read)
     vocabulary = model.settings.language.vocabulary
     weights = None
@@ -79,7 +81,7 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
         pretrain(model.to(choose_device()), samples, experiment.pretrain, config.seed)
     folder = _folder(model, tokens, experiment.start)
     trainer = SceneGraphTrainer(model, samples, config, weights, out, folder)
-    with _one_line_errors():
+    with _one_line_errors(), shown_progress(trainer):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.is_world_process_zero():
         folder.save(out)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from operating_room.errors import UserError
 from operating_room.machine import allow_tf32, one_gpu, trainer_options
@@ -31,7 +31,7 @@ from scene_graph_generation.pretrain import groups_after_pretraining
 from scene_graph_generation.sampler import EpochOrder, length_grouped_order, similar_length_order
 from scene_graph_generation.training_checkpoints import keep_newest, numbered_checkpoints, written_or_removed
 from scene_graph_generation.training_data import TrainingSamples, record_text
-from scene_graph_generation.training_log import LossLog, SpokenLog
+from scene_graph_generation.training_log import LossLog
 
 _PATIENCE = 86_400  # s that a process waits for the others: the first one alone learns to see before it trains
 BAD_IN_A_ROW = 100  # so many unusable samples one after the other are no accident
@@ -93,9 +93,7 @@ class SceneGraphTrainer(Trainer):
             train_dataset=CheckedSamples(samples),
             data_collator=_as_batch,
         )
-        self.remove_callback(PrinterCallback)
-        for callback in (LossLog(out / "log.jsonl"), SpokenLog()):
-            self.add_callback(callback)
+        self.add_callback(LossLog(out / "log.jsonl"))
         self.loss_is_scaled_for_ga = False
         self.skipped: dict[str, None] = {}  # what was said about each bad sample
         self.shortened = 0  # samples of this process whose memory was shortened
@@ -264,7 +262,7 @@ def training_arguments(config: TrainConfig, out: Path, width: int) -> TrainingAr
         run_name=config.run_name,
         seed=config.seed,
         remove_unused_columns=False,
-        disable_tqdm=True,
+        disable_tqdm=True,  # progress is shown in our way
     )
     return one_gpu(arguments)
 

@@ -14,14 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import TrainerState
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from scene_graph_generation.config import Experiment, to_mapping
 from scene_graph_generation.train import train
 from scene_graph_generation.training_checkpoints import find_checkpoint, last_checkpoint
-from scene_graph_generation.training_log import said_of
 from tests.scene_graph_generation.tiny_training import SHORT, losses, write_samples
 
 ROOT = Path(__file__).parents[2]
@@ -158,9 +156,7 @@ def test_a_training_that_is_over_says_so_and_goes_on_for_more_steps(trained: Pat
     more = command(with_train(max_steps=8), data, out)
     assert more.returncode == 0, more.stderr
     assert sorted(losses(out)) == list(range(1, 9))
-    assert "step 8/8  loss " in more.stderr
     assert (out / "model.safetensors").read_bytes() != before
-    assert "by epochs" not in more.stderr
     shutil.rmtree(out / "checkpoint-8")
     shutil.rmtree(out / "checkpoint-6", ignore_errors=True)
     shutil.rmtree(out / "checkpoint-3", ignore_errors=True)
@@ -204,15 +200,14 @@ def test_a_training_that_diverges_is_an_error(data: Path, tmp_path: Path) -> Non
 def test_weights_that_are_no_numbers_are_not_saved(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last step of all spoils them, so that no loss tells."""
     step = torch.optim.AdamW.step
+    calls = iter(range(1, 100))
 
     def spoil(self: torch.optim.AdamW, *arguments: object) -> object:
         done = step(self, *arguments)
-        spoil.calls += 1  # ty: ignore[unresolved-attribute]
-        if spoil.calls == 4:  # ty: ignore[unresolved-attribute]
+        if next(calls) == 4:
             self.param_groups[0]["params"][0].data.fill_(float("inf"))
         return done
 
-    spoil.calls = 0  # ty: ignore[unresolved-attribute]
     monkeypatch.setattr(torch.optim.AdamW, "step", spoil)
     with pytest.raises(UserError, match=r"weights are no finite numbers.*checkpoint-3 is from before"):
         run(with_train(max_steps=4), data, tmp_path)
@@ -229,11 +224,3 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_checkpoint(trained: Path, da
     assert "cannot be written" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not list((tmp_path / "out").glob("checkpoint-*"))
-
-
-def test_what_is_said_of_a_step() -> None:
-    state = TrainerState(global_step=50, max_steps=3650)
-    told = said_of(state, {"loss": "1.25", "learning_rate": 1e-3}, 25, 50.0)
-    assert told == "step 50/3650  loss 1.2500  learning rate 1.00e-03  2.0 s/step  2:00:00 left"
-    assert said_of(state, {"loss": 1.25}, 0, 0.0) == "step 50/3650  loss 1.2500"
-    assert said_of(state, {"loss": 1.25}, 100, 10.0).endswith("10.00 steps/s  0:06:00 left")
