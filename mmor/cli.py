@@ -56,6 +56,21 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command(hidden=True)
+def plan(
+    steps: Annotated[Path, typer.Argument(help="File with a line for each step: its name, its command.")],
+    out: Annotated[Path, typer.Option(help="Folder that the steps write to.")],
+    done: Annotated[Path | None, typer.Option(help="Folder with a file for each step that has succeeded.")] = None,
+) -> None:
+    """Say what the steps of a script would do and need, and what is missing; run none (scripts/paper.sh)."""
+    from mmor.plan import make_plan, read_steps
+
+    found = make_plan(read_steps(steps, done), out)
+    typer.echo(found.text)
+    if found.missing:
+        raise UserError(f"{len(found.missing)} things are missing that no step makes, see above")
+
+
 def main() -> None:
     """Entry point of the console command; a user's mistake ends with one line and exit code 2."""
     quiet_libraries()

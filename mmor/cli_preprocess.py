@@ -136,7 +136,8 @@ def samples(
     ] = False,
     modalities: Annotated[str | None, typer.Option(help="Some of those in the file's name: AZURE,PC,...")] = None,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Folder of a model: also count its tokens in the answers (token frequencies).")
+        str | None,
+        typer.Option(help="Folder or hub name of a model: also count its tokens in the answers (token frequencies)."),
     ] = None,
     seed: Seed = 0,
 ) -> None:
@@ -146,6 +147,7 @@ def samples(
 
     from operating_room.dataset import Dataset
     from operating_room.files import write_json
+    from scene_graph_generation.base_models import TOKENIZER, find_folder
     from scene_graph_generation.preprocess.run import half_copied
     from scene_graph_generation.sample_files import count_answer_tokens, frequency_file_name, write_samples
     from scene_graph_generation.samples import LeftOut, SampleOptions, choose_modalities, describe, training_records
@@ -159,7 +161,7 @@ def samples(
         mixed=mixed_modalities,
         modalities=choose_modalities(modalities),
     )
-    tokens = None if tokenizer is None else read_tokens(tokenizer)
+    tokens = None if tokenizer is None else read_tokens(find_folder(tokenizer, TOKENIZER))
     graphs = load_split(relations, split, data)
     left_out: LeftOut = {}
     dataset = Dataset(data)

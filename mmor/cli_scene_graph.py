@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +13,9 @@ from mmor import cli_evaluation, cli_preprocess
 from mmor.cli_options import TrainedModel, TrainingData, TrainingGpus, experiment_file
 from mmor.launch import start_processes
 from operating_room.machine import is_first, is_started
+
+if TYPE_CHECKING:
+    from scene_graph_generation.arguments import Options
 
 app = typer.Typer(help="Scene graphs: prepare, train, generate, score.", no_args_is_help=True)
 app.add_typer(cli_preprocess.app)
@@ -69,21 +73,10 @@ def train_model(
         UserError: the training cannot start.
     """
     from operating_room.errors import UserError
-    from operating_room.experiments import CONFIGS
-    from scene_graph_generation.arguments import BASE, read_options
-    from scene_graph_generation.config import read_experiment, with_setting
+    from scene_graph_generation.config import with_setting
 
-    published = any(word.lstrip("-").replace("-", "_").startswith(BASE) for word in words)
-    start = (
-        None
-        if published and config is None
-        else read_experiment(experiment_file(config) if config else CONFIGS / "scene_graph" / default)
-    )
-    read = read_options(words, start)
+    read = read_training(words, config, default, files)
     experiment = read.experiment
-    for name, value in files.items():
-        if value:
-            experiment = with_setting(experiment, f"files.{name}", value, f"--{name}")
     if skip_bad_samples:
         experiment = with_setting(experiment, "train.skip_bad_samples", True, "--skip-bad-samples")
     if is_first():
@@ -112,3 +105,25 @@ def train_model(
     train(experiment, experiment.files.samples, Dataset(experiment.files.data), out)
     if is_first():
         typer.echo(f"model in {out}")
+
+
+def read_training(
+    words: Sequence[str], config: Path | None, default: str, files: Mapping[str, Path | Sequence[Path] | None]
+) -> Options:
+    """The training that `train_model` is asked for, and what to tell the user about it.
+
+    Raises:
+        UserError: an option or the experiment file is wrong.
+    """
+    from operating_room.experiments import CONFIGS
+    from scene_graph_generation.arguments import BASE, read_options
+    from scene_graph_generation.config import read_experiment, with_setting
+
+    published = any(word.lstrip("-").replace("-", "_").startswith(BASE) for word in words)
+    file = CONFIGS / "scene_graph" / default if config is None else experiment_file(config)
+    read = read_options(words, None if published and config is None else read_experiment(file))
+    experiment = read.experiment
+    for name, value in files.items():
+        if value:
+            experiment = with_setting(experiment, f"files.{name}", value, f"--{name}")
+    return replace(read, experiment=experiment)

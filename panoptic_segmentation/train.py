@@ -283,10 +283,19 @@ class _ClipTrainer(Trainer):
         super().log(logs, *args, **options)
 
 
-def _arguments(config: Config, output: Path, report_to: str) -> TrainingArguments:
-    solver, processes = config.solver, share().processes
+def check_batch(solver: Solver, processes: int) -> None:
+    """Every process gets as many clips.
+
+    Raises:
+        UserError: the clips of a step cannot be dealt out so.
+    """
     if solver.batch_size % processes:
         raise UserError(f"SOLVER.IMS_PER_BATCH {solver.batch_size} must be a multiple of the {processes} processes")
+
+
+def _arguments(config: Config, output: Path, report_to: str) -> TrainingArguments:
+    solver, processes = config.solver, share().processes
+    check_batch(solver, processes)
     if report_to not in ("none", "wandb"):
         raise UserError(f"--report-to {report_to}: expected one of none, wandb")
     if report_to == "wandb":

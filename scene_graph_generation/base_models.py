@@ -7,7 +7,7 @@ never holds them twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ VISION_BASE = "openai/clip-vit-large-patch14-336"
 
 CONFIG = "config.json"
 _WANTED = ("*.json", "*.safetensors", "*.bin", "tokenizer.model")  # of a repository
+TOKENIZER = ("tokenizer.model", "tokenizer.json")  # all that a tokenizer is
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 OWN_SETTINGS = "mm2sg"  # key of our settings in a config.json of the published form
 _LANGUAGE_KEYS = {  # ours -> LLaVA's config.json
@@ -99,8 +100,12 @@ def load_base(
     return model
 
 
-def find_folder(name: str | Path) -> Path:
+def find_folder(name: str | Path, wanted: Sequence[str] = _WANTED) -> Path:
     """The folder of a base: `name` itself, or the hub's copy in the local cache, fetched if needed.
+
+    Args:
+        name: folder, or name on the hub.
+        wanted: patterns of the files to fetch.
 
     Raises:
         UserError: it is neither here nor can be fetched.
@@ -110,7 +115,7 @@ def find_folder(name: str | Path) -> Path:
     with hub_errors(str(name)):
         if Path(name).is_dir():
             return Path(name)
-        return Path(snapshot_download(str(name), allow_patterns=list(_WANTED)))
+        return Path(snapshot_download(str(name), allow_patterns=list(wanted)))
 
 
 def base_settings(folder: Path, vision: Path | None) -> MM2SGConfig:

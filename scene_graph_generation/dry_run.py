@@ -65,7 +65,7 @@ def dry_run(experiment: Experiment, gpus: int = 1) -> DryRun:
     out = output_folder(experiment)
     check_start(experiment)
     problems: list[str] = []
-    model = meta_model(experiment, _settings(experiment))
+    model = meta_model(experiment, sizes_of(experiment))
     records = _records(experiment.files.samples, problems)
     problems += _missing_files(records, experiment.files.data)
     problems += _missing_inputs(experiment)
@@ -112,7 +112,7 @@ def steps_of(experiment: Experiment, samples: int, gpus: int) -> int:
     return math.ceil(config.epochs * per_epoch)
 
 
-def _settings(experiment: Experiment) -> MM2SGConfig:
+def sizes_of(experiment: Experiment) -> MM2SGConfig:
     """Sizes: a local base's own, else those of the experiment (the published ones by default)."""
     start = experiment.start
     if start.base is None:
@@ -126,12 +126,11 @@ def _settings(experiment: Experiment) -> MM2SGConfig:
 def _to_fetch(experiment: Experiment) -> list[str]:
     """Bases that are neither folders here nor in the local cache of the hub."""
     names = [name for name in (experiment.start.base, experiment.start.vision) if name is not None]
-    return [
-        f"fetches {name} from the model hub first" for name in names if not (Path(name).is_dir() or _in_cache(name))
-    ]
+    return [f"fetches {name} from the model hub first" for name in names if not (Path(name).is_dir() or in_cache(name))]
 
 
-def _in_cache(repository: str) -> bool:
+def in_cache(repository: str) -> bool:
+    """Whether a repository of the hub has been fetched, as far as its config.json tells."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # scripts/paper.sh as a job of a cluster: sbatch scripts/slurm.sh MMOR|4DOR|HybridOR [FOLDER]
-# It asks for one 48 GB GPU, as in the paper; with --gres=gpu:4 on the command line of sbatch all four train.
+# It asks for one 48 GB GPU, as in the paper; with --gres=gpu:4 on the command line of sbatch all four work at once, each
+# with the published batch. Before you queue: PLAN=1 bash scripts/slurm.sh MMOR says on the spot what each step needs and
+# what is missing (on a computer without a GPU, that too).
 # A job that runs out of time is queued again and goes on where it stopped.
 #SBATCH --job-name=mmor
 #SBATCH --gres=gpu:1
@@ -10,8 +12,8 @@
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@300
 #SBATCH --output=mmor-%j.log
-cd "${SLURM_SUBMIT_DIR:-.}"
+cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
 trap 'kill "$job"; scontrol requeue "$SLURM_JOB_ID"' USR1
-GPUS=${SLURM_GPUS_ON_NODE:-1} bash scripts/paper.sh "$@" &
+GPUS=${SLURM_GPUS_ON_NODE:-${GPUS:-1}} bash scripts/paper.sh "$@" &
 job=$!
 wait "$job"

@@ -192,6 +192,26 @@ def test_token_frequencies_count_the_answers(root: Path) -> None:
     assert sum(1 for count in counts.values() if count == 9 * 3) >= 2  # the marks at both ends, once in each answer
 
 
+def test_a_tokenizer_may_be_a_name_on_the_hub(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """scripts/paper.sh, days after its start: `--tokenizer liuhaotian/llava-v1.5-7b` was taken for a folder."""
+    train_tokens(["<SG> nurse,saw,holding </SG>"], 700).save(tmp_path / "cache")
+    asked: list[tuple[str, list[str]]] = []
+
+    def fetch(name: str, allow_patterns: list[str]) -> str:
+        asked.append((name, allow_patterns))
+        return str(tmp_path / "cache")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    result = samples(root, "--tokenizer", "liuhaotian/llava-v1.5-7b")
+    assert result.exit_code == 0, result.output
+    assert (root / "llava_samples" / "train_token_freqs_7b_20perm.json").is_file()
+    ((name, patterns),) = asked
+    assert name == "liuhaotian/llava-v1.5-7b"
+    assert not any("bin" in pattern or "safetensors" in pattern for pattern in patterns)  # no weights for that
+    monkeypatch.undo()
+    assert "cannot be fetched from the model hub" in str(samples(root, "--tokenizer", "nobody/nothing").exception)
+
+
 def test_without_a_hub_all_does_the_rest_and_names_what_is_left(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """First day: `preprocess all` stopped at CLAP; transcripts and masks, which need no hub, were not made."""
     monkeypatch.setattr(embeddings, "CLAP", str(root / "no such encoder"))
