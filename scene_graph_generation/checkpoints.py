@@ -99,11 +99,12 @@ def _load_whole(folder: Path, bits: Bits | None, device: torch.device | str) -> 
         raise UserError(f"{folder}: no scene-graph model here (its {WEIGHTS} is {told_by_names(state)}); {_GIVE}")
     where = folder / CONFIG
     settings = from_mapping(MM2SGConfig, read_config(folder), str(where))
-    planned = outline(settings, where)
+    pictures = any(name.startswith(("vision.", "pooler.", "projector.")) for name in state)
+    planned = outline(settings, where, pictures)
     _check_fits(state, planned, folder / WEIGHTS)
     bits = bits or default_bits(planned, device)
     check_memory(planned, bits, device, folder)
-    model = build_empty(settings, where)
+    model = build_empty(settings, where, pictures)
     model.load_state_dict(state, assign=True)
     set_precision(model, bits, device, folder / WEIGHTS)
     return model

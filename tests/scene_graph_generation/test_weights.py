@@ -280,6 +280,10 @@ def test_a_model_of_text_holds_nothing_for_pictures(bases: tuple[Path, Path], tm
     assert not [name for name, _ in loaded.named_buffers() if not name.startswith("language.")]
     with pytest.raises(UserError, match="reads text only"):
         loaded(make_examples())
+    save_model(tmp_path / "whole", loaded, read_tokens(bases[0]))
+    whole, _ = load_model(tmp_path / "whole")
+    assert whole.vision is None
+    assert torch.equal(whole.language.lm_head.weight, loaded.language.lm_head.weight)
     # The published one names the vision tower of its base's config.json, which it never needed.
     card = json.loads((tmp_path / "text" / "config.json").read_text())
     (tmp_path / "text" / "config.json").write_text(json.dumps(card | {"mm_vision_tower": str(tmp_path / "nowhere")}))
