@@ -36,6 +36,7 @@ from scene_graph_generation.tokens import Tokens
 PILE = 4096  # records, about 10 MB
 MOST_PILES = 256  # open files
 INDEX = "index.json"
+_BETWEEN = b", "  # records of a JSON
 _AGAIN = "make the samples again"
 
 
@@ -73,7 +74,7 @@ def write_samples(path: Path, records: Iterable[Record], expected: int, generato
                 generator.shuffle(lines)
                 (folder / name).write_bytes(b"".join(lines))
                 if lines:
-                    file.write((b", " if sum(counts.values()) else b"") + b", ".join(line[:-1] for line in lines))
+                    file.write((_BETWEEN if sum(counts.values()) else b"") + _BETWEEN.join(line[:-1] for line in lines))
                 counts[name] = len(lines)
             file.write(b"]")
             size = file.tell()
@@ -152,14 +153,34 @@ def read_shards(folder: Path) -> Joined:
 def find_shards(path: Path) -> Path | None:
     """The folder of shards to read for a training JSON, or for such a folder itself; None if there is none.
 
-    Shards that were not written together with the JSON do not count: it may have been edited.
+    Shards that do not hold what the JSON holds do not count: one of them was edited, damaged or copied without the
+    other. This reads both once, 1 GB in a few seconds.
     """
     if path.is_dir():
         return path
     folder = shard_folder(path)
     if path.is_file() and (folder / INDEX).is_file():
-        return folder if _read_index(folder)["json_bytes"] == path.stat().st_size else None
+        return folder if _holds_the_same(path, folder) else None
     return None
+
+
+def _holds_the_same(path: Path, folder: Path) -> bool:
+    """Whether a training JSON is, byte for byte, its shards one after the other, as `write_samples` makes it."""
+    index = _read_index(folder)
+    if index["json_bytes"] != path.stat().st_size:
+        return False
+    try:
+        with path.open("rb") as whole:
+            before = b"["
+            for name in index["records"]:
+                if lines := (folder / name).read_bytes():
+                    expected = before + lines[:-1].replace(b"\n", _BETWEEN)
+                    if whole.read(len(expected)) != expected:
+                        return False
+                    before = _BETWEEN
+            return whole.read() == b"]"
+    except OSError:  # a shard is missing, or the JSON cannot be read, which its reader says
+        return False
 
 
 def count_answer_tokens(records: Iterable[Record], tokens: Tokens, counts: Counter[int]) -> Iterator[Record]:

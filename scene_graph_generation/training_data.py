@@ -104,12 +104,14 @@ def read_records(path: Path) -> Sequence[Record]:
     records = read_json(path) if shards is None else read_shards(shards)
     if shards is None and (not isinstance(records, list) or not records):
         raise UserError(f"{path}: expected a list of training samples; make it again")
-    for record in records:
+    for number, record in enumerate(records):
         try:
-            _turns(record)
+            record_text(record)
             str(record["id"])
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: a sample needs an id and two turns, got {str(record)[:80]}") from error
+            name = record.get("id") if isinstance(record, dict) else None
+            told = f"sample {str(name)[:60]}" if name is not None else f"sample {number + 1}, {str(record)[:60]},"
+            raise UserError(f"{path}: {told} needs an id and two turns; make it again") from error
     return records
 
 

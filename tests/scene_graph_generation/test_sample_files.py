@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
@@ -80,6 +81,39 @@ def test_shards_of_another_json_do_not_count(path: Path) -> None:
     write_samples(path, records(), 50, Random(0))
     assert find_shards(path) == shard_folder(path) == find_shards(shard_folder(path))
     write_json(path, records(3))
+    assert find_shards(path) is None
+
+
+def edit_json(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"0"', b'"9"', 1) if b'"0"' in content else content[:-9] + b"x" + content[-8:])
+
+
+def edit_shard(path: Path) -> None:
+    shard = shard_folder(path) / "00001.jsonl"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+
+
+def swap_shards(path: Path) -> None:
+    first, second = (shard_folder(path) / f"0000{i}.jsonl" for i in range(2))
+    contents = first.read_bytes(), second.read_bytes()
+    second.write_bytes(contents[0])
+    first.write_bytes(contents[1])
+
+
+def lose_shard(path: Path) -> None:
+    (shard_folder(path) / "00001.jsonl").unlink()
+
+
+@pytest.mark.parametrize("change", [edit_json, edit_shard, swap_shards, lose_shard])
+def test_shards_that_differ_from_the_json_in_a_byte_do_not_count(path: Path, change: Callable[[Path], None]) -> None:
+    """Whichever of the two was edited, damaged or copied: their sizes stay the same."""
+    write_samples(path, records(), 50, Random(0))
+    size = path.stat().st_size
+    change(path)
+    assert path.stat().st_size == size
     assert find_shards(path) is None
 
 

@@ -89,6 +89,22 @@ def test_damaged_training_files_are_named(tmp_path: Path, content: str) -> None:
         read_records(tmp_path / "samples.json")
 
 
+def test_a_damaged_sample_is_named_with_its_file(tmp_path: Path) -> None:
+    turns = [{"value": "?"}, {"value": "<SG> </SG>"}]
+    path = tmp_path / "samples.json"
+    for bad, said in (
+        ({"id": "004_PKA_000001", "conversations": turns[:1]}, "sample 004_PKA_000001 needs an id and two turns"),
+        ({"id": "004_PKA_000001", "conversations": [*turns[:1], {"value": 3}]}, "sample 004_PKA_000001 needs"),
+        ({"conversations": turns, "image": ["x" * 500]}, "sample 2, "),
+        (7, "sample 2, 7, needs"),
+    ):
+        path.write_text(json.dumps([{"id": "a", "conversations": turns}, bad]))
+        with pytest.raises(UserError) as error:
+            read_records(path)
+        assert str(error.value).startswith(f"{path}: {said}")
+        assert len(str(error.value)) < len(str(path)) + 160
+
+
 def test_every_epoch_has_each_sample_once_in_another_order() -> None:
     order = EpochOrder(10, lambda epoch: similar_length_order(list(range(10)), 2, Random(epoch)))
     first = list(order)
