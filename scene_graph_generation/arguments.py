@@ -7,6 +7,7 @@ translated, what has no effect here is accepted, and `Options.notes` says so.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -137,6 +138,13 @@ def read_options(words: Sequence[str], start: Experiment | None = None) -> Optio
     if deepspeed and not deepspeed.exists() and deepspeed.name == ZERO2.name:
         experiment = with_setting(experiment, "train.deepspeed", ZERO2, "--deepspeed")
         notes.append(f"--deepspeed {deepspeed}: is not there; taking our {ZERO2}")
+    frequencies = experiment.files.token_frequencies
+    if frequencies and not frequencies.exists():
+        # The published commands name the counts of 50 permutations beside samples of 20, from which `samples` makes it.
+        beside = sorted(frequencies.parent.glob(re.sub(r"_\d+perm", "_*perm", frequencies.name)))
+        if len(beside) == 1:
+            experiment = with_setting(experiment, "files.token_frequencies", beside[0], "--token_weight_path")
+            notes.append(f"--token_weight_path {frequencies}: is not there; taking {beside[0]}")
     if "bits" in values and experiment.start.base is None:
         notes.append(f"--bits {experiment.start.bits} has no effect: no base is given, and all is trained in float32")
     notes += [f"--{name} {_TRANSLATED[name]}: translated" for name in values if name in _TRANSLATED]

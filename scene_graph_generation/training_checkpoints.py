@@ -25,6 +25,7 @@ from operating_room.tensors import read_safetensors
 from scene_graph_generation.config import TrainConfig
 
 _PREFIX = "checkpoint-"
+_OF_WRITERS = ("Writer", "inline_container", "iostream")  # torch's writer of files has no exception of its own
 _LATEST = "latest"  # DeepSpeed's file that names the folder of its own
 
 
@@ -92,8 +93,7 @@ def written_or_removed(path: Path) -> Generator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError, UserError) as error:
-        # torch's writer has no exception of its own.
-        if isinstance(error, RuntimeError) and not any(word in str(error) for word in ("Writer", "inline_container")):
+        if isinstance(error, RuntimeError) and not any(word in str(error) for word in _OF_WRITERS):
             raise
         shutil.rmtree(path, ignore_errors=True)
         if isinstance(error, UserError):

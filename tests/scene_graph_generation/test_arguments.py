@@ -131,3 +131,14 @@ def test_pretraining_and_kept_checkpoints_have_options() -> None:
     train = read_options(["--save_total_limit", "5", "--pretrain_steps", "7"], Experiment()).experiment
     assert train.train.save_total_limit == 5
     assert train.pretrain == PretrainConfig(steps=7)
+
+
+def test_counts_of_other_permutations_stand_in_and_that_is_said(tmp_path: Path) -> None:
+    there = tmp_path / "train_token_freqs_7b_20perm.json"
+    there.write_text("{}")
+    wanted = tmp_path / "train_token_freqs_7b_50perm.json"
+    options = read_options(["--token_weight_path", str(wanted)])
+    assert options.experiment.files.token_frequencies == there
+    assert any(str(wanted) in note and str(there) in note for note in options.notes)
+    (tmp_path / "train_token_freqs_7b_10perm.json").write_text("{}")  # which of the two is not for us to say
+    assert read_options(["--token_weight_path", str(wanted)]).experiment.files.token_frequencies == wanted
