@@ -31,12 +31,15 @@ def check(
 @app.command("convert-relations")
 def convert_relations(
     root: Root = Path("data"),
-    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("data"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the files (default: the data folder, where --relations looks).")
+    ] = None,
 ) -> None:
     """Write relationships_{train,validation,test}.json, classes.txt and relationships.txt from the raw labels."""
+    from operating_room.dataset import Dataset
     from operating_room.relations import convert
 
-    conversion = convert(root, out)
+    conversion = convert(root, out or Dataset(root).root)
     for path in conversion.written:
         typer.echo(path)
     for problem in conversion.problems:

@@ -45,7 +45,7 @@ PublishedMemory = Annotated[
 def labels(
     out: Annotated[Path, typer.Option(help="Folder that gets the three label folders.")],
     data: Data = Path("data"),
-    relations: Relations = Path("data"),
+    relations: Relations = None,
     split: Split = "train",
     rules: RuleFile = None,
     derive_all: Annotated[bool, typer.Option("--derive-all", help="Ignore the dataset's own labels.")] = False,
@@ -71,7 +71,7 @@ def labels(
 @app.command("samples")
 def samples(
     data: Data = Path("data"),
-    relations: Relations = Path("data"),
+    relations: Relations = None,
     split: Split = "train",
     out: SamplesFolder = Path("data/llava_samples"),
     labels: Labels = None,
@@ -133,7 +133,7 @@ def evaluate(
         ),
     ] = None,
     data: Data = Path("data"),
-    relations: Relations = Path("data"),
+    relations: Relations = None,
     split: Split = "test",
     take: ScoredTakes = None,
     limit: Limit = None,

@@ -93,7 +93,7 @@ def evaluate(
     ] = None,
     config: ConfigOption = Config.MMOR,
     data: Data = Path("data"),
-    relations: Relations = Path("data"),
+    relations: Relations = None,
     split: Split = "test",
     take: ScoredTakes = None,
     limit: Limit = None,
@@ -117,7 +117,7 @@ def evaluate(
     if (model_path is None) == (predictions is None):
         raise UserError("evaluate needs either --model-path FOLDER or --predictions FILE")
     samples = choose_samples(load_split(relations, split, data), take, limit)
-    truth = split_file(relations, split)
+    truth = split_file(relations, split, data)
     if predictions is not None:
         evaluation = evaluate_file(samples, predictions, out, truth)
     else:
@@ -137,7 +137,7 @@ def evaluate_all(
     folder: Annotated[Path, typer.Argument(help="Folder of a training, with its checkpoints.")],
     config: ConfigOption = Config.MMOR,
     data: Data = Path("data"),
-    relations: Relations = Path("data"),
+    relations: Relations = None,
     split: Split = "test",
     take: ScoredTakes = None,
     limit: Limit = None,
@@ -153,7 +153,7 @@ def evaluate_all(
 
     name = _results_name(config, split, take, limit)
     samples = choose_samples(load_split(relations, split, data), take, limit)
-    truth = split_file(relations, split)
+    truth = split_file(relations, split, data)
     run = _Evaluator(samples, truth, config, split, data, batch_size, device, bits, max_new_tokens, aside=True)
     log = None if wandb is None else _wandb_log(wandb, f"{folder.name} {name}")
     table = evaluate_all.evaluate_all(folder, name, run, run.about, every, log)

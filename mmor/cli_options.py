@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 DATA_FOLDER = "Folder that holds MM-OR_data and/or 4D-OR_data."
 Data = Annotated[Path, typer.Option(help=DATA_FOLDER)]
 Takes = Annotated[list[str] | None, typer.Option(help="Take or split; repeat for several (default: all on disk).")]
-Relations = Annotated[Path, typer.Option(help="Folder with the relationships_*.json files.")]
+Relations = Annotated[
+    Path | None,
+    typer.Option(help="Folder with the relationships_*.json files (default: the data folder, as convert-relations)."),
+]
 Split = Annotated[str, typer.Option(help="train, val, test, or own (takes in no published list).")]
 ScoredTakes = Annotated[
     list[str] | None, typer.Option("--take", help="Score this take of the split only; repeat for several.")
@@ -45,16 +48,21 @@ def open_takes(data: Path, names: list[str] | None) -> tuple[Dataset, list[Take]
     from operating_room.dataset import Dataset
 
     dataset = Dataset(data)
-    return dataset, dataset.choose(None if names is None else [name.rstrip("/") for name in names])
+    return dataset, dataset.choose(names)
 
 
-def load_split(relations: Path, split: str, data: Path) -> list[Sample]:
+def load_split(relations: Path | None, split: str, data: Path) -> list[Sample]:
     """The samples of a split whose takes are on disk."""
     from operating_room.dataset import Dataset
     from operating_room.relations import load_samples
 
-    path = split_file(relations, split)
+    path = split_file(relations, split, data)
     on_disk = {take.sample_name for take in Dataset(data).takes()}
+    if not path.exists():
+        advice = (
+            f"`mmor data convert-relations {data}` makes it from the raw labels; else give its folder as --relations"
+        )
+        raise UserError(f"{path}: no such file; {advice}")
     found = load_samples(path)
     if absent := list(dict.fromkeys(sample.take_name for sample in found if sample.take_name not in on_disk)):
         typer.echo(f"note: {len(absent)} takes of {path.name} are not in {data}: {', '.join(absent)}", err=True)
@@ -64,18 +72,20 @@ def load_split(relations: Path, split: str, data: Path) -> list[Sample]:
     return samples
 
 
-def split_file(relations: Path, split: str) -> Path:
-    """The file with the samples of a split.
+def split_file(relations: Path | None, split: str, data: Path) -> Path:
+    """The file with the samples of a split; without a folder for these files, in the folder of the datasets.
 
     Raises:
         UserError: there is no such split.
     """
-    from operating_room.relations import OWN_TAKES, SPLIT_NAMES
+    from operating_room.dataset import Dataset
+    from operating_room.relations import SPLIT_NAMES
+    from operating_room.takes import OWN
 
-    names = SPLIT_NAMES | {OWN_TAKES: OWN_TAKES}
+    names = SPLIT_NAMES | {OWN: OWN}
     if split not in names:
         raise UserError(f"split {split!r} has no relations file; choose one of {', '.join(names)}")
-    return relations / f"relationships_{names[split]}.json"
+    return (relations or Dataset(data).root) / f"relationships_{names[split]}.json"
 
 
 def choose_samples(samples: list[Sample], takes: list[str] | None, limit: int | None) -> list[Sample]:
@@ -89,7 +99,7 @@ def choose_samples(samples: list[Sample], takes: list[str] | None, limit: int | 
     there: dict[str, list[Sample]] = {}
     for sample in samples:
         there.setdefault(sample.take_name, []).append(sample)
-    wanted = list(there) if takes is None else [find_take(name.rstrip("/")).sample_name for name in takes]
+    wanted = list(there) if takes is None else [find_take(name).sample_name for name in takes]
     if missing := [name for name in wanted if name not in there]:
         raise UserError(f"take {missing[0]} is not among those of this split on disk: {', '.join(there)}")
     return [sample for name in dict.fromkeys(wanted) for sample in there[name][:limit]]

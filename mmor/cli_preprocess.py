@@ -122,7 +122,7 @@ def _transcribe(dataset: Dataset, takes: list[Take], model: str, workers: int, g
 @app.command("samples")
 def samples(
     data: Data = Path("data"),
-    relations: Relations = Path("data"),
+    relations: Relations = None,
     split: Split = "train",
     out: SamplesFolder = Path("data/llava_samples"),
     permutations: Annotated[int, typer.Option(help="Records per timepoint.", min=1)] = 20,

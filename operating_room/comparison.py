@@ -48,7 +48,8 @@ class Difference:
 class Comparison:
     """What `compare` found; print it."""
 
-    settings: dict[str, tuple[Any, Any]]  # what the two runs say of themselves, where they differ
+    settings: dict[str, tuple[Any, Any]]  # what both runs say of themselves, where they differ
+    untold: tuple[list[str], list[str]]  # what only the first, only the second says of itself
     common: int
     alone: tuple[int, int]  # timepoints that only one file has
     changed: int  # timepoints with another answer
@@ -56,10 +57,15 @@ class Comparison:
 
     def __str__(self) -> str:
         lines = [f"{name}: {first} -> {second}" for name, (first, second) in self.settings.items()]
+        for which, names in zip(("first", "second"), self.untold):
+            if names:
+                lines.append(f"only the {which} file tells: {', '.join(names)}")
         lines.append(
             f"{self.common} timepoints in both files ({self.alone[0]} only in the first, {self.alone[1]} only in the "
             f"second), {self.changed} of them answered differently"
         )
+        if not self.changed:
+            return "\n".join([*lines, "all answers are the same, so there is nothing to compare"])
         for part, differences in self.scores.items():
             lines += ["", f"{part:<40}{'first':>8}{'second':>8}{'change':>9}   {bootstrap.LEVEL} % interval"]
             for one in differences:
@@ -75,9 +81,11 @@ def compare(first: Path, second: Path) -> Comparison:
     """Compare two results files.
 
     Raises:
-        UserError: one is damaged or no results file, they are of different tasks, have no timepoint in common, or were
-            scored against different annotations.
+        UserError: both are the same file, one is damaged or no results file, they are of different tasks, have no
+            timepoint in common, or were scored against different annotations.
     """
+    if first.resolve() == second.resolve():
+        raise UserError(f"{first} and {second} are the same file; give two results files")
     results = [_read(path) for path in (first, second)]
     tasks = [one["task"] for one in results]
     if tasks[0] != tasks[1]:
@@ -87,19 +95,25 @@ def compare(first: Path, second: Path) -> Comparison:
     if not common:
         raise UserError(f"{first} and {second} have no timepoint in common; are they of the same split?")
     abouts = [one["about"] for one in results]
-    names = list(dict.fromkeys([*abouts[0], *abouts[1]]))
+    told = [(name, a, abouts[1][name]) for name, a in abouts[0].items() if None not in (a, abouts[1].get(name))]
     shared: list[Records] = [{sample_id: of_file[sample_id] for sample_id in common} for of_file in records]
     try:
         scores = (_graph_scores if tasks[0] == "scene_graph" else _downstream_scores)(*shared)
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{first} or {second}: a timepoint lacks {error}; evaluate again") from error
     return Comparison(
-        {name: (a, b) for name in names if (a := abouts[0].get(name)) != (b := abouts[1].get(name))},
+        {name: (a, b) for name, a, b in told if a != b},
+        _untold(abouts),
         len(common),
         (len(records[0]) - len(common), len(records[1]) - len(common)),
         sum(shared[0][sample_id] != shared[1][sample_id] for sample_id in common),
         scores,
     )
+
+
+def _untold(abouts: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    first, second = ({name for name, value in about.items() if value is not None} for about in abouts)
+    return sorted(first - second), sorted(second - first)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -117,7 +131,7 @@ def _graph_scores(first: Records, second: Records) -> dict[str, list[Difference]
 def _judged_graphs(records: Records) -> Judged:
     takes, confusions = [], []
     for sample_id, record in records.items():
-        sample = _sample(sample_id, as_triplets(record["truth"]))
+        sample = Sample.of_id(sample_id, as_triplets(record["truth"]))
         takes.append(sample.take_name)
         confusions.append(score_sample(sample, as_triplets(record["predicted"])).predicates.confusion)
     return takes, np.stack(confusions)
@@ -136,7 +150,7 @@ def _downstream_scores(first: Records, second: Records) -> dict[str, list[Differ
 
 
 def _judged_answers(records: Records, task: str, who: str) -> Judged:
-    samples = [_sample(sample_id, ()) for sample_id in records]
+    samples = [Sample.of_id(sample_id) for sample_id in records]
     labels: dict[str, dict[str, Any]] = {}
     for sample in samples:
         of_take = labels.setdefault(find_take(sample.take_name).name, {})
@@ -162,8 +176,3 @@ def _differences(names: Sequence[str], first: Judged, second: Judged) -> list[Di
         for name in values[0]
         if name in intervals and not np.isnan(values[0][name])
     ]
-
-
-def _sample(sample_id: str, triplets: Sequence[Any]) -> Sample:
-    take_name, _, frame_id = sample_id.rpartition("_")
-    return Sample(take_name, frame_id, tuple(triplets))

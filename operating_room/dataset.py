@@ -7,8 +7,6 @@ of section 11).
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,22 +15,12 @@ from typing import Any, TypeVar
 
 from operating_room import layout
 from operating_room.errors import UserError
-from operating_room.readers import read_json
-from operating_room.takes import (
-    DATASETS,
-    FOURDOR,
-    FOURDOR_TAKES,
-    MMOR,
-    MMOR_TAKES,
-    SPLITS,
-    TAKES,
-    Take,
-    find_take,
-    split_takes,
-)
+from operating_room.folders import find_roots, list_names, takes_of_root
+from operating_room.index import read_index, read_seconds, read_tracks
+from operating_room.scene_graph import sample_id
+from operating_room.takes import FOURDOR, MMOR, OWN, SPLITS, TAKES, Take, find_take, split_takes
 
 Camera = TypeVar("Camera", int, str)
-_FRAME_KEYS = frozenset(key for keys in layout.FRAME_KEYS.values() for key in keys)
 
 
 @dataclass(frozen=True)
@@ -54,6 +42,11 @@ class Timepoint:
     masks: Mapping[int, Path] = field(default_factory=dict)  # running number 0..2 -> 32x32 mask made from predictions
     label_masks: Mapping[str, Path] = field(default_factory=dict)  # segmentation camera -> annotated label mask
     annotation: Path | None = None  # raw relation labels
+
+    @property
+    def sample_id(self) -> str:
+        """`<take>_<frame>`, the key of prediction files."""
+        return sample_id(self.take.sample_name, self.frame_id)
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """Modality (the name of its field here) and path of every file of this timepoint; tracks are no file of it."""
@@ -94,6 +87,21 @@ class RecordedTake:
                 return path
         own, shared = candidates
         raise UserError(f"{own.parent}: no {own.name} or {shared.name}; unpack the take {self.take.name} there")
+
+    @cached_property
+    def seconds(self) -> dict[int, dict[str, str]]:
+        """The frame numbers of each second, in the order of time.
+
+        The published code takes them from `take_jsons` in MM-OR, from the index in 4D-OR. A take of one's own without
+        the former has the same numbers in its index.
+
+        Raises:
+            UserError: the file is damaged or of another form.
+        """
+        path = layout.take_json(self.root, self.take)
+        if self.take.dataset == MMOR and self.has(path):
+            return read_seconds(path)
+        return {int(time): frames for time, frames in read_index(self.index_file)}
 
     @cached_property
     def expected(self) -> Sequence[Timepoint]:
@@ -147,19 +155,14 @@ class RecordedTake:
         return next((folder for folder in folders if self.list_folder(folder)), None)
 
     def list_folder(self, folder: Path) -> frozenset[str]:
-        """The names in a folder, listed once; none if there is no such folder.
+        """The names in a folder, listed once; none if there is no such folder; hidden ones are left out.
 
         Raises:
-            UserError: the folder may not be read.
+            UserError: the folder may not be read, or a link to it leads nowhere.
         """
         key = str(folder)
         if key not in self._listings:
-            try:
-                self._listings[key] = frozenset(os.listdir(folder))
-            except (FileNotFoundError, NotADirectoryError):
-                self._listings[key] = frozenset()
-            except OSError as error:
-                raise UserError(f"{folder}: cannot be listed ({error.strerror}); check permissions") from error
+            self._listings[key] = list_names(folder)
         return self._listings[key]
 
     def has(self, path: Path) -> bool:
@@ -240,13 +243,13 @@ class Dataset:
         Raises:
             UserError: there is no dataset.
         """
-        self.roots = _find_roots(root)
+        self.roots = find_roots(root)
         self.root = next(iter(self.roots.values())).parent  # the folder that holds them
         self._positional_views = positional_views
         self._recorded: dict[Take, RecordedTake] = {}
 
     def takes(self) -> list[Take]:
-        """The takes on disk, 4D-OR first: the published ones, then the user's own; each has an index file."""
+        """The takes on disk, 4D-OR first: the published ones, then the user's own; see `folders.takes_of_root`."""
         return [take for dataset, root in self.roots.items() for take in takes_of_root(root, dataset)]
 
     def take(self, take: Take) -> RecordedTake:
@@ -263,16 +266,18 @@ class Dataset:
         return self._recorded[take]
 
     def select(self, split: str) -> list[Take]:
-        """The takes of a split that are on disk, in published order.
+        """The takes of a split that are on disk, in published order; of `own`, those in no published list.
 
         Raises:
             UserError: there is no such split.
         """
-        on_disk = set(self.takes())
+        on_disk = self.takes()
+        if split == OWN:
+            return [take for take in on_disk if take not in TAKES]
         return [take for take in split_takes(split) if take in on_disk]
 
     def choose(self, names: Sequence[str] | None) -> list[Take]:
-        """The takes that a user names, each once: a take's name, or a split for those of its takes that are on disk.
+        """The takes that a user names, each once: a take's name, or a split (also `own`) for its takes on disk.
 
         Args:
             names: None means all takes on disk.
@@ -283,7 +288,7 @@ class Dataset:
         on_disk = self.takes()
         chosen: list[Take] = []
         for name in names if names is not None else ():
-            if name in SPLITS:
+            if name in (*SPLITS, OWN):
                 chosen += self.select(name)
             elif (take := find_take(name)) in on_disk:
                 chosen.append(take)
@@ -294,82 +299,3 @@ class Dataset:
         if not (chosen := on_disk if names is None else list(dict.fromkeys(chosen))):
             raise UserError(f"{self.root}: none of the takes of {', '.join(names or ['the dataset'])} is there")
         return chosen
-
-
-def takes_of_root(root: Path, dataset: str) -> list[Take]:
-    """The takes with an index file in the folder of one dataset, the published ones first.
-
-    Own takes have a folder of their name in MM-OR, and one of their number in 4D-OR.
-    """
-    published = [take for take in TAKES if take.dataset == dataset]
-    known = {name for take in published for name in (take.folder, take.name)}
-    names = [name for name in sorted(os.listdir(root)) if name not in known]
-    if dataset == MMOR:
-        names = [name for name in names if re.fullmatch(r"[\w-]+", name, re.ASCII) and not name.endswith(DATASETS)]
-        own = [Take(MMOR, name) for name in names]
-    else:
-        numbers = [re.fullmatch(r"export_holistic_take([1-9][0-9]{0,2})_processed", name) for name in names]
-        own = [Take(FOURDOR, f"{int(number[1]):03d}_{FOURDOR}") for number in numbers if number]
-    return [take for take in published + own if any(path.exists() for path in layout.index_files(root, take))]
-
-
-def read_index(path: Path) -> list[tuple[str, dict[str, str]]]:
-    """Time stamp and frame numbers of every timepoint; whatever else an element holds is ignored.
-
-    Raises:
-        UserError: the file is damaged or of another form, or lists no timepoint.
-    """
-    elements = read_json(path)
-    if not isinstance(elements, list) or not elements:
-        raise UserError(f"{path}: an index is a list of [time stamp, frame numbers]; copy it again")
-    index = []
-    for position, element in enumerate(elements):
-        try:
-            time, frames, *_ = element
-            numbers = {key: _number(frames[key]) for key in _FRAME_KEYS & frames.keys() if frames[key] is not None}
-            index.append((_number(time), numbers))
-        except (TypeError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"{path}: element {position} is not [time stamp, {{camera: frame number}}] but "
-                f"{str(element)[:80]}; copy the index again"
-            ) from error
-    return index
-
-
-def read_tracks(path: Path) -> list[dict[str, Any] | None]:
-    """The tracked tools of a take by integer time stamp.
-
-    Raises:
-        UserError: the file is damaged or of another form.
-    """
-    elements = read_json(path)
-    if not isinstance(elements, list) or not all(isinstance(element, dict | None) for element in elements):
-        raise UserError(f"{path}: tracks are a list of objects, one per second; copy the file again")
-    return elements
-
-
-def _number(value: Any) -> str:
-    """A time stamp or frame number as the file names spell it: six digits."""
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        return value
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return f"{value:06d}"
-    raise ValueError(value)
-
-
-def _find_roots(root: Path) -> dict[str, Path]:
-    """The folder of each dataset that is there, 4D-OR first."""
-    if not root.is_dir():
-        raise UserError(
-            f"{root}: no such folder; give the folder that holds {' and/or '.join(layout.ROOT_NAMES.values())}"
-        )
-    roots = {dataset: root / layout.ROOT_NAMES[dataset] for dataset in DATASETS}
-    roots = {dataset: path for dataset, path in roots.items() if path.is_dir()}
-    if roots:
-        return roots
-    root = root.resolve() if root.name in ("", "..") else root
-    for dataset, takes in ((MMOR, MMOR_TAKES), (FOURDOR, FOURDOR_TAKES)):
-        if root.name == layout.ROOT_NAMES[dataset] or any((root / take.folder).is_dir() for take in takes):
-            return {dataset: root}
-    names = " nor ".join(layout.ROOT_NAMES.values())
-    raise UserError(f"{root}: holds neither {names}; put or link them there, or give another folder")

@@ -20,7 +20,7 @@ from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.readers import read_json
 from operating_room.reports import Report
-from operating_room.scene_graph import Sample, Triplet
+from operating_room.scene_graph import Sample, Triplet, by_take
 from operating_room.sterility import SterilityRule, find_breaches
 from operating_room.takes import MMOR, Take, find_take
 from operating_room.vocabulary import NONE, ROBOT_PHASE_LABELS
@@ -124,7 +124,7 @@ def judge(
     classes = _classes(task)
     judged, unknown_labels = [], []
     for sample in samples:
-        if task == "robot_phase" and _short_name(sample) == _WITHOUT_PHASES:
+        if task not in tasks_of(find_take(sample.take_name)):
             continue
         label = _read_label(task, sample, labels.get(_short_name(sample), {}))
         if label is None:
@@ -200,6 +200,11 @@ def read_labels(
     return labels, problems
 
 
+def tasks_of(take: Take) -> tuple[str, ...]:
+    """The tasks that a take has labels for."""
+    return tuple(task for task in CLASSES if not (task == "robot_phase" and take.name == _WITHOUT_PHASES))
+
+
 def label_class(task: str, stored: Any) -> str | None:
     """The class of a stored label in lower case, None if it has none.
 
@@ -215,17 +220,9 @@ def label_class(task: str, stored: Any) -> str | None:
             return action
         case "robot_phase", str(phase):
             return phase.lower().strip()
-        case "sterility_breach", list(breaches):
+        case "sterility_breach", list(breaches) if all(map(_is_relation, breaches)):
             return BREACH_ANSWERS[bool(breaches)]
     raise UserError(f"needs a {task} label as in MM-OR; found {str(stored)[:60]!r}")
-
-
-def by_take(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
-    """Samples by their take, in their order."""
-    takes: defaultdict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        takes[sample.take_name].append(sample)
-    return dict(takes)
 
 
 def breach_answers(samples: Sequence[Sample], rule: SterilityRule) -> dict[str, str]:
@@ -244,9 +241,8 @@ def predicted_samples(predictions: Mapping[str, Iterable[Triplet]]) -> list[Samp
     """
     samples = []
     for sample_id in sorted(predictions):
-        take_name, _, frame_id = sample_id.rpartition("_")
         triplets = (Triplet(s.replace(" ", "_"), o.replace(" ", "_"), p) for s, o, p in predictions[sample_id])
-        samples.append(Sample(take_name, frame_id, tuple(triplets)))
+        samples.append(Sample.of_id(sample_id, triplets))
     return samples
 
 
@@ -274,7 +270,7 @@ def load_labels(root: Path, takes: Iterable[Take], task: str) -> dict[str, dict[
 def _labels_of_take(
     dataset: Dataset, take: Take, samples: Sequence[Sample], task: str, root: Path | None
 ) -> dict[str, Any]:
-    if task == "robot_phase" and take.name == _WITHOUT_PHASES:
+    if task not in tasks_of(take):
         return {}
     recorded = dataset.take(take)
     folder = root or recorded.root
@@ -292,7 +288,11 @@ def _labels_of_take(
 
 def _short_name(sample: Sample) -> str:
     """The take name as label files have it."""
-    return sample.take_name.rpartition("_")[0]
+    return find_take(sample.take_name).name
+
+
+def _is_relation(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(isinstance(name, str) for name in value)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from operating_room.dataset import Dataset
-from operating_room.downstream import CLASSES, NEXT_ACTIONS, ROBOT_PHASES, by_take, label_file, load_labels
+from operating_room.downstream import CLASSES, NEXT_ACTIONS, ROBOT_PHASES, label_file, load_labels
 from operating_room.errors import UserError
 from operating_room.files import write_json
-from operating_room.readers import read_bytes, read_json
-from operating_room.scene_graph import Sample, Triplet
+from operating_room.readers import parse_yaml, read_bytes, read_json
+from operating_room.scene_graph import Sample, Triplet, by_take
 from operating_room.sterility import SterilityRule, find_breaches
 from operating_room.takes import MMOR, find_take
 from operating_room.vocabulary import ENTITIES, PREDICATES
@@ -51,15 +51,10 @@ def load_rules(path: Path = OUR_FILE) -> Rules:
     Raises:
         UserError: missing, no YAML, or it names something that does not exist.
     """
-    import yaml
-
-    try:
-        values = yaml.safe_load(read_bytes(path))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: is no YAML ({str(error).splitlines()[0]}); start from {OUR_FILE}") from error
+    values = parse_yaml(read_bytes(path), str(path))
     try:
         return _rules(values)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: is no rule file ({error!r}); it needs the fields of {OUR_FILE}") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -121,10 +116,16 @@ def robot_phases(graphs: Iterable[Iterable[Triplet]], phases: Sequence[tuple[str
     return result
 
 
-def derive_labels(samples: Sequence[Sample], rules: Rules) -> dict[str, dict[str, Any]]:
-    """Task -> frame_id -> label, as the dataset stores them, for all timepoints of one take in order of time."""
+def derive_labels(samples: Sequence[Sample], rules: Rules, times: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """Task -> frame_id -> label, as the dataset stores them, for all timepoints of one take in order of time.
+
+    Args:
+        samples: the true graphs.
+        rules: what the labels follow from.
+        times: when each was recorded, in s. The position in the index is no time: there are gaps, and other rates.
+    """
     graphs, frames = [sample.triplets for sample in samples], [sample.frame_id for sample in samples]
-    actions = next_actions(graphs, rules.next_action, [int(frame) for frame in frames])
+    actions = next_actions(graphs, rules.next_action, times)
     breaches = find_breaches(graphs, rules.sterility_breach)
     labels = {
         "next_action": [action and list(action) for action in actions],
@@ -152,7 +153,7 @@ def collect_labels(
 
     Args:
         dataset: where the takes are.
-        samples: the true graphs of whole takes, those of a take in order of time.
+        samples: the true graphs of whole takes.
         rules: for the derived ones.
         out: folder to write to.
         derive_all: do not take the dataset's own labels.
@@ -170,12 +171,14 @@ def collect_labels(
             stored = {
                 task: load_labels(recorded.root, [take], task)[take.name]
                 for task in CLASSES
-                if not derive_all and label_file(recorded.root, take, task).exists()
+                if not derive_all and recorded.has(label_file(recorded.root, take, task))
             }
+            # Checked for stored labels as well: they are looked up by these frame ids.
+            times = [int(recorded.timepoint(f"{sample.position:06d}").time) for sample in of_take]
         except UserError as error:
             collected.problems.append(f"{name} is left out: {error}")
             continue
-        derived = derive_labels(of_take, rules)
+        derived = derive_labels(of_take, rules, times)
         collected.sources[take.name] = {task: "dataset" if task in stored else "rules" for task in CLASSES}
         for task in CLASSES:
             collected.labels[task][take.name] = stored.get(task, derived[task])
@@ -201,6 +204,12 @@ def _rules(values: Any) -> Rules:
         tuple((phase["phase"], frozenset(Triplet(*relation) for relation in phase["relations"])) for phase in phases),
         SterilityRule(*(frozenset(breach[name]) for name in ("predicates", "sterile", "unsterile"))),
     )
+    if not rules.robot_phase:
+        raise UserError("robot_phase is empty; it needs the phases in order, the first of which begins with the take")
+    if rules.next_action.gap < 0:
+        raise UserError(f"the gap of next_action is {rules.next_action.gap} s; it must not be negative")
+    if unbegun := [phase for phase, begins_with in rules.robot_phase[1:] if not begins_with]:
+        raise UserError(f"the phase {unbegun[0]!r} needs relations that it begins with")
     relations = [triplet for _, begins_with in rules.robot_phase for triplet in begins_with]
     sets = rules.sterility_breach
     entities = {rules.next_action.object, *sets.sterile, *sets.unsterile, *(n for t in relations for n in t[:2])}

@@ -7,6 +7,7 @@ looks at the disk. `time` is the six-digit time stamp of a timepoint, `frame` a 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from operating_room.takes import FOURDOR, MMOR, Take
 
@@ -28,6 +29,24 @@ FRAME_KEYS = {
 }  # the frame numbers in an element of the index
 PREDICTION_ORIGIN = "model.json"  # beside stage 1's folder `pan_pred`: which model its pictures are of
 _STATION_PREFIX = "simstation"
+_DIGITS = 6  # of a time stamp, position or frame number in file names
+_MOST = 10**9  # no camera counts that far; a larger number is damage
+
+
+def file_number(value: Any) -> str:
+    """A time stamp, position or frame number as file names spell it: six digits or more.
+
+    Args:
+        value: a whole number, as JSON number (17 or 17.0) or as text with or without leading zeros.
+
+    Raises:
+        ValueError: it is none, negative, or beyond any counter.
+    """
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(_MOST)):
+        return value.zfill(_DIGITS)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MOST and value == int(value):
+        return f"{int(value):0{_DIGITS}d}"
+    raise ValueError(value)
 
 
 def is_station(camera: str) -> bool:

@@ -72,13 +72,14 @@ def read_json(path: Path) -> Any:
     """The value of a UTF-8 JSON file (with or without byte order mark); a name that ends in .gz is unpacked.
 
     Raises:
-        UserError: see the module; also for an object that holds a name twice, since one value would be lost silently.
+        UserError: see the module; also for an object that holds a name twice, since one value would be lost silently,
+            and for NaN and Infinity, which JSON does not have though Python writes them.
     """
     data = read_bytes(path)
     try:
         if path.suffix == ".gz":
             data = gzip.decompress(data)
-        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_unique_names)
+        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_unique_names, parse_constant=_no_number)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8 JSON") from error
     except RecursionError as error:
@@ -274,6 +275,10 @@ def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the name {twice!r} stands twice in one object")
     return value
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number")
 
 
 def _open_picture(data: bytes, load: bool = True) -> Image.Image:

@@ -15,14 +15,14 @@ from operating_room import layout
 from operating_room.dataset import Dataset, RecordedTake
 from operating_room.errors import UserError
 from operating_room.files import write_json, write_text
+from operating_room.folders import folders_of_no_take, list_names
 from operating_room.progress import track
-from operating_room.readers import read_json
-from operating_room.scene_graph import Sample, Triplet
-from operating_room.takes import FOURDOR, TAKES, Take, split_takes
+from operating_room.readers import read_bytes, read_json
+from operating_room.scene_graph import Sample, Triplet, true_relation
+from operating_room.takes import FOURDOR, OWN, TAKES, Take, split_takes
 from operating_room.vocabulary import RAW_ENTITY_NAMES
 
 SPLIT_NAMES = {"train": "train", "val": "validation", "test": "test"}  # split -> its name in file names
-OWN_TAKES = "own"  # the name, in file names, of takes that are in no published list
 
 _PATIENT, _TABLE, _INSTRUMENT = "patient", "operating_table", "instrument"
 _WITH_INSTRUMENT = ("cutting", "drilling", "sawing", "suturing", "hammering", "cementing", "cleaning")
@@ -89,7 +89,8 @@ def convert(root: Path, out: Path) -> Conversion:
 
     Writes `relationships_{train,validation,test}.json` for the takes of the splits, `relationships_own.json` for takes
     of one's own if there are any, and `classes.txt` and `relationships.txt` with all names in use, those of the short
-    clips included. Label files that cannot be used are left out and reported.
+    clips included; such a file that has all these names is left as it is, so that few takes never shorten it. Label
+    files that cannot be used are left out and reported.
 
     Args:
         root: the folder that holds `MM-OR_data`, `4D-OR_data` or both, or is one of them.
@@ -102,13 +103,20 @@ def convert(root: Path, out: Path) -> Conversion:
     roots = dataset.roots
     own = [take for take in dataset.takes() if take not in TAKES]
     samples: dict[Take, list[Sample]] = {take: [] for take in (*TAKES, *own)}
+    published = {take.folder for take in TAKES}  # whose labels are read without an index, too
     problems = [
-        f"{folder}: has labels but no index file and is no published take; its labels are left out"
-        for name in roots
-        for folder in _foreign_folders(roots[name], name, own)
+        f"{folder}: {reason}; its labels are left out"
+        for name, root_of_dataset in roots.items()
+        for folder, reason in folders_of_no_take(root_of_dataset, name).items()
+        if folder.name not in published and _has_labels(folder)
     ]
     for take in track([take for take in samples if take.dataset in roots], "converting relation labels"):
-        for path in label_files(roots[take.dataset], take):
+        try:
+            files = label_files(roots[take.dataset], take)
+        except UserError as error:
+            problems.append(f"{take.sample_name} is left out: {error}")
+            continue
+        for path in files:
             try:
                 samples[take].append(read_labels(path, take))
             except UserError as error:
@@ -121,15 +129,18 @@ def convert(root: Path, out: Path) -> Conversion:
         for split, name in SPLIT_NAMES.items()
     }
     if own:
-        contents[f"relationships_{OWN_TAKES}.json"] = [s for take in own for s in samples[take]]
+        contents[f"relationships_{OWN}.json"] = [s for take in own for s in samples[take]]
     for name, of_split in contents.items():
         save_samples(out / name, of_split)
     triplets = [triplet for of_take in samples.values() for sample in of_take for triplet in sample.triplets]
     entities = {_INSTRUMENT} | {name for t in triplets for name in (t.subject, t.object)}
     names = {"classes.txt": entities, "relationships.txt": {t.predicate for t in triplets}}
+    written = [out / name for name in contents]
     for name, words in names.items():
-        write_text(out / name, "\n".join(sorted(words)))
-    return Conversion([out / name for name in (*contents, *names)], problems)
+        if _lacks(out / name, words):
+            write_text(out / name, "\n".join(sorted(words)))
+            written.append(out / name)
+    return Conversion(written, problems)
 
 
 def label_files(root: Path, take: Take) -> list[Path]:
@@ -139,25 +150,38 @@ def label_files(root: Path, take: Take) -> list[Path]:
         root: the folder of the take's dataset.
         take: the take; of 007_TKA only every third file counts.
     """
-    folder = RecordedTake(root, take).annotation_folder
-    files = sorted(path for path in folder.glob("*.json") if not path.name.startswith(".")) if folder else []
+    recorded = RecordedTake(root, take)
+    folder = recorded.annotation_folder
+    names = [] if folder is None else sorted(name for name in recorded.list_folder(folder) if name.endswith(".json"))
+    files = [folder / name for name in names if folder is not None]
     return files[::_THINNING] if take.name == _THINNED_TAKE else files
 
 
-def _foreign_folders(root: Path, dataset: str, own: Sequence[Take]) -> list[Path]:
-    """Folders with raw labels that are those of no take."""
-    takes = [take for take in (*TAKES, *own) if take.dataset == dataset]
-    labels, _ = layout.relation_label_folders(root, takes[0])
-    known = {take.folder for take in takes}
-    return sorted(f for f in root.iterdir() if f.name not in known and (f / labels.name).is_dir())
+def _has_labels(folder: Path) -> bool:
+    try:
+        return any(name.startswith("relation_labels") for name in list_names(folder))
+    except UserError:
+        return True  # nobody can say
+
+
+def _lacks(path: Path, words: Iterable[str]) -> bool:
+    """Whether a file with a name per line lacks one of these, or is not there."""
+    return not path.exists() or not set(words) <= set(read_bytes(path).decode("utf-8", "replace").split("\n"))
 
 
 def read_labels(path: Path, take: Take) -> Sample:
     """The sample of one raw label file; its name is the frame id.
 
     Raises:
-        UserError: unreadable, not of the form of the take's dataset, or two entities related in two ways.
+        UserError: unreadable, not of the form of the take's dataset, two entities related in two ways, a name that is
+            in no table, or a file name that is no frame id.
     """
+    try:
+        named = layout.file_number(path.stem) == path.stem
+    except ValueError:
+        named = False
+    if not named:
+        raise UserError(f"{path}: the name must be a frame id of six digits, as in 000017.json; rename it")
     raw = read_json(path)
     try:
         relations = _read_fourdor(raw) if take.dataset == FOURDOR else _read_mmor(raw)
@@ -173,6 +197,11 @@ def read_labels(path: Path, take: Take) -> Sample:
     for pair in sorted(pair for pair, count in pairs.items() if count > 1):
         predicates = sorted(t.predicate for t in triplets if (t.subject, t.object) == pair)
         raise UserError(f"{path}: {' and '.join(predicates)} between {pair[0]} and {pair[1]}; only one can stay")
+    for triplet in sorted(triplets):
+        try:
+            true_relation(triplet)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
     return Sample(take.sample_name, path.stem, tuple(sorted(triplets)))
 
 

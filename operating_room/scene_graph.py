@@ -6,17 +6,32 @@ Data specification, sections 4.2 (target text) and 6 (parser, normalisation); qu
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from operating_room.errors import UserError
+from operating_room.layout import file_number
 from operating_room.vocabulary import ENTITIES, PREDICATES, ROLE_SYNONYMS, WORD_SYNONYMS
 
 START, END = "<SG>", "</SG>"
 _BLOCK = re.compile(r'""".*?"""', re.DOTALL)
+_ENTITIES = frozenset(ENTITIES)
 _LOWER_PREDICATES = frozenset(predicate.lower() for predicate in PREDICATES)
-VOCABULARY = frozenset(ENTITIES) | _LOWER_PREDICATES  # one vocabulary for all three slots, as published
+VOCABULARY = _ENTITIES | _LOWER_PREDICATES  # one vocabulary for all three slots, as published
+
+
+def sample_id(take_name: str, frame_id: str) -> str:
+    """The key of prediction files: `<take>_<frame>`."""
+    return f"{take_name}_{frame_id}"
+
+
+def split_sample_id(key: str) -> tuple[str, str]:
+    """Take name, with its suffix, and frame id of a sample id."""
+    take_name, _, frame_id = key.rpartition("_")
+    return take_name, frame_id
 
 
 class Triplet(NamedTuple):
@@ -38,19 +53,42 @@ class Sample:
     @property
     def sample_id(self) -> str:
         """`<take>_<frame>`, the key of prediction files."""
-        return f"{self.take_name}_{self.frame_id}"
+        return sample_id(self.take_name, self.frame_id)
+
+    @property
+    def position(self) -> int:
+        """Of the timepoint in its take.
+
+        Raises:
+            UserError: its frame_id is no number.
+        """
+        if not (self.frame_id.isascii() and self.frame_id.isdigit()):
+            raise UserError(f"sample {self.sample_id!r}: frame_id must be a position in the take's index, like 000017")
+        return int(self.frame_id)
+
+    @classmethod
+    def of_id(cls, key: str, triplets: Iterable[Triplet] = ()) -> Sample:
+        """The sample of a key of prediction files."""
+        return cls(*split_sample_id(key), tuple(triplets))
 
     @classmethod
     def from_record(cls, record: Any) -> Sample:
         """Read one element of a `relationships_*.json`.
 
+        A frame id that is a number is spelled with six digits, however it is stored; another text stays as it is, so
+        that whoever needs the position can name the sample (`position`). Blanks around names are cut off.
+
         Raises:
             UserError: a field is missing or of another type.
         """
         match record:
-            case {"take_name": str(take_name), "frame_id": str(frame_id), "relationships": list(relations)}:
-                if all(isinstance(r, list) and len(r) == 3 and all(isinstance(n, str) for n in r) for r in relations):
-                    return cls(take_name, frame_id, as_triplets(relations))
+            case {"take_name": str(take_name), "frame_id": frame_id, "relationships": list(relations)}:
+                frame_id = _spell_frame_id(frame_id)
+                named = all(
+                    isinstance(r, list) and len(r) == 3 and all(isinstance(n, str) for n in r) for r in relations
+                )
+                if frame_id is not None and named:
+                    return cls(take_name, frame_id, as_triplets([name.strip() for name in r] for r in relations))
         raise UserError(
             "a sample needs take_name, frame_id and relationships as [subject, object, predicate] triples; "
             f"got {str(record)[:120]}"
@@ -88,15 +126,53 @@ def normalise(triplet: Triplet) -> Triplet | None:
     return Triplet(*words) if all(word in VOCABULARY for word in words) else None
 
 
+def true_relation(triplet: Triplet) -> Triplet:
+    """`normalise` of a relation that people wrote: two entities and a predicate, each in its place.
+
+    Raises:
+        UserError: a name is in no table, or stands in another's place.
+    """
+    known = normalise(triplet)
+    if known is not None and {known.subject, known.object} <= _ENTITIES and known.predicate in _LOWER_PREDICATES:
+        return known
+    wrong = []
+    for name, table in zip(triplet, (ENTITIES, ENTITIES, PREDICATES)):
+        if WORD_SYNONYMS.get(name.lower(), ROLE_SYNONYMS.get(name, name).lower()) not in map(str.lower, table):
+            near = get_close_matches(name, table, 1)
+            kind = "predicate" if table is PREDICATES else "entity"
+            wrong.append(f"{name!r} is no {kind}" + (f" (is it {near[0]}?)" if near else ""))
+    raise UserError(
+        f"the true relation {','.join(triplet)} must be subject,object,predicate in the names of classes.txt and "
+        f"relationships.txt: {', '.join(wrong)}"
+    )
+
+
 def target_text(triplets: Iterable[Triplet]) -> str:
     """The answer a model is trained to give: `<SG> head surgeon,patient,drilling; ... </SG>`, `<SG> </SG>` if empty."""
     body = "".join(f"{_spoken(s)},{_spoken(o)},{p}; " for s, o, p in triplets).rstrip("; ")
     return f"{START} {body} {END}" if body else f"{START} {END}"
 
 
+def by_take(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
+    """Samples by their take, those of each in the order of time, whatever the order of the file they are from."""
+    takes: defaultdict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        takes[sample.take_name].append(sample)
+    # Six digits or more, so that the longer number is the larger one; a frame id that is no number is told elsewhere.
+    return {name: sorted(of_take, key=lambda s: (len(s.frame_id), s.frame_id)) for name, of_take in takes.items()}
+
+
 def as_triplets(relationships: Iterable[Sequence[str]]) -> tuple[Triplet, ...]:
     """Triplets from (subject, object, predicate) sequences."""
     return tuple(Triplet(*relation) for relation in relationships)
+
+
+def _spell_frame_id(value: Any) -> str | None:
+    """The frame id as file names have it; None if it is neither number nor text."""
+    try:
+        return file_number(value)
+    except ValueError:
+        return value if isinstance(value, str) else None
 
 
 def _spoken(entity: str) -> str:

@@ -17,8 +17,8 @@ import numpy as np
 
 from operating_room.errors import UserError
 from operating_room.reports import Report
-from operating_room.scene_graph import Sample, Triplet, normalise
-from operating_room.takes import FOURDOR, MMOR
+from operating_room.scene_graph import Sample, Triplet, normalise, true_relation
+from operating_room.takes import FOURDOR, MMOR, find_take
 from operating_room.vocabulary import ENTITIES, NONE, SCORED_PREDICATES
 
 DEFINITIONS = {
@@ -140,13 +140,17 @@ def score(samples: Sequence[Sample], predictions: Mapping[str, Iterable[Triplet]
         raise UserError("there are no samples to score; check the split and the takes on disk")
     if missing := without_prediction(samples, predictions):
         raise UserError(missing)
+    return summarise(samples, [score_sample(sample, predictions[sample.sample_id]) for sample in samples])
+
+
+def summarise(samples: Sequence[Sample], reports: Sequence[GraphReport]) -> SceneGraphScores:
+    """The scores of each take, each dataset and all samples from those of each sample (`score_sample`)."""
     takes: dict[str, GraphReport] = {}
-    for sample in samples:
-        report = score_sample(sample, predictions[sample.sample_id])
+    for sample, report in zip(samples, reports, strict=True):
         takes[sample.take_name] = takes[sample.take_name] + report if sample.take_name in takes else report
     by_dataset: dict[str, list[GraphReport]] = defaultdict(list)
     for name, report in takes.items():
-        by_dataset[FOURDOR if FOURDOR in name else MMOR].append(report)
+        by_dataset[find_take(name).dataset].append(report)
     datasets = {name: reduce(add, by_dataset[name]) for name in (FOURDOR, MMOR) if name in by_dataset}
     return SceneGraphScores(takes, datasets, reduce(add, takes.values()))
 
@@ -182,13 +186,10 @@ def score_sample(sample: Sample, predicted: Iterable[Triplet]) -> GraphReport:
 
 
 def _normalised_truth(sample: Sample, triplet: Triplet) -> Triplet:
-    known = normalise(triplet)
-    if known is None or known.predicate in _ENTITY_INDEX or not _ENTITY_INDEX.keys() >= {known.subject, known.object}:
-        raise UserError(
-            f"sample {sample.sample_id}: the true relation {','.join(triplet)} must be subject,object,predicate "
-            "in the names of classes.txt and relationships.txt"
-        )
-    return known
+    try:
+        return true_relation(triplet)
+    except UserError as error:
+        raise UserError(f"sample {sample.sample_id}: {error}") from error
 
 
 def _named(triplets: Iterable[Triplet]) -> set[int]:

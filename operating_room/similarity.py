@@ -12,12 +12,12 @@ from itertools import chain
 from random import Random
 
 from operating_room.scene_graph import Sample, Triplet
-from operating_room.takes import FOURDOR
+from operating_room.takes import find_take
 from operating_room.vocabulary import PREDICATE_LEVELS
 
 MAX_DRAWN = 20
 
-Group = tuple[bool, frozenset[str]]  # what similar samples share: is 4D-OR, most distinctive predicates
+Group = tuple[str, frozenset[str]]  # what similar samples share: dataset, most distinctive predicates
 
 
 class SimilarSamples:
@@ -31,7 +31,7 @@ class SimilarSamples:
         self._takes = [sample.take_name for sample in samples]
         self._telling = [_telling_triplets(sample) for sample in samples]
         self._groups = [
-            (FOURDOR in take, frozenset(predicate for _, _, predicate in telling))
+            (find_take(take).dataset, frozenset(predicate for _, _, predicate in telling))
             for take, telling in zip(self._takes, self._telling)
         ]
         self._members: defaultdict[Group, set[int]] = defaultdict(set)

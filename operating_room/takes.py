@@ -10,6 +10,8 @@ from operating_room.errors import UserError
 MMOR = "MMOR"
 FOURDOR = "4DOR"
 DATASETS = (FOURDOR, MMOR)  # the order of the published sample files
+OWN = "own"  # where a split is asked for: the takes that are in no published list
+NAME_RULE = f"take names have letters, digits, '-' and '_' only and do not end in _{MMOR} or _{FOURDOR}"
 
 
 @dataclass(frozen=True, order=True)
@@ -86,8 +88,13 @@ def splits_of(take: Take) -> list[str]:
     return [split for split in SPLITS if take in split_takes(split)]
 
 
+def is_own_name(name: str) -> bool:
+    """Whether a folder of this name may hold an own take of the form of MM-OR."""
+    return re.fullmatch(r"[A-Za-z0-9_\-]+", name) is not None and not name.endswith((f"_{MMOR}", f"_{FOURDOR}"))
+
+
 def find_take(name: str) -> Take:
-    """The take of a name with or without dataset suffix.
+    """The take of a name with or without dataset suffix, also of its folder as a shell completes it (`001_PKA/`).
 
     A name outside the published lists is an own take: like 4D-OR if it is a number with the suffix (`101_4DOR`), else
     like MM-OR.
@@ -95,10 +102,12 @@ def find_take(name: str) -> Take:
     Raises:
         UserError: the name cannot be a take name.
     """
-    if re.fullmatch(r"[A-Za-z0-9_\-]+", name) is None:
-        raise UserError(f"take name {name!r} may only have letters, digits, '-' and '_'")
+    name = name.rstrip("/")
     if name.endswith(f"_{FOURDOR}"):
         if re.fullmatch(r"[0-9]{3}_4DOR", name) is None:
             raise UserError(f"take name {name!r}: those of 4D-OR are 001_4DOR to 010_4DOR, own ones up to 999_4DOR")
         return Take(FOURDOR, name)
-    return Take(MMOR, name.removesuffix(f"_{MMOR}"))
+    short = name.removesuffix(f"_{MMOR}")
+    if not is_own_name(short):
+        raise UserError(f"take name {name!r} cannot be one: {NAME_RULE}")
+    return Take(MMOR, short)

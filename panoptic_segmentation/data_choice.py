@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
-from operating_room.takes import FOURDOR, MMOR, Take, splits_of
-
-OWN = "own"  # takes in no published list
+from operating_room.takes import FOURDOR, MMOR, OWN, Take
 
 _DATASETS = {"mmor": (MMOR,), "4dor": (FOURDOR,), "hybridor": (FOURDOR, MMOR)}
 # Splits in published file and data set names -> splits of `operating_room.takes`.
@@ -38,8 +36,7 @@ class DataChoice:
 
     def takes(self, dataset: Dataset) -> list[Take]:
         """The takes that are on disk; `own`: those in no published list."""
-        on_disk = dataset.takes() if self.split == OWN else dataset.select(self.split)
-        return [t for t in on_disk if t.dataset in self.datasets and (self.split != OWN or not splits_of(t))]
+        return [take for take in dataset.select(self.split) if take.dataset in self.datasets]
 
 
 def data_choice(name: str) -> DataChoice:

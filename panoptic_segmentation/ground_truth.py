@@ -22,7 +22,6 @@ from operating_room import layout
 from operating_room.categories import CATEGORIES, COLORS, LABEL_TO_CATEGORY
 from operating_room.dataset import Dataset, RecordedTake
 from operating_room.errors import UserError
-from operating_room.file_checks import take_seconds
 from operating_room.files import write_json
 from operating_room.png import write_png
 from operating_room.progress import track
@@ -319,7 +318,7 @@ def _find_frames(recorded: RecordedTake, camera: str, annotated: bool, with_pict
     if annotated and not recorded.list_folder(layout.label_mask_folder(root, take, camera)):
         return ()
     key = layout.frame_key(take, camera)
-    frames = [numbers[key] for numbers in take_seconds(recorded).values() if key in numbers]
+    frames = [numbers[key] for numbers in recorded.seconds.values() if key in numbers]
     if annotated:
         frames = [frame for frame in frames if _exists(recorded, layout.label_mask(root, take, camera, frame))]
     if not with_pictures:

@@ -26,7 +26,7 @@ from operating_room.files import atomic_path, write_json
 from operating_room.machine import Share, choose_device, require_memory
 from operating_room.progress import track
 from operating_room.readers import read_json, read_picture
-from operating_room.takes import Take, splits_of
+from operating_room.takes import OWN, Take, splits_of
 from panoptic_segmentation import predictions
 from panoptic_segmentation.checkpoints import VideoModel, build_model, load_checkpoint, load_model
 from panoptic_segmentation.config import CAUSAL, WHOLE_VIDEO, Config, InferenceSettings, read_config
@@ -304,7 +304,7 @@ def _check_memory(model: OfflineDVIS, settings: InferenceSettings, videos: Seque
 
 def _split_of(take: Take) -> str:
     """The split a take is exported with; takes of one's own have a file of their own."""
-    return next((split for split in _EXPORTED_SPLITS if split in splits_of(take)), "own")
+    return next((split for split in _EXPORTED_SPLITS if split in splits_of(take)), OWN)
 
 
 def _claim(output: Path, origin: Path, settings: InferenceSettings) -> None:

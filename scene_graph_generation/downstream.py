@@ -16,7 +16,6 @@ from operating_room.downstream import (
     DEFINITIONS,
     DownstreamScores,
     breach_answers,
-    by_take,
     judge,
     predicted_samples,
     read_labels,
@@ -32,7 +31,7 @@ from operating_room.prompts import downstream_prompt
 from operating_room.readers import read_json
 from operating_room.relations import load_predictions
 from operating_room.reports import Report
-from operating_room.scene_graph import Sample, as_triplets
+from operating_room.scene_graph import Sample, as_triplets, by_take
 from operating_room.scoring import without_prediction
 from operating_room.sterility import SterilityRule
 from operating_room.takes import MMOR, find_take
@@ -220,7 +219,7 @@ def _questions(samples: Sequence[Sample], published_memory: bool) -> Iterator[tu
         for sample in of_take:
             for task in TASKS:
                 yield sample, task, downstream_prompt(memory.text(), sample.triplets, task)
-            memory.add(remembered(sample.triplets, published_memory), int(sample.frame_id))
+            memory.add(remembered(sample.triplets, published_memory), sample.position)
 
 
 def _key(sample: Sample, task: str) -> str:

@@ -6,16 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
-from operating_room.downstream import CLASSES
+from operating_room.downstream import CLASSES, tasks_of
 from operating_room.errors import UserError
 from operating_room.memory import DOWNSTREAM_STYLES, DROP_PROBABILITY, changes_before, unswapped
 from operating_room.prompts import downstream_prompt
 from operating_room.scene_graph import Sample, Triplet, parse, target_text
 from operating_room.takes import MMOR, find_take
-from scene_graph_generation.samples import Record, change_logs, draw_memory, drop_ending, second, turns
+from scene_graph_generation.samples import Record, change_logs, draw_memory, drop_ending, turns
 
 TASKS = tuple(CLASSES)
 BREACHLESS_PROBABILITY = 0.01  # of asking for a sterility breach where there is none
+_BREACH = "sterility_breach"
 _NO_ACTION, _NO_BREACH = "none", "No"
 
 
@@ -51,7 +52,8 @@ def downstream_records(
     """Questions for next action, robot phase and sterility breach in the published mixture (section 10).
 
     Args:
-        samples: of whole takes of MM-OR; the others are left out, and those of takes without labels.
+        samples: of whole takes of MM-OR; the others are left out, and those of takes without labels. A task that a take
+            has no labels for (`tasks_of`) is not asked of it.
         labels: of `operating_room.downstream.read_labels`.
         generator: source of all draws.
         per_timepoint: records for each sample.
@@ -62,17 +64,19 @@ def downstream_records(
     Raises:
         UserError: labels lack a timepoint or have another form.
     """
-    samples = [s for s in samples if find_take(s.take_name).dataset == MMOR and _label_name(s) in labels[TASKS[0]]]
+    samples = [
+        s for s in samples if find_take(s.take_name).dataset == MMOR and find_take(s.take_name).name in labels[TASKS[0]]
+    ]
     logs = change_logs(samples, lambda triplets: remembered(triplets, published_memory))
     for sample in samples:
-        answers = _answers({task: labels[task][_label_name(sample)] for task in TASKS}, sample)
-        history = changes_before(logs[sample.take_name], second(sample))
+        answers = _answers(labels, sample)
+        history = changes_before(logs[sample.take_name], sample.position)
         for _ in range(per_timepoint):
-            task = _draw_task(answers[TASKS[-1]] != _NO_BREACH, generator)
+            task = _draw_task(tuple(answers), answers[_BREACH] != _NO_BREACH, generator)
             memory = draw_memory(history, DOWNSTREAM_STYLES, drop_history, generator if augment_memory else None)
             yield {
                 "id": sample.sample_id,
-                "timepoint": second(sample),
+                "timepoint": sample.position,
                 "conversations": turns(downstream_prompt(memory, sample.triplets, task), answers[task]),
             }
 
@@ -84,15 +88,11 @@ def graph_records(samples: Iterable[Sample]) -> list[Record]:
             "take_name": sample.take_name,
             "frame_id": sample.frame_id,
             "sample_id": sample.sample_id,
-            "timepoint_idx": second(sample),
+            "timepoint_idx": sample.position,
             "scene_graph": [list(triplet) for triplet in sample.triplets],
         }
         for sample in samples
     ]
-
-
-def _label_name(sample: Sample) -> str:
-    return find_take(sample.take_name).name
 
 
 def _answers(labels: Mapping[str, Mapping[str, Any]], sample: Sample) -> dict[str, str]:
@@ -101,27 +101,30 @@ def _answers(labels: Mapping[str, Mapping[str, Any]], sample: Sample) -> dict[st
     Raises:
         UserError: a label is missing or of another form.
     """
+    take = find_take(sample.take_name)
     try:
-        action, phase, breaches = (labels[task][sample.frame_id] for task in TASKS)
-        if not isinstance(phase, str):
-            raise TypeError(f"robot phase {phase}")
-        told = (
-            _NO_ACTION if action is None else f"{action[0]}: {action[1]}",
-            phase,
-            f"Yes: {'; '.join(' '.join(breach) for breach in breaches)}" if breaches else _NO_BREACH,
-        )
+        return {task: _told(task, labels[task][take.name][sample.frame_id]) for task in tasks_of(take)}
     except (KeyError, IndexError, TypeError) as error:
         raise UserError(
             f"{sample.sample_id}: downstream labels are missing or damaged for this timepoint ({error}); "
             "copy the three take_timestamp_to_* folders again"
         ) from error
-    return dict(zip(TASKS, told))
 
 
-def _draw_task(has_breach: bool, generator: Random) -> str:
+def _told(task: str, label: Any) -> str:
+    """A stored label as an answer."""
+    if task == "next_action":  # an empty list is met in the data and scored as none (section 11, fix 6)
+        return ": ".join(str(part) for part in label[:2]) if label else _NO_ACTION
+    if task == _BREACH:
+        return f"Yes: {'; '.join(' '.join(breach) for breach in label)}" if label else _NO_BREACH
+    if not isinstance(label, str):
+        raise TypeError(f"robot phase {label}")
+    return label
+
+
+def _draw_task(tasks: Sequence[str], has_breach: bool, generator: Random) -> str:
     """Any of the tasks; a breach is seldom asked for where there is none."""
-    *others, breach = TASKS
-    task = generator.choice(TASKS)
-    if task == breach and not has_breach and generator.random() >= BREACHLESS_PROBABILITY:
-        task = generator.choice(others)
+    task = generator.choice(tasks)
+    if task == _BREACH and not has_breach and generator.random() >= BREACHLESS_PROBABILITY:
+        task = generator.choice([other for other in tasks if other != _BREACH])
     return task

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,8 @@ from operating_room.errors import UserError
 from operating_room.files import write_json
 from operating_room.fingerprints import annotations_fingerprint, code_version, inputs_fingerprint
 from operating_room.relations import load_predictions
-from operating_room.scene_graph import Sample, normalise, parse
-from operating_room.scoring import SceneGraphScores, score, score_sample, without_prediction
+from operating_room.scene_graph import Sample, by_take, normalise, parse
+from operating_room.scoring import SceneGraphScores, score, score_sample, summarise, without_prediction
 from operating_room.takes import find_take
 from operating_room.vocabulary import PREDICATES, SCORED_PREDICATES
 from scene_graph_generation.answers import open_answers
@@ -95,7 +95,7 @@ def evaluate_file(
     usable, problems = _with_usable_truth(samples, truth)
     if loaded and not any(sample.sample_id in loaded for sample in usable):
         problems.append(f"{predictions}: has other timepoints only, the first is {next(iter(loaded))!r}")
-    for name, of_take in _by_take(usable).items():
+    for name, of_take in by_take(usable).items():
         if missing := without_prediction(of_take, loaded):
             problems.append(f"{name} is left out: {missing}")
     return _evaluate(usable, loaded, {}, about, problems, out)
@@ -116,7 +116,7 @@ def evaluate_model(
     Args:
         generator: the model.
         dataset: where the takes are.
-        samples: the truth; timepoints of a take are predicted in this order.
+        samples: the truth; the timepoints of a take are predicted in the order of time.
         out: the results file. The generated texts are kept beside it as JSON lines.
         about: what the results file says of the run besides what is known here.
         memory: each prompt has the memory of what was predicted before in its take.
@@ -127,9 +127,7 @@ def evaluate_model(
         UserError: no take could be finished, another run is writing `out`, or it holds answers of another model.
     """
     usable, wrong = _with_usable_truth(samples, truth)
-    frames: defaultdict[Any, list[str]] = defaultdict(list)
-    for sample in usable:
-        frames[find_take(sample.take_name)].append(sample.frame_id)
+    frames = {find_take(name): [sample.frame_id for sample in of_take] for name, of_take in by_take(usable).items()}
     with open_answers(answers_path(out), about_answers(generator, memory, batch_size)) as answers:
         texts, problems = answer_takes(generator, dataset, frames, answers, memory, batch_size)
         whole = [sample for sample in usable if sample.sample_id in texts]
@@ -168,11 +166,13 @@ def _evaluate(
     scored = [sample for sample in samples if sample.take_name not in incomplete]
     if not scored and problems:
         raise UserError(f"nothing can be scored; {'; '.join(problems)}")
-    scores = score(scored, predictions)
-    confusions = [score_sample(sample, predictions[sample.sample_id]).predicates.confusion for sample in scored]
-    blocks = bootstrap.block_sums([sample.take_name for sample in scored], np.stack(confusions))
+    if not scored:
+        raise UserError("there are no samples to score; check the split and the takes on disk")
+    reports = [score_sample(sample, predictions[sample.sample_id]) for sample in scored]
+    confusions = np.stack([report.predicates.confusion for report in reports])
+    blocks = bootstrap.block_sums([sample.take_name for sample in scored], confusions)
     evaluation = Evaluation(
-        scores,
+        summarise(scored, reports),
         bootstrap.intervals(SCORED_PREDICATES, blocks),
         {**about, "code": code_version(), "annotations": annotations_fingerprint(scored)},
         {
@@ -192,17 +192,10 @@ def _evaluate(
     return evaluation
 
 
-def _by_take(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
-    by_take: defaultdict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        by_take[sample.take_name].append(sample)
-    return by_take
-
-
 def _with_usable_truth(samples: Sequence[Sample], truth: Path | None) -> tuple[list[Sample], list[str]]:
     """The samples of takes whose truth can be scored, and a line for each other take, before anything is asked."""
     problems = {}
-    for name, of_take in _by_take(samples).items():
+    for name, of_take in by_take(samples).items():
         try:
             for sample in of_take:
                 score_sample(sample, ())

@@ -146,7 +146,7 @@ def answer_takes(
                 if memory and timepoint.take in problems:
                     continue  # what comes after would be asked with another memory
                 past = truncate(memories[timepoint.take].text()) if memory else None
-                sample_id = _sample_id(timepoint)
+                sample_id = timepoint.sample_id
                 try:
                     question = generator.question(timepoint, past)
                     known = answers.find(sample_id, question)
@@ -167,7 +167,7 @@ def answer_takes(
                 texts |= {answer.key: answer.text for answer in new}
             for timepoint in group if memory else ():
                 if timepoint.take not in problems:
-                    memories[timepoint.take].add(parse(texts[_sample_id(timepoint)]), int(timepoint.frame_id))
+                    memories[timepoint.take].add(parse(texts[timepoint.sample_id]), int(timepoint.time))
     if changed:
         told = "their question has changed since (memory, files, settings or the code that reads them)"
         print(f"{changed} timepoints were generated again: {told}", file=sys.stderr)
@@ -202,7 +202,7 @@ def seen_of(
     generator: SceneGraphGenerator, dataset: Dataset, sample_ids: Collection[str], takes: Iterable[Take], memory: bool
 ) -> Seen:
     """What was present at timepoints that have been answered."""
-    found = (point for take in takes for point in dataset.take(take).timepoints if _sample_id(point) in sample_ids)
+    found = (point for take in takes for point in dataset.take(take).timepoints if point.sample_id in sample_ids)
     return count_seen(found, generator.model.settings.modalities, memory)
 
 
@@ -227,7 +227,3 @@ def _side_by_side(lanes: Sequence[Sequence[Timepoint]], size: int) -> Iterator[l
             running.append(deque(waiting.pop()))
         yield [lane.popleft() for lane in running]
         running = [lane for lane in running if lane]
-
-
-def _sample_id(timepoint: Timepoint) -> str:
-    return f"{timepoint.take.sample_name}_{timepoint.frame_id}"

@@ -109,7 +109,7 @@ def training_records(
         others = [find(samples[other]) for other in similar.draw(index, generator)] if similar else []
         if not _has_evidence(timepoint):
             continue
-        history = changes_before(logs[sample.take_name], second(sample)) if options.temporal else []
+        history = changes_before(logs[sample.take_name], sample.position) if options.temporal else []
         try:
             records = [make(timepoint, others, sample, history) for _ in range(options.permutations)]
         except UserError as error:
@@ -215,20 +215,9 @@ def change_logs(
 ) -> dict[str, list[Change]]:
     """The change log of each take, its timepoints in order; `remembered` turns a graph into what memory holds of it."""
     memories: dict[str, Memory] = {}
-    for sample in sorted(samples, key=second):
-        memories.setdefault(sample.take_name, Memory()).add(remembered(sample.triplets), second(sample))
+    for sample in sorted(samples, key=lambda sample: sample.position):
+        memories.setdefault(sample.take_name, Memory()).add(remembered(sample.triplets), sample.position)
     return {take_name: memory.log for take_name, memory in memories.items()}
-
-
-def second(sample: Sample) -> int:
-    """The position of a sample in its take.
-
-    Raises:
-        UserError: its frame_id is no number.
-    """
-    if not (sample.frame_id.isascii() and sample.frame_id.isdigit()):
-        raise UserError(f"{sample.sample_id}: frame_id must be a position in the take's index, like 000017")
-    return int(sample.frame_id)
 
 
 def _timepoint(dataset: Dataset, sample: Sample) -> Timepoint:
@@ -239,7 +228,7 @@ def _usable(dataset: Dataset, samples: Iterable[Sample], left_out: LeftOut | Non
     """The samples whose timepoints are on disk."""
     for sample in samples:
         try:
-            second(sample)
+            _ = sample.position
             _timepoint(dataset, sample)
         except UserError as error:
             _leave_out(sample, error, left_out)

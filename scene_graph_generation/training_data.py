@@ -18,7 +18,7 @@ from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.prompts import BLOCKS, IMAGE_MARK, conversation, drop_blocks, without_blocks
 from operating_room.readers import read_json
-from operating_room.scene_graph import parse, target_text
+from operating_room.scene_graph import parse, split_sample_id, target_text
 from operating_room.takes import find_take
 from operating_room.vocabulary import PREDICATES
 from scene_graph_generation.collate import Example
@@ -83,7 +83,7 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
 
     def _slots(self, record: Record) -> tuple[Path | None, ...]:
         """The pictures in the slots of the evaluation, so that a slot is always the same camera."""
-        take_name, _, frame_id = record["id"].rpartition("_")
+        take_name, frame_id = split_sample_id(record["id"])
         timepoint = self._dataset.take(find_take(take_name)).timepoint(frame_id)
         return Evidence.of_timepoint(timepoint).views
 

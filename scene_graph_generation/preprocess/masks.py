@@ -18,10 +18,11 @@ from jaxtyping import UInt8
 
 from operating_room import layout
 from operating_room.categories import colors_to_labels
-from operating_room.dataset import Dataset, RecordedTake, read_index
+from operating_room.dataset import Dataset, RecordedTake
 from operating_room.errors import UserError
 from operating_room.files import atomic_path
 from operating_room.fingerprints import fingerprint
+from operating_room.index import read_index
 from operating_room.masks import reduce_labels
 from operating_room.readers import read_json, read_label_mask, read_picture
 from operating_room.takes import Take

@@ -18,9 +18,9 @@ from pathlib import Path
 from operating_room import layout
 from operating_room.dataset import Dataset, RecordedTake
 from operating_room.errors import UserError
-from operating_room.file_checks import take_seconds
 from operating_room.files import write_json
 from operating_room.fingerprints import content_fingerprint
+from operating_room.folders import list_names
 from operating_room.progress import track
 from operating_room.readers import read_json
 from operating_room.takes import SPLITS, TAKES, Take, split_takes
@@ -80,7 +80,7 @@ def places(recorded: RecordedTake, place: Callable[[Path, Take, str], Path]) -> 
     Raises:
         UserError: the list of seconds is damaged.
     """
-    times = [f"{second:06d}" for second in take_seconds(recorded)]
+    times = [f"{second:06d}" for second in recorded.seconds]
     return {time: place(recorded.root, recorded.take, time) for time in times}
 
 
@@ -117,8 +117,7 @@ def settle(
     path = note or folder / f"{SETTINGS}{kind}.json"
     wanted = {**settings, SOURCE: content_fingerprint(sources)}
     ending = kind + next((Path(name).suffix for name in made), "")
-    names = os.listdir(folder) if folder.is_dir() else []
-    there = {name for name in names if name.endswith(ending) and not name.startswith(".")}
+    there = {name for name in list_names(folder) if name.endswith(ending)}
     if path.exists():
         stored = read_json(path)
         if not isinstance(stored, dict):

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from operating_room import dataset as dataset_module
-from operating_room.dataset import Dataset, Timepoint, read_index
+from operating_room import folders as folders_module
+from operating_room.dataset import Dataset, Timepoint
 from operating_room.errors import UserError
+from operating_room.index import read_index, read_seconds
 from operating_room.takes import MMOR, Take, find_take
 from tests.operating_room.tiny_dataset import MMOR_NAME, write, write_dataset, write_fourdor, write_mmor
 
@@ -213,8 +214,8 @@ def test_damaged_tracks(root: Path) -> None:
 
 def test_folders_are_listed_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed: list[str] = []
-    listdir = dataset_module.os.listdir
-    monkeypatch.setattr(dataset_module.os, "listdir", lambda folder: listed.append(str(folder)) or listdir(folder))
+    listdir = folders_module.os.listdir
+    monkeypatch.setattr(folders_module.os, "listdir", lambda folder: listed.append(str(folder)) or listdir(folder))
     recorded = Dataset(root).take(KNEE)
     assert not listed
     assert recorded.timepoints == recorded.timepoints

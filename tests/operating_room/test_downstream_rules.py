@@ -41,7 +41,7 @@ def test_phases_come_in_order_and_last_until_the_next() -> None:
 def test_derived_labels_have_the_form_of_the_dataset() -> None:
     touch = Triplet("circulator", "instrument_table", "touching")
     labels = derive_labels(
-        [Sample("001_PKA_MMOR", f"{i:06d}", graph) for i, graph in enumerate([(touch,), (LYING,)])], our_rules()
+        [Sample("001_PKA_MMOR", f"{i:06d}", graph) for i, graph in enumerate([(touch,), (LYING,)])], our_rules(), [0, 1]
     )
     assert labels == {
         "next_action": {"000000": ["bring in", 1], "000001": ["bring out", 1]},
@@ -59,7 +59,14 @@ def test_derived_labels_have_the_form_of_the_dataset() -> None:
         ("- monitor", "- television", "entities has no 'television'"),
         ("predicates: [touching", "predicates: [feeling", "predicates has no 'feeling'"),
         ("phase: Turn on", "phase: Turn off", "phases has no 'turn off'"),
-        ("next_action:", "next_action: {", "is no YAML"),
+        ("next_action:", "next_action: {", "is not valid YAML"),
+        ("  gap: 8", "  gap: .inf", "is no rule file"),
+        ("  gap: 8", "  gap: -3", "must not be negative"),
+        (
+            "relations: [[mps, mako_robot, calibrating]]",
+            "relations: []",
+            "'Initial Calibration by MPS' needs relations",
+        ),
     ],
 )
 def test_mistakes_in_a_rule_file_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -70,7 +70,7 @@ def test_record_round_trip() -> None:
         None,
         [],
         {"take_name": "001_PKA_MMOR", "frame_id": "000001"},
-        {"take_name": "001_PKA_MMOR", "frame_id": 1, "relationships": []},
+        {"take_name": "001_PKA_MMOR", "frame_id": 1.5, "relationships": []},
         {"take_name": "001_PKA_MMOR", "frame_id": "000001", "relationships": ["abc"]},
         {"take_name": "001_PKA_MMOR", "frame_id": "000001", "relationships": [["nurse", "saw"]]},
         {"take_name": "001_PKA_MMOR", "frame_id": "000001", "relationships": [["nurse", "saw", None]]},

@@ -22,7 +22,7 @@ from operating_room import layout
 from operating_room.dataset import Dataset, Timepoint
 from operating_room.prompts import IMAGE_MARK, MEMORY_END, MEMORY_START, evaluation_pictures
 from operating_room.readers import read_audio, read_label_mask, read_picture
-from operating_room.scene_graph import parse, target_text
+from operating_room.scene_graph import parse, split_sample_id, target_text
 from operating_room.takes import MMOR, find_take
 from scene_graph_generation.collate import Example
 from scene_graph_generation.config import MM2SGConfig
@@ -150,7 +150,7 @@ class Listener(SceneGraphGenerator):
     def read(self, timepoint: Timepoint, memory: str | None) -> Any:
         """The question by its sample id."""
         super().read(timepoint, memory)
-        sample_id = f"{timepoint.take.sample_name}_{timepoint.frame_id}"
+        sample_id = timepoint.sample_id
         self.shown[sample_id] = self._noted
         return SimpleNamespace(sample_id=sample_id, dropped_memory=0)
 
@@ -185,7 +185,7 @@ def evaluation_prompts(config: str, cases: Sequence[Mapping[str, Any]], root: Pa
     named, counted = Dataset(root), Dataset(root, positional_views=True)
     ours, theirs = [], []
     for (_, evidence), case in zip(shown, cases):
-        name, _, frame = case["sample_id"].rpartition("_")
+        name, frame = split_sample_id(case["sample_id"])
         pictures = [evaluation_pictures(d.take(find_take(name)).timepoint(frame)) for d in (named, counted)]
         if pictures[0] == pictures[1]:
             ours.append([BLACK if path is None else path.relative_to(root).as_posix() for path in evidence.views])

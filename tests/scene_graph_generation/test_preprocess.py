@@ -16,7 +16,6 @@ from operating_room import layout
 from operating_room.categories import BY_ENTITY
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
-from operating_room.file_checks import take_seconds
 from operating_room.readers import read_audio
 from operating_room.takes import FOURDOR, MMOR, Take
 from scene_graph_generation.preprocess.audio import preprocess_audio
@@ -120,7 +119,7 @@ def test_a_take_without_list_of_seconds_has_them_in_its_index(dataset: Dataset) 
 
 def test_seconds_are_sorted_by_number(dataset: Dataset) -> None:
     write(layout.take_json(dataset.roots[MMOR], TAKE), {"timestamps": {"10": {}, "9": {}, "100": {}}})
-    assert list(take_seconds(Dataset(dataset.root).take(TAKE))) == [9, 10, 100]
+    assert list(Dataset(dataset.root).take(TAKE).seconds) == [9, 10, 100]
 
 
 def tone(hertz: float, rate: int, channels: int = 1) -> np.ndarray:
