@@ -18,12 +18,19 @@ Root = Annotated[Path, typer.Argument(help=DATA_FOLDER)]
 @app.command("check")
 def check(
     root: Root = Path("data"),
+    take: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this take, or the takes of this split; repeat for several (default: all on disk)."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Tell what is on disk and what is wrong with it. Exit code: 0 complete, 1 gaps, 2 broken files."""
+    """Tell what is on disk and what is wrong with it. Exit code: 0 complete, 1 gaps, 2 broken files.
+
+    Takes that are not there are gaps if their split is asked for, else they are only noted.
+    """
     from operating_room import doctor
 
-    report = doctor.check(root)
+    report = doctor.check(root, take)
     typer.echo(json.dumps(report.to_json(), indent=1) if as_json else str(report))
     raise typer.Exit(report.exit_code)
 

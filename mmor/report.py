@@ -49,8 +49,9 @@ def write_report(path: Path, result: TakeResult) -> None:
         UserError: a picture or mask cannot be read, or the page cannot be written.
     """
     template = resources.files("mmor").joinpath("report.html").read_text("utf-8")
-    # "</" would end the script element in which the data stand
-    data = json.dumps(_page(result), ensure_ascii=False).replace("</", "<\\/")
+    # "</script" would end the script element in which the data stand, and "<!--<script" hide its end from the parser,
+    # as a transcript may hold; in JSON "<" stands in strings only.
+    data = json.dumps(_page(result), ensure_ascii=False).replace("<", "\\u003c")
     write_text(path, template.replace("__DATA__", data))
 
 

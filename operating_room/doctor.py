@@ -1,7 +1,7 @@
 """What is on disk, and what is wrong with it: `mmor data check`.
 
-Every file that an index points to is looked into, pictures, clouds and sound only as far as damage can be seen. One
-problem never hides another: all are collected, each in one line that names the file.
+Every file that an index points to is read by the reader of the models. One problem never hides another: all are
+collected, each in one line that names the file.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from operating_room import file_checks, layout
-from operating_room.dataset import Dataset, RecordedTake, read_index, read_tracks
+from operating_room.dataset import Dataset, RecordedTake
 from operating_room.errors import UserError
+from operating_room.folders import folders_of_no_take
+from operating_room.index import read_index, read_seconds
 from operating_room.machine import cpu_threads
 from operating_room.progress import track
-from operating_room.readers import check_audio, read_subtitles
-from operating_room.takes import FOURDOR, MMOR, TAKES, Take, split_takes, splits_of
+from operating_room.readers import read_subtitles
+from operating_room.takes import FOURDOR, MMOR, OWN, SPLITS, Take, split_takes, splits_of
 
 # Files per timepoint by modality, as `Timepoint` names them. How many label masks there are is up to the annotators.
 _PER_TIMEPOINT = {
@@ -62,16 +64,10 @@ _HINTS = {
     **dict.fromkeys(("room_views", "tracker"), f"normal for some takes, else {_UNPACK}"),
     **dict.fromkeys(("audio", "audio_embedding", "transcript", "masks"), "`mmor scene-graph preprocess` writes it"),
 }
-_ONCE = {
-    "tracker": (layout.tracks, read_tracks),
-    "take_json": (layout.take_json, file_checks.read_seconds),
-    "recording": (layout.recording, check_audio),
-    "subtitles": (layout.subtitles, read_subtitles),
-}
 _FRAME_LABELS = {
-    "next_action": (layout.next_action, file_checks.is_next_action),
-    "robot_phase": (layout.robot_phase, file_checks.is_robot_phase),
-    "sterility_breach": (layout.sterility_breach, file_checks.is_sterility_breach),
+    "next_action": layout.next_action,
+    "robot_phase": layout.robot_phase,
+    "sterility_breach": layout.sterility_breach,
 }
 _MAIN_SPLITS = ("train", "val", "test", "short_clips")  # every published take is in one of these
 
@@ -79,6 +75,7 @@ _MAIN_SPLITS = ("train", "val", "test", "short_clips")  # every published take i
 class Severity(IntEnum):
     """How bad a finding is; the worst one is the exit code."""
 
+    NOTE = 0  # worth knowing, and nothing is wrong
     GAP = 1  # something is not there
     BROKEN = 2  # something is there and cannot be used
 
@@ -93,7 +90,7 @@ class Finding:
 
 
 @dataclass
-class TakeReport:
+class TakeFiles:
     """What is there of one take: number of files by modality, and by name for those that a take has once."""
 
     take: Take
@@ -110,11 +107,11 @@ class TakeReport:
 
 
 @dataclass(frozen=True)
-class Report:
+class Checkup:
     """The result of `check`: print it, or store `to_json()`."""
 
     root: Path
-    takes: tuple[TakeReport, ...]
+    takes: tuple[TakeFiles, ...]
     findings: tuple[Finding, ...]  # the broken before the gaps
     opened: int  # files that were looked into
 
@@ -149,18 +146,28 @@ class Report:
         )
 
 
-def check(root: Path) -> Report:
+def check(root: Path, names: Sequence[str] | None = None) -> Checkup:
     """Look at everything below `root`, the folder that holds MM-OR_data and/or 4D-OR_data, or one of these.
 
+    Args:
+        root: where to look.
+        names: takes and splits to look at, as in `Dataset.choose`; takes of a named split that are absent are gaps.
+            None is all that is there; which published takes are not is only noted.
+
     Raises:
-        UserError: there is no dataset at all. Whatever else is wrong goes into the report.
+        UserError: there is no dataset at all, or a named take is not there. Whatever else is wrong goes into the
+            report.
     """
     dataset = Dataset(root)
-    takes = dataset.takes()
+    takes = dataset.choose(names) if names is not None else dataset.takes()
     visit = _Visit()
-    reports = tuple(visit.count(dataset.take(take)) for take in takes)
+    reports = tuple(visit.count(dataset.take(take)) for take in track(takes, "listing takes"))
+    on_disk = dataset.takes()
     for name, data in dataset.roots.items():
-        visit.look_for_absent_takes(data, name, [take for take in takes if take.dataset == name])
+        if names is None:
+            visit.look_for_folders_of_no_take(data, name)
+        splits = _MAIN_SPLITS if names is None else [split for split in names if split in SPLITS]
+        visit.look_for_absent_takes(data, name, splits, on_disk, Severity.NOTE if names is None else Severity.GAP)
     by_folder = sorted(takes, key=lambda take: (take.dataset, take.folder))
     for _, sharing in groupby(by_folder, key=lambda take: (take.dataset, take.folder)):
         visit.look_at_labels([dataset.take(take) for take in sharing])
@@ -168,9 +175,9 @@ def check(root: Path) -> Report:
         complaints = track(pool.map(_complaint, visit.jobs.values()), "checking files", total=len(visit.jobs))
         for path, complaint in zip(visit.jobs, complaints):
             if complaint:
-                visit.note(Severity.BROKEN, path, complaint)
+                visit.note(Severity.BROKEN, path, complaint if str(path) in complaint else f"{path}: {complaint}")
     findings = sorted(visit.findings, key=lambda finding: (-finding.severity, finding.path))
-    return Report(root, reports, tuple(findings), len(visit.jobs))
+    return Checkup(root, reports, tuple(findings), len(visit.jobs))
 
 
 class _Visit:
@@ -184,14 +191,14 @@ class _Visit:
         """Add a finding."""
         self.findings[Finding(severity, path, message)] = None
 
-    def count(self, recorded: RecordedTake) -> TakeReport:
+    def count(self, recorded: RecordedTake) -> TakeFiles:
         """Count the files of a take."""
         take = recorded.take
-        report = TakeReport(take)
+        report = TakeFiles(take)
         try:
             files = list(_files(recorded))
         except UserError as error:
-            self.note(Severity.BROKEN, recorded.index_file, str(error))
+            self.note(Severity.BROKEN, _index_file(recorded), str(error))
             return report
         report.timepoints = len(recorded.expected)
         report.expected = {name: number * report.timepoints for name, number in _PER_TIMEPOINT[take.dataset].items()}
@@ -205,7 +212,8 @@ class _Visit:
                 missing.setdefault(name, path)
         if report.found["tracker"]:
             try:
-                report.found["tracker"] = sum(timepoint.tracker is not None for timepoint in recorded.timepoints)
+                known = {second for second, element in enumerate(recorded.tracks or ()) if element is not None}
+                report.found["tracker"] = sum(int(timepoint.time) in known for timepoint in recorded.expected)
             except UserError:  # the job on that file says what is wrong
                 del report.found["tracker"], report.expected["tracker"]
         for name, expected in report.expected.items():
@@ -215,27 +223,38 @@ class _Visit:
                 self.note(Severity.GAP, path, f"{path}: {what}; {_HINTS.get(name, _UNPACK)}")
         return report
 
-    def look_for_absent_takes(self, root: Path, dataset: str, on_disk: Sequence[Take]) -> None:
-        """Note the published takes that are not there, and folders of takes without index."""
-        published = {take.folder for take in TAKES if take.dataset == dataset}
-        for folder in sorted(published - {take.folder for take in on_disk}):
-            if (path := root / folder).is_dir():
-                self.note(Severity.BROKEN, path, f"{path}: has no {layout.INDEX_STEM}.json; {_UNPACK}")
-        for split in _MAIN_SPLITS:
+    def look_for_folders_of_no_take(self, root: Path, dataset: str) -> None:
+        """Note folders that hold a take by the look of it, and why it cannot be used."""
+        for path, reason in folders_of_no_take(root, dataset).items():
+            self.note(Severity.BROKEN, path, f"{path}: {reason}")
+
+    def look_for_absent_takes(
+        self, root: Path, dataset: str, splits: Sequence[str], on_disk: Sequence[Take], severity: Severity
+    ) -> None:
+        """Note the published takes that are not there."""
+        for split in splits:
             of_split = split_takes(split, (dataset,))
             names = [take.name for take in of_split if take not in on_disk]
             if names:
                 what = f"{len(names)} of {len(of_split)} takes of {split} are absent: {', '.join(names)}"
-                self.note(Severity.GAP, root, f"{root}: {what}; unpack them there if they are needed")
+                self.note(severity, root, f"{root}: {what}; unpack them there if they are needed")
 
     def look_at_labels(self, sharing: Sequence[RecordedTake]) -> None:
         """Look for labels of unknown frames, and into all label masks, in a folder that several takes may share."""
         root, take = sharing[0].root, sharing[0].take
         try:
-            frames = [numbers for recorded in sharing for numbers in _frames(recorded)]
-            frame_ids = [{timepoint.frame_id for timepoint in recorded.expected} for recorded in sharing]
+            sharing[0].list_folder(layout.take_folder(root, take))
         except UserError:
-            return  # an index is broken, which has been noted
+            return  # which has been noted
+        frames: list[dict[str, str]] = []
+        frame_ids: dict[Take, set[str]] = {}
+        for recorded in sharing:
+            try:
+                frames += _frames(recorded)
+                frame_ids[recorded.take] = {timepoint.frame_id for timepoint in recorded.expected}
+            except UserError:
+                pass  # that index is broken, which has been noted; whether its labels have frames cannot be told
+        complete = len(frame_ids) == len(sharing)
         for camera in layout.SEGMENTATION_CAMERAS[take.dataset]:
             folder, key = layout.label_mask_folder(root, take, camera), layout.frame_key(take, camera)
             numbers = {number[key] for number in frames if key in number}
@@ -243,13 +262,16 @@ class _Visit:
             for name in self._list(sharing[0], folder):
                 if name.endswith(".png"):
                     self.jobs.setdefault(folder / name, partial(file_checks.check_label_mask, folder / name))
-                    self._require_frame(folder / name, name in known)
-        for recorded, own_ids in zip(sharing, frame_ids):
+                    self._require_frame(folder / name, not complete or name in known)
+        for recorded in sharing:
             shared, own = layout.relation_label_folders(root, recorded.take)
-            for folder, known in ((shared, set().union(*frame_ids)), (own, own_ids)):
+            for folder, known_ids in (
+                (shared, set().union(*frame_ids.values()) if complete else None),
+                (own, frame_ids.get(recorded.take)),
+            ):
                 for name in self._list(recorded, folder):
-                    if name.endswith(".json"):
-                        self._require_frame(folder / name, name.removesuffix(".json") in known)
+                    if name.endswith(".json") and known_ids is not None:
+                        self._require_frame(folder / name, name.removesuffix(".json") in known_ids)
 
     def _require_frame(self, path: Path, known: bool) -> None:
         if not known:
@@ -272,34 +294,63 @@ def _files(recorded: RecordedTake) -> Iterator[tuple[str, Path, Callable[[], obj
             yield name, path, partial(file_checks.CHECKS[name], path, take)
     if take.dataset == FOURDOR:
         return
-    for name, (path_of, check_file) in _ONCE.items():
-        path = path_of(root, take)
+    for name, path, check_file in (
+        ("tracker", layout.tracks(root, take), file_checks.check_tracks),
+        ("take_json", layout.take_json(root, take), read_seconds),
+        ("recording", layout.recording(root, take), partial(file_checks.check_recording, last=_last(recorded))),
+        ("subtitles", layout.subtitles(root, take), read_subtitles),
+    ):
         yield name, path, partial(check_file, path)
     frame_ids = {timepoint.frame_id for timepoint in recorded.expected}
-    for name, (path_of, is_label) in _FRAME_LABELS.items():
+    for task, path_of in _FRAME_LABELS.items():
         path = path_of(root, take)
-        yield name, path, partial(file_checks.check_frame_labels, path, is_label, frame_ids)
+        yield task, path, partial(file_checks.check_frame_labels, path, task, frame_ids)
 
 
-def _frames(recorded: RecordedTake) -> list[dict[str, Any]]:
+def _index_file(recorded: RecordedTake) -> Path:
+    """The index file of a take, or the folder in which it cannot be looked for."""
+    try:
+        return recorded.index_file
+    except UserError:
+        return layout.take_folder(recorded.root, recorded.take)
+
+
+def _last(recorded: RecordedTake) -> int:
+    """The last second of a take, of which there are words and sound."""
+    try:
+        return list(recorded.seconds)[-1]
+    except (UserError, IndexError):  # the check of that file says what is wrong
+        return 0
+
+
+def _frames(recorded: RecordedTake) -> list[dict[str, str]]:
     """The frame numbers in index and take_jsons; annotators may have worked with either."""
-    frames: list[dict[str, Any]] = [numbers for _, numbers in read_index(recorded.index_file)]
-    path = layout.take_json(recorded.root, recorded.take)
-    if recorded.take.dataset == MMOR and path.exists():
-        with contextlib.suppress(UserError):  # the check of that file says what is wrong
-            frames += file_checks.read_seconds(path).values()
+    frames = [numbers for _, numbers in read_index(recorded.index_file)]
+    with contextlib.suppress(UserError):  # the check of that file says what is wrong
+        frames += recorded.seconds.values()
     return frames
 
 
 def _complaint(job: Callable[[], object]) -> str | None:
+    """What is wrong with a file; the check of one never ends those of all others."""
     try:
-        job()
+        _read(job)
     except UserError as error:
         return str(error)
     return None
 
 
-def _table(reports: Sequence[TakeReport]) -> list[str]:
+def _read(job: Callable[[], object]) -> None:
+    try:
+        job()
+    except UserError:
+        raise
+    except Exception as error:  # whatever a reader stumbles over, the file is bad
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        raise UserError(f"cannot be read ({what}); do not use this file, and please report it") from error
+
+
+def _table(reports: Sequence[TakeFiles]) -> list[str]:
     """One line per take: found/expected files, or one number where nothing is missing."""
     rows = [["take", "splits", "timepoints", *_COLUMNS.values(), "take files"]]
     for report in reports:
@@ -308,7 +359,7 @@ def _table(reports: Sequence[TakeReport]) -> list[str]:
         cells = [_cell(found[name], expected.get(name, found[name])) for name in _COLUMNS]
         total = _cell(sum(found[name] for name in once), len(once))
         splits = ", ".join(splits_of(report.take))
-        rows.append([report.take.name, splits or "own", str(report.timepoints), *cells, total])
+        rows.append([report.take.name, splits or OWN, str(report.timepoints), *cells, total])
     widths = [max(map(len, column)) for column in zip(*rows)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
 

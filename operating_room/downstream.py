@@ -216,7 +216,7 @@ def label_class(task: str, stored: Any) -> str | None:
             return None
         case "next_action", []:
             return NONE  # crashed the published evaluation (section 11, fix 6)
-        case "next_action", [str(action), *_]:
+        case "next_action", [str(action), int() | float(), *_]:
             return action
         case "robot_phase", str(phase):
             return phase.lower().strip()

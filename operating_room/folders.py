@@ -114,7 +114,7 @@ def _published_names(dataset: str) -> frozenset[str]:
 def _own_take(name: str, dataset: str) -> Take | None:
     """The take that a folder of this name holds, if it may be one of the user's own."""
     if dataset == MMOR:
-        return Take(MMOR, name) if is_own_name(name) else None
+        return Take(MMOR, name) if is_own_name(name) and name not in layout.folders_beside() else None
     number = _FOURDOR_FOLDER.fullmatch(name)
     return None if number is None else Take(FOURDOR, f"{int(number[1]):03d}_{FOURDOR}")
 

@@ -1,13 +1,14 @@
-"""Files that say which frame belongs to which moment: index files, `take_jsons`, tracks (data specification, section 1).
+"""Files that say which frame belongs to which moment: index files, take_jsons, tracks (data specification, section 1).
 
-Two files tell the same frame numbers, and people write them in several ways: `17`, `17.0`, `"17"` and `"000017"` are one
-number, as file names spell it. Time must grow: two timepoints of one time would share sound, words, cloud and masks,
-and a memory would run backwards.
+Two files tell the same frame numbers, and people write them in several ways: `17`, `17.0`, `"17"` and `"000017"` are
+one number, as file names spell it. Time must grow: two timepoints of one time would share sound, words, cloud and
+masks, and a memory would run backwards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def read_index(path: Path) -> list[tuple[str, dict[str, str]]]:
                 f"{path}: element {position} is not [time stamp, {{camera: frame number}}] but "
                 f"{str(element)[:80]}; copy the index again"
             ) from error
-    for position, ((before, _), (now, _)) in enumerate(zip(index, index[1:]), 1):
+    for position, ((before, _), (now, _)) in enumerate(pairwise(index), 1):
         if int(now) <= int(before):
             what = f"the same time {now}" if int(now) == int(before) else f"the times {before} and {now}"
             raise UserError(

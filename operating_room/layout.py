@@ -201,6 +201,15 @@ def sterility_breach(root: Path, take: Take) -> Path:
     return root / "take_timestamp_to_sterility_breach" / f"{take.name}.json"
 
 
+def folders_beside() -> frozenset[str]:
+    """The names of the folders beside those of the takes, which hold no take whatever they look like."""
+    take = Take(MMOR, "")
+    of_takes = (take_json, tracks, recording, subtitles, next_action, robot_phase, sterility_breach)
+    of_seconds = (screen_summary, audio_clip, audio_embedding, transcript, point_cloud)
+    paths = [path_of(Path(), take) for path_of in of_takes] + [path_of(Path(), take, "") for path_of in of_seconds]
+    return frozenset(path.parts[0] for path in [*paths, small_mask(Path(), take, "", 0)])
+
+
 def _room_stem(camera: int, frame: str) -> str:
     return f"camera{camera:02d}_colorimage-{frame}"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from operating_room import layout
 from operating_room.dataset import Timepoint
 from operating_room.errors import UserError
 from operating_room.layout import ROBOT_SCREEN
@@ -102,15 +103,20 @@ def timepoint_prompt(timepoint: Timepoint, memory: str | None, known: dict[Path,
         UserError: a file is damaged, or its content cannot be told (see `human_prompt`).
     """
     known = {} if known is None else known
-    for path, read in ((timepoint.robot_screen, _read_object), (timepoint.transcript, _read_text)):
+    for path, read in ((timepoint.robot_screen, read_screen), (timepoint.transcript, read_speech)):
         if path is not None and path not in known:
             known[path] = read(path)
     robot = None if timepoint.robot_screen is None else known[timepoint.robot_screen]
     speech = None if timepoint.transcript is None else known[timepoint.transcript]
     try:
+        metadata_blocks(robot, None, None)
+    except UserError as error:
+        raise UserError(f"{timepoint.robot_screen}: {error}") from error
+    try:
         return human_prompt(robot, timepoint.tracker, speech, memory)
     except UserError as error:
-        raise UserError(f"{timepoint.take.sample_name}, timepoint {timepoint.frame_id}: {error}") from error
+        file = layout.tracks(Path(), timepoint.take)
+        raise UserError(f"{timepoint.sample_id}, second {int(timepoint.time)} of {file}: {error}") from error
 
 
 def conversation(prompt: str) -> str:
@@ -161,15 +167,25 @@ def evaluation_pictures(timepoint: Timepoint) -> list[Path | None]:
     return slots + [picture for picture in extra if picture is not None]
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_screen(path: Path) -> dict[str, Any]:
+    """The parts of the robot's screen.
+
+    Raises:
+        UserError: the file is damaged or no object.
+    """
     value = read_json(path)
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object, not {type(value).__name__}; copy the file again")
     return value
 
 
-def _read_text(path: Path) -> str:
-    text = _read_object(path).get("text")
+def read_speech(path: Path) -> str:
+    """The words before a timepoint.
+
+    Raises:
+        UserError: the file is damaged or of another form.
+    """
+    text = read_screen(path).get("text")
     if not isinstance(text, str):
         raise UserError(f"{path}: a transcript needs a string under 'text'; make the transcripts again")
     return text

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _COPY_AGAIN = "copy it again from the dataset archive"
 _MAX_PIXELS = 64_000_000  # far above any camera; a larger size in a header is damage
+MAX_POINTS = 200_000  # of a cloud
+MAX_EXTENT = 600.0  # m; more than 2^16 voxels of 1 cm have no place on a curve
 _MP3_FRAME = 1152  # samples; encoders disagree by less than a frame on how long a recording is
 _MAX_LZF_RATIO = 100  # LZF cannot compress better than about 1:88
 _PNG_END = b"IEND\xaeB`\x82"
@@ -146,7 +148,7 @@ def check_picture(path: Path) -> None:
         if image.format == "PNG":
             image.verify()
         else:
-            image.draft("L", (image.width // 8, image.height // 8))
+            image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
     except _PICTURE_ERRORS as error:
         raise _bad_picture(path, error) from error
@@ -155,7 +157,11 @@ def check_picture(path: Path) -> None:
 def read_point_cloud(path: Path) -> Float32[np.ndarray, "points 6"]:
     """A coloured .pcd (ascii, binary or compressed) as x, y, z in m and r, g, b in 0..1; files hold mm.
 
-    Colours are one packed `rgb` (or `rgba`) field or the three fields r, g, b.
+    Colours are one packed `rgb` (or `rgba`) field or the three fields r, g, b. Points that are no number are left out:
+    depth cameras write NaN where nothing came back.
+
+    Raises:
+        UserError: see the module; also for no points or too many, and for coordinates too far apart.
     """
     data = read_bytes(path)
     _check_cloud(path, data)
@@ -171,16 +177,17 @@ def read_point_cloud(path: Path) -> Float32[np.ndarray, "points 6"]:
     else:
         colors = np.stack([points[name] for name in "rgb"], axis=1)
     metres = np.stack([points[name] for name in "xyz"], axis=1).astype(np.float32) / 1000
-    return np.concatenate([metres, colors.astype(np.float32) / 255], axis=1)
-
-
-def check_point_cloud(path: Path) -> None:
-    """Compare the header of a .pcd with its size, without reading the points.
-
-    Raises:
-        UserError: they do not fit, or a field is missing.
-    """
-    _check_cloud(path, read_bytes(path))
+    cloud = np.concatenate([metres, colors.astype(np.float32) / 255], axis=1)
+    cloud = cloud[np.isfinite(cloud).all(axis=1)]
+    if not 0 < len(cloud) <= MAX_POINTS:
+        lost = f", {len(points) - len(cloud)} more without depth" if len(cloud) < len(points) else ""
+        raise UserError(
+            f"{path}: has {len(cloud)} points{lost}, expected 1 to {MAX_POINTS}; thin it out or leave it out"
+        )
+    extent = float(np.ptp(cloud[:, :3], axis=0).max())
+    if extent > MAX_EXTENT:
+        raise UserError(f"{path}: is {extent:.0f} m wide, expected {MAX_EXTENT} at most; files hold millimetres")
+    return cloud
 
 
 def read_subtitles(path: Path) -> list[Subtitle]:

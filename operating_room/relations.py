@@ -6,7 +6,7 @@ Data specification, section 3. Raw relations are (subject, predicate, object), s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

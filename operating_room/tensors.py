@@ -84,6 +84,30 @@ def named_tensors(values: Any, path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def read_vector(path: Path, width: int | None = None) -> Tensor:
+    """The audio embedding of a file; float32, not the mapped file itself. Any width if none is asked for.
+
+    Raises:
+        UserError: the file is damaged, holds something else, a vector of another length, or values that are no number.
+    """
+    import torch
+
+    try:
+        stored = read_pickle(path)
+    except UserError as error:
+        raise UserError(f"{path}: cannot be read as an audio embedding; delete it and preprocess again") from error
+    try:
+        vector = named_tensors({"embedding": stored}, path)["embedding"]
+    except UserError:
+        vector = torch.zeros(0)  # something else
+    if not vector.numel() or not vector.is_floating_point() or width not in (None, vector.numel()):
+        length = "" if width is None else f" of {width} numbers"
+        raise UserError(f"{path}: expected an audio embedding{length}; delete it and preprocess again")
+    if not is_finite(vector):
+        raise UserError(f"{path}: holds values that are no number; delete it and preprocess again")
+    return vector.flatten().float().clone()
+
+
 def check_numbers(tensors: Mapping[str, Tensor], where: object) -> None:
     """Every floating-point value must be finite. Reads each tensor once and allocates nothing of its size.
 

@@ -114,7 +114,7 @@ def _answers(labels: Mapping[str, Mapping[str, Any]], sample: Sample) -> dict[st
 def _told(task: str, label: Any) -> str:
     """A stored label as an answer."""
     if task == "next_action":  # an empty list is met in the data and scored as none (section 11, fix 6)
-        return ": ".join(str(part) for part in label[:2]) if label else _NO_ACTION
+        return f"{label[0]}: {label[1]}" if label else _NO_ACTION
     if task == _BREACH:
         return f"Yes: {'; '.join(' '.join(breach) for breach in label)}" if label else _NO_BREACH
     if not isinstance(label, str):

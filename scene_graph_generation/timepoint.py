@@ -27,7 +27,7 @@ from operating_room.layout import MASKS_PER_TIMEPOINT
 from operating_room.masks import SMALL
 from operating_room.prompts import IMAGE_MARK, MEMORY_END, MEMORY_START, evaluation_pictures
 from operating_room.readers import read_label_mask, read_picture, read_point_cloud
-from operating_room.tensors import is_finite, named_tensors, read_pickle
+from operating_room.tensors import read_vector
 from scene_graph_generation.collate import IMAGE, Example
 from scene_graph_generation.config import MM2SGConfig
 from scene_graph_generation.tokens import Tokens
@@ -38,8 +38,7 @@ PAD_COLOR = tuple(int(255 * mean) for mean in MEAN)
 CLOUD_TOKENS = AUDIO_TOKENS = 1  # visual tokens beside those of the views; masks have three, however many there are
 OTHER_TOKENS = CLOUD_TOKENS + AUDIO_TOKENS + MASKS_PER_TIMEPOINT
 KEPT_BYTES = 1 << 30  # of prepared views that all readers of one training or evaluation keep together
-USUAL_POINTS, MAX_POINTS = 20_000, 200_000  # of a cloud
-MAX_EXTENT = 600.0  # m; more than 2^16 voxels of 1 cm have no place on a curve
+USUAL_POINTS = 20_000  # of a cloud
 BLACK_SIZE = (2048, 1536)  # px, of the picture that stands for a missing view (data specification, section 4.1)
 
 
@@ -267,21 +266,9 @@ def read_audio_embedding(path: Path, width: int) -> Float[Tensor, " width"]:
     """The stored audio vector.
 
     Raises:
-        UserError: the file is damaged, holds something else, a vector of another length, or values that are no number.
+        UserError: see `operating_room.tensors.read_vector`.
     """
-    try:
-        stored = read_pickle(path)
-    except UserError as error:
-        raise UserError(f"{path}: cannot be read as an audio embedding; delete it and preprocess again") from error
-    try:
-        vector = named_tensors({"embedding": stored}, path)["embedding"]
-    except UserError:
-        vector = torch.zeros(0)  # something else
-    if vector.numel() != width or not vector.is_floating_point():
-        raise UserError(f"{path}: expected an audio embedding of {width} numbers; delete it and preprocess again")
-    if not is_finite(vector):
-        raise UserError(f"{path}: holds values that are no number; delete it and preprocess again")
-    return vector.flatten().float().clone()  # not the mapped file itself
+    return read_vector(path, width)
 
 
 def read_masks(paths: Sequence[Path]) -> UInt8[Tensor, "masks 32 32"] | None:
@@ -307,14 +294,6 @@ def read_cloud(path: Path) -> Float[Tensor, "points 6"]:
     """Coordinates in metres and colours in 0..1.
 
     Raises:
-        UserError: the file is damaged, has no points or too many, or coordinates that are no number or too far apart.
+        UserError: see `operating_room.readers.read_point_cloud`.
     """
-    points = read_point_cloud(path)
-    if not 0 < len(points) <= MAX_POINTS:
-        raise UserError(f"{path}: has {len(points)} points, expected 1 to {MAX_POINTS}; thin it out or leave it out")
-    if not np.isfinite(points).all():
-        raise UserError(f"{path}: has coordinates or colours that are no number; remove these points")
-    extent = float(np.ptp(points[:, :3], axis=0).max())
-    if extent > MAX_EXTENT:
-        raise UserError(f"{path}: is {extent:.0f} m wide, expected {MAX_EXTENT} at most; files hold millimetres")
-    return torch.from_numpy(points)
+    return torch.from_numpy(read_point_cloud(path))

@@ -13,9 +13,9 @@ from operating_room import layout
 from operating_room.dataset import Dataset, RecordedTake
 from operating_room.errors import UserError
 from operating_room.files import write_bytes
+from operating_room.mp3 import read_mp3
 from operating_room.takes import Take
 from operating_room.transcripts import CLIP_S, audio_window
-from scene_graph_generation.preprocess.mp3 import read_mp3
 from scene_graph_generation.preprocess.run import Outcome, each_take, missing, places, settle
 
 _BLOCK = 1 << 20  # samples that are decoded at once

@@ -13,10 +13,10 @@ from operating_room.dataset import Dataset, RecordedTake
 from operating_room.errors import UserError
 from operating_room.files import write_json, write_text
 from operating_room.fingerprints import content_fingerprint
+from operating_room.mp3 import read_mp3
 from operating_room.readers import read_json, read_subtitles
 from operating_room.takes import Take
 from operating_room.transcripts import spoken_texts
-from scene_graph_generation.preprocess.mp3 import read_mp3
 from scene_graph_generation.preprocess.run import SETTINGS, Outcome, each_take, missing, places, settle
 
 WHISPER = "large-v3"

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from mmor import cli
 from operating_room.dataset import Dataset
 from operating_room.takes import find_take
+from tests.operating_room.tiny_dataset import write_dataset
 
 RUN = CliRunner()
 
@@ -53,7 +54,37 @@ def test_synthesize_check_and_convert(tmp_path: Path, capsys: pytest.CaptureFixt
     assert len(samples) == 40
 
     capsys.readouterr()
-    assert run("data", "check", str(tmp_path), "--json") == 1  # nine takes of 4D-OR are absent
+    assert run("data", "check", str(tmp_path), "--json") == 1  # masks are not made yet
     report = json.loads(capsys.readouterr().out)
+    assert {finding["severity"] for finding in report["findings"]} == {"gap", "note"}
     assert report == json.loads(json.dumps(report))
     assert any("005_4DOR" in str(take) for take in report["takes"])
+
+
+def test_relations_are_written_where_the_next_command_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`convert-relations DIR` wrote to ./data, over the tracked names there, and `--data DIR` found nothing."""
+    data = tmp_path / "recordings"
+    options = ("--take", "002_4DOR", "--seconds", "40", "--size", "32x24", "--workers", "1")
+    assert run("data", "synthesize", "--out", str(data), *options) == 0
+    names = {name: (Path("data") / name).read_text() for name in ("classes.txt", "relationships.txt")}
+    for name, text in names.items():
+        (data / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--data", str(data), "--split", "test", "--out", "samples", "--permutations", "1")
+    assert run("scene-graph", "samples", *arguments) == 2
+    assert "`mmor data convert-relations" in capsys.readouterr().err
+    assert run("data", "convert-relations", str(data / "4D-OR_data")) == 0
+    assert {name: (data / name).read_text() for name in names} == names  # few takes never shorten them
+    assert run("scene-graph", "samples", *arguments) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recordings", "samples"]
+
+
+def test_check_of_the_takes_that_are_meant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path)
+    for names in ((), ("--take", "001_PKA/"), ("--take", "001_4DOR", "--take", "001_PKA")):
+        assert run("data", "check", str(tmp_path), *names) == 0
+    assert run("data", "check", str(tmp_path), "--take", "train") == 1
+    assert run("data", "check", str(tmp_path), "--take", "own") == 2
+    assert "none of the takes of own is there" in capsys.readouterr().err

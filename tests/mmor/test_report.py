@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mmor import report
 from mmor.report import TakeResult, compare_graphs, write_report
 from operating_room import scoring
 from operating_room.dataset import Dataset
@@ -51,6 +52,19 @@ def test_the_data_in_the_page_are_those_of_the_take(result: TakeResult, tmp_path
     assert "annotated" in data["moments"][0]["views"][0]
     for sample, moment in zip(result.truth, data["moments"]):
         assert sorted(map(tuple, moment["triplets"])) == sorted((*triplet, "right") for triplet in sample.triplets)
+
+
+@pytest.mark.parametrize("text", ["<!--<script>", "</script>", "<!-- <SCRIPT", "]]>", 'a & b \u2028 "c" __DATA__'])
+def test_no_text_ends_or_hides_the_data(
+    text: str, result: TakeResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault 60: the page stayed empty when somebody was heard to say such a thing."""
+    monkeypatch.setattr(report, "_page", lambda _: {"heard": text})
+    write_report(tmp_path / "report.html", result)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    data = page.split('<script id="data" type="application/json">')[1].split("</script>")[0]
+    assert "<" not in data
+    assert json.loads(data) == {"heard": text}
 
 
 def test_triplets_are_right_missed_or_wrong() -> None:

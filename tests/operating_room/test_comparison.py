@@ -57,6 +57,26 @@ def test_downstream_tasks_are_compared_by_who_answered(tmp_path: Path) -> None:
     assert real == {"next_action, model"}
 
 
+def test_a_file_with_itself_and_with_the_same_answers(tmp_path: Path) -> None:
+    a = graphs(tmp_path / "a.json", TRUTH)
+    (tmp_path / "link.json").symlink_to(a)
+    for same in (a, tmp_path / "x" / ".." / "a.json", tmp_path / "link.json"):
+        with pytest.raises(UserError, match="are the same file"):
+            compare(a, same)
+    assert str(compare(a, graphs(tmp_path / "b.json", TRUTH))).endswith("so there is nothing to compare")
+
+
+def test_what_only_one_run_says_of_itself_is_one_line(tmp_path: Path) -> None:
+    a = graphs(tmp_path / "a.json", TRUTH, predictions="x.json", code="1")
+    b = graphs(tmp_path / "b.json", TRUTH[:1], folder="m", memory=True, code="2", split=None)
+    lines = str(compare(a, b)).splitlines()
+    assert lines[:3] == [
+        "code: 1 -> 2",
+        "only the first file tells: predictions",
+        "only the second file tells: folder, memory",
+    ]
+
+
 def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
     a = graphs(tmp_path / "a.json", TRUTH)
     with pytest.raises(UserError, match="same task"):

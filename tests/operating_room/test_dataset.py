@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -170,7 +171,65 @@ def test_damaged_index(content: str, tmp_path: Path) -> None:
     refuse_index(write(tmp_path / "index.json", content))
 
 
-@pytest.mark.parametrize("time", ["x", -1, True, None, 1.5, ""])
+@pytest.mark.parametrize("number", [17, 17.0, "17", "000017", "0017"])
+def test_numbers_have_one_spelling(number: object, root: Path) -> None:
+    """Fault 1: frame numbers that were no text of six digits found no file, without a word."""
+    path = write(root / "index.json", [[number, {"azure": number, "simstation": None, "other": []}]])
+    assert read_index(path) == [("000017", {"azure": "000017"})]
+    path = write(root / "seconds.json", {"timestamps": {"3": {"azure": number}, "02": {"pcd": number}}})
+    assert list(read_seconds(path).items()) == [(2, {"pcd": "000017"}), (3, {"azure": "000017"})]
+
+
+@pytest.mark.parametrize("kind", [int, float, str])
+def test_cameras_are_found_however_their_numbers_are_written(kind: Callable[[int], object], root: Path) -> None:
+    index = root / "MM-OR_data" / MMOR_NAME / "timestamp_to_pcd_and_frames_list.json"
+    seconds = root / "MM-OR_data" / "take_jsons" / f"{MMOR_NAME}.json"
+    before = Dataset(root).take(KNEE)
+    files = [list(timepoint.files()) for timepoint in before.timepoints]
+
+    def respell(frames: dict[str, str]) -> dict[str, object]:
+        return {key: kind(int(number)) for key, number in frames.items()}
+
+    write(index, [[kind(int(time)), respell(frames)] for time, frames, _ in json.loads(index.read_text())])
+    content = json.loads(seconds.read_text())["timestamps"]
+    write(seconds, {"timestamps": {second: respell(frames) for second, frames in content.items()}})
+    after = Dataset(root).take(KNEE)
+    assert [list(timepoint.files()) for timepoint in after.timepoints] == files
+    assert after.seconds == before.seconds
+
+
+@pytest.mark.parametrize(
+    "timestamps", [{"x": {}}, {"-1": {}}, {"1.5": {}}, {"1": []}, {"1": {"azure": "x"}}, {"1": {}, "01": {}}, []]
+)
+def test_damaged_seconds(timestamps: object, tmp_path: Path) -> None:
+    path = write(tmp_path / "seconds.json", {"timestamps": timestamps})
+    with pytest.raises(UserError) as refusal:
+        read_seconds(path)
+    assert str(path) in str(refusal.value)
+
+
+@pytest.mark.parametrize("times", [[1, 1], [2, 1], [1, 2, 2.0], ["1", "000001"]])
+def test_time_grows(times: list[object], tmp_path: Path) -> None:
+    path = write(tmp_path / "index.json", [[time, {}] for time in times])
+    with pytest.raises(UserError, match=r"index\.json: elements \d and \d have .*, but time must grow"):
+        read_index(path)
+
+
+def test_own_is_a_split(root: Path) -> None:
+    with pytest.raises(UserError, match="none of the takes of own is there"):
+        Dataset(root).choose(["own"])
+    write_mmor(root / "MM-OR_data", "knee")
+    assert Dataset(root).choose(["own"]) == Dataset(root).select("own") == [Take(MMOR, "knee")]
+    assert Dataset(root).choose(["own", "knee/", "001_PKA_MMOR/"]) == [Take(MMOR, "knee"), KNEE]
+
+
+@pytest.mark.parametrize("name", ["", "/", "_MMOR", "a b", "a.b", "../x", "knee_MMOR_MMOR", "\u00e4"])
+def test_names_that_are_no_takes(name: str) -> None:
+    with pytest.raises(UserError, match="take names have letters, digits"):
+        find_take(name)
+
+
+@pytest.mark.parametrize("time", ["x", -1, True, None, 1.5, "", float("nan"), float("inf"), 10**9, "1" * 5000])
 def test_damaged_time_stamp(time: object, tmp_path: Path) -> None:
     refuse_index(write(tmp_path / "index.json", [[time, {}]]))
 

@@ -123,7 +123,7 @@ def test_damaged_transcript_is_named(timepoint: Callable[..., Timepoint], tmp_pa
 
 
 def test_unknown_tracker_id_names_the_timepoint(timepoint: Callable[..., Timepoint]) -> None:
-    with pytest.raises(UserError, match="001_PKA_MMOR, timepoint 000003: tracker id"):
+    with pytest.raises(UserError, match=r"001_PKA_MMOR_000003, second 7 of take_tracks/001_PKA\.json: tracker id"):
         timepoint_prompt(timepoint(tracker={"unique_id_dicts": [TOOL | {"unique_id": "1"}]}), None)
 
 

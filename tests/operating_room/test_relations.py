@@ -105,6 +105,78 @@ def test_malformed_label_files_are_named(tmp_path: Path, raw: Any, take: Take) -
         read_labels(put(tmp_path / "000000.json", raw), take)
 
 
+@pytest.mark.parametrize(
+    ("take", "relation", "said"),
+    [
+        (MMOR_TAKE, ["head_surgeon", "Holding", "banana"], "'banana' is no entity"),
+        (MMOR_TAKE, ["nruse", "Holding", "saw"], r"'nruse' is no entity \(is it nurse\?\)"),
+        (MMOR_TAKE, ["nurse", "saw", "holding"], "'holding' is no entity, 'saw' is no predicate"),
+        (FOURDOR_TAKE, ["human_0", "Touchin", "drape", "", ""], r"'touchin' is no predicate \(is it touching\?\)"),
+    ],
+)
+def test_names_outside_the_tables_are_named(tmp_path: Path, take: Take, relation: list[str], said: str) -> None:
+    """Fault 9: a misspelt name became an answer to learn."""
+    path = put(tmp_path / "000000.json", {"rel_annotations": [relation], "human_name_annotations": {}})
+    with pytest.raises(UserError, match=rf"000000\.json: the true relation .*{said}"):
+        read_labels(path, take)
+
+
+@pytest.mark.parametrize("raw", ["ot", "AE", "anest", "tool", "opertating_table", "Head-Surgeon"])
+def test_spellings_met_in_labels_are_names(tmp_path: Path, raw: str) -> None:
+    path = put(tmp_path / "000000.json", {"rel_annotations": [[raw, "CloseTo", "drape"]]})
+    assert len(graph(path, MMOR_TAKE)) >= 1
+
+
+@pytest.mark.parametrize("name", ["5", "00005", "x", "0000005 (copy)", "-00001"])
+def test_label_files_are_named_after_a_frame(tmp_path: Path, name: str) -> None:
+    """Fault 24: 5.json became frame 5, of which no prediction was found."""
+    with pytest.raises(UserError, match=r"\.json: the name must be a frame id of six digits"):
+        read_labels(put(tmp_path / f"{name}.json", {"rel_annotations": []}), MMOR_TAKE)
+
+
+def test_own_takes_that_cannot_be_used_are_told(tmp_path: Path) -> None:
+    """Fault 15: the index was there, and the name was the reason."""
+    put(tmp_path / FOURDOR_FOLDER / "000000.json", fourdor())
+    for name in ("OP 12", "knee_MMOR"):
+        put(tmp_path / "MM-OR_data" / name / "relation_labels" / "000000.json", {"rel_annotations": []})
+        put(tmp_path / "MM-OR_data" / name / "timestamp_to_pcd_and_frames_list.json", [["000000", {}]])
+    problems = convert(tmp_path, tmp_path / "out").problems
+    assert [Path(problem.split(": ")[0]).name for problem in problems] == ["OP 12", "knee_MMOR"]
+    assert all("because of its name" in problem and "index" not in problem for problem in problems)
+
+
+def test_names_that_are_all_there_are_not_written_again(tmp_path: Path) -> None:
+    put(tmp_path / MMOR_FOLDER / "000001.json", {"rel_annotations": [["nurse", "holding", "saw"]]})
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "classes.txt").write_text("drape\ninstrument\nnurse\nsaw")
+    (out / "relationships.txt").write_text("touching")
+    written = convert(tmp_path, out).written
+    assert (out / "classes.txt").read_text() == "drape\ninstrument\nnurse\nsaw"
+    assert (out / "relationships.txt").read_text() == "holding"
+    assert [path.name for path in written[3:]] == ["relationships.txt"]
+
+
+@pytest.mark.parametrize("frame_id", [17, 17.0, "17", "000017", "0017"])
+def test_frame_ids_have_one_spelling(tmp_path: Path, frame_id: object) -> None:
+    record = {"take_name": "001_PKA_MMOR", "frame_id": frame_id, "relationships": [["nurse ", " saw", "holding "]]}
+    (sample,) = load_samples(put(tmp_path / "relationships_test.json", [record]))
+    assert (sample.frame_id, sample.position) == ("000017", 17)
+    assert sample.triplets == (Triplet("nurse", "saw", "holding"),)
+    with pytest.raises(UserError, match="001_PKA_MMOR_000017 is there 2 times"):
+        load_samples(put(tmp_path / "relationships_test.json", [record, record | {"frame_id": "017"}]))
+
+
+@pytest.mark.parametrize("frame_id", ["1e3", "../../../x", "frame_7", "-1", "000001\n", "\uff11", ""])
+def test_frame_ids_that_are_no_number_are_named_by_who_needs_one(tmp_path: Path, frame_id: str) -> None:
+    """Fault 53."""
+    record = {"take_name": "001_PKA_MMOR", "frame_id": frame_id, "relationships": []}
+    (sample,) = load_samples(put(tmp_path / "relationships_test.json", [record]))
+    with pytest.raises(UserError, match="frame_id must be a position in the take's index") as error:
+        _ = sample.position
+    assert "\n" not in str(error.value)
+
+
 def test_007_is_thinned_by_position_and_shared_folders_are_kept_apart(tmp_path: Path) -> None:
     for frame in (0, 2, 4, 6, 8):
         put(tmp_path / f"007_TKA/relation_labels/{frame:06d}.json", {"rel_annotations": []})

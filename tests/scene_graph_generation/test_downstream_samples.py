@@ -61,6 +61,27 @@ def test_file_names_tell_the_memory() -> None:
     assert downstream_file_name("train") == published.replace(".json", "_correctedmemory.json")
 
 
+def test_an_empty_next_action_is_none() -> None:
+    """As in scoring (section 11, fix 6)."""
+    records = list(downstream_records(SAMPLES, labels(next_action={"000000": []}), Random(0), 40))
+    assert ("000000", "none") in {(r["id"][-6:], r["conversations"][1]["value"]) for r in records}
+
+
+def test_a_take_without_phases_is_not_asked_for_them() -> None:
+    """Fault 31: the test split holds 004_PKA, whose phases are not scored, and no sample was written of any take."""
+    samples = [Sample("004_PKA_MMOR", sample.frame_id, sample.triplets) for sample in SAMPLES]
+    known = {task: {"004_PKA": of_take["001_PKA"]} for task, of_take in labels().items()}
+    known["robot_phase"]["004_PKA"] = {}
+    records = list(downstream_records([*samples, *SAMPLES], merge(known, labels()), Random(0), 40))
+    asked = {(r["id"][:7], question(r).partition("predict the ")[2].partition(".")[0]) for r in records}
+    tasks = {"next action", "robot phase", "sterility breach"}
+    assert asked == {("004_PKA", task) for task in tasks - {"robot phase"}} | {("001_PKA", task) for task in tasks}
+
+
+def merge(*several: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {task: {take: of for one in several for take, of in one[task].items()} for task in several[0]}
+
+
 def test_mmor_takes_with_labels_only() -> None:
     others = [Sample("001_4DOR", "000000", GRAPHS[0]), Sample("003_TKA_MMOR", "000000", GRAPHS[0])]
     assert not list(downstream_records(others, labels(), Random(0)))

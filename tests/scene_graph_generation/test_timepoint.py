@@ -15,12 +15,12 @@ from transformers import CLIPImageProcessorPil
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.prompts import conversation, human_prompt
+from operating_room.readers import MAX_POINTS
 from operating_room.takes import MMOR, Take
 from scene_graph_generation import timepoint
 from scene_graph_generation.collate import IGNORED, IMAGE, Example, merge
 from scene_graph_generation.config import MM2SGConfig, PoolerConfig, VisionConfig
 from scene_graph_generation.timepoint import (
-    MAX_POINTS,
     MEAN,
     OTHER_TOKENS,
     PAD_COLOR,
@@ -196,12 +196,18 @@ def test_clouds_are_metres_in_single_precision(tmp_path: Path) -> None:
     assert torch.equal(read[:, :3], torch.from_numpy(points) / 1000)
 
 
+def test_points_without_depth_are_left_out(tmp_path: Path) -> None:
+    """Fault 3: depth cameras write NaN where nothing came back; the take was lost."""
+    points = np.array([[1, 2, np.nan], [10, 20, 30], [np.inf, 0, 0], [40, 50, -60]], np.float32)
+    read = read_cloud(save_cloud(tmp_path / "a.pcd", points))
+    assert torch.equal(read[:, :3], torch.from_numpy(points[[1, 3]]) / 1000)
+
+
 @pytest.mark.parametrize(
     ("points", "said"),
     [
         (np.zeros((0, 3)), "has 0 points"),
-        (np.array([[1, 2, np.nan]]), "no number"),
-        (np.array([[1, np.inf, 3]]), "no number"),
+        (np.array([[1, 2, np.nan], [1, np.inf, 3]]), "has 0 points, 2 more without depth"),
         (np.array([[0, 0, 0], [0, 0, 700_000]]), "is 700 m wide"),
         (np.zeros((MAX_POINTS + 1, 3)), f"has {MAX_POINTS + 1} points"),
     ],

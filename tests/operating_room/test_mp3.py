@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operating_room.errors import UserError
-from scene_graph_generation.preprocess.mp3 import read_mp3
+from operating_room.mp3 import read_mp3
 from tests.operating_room.tiny_dataset import picture, sound, write
 
 
