@@ -25,10 +25,10 @@ from operating_room.dataset import Dataset, RecordedTake
 from operating_room.errors import UserError
 from operating_room.files import write_bytes
 from operating_room.machine import choose_device
+from operating_room.mp3 import read_mp3
 from operating_room.readers import read_audio
 from operating_room.takes import Take
 from scene_graph_generation.preprocess.audio import Samples, read_clips, require_whole, window_name
-from scene_graph_generation.preprocess.mp3 import read_mp3
 from scene_graph_generation.preprocess.run import Outcome, each_take, missing, places, settle
 
 Encoder = Callable[[Sequence[Samples], int], Float[Tensor, "clips 512"]]  # clips of one rate, and that rate in Hz

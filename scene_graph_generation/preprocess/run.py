@@ -6,7 +6,6 @@ it: what is wrong becomes one line. Files are whole or absent, so that a run tha
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
