@@ -160,7 +160,7 @@ def answer_takes(
                 changed += answers.text(sample_id) is not None
             if asked:
                 shortened.extend(example.dropped_memory > 0 for example in asked.values())
-                generator.read_ahead([point for point in following if answers.text(_sample_id(point)) is None])
+                generator.read_ahead([point for point in following if answers.text(point.sample_id) is None])
                 generated = generator.answer(list(asked.values()))
                 new = [Answer(*place, text) for place, text in zip(asked, generated, strict=True)]
                 answers.add(new)
