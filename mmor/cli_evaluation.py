@@ -26,6 +26,7 @@ from mmor.cli_options import (
     finish,
     load_split,
     open_takes,
+    relations_folder,
     split_file,
 )
 
@@ -117,7 +118,7 @@ def evaluate(
     if (model_path is None) == (predictions is None):
         raise UserError("evaluate needs either --model-path FOLDER or --predictions FILE")
     samples = choose_samples(load_split(relations, split, data), take, limit)
-    truth = split_file(relations, split, data)
+    truth = split_file(relations_folder(relations, data), split)
     if predictions is not None:
         evaluation = evaluate_file(samples, predictions, out, truth)
     else:
@@ -153,7 +154,7 @@ def evaluate_all(
 
     name = _results_name(config, split, take, limit)
     samples = choose_samples(load_split(relations, split, data), take, limit)
-    truth = split_file(relations, split, data)
+    truth = split_file(relations_folder(relations, data), split)
     run = _Evaluator(samples, truth, config, split, data, batch_size, device, bits, max_new_tokens, aside=True)
     log = None if wandb is None else _wandb_log(wandb, f"{folder.name} {name}")
     table = evaluate_all.evaluate_all(folder, name, run, run.about, every, log)

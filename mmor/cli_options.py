@@ -56,7 +56,7 @@ def load_split(relations: Path | None, split: str, data: Path) -> list[Sample]:
     from operating_room.dataset import Dataset
     from operating_room.relations import load_samples
 
-    path = split_file(relations, split, data)
+    path = split_file(relations_folder(relations, data), split)
     on_disk = {take.sample_name for take in Dataset(data).takes()}
     if not path.exists():
         advice = (
@@ -72,20 +72,26 @@ def load_split(relations: Path | None, split: str, data: Path) -> list[Sample]:
     return samples
 
 
-def split_file(relations: Path | None, split: str, data: Path) -> Path:
-    """The file with the samples of a split; without a folder for these files, in the folder of the datasets.
+def relations_folder(relations: Path | None, data: Path) -> Path:
+    """The folder of the relations files: where `mmor data convert-relations` writes them, if none is chosen."""
+    from operating_room.dataset import Dataset
+
+    return relations or Dataset(data).root
+
+
+def split_file(relations: Path, split: str) -> Path:
+    """The file with the samples of a split.
 
     Raises:
         UserError: there is no such split.
     """
-    from operating_room.dataset import Dataset
     from operating_room.relations import SPLIT_NAMES
     from operating_room.takes import OWN
 
     names = SPLIT_NAMES | {OWN: OWN}
     if split not in names:
         raise UserError(f"split {split!r} has no relations file; choose one of {', '.join(names)}")
-    return (relations or Dataset(data).root) / f"relationships_{names[split]}.json"
+    return relations / f"relationships_{names[split]}.json"
 
 
 def choose_samples(samples: list[Sample], takes: list[str] | None, limit: int | None) -> list[Sample]:

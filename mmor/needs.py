@@ -62,7 +62,7 @@ def facts_of(name: str, values: Mapping[str, Any], dataset: Dataset | None) -> F
     if "relations" in values and "split" in values:
         from mmor.cli_options import split_file
 
-        facts.reads.append(split_file(Path(values["relations"]), values["split"]))
+        facts.reads.append(split_file(Path(values["relations"] or values["data"]), values["split"]))
     names = values.get("take") or ([values["split"]] if "split" in values else None)
     if dataset is not None and names:
         _told(facts, partial(dataset.choose, names))
@@ -77,7 +77,9 @@ def facts_of(name: str, values: Mapping[str, Any], dataset: Dataset | None) -> F
 def _relations(values: Mapping[str, Any], facts: Facts, dataset: Dataset | None) -> None:
     from operating_room.relations import SPLIT_NAMES
 
-    facts.makes += [Path(values["out"]) / f"relationships_{name}.json" for name in SPLIT_NAMES.values()]
+    facts.makes += [
+        Path(values["out"] or values["root"]) / f"relationships_{name}.json" for name in SPLIT_NAMES.values()
+    ]
 
 
 def _segmenter_training(values: Mapping[str, Any], facts: Facts, dataset: Dataset | None) -> None:
