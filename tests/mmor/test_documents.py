@@ -1,0 +1,57 @@
+"""What the documents say is there: commands with these options, files, sections. Nothing is run here."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from mmor.cli import app
+from scene_graph_generation.arguments import KNOWN
+from tests.mmor.documents import DOCUMENTS, ROOT, Command, commands
+
+COMMANDS = [command for document in DOCUMENTS for command in commands(document)]
+_FILES = re.compile(r"`((?:\.\./)?(?:tests|scripts|configs|docs|operating_room|mmor|panoptic_segmentation"
+                    r"|scene_graph_generation)/[\w./-]+\.(?:py|sh|yaml|json|md|txt))[:`]")  # fmt: skip
+
+
+def told(command: Command) -> str:
+    return f"{command.document.name}: {command.text[:60]}"
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=told)
+def test_commands_are_understood(command: Command) -> None:
+    """Up to where they would begin to work: names, options and the form of values; of published trainings the names."""
+    words = shlex.split(re.sub(r"[\[\]]", " ", command.text))[1:]
+    words = [word for word in words if word not in ("...", "OPTIONS")]
+    if "|" in words:  # `preprocess audio | masks | all`
+        words = words[: words.index("|")]
+    parser = typer.main.get_command(app)
+    context = parser.make_context("mmor", [], resilient_parsing=True)
+    while (known := getattr(parser, "commands", {})) and words and not words[0].startswith("-"):
+        assert words[0] in known, f"{command.document}: there is no {command.text}"
+        parser = known[words.pop(0)]
+    try:
+        context = parser.make_context(parser.name, words, parent=context)
+    except Exception as error:
+        kind = type(error).__name__  # of click, or of the copy that typer brings
+        if kind == "Exit" or (kind in ("MissingParameter", "BadOptionUsage") and not command.is_whole):
+            return
+        raise AssertionError(f"{command.document}: {command.text}: {error}") from error
+    for word in context.params.get("options") or ():
+        name = word.lstrip("-").split("=")[0].replace("-", "_")
+        assert not word.startswith("--") or name in KNOWN, f"{command.document}: {command.text}: no option {word}"
+    for word in words:
+        assert not word.startswith("configs/") or (ROOT / word).exists(), f"{command.document}: no {word}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_and_files_are_there(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    missing = [link for link in links if link and not (document.parent / link).exists()]
+    missing += [file for file in _FILES.findall(text) if not (ROOT / file.removeprefix("../")).exists()]
+    assert not missing
