@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from operating_room.errors import UserError
+from operating_room.files import clear_left, temporary_path
 from operating_room.hub import hub_errors
 from operating_room.progress import track
 
@@ -259,7 +260,8 @@ def extract(archive: Path, folder: Path) -> None:
     """
     if folder.is_file() or _has_content(folder):
         raise UserError(f"{folder}: is there already, and not overwritten; move it away to unpack {archive.name} again")
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    clear_left(folder.parent)
+    partial = temporary_path(folder)
     try:
         with zipfile.ZipFile(archive) as content:
             members = content.infolist()

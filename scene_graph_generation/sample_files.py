@@ -7,15 +7,11 @@ after the other. Reading keeps the place of each record only.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import shutil
-import socket
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from random import Random
@@ -25,7 +21,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from operating_room.errors import UserError
-from operating_room.files import atomic_path, write_json
+from operating_room.files import atomic_folder, atomic_path, write_json
 from operating_room.progress import track
 from operating_room.prompts import IMAGE_MARK
 from operating_room.readers import read_json
@@ -60,7 +56,7 @@ def write_samples(path: Path, records: Iterable[Record], expected: int, generato
         UserError: the folder cannot be written, or the disk is full.
     """
     piles = min(MOST_PILES, -(-expected // PILE)) or 1
-    with _atomic_folder(shard_folder(path)) as folder, atomic_path(path) as whole:
+    with atomic_folder(shard_folder(path)) as folder, atomic_path(path) as whole:
         names = [f"{number:05d}.jsonl" for number in range(piles)]
         with ExitStack() as stack:
             files = [stack.enter_context((folder / name).open("wb")) for name in names]
@@ -217,49 +213,3 @@ def _parse(text: bytes, path: Path, line: int) -> Record:
     except ValueError as error:
         raise UserError(f"{path}: line {line + 1} is no sample ({error}); {_AGAIN}") from error
     return record
-
-
-@contextmanager
-def _atomic_folder(folder: Path) -> Generator[Path]:
-    """Yield a new temporary folder beside `folder` that takes its place on success and is removed on failure."""
-    start = f".{folder.name}.{socket.gethostname()}."
-    temporary = folder.with_name(f"{start}{os.getpid()}.partial")
-    for left in folder.parent.glob(f"{start}*.partial"):  # of runs on this machine that were killed
-        if not _is_running(left.name.removeprefix(start).partition(".")[0]):
-            shutil.rmtree(left, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        _replace_folder(temporary, folder)
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written ({error.strerror or error}); check free space and permissions"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _replace_folder(new: Path, folder: Path) -> None:
-    """Put `new` in the place of `folder`, also if another process does the same."""
-    old = new.with_suffix(".old")
-    while True:
-        try:
-            os.replace(new, folder)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            with suppress(FileNotFoundError):
-                os.replace(folder, old)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            return
-
-
-def _is_running(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True
