@@ -1,6 +1,7 @@
 """Picture files to pixels: camera pictures, label masks, pictures of ids. JPEG and PNG.
 
-What cannot be read without doubt is refused by name: transparency, labels in a lossy file, labels beside colours.
+What cannot be read without doubt is refused by name: labels in a lossy file, labels beside colours, labels above 255.
+Transparency is left out: neither cameras nor labels have any.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "height width 3"]:
     """A camera picture as RGB, upright as viewers show it; of 16 bits a channel the upper 8.
 
     Raises:
-        UserError: it is missing, damaged, no JPEG or PNG, or partly transparent.
+        UserError: it is missing, damaged, no JPEG or PNG.
     """
     data = read_bytes(path)
     try:
@@ -54,8 +55,7 @@ def read_label_mask(path: Path) -> UInt8[np.ndarray, "height width"]:
     A coloured file is accepted if its red, green and blue are equal everywhere.
 
     Raises:
-        UserError: it is missing, damaged, no PNG, a class-colour picture, or partly transparent, or a label is above
-            255.
+        UserError: it is missing, damaged, no PNG, or a class-colour picture, or a label is above 255.
     """
     data = read_bytes(path)
     try:
@@ -69,13 +69,17 @@ def read_label_mask(path: Path) -> UInt8[np.ndarray, "height width"]:
     if (image.mode in ("RGB", "RGBA") and (pixels[..., :1] == pixels[..., 1:3]).all()) or image.mode == "LA":
         pixels = pixels[..., 0]
     elif image.mode in ("RGB", "RGBA"):
-        raise UserError(f"{path}: is a colour picture, a label mask has one channel; export labels, not colours")
+        raise UserError(
+            f"{path}: is a {image.mode} picture, a label mask has one 8-bit channel; export labels, not colours"
+        )
     if image.mode == "L" and depth in _GREY_BELOW_8_BITS:
         pixels = pixels // _GREY_BELOW_8_BITS[depth]
     if depth == 16 and not image.mode.startswith("I"):
         raise UserError(f"{path}: has 16 bits in several channels; export labels in one channel of 8 bits")
     if pixels.max(initial=0) > 255:
-        raise UserError(f"{path}: has the label {pixels.max()}, and none is above 255; export labels in 8 bits")
+        raise UserError(
+            f"{path}: has the label {pixels.max()}, and none is above 255; a label mask has one 8-bit channel"
+        )
     return np.ascontiguousarray(_turned(pixels.astype(np.uint8), image))
 
 
@@ -152,8 +156,6 @@ def _open(data: bytes, load: bool = True) -> Image.Image:
         raise ValueError(f"{image.width} x {image.height} px")
     if load:
         image.load()
-        if "A" in image.getbands() and np.asarray(image.getchannel("A")).min() < 255:
-            raise ValueError("it is partly transparent; save it without transparency")
     return image
 
 

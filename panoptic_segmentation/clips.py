@@ -16,13 +16,12 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from operating_room import layout
-from operating_room.readers import read_picture
+from operating_room.readers import read_ids, read_picture
 from panoptic_segmentation.augmentation import draw_augmentation, resize_categories
 from panoptic_segmentation.config import ClipSettings
 from panoptic_segmentation.ground_truth import TRAINING_ID_STEP, Size, Video
 from panoptic_segmentation.model.losses import Clip
 from panoptic_segmentation.model.segmenter import PIXEL_MEAN
-from panoptic_segmentation.overlap import read_ids
 from panoptic_segmentation.pictures import Picture, edge_size, resize_picture, resize_station
 
 CACHE_BYTES = 1 << 30  # of shrunken frames kept in memory

@@ -25,9 +25,8 @@ from operating_room.errors import UserError
 from operating_room.files import write_json
 from operating_room.png import write_png
 from operating_room.progress import track
-from operating_room.readers import read_json, read_label_mask
+from operating_room.readers import picture_size, read_ids, read_json, read_label_mask
 from operating_room.takes import MMOR, Take
-from panoptic_segmentation.overlap import read_ids
 
 SMALLEST_AREA = 10  # px^2 of a contour's polygon; smaller ones are slips of the annotator's brush
 VIDEO_LENGTH = 200  # frames
@@ -299,12 +298,9 @@ def _prepare_frame(paths: tuple[Path, Path, Path, Path | None], size: Size) -> l
 
 def _check_shape(labels: UInt8[np.ndarray, "height width"], mask: Path, picture: Path) -> None:
     """Masks may be larger or smaller than their picture, which they are resized with, but not of another shape."""
-    from PIL import Image
-
     try:
-        with Image.open(picture) as image:
-            width, height = image.size
-    except OSError:  # not there, or damaged: whoever needs the picture says so
+        width, height = picture_size(picture)
+    except UserError:  # not there, or damaged: whoever needs the picture says so
         return
     ratio = labels.shape[1] * height / (labels.shape[0] * width)
     if abs(ratio - 1) > _SHAPE_TOLERANCE:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int, UInt16, UInt32
 
 from operating_room.errors import UserError
 from operating_room.progress import track
+from operating_room.readers import read_ids
 
 UNKNOWN, VOID = 0, 1  # first two places of `Records.ids`: colours without any record in the video, and id 0
 _ID_COUNT = 1 << 24  # an id is the colour of a pixel
@@ -95,30 +96,6 @@ def read_overlaps(
                 strange = np.setdiff1d(predicted_ids, predicted_records.ids[VOID:])[0]
                 raise UserError(f"{paths[1]}: id {strange} has no segment record in the prediction file")
         yield VideoOverlap(video_id, true_records, predicted_records, joint)
-
-
-def read_ids(path: Path) -> UInt32[np.ndarray, "height width"]:
-    """R + 256 G + 65536 B of each pixel of a picture file: the four bytes of a pixel are read as one number.
-
-    The values of a grey picture are the ids themselves.
-
-    Raises:
-        UserError: the file is missing or no picture.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-            if image.mode == "L":
-                return np.asarray(image).astype(np.uint32)
-            if image.mode not in ("RGB", "RGBA"):
-                image = image.convert("RGB")
-            packed = image.tobytes("raw", "RGBX" if image.mode == "RGB" else "RGBA")
-            size = image.height, image.width
-    except (OSError, SyntaxError) as error:  # PIL reports a broken PNG as SyntaxError
-        raise UserError(f"{path}: no readable picture ({error}); write it anew") from error
-    return np.frombuffer(packed, "<u4").reshape(size) & np.uint32(_ID_COUNT - 1)
 
 
 def _joint_histogram(

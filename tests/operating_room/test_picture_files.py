@@ -68,12 +68,10 @@ def test_labels_in_several_equal_channels(tmp_path: Path, mode: str) -> None:
 def test_what_is_no_label_mask_is_refused_by_what_it_is(tmp_path: Path) -> None:
     colors = np.dstack([LABELS, LABELS + 1, LABELS])
     wide = LABELS.astype(np.uint16) + 300
-    transparent = Image.merge("LA", [Image.fromarray(LABELS), Image.fromarray(LABELS)])
     refused = {
         "labels, not colours": Image.fromarray(colors),
         "the label 303": png(wide, 16, 0),
         "16 bits in several channels": png(np.repeat(LABELS[..., None], 3, axis=2), 16, 2),
-        "partly transparent": transparent,
     }
     for reason, data in refused.items():
         with pytest.raises(UserError, match=reason) as caught:
@@ -104,16 +102,6 @@ def test_pictures_and_masks_stand_as_viewers_show_them(tmp_path: Path, orientati
     check_picture(path)
     mask = put(tmp_path, Image.fromarray(LABELS), "mask.png", exif=exif)
     assert np.array_equal(read_label_mask(mask), np.asarray(ImageOps.exif_transpose(Image.open(mask))))
-
-
-def test_a_partly_transparent_picture_is_refused_and_an_opaque_one_read(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 4), dtype=np.uint8)
-    with pytest.raises(UserError, match="partly transparent"):
-        read_picture(put(tmp_path, Image.fromarray(pixels)))
-    with pytest.raises(UserError, match="partly transparent"):
-        check_picture(put(tmp_path, Image.fromarray(pixels)))
-    pixels[..., 3] = 255
-    assert np.array_equal(read_picture(put(tmp_path, Image.fromarray(pixels))), pixels[..., :3])
 
 
 @pytest.mark.parametrize("read", [read_label_mask, read_ids, read_picture, check_picture])

@@ -182,12 +182,24 @@ def test_subtitles(tmp_path: Path) -> None:
         "00:00:01.500 --> 00:00:02,250\r\n first in time\r\n"
     )
     assert read_subtitles(write(path, text)) == [
-        Subtitle(5.38, 6.0, "second\n<i>line</i>"),
         Subtitle(1.5, 2.25, " first in time"),
+        Subtitle(5.38, 6.0, "second\n<i>line</i>"),
     ]
     assert "line 2 has a broken time" in refuse("x.srt", write(path, "1\n00:00:0x,1 --> 00:00:02,0\nwords\n"))
     for times in ("00:00:01.5 --> 00:00:02.25", "00:00:61,000 --> 00:01:02,000", "00:00:02,000 --> 00:00:01,000"):
         assert "line 2 has a broken time" in refuse("x.srt", write(path, f"1\n{times}\nwords\n"))
+    # None is lost without a word: neither by another arrow, nor by an odd blank, a heading, or a missing empty line.
+    later = "\n\n2\n00:00:05,000 --> 00:00:07,000\nthank you\n"
+    assert "line 2 has a broken time" in refuse("x.srt", write(path, f"1\n00:00:01,000 -> 00:00:04,000\nsaw{later}"))
+    for start in (
+        "1\n00:00:01,000\u00a0--> 00:00:04,000",
+        "WEBVTT\n\n1\n0:00:01.000-->0:00:04.000",
+        "1\n0:0:1,000 --> 0:0:4,000",
+    ):
+        found = read_subtitles(write(path, f"{start}\nsaw{later}"))
+        assert found == [Subtitle(1.0, 4.0, "saw"), Subtitle(5.0, 7.0, "thank you")]
+    crowded = "1\n00:00:01,000 --> 00:00:04,000\nsaw\n00:00:05,000 --> 00:00:07,000\nthank you\n"
+    assert "has 2 times and 1 subtitles" in refuse("x.srt", write(path, crowded))
     assert "no subtitle" in refuse("x.srt", write(path, "just words\n"))
     assert "not UTF-8" in refuse("x.srt", write(path, SRT.replace("saw", "Säge").encode("latin-1")))
 
