@@ -24,7 +24,7 @@ from operating_room.folders import folders_of_no_take
 from operating_room.index import read_index, read_seconds
 from operating_room.machine import cpu_threads
 from operating_room.progress import track
-from operating_room.readers import read_subtitles
+from operating_room.readers import check_subtitles
 from operating_room.takes import FOURDOR, MMOR, OWN, SPLITS, Take, split_takes, splits_of
 
 # Files per timepoint by modality, as `Timepoint` names them. How many label masks there are is up to the annotators.
@@ -298,7 +298,7 @@ def _files(recorded: RecordedTake) -> Iterator[tuple[str, Path, Callable[[], obj
         ("tracker", layout.tracks(root, take), file_checks.check_tracks),
         ("take_json", layout.take_json(root, take), read_seconds),
         ("recording", layout.recording(root, take), partial(file_checks.check_recording, last=_last(recorded))),
-        ("subtitles", layout.subtitles(root, take), read_subtitles),
+        ("subtitles", layout.subtitles(root, take), check_subtitles),
     ):
         yield name, path, partial(check_file, path)
     frame_ids = {timepoint.frame_id for timepoint in recorded.expected}

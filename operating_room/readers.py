@@ -13,6 +13,7 @@ import re
 import zlib
 from collections.abc import Hashable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ __all__ = [
     "check_audio",
     "check_picture",
     "check_point_cloud",
+    "check_subtitles",
     "parse_yaml",
     "picture_size",
     "read_audio",
@@ -105,7 +107,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 def read_subtitles(path: Path) -> list[Subtitle]:
-    """The subtitles of an .srt in the order of time; line breaks and tags stay, white space at line ends goes.
+    """The subtitles of an .srt in file order; line breaks and tags stay, white space at line ends goes.
 
     Raises:
         UserError: see the module; also for a broken time, or a file without any subtitle.
@@ -134,8 +136,25 @@ def read_subtitles(path: Path) -> list[Subtitle]:
         raise UserError(
             f"{path}: has {len(timed)} times and {len(cues)} subtitles; between them must be an empty line and a number"
         )
-    found = [Subtitle(cue.start.total_seconds(), cue.end.total_seconds(), cue.content) for cue in cues]
-    return sorted(found, key=lambda subtitle: (subtitle.start_s, subtitle.end_s))
+    return [Subtitle(cue.start.total_seconds(), cue.end.total_seconds(), cue.content) for cue in cues]
+
+
+def check_subtitles(path: Path) -> None:
+    """Subtitles must be readable, and in the order of time.
+
+    What was said last is the last in the file, as published (data specification, section 9): in a file that is not in
+    the order of time these are the wrong words.
+
+    Raises:
+        UserError: they are not.
+    """
+    found = read_subtitles(path)
+    for before, after in pairwise(found):
+        if (after.start_s, after.end_s) < (before.start_s, before.end_s):
+            raise UserError(
+                f"{path}: the subtitle at {after.start_s:g} s stands behind the one at {before.start_s:g} s; sort them "
+                "by time, since the last ones of the file count as the last words"
+            )
 
 
 _CLOCK = re.compile(r"\d:\d\d:\d\d[,.:]\d")

@@ -14,7 +14,7 @@ from operating_room.errors import UserError
 from operating_room.files import write_json, write_text
 from operating_room.fingerprints import content_fingerprint
 from operating_room.mp3 import read_mp3
-from operating_room.readers import read_json, read_subtitles
+from operating_room.readers import check_subtitles, read_json, read_subtitles
 from operating_room.takes import Take
 from operating_room.transcripts import spoken_texts
 from scene_graph_generation.preprocess.run import SETTINGS, Outcome, each_take, missing, places, settle
@@ -59,6 +59,7 @@ def _write_texts(recorded: RecordedTake) -> Iterator[Path]:
         for time, text in texts:
             write_json(text, {"text": spoken[int(time)]})
             yield text
+    check_subtitles(path)  # what was written follows the order of the file, as published; that may be the wrong words
 
 
 def _write_subtitles(recorded: RecordedTake, model: str) -> Iterator[Path]:

@@ -20,6 +20,7 @@ from operating_room.readers import (
     Subtitle,
     check_audio,
     check_picture,
+    check_subtitles,
     read_audio,
     read_json,
     read_label_mask,
@@ -182,9 +183,12 @@ def test_subtitles(tmp_path: Path) -> None:
         "00:00:01.500 --> 00:00:02,250\r\n first in time\r\n"
     )
     assert read_subtitles(write(path, text)) == [
-        Subtitle(1.5, 2.25, " first in time"),
         Subtitle(5.38, 6.0, "second\n<i>line</i>"),
+        Subtitle(1.5, 2.25, " first in time"),
     ]
+    with pytest.raises(UserError, match=r"the subtitle at 1\.5 s stands behind the one at 5\.38 s; sort them"):
+        check_subtitles(path)
+    check_subtitles(write(path, SRT))
     assert "line 2 has a broken time" in refuse("x.srt", write(path, "1\n00:00:0x,1 --> 00:00:02,0\nwords\n"))
     for times in ("00:00:01.5 --> 00:00:02.25", "00:00:61,000 --> 00:01:02,000", "00:00:02,000 --> 00:00:01,000"):
         assert "line 2 has a broken time" in refuse("x.srt", write(path, f"1\n{times}\nwords\n"))
