@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import math
 import os
+import socket
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -72,6 +73,17 @@ def is_started() -> bool:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return True
     return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def join_alone() -> None:
+    """What a launcher would say to the only process of a training; DeepSpeed asks MPI for it otherwise."""
+    if "RANK" in os.environ:
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update(alone)
 
 
 def is_first() -> bool:

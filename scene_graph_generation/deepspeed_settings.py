@@ -8,8 +8,6 @@ the published repository, `"bf16": {"enabled": "auto"}`, is read that way, too.
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -68,17 +66,6 @@ def zero_stage(path: Path | None) -> int:
             f"process holds them whole; {_ADVICE}"
         )
     return stage
-
-
-def join_alone() -> None:
-    """What a launcher would say to the only process of a training; DeepSpeed asks MPI for it otherwise."""
-    if "RANK" in os.environ:
-        return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ.update(alone)
 
 
 def _enabled(values: dict[str, Any], name: str) -> bool:

@@ -19,12 +19,12 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
 
 from operating_room.errors import UserError
-from operating_room.machine import allow_tf32, one_gpu, trainer_options
+from operating_room.machine import allow_tf32, join_alone, one_gpu, trainer_options
 from operating_room.masks import SMALL
 from scene_graph_generation.adapters import parameter_groups
 from scene_graph_generation.collate import Example
 from scene_graph_generation.config import TrainConfig
-from scene_graph_generation.deepspeed_settings import deepspeed_settings, join_alone
+from scene_graph_generation.deepspeed_settings import deepspeed_settings
 from scene_graph_generation.loss import answer_loss
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.pretrain import groups_after_pretraining
