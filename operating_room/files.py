@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from operating_room.errors import UserError
+from operating_room.machine import is_running
 
 _HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40]
 _STEM = 60  # characters of the file's own name in its temporary one, which must not be too long where its own is not
@@ -36,7 +37,9 @@ def atomic_path(path: Path) -> Generator[Path]:
     temporary = temporary_path(path)
     with _told(path, temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
-        clear_left(path.parent)
+        if path.parent not in _cleared:  # some folders get thousands of files
+            _cleared.add(path.parent)
+            clear_left(path.parent)
     try:
         with _told(path, temporary):
             yield temporary
@@ -67,17 +70,14 @@ def atomic_folder(folder: Path) -> Generator[Path]:
 
 
 def clear_left(folder: Path) -> None:
-    """Remove what killed processes of this host have left in a folder, once for each folder and process.
+    """Remove what killed processes of this host have left in a folder.
 
     Those of other hosts are left alone: whether they still run cannot be seen from here.
     """
-    if folder in _cleared:
-        return
-    _cleared.add(folder)
     with suppress(OSError), os.scandir(folder) as entries:
         left = [(entry, match) for entry in entries if (match := _LEFT.fullmatch(entry.name))]
         for entry, match in left:
-            if match["host"] == _HOST and not _is_running(int(match["process"])):
+            if match["host"] == _HOST and not is_running(int(match["process"])):
                 if entry.is_dir(follow_symlinks=False):
                     shutil.rmtree(entry.path, ignore_errors=True)
                 else:
@@ -138,12 +138,6 @@ def _replace_folder(new: Path, folder: Path) -> None:
         with suppress(FileNotFoundError):  # another process was faster
             os.replace(folder, old)
             shutil.rmtree(old, ignore_errors=True)
-
-
-def _is_running(process: int) -> bool:
-    import psutil
-
-    return psutil.pid_exists(process)
 
 
 def _finite(value: Any) -> Any:

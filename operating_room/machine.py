@@ -86,6 +86,13 @@ def join_alone() -> None:
     os.environ.update(alone)
 
 
+def is_running(process: int) -> bool:
+    """Whether a process of this host is still there."""
+    import psutil
+
+    return psutil.pid_exists(process)
+
+
 def is_first() -> bool:
     """Whether this process is the only one or the first of several: the one that speaks."""
     return share().rank == 0

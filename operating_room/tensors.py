@@ -150,7 +150,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[
 
 
 def write_pickle(path: Path, value: Any) -> None:
-    """Write `value` as torch does.
+    """Write `value` as torch does; the same value always gives the same bytes.
 
     Raises:
         UserError: the file cannot be written.
@@ -159,7 +159,8 @@ def write_pickle(path: Path, value: Any) -> None:
 
     with atomic_path(path) as temporary:
         try:
-            torch.save(value, temporary)
+            with temporary.open("wb") as file:  # given a path, torch writes the temporary name into the file
+                torch.save(value, file)
         except RuntimeError as error:  # how it reports a full disk
             raise OSError(str(error).splitlines()[0]) from error
 
