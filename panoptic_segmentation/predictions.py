@@ -7,6 +7,7 @@ and `pan_instances/<video id>/<frame>.png`, grey, with the number of the object 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from operating_room.categories import CATEGORIES, COLORS
 from operating_room.errors import UserError
 from operating_room.files import write_json
 from operating_room.layout import PREDICTION_ORIGIN
-from operating_room.png import write_png
+from operating_room.png import png_form, write_png
 from operating_room.readers import read_json
 
 Size = tuple[int, int]  # width, height in px
@@ -59,11 +60,12 @@ def write_frame(
     size: Size,
     instances: Mapping[int, int] | None = None,
 ) -> dict[str, Any]:
-    """Write the picture of a frame, enlarged to `size`, and return its record.
+    """Write the picture of a frame, resized to `size`, and return its record.
 
     Args:
         ids: segment id per pixel at network resolution, 0 = nothing; areas and boxes are counted here.
-        labels: the video's segments; those without a pixel here, or of a class beyond the 24, are left out.
+        labels: the video's segments; those without a pixel here or, where `size` is smaller, in the picture, and those
+            of a class beyond the 24 are left out: a record whose colour is nowhere could not be scored.
         size: width and height of the picture.
         instances: segment id -> number of the object, 1 to 255, the same in all frames of the video (such as 1 + its
             query). If given, it is each record's `instance_id`, and a second picture shows it (`instance_path`).
@@ -74,9 +76,11 @@ def write_frame(
     categories = np.zeros(max([0, *(number for number, _ in labels)]) + 1, np.uint8)
     numbers = np.zeros_like(categories)
     places, areas = ndimage.find_objects(ids), np.bincount(ids.ravel(), minlength=len(categories))
+    shown = np.asarray(Image.fromarray(ids.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
+    is_shown = np.bincount(shown.ravel(), minlength=len(categories)) > 0
     records = []
     for number, category in labels:
-        if category >= len(CATEGORIES) or areas[number] == 0:
+        if category >= len(CATEGORIES) or not is_shown[number]:
             continue
         categories[number] = category
         rows, columns = places[number - 1]
@@ -92,11 +96,9 @@ def write_frame(
         if instances is not None:
             records[-1]["instance_id"] = numbers[number] = instances[number]
     if instances is not None:
-        shown = Image.fromarray(numbers[ids]).resize(size, Image.Resampling.NEAREST)
-        write_png(instance_path(output, video_id, file_name), np.asarray(shown)[..., None])
-    enlarged = Image.fromarray(categories[ids]).resize(size, Image.Resampling.NEAREST)
+        write_png(instance_path(output, video_id, file_name), numbers[shown][..., None])
     colors = np.concatenate([COLORS, np.full((len(COLORS), 1), 255, np.uint8)], axis=1)
-    write_png(picture_path(output, video_id, file_name), colors[np.asarray(enlarged)])
+    write_png(picture_path(output, video_id, file_name), colors[categories[shown]])
     return {"segments_info": records, "file_name": file_name}
 
 
@@ -108,22 +110,49 @@ def write_video(output: Path, video_id: str, frames: list[dict[str, Any]]) -> di
 
 
 def read_video(output: Path, video_id: str, file_names: Sequence[str]) -> dict[str, Any] | None:
-    """The records of a video, or None unless all its pictures are there."""
+    """The records of a video that is there, as far as `file_names` or further; else None.
+
+    It is not there if its records or one of its pictures are missing or damaged: it has to be predicted again then.
+    """
     path = video_path(output, video_id)
-    if not path.exists() or not all(picture_path(output, video_id, name).exists() for name in file_names):
+    if not path.exists():
         return None
-    video = read_json(path)
     try:
-        complete = [frame["file_name"] for frame in video["annotations"]] == list(file_names)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: is no record of a predicted video; remove it and predict again") from error
-    return video if complete else None
+        video = read_json(path)
+        frames = [(frame["file_name"], frame["segments_info"]) for frame in video["annotations"]]
+        numbered = any("instance_id" in segment for _, segments in frames for segment in segments)
+    except (UserError, KeyError, TypeError):
+        return None
+    if [name for name, _ in frames[: len(file_names)]] != list(file_names) or video.get("video_id") != video_id:
+        return None
+    pictures = [find(output, video_id, name) for find in (picture_path, instance_path)[: 1 + numbered] for name, _ in frames]
+    return video if all(map(_is_whole, pictures)) else None
+
+
+def _is_whole(picture: Path) -> bool:
+    """Whether a PNG is there and as it was written, by its checksums: that takes no decoding."""
+    try:
+        png_form(picture.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def write_split(output: Path, split_name: str, videos: Iterable[dict[str, Any]]) -> Path:
-    """Write the published prediction file of a split and return its path."""
+    """Write the published prediction file of a split and return its path.
+
+    What earlier runs have put into it under other video ids stays.
+    """
     path = split_path(output, split_name)
-    write_json(path, {"annotations": list(videos)})
+    merged: dict[str, dict[str, Any]] = {}
+    if path.exists():
+        try:
+            merged = {video["video_id"]: video for video in read_json(path)["annotations"]}
+        except (UserError, KeyError, TypeError) as error:
+            told = "holds only what is predicted now; give all takes, what is there is not predicted again"
+            print(f"{path}: was damaged ({error}) and {told}", file=sys.stderr)
+    merged |= {video["video_id"]: video for video in videos}
+    write_json(path, {"annotations": list(merged.values())})
     return path
 
 
