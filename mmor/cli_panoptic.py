@@ -18,8 +18,13 @@ ModelConfig = Annotated[
     Path | None,
     typer.Option("--config-file", help="Experiment file of a published .pth (default: config.yaml beside)."),
 ]
+PredictedTakes = Annotated[
+    list[str] | None,
+    typer.Option("--take", help="Take or split; repeat for several (default: all that are predicted)."),
+]
 Name = Annotated[str, typer.Option(help="Of the prediction file, pred_NAME.json.")]
 AllFrames = Annotated[bool, typer.Option("--all-frames", help="Also frames without annotated mask.")]
+Frames = Annotated[int | None, typer.Option(help="Only the first N frames of each camera, for a first try.", min=1)]
 Gpus = Annotated[int, typer.Option(help="Processes on this machine, one per GPU.", min=1)]
 Blend = Annotated[bool, typer.Option("--blend", help="Also write each picture with its masks drawn over it.")]
 
@@ -56,8 +61,7 @@ def train(
     prepared = ground_truth or folder / "ground_truth"
     if num_gpus * num_machines > 1 and not is_started():
         start_processes(num_gpus, num_machines, machine_rank, dist_url)
-        if not eval_only:  # else all is predicted now, and is scored here
-            return
+        return
     if eval_only:
         from panoptic_segmentation.evaluate import predict_and_evaluate
 
@@ -80,36 +84,38 @@ def predict(
     take: Takes = None,
     name: Name = "test",
     all_frames: AllFrames = False,
+    limit: Frames = None,
     blend: Blend = False,
     num_gpus: Gpus = 1,
     overrides: Overrides = None,
 ) -> None:
     """Segment the annotated cameras of takes. Videos that are predicted already are kept."""
     from mmor.launch import start_processes
-    from operating_room.machine import is_started, share
-    from panoptic_segmentation.ground_truth import find_videos
+    from operating_room.machine import is_first, is_started, share
+    from panoptic_segmentation.ground_truth import find_videos, first_frames
     from panoptic_segmentation.predict import load, predict, read_test_config, write_blends
 
     if num_gpus > 1 and not is_started():
-        start_processes(num_gpus)  # what they have predicted is only collected below
-    videos = find_videos(*open_takes(data, take), annotated=not all_frames)
+        start_processes(num_gpus)
+        return
+    videos = first_frames(find_videos(*open_takes(data, take), annotated=not all_frames), limit)
     config = read_test_config(model, config_file and experiment_file(config_file), overrides or ())
     path = predict(*load(model, config), videos, out, name, model, share())
-    if is_started():
-        return
-    typer.echo(f"predictions in {path}")
-    if blend:
-        write_blends(videos, out)
+    if is_first():
+        typer.echo(f"predictions in {path}")
+        if blend:
+            write_blends(videos, out)
 
 
 @app.command("export-masks")
 def export_masks(
     model: Model = Path("output_CTVIS_R50_HybridOR_withsimstation"),
-    out: Annotated[Path | None, typer.Option(help="Folder of the predictions (default: the model's).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the predictions (default: masks in the model's).")] = None,
     config_file: ModelConfig = None,
     data: Data = Path("data"),
     take: Takes = None,
     all_frames: AllFrames = False,
+    limit: Frames = None,
     num_gpus: Gpus = 1,
 ) -> None:
     """Predict all masks that scene-graph generation needs, split by split; run again, it goes on where it stopped.
@@ -117,15 +123,16 @@ def export_masks(
     Nothing looks into the future, unless the model is the offline one.
     """
     from mmor.launch import start_processes
-    from operating_room.machine import is_started, share
+    from operating_room.machine import is_first, is_started, share
     from panoptic_segmentation.predict import export_masks
 
     if num_gpus > 1 and not is_started():
         start_processes(num_gpus)
-    for path in export_masks(
-        model, config_file and experiment_file(config_file), data, out or _folder(model), take, not all_frames, share()
-    ):
-        if not is_started():
+        return
+    config = config_file and experiment_file(config_file)
+    folder = out or (model if model.is_dir() else model.parent) / "masks"
+    for path in export_masks(model, config, data, folder, take, not all_frames, share(), limit):
+        if is_first():
             typer.echo(f"predictions in {path}")
 
 
@@ -133,8 +140,9 @@ def export_masks(
 def evaluate(
     out: Annotated[Path, typer.Option(help="Folder with the predictions; gets the scores.")],
     data: Data = Path("data"),
-    take: Takes = None,
+    take: PredictedTakes = None,
     name: Name = "test",
+    limit: Frames = None,
     canvas: Annotated[
         str | None, typer.Option(help="Width x height in px of all pictures (default: that of the predictions).")
     ] = None,
@@ -144,14 +152,13 @@ def evaluate(
     workers: Workers = CPUS,
 ) -> None:
     """Score predictions by video panoptic quality and print the table."""
-    from panoptic_segmentation.evaluate import evaluate, predicted_size
-    from panoptic_segmentation.ground_truth import find_videos
+    from panoptic_segmentation.evaluate import evaluate, of_predicted_takes, predicted_size
+    from panoptic_segmentation.ground_truth import find_videos, first_frames
 
     videos = find_videos(*open_takes(data, take))
+    if take is None:
+        videos = of_predicted_takes(videos, out, name)
+    videos = first_frames(videos, limit)
     truth = ground_truth or out / "ground_truth", f"ground_truth_{name}"
     size = parse_size(canvas) if canvas else predicted_size(out)
     typer.echo(str(evaluate(videos, out, name, *truth, size, workers)))
-
-
-def _folder(model: Path) -> Path:
-    return model if model.is_dir() else model.parent

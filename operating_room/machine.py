@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_PATIENCE = timedelta(days=30)  # of a process that waits for others; torchrun ends all when one fails
 _UNLIMITED = 1 << 60  # cgroups of version 1 write a number above this for "no limit"
 
 
@@ -91,6 +93,20 @@ def is_running(process: int) -> bool:
     import psutil
 
     return psutil.pid_exists(process)
+
+
+def wait_for_others() -> None:
+    """Return when all processes that were started together have come here; a process alone has nobody to wait for.
+
+    They may come days apart: some get longer videos than others.
+    """
+    if share().processes == 1:
+        return
+    from torch import distributed
+
+    if not distributed.is_initialized():
+        distributed.init_process_group("gloo", timeout=_PATIENCE)
+    distributed.barrier()
 
 
 def is_first() -> bool:

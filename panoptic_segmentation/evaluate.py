@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -16,8 +17,9 @@ from operating_room.files import write_json
 from operating_room.machine import Share
 from operating_room.readers import read_json
 from panoptic_segmentation import predictions
-from panoptic_segmentation.config import Config
+from panoptic_segmentation.config import Config, InferenceSettings
 from panoptic_segmentation.ground_truth import Size, Video, find_videos, ground_truth_path, prepare
+from panoptic_segmentation.model_card import typed
 from panoptic_segmentation.overlap_cache import cached_overlaps
 from panoptic_segmentation.predict import ALL, load, predict
 from panoptic_segmentation.stq import SequenceQuality, tracking_quality
@@ -57,8 +59,8 @@ def predict_and_evaluate(
 ) -> Iterator[Evaluation]:
     """Predict and score every split of `config.test_data` with `config.weights`, below `output`.
 
-    Several data sets of one split are predicted into one file, `pred_<split>.json`. A process with a share of the
-    videos (see `predict`) only predicts.
+    Several data sets of one split are predicted into one file, `pred_<split>.json`. Of several processes that share
+    the videos (see `predict`) the first one scores.
 
     Raises:
         UserError: see `load`, `predict` and `evaluate`.
@@ -74,7 +76,7 @@ def predict_and_evaluate(
     truth = "_".join(dict.fromkeys(choice.name for choice in config.test_choices)) + "_ground_truth"
     for split, videos in splits.items():
         predict(model, settings, videos, output, split, origin, share)
-        if share == ALL:
+        if share.rank == 0:
             yield evaluate(videos, output, split, prepared, f"{truth}_{split}", settings.canvas, workers)
 
 
@@ -85,11 +87,29 @@ def predicted_size(output: Path) -> Size:
         UserError: it has written none there, or the file that says so is damaged.
     """
     path = predictions.origin_path(output)
-    try:
-        width, height = read_json(path)["settings"]["canvas"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: says no size of pictures ({error!r}); give --canvas") from error
-    return width, height
+    there = read_json(path)
+    settings = there.get("settings") if isinstance(there, dict) else None
+    if not isinstance(settings, dict) or "canvas" not in settings:
+        raise UserError(f"{path}: does not tell the size of the predicted pictures; give --canvas")
+    return typed(InferenceSettings, {"canvas": settings["canvas"]}, str(path)).canvas
+
+
+def of_predicted_takes(videos: Sequence[Video], output: Path, split_name: str) -> list[Video]:
+    """The videos of those takes of which something is predicted below `output`; the other takes are named.
+
+    Raises:
+        UserError: the prediction file is missing or damaged, or holds none of the takes.
+    """
+    path = predictions.split_path(output, split_name)
+    there = {_whole(video["video_id"]) for video in _predicted_videos(path)}
+    found = {video.take for video in videos if video.whole_id in there}
+    if videos and not found:
+        raise UserError(
+            f"{path}: holds predictions of no annotated take in the data folder; predict them, or give --data"
+        )
+    if left_out := dict.fromkeys(video.take.sample_name for video in videos if video.take not in found):
+        print(f"not scored, because {path.name} has no prediction of them: {', '.join(left_out)}", file=sys.stderr)
+    return [video for video in videos if video.take in found]
 
 
 def evaluate(
@@ -116,7 +136,7 @@ def evaluate(
     """
     truth = prepare(videos, prepared, truth_name, canvas, workers)
     path = predictions.split_path(output, split_name)
-    predicted, folder_of = _predictions_of(videos, read_json(path), path)
+    predicted, folder_of = _predictions_of(videos, _predicted_videos(path), path)
     pictures = {
         (video.video_id, picture.name): prepared_picture
         for video in videos
@@ -158,7 +178,7 @@ def evaluate(
 
 
 def _predictions_of(
-    videos: Sequence[Video], predicted: dict[str, Any], path: Path
+    videos: Sequence[Video], predicted: Sequence[dict[str, Any]], path: Path
 ) -> tuple[dict[str, Any], dict[tuple[str, str], str]]:
     """The predictions rearranged into the ground truth's videos, and the folder of each frame's picture.
 
@@ -167,10 +187,10 @@ def _predictions_of(
     """
     found: dict[tuple[str, str], tuple[str, list[dict[str, Any]]]] = {}
     try:
-        for video in predicted["annotations"]:
+        for video in predicted:
             name = video["video_id"]
             for frame in video["annotations"]:
-                for key in (name, re.sub(r"_part\d+$", "", name)):
+                for key in (name, _whole(name)):
                     found.setdefault((key, frame["file_name"]), (name, frame["segments_info"]))
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: is no prediction file ({error!r}); predict again") from error
@@ -185,6 +205,26 @@ def _predictions_of(
                 frames.append({"file_name": picture.name, "segments_info": segments})
         annotations.append({"video_id": video.video_id, "annotations": frames})
     return {"annotations": annotations}, folders
+
+
+def _predicted_videos(path: Path) -> list[dict[str, Any]]:
+    """The videos of a prediction file.
+
+    Raises:
+        UserError: it is missing, damaged or none.
+    """
+    content = read_json(path)
+    videos = content.get("annotations") if isinstance(content, dict) else None
+    if not isinstance(videos, list) or not all(
+        isinstance(video, dict) and isinstance(video.get("video_id"), str) for video in videos
+    ):
+        raise UserError(f"{path}: is no prediction file; predict again")
+    return videos
+
+
+def _whole(video_id: str) -> str:
+    """The id of a video without that of its part."""
+    return re.sub(r"_part\d+$", "", video_id)
 
 
 def _digest(path: Path) -> str:

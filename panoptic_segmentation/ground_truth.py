@@ -23,6 +23,7 @@ from operating_room.categories import CATEGORIES, COLORS, LABEL_TO_CATEGORY
 from operating_room.dataset import Dataset, RecordedTake
 from operating_room.errors import UserError
 from operating_room.files import write_json
+from operating_room.machine import is_first
 from operating_room.png import write_png
 from operating_room.progress import track
 from operating_room.readers import picture_size, read_ids, read_json, read_label_mask
@@ -106,10 +107,25 @@ def find_videos(
                 videos += [replace(video, frames=frames[part], part=n) for n, part in enumerate(parts)]
         if len(videos) == before:
             empty.append(take.name)
-    if empty:
+    if empty and is_first():
         names = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
         print(f"left out for want of {'annotated ' * annotated}frames: {names}", file=sys.stderr)
     return videos
+
+
+def first_frames(videos: Sequence[Video], limit: int | None) -> list[Video]:
+    """The first `limit` frames of each camera, in the parts that they belong to; None leaves all."""
+    if limit is None:
+        return list(videos)
+    chosen: dict[tuple[Take, str], dict[str, None]] = {}
+    limited = []
+    for video in videos:
+        there = chosen.setdefault((video.take, video.camera), {})
+        if len(there) < limit:  # parts share frames: a later one goes on from those of the one before
+            new = [frame for frame in video.frames if frame not in there]
+            there |= dict.fromkeys(new[: limit - len(there)])
+            limited.append(replace(video, frames=tuple(frame for frame in video.frames if frame in there)))
+    return limited
 
 
 def split_video(count: int, length: int = VIDEO_LENGTH, overlap: int = VIDEO_OVERLAP) -> list[slice]:
@@ -320,7 +336,7 @@ def _find_frames(recorded: RecordedTake, camera: str, annotated: bool, with_pict
     if not with_pictures:
         return tuple(frames)
     seen = [frame for frame in frames if _exists(recorded, layout.segmentation_view(root, take, camera, frame))]
-    if annotated and len(seen) < len(frames):
+    if annotated and len(seen) < len(frames) and is_first():
         lost = next(frame for frame in frames if frame not in set(seen))
         path = layout.segmentation_view(root, take, camera, lost)
         print(f"{path}: not there, {len(frames) - len(seen)} annotated frames are left out", file=sys.stderr)

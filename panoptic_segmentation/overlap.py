@@ -87,7 +87,11 @@ def read_overlaps(
         joint = np.zeros((len(frames), *shape), int)
         for frame, name in enumerate(frames):
             paths = truth_picture(video_id, name), predicted_picture(video_id, name)
-            true_ids, predicted_ids = (read_ids(path) for path in paths)
+            true_ids = read_ids(paths[0])
+            try:
+                predicted_ids = read_ids(paths[1])
+            except UserError as error:
+                raise UserError(f"{error}, or predict again: what is damaged is made anew") from error
             if true_ids.shape != predicted_ids.shape:
                 sizes = [f"{ids.shape[1]}x{ids.shape[0]}" for ids in (true_ids, predicted_ids)]
                 raise UserError(f"{paths[1]}: is {sizes[1]}, the ground truth {paths[0]} is {sizes[0]}")
@@ -138,7 +142,7 @@ def _records(video_id: str, frames: Sequence[Sequence[Mapping[str, Any]]], categ
                 if place[at] < 0:
                     place[at], category[at] = position, int(segment["category_id"])
                     crowd[at] = bool(segment.get("iscrowd", 0))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"video {video_id}: a segment record lacks id or category_id ({error!r})") from error
     if unknown := set(category[place >= 0].tolist()) - categories:
         raise UserError(

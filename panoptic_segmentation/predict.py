@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from operating_room import layout
 from operating_room.categories import CATEGORIES
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.files import atomic_path, write_json
-from operating_room.machine import Share, choose_device, require_memory
+from operating_room.machine import Share, choose_device, is_first, require_memory, wait_for_others
 from operating_room.progress import track
 from operating_room.readers import read_json, read_picture
 from operating_room.takes import OWN, Take, splits_of
 from panoptic_segmentation import predictions
 from panoptic_segmentation.checkpoints import VideoModel, build_model, load_checkpoint, load_model
-from panoptic_segmentation.config import CAUSAL, WHOLE_VIDEO, Config, InferenceSettings, read_config
-from panoptic_segmentation.ground_truth import Video, find_videos
+from panoptic_segmentation.config import CAUSAL, KEYS, WHOLE_VIDEO, Config, InferenceSettings, read_config
+from panoptic_segmentation.frames import BadFrame, windows
+from panoptic_segmentation.ground_truth import Video, find_videos, first_frames
 from panoptic_segmentation.model.panoptic import CausalPanoptic, PanopticVideo, Sizes, ctvis_panoptic, panoptic_video
 from panoptic_segmentation.model.video import (
     FramePrediction,
@@ -42,7 +42,7 @@ from panoptic_segmentation.model.video import (
 )
 from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS
 from panoptic_segmentation.model_card import typed
-from panoptic_segmentation.pictures import edge_size, resize_for_test, resize_picture, resize_station
+from panoptic_segmentation.pictures import edge_size, resize_picture
 
 ALL = Share()
 
@@ -50,10 +50,6 @@ _MODEL_FILES = ("model.safetensors", "model_final.pth")  # of a folder, the firs
 _EXPORTED_SPLITS = ("train", "val", "test", "short_clips")
 _MOST_INSTANCES = 255  # numbers that a picture of instances can show
 _BLEND = 0.5  # share of the class colour in a blend
-
-
-class _BadFrame(UserError):
-    """A picture that cannot be used: its video is left out, the others go on."""
 
 
 def read_test_config(model: Path, config_file: Path | None, overrides: Sequence[str] = ()) -> Config | None:
@@ -101,7 +97,9 @@ def load(model: Path, config: Config | None = None) -> tuple[VideoModel, Inferen
         raise UserError(f"{path}: does not say how it is built; give the configuration it was trained with")
     else:
         loaded, settings = build_model(config.kind, config.segmenter, config.video), config.test
-        print(load_checkpoint(path, loaded))
+        report = load_checkpoint(path, loaded)
+        if is_first():
+            print(report)
     return loaded.eval().to(choose_device()), settings
 
 
@@ -113,6 +111,7 @@ def export_masks(
     takes: Sequence[str] | None = None,
     annotated: bool = True,
     share: Share = ALL,
+    limit: int | None = None,
 ) -> Iterator[Path]:
     """Predict all takes that are on disk, one prediction file per split: the masks that stage 2 sees.
 
@@ -123,12 +122,13 @@ def export_masks(
         takes: names of takes or splits; None means all.
         annotated: only frames with an annotated mask, as published; else all.
         share: see `predict`.
+        limit: only so many frames of each camera.
 
     Raises:
         UserError: see `predict`.
     """
     loaded, settings = load(model, read_test_config(model, config_file))
-    if isinstance(loaded, OfflineDVIS):
+    if isinstance(loaded, OfflineDVIS) and is_first():
         print(
             f"warning: {model} looks into the future; scene graphs from its masks could not be made live. "
             "The CTVIS model does not",
@@ -136,7 +136,7 @@ def export_masks(
         )
     dataset = Dataset(data)
     videos: dict[str, list[Video]] = {}
-    for video in find_videos(dataset, dataset.choose(takes), annotated=annotated):
+    for video in first_frames(find_videos(dataset, dataset.choose(takes), annotated=annotated), limit):
         videos.setdefault(_split_of(video.take), []).append(video)
     if not videos:
         predict(loaded, settings, [], output, "none", model)
@@ -156,10 +156,10 @@ def predict(
     """Predict `videos` and write the published files below `output`; videos that are there already are kept.
 
     Args:
-        split_name: of the prediction file, `pred_<split_name>.json`.
+        split_name: of the prediction file, `pred_<split_name>.json`; other videos that it holds stay in it.
         origin: file or folder of the model; another model's predictions in `output` are not mixed with its own.
-        share: (place, of): one of several processes, which predicts only its share of the videos and leaves what is
-            wrong, and the prediction file, to a last process that takes them all.
+        share: one of several processes (`operating_room.machine.share`), which predicts only its share of the videos.
+            The first one waits for the others, tells what is wrong and writes the prediction file.
 
     Returns:
         the path of the prediction file.
@@ -175,20 +175,31 @@ def predict(
     if isinstance(model, OfflineDVIS):
         _check_memory(model, settings, videos)
     _claim(output, model_path(origin), settings)
-    done, bad = [], []
-    place, of, _ = share
-    for video in track(videos[place::of], "segmenting", len(videos[place::of])):
-        try:
-            done.append(_predict_video(model, settings, video, output))
-        except _BadFrame as error:
-            bad.append(f"video {video.video_id} is left out: {error}")
-    if share != ALL:
-        return predictions.split_path(output, split_name)
+    rank, processes, _ = share
+    done, bad = _predict_videos(model, settings, videos[rank::processes], output)
+    if processes > 1:
+        wait_for_others()
+        if rank > 0:
+            return predictions.split_path(output, split_name)
+        done, bad = _predict_videos(model, settings, videos, output)  # all that could be predicted is there now
     path = predictions.write_split(output, split_name, done)
     if bad:
         print(*bad, sep="\n", file=sys.stderr)
         raise UserError(f"{path}: {len(bad)} of {len(videos)} videos are not in it, the others are; first: {bad[0]}")
     return path
+
+
+def _predict_videos(
+    model: VideoModel, settings: InferenceSettings, videos: Sequence[Video], output: Path
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The records of all videos that can be predicted, and a line for each that cannot."""
+    done, bad = [], []
+    for video in track(videos, "segmenting", len(videos)):
+        try:
+            done.append(_predict_video(model, settings, video, output))
+        except BadFrame as error:
+            bad.append(f"video {video.video_id} is left out: {error}")
+    return done, bad
 
 
 def segment_video(
@@ -247,7 +258,8 @@ def _predict_video(model: VideoModel, settings: InferenceSettings, video: Video,
     done = predictions.read_video(output, video.video_id, names)
     if done is not None:
         return done
-    results = segment_video(model, settings, _windows(model, settings, video))
+    device = next(model.parameters()).device
+    results = segment_video(model, settings, windows(video, settings, device))
     frames = ((ids, result.segments) for result in results for ids in result.ids)
     records = []
     for name, (ids, segments) in zip(names, frames, strict=True):
@@ -258,29 +270,6 @@ def _predict_video(model: VideoModel, settings: InferenceSettings, video: Video,
             predictions.write_frame(output, video.video_id, name, ids.numpy(), labels, settings.canvas, instances)
         )
     return predictions.write_video(output, video.video_id, records)
-
-
-def _windows(
-    model: VideoModel, settings: InferenceSettings, video: Video
-) -> Iterator[Float[Tensor, "frames 3 height width"]]:
-    """The pictures of a video at network size, some at a time, on the model's device."""
-    device = next(model.parameters()).device
-    paths = video.pictures()
-    size: tuple[int, ...] | None = None
-    for start in range(0, len(paths), settings.window):
-        pictures = []
-        for path in paths[start : start + settings.window]:
-            try:
-                picture = read_picture(path)
-            except UserError as error:
-                raise _BadFrame(str(error)) from error
-            if layout.is_station(video.camera):
-                picture = resize_station(picture, settings.canvas)
-            pictures.append(resize_for_test(picture, settings.shortest, settings.longest))
-            size = size or pictures[-1].shape
-            if pictures[-1].shape != size:
-                raise _BadFrame(f"{path}: has other proportions than the frames before it; copy it again")
-        yield torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().to(device)
 
 
 def _output_sizes(sizes: Sizes, settings: InferenceSettings) -> Sizes:
@@ -299,7 +288,8 @@ def _check_memory(model: OfflineDVIS, settings: InferenceSettings, videos: Seque
     need = offline_memory(model.segmenter.config, frames, *size)
     what = "the offline model keeps the mask features of a whole video, which"
     require_memory(need, what, advice="use the online model or a smaller INPUT.MIN_SIZE_TEST")
-    print(f"the offline model keeps the mask features of a whole video: {need / 1e9:.1f} GB for {frames} frames")
+    if is_first():
+        print(f"the offline model keeps the mask features of a whole video: {need / 1e9:.1f} GB for {frames} frames")
 
 
 def _split_of(take: Take) -> str:
@@ -315,13 +305,28 @@ def _claim(output: Path, origin: Path, settings: InferenceSettings) -> None:
     """
     with origin.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    mine: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
-    claim = {"model": origin.name, "sha256": digest, "settings": mine}
+    claim = {"model": origin.name, "sha256": digest, "settings": json.loads(json.dumps(asdict(settings)))}
     path = predictions.origin_path(output)
-    if path.exists():
-        there = read_json(path)
-        if there | {"settings": json.loads(json.dumps(asdict(InferenceSettings()))) | there["settings"]} != claim:
-            raise UserError(
-                f"{path}: {output} holds predictions of another model or setting; remove it or choose another"
-            )
+    if path.exists() and (others := _differences(path, claim)):
+        raise UserError(f"{output}: holds predictions {others}; choose another folder for these (--out), those stay")
     write_json(path, claim)
+
+
+def _differences(path: Path, claim: Mapping[str, Any]) -> str:
+    """In what the predictions that `path` is about are others than those of `claim`; empty if in nothing."""
+    try:
+        there = read_json(path)
+        # A file of an older version lacks settings that came later; their defaults are what it did.
+        settings = json.loads(json.dumps(asdict(InferenceSettings()))) | there["settings"]
+        name, digest = str(there["model"]), there["sha256"]
+    except (UserError, KeyError, TypeError) as error:
+        return f"of a model that {path.name} does not tell ({error})"
+    if digest != claim["sha256"]:
+        return f"of another model, {name}" if name != claim["model"] else f"of another model called {name}, too"
+    keys = {field: key for key, field in KEYS.items()}
+    changed = [
+        f"{keys.get(f'test.{field}', field)} {settings[field]!r} (now {value!r})"
+        for field, value in claim["settings"].items()
+        if settings[field] != value
+    ]
+    return f"made with {', '.join(changed)}" if changed else ""

@@ -125,7 +125,9 @@ def read_video(output: Path, video_id: str, file_names: Sequence[str]) -> dict[s
         return None
     if [name for name, _ in frames[: len(file_names)]] != list(file_names) or video.get("video_id") != video_id:
         return None
-    pictures = [find(output, video_id, name) for find in (picture_path, instance_path)[: 1 + numbered] for name, _ in frames]
+    pictures = [
+        find(output, video_id, name) for find in (picture_path, instance_path)[: 1 + numbered] for name, _ in frames
+    ]
     return video if all(map(_is_whole, pictures)) else None
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from operating_room.ahead import Ahead
 from operating_room.categories import LABEL_COUNT
 from operating_room.dataset import Timepoint
 from operating_room.errors import UserError
@@ -90,6 +90,9 @@ class Evidence:
         return [path for path in (*self.views, self.cloud, self.audio, *self.masks) if path is not None]
 
 
+_Stamped = tuple[Evidence, tuple[str, ...]]
+
+
 @dataclass(frozen=True)
 class _Read:
     """The files of a sample as tensors."""
@@ -108,8 +111,7 @@ class ExampleReader:
         self._config = config
         self._tokens = tokens
         self._views = ViewReader(config.vision.image_size, keep_views, readers)
-        self._thread: ThreadPoolExecutor | None = None
-        self._ahead: dict[Evidence, tuple[list[str], Future[_Read]]] = {}  # with the stamps of the files before
+        self._ahead = Ahead(self._read)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -139,7 +141,7 @@ class ExampleReader:
         text_only = IMAGE not in ids
         if text_only and evidence != Evidence(()):
             raise UserError(f"the prompt has no {IMAGE_MARK}, so its files would not be seen; make the sample again")
-        found = None if text_only else self._find(known)
+        found = None if text_only else self._ahead.take(_stamped(known))
         return Example(
             ids=torch.tensor(ids),
             labels=None if answer is None else torch.tensor(labels),
@@ -152,16 +154,10 @@ class ExampleReader:
 
     def read_ahead(self, evidence: Sequence[Evidence]) -> None:
         """Begin to read the files of the next samples in another thread, while the model is busy with these."""
-        self._thread = self._thread or ThreadPoolExecutor(1)
-        known = [one.only(self._config.modalities) for one in evidence]
-        self._ahead = {one: (_stamps(one), self._thread.submit(self._read, one)) for one in known}
+        self._ahead.begin(_stamped(one.only(self._config.modalities)) for one in evidence)
 
-    def _find(self, evidence: Evidence) -> _Read:
-        """What was read ahead, unless a file has changed since; else read now."""
-        stamps, future = self._ahead.pop(evidence, ([], None))
-        return future.result() if future is not None and stamps == _stamps(evidence) else self._read(evidence)
-
-    def _read(self, evidence: Evidence) -> _Read:
+    def _read(self, stamped: _Stamped) -> _Read:
+        evidence = stamped[0]
         width = self._config.pooler.audio_width
         return _Read(
             self._views(evidence.views),
@@ -202,9 +198,12 @@ class ExampleReader:
         return self._config.vision.tokens + sum(tokens for part, tokens in parts if part)
 
 
-def _stamps(evidence: Evidence) -> list[str]:
-    """Of the files; one that is not there has none (reading it says so)."""
-    return [stamp(path) if path.exists() else "" for path in evidence.files()]
+def _stamped(evidence: Evidence) -> _Stamped:
+    """With the state of its files: one that changes after it was read ahead is read again.
+
+    One that is not there has none (reading it says so).
+    """
+    return evidence, tuple(stamp(path) if path.exists() else "" for path in evidence.files())
 
 
 def prepare_view(picture: UInt8[np.ndarray, "height width 3"], size: int) -> UInt8[Tensor, "3 size size"]:

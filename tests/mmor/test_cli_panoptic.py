@@ -17,8 +17,9 @@ import torch
 from typer.testing import CliRunner
 
 from mmor import cli
+from operating_room.takes import find_take
 from panoptic_segmentation import predictions
-from panoptic_segmentation.checkpoints import load_model, published_state
+from panoptic_segmentation.checkpoints import build_model, load_model, published_state, save_published
 from panoptic_segmentation.config import Config, save_config
 from panoptic_segmentation.ground_truth import find_videos
 from panoptic_segmentation.predict import load, predict
@@ -144,6 +145,10 @@ def test_the_published_chain_of_commands(tmp_path: Path, monkeypatch: pytest.Mon
     assert Path("output_online/inference/pred_train.json").exists()
     result = RUN.invoke(cli.app, ["panoptic", "export-masks", "--model", "output_CTVIS"])
     assert result.exit_code == 0, result.output
+    assert Path("output_CTVIS/masks/inference/pred_train.json").exists()
+    published = ["--eval-only", "MODEL.WEIGHTS", "output_CTVIS/model_final.pth", "MODEL.MASK_FORMER.TEST.TASK", "vps"]
+    result = RUN.invoke(cli.app, [*command, "config.yaml", *published])  # into the same folder
+    assert result.exit_code == 0, result.output
     assert Path("output_CTVIS/inference/pred_train.json").exists()
 
 
@@ -163,3 +168,64 @@ def test_mistakes_at_the_start(tmp_path: Path) -> None:
         assert "wandb is not installed" in message("--report-to", "wandb")
     assert "needs a model" in message("--eval-only")
     assert not (tmp_path / "out").exists()
+
+
+def test_torchrun_alone_writes_the_prediction_file(tmp_path: Path) -> None:
+    """Each process predicts its videos; the first one waits and writes the file of all."""
+    dataset = write_take(tmp_path / "data", 9)
+    for take in ("002_PKA", "004_TKA"):
+        write_take(tmp_path / "data", 4, find_take(take))
+    videos = find_videos(dataset, dataset.choose(None))
+    assert len(videos) == 3
+    origin = new_model(tmp_path / "model.safetensors")
+    command = ["panoptic", "predict", "--model", str(origin), "--data", str(tmp_path / "data"), "--blend", "--out"]
+    start_two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mmor.cli"]
+    done = finished(*start_two, *command, str(tmp_path / "two"))
+    assert done.stdout.count("predictions in") == 1
+    whole = predict(*load(origin), videos, tmp_path / "one", "test", origin)
+    assert predictions.split_path(tmp_path / "two", "test").read_bytes() == whole.read_bytes()
+    assert len(list((tmp_path / "two" / "inference" / "pan_pred").rglob("blend/*.jpg"))) == 14
+    videos[1].pictures()[0].write_bytes(b"\xff\xd8")  # of the second process: told once, by the first
+    failed = start(*start_two, *command, str(tmp_path / "bad"))
+    _, errors = failed.communicate()
+    assert failed.returncode != 0
+    assert errors.count("1 of 3 videos are not in it") == 1
+    there = json.loads(predictions.split_path(tmp_path / "bad", "test").read_text())["annotations"]
+    assert [video["video_id"] for video in there] == [videos[0].video_id, videos[2].video_id]
+
+
+def test_two_processes_predict_and_score(tmp_path: Path) -> None:
+    write_take(tmp_path / "data", 9)
+    write_take(tmp_path / "data", 4, find_take("002_PKA"))
+    config = replace(TINY, test_data=("mmor_panoptic_train",))
+    save_config(config, tmp_path / "config.yaml")
+    save_published(tmp_path / "model_final.pth", build_model("ctvis", TINY.segmenter, TINY.video))
+    options = ["--config-file", str(tmp_path / "config.yaml"), "--data", str(tmp_path / "data"), "--workers", "1"]
+    weights = ["--eval-only", "MODEL.WEIGHTS", str(tmp_path / "model_final.pth")]
+    done = finished(
+        "-m", "mmor.cli", "panoptic", "train", "--num-gpus", "2", *options, "--out", str(tmp_path / "two"), *weights
+    )
+    assert done.stdout.count("STQ") == 1
+    assert (tmp_path / "two" / "inference" / "vpq_train.json").exists()
+
+
+def test_a_cluster_that_counts_one_process_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_take(tmp_path / "data", 4)
+    origin = new_model(tmp_path / "model.safetensors")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("RANK", "0")
+    command = ["panoptic", "predict", "--model", str(origin), "--data", str(tmp_path / "data"), "--blend"]
+    result = RUN.invoke(cli.app, [*command, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "predictions in" in result.output
+    assert list((tmp_path / "out" / "inference" / "pan_pred").rglob("blend/*.jpg"))
+
+
+def finished(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, which must be good."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, env=environment, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done

@@ -16,7 +16,7 @@ from operating_room import layout
 from operating_room.categories import CATEGORIES, COLORS
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
-from operating_room.takes import find_take
+from operating_room.takes import Take, find_take
 from panoptic_segmentation.ground_truth import category_map, clean, find_videos, prepare, segment_records, split_video
 
 TAKE = find_take("001_PKA")
@@ -92,17 +92,17 @@ def test_parts_cover_a_video(count: int, length: int) -> None:
     assert all(a.start + length - 3 == b.start for a, b in pairwise(parts))
 
 
-def write_take(root: Path, frames: int) -> Dataset:
+def write_take(root: Path, frames: int, take: Take = TAKE) -> Dataset:
     """A take with room camera 1: pictures of all frames, masks of all but the third."""
     folder = root / "MM-OR_data"
     numbers = [f"{100 + 3 * i:06d}" for i in range(frames)]
-    index = layout.index_files(folder, TAKE)[0]
+    index = layout.index_files(folder, take)[0]
     index.parent.mkdir(parents=True)
     index.write_text(json.dumps([[f"{i:06d}", {"azure": number}] for i, number in enumerate(numbers)]))
     for i, number in enumerate(numbers):
         mask, picture = (
-            layout.label_mask(folder, TAKE, "1", number),
-            layout.segmentation_view(folder, TAKE, "1", number),
+            layout.label_mask(folder, take, "1", number),
+            layout.segmentation_view(folder, take, "1", number),
         )
         for path in (mask, picture):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,13 +15,15 @@ from PIL import Image
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
-from operating_room.machine import Share
+from operating_room.machine import seeded
+from operating_room.readers import read_ids
+from operating_room.takes import find_take
 from panoptic_segmentation import overlap_cache, predictions
 from panoptic_segmentation.checkpoints import ModelCard, build_model, save_model, save_published
 from panoptic_segmentation.config import WHOLE_VIDEO, save_config
-from panoptic_segmentation.evaluate import evaluate, predicted_size
-from panoptic_segmentation.ground_truth import Video, find_videos, prepare
-from panoptic_segmentation.overlap import read_ids, read_overlaps
+from panoptic_segmentation.evaluate import evaluate, of_predicted_takes, predicted_size
+from panoptic_segmentation.ground_truth import Video, find_videos, first_frames, prepare
+from panoptic_segmentation.overlap import read_overlaps
 from panoptic_segmentation.predict import export_masks, load, predict, read_test_config, segment_video, write_blends
 from tests.panoptic_segmentation.test_ground_truth import TAKE, write_take
 from tests.panoptic_segmentation.test_panoptic_train import TINY
@@ -36,7 +38,9 @@ def videos(tmp_path: Path) -> list[Video]:
 
 
 def new_model(path: Path, kind: str = "ctvis") -> Path:
-    model = build_model(kind, TINY.segmenter, TINY.video)
+    """A model with random weights that are the same in every run, and others under another name."""
+    with seeded(sum(path.name.encode())):
+        model = build_model(kind, TINY.segmenter, TINY.video)
     card = ModelCard(kind, TINY.segmenter, TINY.video, json.loads(json.dumps(vars(TINY.test))))
     save_model(path, model, card)
     return path
@@ -78,27 +82,106 @@ def test_an_interrupted_prediction_goes_on(tmp_path: Path, videos: list[Video]) 
     assert kept.stat().st_mtime_ns == time
 
 
-def test_several_processes_share_the_videos(tmp_path: Path, videos: list[Video]) -> None:
-    origin = new_model(tmp_path / "model.safetensors")
-    model, settings = load(origin)
-    whole = predict(model, settings, videos, tmp_path / "whole", "train", origin)
-    for place, expected in ((1, 1), (0, 3)):
-        predict(model, settings, videos, tmp_path / "out", "train", origin, Share(place, 2))
-        assert len(list((tmp_path / "out" / "inference" / "videos").iterdir())) == expected
-    assert not predictions.split_path(tmp_path / "out", "train").exists()
-    path = predict(model, settings, videos, tmp_path / "out", "train", origin)
-    assert path.read_bytes() == whole.read_bytes()
-    assert predicted_size(tmp_path / "out") == CANVAS
-
-
 def test_predictions_of_two_models_do_not_mix(tmp_path: Path, videos: list[Video]) -> None:
     one, other = new_model(tmp_path / "one.safetensors"), new_model(tmp_path / "other.safetensors")
     predict(*load(one), videos[:1], tmp_path / "out", "train", one)
-    with pytest.raises(UserError, match="another model"):
+    with pytest.raises(UserError, match=r"of another model, one\.safetensors; choose another folder") as caught:
         predict(*load(other), videos[:1], tmp_path / "out", "train", other)
+    assert "remove" not in str(caught.value)
     model, settings = load(one)
-    with pytest.raises(UserError, match="another model or setting"):
+    changed = r"OBJECT_MASK_THRESHOLD 0\.0 \(now 0\.5\); choose another folder for these \(--out\), those stay"
+    with pytest.raises(UserError, match=changed):
         predict(model, replace(settings, score_threshold=0.5), videos[:1], tmp_path / "out", "train", one)
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "{}", "{", '{"model": "x", "sha256": 1}', '{"settings": 3}'])
+def test_a_folder_that_does_not_tell_its_model_is_left_alone(tmp_path: Path, videos: list[Video], text: str) -> None:
+    origin = new_model(tmp_path / "model.safetensors")
+    predict(*load(origin), videos[:1], tmp_path / "out", "train", origin)
+    predictions.origin_path(tmp_path / "out").write_text(text)
+    with pytest.raises(UserError, match=r"model\.json does not tell .*choose another folder"):
+        predict(*load(origin), videos[:1], tmp_path / "out", "train", origin)
+    with pytest.raises(UserError, match=r"model\.json"):
+        predicted_size(tmp_path / "out")
+
+
+@pytest.mark.parametrize("canvas", [[[], 48], [48], "48x48", None, [0, 48], [1.5, 48], [True, 48]])
+def test_a_damaged_size_is_named(tmp_path: Path, canvas: object) -> None:
+    path = predictions.origin_path(tmp_path)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"settings": {"canvas": canvas}}))
+    with pytest.raises(UserError, match=r"model\.json: .*canvas|CANVAS"):
+        predicted_size(tmp_path)
+
+
+def test_takes_can_be_predicted_one_after_the_other(
+    tmp_path: Path, videos: list[Video], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_take(tmp_path / "data", 5, find_take("002_PKA"))
+    dataset = Dataset(tmp_path / "data")
+    both = find_videos(dataset, dataset.choose(None), length=6)
+    origin = new_model(tmp_path / "model.safetensors")
+    model, settings = load(origin)
+    predict(model, settings, videos, tmp_path / "out", "train", origin)
+    found = of_predicted_takes(both, tmp_path / "out", "train")
+    assert found == videos
+    assert "no prediction of them: 002_PKA" in capsys.readouterr().err
+    others = [video for video in both if video not in videos]
+    predict(model, settings, others, tmp_path / "out", "train", origin)
+    assert of_predicted_takes(both, tmp_path / "out", "train") == both
+    together = evaluate(both, tmp_path / "out", "train", tmp_path / "prepared", TRUTH, CANVAS)
+    predict(model, settings, both, tmp_path / "whole", "train", origin)
+    assert evaluate(both, tmp_path / "whole", "train", tmp_path / "prepared", TRUTH, CANVAS) == together
+    predict(model, settings, others, tmp_path / "out", "val", origin)
+    with pytest.raises(UserError, match="no annotated take"):
+        of_predicted_takes(videos, tmp_path / "out", "val")
+
+
+def test_a_first_try_of_a_few_frames(tmp_path: Path, videos: list[Video]) -> None:
+    few = first_frames(videos, 7)  # the parts have 6, 6 and 1 frames and share 3
+    assert [(video.part, len(video.frames)) for video in few] == [(0, 6), (1, 4)]
+    assert first_frames(videos, 6) == videos[:1]
+    assert first_frames(videos, None) == first_frames(videos, 100) == videos
+    origin = new_model(tmp_path / "model.safetensors")
+    model, settings = load(origin)
+    predict(model, settings, few, tmp_path / "out", "train", origin)
+    evaluate(few, tmp_path / "out", "train", tmp_path / "prepared", TRUTH, CANVAS)
+    whole = predict(model, settings, videos, tmp_path / "out", "train", origin).read_bytes()
+    kept = predictions.picture_path(tmp_path / "out", videos[0].video_id, videos[0].pictures()[0].name)
+    time = kept.stat().st_mtime_ns
+    assert predict(model, settings, few, tmp_path / "out", "train", origin).read_bytes() == whole
+    assert kept.stat().st_mtime_ns == time
+    evaluate(videos, tmp_path / "out", "train", tmp_path / "prepared", TRUTH, CANVAS)
+
+
+def test_a_damaged_prediction_is_made_again(tmp_path: Path, videos: list[Video]) -> None:
+    origin = new_model(tmp_path / "model.safetensors")
+    model, settings = load(origin)
+    predict(model, settings, videos, tmp_path / "out", "train", origin)
+    arguments = (videos, tmp_path / "out", "train", tmp_path / "prepared", TRUTH, CANVAS)
+    first = evaluate(*arguments)
+    name = videos[0].pictures()[0].name
+    damaged = [
+        find(tmp_path / "out", videos[0].video_id, name)
+        for find in (predictions.picture_path, predictions.instance_path)
+    ]
+    for path in damaged:
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-20])
+        with pytest.raises(UserError, match=r"predict again"):
+            evaluate(*arguments)
+        predict(model, settings, videos, tmp_path / "out", "train", origin)
+        assert path.read_bytes() == whole
+        assert evaluate(*arguments) == first
+
+
+def test_small_pictures_can_be_scored(tmp_path: Path, videos: list[Video]) -> None:
+    """Segments that the network sees and a smaller picture does not."""
+    origin = new_model(tmp_path / "model.safetensors")
+    model, settings = load(origin)
+    small = replace(settings, canvas=(4, 3), at_canvas=False)
+    predict(model, small, videos, tmp_path / "out", "train", origin)
+    evaluate(videos, tmp_path / "out", "train", tmp_path / "prepared", TRUTH, (4, 3))
 
 
 def test_published_checkpoints_need_a_configuration(tmp_path: Path, videos: list[Video]) -> None:
@@ -115,9 +198,9 @@ def test_all_frames_can_be_predicted_and_evaluated(tmp_path: Path, videos: list[
     origin = new_model(tmp_path / "model.safetensors")
     predict(*load(origin), everything, tmp_path / "out", "train", origin)
     evaluate(videos, tmp_path / "out", "train", tmp_path / "prepared", TRUTH, CANVAS)
-    predict(*load(origin), everything[:1], tmp_path / "out", "train", origin)
+    predict(*load(origin), everything[:1], tmp_path / "one", "train", origin)
     with pytest.raises(UserError, match="frames without prediction"):
-        evaluate(videos, tmp_path / "out", "train", tmp_path / "prepared", TRUTH, CANVAS)
+        evaluate(videos, tmp_path / "one", "train", tmp_path / "prepared", TRUTH, CANVAS)
 
 
 def test_the_truth_as_prediction_scores_100(tmp_path: Path, videos: list[Video]) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from operating_room.categories import CATEGORIES, COLORS
-from operating_room.errors import UserError
+from operating_room.readers import read_ids
 from panoptic_segmentation import predictions
 
 
@@ -43,18 +48,83 @@ def test_a_video_counts_as_done_when_all_of_it_is_there(tmp_path: Path) -> None:
     assert predictions.read_video(tmp_path, "v", names) is None
     video = predictions.write_video(tmp_path, "v", frames)
     assert predictions.read_video(tmp_path, "v", names) == video
-    assert predictions.read_video(tmp_path, "v", names[:1]) is None
+    assert predictions.read_video(tmp_path, "v", names[:1]) == video  # a first try after the whole loses nothing
+    assert predictions.read_video(tmp_path, "v", names[1:]) is None
     predictions.picture_path(tmp_path, "v", "b.jpg").unlink()
     assert predictions.read_video(tmp_path, "v", names) is None
     assert predictions.write_split(tmp_path, "train_small", [video]).name == "pred_train_small.json"
 
 
-def test_a_damaged_record_is_named(tmp_path: Path) -> None:
-    path = predictions.video_path(tmp_path, "v")
-    path.parent.mkdir(parents=True)
-    path.write_text("[]")
-    with pytest.raises(UserError, match=r"v\.json: is no record"):
-        predictions.read_video(tmp_path, "v", [])
+@pytest.mark.parametrize("damage", ["[]", "null", "{", '{"annotations": [1]}', '{"annotations": [], "video_id": "v"}'])
+def test_a_video_with_damaged_records_is_not_there(tmp_path: Path, damage: str) -> None:
+    frames = [predictions.write_frame(tmp_path, "v", "a.jpg", np.ones((4, 6), np.int32), [(1, 3)], (6, 4))]
+    predictions.write_video(tmp_path, "v", frames)
+    assert predictions.read_video(tmp_path, "v", ["a.jpg"]) is not None
+    predictions.video_path(tmp_path, "v").write_text(damage)
+    assert predictions.read_video(tmp_path, "v", ["a.jpg"]) is None
+
+
+@pytest.mark.parametrize("find", [predictions.picture_path, predictions.instance_path])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "gone"])
+def test_a_video_with_a_damaged_picture_is_not_there(
+    tmp_path: Path, find: Callable[[Path, str, str], Path], damage: str
+) -> None:
+    ids = np.ones((4, 6), np.int32)
+    frames = [
+        predictions.write_frame(tmp_path, "v", name, ids, [(1, 3)], (6, 4), {1: 1}) for name in ("a.jpg", "b.jpg")
+    ]
+    predictions.write_video(tmp_path, "v", frames)
+    assert predictions.read_video(tmp_path, "v", ["a.jpg", "b.jpg"]) is not None
+    path = find(tmp_path, "v", "b.jpg")
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 1  # within the pixels
+    path.write_bytes({"cut": data[:-30], "flipped": data}.get(damage, b""))
+    if damage == "gone":
+        path.unlink()
+    assert predictions.read_video(tmp_path, "v", ["a.jpg", "b.jpg"]) is None
+
+
+def test_a_prediction_file_keeps_what_others_have_put_into_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = ({"video_id": name, "annotations": []} for name in "ab")
+    path = predictions.write_split(tmp_path, "test", [one])
+    predictions.write_split(tmp_path, "test", [other])
+    again = {**one, "annotations": [{"file_name": "x.jpg", "segments_info": []}]}
+    predictions.write_split(tmp_path, "test", [again])
+    assert json.loads(path.read_text()) == {"annotations": [again, other]}
+    path.write_text('{"annotations": ')
+    predictions.write_split(tmp_path, "test", [other])
+    assert json.loads(path.read_text()) == {"annotations": [other]}
+    assert "pred_test.json: was damaged" in capsys.readouterr().err
+
+
+def test_a_picture_smaller_than_the_network_lists_what_it_shows(tmp_path: Path) -> None:
+    ids = np.zeros((8, 8), np.int32)
+    ids[2:6, 2:6] = 1
+    ids[0, 0] = 2  # between the pixels that are taken
+    ids[7, 7] = 3  # one of two segments of a class
+    ids[0:2, 4:8] = 4
+    labels = [(1, 3), (2, 5), (3, 7), (4, 7)]
+    record = predictions.write_frame(tmp_path, "v", "a.jpg", ids, labels, (4, 4), {n: n for n in range(1, 5)})
+    listed = {segment["id"] for segment in record["segments_info"]}
+    shown = set(np.unique(read_ids(predictions.picture_path(tmp_path, "v", "a.jpg"))).tolist()) - {0}
+    assert listed == shown
+    numbers = set(np.unique(read_ids(predictions.instance_path(tmp_path, "v", "a.jpg"))).tolist()) - {0}
+    assert {segment["instance_id"] for segment in record["segments_info"]} == numbers
+    assert 2 not in numbers
+    assert next(s["area"] for s in record["segments_info"] if s["instance_id"] == 1) == 16  # px of the network
+
+
+@given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 12))
+@settings(max_examples=40)
+def test_every_record_has_a_pixel_and_every_colour_a_record(seed: int, width: int, height: int) -> None:
+    ids = np.random.default_rng(seed).integers(0, 6, (7, 9)).astype(np.int32)
+    with TemporaryDirectory() as folder:
+        output, labels = Path(folder), [(n, 2 * n) for n in range(1, 6)]
+        record = predictions.write_frame(output, "v", "a.jpg", ids, labels, (width, height))
+        shown = set(np.unique(read_ids(predictions.picture_path(output, "v", "a.jpg"))).tolist()) - {0}
+    assert {segment["id"] for segment in record["segments_info"]} == shown
 
 
 def test_segments_of_soft_masks() -> None:

@@ -325,7 +325,8 @@ def test_what_was_read_ahead_is_what_is_read(tmp_path: Path) -> None:
         for name in ("views", "cloud", "audio", "masks"):
             assert torch.equal(getattr(found, name), getattr(expected, name))
     assert third.audio is not None
-    ahead._ahead[third][1].result()
+    for future in ahead._ahead._begun.values():
+        future.result()
     save_tensor(third.audio, torch.full((8,), 7.0))  # replaced meanwhile
     audio = ahead(third, PROMPT).audio
     assert audio is not None
