@@ -199,5 +199,5 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
     frame = {"file_name": "1.jpg", "segments_info": []}
     file = {"categories": [], "annotations": [{"video_id": "v", "annotations": [frame]}]}
     picture = tmp_path / "truth" / "1.png"
-    with pytest.raises(UserError, match=r"truth.1\.png: no readable picture"):
+    with pytest.raises(UserError, match=r"truth.1\.png: is not a readable"):
         list(read_overlaps(file, lambda *_: picture, file, lambda *_: picture))
