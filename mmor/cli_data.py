@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmor.cli_options import CPUS, DATA_FOLDER, parse_size
+from mmor.cli_options import CPUS, DATA_FOLDER, Data, parse_size
+from operating_room.takes import find_take
 
-app = typer.Typer(help="What is on disk; simulated takes; relation files.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from operating_room.dataset import RecordedTake
+
+app = typer.Typer(
+    help="What is on disk, as a whole and second by second; simulated takes; relation files.", no_args_is_help=True
+)
 
 Root = Annotated[Path, typer.Argument(help=DATA_FOLDER)]
 
@@ -33,6 +39,65 @@ def check(
     report = doctor.check(root, take)
     typer.echo(json.dumps(report.to_json(), indent=1) if as_json else str(report))
     raise typer.Exit(report.exit_code)
+
+
+@app.command("show")
+def show(
+    take: Annotated[str, typer.Argument(help="Name of the take.")],
+    frame: Annotated[str, typer.Argument(help="Position of the timepoint in the take's index, like 12 or 000012.")],
+    data: Data = Path("data"),
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Put the memory of the labelled graphs before it into the prompt.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Show one timepoint: every file and what is wrong with it, prompt, scene graph and downstream labels.
+
+    Exit code: 0 all there is can be read, 2 something is broken.
+    """
+    from operating_room.contents import contents, describe
+
+    recorded = _recorded(data, take)
+    found = contents(recorded, frame, memory)
+    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else describe(found, recorded.root.parent))
+    raise typer.Exit(2 if found.problems else 0)
+
+
+@app.command("table")
+def table(
+    take: Annotated[str, typer.Argument(help="Name of the take.")],
+    data: Data = Path("data"),
+    out: Annotated[Path | None, typer.Option(help="CSV file (default: print it).")] = None,
+) -> None:
+    """Write as CSV which labels belong to which picture: a row for each picture of a take.
+
+    Masks and pictures share a frame number; the scene-graph label is that of the timepoint. A file that is not there
+    is an empty cell.
+    """
+    import csv
+    from io import StringIO
+
+    from operating_room.contents import COLUMNS, picture_table
+    from operating_room.files import write_text
+
+    recorded = _recorded(data, take)
+    text = StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(picture_table(recorded, recorded.root.parent))
+    if out is None:
+        typer.echo(text.getvalue(), nl=False)
+    else:
+        write_text(out, text.getvalue())
+        typer.echo(f"{text.getvalue().count(chr(10)) - 1} pictures in {out}", err=True)
+
+
+def _recorded(data: Path, take: str) -> RecordedTake:
+    from operating_room.dataset import Dataset
+
+    dataset = Dataset(data)
+    (chosen,) = dataset.choose([find_take(take).sample_name])
+    return dataset.take(chosen)
 
 
 @app.command("convert-relations")

@@ -50,11 +50,17 @@ class Timepoint:
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """Modality (the name of its field here) and path of every file of this timepoint; tracks are no file of it."""
-        for name in (*_SEVERAL_FILES, *_SINGLE_FILES):
-            value = getattr(self, name)
-            paths = value.values() if name in _SEVERAL_FILES else [value] * (value is not None)
-            for path in paths:
-                yield name, path
+        for name, _, path in self.files_by_camera():
+            yield name, path
+
+    def files_by_camera(self) -> Iterator[tuple[str, str, Path]]:
+        """As `files`, with the camera (or number of a mask) between them; empty where there is only one."""
+        for name in _SEVERAL_FILES:
+            for camera, path in getattr(self, name).items():
+                yield name, str(camera), path
+        for name in _SINGLE_FILES:
+            if (path := getattr(self, name)) is not None:
+                yield name, "", path
 
 
 _SEVERAL_FILES = ("room_views", "station_views", "masks", "label_masks")
@@ -134,7 +140,7 @@ class RecordedTake:
         if not 0 <= position < len(self.timepoints):
             raise UserError(
                 f"{self.index_file}: has no timepoint {frame_id!r}, only 000000 to {len(self.timepoints) - 1:06d}; "
-                "use labels made for this index"
+                "choose one of these, or labels made for this index"
             )
         return self.timepoints[position]
 
@@ -294,7 +300,7 @@ class Dataset:
                 chosen.append(take)
             else:
                 raise UserError(
-                    f"{self.root}: no take {name}; there are {', '.join(t.name for t in on_disk) or 'none'}"
+                    f"{self.root}: no take {take.name}; there are {', '.join(t.name for t in on_disk) or 'none'}"
                 )
         if not (chosen := on_disk if names is None else list(dict.fromkeys(chosen))):
             raise UserError(f"{self.root}: none of the takes of {', '.join(names or ['the dataset'])} is there")

@@ -17,6 +17,8 @@ from operating_room.errors import UserError
 from operating_room.machine import is_running
 
 _HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40]
+with suppress(OSError):  # containers of one host name cannot see each other's processes
+    _HOST += f"-{Path('/proc/self/ns/pid').stat().st_ino:x}"
 _STEM = 60  # characters of the file's own name in its temporary one, which must not be too long where its own is not
 _LEFT = re.compile(r"\..*\.(?P<host>[A-Za-z0-9-]+)\.(?P<process>\d+)\.[0-9a-f]{8}\.partial(\..*)?")
 _cleared: set[Path] = set()  # folders in which this process has looked for what killed ones have left
