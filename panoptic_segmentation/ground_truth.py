@@ -1,14 +1,16 @@
 """Ground truth of stage 1: annotated label masks become cleaned class pictures, segment records and videos.
 
-Data specification, sections 7.1 to 7.3. Everything is written to a folder of its own, prepared once; what is there and
-newer than its mask is not made again.
+Data specification, sections 7.1 to 7.3. Everything is written to a folder of its own, prepared once; what is there,
+whole, and of the present mask is not made again.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
@@ -23,11 +25,13 @@ from operating_room.categories import CATEGORIES, COLORS, LABEL_TO_CATEGORY
 from operating_room.dataset import Dataset, RecordedTake
 from operating_room.errors import UserError
 from operating_room.files import write_json
+from operating_room.fingerprints import fingerprint
 from operating_room.machine import is_first
 from operating_room.png import write_png
 from operating_room.progress import track
 from operating_room.readers import picture_size, read_ids, read_json, read_label_mask
 from operating_room.takes import MMOR, Take
+from panoptic_segmentation.prepared_index import PreparedIndex, State, state_of
 
 SMALLEST_AREA = 10  # px^2 of a contour's polygon; smaller ones are slips of the annotator's brush
 VIDEO_LENGTH = 200  # frames
@@ -215,17 +219,19 @@ def prepare(videos: Sequence[Video], folder: Path, name: str, size: Size = CANVA
     """
     if not videos:
         raise UserError("the chosen takes have no annotated frame; choose other takes or add segmentation exports")
-    path = ground_truth_path(folder, name)
-    if _is_current(path, videos, folder):
-        content = read_json(path)
-        if content.get("videos") == _video_list(videos, size):
-            return content
-    jobs: dict[Path, tuple[Path, Path, Path, Path | None]] = {}
+    path, index = ground_truth_path(folder, name), PreparedIndex(folder)
+    jobs: dict[Path, _Job] = {}
     for video in videos:
         # Station pictures are brought to the canvas whatever their shape.
         pictures = [None] * len(video.frames) if layout.is_station(video.camera) else video.pictures()
-        paths = video.masks(), video.prepared(folder), video.prepared(folder, True), pictures
-        jobs |= zip(video.masks(), zip(*paths))
+        made = zip(video.prepared(folder), video.prepared(folder, True))
+        for mask, both, picture in zip(video.masks(), made, pictures):
+            state = state_of(mask, size)
+            jobs[mask] = _Job(mask, both, picture, state, index.is_known(both, state))
+    masks = fingerprint([json.dumps(_video_list(videos, size)), *(str(job.state.mask) for job in jobs.values())])
+    whole = State(masks, f"{size[0]}x{size[1]}")
+    if index.is_untouched([path], whole) and all(index.is_untouched(job.made, job.state) for job in jobs.values()):
+        return read_json(path)
     run = partial(_prepare_frame, size=size)
     if workers > 1:
         with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
@@ -234,11 +240,13 @@ def prepare(videos: Sequence[Video], folder: Path, name: str, size: Size = CANVA
     else:
         prepared = dict(zip(jobs, track(map(run, jobs.values()), "ground truth", len(jobs))))
     records = {mask: found for mask, found in prepared.items() if not isinstance(found, str)}
+    index.add({jobs[mask].made: jobs[mask].state for mask in records})
     if bad := [found for found in prepared.values() if isinstance(found, str)]:
         print(*bad, sep="\n", file=sys.stderr)
         raise UserError(f"{len(bad)} of {len(jobs)} masks cannot be used, the others are prepared; first: {bad[0]}")
     content = ground_truth(videos, records, size)
     write_json(path, content)
+    index.add({(path,): whole})
     return content
 
 
@@ -276,32 +284,32 @@ def _video_list(videos: Sequence[Video], size: Size) -> list[dict[str, Any]]:
     ]
 
 
-def _is_current(path: Path, videos: Sequence[Video], folder: Path) -> bool:
-    """Whether the ground-truth file is newer than all masks and the pictures it speaks of are there."""
-    if not path.exists():
-        return False
-    written = path.stat().st_mtime
-    return all(
-        mask.stat().st_mtime <= written and training.exists() and evaluation.exists()
-        for video in videos
-        for mask, training, evaluation in zip(video.masks(), video.prepared(folder), video.prepared(folder, True))
-    )
+@dataclass(frozen=True)
+class _Job:
+    """One mask to prepare."""
+
+    mask: Path
+    made: tuple[Path, Path]  # for training and for validation
+    picture: Path | None  # of whose shape the mask must be
+    state: State
+    is_known: bool  # what was made is of this state of the mask
 
 
-def _prepare_frame(paths: tuple[Path, Path, Path, Path | None], size: Size) -> list[dict[str, Any]] | str:
-    """Write a mask's training and evaluation picture, unless they are there; return its segment records.
+def _prepare_frame(job: _Job, size: Size) -> list[dict[str, Any]] | str:
+    """Write a mask's training and evaluation picture, unless they are there and whole; return its segment records.
 
     What is wrong with the mask is returned too, since an exception would end the work on all others.
     """
-    mask, training, evaluation, picture = paths
-    if training.exists() and evaluation.exists() and training.stat().st_mtime >= mask.stat().st_mtime:
-        categories = (read_ids(training) // TRAINING_ID_STEP).astype(np.uint8)
-        if categories.shape == size[::-1]:
+    training, evaluation = job.made
+    if job.is_known:
+        with suppress(UserError):  # damaged: made again
+            categories = (read_ids(training) // TRAINING_ID_STEP).astype(np.uint8)
+            read_ids(evaluation)
             return segment_records(categories)
     try:
-        labels = read_label_mask(mask)
-        if picture is not None:
-            _check_shape(labels, mask, picture)
+        labels = read_label_mask(job.mask)
+        if job.picture is not None:
+            _check_shape(labels, job.mask, job.picture)
     except UserError as error:
         return str(error)
     categories = category_map(clean(labels), size)

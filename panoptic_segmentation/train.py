@@ -108,7 +108,9 @@ def train(
         report = load_checkpoint(Path(config.weights), model, complete=False)
         if is_first:
             print(report)
-    with arguments.main_process_first(desc="ground truth"):
+    # The first process of all prepares for everybody. Where machines have disks of their own, the first of each other
+    # machine finds nothing there and prepares, too; the rest only look.
+    with arguments.main_process_first(local=False), arguments.main_process_first(local=True):
         videos, classes = training_videos(config, data, prepared, workers)
     threshold = config.clips.repeat_threshold
     clips = ClipDataset(

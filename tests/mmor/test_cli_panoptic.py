@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -229,3 +230,33 @@ def finished(*command: str) -> subprocess.CompletedProcess[str]:
     )
     assert done.returncode == 0, done.stderr
     return done
+
+
+def test_the_first_process_of_two_machines_prepares_for_both(tmp_path: Path) -> None:
+    """On a shared disk each mask is prepared once, before anybody else looks."""
+    config = prepare(tmp_path, replace(SEPARATE, solver=replace(SEPARATE.solver, steps=1)))
+    told = (
+        "import os; from mmor.cli import main; from panoptic_segmentation import ground_truth as g; write = g.write_png;"
+        "g.write_png = lambda path, *a: (print('made', path.name, os.environ['RANK']), write(path, *a)); main()"
+    )
+    options = ["panoptic", "train", "--config-file", str(config), "--data", str(tmp_path / "data"), "--workers", "1"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    running = []
+    for rank in range(2):
+        place = {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}
+        environment = (
+            os.environ | place | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        )
+        command = [sys.executable, "-c", told, *options, "--out", str(tmp_path / "out")]
+        running.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+    made = []
+    for process in running:
+        output, errors = process.communicate(timeout=900)
+        assert process.returncode == 0, errors
+        made += [line.split() for line in output.splitlines() if line.startswith("made")]
+    assert len(made) == 12  # two pictures of each of six masks
+    assert {rank for *_, rank in made} == {"0"}

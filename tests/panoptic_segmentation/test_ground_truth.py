@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,8 +19,18 @@ from operating_room import layout
 from operating_room.categories import CATEGORIES, COLORS
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
+from operating_room.readers import read_ids, read_label_mask
 from operating_room.takes import Take, find_take
-from panoptic_segmentation.ground_truth import category_map, clean, find_videos, prepare, segment_records, split_video
+from panoptic_segmentation import ground_truth
+from panoptic_segmentation.ground_truth import (
+    category_map,
+    clean,
+    find_videos,
+    ground_truth_path,
+    prepare,
+    segment_records,
+    split_video,
+)
 
 TAKE = find_take("001_PKA")
 
@@ -146,6 +159,77 @@ def test_preparing_again_repairs_what_is_missing_or_old(tmp_path: Path) -> None:
     Image.new("L", (16, 12), 8).save(videos[0].masks()[0])
     changed = prepare(videos, tmp_path / "out", "truth", (32, 24))
     assert changed["annotations"][0]["annotations"][0]["segments_info"][0]["category_id"] == 8
+
+
+def test_a_mask_that_is_older_than_what_was_prepared_is_prepared(tmp_path: Path) -> None:
+    """Masks from an archive keep their date: each that differs in size or time from the one before counts as new."""
+    videos = find_videos(write_take(tmp_path / "data", 4), [TAKE])
+    prepare(videos, tmp_path / "out", "one", (16, 12))
+    prepare(videos, tmp_path / "out", "two", (16, 12))
+    Image.new("L", (16, 12), 8).save(videos[0].masks()[0])
+    os.utime(videos[0].masks()[0], (1_000_000_000, 1_000_000_000))
+    for name in ("two", "one"):  # the second finds the pictures made, its file is old
+        truth = prepare(videos, tmp_path / "out", name, (16, 12))
+        classes = [segment["category_id"] for segment in truth["annotations"][0]["annotations"][0]["segments_info"]]
+        assert classes == [8]
+    assert read_ids(videos[0].prepared(tmp_path / "out")[0]).max() == 80
+
+
+def test_what_is_prepared_and_has_not_changed_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos = find_videos(write_take(tmp_path / "data", 4), [TAKE])
+    first = prepare(videos, tmp_path / "out", "truth", (16, 12))
+    read: list[Path] = []
+
+    def count(path: Path, reader: Callable[[Path], np.ndarray]) -> np.ndarray:
+        read.append(path)
+        return reader(path)
+
+    for reader in (read_label_mask, read_ids):
+        monkeypatch.setattr(ground_truth, reader.__name__, partial(count, reader=reader))
+    assert prepare(videos, tmp_path / "out", "truth", (16, 12)) == first
+    assert read == []
+    os.utime(videos[0].masks()[1])
+    assert prepare(videos, tmp_path / "out", "truth", (16, 12)) == first
+    assert videos[0].masks()[1] in read
+    assert videos[0].masks()[0] not in read
+
+
+@pytest.mark.parametrize("for_validation", [False, True])
+@pytest.mark.parametrize("damage", [b"", b"no picture", None])
+def test_a_damaged_prepared_picture_is_made_again(tmp_path: Path, for_validation: bool, damage: bytes | None) -> None:
+    videos = find_videos(write_take(tmp_path / "data", 4), [TAKE])
+    first = prepare(videos, tmp_path / "out", "truth", (16, 12))
+    path = videos[0].prepared(tmp_path / "out", for_validation)[1]
+    whole = bytearray(path.read_bytes())
+    flipped = bytearray(whole)
+    flipped[-18] ^= 4  # one bit of the pixels
+    path.write_bytes(flipped if damage is None else damage)
+    assert prepare(videos, tmp_path / "out", "truth", (16, 12), workers=2) == first
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "text", ["null", "[]", "{", "[" * 50_000, '{"videos": 3}', '{"annotations": [{"video_id": "x"}], "categories": 1}']
+)
+@pytest.mark.parametrize("name", ["truth", "index"])
+def test_files_of_ours_that_are_damaged_are_made_again(tmp_path: Path, name: str, text: str) -> None:
+    videos = find_videos(write_take(tmp_path / "data", 4), [TAKE])
+    first = prepare(videos, tmp_path / "out", "truth", (16, 12))
+    path = ground_truth_path(tmp_path / "out", name)
+    path.write_text(text)
+    assert prepare(videos, tmp_path / "out", "truth", (16, 12)) == first
+    assert json.loads(ground_truth_path(tmp_path / "out", "truth").read_text()) == first
+
+
+def test_a_mask_that_is_a_link_to_nothing_costs_itself(tmp_path: Path) -> None:
+    (video,) = find_videos(write_take(tmp_path / "data", 4), [TAKE])
+    video.masks()[0].unlink()
+    video.masks()[0].symlink_to(tmp_path / "gone.png")
+    with pytest.raises(UserError, match=r"1 of 3 masks .* the others are prepared"):
+        prepare([video], tmp_path / "out", "truth", (16, 12))
+    assert video.prepared(tmp_path / "out")[1].exists()
 
 
 def test_lost_pictures_and_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
