@@ -237,7 +237,8 @@ def test_the_first_process_of_two_machines_prepares_for_both(tmp_path: Path) -> 
     config = prepare(tmp_path, replace(SEPARATE, solver=replace(SEPARATE.solver, steps=1)))
     told = (
         "import os; from mmor.cli import main; from panoptic_segmentation import ground_truth as g;"
-        "write = g.write_png; g.write_png = lambda path, *a: (print('made', path.name, os.environ['RANK']), write(path, *a)); main()"
+        "write = g.write_png;"
+        "g.write_png = lambda path, *a: (print('made', path.name, os.environ['RANK']), write(path, *a)); main()"
     )
     options = ["panoptic", "train", "--config-file", str(config), "--data", str(tmp_path / "data"), "--workers", "1"]
     with socket.socket() as probe:
