@@ -264,7 +264,9 @@ class _Evaluator:
 
 def _results_name(config: Config, split: str, takes: list[str] | None, limit: int | None) -> str:
     """Of a results file: that of some takes or timepoints never replaces that of the whole split."""
-    parts = [str(config), split, *(name.rstrip("/") for name in takes or ())]
+    from operating_room.takes import find_take
+
+    parts = [str(config), split, *sorted({find_take(name).name for name in takes or ()})]
     return "_".join(parts if limit is None else [*parts, f"first{limit}"])
 
 

@@ -28,6 +28,7 @@ _PATIENT, _TABLE, _INSTRUMENT = "patient", "operating_table", "instrument"
 _WITH_INSTRUMENT = ("cutting", "drilling", "sawing", "suturing", "hammering", "cementing", "cleaning")
 _HUMAN, _IGNORED_HUMANS, _DEFAULT_ROLE = "human_", ("human_7", "human_8"), "circulator"
 _ROLE_NAMES = {"circulating-nurse": "circulator"}
+_PREDICTIONS = "predictions map sample ids to lists of [subject, predicate, object]"
 _THINNED_TAKE, _THINNING = "007_TKA", 3  # of this take every third label file counts
 
 
@@ -70,13 +71,13 @@ def load_predictions(path: Path) -> dict[str, list[Triplet]]:
         UserError: missing or unreadable, or of another form.
     """
     records = read_json(path)
-    try:
-        return {
-            sample_id: [Triplet(subject, object_, predicate) for subject, predicate, object_ in map(_names, graph)]
-            for sample_id, graph in records.items()
-        }
-    except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: must map sample ids to lists of [subject, predicate, object]") from error
+    if not isinstance(records, dict):
+        raise UserError(f"{path}: {_PREDICTIONS}")
+    for sample_id, graph in records.items():
+        wrong = [graph] if not isinstance(graph, list) else [one for one in graph if not _is_relation(one)]
+        if wrong:
+            raise UserError(f"{path}: {sample_id} has {str(wrong[0])[:80]!r}; {_PREDICTIONS}")
+    return {key: [Triplet(s, o, p) for s, p, o in graph] for key, graph in records.items()}
 
 
 def save_predictions(path: Path, predictions: Mapping[str, Iterable[Triplet]]) -> None:
@@ -226,6 +227,10 @@ def _read_mmor(raw: Any) -> set[Triplet]:
         named = [RAW_ENTITY_NAMES.get(_entity(name), _entity(name)) for name in (subject, object_)]
         relations.add(Triplet(*named, _predicate(predicate)))
     return relations
+
+
+def _is_relation(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(isinstance(name, str) for name in value)
 
 
 def _names(relation: Any) -> list[str]:

@@ -6,7 +6,7 @@ Data specification, section 6. Quirk 1 of section 11 is mirrored (see `DEFINITIO
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import permutations
@@ -155,14 +155,19 @@ def summarise(samples: Sequence[Sample], reports: Sequence[GraphReport]) -> Scen
     return SceneGraphScores(takes, datasets, reduce(add, takes.values()))
 
 
-def without_prediction(samples: Sequence[Sample], predictions: Container[str]) -> str | None:
+def without_prediction(samples: Sequence[Sample], predictions: Collection[str]) -> str | None:
     """What to tell the user about samples that have no prediction; None if all have one."""
-    if missing := [sample.sample_id for sample in samples if sample.sample_id not in predictions]:
-        return (
-            f"{len(missing)} of {len(samples)} samples have no prediction, the first is {missing[0]}; are these the "
-            "predictions of this split? Predict all of its takes (an empty graph is a prediction) or score fewer"
-        )
-    return None
+    missing = [sample.sample_id for sample in samples if sample.sample_id not in predictions]
+    if not missing:
+        return None
+    others = ""
+    if predictions and len(missing) == len(samples):
+        others = f" (those that are there begin with {next(iter(predictions))!r})"
+    return (
+        f"{len(missing)} of {len(samples)} samples have no prediction, the first is {missing[0]}{others}; are these "
+        "the predictions of this split? Predict all of its takes (an empty graph is a prediction), or score fewer takes "
+        "(--take) or timepoints (--limit)"
+    )
 
 
 def score_sample(sample: Sample, predicted: Iterable[Triplet]) -> GraphReport:

@@ -94,7 +94,8 @@ def is_own_name(name: str) -> bool:
 
 
 def find_take(name: str) -> Take:
-    """The take of a name with or without dataset suffix, also of its folder as a shell completes it (`001_PKA/`).
+    """The take of a name with or without dataset suffix, also of its folder as a shell completes it (`001_PKA/`,
+    `export_holistic_take1_processed/`).
 
     A name outside the published lists is an own take: like 4D-OR if it is a number with the suffix (`101_4DOR`), else
     like MM-OR.
@@ -103,6 +104,8 @@ def find_take(name: str) -> Take:
         UserError: the name cannot be a take name.
     """
     name = name.rstrip("/")
+    if folder := re.fullmatch(r"export_holistic_take([0-9]{1,3})_processed", name):
+        name = f"{int(folder[1]):03d}_{FOURDOR}"
     if name.endswith(f"_{FOURDOR}"):
         if re.fullmatch(r"[0-9]{3}_4DOR", name) is None:
             raise UserError(f"take name {name!r}: those of 4D-OR are 001_4DOR to 010_4DOR, own ones up to 999_4DOR")

@@ -267,14 +267,36 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
             or an override names a key that does not exist.
     """
     values = _read_file(path, ())
+    return _build(values | _pairs(overrides, KEYS | FIXED | SAME_AS | values), path)
+
+
+def override_test(settings: InferenceSettings, overrides: Sequence[str], path: Path) -> InferenceSettings:
+    """The settings that a model file brings, with `KEY VALUE KEY VALUE ...` applied.
+
+    Raises:
+        UserError: a key does not exist, or is none of inference: how the model in `path` is built cannot be changed.
+    """
+    changes = {}
+    for key, value in _pairs(overrides, KEYS).items():
+        group, _, name = KEYS[key].rpartition(".")
+        if group != "test":
+            free = ", ".join(key for key, name in KEYS.items() if name.startswith("test."))
+            raise UserError(f"{key}: {path} says itself how it is built; for prediction these can be changed: {free}")
+        changes[name] = _convert(value, getattr(_DEFAULT.test, name), key)
+    return replace(settings, **changes)
+
+
+def _pairs(overrides: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `KEY VALUE KEY VALUE ...`."""
     if len(overrides) % 2:
         raise UserError(f"override {overrides[-1]!r} has no value; write KEY VALUE pairs")
+    values = {}
     for key, text in zip(overrides[::2], overrides[1::2]):
-        if key not in KEYS | FIXED | SAME_AS | values:
+        if key not in known:
             close = difflib.get_close_matches(key, KEYS, 1, 0)
             raise UserError(f"key {key!r} does not exist; did you mean {close[0]}?")
         values[key] = parse_yaml(text, f"value of {key}")
-    return _build(values, path)
+    return values
 
 
 def field_value(config: Config, key: str) -> Any:

@@ -28,7 +28,15 @@ from operating_room.readers import read_json, read_picture
 from operating_room.takes import OWN, Take, splits_of
 from panoptic_segmentation import predictions
 from panoptic_segmentation.checkpoints import VideoModel, build_model, load_checkpoint, load_model
-from panoptic_segmentation.config import CAUSAL, KEYS, WHOLE_VIDEO, Config, InferenceSettings, read_config
+from panoptic_segmentation.config import (
+    CAUSAL,
+    KEYS,
+    WHOLE_VIDEO,
+    Config,
+    InferenceSettings,
+    override_test,
+    read_config,
+)
 from panoptic_segmentation.frames import BadFrame, windows
 from panoptic_segmentation.ground_truth import Video, find_videos, first_frames
 from panoptic_segmentation.model.panoptic import CausalPanoptic, PanopticVideo, Sizes, ctvis_panoptic, panoptic_video
@@ -41,7 +49,7 @@ from panoptic_segmentation.model.video import (
     online_frames,
 )
 from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS
-from panoptic_segmentation.model_card import typed
+from panoptic_segmentation.model_card import ModelCard, read_card, typed
 from panoptic_segmentation.pictures import edge_size, resize_picture
 
 ALL = Share()
@@ -53,13 +61,18 @@ _BLEND = 0.5  # share of the class colour in a blend
 
 
 def read_test_config(model: Path, config_file: Path | None, overrides: Sequence[str] = ()) -> Config | None:
-    """The configuration for `load`: `config_file`, else the `config.yaml` beside a model that needs one; or None."""
+    """The configuration for `load`: `config_file`, else the `config.yaml` beside a model that needs one; or None.
+
+    `overrides` (`KEY VALUE ...`) change either, else what the model file says itself of its use.
+    """
     path = model_path(model)
     beside = path.with_name("config.yaml")
     if config_file is None and (overrides or path.suffix != ".safetensors") and beside.is_file():
         config_file = beside
     if config_file is None and overrides:
-        raise UserError(f"{overrides[0]}: {path} has no config.yaml beside it to override; give --config-file")
+        if path.suffix != ".safetensors":
+            raise UserError(f"{overrides[0]}: {path} has no config.yaml beside it to override; give --config-file")
+        return Config(test=override_test(_own_settings(path, read_card(path)), overrides, path))
     return None if config_file is None else read_config(config_file, overrides)
 
 
@@ -92,7 +105,7 @@ def load(model: Path, config: Config | None = None) -> tuple[VideoModel, Inferen
     path = model_path(model)
     if path.suffix == ".safetensors":
         loaded, card = load_model(path)
-        settings = config.test if config else typed(InferenceSettings, card.preprocessing, f"{path}: preprocessing")
+        settings = config.test if config else _own_settings(path, card)
     elif config is None:
         raise UserError(f"{path}: does not say how it is built; give the configuration it was trained with")
     else:
@@ -101,6 +114,10 @@ def load(model: Path, config: Config | None = None) -> tuple[VideoModel, Inferen
         if is_first():
             print(report)
     return loaded.eval().to(choose_device()), settings
+
+
+def _own_settings(path: Path, card: ModelCard) -> InferenceSettings:
+    return typed(InferenceSettings, card.preprocessing, f"{path}: preprocessing")
 
 
 def export_masks(

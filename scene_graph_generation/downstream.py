@@ -175,10 +175,13 @@ def read_graphs(path: Path) -> list[Sample]:
     """
     match read_json(path):
         case {"task": "scene_graph", "samples": dict(records)}:
-            try:
-                return predicted_samples({key: as_triplets(record["predicted"]) for key, record in records.items()})
-            except (KeyError, TypeError) as error:
-                raise UserError(f"{path}: a timepoint has no graph ({error}); evaluate again") from error
+            graphs = {}
+            for key, record in records.items():
+                try:
+                    graphs[key] = as_triplets(record["predicted"])
+                except (KeyError, TypeError) as error:
+                    raise UserError(f"{path}: {key} has no graph under 'predicted'; evaluate again") from error
+            return predicted_samples(graphs)
     return predicted_samples(load_predictions(path))
 
 

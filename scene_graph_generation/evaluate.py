@@ -93,8 +93,6 @@ def evaluate_file(
         raise UserError(f"{out}: holds the predictions, which the results would replace; choose another output")
     loaded, about = load_predictions(predictions), {"predictions": str(predictions)}
     usable, problems = _with_usable_truth(samples, truth)
-    if loaded and not any(sample.sample_id in loaded for sample in usable):
-        problems.append(f"{predictions}: has other timepoints only, the first is {next(iter(loaded))!r}")
     for name, of_take in by_take(usable).items():
         if missing := without_prediction(of_take, loaded):
             problems.append(f"{name} is left out: {missing}")

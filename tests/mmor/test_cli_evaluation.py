@@ -118,7 +118,11 @@ def test_some_takes_and_the_first_timepoints(
     assert run(*evaluate, "--take", "004_PKA") == 2
     assert "004_PKA_MMOR is not among those of this split on disk: 001_4DOR, 001_PKA" in capsys.readouterr().err
     assert run("scene-graph", "evaluate", "--model-path", checkpoint, *place, *SHORT, "--limit", "1") == 0
-    assert [path.name for path in (model / "evaluation" / "checkpoint-5").glob("*.json")] == ["mmor_train_first1.json"]
+    for name in ("001_PKA/", "001_PKA_MMOR"):  # the same take, the same results
+        again = ("--model-path", checkpoint, *place, *SHORT, "--limit", "1", "--take", name)
+        assert run("scene-graph", "evaluate", *again) == 0
+    results = sorted(path.name for path in (model / "evaluation" / "checkpoint-5").glob("*.json"))
+    assert results == ["mmor_train_001_PKA_first1.json", "mmor_train_first1.json"]
 
 
 def test_outputs_that_would_cost_something_are_refused(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from operating_room import layout
-from operating_room.takes import find_take
+from operating_room.takes import FOURDOR, MMOR, Take, find_take
 
 ROOT = Path("D")
 SHARED, KNEE = find_take("012_2_PKA"), find_take("003_4DOR")
@@ -70,3 +70,18 @@ def test_paths(path: Path, expected: str) -> None:
 def test_frame_keys() -> None:
     assert [layout.frame_key(SHARED, camera) for camera in ("1", "simstation0")] == ["azure", "simstation"]
     assert layout.frame_key(KNEE, "5") == "color_5"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("001_PKA", Take(MMOR, "001_PKA")),
+        ("001_PKA/", Take(MMOR, "001_PKA")),
+        ("001_PKA_MMOR", Take(MMOR, "001_PKA")),
+        ("003_4DOR/", Take(FOURDOR, "003_4DOR")),
+        (f"{FOLDER}/", Take(FOURDOR, "003_4DOR")),
+        ("export_holistic_take10_processed", Take(FOURDOR, "010_4DOR")),
+    ],
+)
+def test_a_take_is_found_by_its_names_and_its_folder(name: str, expected: Take) -> None:
+    assert find_take(name) == expected

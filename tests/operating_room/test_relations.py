@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -273,3 +274,29 @@ def test_predictions_are_stored_in_published_order(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(UserError, match=r"scan_relations\.json"):
             load_predictions(path)
+
+
+@pytest.mark.parametrize(
+    ("graph", "told"),
+    [
+        ([["patient", "lyingOn", "operating_table"], ["nurse", "closeTo"]], "['nurse', 'closeTo']"),
+        ([["nurse", "closeTo", 3]], "['nurse', 'closeTo', 3]"),
+        ([["nurse", "closeTo", "patient", "patient"]], "['nurse', 'closeTo', 'patient', 'patient']"),
+        (["nurse,closeTo,patient"], "nurse,closeTo,patient"),
+        ("<SG> nurse,patient,closeTo; </SG>", "<SG> nurse,patient,closeTo; </SG>"),
+        (None, "None"),
+    ],
+)
+def test_a_bad_prediction_is_named(tmp_path: Path, graph: object, told: str) -> None:
+    path = tmp_path / "graphs.json"
+    path.write_text(json.dumps({"004_PKA_MMOR_000000": [], "004_PKA_MMOR_000001": graph}))
+    expected = f"{path}: 004_PKA_MMOR_000001 has {told!r}; predictions map sample ids to lists of"
+    with pytest.raises(UserError, match=re.escape(expected)):
+        load_predictions(path)
+
+
+def test_predictions_are_an_object(tmp_path: Path) -> None:
+    path = tmp_path / "graphs.json"
+    path.write_text('["004_PKA_MMOR_000000"]')
+    with pytest.raises(UserError, match="predictions map sample ids to lists of"):
+        load_predictions(path)

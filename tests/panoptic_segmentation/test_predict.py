@@ -347,5 +347,17 @@ def test_a_folder_without_model_is_named(tmp_path: Path) -> None:
         list(export_masks(tmp_path / "output_CTVIS", None, tmp_path, tmp_path / "out"))
     with pytest.raises(UserError, match=r"holds neither model\.safetensors nor model_final\.pth"):
         load(tmp_path)
+    save_published(tmp_path / "model_final.pth", build_model("ctvis", TINY.segmenter, TINY.video))
     with pytest.raises(UserError, match=r"no config\.yaml beside it"):
-        read_test_config(new_model(tmp_path / "model.safetensors"), None, ["TEST.RUNNING_MEAN", "true"])
+        read_test_config(tmp_path, None, ["TEST.RUNNING_MEAN", "true"])
+
+
+def test_a_model_that_says_how_it_is_built_is_used_as_told(tmp_path: Path) -> None:
+    path = new_model(tmp_path / "model.safetensors")
+    own = load(path)[1]
+    config = read_test_config(path, None, ["INPUT.MIN_SIZE_TEST", "64", "MODEL.MASK_FORMER.TEST.TASK", "vps"])
+    assert load(path, config)[1] == replace(own, shortest=64, task="vps")
+    with pytest.raises(UserError, match=r"SOLVER\.MAX_ITER: .* says itself how it is built; .*INPUT\.MIN_SIZE_TEST"):
+        read_test_config(path, None, ["SOLVER.MAX_ITER", "4"])
+    with pytest.raises(UserError, match=r"did you mean INPUT\.MIN_SIZE_TEST"):
+        read_test_config(path, None, ["INPUT.MINSIZE_TEST", "64"])

@@ -130,10 +130,11 @@ def test_graphs_come_from_predictions_or_results(tmp_path: Path) -> None:
     for stored in (results, predictions):
         (tmp_path / "graphs.json").write_text(json.dumps(stored))
         assert read_graphs(tmp_path / "graphs.json") == [Sample("001_PKA_MMOR", "000000", (TOUCH,))]
-    del results["samples"]["001_PKA_MMOR_000000"]["predicted"]
-    (tmp_path / "graphs.json").write_text(json.dumps(results))
-    with pytest.raises(UserError, match=r"graphs\.json: a timepoint has no graph"):
-        read_graphs(tmp_path / "graphs.json")
+    for wrong in ({}, {"predicted": None}, {"predicted": [["nurse"]]}):
+        results["samples"]["001_PKA_MMOR_000001"] = wrong
+        (tmp_path / "graphs.json").write_text(json.dumps(results))
+        with pytest.raises(UserError, match=r"graphs\.json: 001_PKA_MMOR_000001 has no graph under 'predicted'"):
+            read_graphs(tmp_path / "graphs.json")
 
 
 def test_an_interrupted_run_goes_on(root: Path) -> None:

@@ -232,7 +232,7 @@ def test_predictions_of_another_split_are_told(tmp_path: Path) -> None:
 
 def test_predictions_of_other_timepoints_name_one_of_them(tmp_path: Path) -> None:
     write_json(tmp_path / "p.json", {"001_PKA_0": []})
-    with pytest.raises(UserError, match=r"p\.json: has other timepoints only, the first is '001_PKA_0'"):
+    with pytest.raises(UserError, match=r"the first is .*those that are there begin with '001_PKA_0'.*\(--take\)"):
         evaluate_file(SAMPLES, tmp_path / "p.json")
 
 
