@@ -165,8 +165,8 @@ def without_prediction(samples: Sequence[Sample], predictions: Collection[str]) 
         others = f" (those that are there begin with {next(iter(predictions))!r})"
     return (
         f"{len(missing)} of {len(samples)} samples have no prediction, the first is {missing[0]}{others}; are these "
-        "the predictions of this split? Predict all of its takes (an empty graph is a prediction), or score fewer takes "
-        "(--take) or timepoints (--limit)"
+        "the predictions of this split? Predict all of its takes (an empty graph is a prediction), or score fewer "
+        "takes (--take) or timepoints (--limit)"
     )
 
 
