@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 _CGROUPS = Path("/sys/fs/cgroup")
-_PATIENCE = timedelta(days=30)  # of a process that waits for others; torchrun ends all when one fails
+PATIENCE = timedelta(days=30)  # of a process that waits for others; torchrun ends all when one fails
 _UNLIMITED = 1 << 60  # cgroups of version 1 write a number above this for "no limit"
 
 
@@ -95,18 +95,38 @@ def is_running(process: int) -> bool:
     return psutil.pid_exists(process)
 
 
-def wait_for_others() -> None:
-    """Return when all processes that were started together have come here; a process alone has nobody to wait for.
+def meet() -> None:
+    """Join the other processes of a training on CPUs: for these, transformers would wait half an hour at most.
 
-    They may come days apart: some get longer videos than others.
+    Raises:
+        UserError: they were not started by a launcher that says where to meet.
+    """
+    if share().processes > 1 and choose_device().type == "cpu":
+        _join()
+
+
+def wait_for_others() -> None:
+    """Return when every process of this start has come here, however long one of them takes.
+
+    Raises:
+        UserError: they were not started by a launcher that says where to meet.
     """
     if share().processes == 1:
         return
     from torch import distributed
 
-    if not distributed.is_initialized():
-        distributed.init_process_group("gloo", timeout=_PATIENCE)
+    _join()
     distributed.barrier()
+
+
+def _join() -> None:
+    from torch import distributed
+
+    if distributed.is_initialized():
+        return
+    if "MASTER_ADDR" not in os.environ:
+        raise UserError("RANK and WORLD_SIZE are set, but not MASTER_ADDR and MASTER_PORT; start with torchrun")
+    distributed.init_process_group("gloo", timeout=PATIENCE)
 
 
 def is_first() -> bool:
@@ -210,6 +230,7 @@ def trainer_options(mixed: str) -> dict[str, Any]:
         "fp16": dtype == torch.float16,
         "ddp_backend": "gloo" if not on_gpu and share().processes > 1 else None,
         "dataloader_pin_memory": on_gpu,
+        "ddp_timeout": int(PATIENCE.total_seconds()),
     }
 
 

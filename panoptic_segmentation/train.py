@@ -26,7 +26,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
-from operating_room.machine import one_gpu, share, trainer_options
+from operating_room.machine import meet, one_gpu, share, trainer_options
 from operating_room.readers import read_json
 from operating_room.tracking import check_wandb
 from operating_room.training_progress import shown_progress
@@ -56,7 +56,6 @@ from panoptic_segmentation.optimizer import parameter_groups
 
 MODEL_FILE, FINAL_FILE, CONFIG_FILE = "model.safetensors", "model_final.pth", "config.yaml"
 _LOG_EVERY = 20  # steps
-_PATIENCE = 4 * 3600  # s that processes wait for the one that prepares the ground truth
 _FALL = 0.3  # share of the training in which the rate falls to 0 in the constant-linear schedule
 
 
@@ -302,6 +301,7 @@ def _arguments(config: Config, output: Path, report_to: str) -> TrainingArgument
         raise UserError(f"--report-to {report_to}: expected one of none, wandb")
     if report_to == "wandb":
         check_wandb("--report-to wandb")
+    meet()
     arguments = TrainingArguments(
         output_dir=str(output),
         run_name=output.name,
@@ -310,7 +310,6 @@ def _arguments(config: Config, output: Path, report_to: str) -> TrainingArgument
         max_grad_norm=solver.clip_norm if solver.clip else 0.0,
         **trainer_options(solver.amp_type if solver.mixed_precision else "no"),
         ddp_find_unused_parameters=False,
-        ddp_timeout=_PATIENCE,
         seed=config.seed,
         dataloader_num_workers=config.workers,
         save_steps=solver.checkpoint_every,

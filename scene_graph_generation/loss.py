@@ -56,5 +56,5 @@ def answer_loss(
     labels: Int[Tensor, " answers"],
     weights: Float[Tensor, " vocabulary"] | None = None,
 ) -> Float[Tensor, ""]:
-    """The same as `weighted_loss` of scores for supervised tokens only: what `MM2SG` gives with `answers_only`."""
+    """The same as `weighted_loss` of scores for supervised tokens only: what `MM2SG` gives in training."""
     return F.cross_entropy(logits.float(), labels, weights)

@@ -19,7 +19,7 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
 
 from operating_room.errors import UserError
-from operating_room.machine import allow_tf32, join_alone, one_gpu, trainer_options
+from operating_room.machine import allow_tf32, join_alone, meet, one_gpu, trainer_options
 from operating_room.masks import SMALL
 from scene_graph_generation.adapters import parameter_groups
 from scene_graph_generation.collate import Example
@@ -33,7 +33,6 @@ from scene_graph_generation.training_checkpoints import keep_newest, numbered_ch
 from scene_graph_generation.training_data import TrainingSamples, record_text
 from scene_graph_generation.training_log import LossLog
 
-_PATIENCE = 86_400  # s that a process waits for the others: the first one alone learns to see before it trains
 BAD_IN_A_ROW = 100  # so many unusable samples one after the other are no accident
 
 
@@ -115,7 +114,7 @@ class SceneGraphTrainer(Trainer):
         examples = self._usable(inputs)
         seeing = self._model.vision is not None  # a model of text has nothing in front of its language model
         anchor = self._anchor(examples[0]) if self.is_deepspeed_enabled and seeing else None
-        output = model(examples, answers_only=True)
+        output = model(examples)
         loss = answer_loss(output.logits, output.labels, self._weights)
         loss = loss if anchor is None else loss + anchor
         if not loss.isfinite():
@@ -237,6 +236,7 @@ def training_arguments(config: TrainConfig, out: Path, width: int) -> TrainingAr
         deepspeed = deepspeed_settings(config.deepspeed, config.bf16, width)
         join_alone()
         machine |= {"bf16": False, "ddp_backend": "gloo" if machine["use_cpu"] else None}  # autocast is DeepSpeed's
+    meet()
     if config.tf32:
         allow_tf32()
     arguments = TrainingArguments(
@@ -251,7 +251,6 @@ def training_arguments(config: TrainConfig, out: Path, width: int) -> TrainingAr
         lr_scheduler_type="cosine",
         max_grad_norm=config.max_grad_norm,
         **machine,
-        ddp_timeout=_PATIENCE,
         ddp_find_unused_parameters=True,  # a batch without clouds leaves the point encoder out
         deepspeed=deepspeed,
         dataloader_num_workers=config.workers,

@@ -19,7 +19,7 @@ from torch import Tensor
 from operating_room.categories import LABEL_COUNT
 from scene_graph_generation.collate import IMAGE, Example
 from scene_graph_generation.config import MM2SGConfig, PointConfig, VisionConfig, read_experiment
-from scene_graph_generation.loss import weighted_loss
+from scene_graph_generation.loss import answer_loss
 from scene_graph_generation.model.decoding import generate
 from scene_graph_generation.model.encoders import VisionTower
 from scene_graph_generation.model.mm2sg import MM2SG
@@ -171,7 +171,7 @@ def train_step(model: MM2SG, optimizer: torch.optim.Optimizer, examples: list[Ex
     """Forward, backward, update."""
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         output = model(examples)
-        loss = weighted_loss(output.logits, output.labels)
+        loss = answer_loss(output.logits, output.labels)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

@@ -102,7 +102,7 @@ def reading(model: MM2SG, size: Size, dtype: torch.dtype | None) -> Outcome:
     example = timepoint(size, next(model.parameters()).device)
     model.eval()
     with torch.no_grad(), autocast(example.ids.device, dtype):
-        return Outcome((model.visual_tokens([example])[0].float(), model([example]).logits.float()))
+        return Outcome((model.visual_tokens([example])[0].float(), model.score_all([example]).logits.float()))
 
 
 def generation(model: MM2SG, size: Size, dtype: torch.dtype | None, tokens: int) -> Outcome:
@@ -146,7 +146,7 @@ def training_step(model: MM2SG, size: Size, dtype: torch.dtype | None, update: b
     model.train()
     optimizer = torch.optim.AdamW(parameter_groups(model, 2e-5)) if update else None
     with autocast(device, dtype):
-        answers = model(examples, answers_only=True)
+        answers = model(examples)
         loss = answer_loss(answers.logits, answers.labels)
     loss.backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]

@@ -80,24 +80,28 @@ class MM2SG(nn.Module):
         tokens = self.language.get_input_embeddings()
         return merge(examples, self.visual_tokens(examples), tokens, self.settings.max_length, side)
 
-    def forward(self, examples: Sequence[Example], answers_only: bool = False) -> MM2SGOutput | AnswerScores:
-        """Score the next token everywhere, or answer tokens only (generation is in decoding.py).
+    def forward(self, examples: Sequence[Example]) -> AnswerScores:
+        """Score the answers, which is all that training looks at (generation is in decoding.py).
 
-        The training loss looks at answers only: at published size the scores of a whole sample of 2048 tokens take
-        0.9 GB with what their gradient needs, those of its answer a tenth.
+        At published size the scores of a whole sample of 2048 tokens take 0.9 GB with what their gradient needs, those
+        of its answer a tenth.
         """
         merged = self.embed(examples)
         following = merged.labels[:, 1:]
-        places = (following != IGNORED).nonzero(
-            as_tuple=True
-        )  # before all else, while a GPU has little to be waited for
-        # Padding is on the right, so positions simply count on.
-        states = self.language.model(
+        # Looked for before all else, while a GPU has little to be waited for.
+        places = (following != IGNORED).nonzero(as_tuple=True)
+        return AnswerScores(self.language.lm_head(self._states(merged)[:, :-1][places]), following[places])
+
+    def score_all(self, examples: Sequence[Example]) -> MM2SGOutput:
+        """Score every position, not those before an answer's tokens alone."""
+        merged = self.embed(examples)
+        return MM2SGOutput(self.language.lm_head(self._states(merged)), merged.labels)
+
+    def _states(self, merged: Merged) -> Float[Tensor, "samples length width"]:
+        """Of the language model's last layer. Padding is on the right, so positions simply count on."""
+        return self.language.model(
             inputs_embeds=merged.embeddings, attention_mask=merged.attention_mask, use_cache=False
         ).last_hidden_state
-        if answers_only:
-            return AnswerScores(self.language.lm_head(states[:, :-1][places]), following[places])
-        return MM2SGOutput(self.language.lm_head(states), merged.labels)
 
 
 def _language_model(config: LanguageConfig) -> LlamaForCausalLM:

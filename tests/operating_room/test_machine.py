@@ -103,6 +103,7 @@ def test_bfloat16_only_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch
         "fp16": True,
         "ddp_backend": None,
         "dataloader_pin_memory": True,
+        "ddp_timeout": 30 * 86_400,
     }
     have(monkeypatch, 1)
     assert machine.half_dtype(gpu) == machine.half_dtype(CPU) == torch.bfloat16
@@ -118,6 +119,14 @@ def test_trainer_options_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.trainer_options("bfloat16")["bf16"]
     start(monkeypatch, 0, 2)
     assert machine.trainer_options("no")["ddp_backend"] == "gloo"
+
+
+def test_processes_that_no_launcher_started_cannot_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.meet()  # alone there is nobody to wait for
+    start(monkeypatch, 0, 2)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(UserError, match="start with torchrun"):
+        machine.meet()
 
 
 def test_one_process_never_spreads_over_several_gpus(tmp_path: Path) -> None:

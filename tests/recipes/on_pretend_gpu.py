@@ -116,7 +116,7 @@ class SceneGraphs:
         model = model.train().to(DEVICE)
         examples = [self.samples[0, i].to(DEVICE) for i in range(3)]
         assert any(example.cloud is not None for example in examples)
-        output = model(examples, answers_only=True)
+        output = model(examples)
         weights = torch.ones(self.settings.language.vocabulary).to(DEVICE)
         answer_loss(output.logits, output.labels, weights).backward()
 

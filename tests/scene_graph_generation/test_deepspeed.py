@@ -24,7 +24,7 @@ from scene_graph_generation.arguments import ZERO2
 from scene_graph_generation.checkpoints import save_model
 from scene_graph_generation.config import Experiment, LoraConfig, PointConfig, StartConfig, to_mapping, with_vocabulary
 from scene_graph_generation.deepspeed_settings import deepspeed_settings, zero_stage
-from scene_graph_generation.loss import weighted_loss
+from scene_graph_generation.loss import answer_loss
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.model.point_transformer import PointEncoder
 from scene_graph_generation.starting_point import begin
@@ -121,7 +121,7 @@ def test_a_step_after_the_cast_and_the_flat_buffers_of_zero(
     before = [parameter.detach().clone() for parameter in trained]
     with autocast(torch.device("cpu"), torch.bfloat16):
         output = model(examples)
-        weighted_loss(output.logits, output.labels).backward()
+        answer_loss(output.logits, output.labels).backward()
     optimizer.step()
     assert any(not torch.equal(new, old) for new, old in zip(trained, before))
     assert all(parameter.isfinite().all() for parameter in trained)

@@ -72,7 +72,7 @@ def test_generation_with_cache_equals_scoring_everything_again() -> None:
     ids = example.ids
     for _ in range(8):
         with torch.no_grad():
-            logits = model([replace(example, ids=ids)]).logits
+            logits = model.score_all([replace(example, ids=ids)]).logits
         ids = torch.cat((ids, logits[0, -1].argmax().view(1)))
     assert generate(model, [example], end_id=-1, max_new_tokens=8) == [ids[len(example.ids) :].tolist()]
 
@@ -165,10 +165,10 @@ def test_answers_alone_have_the_loss_and_gradients_of_all_positions() -> None:
     ]
     weights = torch.linspace(0.1, 1, VOCABULARY)
     found = []
-    for answers_only in (False, True):
+    for loss_of in (weighted_loss, answer_loss):
         model = make_model()
-        output = model(examples, answers_only=answers_only)
-        loss = (answer_loss if answers_only else weighted_loss)(output.logits, output.labels, weights)
+        output = model.score_all(examples) if loss_of is weighted_loss else model(examples)
+        loss = loss_of(output.logits, output.labels, weights)
         loss.backward()
         found.append((loss, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
     answers = sum(len(example.ids) - 3 for example in examples)
@@ -185,4 +185,4 @@ def test_text_alone_is_read_in_the_format_of_the_language_model() -> None:
     text = Example(ids=torch.tensor([1, 2, 3]), views=torch.zeros(0, 3, 8, 8), labels=torch.tensor([IGNORED, 2, 3]))
     assert model.embed([text]).embeddings.dtype == torch.bfloat16
     with torch.autocast("cpu", torch.bfloat16):
-        assert model([text], answers_only=True).logits.dtype == torch.bfloat16
+        assert model([text]).logits.dtype == torch.bfloat16

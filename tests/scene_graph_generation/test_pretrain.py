@@ -12,6 +12,7 @@ from random import Random
 
 import pytest
 import torch
+from torch.distributed import TCPStore
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
@@ -168,6 +169,33 @@ def test_no_steps_are_no_pretraining(data: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("scene_graph_generation.train.pretrain", lambda *_: pytest.fail("it began"))
     none = replace(SEE, pretrain=PretrainConfig(steps=0), train=replace(SEE.train, max_steps=1))
     train(none, [data / "samples.json"], Dataset(data), tmp_path)
+
+
+LATE = """
+import sys
+from datetime import timedelta
+from operating_room import machine
+from scene_graph_generation.config import TrainConfig
+from scene_graph_generation.trainer import training_arguments
+machine.PATIENCE = timedelta(seconds=2)
+training_arguments(TrainConfig(), sys.argv[1], 64)
+"""
+
+
+def test_others_wait_for_the_first_process_as_long_as_they_are_told(tmp_path: Path) -> None:
+    """Here 2 s instead of a month; without a word, transformers would wait half an hour for a longer pretraining."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    place = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1"}
+    place |= {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True", "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", LATE, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **place},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "timed out" in ran.stderr.lower() or "timeout" in ran.stderr.lower(), ran.stderr[-1000:]
+    assert ran.returncode
 
 
 def test_two_processes_learn_to_see_as_one_does(data: Path, tmp_path: Path) -> None:
