@@ -209,7 +209,6 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 def _parse(text: bytes, path: Path, line: int) -> Record:
     try:
-        record = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path}: line {line + 1} is no sample ({error}); {_AGAIN}") from error
-    return record
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: line {line + 1} is no sample ({str(error)[:80]}); {_AGAIN}") from error

@@ -63,11 +63,51 @@ def test_the_three_trainings_and_their_evaluations(recipe: Path) -> None:
     assert json.loads((recipe / "answers.json").read_text())
 
 
-def train(recipe: Path, file: Path, out: Path, *words: str) -> dict[int, float]:
+@needs_bitsandbytes
+@needs_deepspeed
+def test_the_three_trainings_with_deepspeed(recipe: Path, tmp_path: Path) -> None:
+    """The published files and commands, ZeRO 2 and 4 bits included; the curriculum goes on from the base."""
+    commands = []
+    for name, command in (("base", "scene-graph"), ("temporal", "scene-graph"), ("downstream", "downstream")):
+        more = {"curriculum_learning_weights": tmp_path / "base"} if name == "temporal" else {}
+        words = published_words(recipe, name, output_dir=tmp_path / name, max_steps=2, **more)
+        experiment = read_options(words).experiment
+        assert experiment.train.deepspeed is not None
+        assert experiment.start.bits == 4
+        commands.append([command, "train", "--config", str(small_file(recipe, name)), *words])
+    run(*commands)
+    for name in ("base", "temporal", "downstream"):
+        assert sorted(losses(tmp_path / name)) == [1, 2]
+        assert (tmp_path / name / "checkpoint-2" / "latest").is_file()  # which only DeepSpeed writes
+        adapter = torch.load(tmp_path / name / "adapter_model.bin", weights_only=True)
+        assert adapter
+        assert all(tensor.isfinite().all() for tensor in adapter.values())
+        assert {tensor.dtype for tensor in adapter.values()} == {torch.float32}
+
+
+RUN = """
+import json, sys
+from mmor.cli import app
+for words in json.loads(sys.argv[1]):
+    app(words, standalone_mode=False)
+"""
+
+
+def run(*commands: list[str]) -> None:
+    """Commands one after the other, in one process of their own: DeepSpeed holds on to its process."""
+    _finish("-c", RUN, json.dumps([list(map(str, words)) for words in commands]))
+
+
+def train(file: Path, out: Path, *words: str) -> dict[int, float]:
     """The losses of a training in processes of its own."""
+    _finish("-m", "mmor.cli", "scene-graph", "train", "--config", str(file), "--out", str(out), *words)
+    return losses(out)
+
+
+def _finish(*words: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
     ran = subprocess.run(
-        [sys.executable, "-m", "mmor.cli", "scene-graph", "train", "--config", str(file), "--out", str(out), *words],
+        [sys.executable, *words],
         cwd=ROOT,
         env=environment | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -75,21 +115,6 @@ def train(recipe: Path, file: Path, out: Path, *words: str) -> dict[int, float]:
         timeout=600,
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
-    return losses(out)
-
-
-@needs_bitsandbytes
-@needs_deepspeed
-def test_the_curriculum_in_4_bits_with_deepspeed(recipe: Path, tmp_path: Path) -> None:
-    """temporal.yaml with its ZeRO 2, one process without a launcher, after a base training in 16 bits."""
-    base = small_file(recipe, "base", deepspeed=None, max_steps=1)
-    mmor("scene-graph", "train", "--config", base, "--out", tmp_path / "base")
-    temporal = small_file(recipe, "temporal", max_steps=2)
-    assert "zero2.json" in temporal.read_text()
-    words = ("--curriculum_learning_weights", str(tmp_path / "base"))
-    found = train(recipe, temporal, tmp_path / "temporal", *words)
-    assert sorted(found) == [1, 2]
-    assert (tmp_path / "temporal" / "non_lora_trainables.bin").is_file()
 
 
 @needs_deepspeed
@@ -97,10 +122,10 @@ def test_two_processes_with_deepspeed_go_on_where_they_stopped(recipe: Path, tmp
     """base.yaml with its ZeRO 2, clouds and bfloat16: the third step after a restart is that of an unbroken run."""
     file = small_file(recipe, "base", max_steps=3, save_steps=1)
     words = ("--gpus", "2", "--bits", "16")
-    whole = train(recipe, file, tmp_path / "whole", *words)
+    whole = train(file, tmp_path / "whole", *words)
     assert sorted(whole) == [1, 2, 3]
     shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "broken" / "checkpoint-2")
-    resumed = train(recipe, file, tmp_path / "broken", *words)
+    resumed = train(file, tmp_path / "broken", *words)
     assert resumed == {3: pytest.approx(whole[3], rel=1e-6)}
     weights = [torch.load(tmp_path / n / "non_lora_trainables.bin", weights_only=True) for n in ("whole", "broken")]
     for name, tensor in weights[0].items():

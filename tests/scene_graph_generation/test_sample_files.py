@@ -117,7 +117,7 @@ def test_shards_that_differ_from_the_json_in_a_byte_do_not_count(path: Path, cha
     assert find_shards(path) is None
 
 
-@pytest.mark.parametrize("damage", ["cut", "missing", "index", "line"])
+@pytest.mark.parametrize("damage", ["cut", "missing", "index", "line", "depth"])
 def test_damaged_shards_are_named(path: Path, damage: str) -> None:
     write_samples(path, records(), 50, Random(0))
     shard = shard_folder(path) / "00001.jsonl"
@@ -127,6 +127,9 @@ def test_damaged_shards_are_named(path: Path, damage: str) -> None:
         shard.unlink()
     elif damage == "index":
         shard = write(shard.with_name("index.json"), "{}")
+    elif damage == "depth":
+        lines = shard.read_bytes().splitlines(keepends=True)
+        shard.write_bytes(b"[" * 100_000 + b"\n" + b"".join(lines[1:]))
     else:
         shard.write_bytes(shard.read_bytes().replace(b"{", b"[", 1))
     with pytest.raises(UserError, match=shard.name) as error:
