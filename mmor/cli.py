@@ -30,11 +30,11 @@ app.command("compare")(cli_evaluation.compare)
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path("demo"),
-    seconds: Annotated[int, typer.Option(help="Length of the simulated take.", min=40)] = 60,
+    seconds: Annotated[int, typer.Option(help="Length of the simulated take in s.", min=40)] = 60,
     seed: Annotated[int, typer.Option(help="Seed of the simulated take.", min=0)] = 2026,
     train: Annotated[bool, typer.Option("--train", help="Train both models first (10-15 minutes on 2 cores).")] = False,
 ) -> None:
-    """Simulate a take nobody trained on, segment it, write its scene graphs, score both, write report.html."""
+    """Run both stages on a simulated take. Nobody trained on it; both are scored, report.html shows all."""
     from mmor.demo import run_demo
 
     typer.echo(f"open {run_demo(out, seconds, seed, train)} in a browser")
@@ -46,9 +46,10 @@ def check(
     full: Annotated[bool, typer.Option("--full", help="Also at the published size, with random weights.")] = False,
     out: Annotated[Path | None, typer.Option("--json", help="Write everything to this file, too.")] = None,
 ) -> None:
-    """Say whether this machine will do: what it has, and whether every path it can take gives the right numbers.
+    """Say whether this machine will do.
 
-    Needs no data and no network. Paste what it prints into a question.
+    Tells what it has, and whether every path it can take gives the right numbers. Needs no data and no network. Paste
+    what it prints into a question.
     """
     from mmor.check.run import check
 

@@ -14,7 +14,7 @@ app = typer.Typer(help="Published models: list, download, inspect.", no_args_is_
 def show(
     files: Annotated[bool, typer.Option("--files", help="Ask the hub for the files and their sizes.")] = False,
 ) -> None:
-    """Name everything that can be downloaded, where it goes, how large it is and what it scores."""
+    """Name everything that can be downloaded. Also where it goes, how large it is and what it scores."""
     from mmor.hub import PUBLISHED, list_files
 
     for entry in PUBLISHED:
@@ -42,7 +42,7 @@ def download(
 
 @app.command("inspect")
 def inspect(path: Annotated[Path, typer.Argument(help="Model file or folder.")]) -> None:
-    """Say what a model is, how many parameters it has, and what it needs."""
+    """Say what a model is. Also how many parameters it has, and what it needs."""
     from mmor.inspection import inspect
 
     typer.echo(inspect(path))

@@ -14,9 +14,7 @@ from operating_room.takes import find_take
 if TYPE_CHECKING:
     from operating_room.dataset import RecordedTake
 
-app = typer.Typer(
-    help="What is on disk, as a whole and second by second; simulated takes; relation files.", no_args_is_help=True
-)
+app = typer.Typer(help="What is on disk; simulated takes; relation files.", no_args_is_help=True)
 
 Root = Annotated[Path, typer.Argument(help=DATA_FOLDER)]
 
@@ -51,7 +49,9 @@ def show(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
-    """Show one timepoint: every file and what is wrong with it, prompt, scene graph and downstream labels.
+    """Show all that belongs to one timepoint.
+
+    Every file and what is wrong with it, prompt, scene graph and downstream labels.
 
     Exit code: 0 all there is can be read, 2 something is broken.
     """
@@ -69,10 +69,10 @@ def table(
     data: Data = Path("data"),
     out: Annotated[Path | None, typer.Option(help="CSV file (default: print it).")] = None,
 ) -> None:
-    """Write as CSV which labels belong to which picture: a row for each picture of a take.
+    """Write as CSV which labels belong to which picture.
 
-    Masks and pictures share a frame number; the scene-graph label is that of the timepoint. A file that is not there
-    is an empty cell.
+    A row for each picture of a take. Masks and pictures share a frame number; the scene-graph label is that of the
+    timepoint. A file that is not there is an empty cell.
     """
     import csv
     from io import StringIO
@@ -107,7 +107,10 @@ def convert_relations(
         Path | None, typer.Option(help="Folder for the files (default: the data folder, where --relations looks).")
     ] = None,
 ) -> None:
-    """Write relationships_{train,validation,test}.json, classes.txt and relationships.txt from the raw labels."""
+    """Make relationships_*.json out of the raw labels.
+
+    Of train, validation and test, each for the takes that are there; also classes.txt and relationships.txt.
+    """
     from operating_room.dataset import Dataset
     from operating_room.relations import convert
 

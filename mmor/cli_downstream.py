@@ -9,6 +9,7 @@ import typer
 
 from mmor.cli_evaluation import load_generator
 from mmor.cli_options import (
+    MODEL,
     BitsOption,
     Data,
     Device,
@@ -25,12 +26,11 @@ from mmor.cli_options import (
     choose_samples,
     finish,
     load_split,
+    samples_folder,
 )
 from mmor.cli_scene_graph import train_model
 
-app = typer.Typer(
-    help="Next action, robot phase, sterility breach: labels, training data, training, scores.", no_args_is_help=True
-)
+app = typer.Typer(help="Next action, robot phase, sterility breach.", no_args_is_help=True)
 
 Labels = Annotated[
     Path | None, typer.Option(help="Folder of `mmor downstream labels` (default: the dataset's own label folders).")
@@ -50,7 +50,7 @@ def labels(
     rules: RuleFile = None,
     derive_all: Annotated[bool, typer.Option("--derive-all", help="Ignore the dataset's own labels.")] = False,
 ) -> None:
-    """Collect the labels of a split: the dataset's own, or derived from its scene graphs where it has none."""
+    """Collect the labels of a split. The dataset's own, or derived from its scene graphs where it has none."""
     from collections import Counter
 
     from operating_room.dataset import Dataset
@@ -73,7 +73,7 @@ def samples(
     data: Data = Path("data"),
     relations: Relations = None,
     split: Split = "train",
-    out: SamplesFolder = Path("data/llava_samples"),
+    out: SamplesFolder = None,
     labels: Labels = None,
     per_timepoint: Annotated[int, typer.Option(help="Records per timepoint.", min=1)] = 10,
     drop_history: Annotated[float, typer.Option(help="Share of memory entries that are dropped.", min=0, max=1)] = 0.5,
@@ -81,7 +81,7 @@ def samples(
     published_memory: PublishedMemory = False,
     seed: Seed = 0,
 ) -> None:
-    """Write the training JSON of all three tasks, in the published mixture."""
+    """Write the training JSON of all three tasks. In the published mixture."""
     from random import Random
 
     from operating_room.dataset import Dataset
@@ -95,7 +95,9 @@ def samples(
     records = downstream_records(
         truth, known, generator, per_timepoint, temporal_augmentation, drop_history, published_memory
     )
-    path = out / downstream_file_name(split, temporal_augmentation, drop_history, published_memory)
+    path = samples_folder(out, data) / downstream_file_name(
+        split, temporal_augmentation, drop_history, published_memory
+    )
     count = write_samples(path, records, len(truth) * per_timepoint, generator)
     typer.echo(f"{count} records in {path}")
     finish(problems)
@@ -115,7 +117,7 @@ def train(
     gpus: TrainingGpus = 1,
     dry: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
 ) -> None:
-    """Train a model that answers from text alone, with the engine of `mmor scene-graph train`."""
+    """Train a model that answers from text alone. Options are those of `mmor scene-graph train`."""
     files = {"samples": samples, "out": out, "data": data}
     train_model(options or [], config, "small_downstream.yaml", files, gpus, skip_bad_samples=False, dry=dry)
 
@@ -123,9 +125,7 @@ def train(
 @app.command("evaluate")
 def evaluate(
     out: Annotated[Path, typer.Option(help="Results JSON.")],
-    model_path: Annotated[
-        Path | None, typer.Option("--model-path", "--model_path", help="Folder of the model; none: the rule alone.")
-    ] = None,
+    model_path: Annotated[Path | None, typer.Option(*MODEL, help="Folder of the model; none: the rule alone.")] = None,
     graphs: Annotated[
         Path | None,
         typer.Option(
@@ -145,7 +145,7 @@ def evaluate(
     device: Device = None,
     bits: BitsOption = None,
 ) -> None:
-    """Answer and score the three tasks from true or predicted scene graphs; breaches also by the sterility rule."""
+    """Answer and score the three tasks. From true or predicted scene graphs; breaches also by the sterility rule."""
     from operating_room.dataset import Dataset
     from operating_room.downstream_rules import OUR_FILE, load_rules
     from operating_room.errors import UserError

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmor.cli_options import (
+    MODEL,
     Bits,
     BitsOption,
     Data,
@@ -58,7 +59,7 @@ BatchSize = Annotated[int, typer.Option(help="Timepoints at once; with memory: t
 
 @app.command("infer")
 def infer(
-    model: Annotated[Path, typer.Option(help="Folder of the model.")],
+    model: Annotated[Path, typer.Option(*MODEL, help="Folder of the model.")],
     out: Annotated[Path, typer.Option(help="Predictions JSON.")],
     data: Data = Path("data"),
     take: Takes = None,
@@ -86,9 +87,7 @@ def infer(
 
 @app.command("evaluate")
 def evaluate(
-    model_path: Annotated[
-        Path | None, typer.Option("--model-path", "--model_path", help="Folder of the model to evaluate.")
-    ] = None,
+    model_path: Annotated[Path | None, typer.Option(*MODEL, help="Folder of the model to evaluate.")] = None,
     predictions: Annotated[
         Path | None, typer.Option(help="Score this file of `mmor scene-graph infer` instead.")
     ] = None,
@@ -110,7 +109,7 @@ def evaluate(
     device: Device = None,
     bits: BitsOption = None,
 ) -> None:
-    """Score a model, or a predictions file, against the annotations. A run that was interrupted is continued."""
+    """Score a model or a predictions file. A run that was interrupted is continued."""
     from operating_room.errors import UserError
     from scene_graph_generation.evaluate import evaluate_file
     from scene_graph_generation.evaluate_all import results_path
@@ -149,7 +148,7 @@ def evaluate_all(
     bits: BitsOption = None,
     wandb: Annotated[str | None, typer.Option(help="Also log to this project of Weights & Biases.")] = None,
 ) -> None:
-    """Evaluate the checkpoints, and the final model, that were not evaluated yet; one table of all."""
+    """Evaluate all checkpoints of a training. What was evaluated already is kept; one table of all."""
     from scene_graph_generation import evaluate_all
 
     name = _results_name(config, split, take, limit)
@@ -168,7 +167,7 @@ def compare(
     first: Annotated[Path, typer.Argument(help="Results JSON of `evaluate`.")],
     second: Annotated[Path, typer.Argument(help="Another one of the same task.")],
 ) -> None:
-    """Tell what changed between two evaluations, and whether it is more than chance."""
+    """Tell what changed between two evaluations. Also whether it is more than chance."""
     from operating_room.comparison import compare
 
     typer.echo(str(compare(first, second)))

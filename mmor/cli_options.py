@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from operating_room.scene_graph import Sample
     from operating_room.takes import Take
 
+MODEL = "--model", "--model-path", "--model_path"  # published: the last
 DATA_FOLDER = "Folder that holds MM-OR_data and/or 4D-OR_data."
 Data = Annotated[Path, typer.Option(help=DATA_FOLDER)]
 Takes = Annotated[list[str] | None, typer.Option(help="Take or split; repeat for several (default: all on disk).")]
@@ -29,13 +30,15 @@ ScoredTakes = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(help="Only the first N timepoints of each take, for a first try.", min=1)]
 MaxNewTokens = Annotated[int, typer.Option(help="Tokens of an answer at most (published: 300).", min=1)]
-Workers = Annotated[int, typer.Option(help="Processes.", min=1)]
+Workers = Annotated[int, typer.Option(help="Processes that prepare and compare ground truth.", min=1)]
 CPUS = cpu_threads()
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")]
 Bits = Literal["4", "16", "32"]
 BitsOption = Annotated[Bits | None, typer.Option(help="Of the weights (default: 16; 32 for a small model on a CPU).")]
 # Of the commands that write training samples.
-SamplesFolder = Annotated[Path, typer.Option(help="Folder for the training JSON.")]
+SamplesFolder = Annotated[
+    Path | None, typer.Option(help="Folder for the training JSON (default: llava_samples in the data folder).")
+]
 Seed = Annotated[int, typer.Option(help="Of all random draws.")]
 # Of both commands that train stage 2; None: as in the experiment file.
 TrainedModel = Annotated[Path | None, typer.Option(help="Folder of the model.")]
@@ -77,6 +80,13 @@ def relations_folder(relations: Path | None, data: Path) -> Path:
     from operating_room.dataset import Dataset
 
     return relations or Dataset(data).root
+
+
+def samples_folder(out: Path | None, data: Path) -> Path:
+    """The folder for training samples: in that of the data, if none is chosen."""
+    from operating_room.dataset import Dataset
+
+    return out or Dataset(data).root / "llava_samples"
 
 
 def split_file(relations: Path, split: str) -> Path:

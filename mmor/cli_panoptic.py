@@ -11,7 +11,7 @@ from mmor.cli_options import CPUS, Data, Takes, Workers, experiment_file, open_t
 
 app = typer.Typer(help="Panoptic masks: train, predict, score.", no_args_is_help=True)
 
-ConfigFile = Annotated[Path, typer.Option(help="Experiment file with the published keys.")]
+ConfigFile = Annotated[Path | None, typer.Option(help="Experiment file with the published keys (default: small.yaml).")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="KEY VALUE pairs that override the file.")]
 Model = Annotated[Path, typer.Option(help="Model file, or a folder that holds one and its config.yaml.")]
 ModelConfig = Annotated[
@@ -31,7 +31,7 @@ Blend = Annotated[bool, typer.Option("--blend", help="Also write each picture wi
 
 @app.command("train")
 def train(
-    config_file: ConfigFile = Path("configs/panoptic/small.yaml"),
+    config_file: ConfigFile = None,
     data: Data = Path("data"),
     out: Annotated[Path | None, typer.Option(help="Folder of the model (default: OUTPUT_DIR of the file).")] = None,
     resume: Annotated[
@@ -53,10 +53,12 @@ def train(
 ) -> None:
     """Train a segmenter, or evaluate one."""
     from mmor.launch import start_processes
+    from operating_room.experiments import CONFIGS
     from operating_room.machine import is_first, is_started, share
     from panoptic_segmentation.config import read_config
 
-    config = read_config(experiment_file(config_file), overrides or ())
+    small = CONFIGS / "panoptic" / "small.yaml"
+    config = read_config(small if config_file is None else experiment_file(config_file), overrides or ())
     folder = out or Path(config.output_folder)
     prepared = ground_truth or folder / "ground_truth"
     if num_gpus * num_machines > 1 and not is_started():
@@ -118,7 +120,7 @@ def export_masks(
     limit: Frames = None,
     num_gpus: Gpus = 1,
 ) -> None:
-    """Predict all masks that scene-graph generation needs, split by split; run again, it goes on where it stopped.
+    """Predict all masks that stage 2 reads. Split by split; run again, it goes on where it stopped.
 
     Nothing looks into the future, unless the model is the offline one.
     """
@@ -151,7 +153,7 @@ def evaluate(
     ] = None,
     workers: Workers = CPUS,
 ) -> None:
-    """Score predictions by video panoptic quality and print the table."""
+    """Score predictions by video panoptic quality (VPQ)."""
     from panoptic_segmentation.evaluate import evaluate, of_predicted_takes, predicted_size
     from panoptic_segmentation.ground_truth import find_videos, first_frames
 

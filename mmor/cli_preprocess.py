@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmor.cli_options import CPUS, Data, Relations, SamplesFolder, Seed, Split, finish, load_split, open_takes
+from mmor.cli_options import (
+    CPUS,
+    Data,
+    Relations,
+    SamplesFolder,
+    Seed,
+    Split,
+    finish,
+    load_split,
+    open_takes,
+    samples_folder,
+)
 
 if TYPE_CHECKING:
     from operating_room.dataset import Dataset
@@ -124,24 +135,29 @@ def samples(
     data: Data = Path("data"),
     relations: Relations = None,
     split: Split = "train",
-    out: SamplesFolder = Path("data/llava_samples"),
+    out: SamplesFolder = None,
     permutations: Annotated[int, typer.Option(help="Records per timepoint.", min=1)] = 20,
     temporal: Annotated[bool, typer.Option("--temporal", help="With memory of the past.")] = False,
     temporal_augmentation: Annotated[
         bool, typer.Option(help="Style of the memory at random and entries dropped; else all of it.")
     ] = True,
-    drop_history: Annotated[float, typer.Option(help="Chance of a memory entry to be dropped.", min=0, max=1)] = 0.5,
+    drop_history: Annotated[float, typer.Option(help="Share of memory entries that are dropped.", min=0, max=1)] = 0.5,
     mixed_modalities: Annotated[
         bool, typer.Option("--mixed-modalities", help="Modalities swapped with those of similar samples.")
     ] = False,
-    modalities: Annotated[str | None, typer.Option(help="Some of those in the file's name: AZURE,PC,...")] = None,
+    modalities: Annotated[
+        str | None,
+        typer.Option(
+            help="Some of AZURE,SIMSTATION,TRACKERCAM,PC,AUDIO,SPEECH,ROBOTMETA,TRACKINGMETA,PREDSEGMASKS (all)."
+        ),
+    ] = None,
     tokenizer: Annotated[
         str | None,
         typer.Option(help="Folder or hub name of a model: also count its tokens in the answers (token frequencies)."),
     ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Write the training JSON in the published form, and the same as shards that training reads piece by piece."""
+    """Write the training JSON in the published form. The same as shards, which training reads piece by piece."""
     from collections import Counter
     from random import Random
 
@@ -169,12 +185,13 @@ def samples(
     counts: Counter[int] = Counter()
     if tokens is not None:
         records = count_answer_tokens(records, tokens, counts)
-    path = out / options.file_name(split)
+    folder = samples_folder(out, data)
+    path = folder / options.file_name(split)
     written = write_samples(path, records, len(graphs) * permutations, Random(f"order {seed}"))
     typer.echo(f"{written} records in {path}")
     if tokens is not None:
         texts = {token: text for text, token in tokens.names().items()}
-        frequencies = out / frequency_file_name(split, permutations)
+        frequencies = folder / frequency_file_name(split, permutations)
         write_json(frequencies, {texts[token]: count for token, count in counts.items()})
         typer.echo(f"token frequencies in {frequencies}")
     finish([*half_copied(dataset, [split]), *describe(left_out, graphs)])

@@ -41,9 +41,11 @@ def train(
         bool, typer.Option("--dry-run", help="Only say what would happen: sizes, memory, steps, files, inputs.")
     ] = False,
 ) -> None:
-    """Train a model; a training that was interrupted goes on from its last checkpoint in --out.
+    """Train a model. A training that was interrupted goes on from its last checkpoint in --out.
 
-    All options of the published training commands are accepted as they are written there (docs/training.md).
+    All options of the published training commands are accepted as they are written there, and some of ours:
+    --max_steps N, --pretrain_steps N (of small.yaml, which come first), --learning_rate X, --save_steps N,
+    --report_to wandb, --seed N, ... (docs/training.md).
     """
     files = {"samples": samples, "out": out, "data": data}
     train_model(options or [], config, "small.yaml", files, gpus, skip_bad_samples, dry)

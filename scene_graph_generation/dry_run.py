@@ -185,10 +185,11 @@ def _is_file(path: Path) -> bool:
 
 def _missing_inputs(experiment: Experiment) -> list[str]:
     """What is not there of everything but samples and bases."""
-    problems = []
-    for path in (experiment.files.token_frequencies, experiment.start.curriculum):
-        if path is not None and not path.exists():
-            problems.append(f"{path}: no such file or folder")
+    makers = {
+        experiment.files.token_frequencies: "`mmor scene-graph samples --tokenizer MODEL` makes it",
+        experiment.start.curriculum: "it is the output folder of the training before this one",
+    }
+    problems = [f"{path}: is not there; {maker}" for path, maker in makers.items() if path and not path.exists()]
     return problems + missing_tools(experiment)
 
 

@@ -88,3 +88,28 @@ def test_check_of_the_takes_that_are_meant(tmp_path: Path, capsys: pytest.Captur
     assert run("data", "check", str(tmp_path), "--take", "train") == 1
     assert run("data", "check", str(tmp_path), "--take", "own") == 2
     assert "none of the takes of own is there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("group", ["", "data", "panoptic", "scene-graph", "downstream", "checkpoints"])
+def test_lists_of_commands_say_what_each_does(group: str) -> None:
+    """On a terminal of 80 columns: no sentence is cut off in the middle."""
+    said = RUN.invoke(cli.app, [*group.split(), "--help"], terminal_width=80).stdout
+    described = said.partition("Commands:")[2].strip().splitlines()
+    assert described
+    assert not [line for line in described if line.endswith("...")]
+
+
+def test_a_model_is_named_alike_in_every_command() -> None:
+    """Published: `--model_path`."""
+    for command in ("scene-graph infer", "scene-graph evaluate", "downstream evaluate"):
+        said = RUN.invoke(cli.app, [*command.split(), "--help"]).stdout
+        assert {"--model", "--model-path", "--model_path"} <= set(said.replace(",", " ").split()), command
+
+
+def test_the_small_experiment_is_taken_from_any_folder_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = RUN.invoke(cli.app, ["panoptic", "train", "--data", "nowhere", "--out", "out"])
+    assert "small.yaml" not in result.output + str(result.exception)
+    assert "nowhere" in str(result.exception)

@@ -55,3 +55,23 @@ def test_links_and_files_are_there(document: Path) -> None:
     missing = [link for link in links if link and not (document.parent / link).exists()]
     missing += [file for file in _FILES.findall(text) if not (ROOT / file.removeprefix("../")).exists()]
     assert not missing
+
+
+def test_tests_named_in_documents_are_there() -> None:
+    """`folder/test_file.py::test_name`, the folder and the file where they were named before."""
+    written = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
+    everything = "\n".join(written.values())
+    named = 0
+    for document in DOCUMENTS:
+        for mentioned in re.findall(
+            r"`((?:[\w/]+/)?test_\w+(?:\.py)?(?:::test_\w+)?)`", document.read_text(encoding="utf-8")
+        ):
+            file, _, function = mentioned.partition("::")
+            if not file.endswith(".py"):
+                file, function = "", file
+            named += 1
+            where = written.get(Path(file).name) if file else everything
+            assert where is not None, f"{document.name}: there is no {file}"
+            assert not function or f"def {function}(" in where, f"{document.name}: {file} has no {function}"
+            assert "/" not in file or (ROOT / file).exists() or (ROOT / "tests" / file).exists(), f"no {file}"
+    assert named > 80

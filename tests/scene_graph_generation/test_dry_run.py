@@ -190,7 +190,7 @@ def test_everything_that_is_missing_is_named(data: Path, tmp_path: Path) -> None
         "none.json",
         "'pc' must name files",
         "a.jpg: missing, as are 1 more of views",
-        "freqs.json",
+        "freqs.json: is not there; `mmor scene-graph samples --tokenizer MODEL` makes it",
         "already",
     ):
         assert part in said
