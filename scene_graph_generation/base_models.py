@@ -31,6 +31,7 @@ from scene_graph_generation.config import (
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.parameter_names import our_name, published_name
 from scene_graph_generation.precision import build_empty
+from scene_graph_generation.setting_checks import can_be_a_path
 
 LANGUAGE_BASE = "liuhaotian/llava-v1.5-7b"
 VISION_BASE = "openai/clip-vit-large-patch14-336"
@@ -112,6 +113,8 @@ def find_folder(name: str | Path, wanted: Sequence[str] = _WANTED) -> Path:
     """
     from huggingface_hub import snapshot_download
 
+    if not can_be_a_path(name):
+        raise UserError(f"{str(name)[:60]!r} is no name of a base; give a folder, or OWNER/NAME on the hub")
     with hub_errors(str(name)):
         if Path(name).is_dir():
             return Path(name)

@@ -16,13 +16,14 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from operating_room.errors import UserError
 from operating_room.readers import parse_yaml, read_bytes
-from scene_graph_generation.setting_checks import above_zero, at_least, below_one, check, divides
+from scene_graph_generation.setting_checks import LARGEST, above_zero, at_least, below_one, can_be_a_path, check, divides
 
 Settings = TypeVar("Settings")
 _WORDS = {"true": True, "false": False}  # values on the command line that are no text
 MODALITIES = ("views", "cloud", "audio", "masks", "robot", "tracker", "speech")
 TEXT_MODALITIES = MODALITIES[-3:]  # blocks of the prompt, in its order
 MASK_STEPS = 5  # convolutions that halve a label map of 32x32 down to one pixel
+SMALLEST_VOXEL = 0.01  # m; clouds of up to 600 m are read, and a curve has 2^16 voxels a side
 SMALLEST_VOCABULARY = 300  # 256 bytes, and the phrases that are one token
 _SHARES = ("modality_dropout", "memory_dropout", "pictures_only", "memory_noise")
 
@@ -45,7 +46,7 @@ class VisionConfig:
         if self.image_size < self.patch_size:
             raise UserError(f"image_size is {self.image_size}, smaller than patch_size {self.patch_size}")
         if not -self.layers - 1 <= self.feature_layer <= -1:
-            raise UserError(f"feature_layer is {self.feature_layer}; it counts from the end: -1 to {-self.layers - 1}")
+            raise UserError(f"feature_layer is {str(self.feature_layer)[:60]}; it counts from the end: -1 to {-self.layers - 1}")
 
     @property
     def tokens(self) -> int:
@@ -87,7 +88,7 @@ class PointConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "mlp_ratio", "patch")
-        above_zero(self, "voxel")
+        check(self, f"at least {SMALLEST_VOXEL} m", lambda value: value >= SMALLEST_VOXEL, "voxel")
         below_one(self, "drop_path")
         lists = (self.depths, self.channels, self.heads)
         if len({len(values) for values in lists}) != 1 or not self.depths or min(map(min, lists)) < 1:
@@ -190,8 +191,8 @@ class TrainConfig:
         check(self, "0 or more", lambda value: value >= 0, "weight_decay", "max_grad_norm")
         check(self, "a share, 0 to 1", lambda value: 0 <= value <= 1, *_SHARES)
         below_one(self, "warmup")
-        if self.max_steps < 1 and self.max_steps != -1:
-            raise UserError(f"max_steps is {self.max_steps}; expected 1 or more, or -1 for no limit but the epochs")
+        if self.max_steps != -1:
+            check(self, "1 or more, or -1 for no limit but the epochs", lambda value: 1 <= value <= LARGEST, "max_steps")
 
 
 @dataclass(frozen=True)
@@ -333,13 +334,14 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(_convert(arguments[0], item, where) for item in value)
     if kind in (int, float) and isinstance(value, (str, int)) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):
             return kind(value)  # YAML reads 1e-3 as text, and a command line everything
-    if kind is Path and isinstance(value, (str, Path)):
+    if kind is Path and isinstance(value, (str, Path)) and can_be_a_path(value):
         return Path(value)
-    if isinstance(kind, type) and isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
+    if kind in (str, bool, int, float) and isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
         return value
-    expected = f"one of {', '.join(map(str, arguments))}" if origin is Literal else getattr(kind, "__name__", kind)
+    expected = "the name of a file or folder" if kind is Path else getattr(kind, "__name__", kind)
+    expected = f"one of {', '.join(map(str, arguments))}" if origin is Literal else expected
     raise UserError(f"{where}: expected {expected}, got {str(value)[:60]!r}")
 
 

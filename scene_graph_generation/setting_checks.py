@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from operating_room.errors import UserError
 
+MAX_PATH, MAX_NAME = 4096, 255  # bytes
 LARGEST = 2**31 - 1  # no size, count or seed is larger
 
 
@@ -49,6 +52,15 @@ def below_one(settings: Any, *names: str) -> None:
         UserError: one is not.
     """
     check(settings, "0 or more and less than 1", lambda value: 0 <= value < 1, *names)
+
+
+def can_be_a_path(name: str | Path) -> bool:
+    """Whether a system could have a file of this name; an empty one, as of an unset variable, would be this folder."""
+    try:
+        text = os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return 0 < len(text) < MAX_PATH and b"\0" not in text and max(map(len, text.split(b"/"))) <= MAX_NAME
 
 
 def divides(divisor: int, value: int, name: str, of: str) -> None:
