@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -76,10 +79,30 @@ def main() -> None:
     """Entry point of the console command; a user's mistake ends with one line and exit code 2."""
     quiet_libraries()
     try:
+        _require_values(sys.argv[1:])
         app()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        problem = str(error)
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):  # names that no file has, wherever they are looked up
+            raise
+        problem = f"{os.fsdecode(error.filename or '')[:200]}: {error.strerror}"
+    else:
+        return
+    print(f"error: {problem}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _require_values(words: list[str]) -> None:
+    """An empty path would be the folder where one happens to be.
+
+    Raises:
+        UserError: an option has nothing for its value.
+    """
+    for option, value in pairwise([*words, "-"]):
+        name, sign, own = option.partition("=")
+        if name.startswith("--") and len(name) > 2 and (not own if sign else not value):
+            raise UserError(f"{name}: its value is empty, as that of a shell variable which is not set")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -153,7 +154,7 @@ def evaluate(
     from scene_graph_generation.infer import answers_path
 
     answers_path(out)  # refuses an unusable name before a model is loaded
-    if graphs is not None and out.resolve() == graphs.resolve():
+    if graphs is not None and os.path.realpath(out) == os.path.realpath(graphs):
         raise UserError(f"{out}: holds the graphs, which the results would replace; choose another output")
     rule_file = rules or OUR_FILE
     truth = choose_samples(load_split(relations, split, data), take, limit)

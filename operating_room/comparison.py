@@ -6,6 +6,7 @@ bootstrap (the same blocks of timepoints drawn for both, see `bootstrap`) does n
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ def compare(first: Path, second: Path) -> Comparison:
         UserError: both are the same file, one is damaged or no results file, they are of different tasks, have no
             timepoint in common, or were scored against different annotations.
     """
-    if first.resolve() == second.resolve():
+    if os.path.realpath(first) == os.path.realpath(second):
         raise UserError(f"{first} and {second} are the same file; give two results files")
     results = [_read(path) for path in (first, second)]
     tasks = [one["task"] for one in results]

@@ -34,10 +34,11 @@ def atomic_path(path: Path) -> Generator[Path]:
 
     Raises:
         UserError: the folder cannot be written or the disk is full; or the body cannot read or write another file,
-            which is named then.
+            which is named then; or `path` is no name for a file.
     """
     temporary = temporary_path(path)
     with _told(path, temporary):
+        require_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.parent not in _cleared:  # some folders get thousands of files
             _cleared.add(path.parent)
@@ -49,6 +50,18 @@ def atomic_path(path: Path) -> Generator[Path]:
     finally:
         with suppress(OSError):  # a folder in its place, or no such folder: that has been told already
             temporary.unlink(missing_ok=True)
+
+
+def require_replaceable(path: Path) -> None:
+    """A file may be put in this place: none is there, or one that is data.
+
+    Raises:
+        UserError: a device or a pipe is there (a rename would put a file in the place of /dev/null), or a folder.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: cannot be written (it is a folder); give the name of a file")
+    if (path.exists() and not path.is_file()) or os.path.abspath(path.parent) == "/dev":
+        raise UserError(f"{path}: cannot be written (a file would take the place of a device); choose another output")
 
 
 @contextmanager

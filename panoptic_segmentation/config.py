@@ -8,6 +8,7 @@ had, or a typo on the command line, is an error.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -326,7 +327,7 @@ def save_config(config: Config, path: Path) -> None:
 
 def _read_file(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     """The flat keys of a file over those of its `_BASE_`."""
-    path = path.resolve()
+    path = Path(os.path.realpath(path))
     if path in below:
         raise UserError(f"{path}: _BASE_ leads back to this file; remove it")
     tree = parse_yaml(read_bytes(path), str(path)) or {}

@@ -16,7 +16,15 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from operating_room.errors import UserError
 from operating_room.readers import parse_yaml, read_bytes
-from scene_graph_generation.setting_checks import LARGEST, above_zero, at_least, below_one, can_be_a_path, check, divides
+from scene_graph_generation.setting_checks import (
+    LARGEST,
+    above_zero,
+    at_least,
+    below_one,
+    can_be_a_path,
+    check,
+    divides,
+)
 
 Settings = TypeVar("Settings")
 _WORDS = {"true": True, "false": False}  # values on the command line that are no text
@@ -46,7 +54,9 @@ class VisionConfig:
         if self.image_size < self.patch_size:
             raise UserError(f"image_size is {self.image_size}, smaller than patch_size {self.patch_size}")
         if not -self.layers - 1 <= self.feature_layer <= -1:
-            raise UserError(f"feature_layer is {str(self.feature_layer)[:60]}; it counts from the end: -1 to {-self.layers - 1}")
+            raise UserError(
+                f"feature_layer is {str(self.feature_layer)[:60]}; it counts from the end: -1 to {-self.layers - 1}"
+            )
 
     @property
     def tokens(self) -> int:
@@ -192,7 +202,9 @@ class TrainConfig:
         check(self, "a share, 0 to 1", lambda value: 0 <= value <= 1, *_SHARES)
         below_one(self, "warmup")
         if self.max_steps != -1:
-            check(self, "1 or more, or -1 for no limit but the epochs", lambda value: 1 <= value <= LARGEST, "max_steps")
+            check(
+                self, "1 or more, or -1 for no limit but the epochs", lambda value: 1 <= value <= LARGEST, "max_steps"
+            )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ def evaluate_file(
     Raises:
         UserError: the file is damaged, or lacks timepoints of every take, or `out` would replace it.
     """
-    if out is not None and out.resolve() == predictions.resolve():
+    if out is not None and os.path.realpath(out) == os.path.realpath(predictions):
         raise UserError(f"{out}: holds the predictions, which the results would replace; choose another output")
     loaded, about = load_predictions(predictions), {"predictions": str(predictions)}
     usable, problems = _with_usable_truth(samples, truth)

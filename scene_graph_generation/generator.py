@@ -147,6 +147,7 @@ def memory_note(generator: SceneGraphGenerator, batch_size: int) -> str | None:
     """What the keys and values of a batch can take beside the weights; None where that is next to nothing."""
     settings, parameter = generator.model.settings, next(generator.model.language.parameters())
     itemsize = parameter.itemsize if parameter.is_floating_point() else torch.bfloat16.itemsize  # 4 bits count in 16
+    batch_size = min(batch_size, 1 << 30)  # so that the sum can be told
     needed = cache_bytes(settings, batch_size, generator.max_new_tokens, itemsize)
     if needed < WORTH_TELLING:
         return None

@@ -11,6 +11,7 @@ from typing import Any
 
 from operating_room.dataset import Dataset, Timepoint
 from operating_room.errors import UserError
+from operating_room.files import require_replaceable
 from operating_room.memory import Memory, truncate
 from operating_room.progress import track
 from operating_room.relations import load_predictions, save_predictions
@@ -48,12 +49,14 @@ def infer(
 
     Raises:
         UserError: takes could not be finished (one line for each; the others are in the file), another run is writing
-            `out`, or it holds the predictions of another model.
+            `out`, or it is a file of something else.
     """
-    with open_answers(answers_path(out), about_answers(generator, memory, batch_size)) as answers:
+    texts_path = answers_path(out)
+    there = load_predictions(out) if out.exists() and out.stat().st_size else {}
+    with open_answers(texts_path, about_answers(generator, memory, batch_size)) as answers:
         texts, problems = answer_takes(generator, dataset, frames, answers, memory, batch_size)
         predictions = {sample_id: parse(text) for sample_id, text in texts.items()}
-        save_predictions(out, {**_of_earlier_runs(out, answers, frames, dataset), **predictions})
+        save_predictions(out, {**_of_earlier_runs(there, out, answers, frames, dataset), **predictions})
     if problems:
         raise UserError("\n".join(problems))
     return predictions
@@ -75,22 +78,18 @@ def answers_path(out: Path) -> Path:
     """Where the generated texts of a results or predictions file are: `x.jsonl` beside `x.json`, else `x.y.jsonl`.
 
     Raises:
-        UserError: the file would be that of its own texts.
+        UserError: the file would be that of its own texts, or take the place of what is no file.
     """
     if out.suffix == ".jsonl":
         raise UserError(f"{out}: ends like the file of generated texts beside it; choose a name that ends in .json")
+    require_replaceable(out)
     return out.with_name(f"{out.name.removesuffix('.json')}.jsonl")
 
 
 def _of_earlier_runs(
-    out: Path, answers: Answers, frames: Mapping[Take, Sequence[str] | None], dataset: Dataset
+    there: Predictions, out: Path, answers: Answers, frames: Mapping[Take, Sequence[str] | None], dataset: Dataset
 ) -> Predictions:
-    """What `out` holds of other timepoints, as far as it is of the texts beside it; the rest is told to be replaced."""
-    try:
-        there = load_predictions(out) if out.exists() else {}
-    except UserError as error:
-        print(f"{error}; it is replaced", file=sys.stderr)
-        return {}
+    """What is `there` in `out` of other timepoints, as far as it is of the texts beside it; the rest is replaced."""
     asked = {
         f"{take.sample_name}_{frame}"
         for take, wanted in frames.items()

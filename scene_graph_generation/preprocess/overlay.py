@@ -28,7 +28,7 @@ def overlay(dataset: Dataset, out: Path) -> Dataset:
     """
     for name, root in dataset.roots.items():
         target = out / layout.ROOT_NAMES[name]
-        if target.resolve() == root.resolve():
+        if os.path.realpath(target) == os.path.realpath(root):
             raise UserError(f"{out}: is the dataset itself; leave out --out, or give another folder")
         try:
             target.mkdir(parents=True, exist_ok=True)

@@ -43,6 +43,29 @@ def test_mistakes_end_with_one_line_and_no_traceback(tmp_path: Path, capsys: pyt
     assert all(line.startswith("error: ") for line in lines)
 
 
+def test_odd_names_are_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names that no file has, links in a circle, and the value of a shell variable that is not set."""
+    (tmp_path / "circle").symlink_to("circle")
+    commands = [
+        ("scene-graph", "infer", "--out", str(tmp_path / "o.json"), "--model"),
+        ("scene-graph", "train", "--config"),
+        ("scene-graph", "train", "--model_name_or_path"),
+        ("scene-graph", "train", "--samples"),
+        ("panoptic", "predict", "--out", str(tmp_path / "o"), "--model"),
+        ("panoptic", "train", "--config-file"),
+        ("data", "check", "--take", "001_PKA", "--json", "--take", "002_PKA"),
+        ("checkpoints", "inspect"),
+    ]
+    for command in commands:
+        for name in ("n" * 300, "n/" * 3000, str(tmp_path / "circle"), str(tmp_path / "circle" / "x")):
+            assert run(*command, name) == 2
+    for command in (("scene-graph", "infer", "--model", "", "--out", "x"), ("data", "synthesize", "--out=")):
+        assert run(*command) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert all(line.startswith("error: ") for line in lines), lines
+    assert len(lines) == 4 * len(commands) + 2
+
+
 def test_synthesize_check_and_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--take", "005_4DOR", "--seconds", "40", "--size", "32x24", "--workers", "1")
     assert run("data", "synthesize", "--out", str(tmp_path), *options) == 0

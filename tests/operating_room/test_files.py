@@ -12,7 +12,14 @@ import pytest
 
 from operating_room import files
 from operating_room.errors import UserError
-from operating_room.files import atomic_folder, atomic_path, write_bytes, write_json, write_text
+from operating_room.files import (
+    atomic_folder,
+    atomic_path,
+    require_replaceable,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 KILLED = """
 import os, signal, sys
@@ -82,6 +89,23 @@ def test_a_path_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
             write_bytes(path, b"x")
         assert str(caught.value).startswith(f"{path}: ")
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_a_file_never_takes_the_place_of_a_device_or_pipe(tmp_path: Path) -> None:
+    """As root, a rename onto /dev/null breaks the machine; a link there is none of ours either."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    link = tmp_path / "link"
+    link.symlink_to("/dev/null")
+    for path in (pipe, link, Path("/dev/null"), Path("/dev/stdout"), Path("/dev/new.json")):
+        with pytest.raises(UserError, match="the place of a device"):
+            require_replaceable(path)
+    for path in (pipe, link):
+        with pytest.raises(UserError, match="the place of a device"):
+            write_bytes(path, b"x")
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]
 
 
 def test_a_long_name_can_be_written(tmp_path: Path) -> None:

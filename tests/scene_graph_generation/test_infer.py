@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -267,11 +268,24 @@ def test_predictions_of_others_are_replaced_with_a_word(
     dataset: Dataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "p.json"
-    for content in ('{"001_4DOR_000000": [["nurse", "holding", "saw"]]}', '{"001_4DOR'):
-        out.write_text(content)
-        infer(Scripted(), dataset, {MMOR_TAKE: None}, out)
-        assert "replaced" in capfd.readouterr().err
-        assert len(load_predictions(out)) == 3
+    out.write_text('{"001_4DOR_000000": [["nurse", "holding", "saw"]]}')
+    infer(Scripted(), dataset, {MMOR_TAKE: None}, out)
+    assert "replaced" in capfd.readouterr().err
+    assert len(load_predictions(out)) == 3
+
+
+@pytest.mark.parametrize("content", ['{"001_4DOR', "[]", '{"model": 3}', "a,b\n1,2\n", '{"a": [[1, 2, 3]]}'])
+def test_a_file_of_something_else_is_never_replaced(dataset: Dataset, tmp_path: Path, content: str) -> None:
+    out = tmp_path / "p.json"
+    out.write_text(content)
+    generator = Scripted()
+    with pytest.raises(UserError, match=r"p\.json"):
+        infer(generator, dataset, {MMOR_TAKE: None}, out)
+    assert out.read_text() == content
+    assert os.listdir(tmp_path) == ["p.json"]
+    out.write_text("")  # as mktemp makes it
+    infer(generator, dataset, {MMOR_TAKE: None}, out)
+    assert len(load_predictions(out)) == 3
 
 
 def test_an_output_is_never_the_file_of_its_texts(dataset: Dataset, tmp_path: Path) -> None:
