@@ -17,11 +17,13 @@ from typing import Any
 from operating_room.errors import UserError
 from operating_room.files import write_text
 from operating_room.readers import parse_yaml, read_bytes
+from panoptic_segmentation.config_keys import FIXED, KEYS, SAME_AS
 from panoptic_segmentation.data_choice import DataChoice, data_choice
 from panoptic_segmentation.model.matching import LossSettings
-from panoptic_segmentation.model.segmenter import PIXEL_MEAN, PIXEL_STD, SegmenterConfig
+from panoptic_segmentation.model.segmenter import SegmenterConfig
 from panoptic_segmentation.model.video_models import VideoConfig
 from panoptic_segmentation.optimizer import Rates
+from panoptic_segmentation.setting_limits import check_values
 
 _KINDS = {"CTMinVIS": "ctvis", "DVIS_Plus_online": "online", "DVIS_Plus_offline": "offline"}  # META_ARCHITECTURE
 MULTI_STEP, CONSTANT_LINEAR = "WarmupMultiStepLR", "WarmupConstantLinear"
@@ -144,116 +146,14 @@ class Config:
         return [data_choice(name) for name in self.test_data]
 
 
-# Published key -> field of Config. Keys marked "ours" are not published.
-KEYS = {
-    "MODEL.META_ARCHITECTURE": "architecture",
-    "MODEL.WEIGHTS": "weights",
-    "OUTPUT_DIR": "output_folder",
-    "SEED": "seed",
-    "DATASETS.TRAIN": "train_data",
-    "DATASETS.TEST": "test_data",
-    "DATALOADER.NUM_WORKERS": "workers",
-    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": "segmenter.classes",
-    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": "segmenter.queries",
-    "MODEL.RESNETS.BLOCK": "segmenter.block",  # ours
-    "MODEL.RESNETS.STEM_OUT_CHANNELS": "segmenter.stem_width",
-    "MODEL.RESNETS.WIDTHS": "segmenter.widths",  # ours
-    "MODEL.RESNETS.DEPTHS": "segmenter.depths",  # ours
-    "MODEL.RESNETS.NORM": "segmenter.norm",
-    "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": "segmenter.mask_stride",
-    "MODEL.MASK_FORMER.HIDDEN_DIM": "segmenter.width",
-    "MODEL.MASK_FORMER.NHEADS": "segmenter.heads",
-    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": "segmenter.encoder_layers",
-    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_FEEDFORWARD": "segmenter.encoder_hidden",  # ours
-    "MODEL.MASK_FORMER.DEC_LAYERS": "segmenter.decoder_layers",  # published: one more, the learnable queries
-    "MODEL.MASK_FORMER.DIM_FEEDFORWARD": "segmenter.decoder_hidden",
-    "MODEL.TRACKER.DECODER_LAYERS": "video_layers",
-    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": "losses.points",
-    "MODEL.MASK_FORMER.OVERSAMPLE_RATIO": "losses.oversample",
-    "MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO": "losses.uncertain",
-    "MODEL.MASK_FORMER.CLASS_WEIGHT": "losses.class_weight",
-    "MODEL.MASK_FORMER.MASK_WEIGHT": "losses.mask_weight",
-    "MODEL.MASK_FORMER.DICE_WEIGHT": "losses.dice_weight",
-    "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT": "losses.no_object_weight",
-    "MODEL.CL_PLUGIN.REID_WEIGHT": "losses.reid_weight",
-    "MODEL.CL_PLUGIN.AUX_REID_WEIGHT": "losses.reid_cosine_weight",
-    "SOLVER.IMS_PER_BATCH": "solver.batch_size",
-    "SOLVER.MAX_ITER": "solver.steps",
-    "SOLVER.CHECKPOINT_PERIOD": "solver.checkpoint_every",
-    "SOLVER.LR_SCHEDULER_NAME": "solver.schedule",
-    "SOLVER.STEPS": "solver.milestones",
-    "SOLVER.GAMMA": "solver.gamma",
-    "SOLVER.WARMUP_ITERS": "solver.warmup_steps",
-    "SOLVER.WARMUP_FACTOR": "solver.warmup_factor",
-    "SOLVER.BASE_LR": "rates.base",
-    "SOLVER.BACKBONE_MULTIPLIER": "rates.backbone_multiplier",
-    "SOLVER.WEIGHT_DECAY": "rates.decay",
-    "SOLVER.WEIGHT_DECAY_NORM": "rates.decay_of_normalisation",
-    "SOLVER.WEIGHT_DECAY_EMBED": "rates.decay_of_embeddings",
-    "SOLVER.CLIP_GRADIENTS.ENABLED": "solver.clip",
-    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": "solver.clip_norm",
-    "SOLVER.AMP.ENABLED": "solver.mixed_precision",
-    "SOLVER.AMP.DTYPE": "solver.amp_type",  # ours
-    "SOLVER.AVERAGE_DECAY": "solver.average_decay",  # ours
-    "INPUT.SAMPLING_FRAME_NUM": "clips.frames",
-    "INPUT.SAMPLING_FRAME_RANGE": "clips.reach",
-    "INPUT.REVERSE_AGU": "clips.reverse",
-    "DATALOADER.REPEAT_THRESHOLD": "clips.repeat_threshold",
-    "INPUT.MIN_SIZE_TRAIN": "clips.shortest",
-    "INPUT.MAX_SIZE_TRAIN": "clips.longest",
-    "INPUT.CROP.ENABLED": "clips.crop",
-    "INPUT.CROP.SIZE": "clips.crop_size",
-    "INPUT.COLOR_JITTER": "clips.color_jitter",  # ours
-    "INPUT.MIN_SIZE_TEST": "test.shortest",
-    "INPUT.MAX_SIZE_TEST": "test.longest",
-    "TEST.CANVAS": "test.canvas",  # ours
-    "TEST.AT_CANVAS": "test.at_canvas",  # ours
-    "TEST.RUNNING_MEAN": "test.running_mean",  # ours
-    "MODEL.MASK_FORMER.TEST.TASK": "test.task",  # "causal" is ours
-    "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD": "test.score_threshold",
-    "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": "test.overlap_threshold",
-    "MODEL.MASK_FORMER.TEST.WINDOW_SIZE": "test.window",
-}
-# Published keys that have only this value here.
-FIXED: dict[str, Any] = {
-    "INPUT.FORMAT": "RGB",
-    "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
-    "INPUT.SAMPLING_FRAME_SHUFFLE": False,
-    "INPUT.CROP.TYPE": "absolute",
-    "MODEL.BACKBONE.FREEZE_AT": 0,
-    "MODEL.BACKBONE.NAME": "build_resnet_backbone",
-    "MODEL.PIXEL_MEAN": PIXEL_MEAN,
-    "MODEL.PIXEL_STD": PIXEL_STD,
-    "MODEL.RESNETS.DEPTH": 50,
-    "MODEL.RESNETS.STRIDE_IN_1X1": False,
-    "MODEL.SEM_SEG_HEAD.NORM": "GN",
-    "MODEL.MASK_FORMER.DROPOUT": 0.0,
-    "MODEL.MASK_FORMER.PRE_NORM": False,
-    "MODEL.MASK_FORMER.DEEP_SUPERVISION": True,
-    "MODEL.MASK_FORMER.REID_BRANCH": True,
-    "MODEL.MASK_FORMER.NUM_REID_HEAD_LAYERS": 3,
-    "SOLVER.OPTIMIZER": "ADAMW",
-    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "full_model",
-    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": 2.0,
-}
-# Published keys that repeat another one.
-SAME_AS = {
-    "MODEL.SEM_SEG_HEAD.CONVS_DIM": "MODEL.MASK_FORMER.HIDDEN_DIM",
-    "MODEL.SEM_SEG_HEAD.MASK_DIM": "MODEL.MASK_FORMER.HIDDEN_DIM",
-    "MODEL.MASK_FORMER.REID_HIDDEN_DIM": "MODEL.MASK_FORMER.HIDDEN_DIM",
-    "MODEL.REFINER.DECODER_LAYERS": "MODEL.TRACKER.DECODER_LAYERS",
-}
-# What makes a model; a checkpoint fits no other.
-MODEL_KEYS = [
-    "MODEL.META_ARCHITECTURE",
-    "SOLVER.AVERAGE_DECAY",
-    *(key for key, name in KEYS.items() if name.startswith(("segmenter.", "video_"))),
-]
 # Values that are called or counted otherwise in the files than in the fields.
 _NORMS = {"FrozenBN": "frozen", "BN": "batch"}
 _CROP = ("INPUT.CROP.TYPE", "INPUT.CROP.SIZE")  # without INPUT.CROP.ENABLED they are detectron2's, in other units
 _TYPO = 0.93  # from this similarity on, an unknown key in a file is taken for a misspelt one
-_DECODER_LAYERS = "MODEL.MASK_FORMER.DEC_LAYERS"  # the files count the prediction before the first layer too
+_DECODER_LAYERS, _NORM = (
+    "MODEL.MASK_FORMER.DEC_LAYERS",
+    "MODEL.RESNETS.NORM",
+)  # the files count the prediction before the first layer too
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -313,15 +213,12 @@ def save_config(config: Config, path: Path) -> None:
     import yaml
 
     tree: dict[str, Any] = {}
-    for key in KEYS:
-        value = field_value(config, key)
+    for key, value in _file_values(config).items():
         *groups, leaf = key.split(".")
         node = tree
         for group in groups:
             node = node.setdefault(group, {})
         node[leaf] = list(value) if isinstance(value, tuple) else value
-    tree["MODEL"]["MASK_FORMER"]["DEC_LAYERS"] += 1
-    tree["MODEL"]["RESNETS"]["NORM"] = {ours: name for name, ours in _NORMS.items()}[config.segmenter.norm]
     write_text(path, yaml.safe_dump(tree, sort_keys=False))
 
 
@@ -360,14 +257,13 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _build(values: Mapping[str, Any], path: Path) -> Config:
-    changes: dict[str, dict[str, Any]] = {}  # group of Config ("" for itself) -> field -> value
+    own: dict[str, Any] = {}  # key -> value, as in the files
     unused = []
     if values.get("INPUT.CROP.ENABLED") is not True:
         values = {key: value for key, value in values.items() if key not in _CROP}
     for key, value in values.items():
         if key in KEYS:
-            group, _, name = KEYS[key].rpartition(".")
-            changes.setdefault(group, {})[name] = _convert(value, field_value(_DEFAULT, key), f"{path}: {key}")
+            own[key] = _convert(value, field_value(_DEFAULT, key), f"{path}: {key}")
         elif key in FIXED:
             if _convert(value, FIXED[key], f"{path}: {key}") != FIXED[key]:
                 raise UserError(f"{path}: {key} is {value!r}; only {FIXED[key]!r} is supported")
@@ -378,14 +274,23 @@ def _build(values: Mapping[str, Any], path: Path) -> Config:
         else:
             close = difflib.get_close_matches(key, KEYS.keys() - values.keys(), 1, _TYPO)
             unused.append(f"{key} (did you mean {close[0]}?)" if close else key)
-    segmenter = changes.get("segmenter", {})
-    if _DECODER_LAYERS in values:
-        segmenter["decoder_layers"] -= 1
-    if segmenter.get("norm") in _NORMS:
-        segmenter["norm"] = _NORMS[segmenter["norm"]]
-    own = changes.pop("", {})
-    groups = {group: replace(getattr(_DEFAULT, group), **fields) for group, fields in changes.items()}
-    return replace(_DEFAULT, **own, **groups, unused=tuple(unused))
+    check_values(_file_values(_DEFAULT) | own, path)
+    changes: dict[str, dict[str, Any]] = {}  # group of Config ("" for itself) -> field -> value
+    for key, value in own.items():
+        group, _, name = KEYS[key].rpartition(".")
+        changes.setdefault(group, {})[name] = (
+            _NORMS[value] if key == _NORM else value - 1 if key == _DECODER_LAYERS else value
+        )
+    fields = changes.pop("", {})
+    groups = {group: replace(getattr(_DEFAULT, group), **values) for group, values in changes.items()}
+    return replace(_DEFAULT, **fields, **groups, unused=tuple(unused))
+
+
+def _file_values(config: Config) -> dict[str, Any]:
+    """Key -> value as the files write it."""
+    values = {key: field_value(config, key) for key in KEYS}
+    norms = {ours: name for name, ours in _NORMS.items()}
+    return values | {_DECODER_LAYERS: values[_DECODER_LAYERS] + 1, _NORM: norms[values[_NORM]]}
 
 
 def _convert(value: Any, default: Any, where: str) -> Any:

@@ -40,7 +40,6 @@ from panoptic_segmentation.checkpoints import (
 )
 from panoptic_segmentation.clips import ClipDataset, collate, repeat_factors
 from panoptic_segmentation.config import (
-    MODEL_KEYS,
     MULTI_STEP,
     Config,
     Solver,
@@ -49,6 +48,7 @@ from panoptic_segmentation.config import (
     save_config,
     unused_summary,
 )
+from panoptic_segmentation.config_keys import MODEL_KEYS
 from panoptic_segmentation.ground_truth import Video, find_videos, prepare
 from panoptic_segmentation.model.losses import Clip, Losses
 from panoptic_segmentation.model.matching import Draws

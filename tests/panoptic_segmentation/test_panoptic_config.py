@@ -8,7 +8,17 @@ import pytest
 
 from operating_room.errors import UserError
 from operating_room.takes import MMOR
-from panoptic_segmentation.config import FIXED, KEYS, WHOLE_VIDEO, Config, read_config, save_config, unused_summary
+from panoptic_segmentation import setting_limits
+from panoptic_segmentation.config import (
+    FIXED,
+    KEYS,
+    WHOLE_VIDEO,
+    Config,
+    field_value,
+    read_config,
+    save_config,
+    unused_summary,
+)
 from panoptic_segmentation.data_choice import data_choice
 from panoptic_segmentation.model.segmenter import SegmenterConfig, small_segmenter
 
@@ -167,6 +177,77 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
         read_config(SMALL, ["MODEL.RESNETS.DEPTH", "101"])
     with pytest.raises(UserError, match="META_ARCHITECTURE"):
         _ = read_config(SMALL, ["MODEL.META_ARCHITECTURE", "Mask2Former"]).kind
+
+
+REFUSED = [
+    ("MODEL.RESNETS.NORM", "SyncBN", "FrozenBN or BN"),
+    ("MODEL.RESNETS.NORM", "FrozenBn", "FrozenBN or BN"),
+    ("MODEL.RESNETS.NORM", "batch", "FrozenBN or BN"),
+    ("MODEL.RESNETS.BLOCK", "Bottleneck", "bottleneck or basic"),
+    ("MODEL.RESNETS.WIDTHS", "[24, 48, 96]", "4 numbers"),
+    ("MODEL.RESNETS.WIDTHS", "[2, 48, 96, 128]", "4 to"),
+    ("MODEL.RESNETS.DEPTHS", "[1, 1, 0, 1]", "1 to 1000"),
+    ("MODEL.SEM_SEG_HEAD.COMMON_STRIDE", "8", "2 or 4"),
+    ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "10000000", "1 to 1000000"),
+    ("MODEL.MASK_FORMER.HIDDEN_DIM", "100", "multiple of 32 and of 4 x"),
+    ("MODEL.MASK_FORMER.NHEADS", "6", "multiple of 32 and of 4 x"),
+    ("MODEL.MASK_FORMER.NHEADS", "0", "1 to"),
+    ("MODEL.MASK_FORMER.DEC_LAYERS", "1", "2 to 1000"),
+    ("MODEL.MASK_FORMER.OVERSAMPLE_RATIO", "0.5", "1 to 1000"),
+    ("MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO", "1.5", "0 to 1"),
+    ("MODEL.MASK_FORMER.NO_OBJECT_WEIGHT", "-0.1", "0 or more"),
+    ("MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", ".nan", "0 to 1"),
+    ("SOLVER.BASE_LR", "-1e-4", "above 0"),
+    ("SOLVER.BASE_LR", "nan", "above 0"),
+    ("SOLVER.BASE_LR", "inf", "above 0"),
+    ("SOLVER.BASE_LR", "1e999", "above 0"),
+    ("SOLVER.WEIGHT_DECAY", "-1", "0 or more"),
+    ("SOLVER.BACKBONE_MULTIPLIER", ".inf", "0 or more"),
+    ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "0", "above 0"),
+    ("SOLVER.AVERAGE_DECAY", "1.0", "less than 1"),
+    ("SOLVER.IMS_PER_BATCH", "0", "1 to"),
+    ("SOLVER.MAX_ITER", "99999999999", "1 to"),
+    ("SOLVER.STEPS", "[-1]", "0 to"),
+    ("SOLVER.WARMUP_ITERS", "-5", "0 to"),
+    ("SEED", "-1", "0 to"),
+    ("DATALOADER.NUM_WORKERS", "-1", "0 to"),
+    ("DATALOADER.REPEAT_THRESHOLD", "2", "0 to 1"),
+    ("INPUT.SAMPLING_FRAME_RANGE", "0", "1 or more"),
+    ("INPUT.SAMPLING_FRAME_NUM", "0", "1 to"),
+    ("INPUT.MIN_SIZE_TRAIN", "[]", "at least one"),
+    ("INPUT.MIN_SIZE_TRAIN", "[480, 0]", "1 to"),
+    ("TEST.CANVAS", "[320]", "2 numbers"),
+    ("TEST.CANVAS", "[[], 240]", "expected int"),
+    ("TEST.CANVAS", "[[320, 240]]", "expected int"),
+    ("TEST.CANVAS", "[320, true]", "expected int"),
+    ("TEST.CANVAS", "{width: 320}", "expected int"),
+    ("DATASETS.TRAIN", "[]", "at least one"),
+    ("DATASETS.TRAIN", "[coco_2017]", "the names are"),
+    ("MODEL.META_ARCHITECTURE", "MaskFormer", "CTMinVIS or DVIS_Plus_online"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "allowed"), REFUSED)
+def test_what_cannot_work_is_refused_when_the_file_is_read(key: str, value: str, allowed: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read_config(SMALL, [key, value])
+    told = str(caught.value)
+    assert "small.yaml" in told or "value of" in told
+    assert key in told or "HIDDEN_DIM" in told
+    assert allowed in told
+
+
+def test_a_clip_of_one_frame_needs_no_reach() -> None:
+    assert read_config(SMALL, ["INPUT.SAMPLING_FRAME_RANGE", "0", "INPUT.SAMPLING_FRAME_NUM", "1"]).clips.reach == 0
+
+
+def test_the_defaults_and_every_limit_belong_to_known_keys() -> None:
+    limited = {key for _, keys in setting_limits._LIMITS for key in keys}
+    assert limited <= KEYS.keys()
+    free = {"MODEL.WEIGHTS", "OUTPUT_DIR", "DATASETS.TRAIN", "DATASETS.TEST"}  # text, looked at elsewhere
+    chosen = {"SOLVER.LR_SCHEDULER_NAME", "SOLVER.AMP.DTYPE", "MODEL.MASK_FORMER.TEST.TASK"}  # by the settings' classes
+    switches = {key for key in KEYS if isinstance(field_value(Config(), key), bool)}
+    assert KEYS.keys() - limited == free | chosen | switches
 
 
 def test_no_key_stands_twice() -> None:
