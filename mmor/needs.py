@@ -89,7 +89,7 @@ def _segmenter_training(values: Mapping[str, Any], facts: Facts, dataset: Datase
     from operating_room.tracking import check_wandb
     from panoptic_segmentation.checkpoints import build_model
     from panoptic_segmentation.config import read_config
-    from panoptic_segmentation.train import check_batch
+    from panoptic_segmentation.trainer import check_batch
 
     config = read_config(experiment_file(values["config_file"]), values["overrides"] or ())
     facts.reads += [Path(config.weights)] if config.weights else []

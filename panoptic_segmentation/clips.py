@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from operating_room import layout
@@ -24,7 +23,7 @@ from panoptic_segmentation.model.losses import Clip
 from panoptic_segmentation.model.segmenter import PIXEL_MEAN
 from panoptic_segmentation.pictures import Picture, edge_size, resize_picture, resize_station
 
-CACHE_BYTES = 1 << 30  # of shrunken frames kept in memory
+CACHE_BYTES = 1 << 30  # of shrunken frames that all readers of one training keep together
 
 Frame = tuple[Picture, UInt8[np.ndarray, "height width"]]  # picture and category ids
 
@@ -45,13 +44,15 @@ class ClipDataset(Dataset):
         seed: int,
         length: int,
         factors: Float[np.ndarray, " frames"] | None = None,
+        readers: int = 1,
     ) -> None:
+        """`readers` is how many copies of this data set, in processes of their own, keep frames in memory."""
         self.videos, self.prepared, self.settings = videos, prepared, settings
         self.ends = np.cumsum([len(video.frames) for video in videos])  # of the videos, in frames of all
         self.chances = None if factors is None else np.cumsum(factors) / np.sum(factors)
         self.canvas, self.seed, self.length = canvas, seed, length
         self.cache: dict[Path, Frame] = {}
-        self.cached_bytes = 0
+        self.room = CACHE_BYTES // readers  # bytes
 
     def __len__(self) -> int:
         return self.length
@@ -76,7 +77,7 @@ class ClipDataset(Dataset):
     def _draw_start(self, index: int, rng: np.random.Generator) -> tuple[int, int | None]:
         """Number of a video, and its frame if that is drawn too."""
         if self.chances is not None:
-            frame = int(np.searchsorted(self.chances, rng.random(), side="right"))
+            frame = frame_at(self.chances, rng.random())
             number = int(np.searchsorted(self.ends, frame, side="right"))
             return number, frame - int(self.ends[number]) + len(self.videos[number].frames)
         turn, place = divmod(index, len(self.videos))
@@ -94,8 +95,9 @@ class ClipDataset(Dataset):
             return picture, categories
         size = edge_size(*picture.shape[:2], self.settings.shortest[0], self.settings.longest)
         frame = resize_picture(picture, *size), resize_categories(categories, *size)
-        if self.cached_bytes < CACHE_BYTES:
-            self.cached_bytes += frame[0].nbytes + frame[1].nbytes
+        size_of_both = frame[0].nbytes + frame[1].nbytes
+        if size_of_both <= self.room:
+            self.room -= size_of_both
             self.cache[picture_path] = frame
         return frame
 
@@ -112,6 +114,14 @@ def repeat_factors(frames: Sequence[Set[int]], threshold: float) -> Float[np.nda
     counts = Counter(category for frame in frames for category in frame)
     factor = {category: max(1.0, (threshold * len(frames) / count) ** 0.5) for category, count in counts.items()}
     return np.array([max((factor[category] for category in frame), default=1.0) for frame in frames])
+
+
+def frame_at(chances: Float[np.ndarray, " frames"], drawn: float) -> int:
+    """The frame that a number of 0 to 1 falls on, given the sums of the chances up to each frame.
+
+    The last sum may be rounded to less than 1, and a number between it and 1 be drawn: that is the last frame's.
+    """
+    return min(int(np.searchsorted(chances, drawn, side="right")), len(chances) - 1)
 
 
 def draw_frames(count: int, settings: ClipSettings, rng: np.random.Generator, first: int | None = None) -> list[int]:
@@ -146,13 +156,16 @@ def clip_of(categories: UInt8[Tensor, "frames height width"]) -> Clip:
 
 
 def collate(items: Sequence[tuple[UInt8[Tensor, "frames 3 _ _"], Clip]]) -> dict[str, Any]:
-    """Clips of equal length as the arguments of a video model: `frames` and `clips`.
+    """Clips as they travel to the device of the model: in 8 bits, each in its size (see `batch_of`)."""
+    return {"frames": [frames for frames, _ in items], "clips": [clip for _, clip in items]}
 
-    Smaller pictures are padded at the right and bottom with the mean colour.
-    """
-    height, width = (max(frames.shape[axis] for frames, _ in items) for axis in (2, 3))
-    mean = torch.tensor(PIXEL_MEAN)[:, None, None]
-    padded = [
-        F.pad(frames - mean, (0, width - frames.shape[3], 0, height - frames.shape[2])) + mean for frames, _ in items
-    ]
-    return {"frames": torch.stack(padded), "clips": [clip for _, clip in items]}
+
+def batch_of(clips: Sequence[UInt8[Tensor, "frames 3 _ _"]]) -> Float[Tensor, "clips frames 3 height width"]:
+    """Clips of equal length as one batch; smaller pictures are padded at the right and bottom with the mean colour."""
+    height, width = (max(frames.shape[axis] for frames in clips) for axis in (2, 3))
+    first = clips[0]
+    mean = torch.tensor(PIXEL_MEAN, device=first.device)[:, None, None]
+    batch = mean.expand(len(clips), len(first), 3, height, width).clone()
+    for place, frames in zip(batch, clips):
+        place[:, :, : frames.shape[2], : frames.shape[3]] = frames
+    return batch

@@ -76,6 +76,8 @@ class ClipSettings:
     def __post_init__(self) -> None:
         if len(self.crop_size) != 2 or min(self.frames, *self.crop_size, *self.shortest) < 1:
             raise UserError("INPUT: a crop has a height and a width, and frames and sizes are at least 1")
+        if self.frames > 1 and self.reach < 1:
+            raise UserError("INPUT.SAMPLING_FRAME_RANGE is at least 1 for clips of several frames")
 
 
 @dataclass(frozen=True)
@@ -177,13 +179,14 @@ def override_test(settings: InferenceSettings, overrides: Sequence[str], path: P
     Raises:
         UserError: a key does not exist, or is none of inference: how the model in `path` is built cannot be changed.
     """
-    changes = {}
+    values, changes = _file_values(_DEFAULT), {}
     for key, value in _pairs(overrides, KEYS).items():
         group, _, name = KEYS[key].rpartition(".")
         if group != "test":
             free = ", ".join(key for key, name in KEYS.items() if name.startswith("test."))
             raise UserError(f"{key}: {path} says itself how it is built; for prediction these can be changed: {free}")
-        changes[name] = _convert(value, getattr(_DEFAULT.test, name), key)
+        values[key] = changes[name] = _convert(value, getattr(_DEFAULT.test, name), key)
+    check_values(values, path)
     return replace(settings, **changes)
 
 

@@ -111,3 +111,5 @@ MODEL_KEYS = [
     "SOLVER.AVERAGE_DECAY",
     *(key for key, name in KEYS.items() if name.startswith(("segmenter.", "video_"))),
 ]
+# What the optimiser's state in a checkpoint brings back, and what decides which clips come next.
+STAY_KEYS = ["SEED", "SOLVER.IMS_PER_BATCH", *(key for key, name in KEYS.items() if name.startswith("rates."))]

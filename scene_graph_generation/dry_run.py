@@ -17,6 +17,7 @@ import torch
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
+from operating_room.training_checkpoints import last_checkpoint
 from scene_graph_generation.adapters import is_adapter
 from scene_graph_generation.base_models import base_settings
 from scene_graph_generation.config import MODALITIES, Experiment, MM2SGConfig, with_vocabulary
@@ -28,7 +29,6 @@ from scene_graph_generation.samples import Record
 from scene_graph_generation.starting_point import check_start, choose_trainable, sized_for
 from scene_graph_generation.timepoint import Evidence
 from scene_graph_generation.train import already_done, missing_tools, output_folder
-from scene_graph_generation.training_checkpoints import last_checkpoint
 from scene_graph_generation.training_data import read_records
 from scene_graph_generation.training_memory import kept_per_point, memory_per_gpu, usual_and_worst_load
 

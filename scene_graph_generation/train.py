@@ -19,6 +19,7 @@ from operating_room.machine import choose_device, is_first, share
 from operating_room.prompts import IMAGE_MARK, conversation
 from operating_room.readers import read_json
 from operating_room.tracking import check_wandb
+from operating_room.training_checkpoints import find_checkpoint, last_state, remove_half_written
 from operating_room.training_progress import shown_progress
 from scene_graph_generation.checkpoints import WEIGHTS, load_weights, save_model
 from scene_graph_generation.config import Experiment, StartConfig, to_mapping
@@ -27,19 +28,13 @@ from scene_graph_generation.fine_tuned import OTHER_WEIGHTS, save_published
 from scene_graph_generation.loss import answer_frequencies, token_weights
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.pretrain import pretrain
+from scene_graph_generation.resuming import is_done, settings_that_stay
 from scene_graph_generation.sample_files import Joined
 from scene_graph_generation.samples import Record
 from scene_graph_generation.starting_point import begin, check_start, load_trained
 from scene_graph_generation.timepoint import ExampleReader
 from scene_graph_generation.tokens import END_TOKEN, Tokens
 from scene_graph_generation.trainer import ModelFolder, SceneGraphTrainer
-from scene_graph_generation.training_checkpoints import (
-    find_checkpoint,
-    is_done,
-    last_state,
-    remove_half_written,
-    settings_that_stay,
-)
 from scene_graph_generation.training_data import TrainingSamples, read_records, record_text
 
 BEGUN = "training.json"  # the settings that a training began with

@@ -21,6 +21,7 @@ from transformers import Trainer, TrainingArguments
 from operating_room.errors import UserError
 from operating_room.machine import allow_tf32, join_alone, meet, one_gpu, trainer_options
 from operating_room.masks import SMALL
+from operating_room.training_checkpoints import keep_newest, numbered_checkpoints, written_or_removed
 from scene_graph_generation.adapters import parameter_groups
 from scene_graph_generation.collate import Example
 from scene_graph_generation.config import TrainConfig
@@ -29,7 +30,6 @@ from scene_graph_generation.loss import answer_loss
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.pretrain import groups_after_pretraining
 from scene_graph_generation.sampler import EpochOrder, length_grouped_order, similar_length_order
-from scene_graph_generation.training_checkpoints import keep_newest, numbered_checkpoints, written_or_removed
 from scene_graph_generation.training_data import TrainingSamples, record_text
 from scene_graph_generation.training_log import LossLog
 

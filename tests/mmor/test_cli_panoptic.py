@@ -19,12 +19,13 @@ from typer.testing import CliRunner
 
 from mmor import cli
 from operating_room.takes import find_take
+from operating_room.training_checkpoints import last_checkpoint
 from panoptic_segmentation import predictions
 from panoptic_segmentation.checkpoints import build_model, load_model, published_state, save_published
 from panoptic_segmentation.config import Config, save_config
 from panoptic_segmentation.ground_truth import find_videos
 from panoptic_segmentation.predict import load, predict
-from panoptic_segmentation.train import last_checkpoint, train
+from panoptic_segmentation.train import train
 from tests.panoptic_segmentation.test_ground_truth import TAKE, write_take
 from tests.panoptic_segmentation.test_panoptic_train import TINY
 from tests.panoptic_segmentation.test_predict import new_model

@@ -15,7 +15,7 @@ from operating_room import layout
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.takes import find_take
-from panoptic_segmentation.clips import ClipDataset, clip_of, collate, draw_frames, repeat_factors
+from panoptic_segmentation.clips import ClipDataset, batch_of, clip_of, collate, draw_frames, frame_at, repeat_factors
 from panoptic_segmentation.config import ClipSettings
 from panoptic_segmentation.data_choice import data_choice
 from panoptic_segmentation.ground_truth import find_videos, prepare
@@ -113,10 +113,30 @@ def test_clips_follow_the_factors_of_their_frames(clips: ClipDataset) -> None:
 
 def test_batches_are_padded_with_the_mean_colour(clips: ClipDataset) -> None:
     frames, clip = clips[0]
-    batch = collate([(frames, clip), (frames[..., :20, :], clip)])
-    assert batch["frames"].shape == (2, 2, 3, 24, 32)
-    assert torch.allclose(batch["frames"][0], frames.float(), atol=1e-4)
-    assert torch.allclose(batch["frames"][1, 0, :, 22, 5], torch.tensor(PIXEL_MEAN))
+    travelling = collate([(frames, clip), (frames[..., :20, :], clip)])["frames"]
+    assert {part.dtype for part in travelling} == {torch.uint8}
+    batch = batch_of(travelling)
+    assert batch.shape == (2, 2, 3, 24, 32)
+    assert torch.equal(batch[0], frames.float())
+    assert torch.equal(batch[1, 0, :, 22, 5], torch.tensor(PIXEL_MEAN))
+
+
+def test_the_last_frame_stands_for_what_rounding_leaves() -> None:
+    chances = np.array([0.25, 0.5, 1 - 2**-52])  # as sums of many frames end
+    assert [frame_at(chances, drawn) for drawn in (0.0, 0.25, 0.5, 1 - 2**-53)] == [0, 1, 2, 2]
+
+
+def test_all_readers_together_keep_no_more_than_one_would(clips: ClipDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = replace(clips.settings, shortest=clips.settings.shortest[:1])
+    one = ClipDataset(clips.videos, clips.prepared, settings, (16, 12), seed=3, length=20)
+    one[0]
+    frame = next(sum(part.nbytes for part in kept) for kept in one.cache.values())
+    monkeypatch.setattr("panoptic_segmentation.clips.CACHE_BYTES", 4 * frame)
+    several = [ClipDataset(clips.videos, clips.prepared, settings, (16, 12), 3, 20, readers=2) for _ in range(2)]
+    for reader in several:
+        for index in range(20):
+            reader[index]
+    assert [len(reader.cache) for reader in several] == [2, 2]
 
 
 def test_a_lost_picture_is_named(clips: ClipDataset) -> None:

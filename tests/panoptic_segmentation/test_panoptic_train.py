@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import pytest
 import torch
 
 from operating_room.errors import UserError
+from operating_room.machine import cpu_threads
 from panoptic_segmentation.checkpoints import build_model, load_checkpoint, load_model, published_state
 from panoptic_segmentation.config import CONSTANT_LINEAR, ClipSettings, Config, InferenceSettings, Solver, read_config
 from panoptic_segmentation.model.matching import LossSettings
 from panoptic_segmentation.model.segmenter import SegmenterConfig
-from panoptic_segmentation.train import TrainedModel, last_checkpoint, rate_factor, train
+from panoptic_segmentation.train import train
+from panoptic_segmentation.trainer import TrainedModel, rate_factor, readers
 from tests.panoptic_segmentation.test_ground_truth import write_take
 
 TINY = Config(
@@ -90,27 +93,140 @@ def test_the_guided_half_does_not_start_again_after_resuming(trained: Path, tmp_
     assert calls == [True, True, False, False]
 
 
-def test_a_half_written_checkpoint_is_left_out(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def begun(trained: Path, folder: Path) -> Path:
+    """A training that was stopped after its last checkpoint."""
+    for name in ("checkpoint-2", "checkpoint-4"):
+        shutil.copytree(trained / "run" / name, folder / name)
+    shutil.copy(trained / "run" / "config.yaml", folder)
+    return folder
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *(("optimizer.pt", damage) for damage in (Path.unlink, cut)),
+        *(("model.safetensors", damage) for damage in (Path.unlink, cut)),
+        *(("scheduler.pt", damage) for damage in (Path.unlink, cut)),
+        *(("trainer_state.json", damage) for damage in (Path.unlink, cut)),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, damage: Callable[[Path], None]
 ) -> None:
-    shutil.copytree(trained / "run" / "checkpoint-2", tmp_path / "checkpoint-2")
-    shutil.copytree(trained / "run" / "checkpoint-4", tmp_path / "checkpoint-10")
-    state = tmp_path / "checkpoint-10" / "trainer_state.json"
-    state.write_text(state.read_text()[:100])
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
-    assert "checkpoint-10: was not written to its end" in capsys.readouterr().out
-    assert last_checkpoint(tmp_path / "nothing") is None
+    folder = begun(trained, tmp_path / "run")
+    damage(folder / "checkpoint-4" / name)
+    path = train(TINY, trained / "data", folder, trained / "prepared", resume=True)
+    shown = capsys.readouterr()
+    assert "checkpoint-4" in shown.err
+    assert "left out" in shown.err
+    assert f"resuming from {folder / 'checkpoint-2'}" in shown.out
+    resumed, whole = (published_state(load_model(p)[0]) for p in (path, trained / "run" / "model.safetensors"))
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
-def test_another_model_is_not_resumed(trained: Path, tmp_path: Path) -> None:
-    for name in ("checkpoint-2", "config.yaml"):
-        copy = shutil.copytree if name == "checkpoint-2" else shutil.copy
-        copy(trained / "run" / name, tmp_path / name)
-    with pytest.raises(UserError, match=r"checkpoint-2: is of an earlier training; go on with --resume"):
-        train(TINY, trained / "data", tmp_path, trained / "prepared")
-    other = replace(TINY, segmenter=replace(TINY.segmenter, queries=9))
-    with pytest.raises(UserError, match=r"checkpoint-2: MODEL\.MASK_FORMER\.NUM_OBJECT_QUERIES was 6 and is now 9"):
-        train(other, trained / "data", tmp_path, trained / "prepared", resume=True)
+def test_without_any_whole_checkpoint_nothing_begins_anew(trained: Path, tmp_path: Path) -> None:
+    folder = begun(trained, tmp_path / "run")
+    for checkpoint in folder.glob("checkpoint-*"):
+        cut(checkpoint / "optimizer.pt")
+    with pytest.raises(UserError, match=r"checkpoint-4/optimizer\.pt: damaged.*choose another folder"):
+        train(TINY, trained / "data", folder, trained / "prepared", resume=True)
+
+
+def test_a_trained_model_is_never_overwritten(trained: Path, tmp_path: Path) -> None:
+    shutil.copy(trained / "run" / "model_final.pth", tmp_path)
+    for resume in (False, True):
+        with pytest.raises(UserError, match=r"model_final\.pth: is a trained model"):
+            train(TINY, trained / "data", tmp_path, trained / "prepared", resume=resume)
+
+
+def test_another_training_is_not_resumed(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = begun(trained, tmp_path / "run")
+    with pytest.raises(UserError, match=r"checkpoint-4: is of an earlier training; go on with --resume"):
+        train(TINY, trained / "data", folder, trained / "prepared")
+    others = {
+        "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES was 6 and is now 9": replace(
+            TINY, segmenter=replace(TINY.segmenter, queries=9)
+        ),
+        "SOLVER.BASE_LR was 0.0001 and is now 0.1": replace(TINY, rates=replace(TINY.rates, base=0.1)),
+        "SOLVER.IMS_PER_BATCH was 2 and is now 1": replace(TINY, solver=replace(TINY.solver, batch_size=1)),
+        "SEED was 42 and is now 7": replace(TINY, seed=7),
+    }
+    for told, other in others.items():
+        with pytest.raises(UserError, match=f"checkpoint-4: {told}"):
+            train(other, trained / "data", folder, trained / "prepared", resume=True)
+    (folder / "config.yaml").write_text("[")
+    longer = replace(TINY, solver=replace(TINY.solver, steps=5))
+    train(longer, trained / "data", folder, trained / "prepared", resume=True)
+    assert "whether this is the same training is not checked" in capsys.readouterr().err
+    assert (folder / "checkpoint-5").exists()
+
+
+@pytest.mark.parametrize("architecture", ["CTMinVIS", "DVIS_Plus_online", "DVIS_Plus_offline"])
+def test_a_training_that_diverges_is_an_error(trained: Path, tmp_path: Path, architecture: str) -> None:
+    config = replace(TINY, architecture=architecture, solver=replace(TINY.solver, clip=False, batch_size=1, steps=8))
+    config = replace(config, rates=replace(TINY.rates, base=1e30))
+    with pytest.raises(UserError, match=r"diverged.*lower the learning rate"):
+        train(config, trained / "data", tmp_path, trained / "prepared")
+    assert not (tmp_path / "model.safetensors").exists()
+    assert not (tmp_path / "model_final.pth").exists()
+
+
+def test_weights_that_are_no_numbers_are_not_saved(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last step spoils them: no loss comes after it that would tell."""
+    update = TrainedModel.update_average
+
+    def spoil(self: TrainedModel, steps: int) -> None:
+        update(self, steps)
+        if steps == 3:
+            with torch.no_grad():
+                next(self.result.parameters()).fill_(float("nan"))
+
+    monkeypatch.setattr(TrainedModel, "update_average", spoil)
+    config = replace(TINY, solver=replace(TINY.solver, steps=3))
+    with pytest.raises(UserError, match=r"at step 4?.*no finite numbers any more.*checkpoint-2 is from before"):
+        train(config, trained / "data", tmp_path, trained / "prepared")
+    assert not (tmp_path / "model_final.pth").exists()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_what_killed_trainings_leave_is_cleared(trained: Path, tmp_path: Path) -> None:
+    folder = begun(trained, tmp_path / "run")
+    half = folder / "checkpoint-3"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    (folder / "checkpoint-best").mkdir()
+    train(TINY, trained / "data", folder, trained / "prepared", resume=True)
+    assert not half.exists()
+    assert (folder / "checkpoint-best").exists()
+
+
+@pytest.mark.parametrize("part", ["model.safetensors", "optimizer.pt", "model_0000001.pth"])
+def test_a_full_disk_is_one_line_and_leaves_no_half_checkpoint(trained: Path, tmp_path: Path, part: str) -> None:
+    """A limit on file size, just below that of one file of a checkpoint, stands for the full disk."""
+    there = trained / "run" / part if part.endswith(".pth") else trained / "run" / "checkpoint-2" / part
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (there.stat().st_size - 1, hard))
+    try:
+        with pytest.raises(UserError, match=r"cannot be written .*check free space") as caught:
+            train(TINY, trained / "data", tmp_path / "full", trained / "prepared")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "full").rglob("*.partial*"))
+    assert all((path / "trainer_state.json").exists() for path in (tmp_path / "full").glob("checkpoint-*"))
+
+
+def test_readers_are_no_more_than_processors(trained: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    config = replace(TINY, workers=64, solver=replace(TINY.solver, steps=1))
+    assert readers(config) == cpu_threads()
+    train(config, trained / "data", tmp_path, trained / "prepared")
+    assert not [warning for warning in recwarn if "worker" in str(warning.message)]
 
 
 def test_published_files_are_left_on_the_way(trained: Path) -> None:

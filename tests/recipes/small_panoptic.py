@@ -11,7 +11,7 @@ from panoptic_segmentation.checkpoints import build_model
 from panoptic_segmentation.clips import clip_of
 from panoptic_segmentation.config import Config, read_config
 from panoptic_segmentation.model.losses import Clip
-from panoptic_segmentation.train import TrainedModel
+from panoptic_segmentation.trainer import TrainedModel
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "panoptic"

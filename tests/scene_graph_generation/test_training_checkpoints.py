@@ -17,9 +17,9 @@ import yaml
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
+from operating_room.training_checkpoints import find_checkpoint, last_checkpoint
 from scene_graph_generation.config import Experiment, to_mapping
 from scene_graph_generation.train import train
-from scene_graph_generation.training_checkpoints import find_checkpoint, last_checkpoint
 from tests.scene_graph_generation.tiny_training import SHORT, losses, write_samples
 
 ROOT = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""The checkpoints in a training's folder: from which one it goes on, and which are kept.
+"""The checkpoints in the folder of a training of either stage: from which one it goes on, and which are kept.
 
 Ours are called `checkpoint-STEP`; whatever else lies there, `checkpoint-best` too, is not touched.
 """
@@ -12,17 +12,15 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from transformers import TrainerState
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
 from operating_room.errors import UserError
 from operating_room.machine import share
 from operating_room.readers import read_json
 from operating_room.tensors import read_safetensors
-from scene_graph_generation.config import TrainConfig
 
 _PREFIX = "checkpoint-"
 _OF_WRITERS = ("Writer", "inline_container", "iostream")  # torch's writer of files has no exception of its own
@@ -48,8 +46,13 @@ def last_checkpoint(out: Path, deepspeed: bool = False) -> Path | None:
     return find_checkpoint(out, deepspeed).path
 
 
-def find_checkpoint(out: Path, deepspeed: bool = False) -> Found:
+def find_checkpoint(out: Path, deepspeed: bool = False, same_processes: bool = True) -> Found:
     """The newest checkpoint in a folder that was written to its end, by every process, and is not damaged.
+
+    Args:
+        out: the folder of the training.
+        deepspeed: whether DeepSpeed trains.
+        same_processes: whether only as many processes can go on, since what is random belongs to each of them.
 
     Raises:
         UserError: there are checkpoints, but none that this training can go on from.
@@ -60,7 +63,7 @@ def find_checkpoint(out: Path, deepspeed: bool = False) -> Found:
         if _is_half_written(path):
             found.left_out.append(f"{path}: was not written to its end; left out")
             continue
-        fault = _fault(path, deepspeed)
+        fault = _fault(path, deepspeed, same_processes)
         if fault is None:
             return Found(path, found.left_out)
         reason = reason or fault
@@ -110,13 +113,6 @@ def last_state(out: Path) -> TrainerState | None:
     return None
 
 
-def is_done(state: TrainerState, config: TrainConfig) -> bool:
-    """Whether a training has nothing left to do."""
-    if config.max_steps > 0:
-        return state.global_step >= config.max_steps
-    return (state.epoch or 0.0) >= config.epochs - 1e-6  # a sum of many fractions
-
-
 def _is_half_written(path: Path) -> bool:
     """Whether the training was stopped in the middle of it: the state is written last."""
     try:
@@ -147,15 +143,17 @@ def _step(path: Path) -> int | None:
     return int(number) if number.isascii() and number.isdigit() else None
 
 
-def _fault(path: Path, deepspeed: bool) -> str | None:
+def _fault(path: Path, deepspeed: bool, same_processes: bool) -> str | None:
     """What is wrong with a checkpoint, if anything."""
     processes = share().processes
     states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
-    if not all((path / state).is_file() for state in states) and list(path.glob("rng_state*.pth")):
+    if not same_processes:
+        states = [state for state in states if (path / state).is_file()]
+    elif not all((path / state).is_file() for state in states) and list(path.glob("rng_state*.pth")):
         return f"{path}: is of another number of processes than {processes}; use as many"
     if deepspeed != (path / _LATEST).is_file():
         return f"{path}: is of a training {'without' if deepspeed else 'with'} DeepSpeed, this one is not"
-    weights = [*path.glob("*.safetensors"), *path.glob("*.bin")]
+    weights = [*path.glob("*.safetensors"), *(file for file in path.glob("*.bin") if file.name != TRAINING_ARGS_NAME)]
     if not weights:
         return f"{path}: holds no weights"
     pickles = [path / state for state in states] + [file for file in weights if file.suffix == ".bin"]
@@ -190,27 +188,3 @@ def _fault_of_pickle(path: Path) -> str | None:
     except (OSError, zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError, EOFError, RuntimeError) as error:
         return f"{path}: damaged ({error})"
     return None if damaged is None else f"{path}: damaged ({damaged} has another checksum)"
-
-
-def settings_that_stay(mapping: dict[str, Any]) -> dict[str, Any]:
-    """The settings by their full names, but for those that may change when a training goes on."""
-    flat: dict[str, Any] = {}
-
-    def flatten(values: dict[str, Any], prefix: str) -> None:
-        for name, value in values.items():
-            if isinstance(value, dict):
-                flatten(value, f"{prefix}{name}.")
-            elif f"{prefix}{name}" not in _MAY_CHANGE:
-                flat[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
-
-    flatten({name: values for name, values in mapping.items() if name not in ("files", "pretrain")}, "")
-    return flat
-
-
-_MAY_CHANGE = {
-    f"train.{name}"
-    for name in (
-        *("max_steps", "epochs", "save_steps", "save_total_limit", "log_steps", "workers", "skip_bad_samples"),
-        *("report_to", "run_name", "deepspeed", "tf32", "gradient_checkpointing"),
-    )
-} | {"start.base", "start.vision", "start.curriculum"}
