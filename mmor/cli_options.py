@@ -131,6 +131,13 @@ def experiment_file(path: Path) -> Path:
     return found
 
 
+def segmenter_file(path: Path | None) -> Path:
+    """The experiment file of a segmenter: the small one, if none is given."""
+    from operating_room.experiments import CONFIGS
+
+    return CONFIGS / "panoptic" / "small.yaml" if path is None else experiment_file(path)
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """Width and height in px of `320x240`.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mmor.cli_options import CPUS, Data, Takes, Workers, experiment_file, open_takes, parse_size
+from mmor.cli_options import CPUS, Data, Takes, Workers, experiment_file, open_takes, parse_size, segmenter_file
 
 app = typer.Typer(help="Panoptic masks: train, predict, score.", no_args_is_help=True)
 
@@ -53,12 +53,10 @@ def train(
 ) -> None:
     """Train a segmenter, or evaluate one."""
     from mmor.launch import start_processes
-    from operating_room.experiments import CONFIGS
     from operating_room.machine import is_first, is_started, share
     from panoptic_segmentation.config import read_config
 
-    small = CONFIGS / "panoptic" / "small.yaml"
-    config = read_config(small if config_file is None else experiment_file(config_file), overrides or ())
+    config = read_config(segmenter_file(config_file), overrides or ())
     folder = out or Path(config.output_folder)
     prepared = ground_truth or folder / "ground_truth"
     if num_gpus * num_machines > 1 and not is_started():

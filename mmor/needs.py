@@ -85,13 +85,13 @@ def _relations(values: Mapping[str, Any], facts: Facts, dataset: Dataset | None)
 def _segmenter_training(values: Mapping[str, Any], facts: Facts, dataset: Dataset | None) -> None:
     import torch
 
-    from mmor.cli_options import experiment_file
+    from mmor.cli_options import segmenter_file
     from operating_room.tracking import check_wandb
     from panoptic_segmentation.checkpoints import build_model
     from panoptic_segmentation.config import read_config
     from panoptic_segmentation.trainer import check_batch
 
-    config = read_config(experiment_file(values["config_file"]), values["overrides"] or ())
+    config = read_config(segmenter_file(values["config_file"]), values["overrides"] or ())
     facts.reads += [Path(config.weights)] if config.weights else []
     out = values["out"] or Path(config.output_folder)
     facts.makes += [out, values["ground_truth"] or out / "ground_truth"]

@@ -14,7 +14,9 @@ from panoptic_segmentation.config import (
     KEYS,
     WHOLE_VIDEO,
     Config,
+    InferenceSettings,
     field_value,
+    override_test,
     read_config,
     save_config,
     unused_summary,
@@ -235,6 +237,15 @@ def test_what_cannot_work_is_refused_when_the_file_is_read(key: str, value: str,
     assert "small.yaml" in told or "value of" in told
     assert key in told or "HIDDEN_DIM" in told
     assert allowed in told
+
+
+def test_what_cannot_work_is_refused_for_a_model_that_says_how_it_is_built(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    assert override_test(InferenceSettings(), ["TEST.CANVAS", "[64, 48]"], path).canvas == (64, 48)
+    with pytest.raises(UserError, match=r"TEST\.CANVAS is '\[64\]'; expected 2 numbers"):
+        override_test(InferenceSettings(), ["TEST.CANVAS", "[64]"], path)
+    with pytest.raises(UserError, match=r"OVERLAP_THRESHOLD is 'nan'; expected a number of 0 to 1"):
+        override_test(InferenceSettings(), ["MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", ".nan"], path)
 
 
 def test_a_clip_of_one_frame_needs_no_reach() -> None:
