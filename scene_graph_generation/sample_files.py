@@ -30,7 +30,7 @@ from scene_graph_generation.samples import Record
 from scene_graph_generation.tokens import Tokens
 
 PILE = 4096  # records, about 10 MB
-MOST_PILES = 256  # open files
+MOST_PILES = 128  # open files; macOS gives a process 256
 INDEX = "index.json"
 _BETWEEN = b", "  # records of a JSON
 _AGAIN = "make the samples again"

@@ -191,7 +191,16 @@ def test_what_does_not_fit_is_said_before_it_is_begun(monkeypatch: pytest.Monkey
 
 def test_nothing_else_asks_for_gpus_or_processes() -> None:
     root = Path(__file__).parents[2]
-    asked = ("torch.cuda.", "cpu_count", "LOCAL_RANK", "WORLD_SIZE", "SC_PHYS_PAGES", "is_bf16_supported", "psutil")
+    asked = (
+        "torch.cuda.",
+        "cpu_count",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        "SC_PHYS_PAGES",
+        "is_bf16_supported",
+        "psutil",
+        "fork_rng",
+    )
     packages = ("operating_room", "panoptic_segmentation", "scene_graph_generation", "mmor")
     files = [path for package in packages for path in (root / package).rglob("*.py")]
     assert len(files) > 50

@@ -57,6 +57,11 @@ def scores_of(samples: list[Sample], predictions: dict[str, list[Triplet]]) -> d
     return json.loads(json.dumps(score(samples, predictions).to_json()))
 
 
+def test_a_dataset_is_not_told_by_a_word_in_the_name_of_a_take() -> None:
+    samples = [Sample("my_4DOR_room_MMOR", "000001", (Triplet("nurse", "saw", "holding"),))]
+    assert list(scores_of(samples, {samples[0].sample_id: []})["datasets"]) == ["MMOR"]
+
+
 @settings(max_examples=20)
 @given(st.integers(0, 1000))
 def test_all_scores_lie_between_0_and_1(seed: int) -> None:

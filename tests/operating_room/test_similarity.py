@@ -55,6 +55,12 @@ def test_draw_shares_among_takes_and_follows_the_seed() -> None:
     assert 0 not in drawn
 
 
+def test_takes_of_one_dataset_are_alike_whatever_their_names() -> None:
+    graph = (Triplet("nurse", "saw", "holding"),)
+    takes = ("my_4DOR_room_MMOR", "001_PKA_MMOR", "001_4DOR")
+    assert SimilarSamples([Sample(take, "000001", graph) for take in takes]).similar(0) == [1]
+
+
 def test_a_sample_like_no_other_has_no_similar_one() -> None:
     samples = [
         Sample("001_PKA_MMOR", "000000", (Triplet("nurse", "saw", "holding"),)),

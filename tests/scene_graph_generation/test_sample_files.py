@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import shutil
 import signal
 from collections.abc import Callable
@@ -68,6 +69,18 @@ def test_every_place_is_as_likely(path: Path) -> None:
         write_samples(path, records(6), 21, Random(seed))  # three piles
         firsts.append(json.loads(path.read_text())[0]["timepoint"])
     assert all(25 < firsts.count(number) < 80 for number in range(6))
+
+
+def test_few_files_are_open_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As few as macOS allows: 256 with all that is open already."""
+    monkeypatch.setattr(sample_files, "PILE", 1)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
+    try:
+        assert write_samples(path, records(), 10_000, Random(0)) == len(read_shards(shard_folder(path))) == 50
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_no_record_is_no_training_file(path: Path) -> None:
