@@ -26,6 +26,8 @@ def test_a_mirrored_room_is_mirrored_in_all_that_shows_it() -> None:
     seen = set()
     for seed in range(8):
         augmented = augment_views(example, Random(seed))
+        assert augmented.masks is not None
+        assert augmented.cloud is not None
         mirrored = not torch.equal(augmented.masks, masks)
         seen.add(mirrored)
         assert torch.equal(augmented.masks, masks.flip(-1) if mirrored else masks)
