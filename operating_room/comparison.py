@@ -18,7 +18,7 @@ from jaxtyping import Int64
 from operating_room import bootstrap
 from operating_room.downstream import CLASSES, judge
 from operating_room.errors import UserError
-from operating_room.readers import read_json
+from operating_room.readers import read_json, require
 from operating_room.reports import Report
 from operating_room.scene_graph import Sample, as_triplets
 from operating_room.scoring import score_sample
@@ -118,6 +118,7 @@ def _untold(abouts: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    require(path, "`evaluate`")
     match read_json(path):
         case {"task": "scene_graph" | "downstream", "about": dict(), "samples": dict()} as results:
             return results

@@ -18,7 +18,7 @@ import numpy as np
 from operating_room import layout
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
-from operating_room.readers import read_json
+from operating_room.readers import again, read_json, require
 from operating_room.reports import Report
 from operating_room.scene_graph import Sample, Triplet, by_take
 from operating_room.sterility import SterilityRule, find_breaches
@@ -261,9 +261,10 @@ def load_labels(root: Path, takes: Iterable[Take], task: str) -> dict[str, dict[
     labels = {}
     for take in takes:
         path = _LABEL_FILES[task](root, take)
+        require(path, "`mmor downstream labels --out DIR`, for `--labels DIR`,")
         labels[take.name] = read_json(path)
         if not isinstance(labels[take.name], dict):
-            raise UserError(f"{path}: must map frame ids to labels; copy it again from the dataset archive")
+            raise UserError(f"{path}: must map frame ids to labels; {again(path)}")
     return labels
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from operating_room.errors import UserError
-from operating_room.readers import read_bytes
+from operating_room.readers import again, read_bytes
 
 _MPEG1, _LAYER_3, _MONO = 3, 1, 3  # codes in a header
 _RATES = {_MPEG1: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}  # Hz
@@ -30,7 +30,6 @@ _SUMMARY_KBITS = 64  # a frame of this rate has room for a summary
 _DECODER_DELAY = 529  # samples by which every decoder is late
 _LONGEST_SKIP = 4095  # samples; the summary has 12 bits for it
 _TAGS_AT_END = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")
-_AGAIN = "copy it again from the dataset archive"
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def read_mp3(path: Path) -> Mp3:
         place += 10 + (a << 21 | b << 14 | c << 7 | d)
     first = _header(data, place)
     if first is None:
-        raise UserError(f"{path}: is no mp3; convert it, or {_AGAIN}")
+        raise UserError(f"{path}: is no mp3; convert it, or {again(path)}")
     stated, delay, padding = None, -_DECODER_DELAY, 0
     if (summary := _read_summary(data, place + first.side)) is not None:
         stated, delay, padding = summary
@@ -100,13 +99,13 @@ def read_mp3(path: Path) -> Mp3:
     found = len(starts) * frame_samples
     if stated is not None and len(starts) < stated:
         found_s, stated_s = found / first.rate, stated * frame_samples / first.rate
-        raise UserError(f"{path}: is damaged or cut off after {found_s:.2f} of {stated_s:.2f} s; {_AGAIN}")
+        raise UserError(f"{path}: is damaged or cut off after {found_s:.2f} of {stated_s:.2f} s; {again(path)}")
     rest = data[place:].lstrip(b"\0")
     if rest and not rest.startswith(_TAGS_AT_END) and header is None:
-        raise UserError(f"{path}: is damaged after {found / first.rate:.2f} s; {_AGAIN}")
+        raise UserError(f"{path}: is damaged after {found / first.rate:.2f} s; {again(path)}")
     samples = found - max(0, delay) - padding
     if samples <= 0:
-        raise UserError(f"{path}: holds no sound; {_AGAIN}")
+        raise UserError(f"{path}: holds no sound; {again(path)}")
     return Mp3(data, np.array([*starts, place], np.int64), first.rate, frame_samples, delay + _DECODER_DELAY, samples)
 
 

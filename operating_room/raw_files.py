@@ -32,6 +32,16 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
+def require(path: Path, maker: str) -> None:
+    """Refuse a missing file with what makes it: `maker` names a command.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not path.exists() and not path.is_symlink():
+        raise UserError(f"{path}: no such file; {maker} makes it")
+
+
 def again(path: Path) -> str:
     """How to get a file again: recordings are in the archives, others somebody or some command has made."""
     return "copy it again from the dataset archive" if _ROOTS & set(path.parts) else "make or copy it again"

@@ -20,7 +20,7 @@ from typing import Any
 from operating_room.cloud_files import MAX_EXTENT, MAX_POINTS, check_point_cloud, read_point_cloud
 from operating_room.errors import UserError
 from operating_room.picture_files import check_picture, picture_size, read_ids, read_label_mask, read_picture
-from operating_room.raw_files import again, brief, read_bytes
+from operating_room.raw_files import again, brief, read_bytes, require
 from operating_room.sound_files import check_audio, read_audio
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "read_picture",
     "read_point_cloud",
     "read_subtitles",
+    "require",
 ]
 _LARGEST = 1 << 30  # bytes of an unpacked .gz; more is a bomb
 

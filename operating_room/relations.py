@@ -17,7 +17,7 @@ from operating_room.errors import UserError
 from operating_room.files import write_json, write_text
 from operating_room.folders import folders_of_no_take, list_names
 from operating_room.progress import track
-from operating_room.readers import read_bytes, read_json
+from operating_room.readers import read_bytes, read_json, require
 from operating_room.scene_graph import Sample, Triplet, true_relation
 from operating_room.takes import FOURDOR, OWN, TAKES, Take, split_takes
 from operating_room.vocabulary import RAW_ENTITY_NAMES
@@ -70,6 +70,7 @@ def load_predictions(path: Path) -> dict[str, list[Triplet]]:
     Raises:
         UserError: missing or unreadable, or of another form.
     """
+    require(path, "`mmor scene-graph infer`")
     records = read_json(path)
     if not isinstance(records, dict):
         raise UserError(f"{path}: {_PREDICTIONS}")

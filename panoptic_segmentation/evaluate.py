@@ -15,7 +15,7 @@ from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.files import write_json
 from operating_room.machine import Share
-from operating_room.readers import read_json
+from operating_room.readers import read_json, require
 from panoptic_segmentation import predictions
 from panoptic_segmentation.config import Config, InferenceSettings
 from panoptic_segmentation.ground_truth import Size, Video, find_videos, ground_truth_path, prepare
@@ -25,6 +25,7 @@ from panoptic_segmentation.predict import ALL, load, predict
 from panoptic_segmentation.stq import SequenceQuality, tracking_quality
 from panoptic_segmentation.vpq import VideoQuality, instance_records, video_quality
 
+_MAKER = "`mmor panoptic predict` with this --out and --name"  # what makes the files that are scored
 _DEFINITIONS = {
     "classes": "the published measure: all pixels of a class in a window are one tube",
     "instances": "the same with every predicted object as a tube of its own; null where the files have no numbers",
@@ -87,6 +88,7 @@ def predicted_size(output: Path) -> Size:
         UserError: it has written none there, or the file that says so is damaged.
     """
     path = predictions.origin_path(output)
+    require(path, _MAKER)
     there = read_json(path)
     settings = there.get("settings") if isinstance(there, dict) else None
     if not isinstance(settings, dict) or "canvas" not in settings:
@@ -213,6 +215,7 @@ def _predicted_videos(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: it is missing, damaged or none.
     """
+    require(path, _MAKER)
     content = read_json(path)
     videos = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(videos, list) or not all(

@@ -28,7 +28,7 @@ from operating_room.fingerprints import annotations_fingerprint, code_version, f
 from operating_room.memory import Memory
 from operating_room.progress import track
 from operating_room.prompts import downstream_prompt
-from operating_room.readers import read_json
+from operating_room.readers import read_json, require
 from operating_room.relations import load_predictions
 from operating_room.reports import Report
 from operating_room.scene_graph import Sample, as_triplets, by_take
@@ -173,6 +173,7 @@ def read_graphs(path: Path) -> list[Sample]:
     Raises:
         UserError: missing, damaged, or neither.
     """
+    require(path, "`mmor scene-graph infer`, or `evaluate`,")
     match read_json(path):
         case {"task": "scene_graph", "samples": dict(records)}:
             graphs = {}

@@ -49,7 +49,9 @@ def preprocess_masks(
         UserError: there is no such folder.
     """
     if predictions is not None and not predictions.is_dir():
-        raise UserError(f"{predictions}: no such folder; give stage 1's folder of predicted videos (pan_pred)")
+        raise UserError(
+            f"{predictions}: no such folder; give inference/pan_pred in the --out of `mmor panoptic predict`"
+        )
     step = partial(_write_masks, predictions=predictions, source=_source(predictions), as_predictions=as_predictions)
     return each_take(dataset, takes, step, "small masks", workers)
 

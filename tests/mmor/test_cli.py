@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from mmor import cli
 from operating_room.dataset import Dataset
+from operating_room.relations import load_samples, save_samples
 from operating_room.takes import find_take
 from tests.operating_room.tiny_dataset import write_dataset
 
@@ -136,3 +137,37 @@ def test_the_small_experiment_is_taken_from_any_folder_without_a_word(
     result = RUN.invoke(cli.app, ["panoptic", "train", "--data", "nowhere", "--out", "out"])
     assert "small.yaml" not in result.output + str(result.exception)
     assert "nowhere" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("words", "file", "maker"),
+    [
+        ("panoptic evaluate --out none", "none/inference/pred_test.json", "`mmor panoptic predict`"),
+        ("scene-graph evaluate --predictions none.json", "none.json", "`mmor scene-graph infer`"),
+        ("scene-graph preprocess masks --predictions none", "none", "`mmor panoptic predict`"),
+        ("scene-graph train --samples none.json --out model", "none.json", "`mmor scene-graph samples`"),
+        ("downstream evaluate --out r.json --graphs none.json", "none.json", "`mmor scene-graph infer`"),
+        ("downstream evaluate --out r.json --labels none", "none/take_timestamp", "`mmor downstream labels --out DIR`"),
+        ("downstream samples --labels none", "none/take_timestamp", "`mmor downstream labels --out DIR`"),
+        ("compare none.json none2.json", "none.json", "`evaluate`"),
+    ],
+)
+def test_a_missing_file_that_a_command_makes_names_the_command(
+    words: str,
+    file: str,
+    maker: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Fault 40: no archive of the dataset has these files."""
+    monkeypatch.chdir(tmp_path)
+    write_dataset(Path("data"))
+    assert run("data", "convert-relations") == 0
+    save_samples(Path("data/relationships_test.json"), load_samples(Path("data/relationships_train.json")))
+    capsys.readouterr()
+    assert run(*words.split()) in (1, 2)
+    said = capsys.readouterr().err
+    assert file in said
+    assert maker in said
+    assert "archive" not in said
