@@ -151,8 +151,10 @@ def evaluate(
     from operating_room.downstream_rules import OUR_FILE, load_rules
     from operating_room.errors import UserError
     from scene_graph_generation.downstream import evaluate_downstream, read_graphs
+    from scene_graph_generation.evaluate import require_results
     from scene_graph_generation.infer import answers_path
 
+    require_results(out)
     answers_path(out)  # refuses an unusable name before a model is loaded
     if graphs is not None and os.path.realpath(out) == os.path.realpath(graphs):
         raise UserError(f"{out}: holds the graphs, which the results would replace; choose another output")

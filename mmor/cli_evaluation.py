@@ -111,9 +111,11 @@ def evaluate(
 ) -> None:
     """Score a model or a predictions file. A run that was interrupted is continued."""
     from operating_room.errors import UserError
-    from scene_graph_generation.evaluate import evaluate_file
+    from scene_graph_generation.evaluate import evaluate_file, require_results
     from scene_graph_generation.evaluate_all import results_path
 
+    if out is not None:
+        require_results(out)
     if (model_path is None) == (predictions is None):
         raise UserError("evaluate needs either --model-path FOLDER or --predictions FILE")
     samples = choose_samples(load_split(relations, split, data), take, limit)

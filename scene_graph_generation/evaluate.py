@@ -16,6 +16,7 @@ from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.files import write_json
 from operating_room.fingerprints import annotations_fingerprint, code_version, inputs_fingerprint
+from operating_room.readers import read_json
 from operating_room.relations import load_predictions
 from operating_room.scene_graph import Sample, by_take, normalise, parse
 from operating_room.scoring import SceneGraphScores, score, score_sample, summarise, without_prediction
@@ -98,6 +99,22 @@ def evaluate_file(
         if missing := without_prediction(of_take, loaded):
             problems.append(f"{name} is left out: {missing}")
     return _evaluate(usable, loaded, {}, about, problems, out)
+
+
+def require_results(out: Path) -> None:
+    """Results take the place of older results, never that of something else.
+
+    Raises:
+        UserError: `out` is a file of something else.
+    """
+    if not out.is_file() or not out.stat().st_size:
+        return
+    try:
+        there = read_json(out)
+    except UserError:
+        there = None
+    if not isinstance(there, dict) or not {"task", "about"} <= there.keys():
+        raise UserError(f"{out}: is there already and holds no results; remove it or choose another output")
 
 
 def evaluate_model(

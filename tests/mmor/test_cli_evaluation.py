@@ -138,6 +138,14 @@ def test_outputs_that_would_cost_something_are_refused(
     assert run("scene-graph", "evaluate", "--predictions", graphs, *place, "--out", graphs) == 2
     lines = capsys.readouterr().err.splitlines()
     assert [line[:7] for line in lines] == ["error: "] * 5
+    for content in ('{"labels": 1}', "take,frame\n", "[]"):
+        other = tmp_path / "other.json"
+        other.write_text(content)
+        assert run("scene-graph", "evaluate", *checkpoint, *place, "--out", other) == 2
+        assert run("downstream", "evaluate", *place, "--out", other) == 2
+        assert run("scene-graph", "evaluate", "--predictions", graphs, *place, "--out", other) == 2
+        assert other.read_text() == content
+    assert capsys.readouterr().err.count("holds no results") == 9
     assert not (tmp_path / "x.jsonl").exists()
 
 
