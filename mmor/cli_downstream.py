@@ -166,8 +166,14 @@ def evaluate(
         "graphs_from": "annotations" if graphs is None else str(graphs),
         "rules": str(rule_file),
     }
+    generator = None
+    if model_path is not None:
+        generator = load_generator(model_path, device, bits, batch_size, max_new_tokens)
+        if generator.model.settings.modalities:
+            told = "reads pictures, as scene-graph models do; answers of one that `mmor downstream train` did not make"
+            typer.echo(f"note: {model_path} {told} are chance", err=True)
     evaluation = evaluate_downstream(
-        None if model_path is None else load_generator(model_path, device, bits, batch_size, max_new_tokens),
+        generator,
         Dataset(data),
         truth if graphs is None else read_graphs(graphs),
         truth,

@@ -26,7 +26,7 @@ from panoptic_segmentation.stq import SequenceQuality, tracking_quality
 from panoptic_segmentation.vpq import VideoQuality, instance_records, video_quality
 
 _MAKER = "`mmor panoptic predict` with this --out and --name"  # what makes the files that are scored
-_DEFINITIONS = {
+DEFINITIONS = {
     "classes": "the published measure: all pixels of a class in a window are one tube",
     "instances": "the same with every predicted object as a tube of its own; null where the files have no numbers",
     "stq": "Weber et al. 2021: square root of association * iou, as the published script counts",
@@ -170,7 +170,7 @@ def evaluate(
         "frames": sum(len(video.frames) for video in videos),
         "ground_truth_sha256": _digest(ground_truth_path(prepared, truth_name)),
         "predictions_sha256": _digest(path),
-        "measures": _DEFINITIONS,
+        "measures": DEFINITIONS,
         **evaluation.classes.to_json(),
         "instances": None if instances is None else instances.to_json(),
         "stq": asdict(evaluation.tracking) | {"stq": evaluation.tracking.stq},

@@ -210,6 +210,7 @@ def test_downstream_from_labels_to_scores(
     assert load_model(tmp_path / "m")[0].settings.modalities == ()  # that of small_downstream.yaml
     options = ("--labels", labels, "--out", tmp_path / "r.json")
     assert run("downstream", "evaluate", *place, *options, "--model-path", model / "checkpoint-5", *SHORT) == 0
+    assert "checkpoint-5 reads pictures, as scene-graph models do; answers" in capsys.readouterr().err
     results = json.loads((tmp_path / "r.json").read_text())
     assert results["tasks"]["sterility_breach"]["rule"]["overall"]["yes"]["recall"] == 1
     assert results["tasks"]["robot_phase"].keys() == {"model"}

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import typer
 
+import operating_room.downstream
+import operating_room.scoring
+import panoptic_segmentation.evaluate
 from mmor.cli import app
 from scene_graph_generation.arguments import KNOWN
 from tests.mmor.documents import DOCUMENTS, ROOT, Command, commands
@@ -75,3 +78,16 @@ def test_tests_named_in_documents_are_there() -> None:
             assert not function or f"def {function}(" in where, f"{document.name}: {file} has no {function}"
             assert "/" not in file or (ROOT / file).exists() or (ROOT / "tests" / file).exists(), f"no {file}"
     assert named > 80
+
+
+@pytest.mark.parametrize(
+    ("document", "definitions"),
+    [
+        ("evaluation.md", operating_room.scoring.DEFINITIONS),
+        ("downstream.md", operating_room.downstream.DEFINITIONS),
+        ("panoptic.md", panoptic_segmentation.evaluate.DEFINITIONS),
+    ],
+)
+def test_every_number_is_explained(document: str, definitions: dict[str, str]) -> None:
+    text = (ROOT / "docs" / document).read_text(encoding="utf-8")
+    assert not [name for name in definitions if f"`{name}`" not in text]
