@@ -49,6 +49,9 @@ def train(
         Path | None, typer.Option(help="Folder of the prepared ground truth (default: in the model's).")
     ] = None,
     workers: Workers = CPUS,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would happen: data, steps, files, memory, problems.")
+    ] = False,
     overrides: Overrides = None,
 ) -> None:
     """Train a segmenter, or evaluate one."""
@@ -59,6 +62,15 @@ def train(
     config = read_config(segmenter_file(config_file), overrides or ())
     folder = out or Path(config.output_folder)
     prepared = ground_truth or folder / "ground_truth"
+    if dry:
+        from operating_room.errors import UserError
+        from panoptic_segmentation.dry_run import dry_run
+
+        report = dry_run(config, data, folder, resume, num_gpus * num_machines, report_to)
+        typer.echo(report.text)
+        if report.problems:
+            raise UserError(f"training would not start: {len(report.problems)} problems, see above")
+        return
     if num_gpus * num_machines > 1 and not is_started():
         start_processes(num_gpus, num_machines, machine_rank, dist_url)
         return

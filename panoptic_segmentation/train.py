@@ -101,8 +101,14 @@ def train(
     return path
 
 
-def begin_folder(config: Config, output: Path, resume: bool) -> Path | None:
+def begin_folder(config: Config, output: Path, resume: bool, look_only: bool = False) -> Path | None:
     """The checkpoint to go on from; what is wrong with newer ones is told, what a killed training has left is cleared.
+
+    Args:
+        config: the experiment.
+        output: folder of the training.
+        resume: whether it may go on.
+        look_only: tell and clear nothing.
 
     Raises:
         UserError: the folder holds an earlier training that is not to be resumed, or that of another model.
@@ -116,7 +122,7 @@ def begin_folder(config: Config, output: Path, resume: bool) -> Path | None:
             raise UserError(f"{model}: is a trained model without checkpoint; choose another folder with --out")
     else:
         _check_same_training(config, found.path)
-    if is_first():
+    if is_first() and not look_only:
         for line in found.left_out:
             print(line, file=sys.stderr)
         if found.path is not None:
