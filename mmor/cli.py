@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from mmor import cli_checkpoints, cli_data, cli_downstream, cli_evaluation, cli_panoptic, cli_scene_graph
+from mmor.launch import is_first_to_say
 from mmor.quiet import quiet_libraries
 from operating_room.errors import UserError
 
@@ -89,7 +90,8 @@ def main() -> None:
         problem = f"{os.fsdecode(error.filename or '')[:200]}: {error.strerror}"
     else:
         return
-    print(f"error: {problem}", file=sys.stderr)
+    if is_first_to_say(problem):
+        print(f"error: {problem}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from datetime import timedelta
 
 from operating_room.errors import UserError
-from operating_room.machine import cpu_threads, gpus
+from operating_room.machine import cpu_threads, gpus, is_started
 
 
 def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: str = "auto") -> None:
@@ -51,3 +52,19 @@ def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: 
     except ChildFailedError as error:
         _, first = error.get_first_failure()
         raise SystemExit(abs(first.exitcode) or 1) from None
+
+
+def is_first_to_say(message: str) -> bool:
+    """Whether no other process of this start has met the same mistake yet: all of them meet the user's.
+
+    The launcher's own store counts, which outlives every process; without one, each process speaks.
+    """
+    if not is_started() or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return True
+    from torch.distributed import TCPStore
+
+    try:
+        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        return TCPStore(*place, is_master=False, timeout=timedelta(seconds=10)).add(f"said {message}", 1) == 1
+    except (KeyError, ValueError, RuntimeError):
+        return True

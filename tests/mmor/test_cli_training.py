@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +86,18 @@ def test_wrong_commands_are_one_line(
     errors = capsys.readouterr().err.splitlines()
     assert errors[-1].startswith("error: ")
     assert said in errors[-1]
+
+
+def test_processes_that_meet_the_same_mistake_say_it_once(data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mmor.cli", "scene-graph", "train", "--gpus", "2", "--data", str(data)]
+    ran = subprocess.run(
+        [*command, "--samples", str(tmp_path / "none.json"), "--out", str(tmp_path / "out")],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ran.returncode == 2
+    assert ran.stderr.count("error: ") == 1
+    assert f"{tmp_path}/none.json: no such training file" in ran.stderr

@@ -50,6 +50,13 @@ def test_derived_labels_have_the_form_of_the_dataset() -> None:
     }
 
 
+def test_seconds_are_those_of_the_clock_and_not_places_in_the_index() -> None:
+    samples = [Sample("001_PKA_MMOR", f"{i:06d}", graph) for i, graph in enumerate([(), (), (LYING,), (LYING,)])]
+    for times, until in (([0, 1, 2, 3], [2, 1]), ([10, 40, 47, 48], [37, 7])):
+        labels = derive_labels(samples, our_rules(), times)["next_action"]
+        assert [labels["000000"], labels["000001"]] == [["bring in", seconds] for seconds in until]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
