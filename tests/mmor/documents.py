@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-_BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _ENVIRONMENT = re.compile(r"^(?:[A-Z_]+=\S* )*")
 
 
@@ -26,7 +26,9 @@ def commands(document: Path) -> list[Command]:
     text = document.read_text(encoding="utf-8")
     found = []
     for match in re.finditer(f"({_BLOCK.pattern})|`([^`]+)`", text, _BLOCK.flags):
-        block, mentioned = match[2], match[3]
+        language, block, mentioned = match[2], match[3], match[4]
+        if language == "text":  # what a command says
+            continue
         if block is None:
             words = " ".join(mentioned.split())
             found += [Command(document, words, False)] if words.startswith("mmor ") else []
