@@ -41,7 +41,7 @@ def test_a_published_command_is_accepted_as_written(
     said = capsys.readouterr()
     assert "319,815,680" in said.out
     assert "train_20perm_" in said.out
-    assert "no such file" in said.out
+    assert "no such training file" in said.out
     assert said.err.count("--warmup_ratio") == 1
     assert said.err.splitlines()[-1].startswith("error: training would not start")
 
