@@ -87,6 +87,7 @@ def samples(
 
     from operating_room.dataset import Dataset
     from operating_room.downstream import read_labels
+    from operating_room.errors import UserError
     from scene_graph_generation.downstream_samples import TASKS, downstream_file_name, downstream_records
     from scene_graph_generation.sample_files import write_samples
 
@@ -100,6 +101,8 @@ def samples(
         split, temporal_augmentation, drop_history, published_memory
     )
     count = write_samples(path, records, len(truth) * per_timepoint, generator)
+    if not count:
+        raise UserError("; ".join(["no training sample can be made", *problems]))
     typer.echo(f"{count} records in {path}")
     finish(problems)
 

@@ -162,6 +162,7 @@ def samples(
     from random import Random
 
     from operating_room.dataset import Dataset
+    from operating_room.errors import UserError
     from operating_room.files import write_json
     from scene_graph_generation.base_models import TOKENIZER, find_folder
     from scene_graph_generation.preprocess.run import half_copied
@@ -188,10 +189,13 @@ def samples(
     folder = samples_folder(out, data)
     path = folder / options.file_name(split)
     written = write_samples(path, records, len(graphs) * permutations, Random(f"order {seed}"))
+    problems = [*half_copied(dataset, [split]), *describe(left_out, graphs)]
+    if not written:
+        raise UserError("; ".join(["no training sample can be made", *problems]))
     typer.echo(f"{written} records in {path}")
     if tokens is not None:
         texts = {token: text for text, token in tokens.names().items()}
         frequencies = folder / frequency_file_name(split, permutations)
         write_json(frequencies, {texts[token]: count for token, count in counts.items()})
         typer.echo(f"token frequencies in {frequencies}")
-    finish([*half_copied(dataset, [split]), *describe(left_out, graphs)])
+    finish(problems)

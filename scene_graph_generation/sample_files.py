@@ -44,7 +44,8 @@ def shard_folder(path: Path) -> Path:
 def write_samples(path: Path, records: Iterable[Record], expected: int, generator: Random) -> int:
     """Write records in random order, as JSON and as shards beside it; returns how many there are.
 
-    Both are written under other names first; what is there already stays until they are whole.
+    Both are written under other names first; what is there already stays until they are whole, and where there is no
+    record.
 
     Args:
         path: of the JSON.
@@ -55,6 +56,11 @@ def write_samples(path: Path, records: Iterable[Record], expected: int, generato
     Raises:
         UserError: the folder cannot be written, or the disk is full.
     """
+    records = iter(records)
+    first = next(records, None)
+    if first is None:
+        return 0
+    records = chain((first,), records)
     piles = min(MOST_PILES, -(-expected // PILE)) or 1
     with atomic_folder(shard_folder(path)) as folder, atomic_path(path) as whole:
         names = [f"{number:05d}.jsonl" for number in range(piles)]

@@ -171,3 +171,23 @@ def test_a_missing_file_that_a_command_makes_names_the_command(
     assert file in said
     assert maker in said
     assert "archive" not in said
+
+
+def test_samples_that_cannot_be_made_leave_those_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An empty list once took the place of a whole training file."""
+    monkeypatch.chdir(tmp_path)
+    write_dataset(Path("data"))
+    assert run("data", "convert-relations") == 0
+    assert run("downstream", "labels", "--derive-all", "--out", "labels") == 0
+    assert run("downstream", "samples", "--labels", "labels", "--per-timepoint", "1") == 0
+    (path,) = Path("data/llava_samples").glob("downstream_*.json")
+    before = path.read_bytes()
+    capsys.readouterr()
+    assert run("downstream", "samples", "--labels", "none", "--per-timepoint", "1") == 2
+    assert "error: no training sample can be made; 001_PKA_MMOR is left out: none/" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    for index in Path("data").rglob("timestamp_to_pcd_and_frames_list.json"):
+        index.write_text("[]")
+    assert run("scene-graph", "samples", "--permutations", "1") == 2

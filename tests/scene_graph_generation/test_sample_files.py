@@ -85,9 +85,12 @@ def test_few_files_are_open_at_once(path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_no_record_is_no_training_file(path: Path) -> None:
     assert write_samples(path, [], 0, Random(0)) == 0
-    assert json.loads(path.read_text()) == []
-    with pytest.raises(UserError, match=r"index\.json"):
-        read_shards(shard_folder(path))
+    assert not path.exists()
+    write_samples(path, records(3), 3, Random(0))
+    before = path.read_bytes()
+    assert write_samples(path, [], 0, Random(0)) == 0  # what is there stays
+    assert path.read_bytes() == before
+    assert len(read_shards(shard_folder(path))) == 3
 
 
 def test_shards_of_another_json_do_not_count(path: Path) -> None:
