@@ -175,7 +175,7 @@ def _of_deepspeed(path: Path, processes: int) -> list[Path]:
     folder = path / (path / _LATEST).read_text(encoding="utf-8", errors="replace").strip()
     found = sorted(folder.glob("*optim_states.pt"))
     missing = [folder / f"optim_states.pt of process {rank}" for rank in range(len(found), processes)]
-    return [*folder.glob("*model_states.pt"), *found, *missing]
+    return [*(sorted(folder.glob("*model_states.pt")) or [folder / "model_states.pt"]), *found, *missing]
 
 
 def _fault_of_pickle(path: Path) -> str | None:

@@ -58,7 +58,7 @@ def zero_stage(path: Path | None) -> int:
     values = read_json(path)
     zero = values.get("zero_optimization") if isinstance(values, dict) else None
     stage = zero.get("stage", 0) if isinstance(zero, dict) else None
-    if not isinstance(stage, int):
+    if not isinstance(stage, int) or isinstance(stage, bool):
         raise UserError(f"{path}: has no zero_optimization with a stage; {_ADVICE}")
     if stage not in (0, 1, 2):
         raise UserError(

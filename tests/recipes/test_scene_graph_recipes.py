@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from operating_room.training_checkpoints import find_checkpoint
 from scene_graph_generation.arguments import read_options
 from tests.recipes.small_scene_graph import mmor, published_words, small_file, write_recipe
 from tests.scene_graph_generation.tiny_training import losses
@@ -118,7 +119,9 @@ def _finish(*words: str) -> None:
 
 
 @needs_deepspeed
-def test_two_processes_with_deepspeed_go_on_where_they_stopped(recipe: Path, tmp_path: Path) -> None:
+def test_two_processes_with_deepspeed_go_on_where_they_stopped(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """base.yaml with its ZeRO 2, clouds and bfloat16: the third step after a restart is that of an unbroken run."""
     file = small_file(recipe, "base", max_steps=3, save_steps=1)
     words = ("--gpus", "2", "--bits", "16")
@@ -127,6 +130,12 @@ def test_two_processes_with_deepspeed_go_on_where_they_stopped(recipe: Path, tmp
     shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "broken" / "checkpoint-2")
     resumed = train(file, tmp_path / "broken", *words)
     assert resumed == {3: pytest.approx(whole[3], rel=1e-6)}
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert find_checkpoint(tmp_path / "whole", deepspeed=True).left_out == []
+    (states,) = (tmp_path / "whole").glob("checkpoint-3/global_step3/*model_states.pt")
+    states.unlink()
+    assert "model_states.pt: is missing" in find_checkpoint(tmp_path / "whole", deepspeed=True).left_out[0]
     weights = [torch.load(tmp_path / n / "non_lora_trainables.bin", weights_only=True) for n in ("whole", "broken")]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, msg=name)

@@ -143,6 +143,8 @@ def test_the_point_encoder_is_moved_and_never_rounded(cast: torch.dtype) -> None
         ({"zero_optimization": {"stage": 3}}, "ZeRO stage 3 is not supported"),
         ({"zero_optimization": "2"}, "has no zero_optimization"),
         ({"zero_optimization": {"stage": "two"}}, "has no zero_optimization"),
+        ({"zero_optimization": {"stage": True}}, "has no zero_optimization"),
+        ({"zero_optimization": {"stage": None}}, "has no zero_optimization"),
         ({"fp16": {"enabled": True}}, '"fp16" is not supported'),
         ({"bf16": {"enabled": True}}, '"bf16" is enabled, but the training is not'),
         ({"optimizer": {"type": "Adam"}}, "'optimizer' is set by the training's own options"),
