@@ -151,6 +151,7 @@ def evaluate_all(
     wandb: Annotated[str | None, typer.Option(help="Also log to this project of Weights & Biases.")] = None,
 ) -> None:
     """Evaluate all checkpoints of a training. What was evaluated already is kept; one table of all."""
+    from operating_room.tracking import finish_wandb
     from scene_graph_generation import evaluate_all
 
     name = _results_name(config, split, take, limit)
@@ -159,6 +160,7 @@ def evaluate_all(
     run = _Evaluator(samples, truth, config, split, data, batch_size, device, bits, max_new_tokens, aside=True)
     log = None if wandb is None else _wandb_log(wandb, f"{folder.name} {name}")
     table = evaluate_all.evaluate_all(folder, name, run, run.about, every, log)
+    finish_wandb()
     typer.echo(evaluate_all.table(table.rows))
     typer.echo(f"table in {folder / f'{name}.csv'}")
     _tell(table.notes)

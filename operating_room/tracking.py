@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 
 from operating_room.errors import UserError
@@ -29,3 +30,13 @@ def check_wandb(option: str) -> None:
         wandb.login()
     except wandb.errors.Error as error:
         raise UserError(f"{option}: {error} To keep the log on this machine, set WANDB_MODE=offline") from error
+
+
+def finish_wandb() -> None:
+    """Wait until all that was logged is stored, or sent; without a run, nothing happens."""
+    if "wandb" not in sys.modules:
+        return
+    import wandb
+
+    if wandb.run is not None:
+        wandb.finish()

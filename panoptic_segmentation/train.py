@@ -17,6 +17,7 @@ import torch
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.machine import is_first, share
+from operating_room.tracking import finish_wandb
 from operating_room.training_checkpoints import find_checkpoint, numbered_checkpoints, remove_half_written
 from operating_room.training_progress import shown_progress
 from panoptic_segmentation.checkpoints import ModelCard, build_model, load_checkpoint, save_model, save_published
@@ -93,6 +94,7 @@ def train(
             save_config(config, output / CONFIG_FILE)
         with shown_progress(trainer):
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    finish_wandb()
     trainer.check_weights()
     if is_first():
         card = ModelCard(config.kind, config.segmenter, config.video, asdict(config.test))

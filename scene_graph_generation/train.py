@@ -18,7 +18,7 @@ from operating_room.files import write_json
 from operating_room.machine import choose_device, is_first, share
 from operating_room.prompts import IMAGE_MARK, conversation
 from operating_room.readers import read_json
-from operating_room.tracking import check_wandb
+from operating_room.tracking import check_wandb, finish_wandb
 from operating_room.training_checkpoints import find_checkpoint, last_state, remove_half_written
 from operating_room.training_progress import shown_progress
 from scene_graph_generation.checkpoints import WEIGHTS, load_weights, save_model
@@ -78,6 +78,7 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     trainer = SceneGraphTrainer(model, samples, config, weights, out, folder)
     with _one_line_errors(), shown_progress(trainer):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    finish_wandb()
     if trainer.is_world_process_zero():
         folder.save(out)
     if trainer.skipped:

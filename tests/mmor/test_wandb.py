@@ -31,10 +31,11 @@ def mmor(place: Path, *arguments: str | Path) -> str:
     return finished.stdout + finished.stderr
 
 
-def logged(place: Path) -> bytes:
-    """What the one run in the folder has stored to be sent later."""
+def missing(place: Path, *words: bytes) -> list[bytes]:
+    """Which words are not in what the one run in the folder has stored to be sent later."""
     (stored,) = (place / "wandb").glob("offline-run-*/*.wandb")
-    return stored.read_bytes()
+    said = stored.read_bytes()
+    return [word for word in words if word not in said]
 
 
 def test_scene_graph_training_and_its_table(tmp_path: Path) -> None:
@@ -44,15 +45,13 @@ def test_scene_graph_training_and_its_table(tmp_path: Path) -> None:
     files = ("--config", tmp_path / "tiny.yaml", "--samples", data / "samples.json", "--data", data)
     run = tmp_path / "run"
     mmor(tmp_path / "a", "scene-graph", "train", *files, "--out", run, "--report_to", "wandb", "--run_name", "tiny run")
-    said = logged(tmp_path / "a")
-    assert all(word in said for word in (b"train/loss", b"train/learning_rate", b"tiny run"))
+    assert not missing(tmp_path / "a", b"train/loss", b"train/learning_rate", b"tiny run")
 
     records = [{"take_name": TAKE, "frame_id": f"{i:06d}", "relationships": graph} for i, graph in enumerate(GRAPHS)]
     write_json(data / "relationships_train.json", records)
     split = ("--split", "train", "--data", data, "--relations", data)
     mmor(tmp_path / "b", "scene-graph", "evaluate-all", run, *split, "--wandb", "tiny project")
-    said = logged(tmp_path / "b")
-    assert all(word in said for word in (b"macro F1", b"macro recall", b"run mmor_train", b"tiny project"))
+    assert not missing(tmp_path / "b", b"macro F1", b"macro recall", b"run mmor_train", b"tiny project")
     steps = [line.split(",")[0] for line in (run / "mmor_train.csv").read_text().splitlines()]
     assert steps == ["step", "1", "2", "final"]
 
@@ -88,5 +87,4 @@ def test_panoptic_training(tmp_path: Path) -> None:
     save_config(TINY, tmp_path / "config.yaml")
     files = ("--config-file", tmp_path / "config.yaml", "--data", tmp_path / "data", "--out", tmp_path / "run")
     mmor(tmp_path, "panoptic", "train", *files, "--workers", "1", "--report-to", "wandb")
-    said = logged(tmp_path)
-    assert all(word in said for word in (b"train/loss", b"train/loss_mask", b"train/learning_rate"))
+    assert not missing(tmp_path, b"train/loss", b"train/loss_mask", b"train/learning_rate")
