@@ -156,7 +156,7 @@ def evaluate(
     name: Name = "test",
     limit: Frames = None,
     canvas: Annotated[
-        str | None, typer.Option(help="Width x height in px of all pictures (default: that of the predictions).")
+        str | None, typer.Option(help="Width x height in px of pictures of other programs (ours tell theirs).")
     ] = None,
     ground_truth: Annotated[
         Path | None, typer.Option(help="Folder of the prepared ground truth (default: in that of the predictions).")
@@ -164,7 +164,7 @@ def evaluate(
     workers: Workers = CPUS,
 ) -> None:
     """Score predictions by video panoptic quality (VPQ)."""
-    from panoptic_segmentation.evaluate import evaluate, of_predicted_takes, predicted_size
+    from panoptic_segmentation.evaluate import evaluate, of_predicted_takes, scored_size
     from panoptic_segmentation.ground_truth import find_videos, first_frames
 
     videos = find_videos(*open_takes(data, take))
@@ -172,5 +172,5 @@ def evaluate(
         videos = of_predicted_takes(videos, out, name)
     videos = first_frames(videos, limit)
     truth = ground_truth or out / "ground_truth", f"ground_truth_{name}"
-    size = parse_size(canvas) if canvas else predicted_size(out)
+    size = scored_size(out, parse_size(canvas) if canvas else None)
     typer.echo(str(evaluate(videos, out, name, *truth, size, workers)))

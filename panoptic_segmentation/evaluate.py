@@ -96,6 +96,23 @@ def predicted_size(output: Path) -> Size:
     return typed(InferenceSettings, {"canvas": settings["canvas"]}, str(path)).canvas
 
 
+def scored_size(output: Path, wanted: Size | None) -> Size:
+    """The size at which predictions are scored: their own where `predict` has noted it, else `wanted`.
+
+    Raises:
+        UserError: neither is known.
+    """
+    if wanted is None:
+        return predicted_size(output)
+    if not predictions.origin_path(output).exists():
+        return wanted
+    there = predicted_size(output)
+    if there != wanted:
+        told = f"the predictions in {output} are {there[0]}x{there[1]} px and are scored at that size"
+        print(f"--canvas {wanted[0]}x{wanted[1]}: {told}", file=sys.stderr)
+    return there
+
+
 def of_predicted_takes(videos: Sequence[Video], output: Path, split_name: str) -> list[Video]:
     """The videos of those takes of which something is predicted below `output`; the other takes are named.
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
+from zlib import error
 
 import numpy as np
 
@@ -76,5 +77,5 @@ def _load(path: Path, video_id: str, key: str) -> VideoOverlap | None:
                 ids, *others = (arrays[f"{side}.{name}"] for name in _RECORD_FIELDS)
                 sides.append(Records(tuple(ids.tolist()), *others))
             return VideoOverlap(video_id, sides[0], sides[1], arrays["joint"])
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, EOFError, BadZipFile, error, RuntimeError):
         return None  # not there, or damaged: made anew

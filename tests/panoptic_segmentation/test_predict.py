@@ -21,7 +21,7 @@ from operating_room.takes import find_take
 from panoptic_segmentation import overlap_cache, predictions
 from panoptic_segmentation.checkpoints import ModelCard, build_model, save_model, save_published
 from panoptic_segmentation.config import WHOLE_VIDEO, save_config
-from panoptic_segmentation.evaluate import evaluate, of_predicted_takes, predicted_size
+from panoptic_segmentation.evaluate import evaluate, of_predicted_takes, predicted_size, scored_size
 from panoptic_segmentation.ground_truth import Video, find_videos, first_frames, prepare
 from panoptic_segmentation.overlap import read_overlaps
 from panoptic_segmentation.predict import export_masks, load, predict, read_test_config, segment_video, write_blends
@@ -112,6 +112,29 @@ def test_a_damaged_size_is_named(tmp_path: Path, canvas: object) -> None:
     path.write_text(json.dumps({"settings": {"canvas": canvas}}))
     with pytest.raises(UserError, match=r"model\.json: .*canvas|CANVAS"):
         predicted_size(tmp_path)
+
+
+def test_predictions_are_scored_at_their_own_size(
+    tmp_path: Path, videos: list[Video], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert scored_size(tmp_path / "foreign", (64, 48)) == (64, 48)
+    origin = new_model(tmp_path / "model.safetensors")
+    predict(*load(origin), videos[:1], tmp_path / "out", "train", origin)
+    assert scored_size(tmp_path / "out", None) == scored_size(tmp_path / "out", CANVAS) == CANVAS
+    assert capsys.readouterr().err == ""
+    assert scored_size(tmp_path / "out", (64, 48)) == CANVAS
+    assert "--canvas 64x48: the predictions in" in capsys.readouterr().err
+
+
+def test_damaged_overlaps_are_made_again(tmp_path: Path) -> None:
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    np.savez_compressed(tmp_path / "flipped.npz", key=np.array("k" * 5000))
+    flipped = bytearray((tmp_path / "flipped.npz").read_bytes())
+    at = flipped.index(b"key.npy") + 40
+    flipped[at : at + 20] = b"\xff" * 20
+    for data in ((tmp_path / "array.npy").read_bytes(), bytes(flipped), b"", b"PK", bytes(flipped[:60])):
+        (tmp_path / "v.npz").write_bytes(data)
+        assert overlap_cache._load(tmp_path / "v.npz", "v", "k") is None
 
 
 def test_takes_can_be_predicted_one_after_the_other(
