@@ -76,7 +76,7 @@ def samples(
     split: Split = "train",
     out: SamplesFolder = None,
     labels: Labels = None,
-    per_timepoint: Annotated[int, typer.Option(help="Records per timepoint.", min=1)] = 10,
+    per_timepoint: Annotated[int, typer.Option(help="Records per timepoint.", min=1, max=10_000)] = 10,
     drop_history: Annotated[float, typer.Option(help="Share of memory entries that are dropped.", min=0, max=1)] = 0.5,
     temporal_augmentation: Annotated[bool, typer.Option(help="Style of the memory drawn at random.")] = True,
     published_memory: PublishedMemory = False,

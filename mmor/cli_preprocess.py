@@ -136,7 +136,7 @@ def samples(
     relations: Relations = None,
     split: Split = "train",
     out: SamplesFolder = None,
-    permutations: Annotated[int, typer.Option(help="Records per timepoint.", min=1)] = 20,
+    permutations: Annotated[int, typer.Option(help="Records per timepoint.", min=1, max=10_000)] = 20,
     temporal: Annotated[bool, typer.Option("--temporal", help="With memory of the past.")] = False,
     temporal_augmentation: Annotated[
         bool, typer.Option(help="Style of the memory at random and entries dropped; else all of it.")
