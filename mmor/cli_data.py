@@ -127,7 +127,10 @@ def synthesize(
     out: Annotated[Path, typer.Option(help="Folder that gets MM-OR_data and 4D-OR_data.")],
     take: Annotated[list[str] | None, typer.Option(help="Take or split (default: test); repeat for several.")] = None,
     seconds: Annotated[
-        int, typer.Option(help="Timepoints of each take, one per second: 40 or more; with --relations 1 or more.")
+        int,
+        typer.Option(
+            help="Timepoints of each take, one per second: 40 or more; with --relations 1 or more.", min=1, max=100_000
+        ),
     ] = 60,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.", min=0)] = 0,
     size: Annotated[str, typer.Option(help="Width x height of the pictures in px.")] = "320x240",

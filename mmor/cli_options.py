@@ -82,11 +82,14 @@ def relations_folder(relations: Path | None, data: Path) -> Path:
     return relations or Dataset(data).root
 
 
+SAMPLES = "llava_samples"  # the published name of the folder
+
+
 def samples_folder(out: Path | None, data: Path) -> Path:
     """The folder for training samples: in that of the data, if none is chosen."""
     from operating_room.dataset import Dataset
 
-    return out or Dataset(data).root / "llava_samples"
+    return out or Dataset(data).root / SAMPLES
 
 
 def split_file(relations: Path, split: str) -> Path:

@@ -144,6 +144,12 @@ def _preprocessing(values: Mapping[str, Any], facts: Facts, dataset: Dataset | N
         facts.problems.append(f"{root}: cannot be written, which this step does; {advice}")
 
 
+def _samples_folder(values: Mapping[str, Any], dataset: Dataset | None) -> Path:
+    from mmor.cli_options import SAMPLES
+
+    return values["out"] or (Path(values["data"]) if dataset is None else dataset.root) / SAMPLES
+
+
 def _samples(values: Mapping[str, Any], facts: Facts, dataset: Dataset | None) -> None:
     from scene_graph_generation.sample_files import frequency_file_name
     from scene_graph_generation.samples import SampleOptions, choose_modalities
@@ -156,10 +162,12 @@ def _samples(values: Mapping[str, Any], facts: Facts, dataset: Dataset | None) -
         mixed=values["mixed_modalities"],
         modalities=choose_modalities(values["modalities"]),
     )
-    facts.makes.append(values["out"] / options.file_name(values["split"]))
+    facts.makes.append(_samples_folder(values, dataset) / options.file_name(values["split"]))
     if values["tokenizer"] is not None:
         facts.fetches.append(values["tokenizer"])
-        facts.makes.append(values["out"] / frequency_file_name(values["split"], values["permutations"]))
+        facts.makes.append(
+            _samples_folder(values, dataset) / frequency_file_name(values["split"], values["permutations"])
+        )
     size = RECORD_WITH_MEMORY if values["temporal"] else RECORD
     facts.disk = _timepoints(dataset, values["split"]) * values["permutations"] * size
 
@@ -168,7 +176,7 @@ def _downstream_samples(values: Mapping[str, Any], facts: Facts, dataset: Datase
     from scene_graph_generation.downstream_samples import downstream_file_name
 
     options = (values[name] for name in ("split", "temporal_augmentation", "drop_history", "published_memory"))
-    facts.makes.append(values["out"] / downstream_file_name(*options))
+    facts.makes.append(_samples_folder(values, dataset) / downstream_file_name(*options))
     facts.disk = _timepoints(dataset, values["split"]) * values["per_timepoint"] * RECORD_WITH_MEMORY
 
 

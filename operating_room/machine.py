@@ -14,19 +14,17 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from operating_room.containers import memory_limits
 from operating_room.errors import UserError
 
 if TYPE_CHECKING:
     import torch
     from transformers import TrainingArguments
 
-_CGROUPS = Path("/sys/fs/cgroup")
 PATIENCE = timedelta(days=30)  # of a process that waits for others; torchrun ends all when one fails
-_UNLIMITED = 1 << 60  # cgroups of version 1 write a number above this for "no limit"
 
 
 class Share(NamedTuple):
@@ -263,11 +261,7 @@ def seeded(seed: int, device: torch.device | None = None) -> Generator[None]:
 def cpu_threads() -> int:
     """Processors that this process may use: its affinity and the quota of its container count."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for group in _groups("cpu"):
-        limit = _words(group / "cpu.max") or _words(group / "cpu.cfs_quota_us") + _words(group / "cpu.cfs_period_us")
-        if len(limit) == 2 and limit[0].isdecimal():  # "max" or -1: no limit
-            count = min(count, math.ceil(int(limit[0]) / int(limit[1])))
-    return max(1, count)
+    return max(1, min([count, *map(math.ceil, processor_limits())]))
 
 
 def free_memory(device: torch.device | None = None) -> int:
@@ -279,14 +273,14 @@ def free_memory(device: torch.device | None = None) -> int:
 
         return torch.cuda.mem_get_info(device)[0]
     free = psutil.virtual_memory().available
-    return max(0, min([free, *(limit - used for limit, used in _limits())]))
+    return max(0, min([free, *(limit - used for limit, used in memory_limits())]))
 
 
 def total_memory() -> int:
     """Bytes of main memory that this process could have at most: the machine's, or its container's."""
     import psutil
 
-    return min([psutil.virtual_memory().total, *(limit for limit, _ in _limits())])
+    return min([psutil.virtual_memory().total, *(limit for limit, _ in memory_limits())])
 
 
 def require_memory(needed: int, what: str, device: torch.device | None = None, advice: str = "") -> None:
@@ -354,51 +348,3 @@ def release_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-def _limits() -> list[tuple[int, int]]:
-    """(limit, use that cannot be given back) in bytes of each cgroup around this process that has a limit."""
-    found = []
-    for group in _groups("memory"):
-        newer = (group / "memory.max").exists()
-        limit = _words(group / ("memory.max" if newer else "memory.limit_in_bytes"))
-        used = _words(group / ("memory.current" if newer else "memory.usage_in_bytes"))
-        if limit and used and limit[0].isdecimal() and int(limit[0]) < _UNLIMITED:
-            stat = _words(group / "memory.stat")
-            key = "inactive_file" if newer else "total_inactive_file"  # pages of files are dropped when memory is short
-            cached = int(stat[stat.index(key) + 1]) if key in stat else 0
-            found.append((int(limit[0]), int(used[0]) - cached))
-    return found
-
-
-def _groups(controller: str) -> list[Path]:
-    """Folders of this process's cgroup for a controller and of all around it, for both versions of cgroups.
-
-    Inside a container the path in /proc is often the host's, and the container's own limits are at the root.
-    """
-    found: dict[Path, None] = {}
-    for line in _own_cgroups():
-        _, names, path = line.split(":", 2)
-        if names and controller not in names.split(","):
-            continue
-        root = _CGROUPS / controller if names else _CGROUPS
-        folder = root / path.strip("/")
-        for group in (folder, *folder.parents):
-            if group.is_relative_to(root) and group.is_dir():
-                found[group] = None
-    return list(found)
-
-
-def _own_cgroups() -> list[str]:
-    """Lines `number:controllers:path`; none on systems other than Linux."""
-    try:
-        return Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-
-
-def _words(path: Path) -> list[str]:
-    try:
-        return path.read_text().split()
-    except OSError:
-        return []

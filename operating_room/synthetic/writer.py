@@ -87,10 +87,10 @@ def write_takes(
     mask_stride: int = 1,
 ) -> None:
     """Write surgeries of any kind; see `synthesize`."""
-    if min(size) < 16 or mask_stride < 1 or workers < 1 or not 0 <= faults.missing_frames < 1:
+    if not 16 <= min(size) <= max(size) <= 8192 or mask_stride < 1 or workers < 1 or not 0 <= faults.missing_frames < 1:
         raise UserError(
-            "simulation options out of range: pictures of at least 16 x 16 px, mask stride and workers of at least 1, "
-            "missing frames from 0 to below 1"
+            "simulation options out of range: pictures of 16 x 16 to 8192 x 8192 px, mask stride and workers of at "
+            "least 1, missing frames from 0 to below 1"
         )
     if any(surgery.seed < 0 for surgery in surgeries):
         raise UserError("the seed of a simulation must be 0 or more")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from operating_room import machine
+from operating_room import containers, machine
 from operating_room.errors import UserError
 from operating_room.machine import Gpu, Share
 
@@ -161,8 +161,10 @@ def write(folder: Path, **files: object) -> None:
 @pytest.mark.parametrize("version", [1, 2])
 def test_limits_of_a_container_count(version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job of 3 GB and 1.5 processors on a machine with more; the group around the job's own has the limit."""
-    monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
-    monkeypatch.setattr(machine, "_own_cgroups", lambda: ["0::/job/task", "5:memory:/job/task", "1:cpu,cpuacct:/job"])
+    monkeypatch.setattr(containers, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(
+        containers, "_own_cgroups", lambda: ["0::/job/task", "5:memory:/job/task", "1:cpu,cpuacct:/job"]
+    )
     gb = 1 << 30
     if version == 2:
         write(tmp_path / "job", memory__max=3 * gb, memory__current=2 * gb, cpu__max="150000 100000")

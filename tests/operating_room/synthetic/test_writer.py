@@ -257,7 +257,8 @@ def test_faults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": (4, 4)}, "at least 16 x 16"),
+        ({"size": (4, 4)}, "16 x 16 to 8192 x 8192"),
+        ({"size": (64, 100_000)}, "16 x 16 to 8192 x 8192"),
         ({"workers": 0}, "out of range"),
         ({"seed": -1}, "seed"),
         ({"seconds": 10}, "too short"),
