@@ -17,7 +17,7 @@ from datetime import timedelta
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from operating_room.containers import memory_limits
+from operating_room.containers import memory_limits, processor_limits
 from operating_room.errors import UserError
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ def seeded(seed: int, device: torch.device | None = None) -> Generator[None]:
 def cpu_threads() -> int:
     """Processors that this process may use: its affinity and the quota of its container count."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([count, *map(math.ceil, processor_limits())]))
+    return max(1, min([count, *(math.ceil(limit) for limit in processor_limits())]))
 
 
 def free_memory(device: torch.device | None = None) -> int:
