@@ -25,7 +25,7 @@ from scene_graph_generation.deepspeed_settings import zero_stage
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.precision import outline
 from scene_graph_generation.sample_files import Joined
-from scene_graph_generation.samples import Record
+from scene_graph_generation.samples import Records
 from scene_graph_generation.starting_point import check_start, choose_trainable, sized_for
 from scene_graph_generation.timepoint import Evidence
 from scene_graph_generation.train import already_done, missing_tools, output_folder
@@ -140,7 +140,7 @@ def in_cache(repository: str) -> bool:
         return False
 
 
-def _records(paths: Sequence[Path], problems: list[str]) -> Sequence[Record]:
+def _records(paths: Sequence[Path], problems: list[str]) -> Records:
     parts = []
     for path in paths:
         try:
@@ -150,7 +150,7 @@ def _records(paths: Sequence[Path], problems: list[str]) -> Sequence[Record]:
     return Joined(parts)
 
 
-def _missing_files(records: Sequence[Record], data: Path) -> list[str]:
+def _missing_files(records: Records, data: Path) -> list[str]:
     """One line per kind of file that is missing, and one for records that name none properly."""
     try:
         root = Dataset(data).root
@@ -212,7 +212,7 @@ def _table_of_parts(model: MM2SG) -> str:
     return "\n".join(lines + [f"{part:<16}{trained:>16,}{frozen:>16,}" for part, trained, frozen in (*rows, total)])
 
 
-def _table_of_memory(experiment: Experiment, model: MM2SG, records: Sequence[Record], gpus: int) -> str:
+def _table_of_memory(experiment: Experiment, model: MM2SG, records: Records, gpus: int) -> str:
     """The memory of a usual batch and of the worst, which decides whether a training ends well."""
     config = experiment.train
     bits = experiment.start.bits if experiment.start.base is not None else 32

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from random import Random
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -26,7 +26,7 @@ from operating_room.progress import track
 from operating_room.prompts import IMAGE_MARK
 from operating_room.readers import read_json
 from scene_graph_generation.collate import IGNORED
-from scene_graph_generation.samples import Record
+from scene_graph_generation.samples import Record, Records
 from scene_graph_generation.tokens import Tokens
 
 PILE = 4096  # records, about 10 MB
@@ -118,23 +118,17 @@ class Shard:
                 yield _parse(text, self._path, line)
 
 
-class Joined(Sequence[Record]):
+class Joined:
     """The records of several files one after the other."""
 
-    def __init__(self, parts: Sequence[Sequence[Record] | Shard]) -> None:
+    def __init__(self, parts: Sequence[Records]) -> None:
         self._parts = parts
         self._before = np.cumsum([0, *map(len, parts)]).tolist()
 
     def __len__(self) -> int:
         return self._before[-1]
 
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Record]: ...
-    def __getitem__(self, index: int | slice) -> Record | list[Record]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> Record:
         place = range(len(self))[index]  # IndexError, and the meaning of negative numbers
         part = bisect_right(self._before, place) - 1
         return self._parts[part][place - self._before[part]]

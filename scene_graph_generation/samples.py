@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from operating_room.dataset import Dataset, Timepoint
 from operating_room.errors import UserError
@@ -30,6 +30,21 @@ from operating_room.similarity import SimilarSamples
 from operating_room.takes import find_take
 
 Record = dict[str, Any]
+
+
+@runtime_checkable
+class Records(Protocol):
+    """Training records in their order: a list, or files that are read record by record when one is asked for.
+
+    Not `Sequence[Record]`: who checks types at run time looks at an element of a sequence, and would read a file.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Record: ...
+
+    def __iter__(self) -> Iterator[Record]: ...
+
 
 MAX_VIEWS = 7
 MIXED = ("audio_embedding", "robot_screen", "tracker", "transcript")  # modalities of a timepoint that may be swapped

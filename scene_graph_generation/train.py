@@ -30,7 +30,7 @@ from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.pretrain import pretrain
 from scene_graph_generation.resuming import is_done, settings_that_stay
 from scene_graph_generation.sample_files import Joined
-from scene_graph_generation.samples import Record
+from scene_graph_generation.samples import Records
 from scene_graph_generation.starting_point import begin, check_start, load_trained
 from scene_graph_generation.timepoint import ExampleReader
 from scene_graph_generation.tokens import END_TOKEN, Tokens
@@ -154,7 +154,7 @@ def _one_line_errors() -> Generator[None]:
         ) from error
 
 
-def _check_text_only(records: Sequence[Record], start: StartConfig) -> None:
+def _check_text_only(records: Records, start: StartConfig) -> None:
     """A base without vision tower is trained on text alone."""
     if start.base is None or start.vision is not None:
         return

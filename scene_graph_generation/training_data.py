@@ -7,7 +7,6 @@ here (mirrored rooms, disturbed memory, fixed view slots, canonical order) is ou
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -24,7 +23,7 @@ from operating_room.vocabulary import PREDICATES
 from scene_graph_generation.collate import Example
 from scene_graph_generation.config import TEXT_MODALITIES, TrainConfig
 from scene_graph_generation.sample_files import find_shards, read_shards
-from scene_graph_generation.samples import Record, augment_record
+from scene_graph_generation.samples import Record, Records, augment_record
 from scene_graph_generation.timepoint import Evidence, ExampleReader
 
 # Memory as `prompts.human_prompt` writes it, and one entry of it.
@@ -39,7 +38,7 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
     sees what the uninterrupted one would have seen.
     """
 
-    def __init__(self, records: Sequence[Record], dataset: Dataset, config: TrainConfig, read: ExampleReader) -> None:
+    def __init__(self, records: Records, dataset: Dataset, config: TrainConfig, read: ExampleReader) -> None:
         self.records = records
         self._dataset = dataset
         self._config = config
@@ -88,7 +87,7 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
         return Evidence.of_timepoint(timepoint).views
 
 
-def read_records(path: Path) -> Sequence[Record]:
+def read_records(path: Path) -> Records:
     """The records of a training file, or of a folder of shards.
 
     Where the file has its shards beside it, records stay on disk and are read when they are asked for.
