@@ -5,6 +5,7 @@ Ours are called `checkpoint-STEP`; whatever else lies there, `checkpoint-best` t
 
 from __future__ import annotations
 
+import re
 import shutil
 import zipfile
 import zlib
@@ -19,7 +20,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 
 from operating_room.errors import UserError
 from operating_room.machine import share
-from operating_room.readers import read_json
+from operating_room.raw_files import brief, read_bytes
 from operating_room.tensors import read_safetensors
 
 _PREFIX = "checkpoint-"
@@ -130,9 +131,10 @@ def _state(path: Path) -> TrainerState:
     """
     file = path / TRAINER_STATE_NAME
     try:
-        state = TrainerState(**read_json(file))
-    except TypeError as error:
-        raise UserError(f"{file}: is damaged ({error})") from error
+        # With its own reader: a gradient that overflows, as it may in float16, stands there as Infinity or NaN.
+        state = TrainerState.load_from_json(str(file))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{file}: is missing or damaged ({brief(error)})") from error
     if not isinstance(state.global_step, int) or not isinstance(state.epoch, (int, float, type(None))):
         raise UserError(f"{file}: is damaged (it names no step)")
     return state
@@ -157,11 +159,8 @@ def _fault(path: Path, deepspeed: bool, same_processes: bool) -> str | None:
     if not weights:
         return f"{path}: holds no weights"
     pickles = [path / state for state in states] + [file for file in weights if file.suffix == ".bin"]
-    if deepspeed:
-        pickles += _of_deepspeed(path, processes)
-    else:
-        pickles += [path / OPTIMIZER_NAME, path / SCHEDULER_NAME]
     try:
+        pickles += _of_deepspeed(path, processes) if deepspeed else [path / OPTIMIZER_NAME, path / SCHEDULER_NAME]
         for file in weights:
             if file.suffix == ".safetensors":
                 read_safetensors(file)
@@ -171,8 +170,15 @@ def _fault(path: Path, deepspeed: bool, same_processes: bool) -> str | None:
 
 
 def _of_deepspeed(path: Path, processes: int) -> list[Path]:
-    """What DeepSpeed writes, as far as it is needed: the weights, and each process's part of the optimiser."""
-    folder = path / (path / _LATEST).read_text(encoding="utf-8", errors="replace").strip()
+    """What DeepSpeed writes, as far as it is needed: the weights, and each process's part of the optimiser.
+
+    Raises:
+        UserError: the file that names the folder of these is damaged.
+    """
+    name = read_bytes(path / _LATEST).decode("utf-8", "replace").strip()
+    if re.fullmatch(r"\w+", name, re.ASCII) is None:
+        raise UserError(f"{path / _LATEST}: is damaged (it names no folder)")
+    folder = path / name
     found = sorted(folder.glob("*optim_states.pt"))
     missing = [folder / f"optim_states.pt of process {rank}" for rank in range(len(found), processes)]
     return [*(sorted(folder.glob("*model_states.pt")) or [folder / "model_states.pt"]), *found, *missing]

@@ -17,7 +17,7 @@ import yaml
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
-from operating_room.training_checkpoints import find_checkpoint, last_checkpoint
+from operating_room.training_checkpoints import find_checkpoint, last_checkpoint, remove_half_written
 from scene_graph_generation.config import Experiment, to_mapping
 from scene_graph_generation.train import train
 from tests.scene_graph_generation.tiny_training import SHORT, losses, write_samples
@@ -111,6 +111,24 @@ def test_a_half_written_checkpoint_is_passed_over(out: Path, damage: Callable[[P
     assert last_checkpoint(out) == out / "checkpoint-3"
     shutil.rmtree(out / "checkpoint-3")
     assert last_checkpoint(out) is None
+
+
+def test_a_gradient_that_overflowed_once_damages_no_checkpoint(out: Path) -> None:
+    file = out / "checkpoint-6" / "trainer_state.json"
+    state = json.loads(file.read_text())
+    state["log_history"][0]["grad_norm"] = float("inf")  # as in float16, where that step is left out
+    state["log_history"][1]["grad_norm"] = float("nan")
+    file.write_text(json.dumps(state))
+    remove_half_written(out)
+    assert last_checkpoint(out) == out / "checkpoint-6"
+
+
+@pytest.mark.parametrize("content", [b"\0" * 12, b"", b"../checkpoint-3", b"\xff"])
+def test_a_damaged_name_of_deepspeeds_folder_is_told(out: Path, content: bytes) -> None:
+    for step in (3, 6):
+        (out / f"checkpoint-{step}" / "latest").write_bytes(content)
+    with pytest.raises(UserError, match=r"checkpoint-6/latest: is (damaged|empty)"):
+        find_checkpoint(out, deepspeed=True)
 
 
 def test_another_number_of_processes_is_named(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
