@@ -188,13 +188,16 @@ def read_speech(path: Path) -> str:
     text = read_screen(path).get("text")
     if not isinstance(text, str):
         raise UserError(f"{path}: a transcript needs a string under 'text'; make the transcripts again")
-    return text
+    try:
+        return _told(text)
+    except ValueError as error:
+        raise UserError(f"{path}: 'text' holds {error}; make the transcripts again") from error
 
 
 def _robot_text(robot: Mapping[str, Any]) -> str:
     try:
-        parts = [f"{robot[key]['type']}: {robot[key]['template_name']}, " for key in sorted(robot)]
-    except (KeyError, TypeError) as error:
+        parts = [f"{_told(robot[key]['type'])}: {_told(robot[key]['template_name'])}, " for key in sorted(robot)]
+    except (KeyError, TypeError, ValueError) as error:
         shown = str(robot)[:100]
         raise UserError(f"a screen summary needs named parts with type and template_name; got {shown}") from error
     return "".join(parts).rstrip(", ")
@@ -202,7 +205,7 @@ def _robot_text(robot: Mapping[str, Any]) -> str:
 
 def _tracker_text(tracker: Mapping[str, Any]) -> str:
     try:
-        tools = [_tool_text(tool) for tool in tracker["unique_id_dicts"]]
+        tools = [_tool_text(tool) for tool in _listed(tracker["unique_id_dicts"])]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         fields = "unique_id, button_state, Translation (3 numbers) and euler_rot (3 numbers)"
         shown = str(tracker)[:100]
@@ -215,6 +218,30 @@ def _tool_text(tool: Mapping[str, Any]) -> str:
     if name is None:
         known = ", ".join(TRACKER_OBJECTS)
         raise UserError(f"tracker id {tool['unique_id']!r} is unknown; take_tracks may name {known}")
-    x, y, z = (int(value) for value in tool["Translation"])  # int() truncates toward zero, as published
-    a, b, c = (int(value) for value in tool["euler_rot"])
-    return f"{name}: state {tool['button_state']}, translation {x} {y} {z}, euler angles {a} {b} {c}; "
+    x, y, z = map(_truncated, _listed(tool["Translation"]))
+    a, b, c = map(_truncated, _listed(tool["euler_rot"]))
+    return f"{name}: state {_told(tool['button_state'])}, translation {x} {y} {z}, euler angles {a} {b} {c}; "
+
+
+def _listed(value: Any) -> list[Any]:
+    """A list as it is; a text would give its characters, an object its keys. Raises TypeError."""
+    if not isinstance(value, list):
+        raise TypeError(value)
+    return value
+
+
+def _truncated(value: Any) -> int:
+    """A number cut off toward zero, as published. Raises TypeError for a text of digits, too."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(value)
+    return int(value)
+
+
+def _told(value: Any) -> str:
+    """A value of a metadata file as a prompt has it. Raises TypeError or ValueError for one that no tokenizer takes."""
+    if isinstance(value, dict | list):
+        raise TypeError(value)
+    try:
+        return str(value).encode("utf-8").decode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError("half a character (a lone surrogate)") from error

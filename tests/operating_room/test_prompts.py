@@ -21,6 +21,7 @@ from operating_room.prompts import (
     drop_blocks,
     evaluation_pictures,
     human_prompt,
+    read_speech,
     timepoint_prompt,
     training_pictures,
 )
@@ -94,6 +95,14 @@ def test_unknown_tracker_id_is_named() -> None:
         {"unique_id_dicts": [TOOL | {"euler_rot": [1, 2, float("nan")]}]},
         {"unique_id_dicts": [TOOL | {"euler_rot": [1, 2, float("inf")]}]},
         {"unique_id_dicts": [TOOL | {"euler_rot": [1, 2, "x"]}]},
+        {"unique_id_dicts": [TOOL | {"euler_rot": "123"}]},
+        {"unique_id_dicts": [TOOL | {"Translation": ["1", 2, 3]}]},
+        {"unique_id_dicts": [TOOL | {"Translation": [True, 2, 3]}]},
+        {"unique_id_dicts": [TOOL | {"Translation": {"1": 0, "2": 0, "3": 0}}]},
+        {"unique_id_dicts": [TOOL | {"button_state": {"pressed": 1}}]},
+        {"unique_id_dicts": [TOOL | {"button_state": "\ud800"}]},
+        {"unique_id_dicts": {}},
+        {"unique_id_dicts": ""},
     ],
 )
 def test_damaged_tracker_record(tracker: dict[str, object]) -> None:
@@ -101,10 +110,26 @@ def test_damaged_tracker_record(tracker: dict[str, object]) -> None:
         human_prompt(None, tracker, None, None)
 
 
-@pytest.mark.parametrize("robot", [{"0": {"type": "main"}}, {"0": "main"}, {"0": None}])
+@pytest.mark.parametrize(
+    "robot",
+    [
+        *({"0": {"type": "main"}}, {"0": "main"}, {"0": None}),
+        *({"0": {"type": "main", "template_name": value}} for value in (["ready"], {"name": "ready"}, "\udfff")),
+    ],
+)
 def test_damaged_screen_summary(robot: dict[str, object]) -> None:
     with pytest.raises(UserError, match="screen summary"):
         human_prompt(robot, None, None, None)
+
+
+def test_words_with_half_a_character_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('{"text": "cut \\ud83d here"}')
+    with pytest.raises(UserError, match=r"x\.json: 'text' holds half a character") as error:
+        read_speech(path)
+    str(error.value).encode()
+    path.write_text('{"text": "cut \\ud83d\\ude00"}')
+    assert read_speech(path) == "cut \U0001f600"
 
 
 def test_prompt_of_a_timepoint(timepoint: Callable[..., Timepoint], tmp_path: Path) -> None:
