@@ -37,7 +37,7 @@ def read_point_cloud(path: Path) -> Float32[np.ndarray, "points 6"]:
         from pypcd4 import PointCloud
 
         points = PointCloud.from_fileobj(io.BufferedReader(io.BytesIO(data))).pc_data.reshape(-1)
-        metres = np.stack([points[name] for name in "xyz"], axis=1).astype(np.float32) / 1000
+        metres = np.stack([points[name].astype(np.float64) for name in "xyz"], axis=1) / 1000
         packed = [name for name in points.dtype.names or () if name in _PACKED_COLORS]
         if packed:
             colors = _unpack_colors(points[packed[0]]).astype(np.float32) / 255
@@ -57,7 +57,7 @@ def read_point_cloud(path: Path) -> Float32[np.ndarray, "points 6"]:
         raise UserError(
             f"{path}: is {extent:.4g} m wide, expected {_MIN_EXTENT:g} to {MAX_EXTENT:g}; files hold millimetres"
         )
-    return cloud
+    return cloud.astype(np.float32)
 
 
 def check_point_cloud(path: Path) -> None:
@@ -105,7 +105,14 @@ def _fields(data: bytes) -> dict[str, int]:
 
 
 def _unpack_colors(packed: np.ndarray) -> UInt32[np.ndarray, "points 3"]:
-    """Red, green, blue of 0xRRGGBB, which the field holds as an integer or as the bits of a float."""
+    """Red, green, blue of 0xRRGGBB, which the field holds as an integer or as the bits of a float.
+
+    Raises ValueError for floats whose values are such numbers, as 4.2108e+06 in text files: the bits are others.
+    """
+    if packed.dtype.kind == "f" and ((packed >= 1) & (packed < 1 << 24)).any():
+        raise ValueError(
+            f"its packed colours can be read in two ways: as {packed.max():g} or as its bits; save integers"
+        )
     bits = np.ascontiguousarray(packed).view(np.uint32)
     return np.stack([bits >> shift & 255 for shift in (16, 8, 0)], axis=1)
 

@@ -145,6 +145,28 @@ def test_colours_of_a_cloud_are_read_right_or_refused(tmp_path: Path) -> None:
             read_point_cloud(put_cloud(path, np.hstack([xyz, wrong])))
 
 
+def test_packed_colours_are_bits_and_never_the_values_of_floats(tmp_path: Path) -> None:
+    path = tmp_path / "x.pcd"
+    header = "VERSION 0.7\nFIELDS x y z rgb\nSIZE 4 4 4 4\nTYPE F F F {}\nCOUNT 1 1 1 1\n"
+    header += "WIDTH 2\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\nPOINTS 2\nDATA ascii\n"
+    rows = "937 337 0 {0}\n907 356 0 {0}\n"
+    for kind, grey in (("U", 0x404040), ("F", np.uint32(0x404040).view(np.float32))):
+        path.write_text(header.format(kind) + rows.format(grey))
+        np.testing.assert_allclose(read_point_cloud(path)[:, 3:], 64 / 255, atol=1e-6)
+    path.write_text(header.format("F") + rows.format("4.2108e+06"))  # 0x404040 as a value
+    with pytest.raises(UserError, match="packed colours can be read in two ways"):
+        read_point_cloud(path)
+
+
+def test_one_point_far_beyond_all_others_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "x.pcd"
+    header = "VERSION 0.7\nFIELDS x y z rgb\nSIZE 8 8 8 4\nTYPE F F F U\nCOUNT 1 1 1 1\n"
+    header += "WIDTH 2\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\nPOINTS 2\nDATA ascii\n"
+    path.write_text(header + "1e300 337 0 255\n907 356 0 255\n")
+    with pytest.raises(UserError, match="m wide"):
+        read_point_cloud(path)
+
+
 def test_points_without_depth_are_left_out_and_metres_are_refused(tmp_path: Path) -> None:
     draw, path = np.random.default_rng(0), tmp_path / "x.pcd"
     rows = np.hstack([draw.uniform(-2000, 2000, (20, 3)), draw.uniform(0, 255, (20, 3))])
