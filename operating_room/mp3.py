@@ -76,8 +76,8 @@ def read_mp3(path: Path) -> Mp3:
     """The frames of an mp3; tags before and after the sound are left out.
 
     Raises:
-        UserError: the file is missing, empty, no mp3, or damaged: bytes that belong to no frame, or fewer frames than
-            its summary states.
+        UserError: the file is missing, empty, no mp3, or damaged: bytes that belong to no frame, fewer frames than its
+            summary states, or two sampling rates.
     """
     data = read_bytes(path)
     place = 0
@@ -100,6 +100,11 @@ def read_mp3(path: Path) -> Mp3:
     if stated is not None and len(starts) < stated:
         found_s, stated_s = found / first.rate, stated * frame_samples / first.rate
         raise UserError(f"{path}: is damaged or cut off after {found_s:.2f} of {stated_s:.2f} s; {again(path)}")
+    if header is not None and header[:2] != first[:2]:
+        raise UserError(
+            f"{path}: goes on with {header.rate} Hz after {found / first.rate:.2f} s of {first.rate} Hz; convert it to "
+            "one rate (ffmpeg does), or join its parts again"
+        )
     rest = data[place:].lstrip(b"\0")
     if rest and not rest.startswith(_TAGS_AT_END) and header is None:
         raise UserError(f"{path}: is damaged after {found / first.rate:.2f} s; {again(path)}")

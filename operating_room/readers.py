@@ -9,8 +9,10 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -61,7 +63,7 @@ def read_json(path: Path) -> Any:
 
     Raises:
         UserError: see the module; also for an object that holds a name twice, since one value would be lost silently,
-            and for NaN and Infinity, which JSON does not have though Python writes them.
+            for NaN and Infinity, which JSON does not have though Python writes them, and for numbers beyond all floats.
     """
     data = read_bytes(path)
     try:
@@ -70,7 +72,12 @@ def read_json(path: Path) -> Any:
                 data = packed.read(_LARGEST + 1)
             if len(data) > _LARGEST:
                 raise ValueError(f"more than {_LARGEST} bytes inside")
-        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_unique_names, parse_constant=_no_number)
+        return json.loads(
+            data.decode("utf-8-sig"),
+            object_pairs_hook=_unique_names,
+            parse_constant=_no_number,
+            parse_float=_finite_number,
+        )
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8 JSON") from error
     except RecursionError as error:
@@ -181,11 +188,17 @@ def _first_line(lines: list[str], timed: int) -> int:
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"the name {twice!r} stands twice in one object")
     return value
 
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number")
+
+
+def _finite_number(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):  # 1e400
+        raise ValueError(f"{text[:40]} is too large for a number")
+    return value

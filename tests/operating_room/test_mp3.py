@@ -63,6 +63,7 @@ def test_a_recording_without_summary(tmp_path: Path) -> None:
         (sound(2.0)[:4000], "cut off"),
         (sound(2.0)[:4000] + b"\0" * 500 + sound(2.0)[4500:], "damaged or cut off"),
         (sound(2.0) + b"something else", "damaged after"),
+        (sound(2.0, 16_000) + sound(2.0, 24_000), r"goes on with 24000 Hz after 2\.\d+ s of 16000 Hz"),
     ],
 )
 def test_damage_is_named(tmp_path: Path, content: bytes, message: str) -> None:

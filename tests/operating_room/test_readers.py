@@ -113,6 +113,8 @@ def test_json(tmp_path: Path) -> None:
     assert "'a' stands twice" in refuse("x.json", write(path, '{"a": 1, "b": 2, "a": 3}'))
     assert "not UTF-8" in refuse("x.json", write(path, '{"text": "größer"}'.encode("latin-1")))
     assert "nested" in refuse("x.json", write(path, "[" * 100_000))
+    for number in ("NaN", "-Infinity", "1e400", "-1e400"):
+        assert f"{number} is " in refuse("x.json", write(path, f'{{"loss": [1.5, {number}]}}'))
 
 
 def test_pictures_become_rgb(tmp_path: Path) -> None:
