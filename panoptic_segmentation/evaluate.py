@@ -21,7 +21,7 @@ from panoptic_segmentation.config import Config, InferenceSettings
 from panoptic_segmentation.ground_truth import Size, Video, find_videos, ground_truth_path, prepare
 from panoptic_segmentation.model_card import typed
 from panoptic_segmentation.overlap_cache import cached_overlaps
-from panoptic_segmentation.predict import ALL, load, predict
+from panoptic_segmentation.predict import ALL, LeftOut, load, predict
 from panoptic_segmentation.stq import SequenceQuality, tracking_quality
 from panoptic_segmentation.vpq import VideoQuality, instance_records, video_quality
 
@@ -64,7 +64,8 @@ def predict_and_evaluate(
     the videos (see `predict`) the first one scores.
 
     Raises:
-        UserError: see `load`, `predict` and `evaluate`.
+        UserError: see `load`, `predict` and `evaluate`; where a picture is unreadable, the other splits are scored
+            first.
     """
     if not config.weights:
         raise UserError("--eval-only needs a model; add MODEL.WEIGHTS and its file")
@@ -75,10 +76,17 @@ def predict_and_evaluate(
     for choice in config.test_choices:
         splits.setdefault(choice.split_name, []).extend(find_videos(dataset, choice.takes(dataset)))
     truth = "_".join(dict.fromkeys(choice.name for choice in config.test_choices)) + "_ground_truth"
+    problems = []
     for split, videos in splits.items():
-        predict(model, settings, videos, output, split, origin, share)
+        try:
+            predict(model, settings, videos, output, split, origin, share)
+        except LeftOut as error:
+            problems.append(str(error))
+            continue
         if share.rank == 0:
             yield evaluate(videos, output, split, prepared, f"{truth}_{split}", settings.canvas, workers)
+    if problems:
+        raise LeftOut("; ".join(problems))
 
 
 def predicted_size(output: Path) -> Size:

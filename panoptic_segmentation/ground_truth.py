@@ -9,11 +9,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +26,9 @@ from operating_room.files import write_json
 from operating_room.fingerprints import fingerprint
 from operating_room.machine import is_first
 from operating_room.png import write_png
-from operating_room.progress import track
 from operating_room.readers import picture_size, read_ids, read_json, read_label_mask
 from operating_room.takes import MMOR, Take
+from operating_room.workers import in_workers
 from panoptic_segmentation.prepared_index import PreparedIndex, State, state_of
 
 SMALLEST_AREA = 10  # px^2 of a contour's polygon; smaller ones are slips of the annotator's brush
@@ -38,6 +36,7 @@ VIDEO_LENGTH = 200  # frames
 VIDEO_OVERLAP = 3  # frames that a part shares with the one before
 TRAINING_ID_STEP = 10  # training id = category id * this
 _SHAPE_TOLERANCE = 0.02  # by which the proportions of a mask and its picture may differ
+_NOTED = 500  # masks, after which it is noted that they are prepared: the work of minutes
 CANVAS = (2048, 1536)  # published width and height of all pictures, px
 
 CategoryMap = UInt8[np.ndarray, "height width"]
@@ -232,16 +231,22 @@ def prepare(videos: Sequence[Video], folder: Path, name: str, size: Size = CANVA
     whole = State(masks, f"{size[0]}x{size[1]}")
     if index.is_untouched([path], whole) and all(index.is_untouched(job.made, job.state) for job in jobs.values()):
         return read_json(path)
-    run = partial(_prepare_frame, size=size)
-    if workers > 1:
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            results = pool.map(run, jobs.values(), chunksize=16)
-            prepared = dict(zip(jobs, track(results, "ground truth", len(jobs))))
-    else:
-        prepared = dict(zip(jobs, track(map(run, jobs.values()), "ground truth", len(jobs))))
-    records = {mask: found for mask, found in prepared.items() if not isinstance(found, str)}
-    index.add({jobs[mask].made: jobs[mask].state for mask in records})
-    if bad := [found for found in prepared.values() if isinstance(found, str)]:
+    records: dict[Path, list[dict[str, Any]]] = {}
+    bad: list[str] = []
+    new: dict[Sequence[Path], State] = {}
+    results = in_workers(partial(_prepare_frame, size=size), list(jobs.values()), workers, "ground truth", chunk=16)
+    try:
+        for job, found in zip(jobs.values(), results):
+            if isinstance(found, str):
+                bad.append(found)
+                continue
+            records[job.mask], new[job.made] = found, job.state
+            if len(new) == _NOTED:
+                index.add(new)
+                new = {}
+    finally:  # of an interrupted run, too: the next one goes on from there
+        index.add(new)
+    if bad:
         print(*bad, sep="\n", file=sys.stderr)
         raise UserError(f"{len(bad)} of {len(jobs)} masks cannot be used, the others are prepared; first: {bad[0]}")
     content = ground_truth(videos, records, size)

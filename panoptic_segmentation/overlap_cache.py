@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
-from zlib import error
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from operating_room.files import write_bytes
 from operating_room.progress import track
 from panoptic_segmentation.overlap import Records, VideoOverlap, read_overlaps
 
+# What NumPy and the zip reader say of damaged files.
+_DAMAGED = (OSError, LookupError, TypeError, ValueError, AttributeError, EOFError, RuntimeError, BadZipFile, zlib.error)
 _RECORD_FIELDS = ("ids", "place", "category", "area", "crowd")
 
 Picture = Callable[[str, str], Path]  # (video id, file name of a frame) -> its PNG
@@ -69,7 +71,7 @@ def _save(path: Path, overlap: VideoOverlap, key: str) -> None:
 
 def _load(path: Path, video_id: str, key: str) -> VideoOverlap | None:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # NumPy leaves damaged files open
             if arrays["key"] != key:
                 return None
             sides = []
@@ -77,5 +79,5 @@ def _load(path: Path, video_id: str, key: str) -> VideoOverlap | None:
                 ids, *others = (arrays[f"{side}.{name}"] for name in _RECORD_FIELDS)
                 sides.append(Records(tuple(ids.tolist()), *others))
             return VideoOverlap(video_id, sides[0], sides[1], arrays["joint"])
-    except (OSError, LookupError, TypeError, ValueError, AttributeError, EOFError, BadZipFile, error, RuntimeError):
+    except _DAMAGED:
         return None  # not there, or damaged: made anew

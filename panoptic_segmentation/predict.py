@@ -54,6 +54,11 @@ from panoptic_segmentation.pictures import edge_size, resize_picture
 
 ALL = Share()
 
+
+class LeftOut(UserError):
+    """Videos are not in a prediction file, because their pictures cannot be used; all others are."""
+
+
 _MODEL_FILES = ("model.safetensors", "model_final.pth")  # of a folder, the first that is there
 _EXPORTED_SPLITS = ("train", "val", "test", "short_clips")
 _MOST_INSTANCES = 255  # numbers that a picture of instances can show
@@ -142,7 +147,7 @@ def export_masks(
         limit: only so many frames of each camera.
 
     Raises:
-        UserError: see `predict`.
+        UserError: see `predict`; where a picture is unreadable, all splits are predicted first.
     """
     loaded, settings = load(model, read_test_config(model, config_file))
     if isinstance(loaded, OfflineDVIS) and is_first():
@@ -157,8 +162,16 @@ def export_masks(
         videos.setdefault(_split_of(video.take), []).append(video)
     if not videos:
         predict(loaded, settings, [], output, "none", model)
+    settings, problems = replace(settings, task=CAUSAL), []
     for split, chosen in videos.items():
-        yield predict(loaded, replace(settings, task=CAUSAL), chosen, output, split, model, share)
+        try:
+            path = predict(loaded, settings, chosen, output, split, model, share)
+        except LeftOut as error:
+            problems.append(str(error))
+        else:
+            yield path
+    if problems:
+        raise LeftOut("; ".join(problems))
 
 
 def predict(
@@ -182,8 +195,8 @@ def predict(
         the path of the prediction file.
 
     Raises:
-        UserError: there is no video, `output` cannot be written or is another model's, or a picture is unreadable; in
-            the last case all other videos are predicted first.
+        LeftOut: a picture is unreadable; all other videos are predicted first.
+        UserError: there is no video, or `output` cannot be written or is another model's.
     """
     if not videos:
         raise UserError(
@@ -202,7 +215,7 @@ def predict(
     path = predictions.write_split(output, split_name, done)
     if bad:
         print(*bad, sep="\n", file=sys.stderr)
-        raise UserError(f"{path}: {len(bad)} of {len(videos)} videos are not in it, the others are; first: {bad[0]}")
+        raise LeftOut(f"{path}: {len(bad)} of {len(videos)} videos are not in it, the others are; first: {bad[0]}")
     return path
 
 

@@ -7,11 +7,8 @@ it: what is wrong becomes one line. Files are whole or absent, so that a run tha
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 from operating_room import layout
@@ -20,9 +17,9 @@ from operating_room.errors import UserError
 from operating_room.files import write_json
 from operating_room.fingerprints import content_fingerprint
 from operating_room.folders import list_names
-from operating_room.progress import track
 from operating_room.readers import read_json
 from operating_room.takes import SPLITS, TAKES, Take, split_takes
+from operating_room.workers import in_workers
 
 Step = Callable[[RecordedTake], Iterable[Path]]  # yields what it has written
 
@@ -58,15 +55,8 @@ def each_take(dataset: Dataset, takes: Sequence[Take], step: Step, title: str, w
     Raises:
         UserError: a worker was ended from outside.
     """
-    attempt = partial(_attempt, step)
     recorded = [RecordedTake(dataset.take(take).root, take) for take in takes]
-    if workers == 1 or len(recorded) == 1:
-        return sum(map(attempt, track(recorded, title)), Outcome())
-    try:
-        with ProcessPoolExecutor(min(workers, len(recorded)), get_context("spawn")) as pool:
-            return sum(track(pool.map(attempt, recorded), title, len(recorded)), Outcome())
-    except BrokenProcessPool as error:
-        raise UserError(f"{title}: a worker was ended from outside; run it again, with fewer --workers") from error
+    return sum(in_workers(partial(_attempt, step), recorded, workers, title), Outcome())
 
 
 def places(recorded: RecordedTake, place: Callable[[Path, Take, str], Path]) -> dict[str, Path]:

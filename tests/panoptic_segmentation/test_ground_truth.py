@@ -196,6 +196,25 @@ def test_what_is_prepared_and_has_not_changed_is_not_read_again(
     assert videos[0].masks()[0] not in read
 
 
+@pytest.mark.parametrize("noted", [1, 500])
+def test_an_interrupted_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: int) -> None:
+    videos = find_videos(write_take(tmp_path / "data", 5), [TAKE])
+    read: list[Path] = []
+
+    def interrupted(path: Path) -> np.ndarray:
+        read.append(path)
+        if len(read) == 3:
+            raise KeyboardInterrupt
+        return read_label_mask(path)
+
+    monkeypatch.setattr(ground_truth, "_NOTED", noted)
+    monkeypatch.setattr(ground_truth, "read_label_mask", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(videos, tmp_path / "out", "truth", (16, 12))
+    prepare(videos, tmp_path / "out", "truth", (16, 12))
+    assert read == [*videos[0].masks()[:3], *videos[0].masks()[2:]]
+
+
 @pytest.mark.parametrize("for_validation", [False, True])
 @pytest.mark.parametrize("damage", [b"", b"no picture", None])
 def test_a_damaged_prepared_picture_is_made_again(tmp_path: Path, for_validation: bool, damage: bytes | None) -> None:

@@ -21,7 +21,13 @@ from operating_room.takes import find_take
 from panoptic_segmentation import overlap_cache, predictions
 from panoptic_segmentation.checkpoints import ModelCard, build_model, save_model, save_published
 from panoptic_segmentation.config import WHOLE_VIDEO, save_config
-from panoptic_segmentation.evaluate import evaluate, of_predicted_takes, predicted_size, scored_size
+from panoptic_segmentation.evaluate import (
+    evaluate,
+    of_predicted_takes,
+    predict_and_evaluate,
+    predicted_size,
+    scored_size,
+)
 from panoptic_segmentation.ground_truth import Video, find_videos, first_frames, prepare
 from panoptic_segmentation.overlap import read_overlaps
 from panoptic_segmentation.predict import export_masks, load, predict, read_test_config, segment_video, write_blends
@@ -328,6 +334,24 @@ def test_masks_for_scene_graphs_never_look_ahead(tmp_path: Path, capsys: pytest.
     shown = capsys.readouterr()
     assert "looks into the future" in shown.err
     assert "mask features of a whole video" in shown.out
+
+
+def test_a_damaged_picture_costs_no_other_split(tmp_path: Path) -> None:
+    """Whether masks are exported for stage 2, or a model is evaluated."""
+    for name in ("001_PKA", "002_PKA"):
+        write_take(tmp_path / "data", 4, find_take(name))
+    (video,) = find_videos(Dataset(tmp_path / "data"), [find_take("001_PKA")])
+    video.pictures()[1].write_bytes(b"no picture")
+    path, found, scored = new_model(tmp_path / "model.safetensors"), [], []
+    with pytest.raises(UserError, match=r"pred_train\.json: 1 of 1 videos"):
+        found.extend(export_masks(path, None, tmp_path / "data", tmp_path / "masks"))
+    assert [file.name for file in found] == ["pred_val.json"]
+    test = ("mmor_panoptic_train", "mmor_panoptic_val")
+    config = replace(TINY, weights=str(path), test_data=test)
+    with pytest.raises(UserError, match=r"pred_train\.json: 1 of 1 videos"):
+        scored.extend(predict_and_evaluate(config, tmp_path / "data", tmp_path / "out", tmp_path / "prepared"))
+    assert len(scored) == 1
+    assert (tmp_path / "out" / "inference" / "vpq_val.json").exists()
 
 
 def test_blends_show_the_masks(tmp_path: Path, videos: list[Video]) -> None:
