@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
+from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ import typer
 from mmor import cli_checkpoints, cli_data, cli_downstream, cli_evaluation, cli_panoptic, cli_scene_graph
 from mmor.launch import is_first_to_say
 from mmor.quiet import quiet_libraries
-from operating_room.errors import UserError
+from operating_room.errors import UserError, one_line
 
 app = typer.Typer(
     name="mmor",
@@ -79,19 +79,23 @@ def plan(
 def main() -> None:
     """Entry point of the console command; a user's mistake ends with one line and exit code 2."""
     quiet_libraries()
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        # As Python does for standard error: a name or a word that the terminal has no letters for ends no command.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _require_values(sys.argv[1:])
         app()
     except UserError as error:
         problem = str(error)
     except OSError as error:
-        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):  # names that no file has, wherever they are looked up
+        # Wherever a file is looked up: it may not be (a folder above it is closed to this user), or its name cannot be.
+        if not isinstance(error.filename, str | bytes):
             raise
-        problem = f"{os.fsdecode(error.filename or '')[:200]}: {error.strerror}"
+        problem = f"{os.fsdecode(error.filename)[:200]}: {error.strerror}; check path and permissions"
     else:
         return
     if is_first_to_say(problem):
-        print(f"error: {problem}", file=sys.stderr)
+        print(f"error: {one_line(problem)}", file=sys.stderr)
     raise SystemExit(2)
 
 

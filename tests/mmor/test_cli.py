@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -65,6 +68,34 @@ def test_odd_names_are_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[st
     lines = capsys.readouterr().err.strip().splitlines()
     assert all(line.startswith("error: ") for line in lines), lines
     assert len(lines) == 4 * len(commands) + 2
+
+
+def test_a_folder_that_is_closed_to_this_user_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def closed(self: Path, **options: object) -> object:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "stat", closed)  # what root would never see
+    for command in (("data", "check"), ("checkpoints", "inspect"), ("data", "convert-relations")):
+        assert run(*command, "/closed/two\nlines") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["error: /closed/two\\nlines: Permission denied; check path and permissions"] * 3
+
+
+def test_letters_that_a_terminal_does_not_have_end_no_command(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data")
+    take = data / "MM-OR_data" / "001_PKA"
+    (take / "relation_labels" / "gr\N{LATIN SMALL LETTER O WITH DIAERESIS}\udcff.json").write_text("{}")
+    for encoding in ("utf-8:strict", "latin-1:strict"):
+        checked = subprocess.run(
+            [sys.executable, "-m", "mmor.cli", "data", "check", str(data)],
+            capture_output=True,
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+        )
+        assert checked.returncode == 2
+        assert b"Traceback" not in checked.stderr
+        assert rb"\udcff.json: is the label of a frame that the index does not have" in checked.stdout
 
 
 def test_synthesize_check_and_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
