@@ -19,8 +19,8 @@ from operating_room.machine import is_running
 _HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40]
 with suppress(OSError):  # containers of one host name cannot see each other's processes
     _HOST += f"-{Path('/proc/self/ns/pid').stat().st_ino:x}"
-_STEM = 60  # characters of the file's own name in its temporary one, which must not be too long where its own is not
-_LEFT = re.compile(r"\..*\.(?P<host>[A-Za-z0-9-]+)\.(?P<process>\d+)\.[0-9a-f]{8}\.partial(\..*)?")
+_STEM = 60  # bytes of the file's own name in its temporary one, which must not be too long where its own is not
+_LEFT = re.compile(r"\..*\.(?P<host>[A-Za-z0-9-]+)\.(?P<process>\d+)\.[0-9a-f]{8}\.partial(\..*)?", re.DOTALL)
 _cleared: set[Path] = set()  # folders in which this process has looked for what killed ones have left
 
 
@@ -122,8 +122,8 @@ def write_json(path: Path, value: Any, indent: int | None = None) -> None:
 
 def temporary_path(path: Path) -> Path:
     """A name beside `path` that nobody else has, and that `clear_left` knows."""
-    name = f".{path.stem[:_STEM]}.{_HOST}.{os.getpid()}.{uuid4().hex[:8]}.partial{path.suffix[:_STEM]}"
-    return path.with_name(name)
+    stem, suffix = (os.fsencode(part)[:_STEM].decode("utf-8", "ignore") for part in (path.stem, path.suffix))
+    return path.with_name(f".{stem}.{_HOST}.{os.getpid()}.{uuid4().hex[:8]}.partial{suffix}")
 
 
 @contextmanager

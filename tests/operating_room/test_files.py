@@ -15,7 +15,9 @@ from operating_room.errors import UserError
 from operating_room.files import (
     atomic_folder,
     atomic_path,
+    clear_left,
     require_replaceable,
+    temporary_path,
     write_bytes,
     write_json,
     write_text,
@@ -60,6 +62,15 @@ def test_what_a_killed_process_left_is_removed_by_the_next_run(tmp_path: Path) -
     assert len(os.listdir(tmp_path)) == 2
     write_text(tmp_path / "other.json", "x")
     assert os.listdir(tmp_path) == ["other.json"]
+
+
+def test_what_is_left_of_a_name_with_a_line_break_is_removed_too(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = temporary_path(tmp_path / "two\nlines.json")
+    left.with_name(left.name.replace(f".{os.getpid()}.", f".{dead.pid}.")).write_text("half")
+    clear_left(tmp_path)
+    assert os.listdir(tmp_path) == []
 
 
 def test_what_others_are_writing_is_left_alone(tmp_path: Path) -> None:
@@ -109,9 +120,16 @@ def test_a_file_never_takes_the_place_of_a_device_or_pipe(tmp_path: Path) -> Non
 
 
 def test_a_long_name_can_be_written(tmp_path: Path) -> None:
-    path = tmp_path / ("n" * 240 + ".json")
-    write_text(path, "x")
-    assert path.read_text() == "x"
+    for name in (
+        "n" * 240,
+        "\N{GREEK SMALL LETTER OMEGA}" * 120,
+        "\N{CJK UNIFIED IDEOGRAPH-624B}" * 80,
+        "\udcff" * 240,
+    ):
+        path = tmp_path / f"{name}.json"
+        write_text(path, "x")
+        assert path.read_text() == "x"
+    assert len(os.listdir(tmp_path)) == 4
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
