@@ -5,6 +5,7 @@ One display at a time: work inside other work that is shown already is silent, a
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
@@ -21,6 +22,7 @@ Item = TypeVar("Item")
 # Lines in a log: the first after a second, then after twice the time, at last every half minute. Work that is done
 # within the first second says nothing.
 _FIRST, _SELDOM = 1.0, 30.0  # s
+_WITHOUT_BARS = ("dumb", "unknown")  # terminals that cannot go back in a line, where rich would show nothing
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
@@ -67,11 +69,11 @@ class Steps:
     def __enter__(self) -> Steps:
         self._start = self._clock()
         self._next = self._start + _FIRST
-        if Steps._is_shown or not is_first():
+        stream = self._stream or sys.stderr
+        if Steps._is_shown or not is_first() or stream is None:  # None: standard error is closed
             return self
         self._speaks = Steps._is_shown = True
-        stream = self._stream or sys.stderr
-        if stream.isatty():
+        if stream.isatty() and os.environ.get("TERM") not in _WITHOUT_BARS:
             self._bar = _bar(stream)
             self._bar.start()
             self._task = self._bar.add_task(self._description, total=self._total, completed=self._done, values="")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from io import StringIO
 from pathlib import Path
 
@@ -88,6 +89,20 @@ def test_a_terminal_gets_a_bar_that_goes_away() -> None:
         steps.advance()
     assert "segmenting" in stream.getvalue()
     assert "2/2" in stream.getvalue()
+
+
+def test_a_terminal_that_cannot_go_back_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    clock, stream = Clock(), Terminal()
+    with Steps("segmenting", 2, 0, clock, stream) as steps:
+        clock.now += 5
+        steps.advance()
+    assert stream.getvalue().startswith("segmenting 1/2, 5.0 s each")
+
+
+def test_nothing_is_shown_where_standard_error_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    assert list(track("abc", "letters")) == ["a", "b", "c"]
 
 
 def test_track_passes_items_on_and_ends_its_display_when_it_is_left() -> None:
