@@ -57,15 +57,12 @@ def open_takes(data: Path, names: list[str] | None) -> tuple[Dataset, list[Take]
 def load_split(relations: Path | None, split: str, data: Path) -> list[Sample]:
     """The samples of a split whose takes are on disk."""
     from operating_room.dataset import Dataset
+    from operating_room.readers import require
     from operating_room.relations import load_samples
 
     path = split_file(relations_folder(relations, data), split)
     on_disk = {take.sample_name for take in Dataset(data).takes()}
-    if not path.exists():
-        advice = (
-            f"`mmor data convert-relations {data}` makes it from the raw labels; else give its folder as --relations"
-        )
-        raise UserError(f"{path}: no such file; {advice}")
+    require(path, f"give its folder as --relations, or `mmor data convert-relations {data}`")
     found = load_samples(path)
     if absent := list(dict.fromkeys(sample.take_name for sample in found if sample.take_name not in on_disk)):
         typer.echo(f"note: {len(absent)} takes of {path.name} are not in {data}: {', '.join(absent)}", err=True)

@@ -20,6 +20,7 @@ from operating_room.categories import BY_ENTITY, COLORS, LABEL_TO_CATEGORY, colo
 from operating_room.dataset import RecordedTake, Timepoint
 from operating_room.files import write_text
 from operating_room.progress import track
+from operating_room.prompts import read_screen, read_speech
 from operating_room.scene_graph import Sample, Triplet, normalise
 from operating_room.vocabulary import ENTITIES, PREDICATES
 from panoptic_segmentation import vpq
@@ -118,9 +119,9 @@ def _signals(timepoint: Timepoint) -> dict[str, str]:
     """What the sensors without a picture say, in words."""
     signals = {}
     if timepoint.transcript is not None:
-        signals["heard"] = str(readers.read_json(timepoint.transcript)["text"])
+        signals["heard"] = read_speech(timepoint.transcript)
     if timepoint.robot_screen is not None:
-        parts = readers.read_json(timepoint.robot_screen)
+        parts = read_screen(timepoint.robot_screen)
         signals["robot screen"] = ", ".join(f"{part['type']}: {part['template_name']}" for part in parts.values())
     if timepoint.tracker is not None:
         signals["tracked tools"] = str(len(timepoint.tracker["unique_id_dicts"]))

@@ -15,14 +15,14 @@ from operating_room import layout
 from operating_room.dataset import RecordedTake, Timepoint
 from operating_room.downstream import label_file, tasks_of
 from operating_room.errors import UserError
-from operating_room.file_checks import CHECKS
+from operating_room.file_checks import CHECKS, check_frame_labels
 from operating_room.index import read_index
 from operating_room.memory import Memory, truncate
 from operating_room.prompts import evaluation_pictures, timepoint_prompt
 from operating_room.readers import read_json
 from operating_room.relations import read_labels
 from operating_room.scene_graph import target_text
-from operating_room.takes import MMOR, splits_of
+from operating_room.takes import MMOR, OWN, splits_of
 
 MISSING = "missing"
 COLUMNS = ("take", "timepoint", "second", "camera", "picture", "label_mask", "interpolated_mask", "scene_graph_label")
@@ -100,7 +100,7 @@ def contents(recorded: RecordedTake, frame_id: str, with_memory: bool = False) -
     return Contents(
         timepoint.sample_id,
         timepoint.take.dataset,
-        tuple(splits_of(timepoint.take)) or ("own",),
+        tuple(splits_of(timepoint.take)) or (OWN,),
         int(timepoint.time),
         read_index(recorded.index_file)[position][1],
         files + tuple(_of_take(recorded)),
@@ -232,8 +232,8 @@ def _downstream(recorded: RecordedTake, timepoint: Timepoint, problems: list[str
         if not recorded.has(path):
             continue
         try:
-            labels = read_json(path)
+            check_frame_labels(path, task, {known.frame_id for known in recorded.expected})
         except UserError as error:
             problems.append(str(error))
             continue
-        yield task, labels.get(timepoint.frame_id) if isinstance(labels, dict) else None
+        yield task, read_json(path).get(timepoint.frame_id)

@@ -136,10 +136,13 @@ class RecordedTake:
         Raises:
             UserError: the index has no such position.
         """
-        position = int(frame_id) if frame_id.isascii() and frame_id.isdigit() else -1
+        try:
+            position = int(layout.file_number(frame_id))
+        except ValueError:
+            position = -1
         if not 0 <= position < len(self.timepoints):
             raise UserError(
-                f"{self.index_file}: has no timepoint {frame_id!r}, only 000000 to {len(self.timepoints) - 1:06d}; "
+                f"{self.index_file}: has no timepoint {frame_id[:9]!r}, only 000000 to {len(self.timepoints) - 1:06d}; "
                 "choose one of these, or labels made for this index"
             )
         return self.timepoints[position]

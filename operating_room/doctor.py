@@ -19,7 +19,8 @@ from typing import Any
 
 from operating_room import file_checks, layout
 from operating_room.dataset import Dataset, RecordedTake
-from operating_room.errors import UserError
+from operating_room.downstream import CLASSES, label_file, tasks_of
+from operating_room.errors import UserError, one_line
 from operating_room.folders import folders_of_no_take
 from operating_room.index import read_index, read_seconds
 from operating_room.machine import cpu_threads
@@ -63,11 +64,6 @@ _UNPACK = "copy it from the dataset archive"
 _HINTS = {
     **dict.fromkeys(("room_views", "tracker"), f"normal for some takes, else {_UNPACK}"),
     **dict.fromkeys(("audio", "audio_embedding", "transcript", "masks"), "`mmor scene-graph preprocess` writes it"),
-}
-_FRAME_LABELS = {
-    "next_action": layout.next_action,
-    "robot_phase": layout.robot_phase,
-    "sterility_breach": layout.sterility_breach,
 }
 _MAIN_SPLITS = ("train", "val", "test", "short_clips")  # every published take is in one of these
 
@@ -189,7 +185,7 @@ class _Visit:
 
     def note(self, severity: Severity, path: Path, message: str) -> None:
         """Add a finding."""
-        self.findings[Finding(severity, path, message)] = None
+        self.findings[Finding(severity, path, one_line(message))] = None
 
     def count(self, recorded: RecordedTake) -> TakeFiles:
         """Count the files of a take."""
@@ -302,8 +298,10 @@ def _files(recorded: RecordedTake) -> Iterator[tuple[str, Path, Callable[[], obj
     ):
         yield name, path, partial(check_file, path)
     frame_ids = {timepoint.frame_id for timepoint in recorded.expected}
-    for task, path_of in _FRAME_LABELS.items():
-        path = path_of(root, take)
+    for task in CLASSES:
+        path = label_file(root, take, task)
+        if task not in tasks_of(take) and not recorded.has(path):
+            continue  # nobody asks for it
         yield task, path, partial(file_checks.check_frame_labels, path, task, frame_ids)
 
 

@@ -20,7 +20,7 @@ from operating_room.dataset import Dataset
 from operating_room.errors import UserError
 from operating_room.readers import again, read_json, require
 from operating_room.reports import Report
-from operating_room.scene_graph import Sample, Triplet, by_take
+from operating_room.scene_graph import Sample, Triplet, by_take, is_relation
 from operating_room.sterility import SterilityRule, find_breaches
 from operating_room.takes import MMOR, Take, find_take
 from operating_room.vocabulary import NONE, ROBOT_PHASE_LABELS
@@ -216,11 +216,11 @@ def label_class(task: str, stored: Any) -> str | None:
             return None
         case "next_action", []:
             return NONE  # crashed the published evaluation (section 11, fix 6)
-        case "next_action", [str(action), int() | float(), *_]:
+        case "next_action", [str(action), int() | float() as seconds, *_] if not isinstance(seconds, bool):
             return action
         case "robot_phase", str(phase):
             return phase.lower().strip()
-        case "sterility_breach", list(breaches) if all(map(_is_relation, breaches)):
+        case "sterility_breach", list(breaches) if all(map(is_relation, breaches)):
             return BREACH_ANSWERS[bool(breaches)]
     raise UserError(f"needs a {task} label as in MM-OR; found {str(stored)[:60]!r}")
 
@@ -290,10 +290,6 @@ def _labels_of_take(
 def _short_name(sample: Sample) -> str:
     """The take name as label files have it."""
     return find_take(sample.take_name).name
-
-
-def _is_relation(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(isinstance(name, str) for name in value)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -17,14 +17,12 @@ from operating_room.index import read_tracks
 from operating_room.masks import SMALL
 from operating_room.mp3 import read_mp3
 from operating_room.prompts import metadata_blocks, read_screen, read_speech
-from operating_room.readers import check_audio, check_picture, read_json, read_label_mask, read_point_cloud
+from operating_room.readers import again, check_audio, check_picture, read_json, read_label_mask, read_point_cloud
 from operating_room.relations import read_labels
 from operating_room.takes import Take
 from operating_room.tensors import read_vector
 from operating_room.transcripts import CLIP_S
 
-_COPY_AGAIN = "copy it again from the dataset archive"
-_MAKE_AGAIN = "delete it and preprocess again"
 _KNOWN_LABELS = frozenset(LABELS.tolist()) | KNOWN_MISTAKES.keys()
 
 
@@ -50,9 +48,7 @@ def check_recording(path: Path, last: int) -> None:
     duration_s = read_mp3(path).duration_s
     check_audio(path)
     if duration_s < last - CLIP_S:
-        raise UserError(
-            f"{path}: ends after {duration_s:.0f} s, the take after {last} s; copy it again from the dataset archive"
-        )
+        raise UserError(f"{path}: ends after {duration_s:.0f} s, the take after {last} s; {again(path)}")
 
 
 def check_label_mask(path: Path) -> None:
@@ -64,7 +60,7 @@ def check_small_mask(path: Path) -> None:
     """The same at 32x32 px."""
     mask = read_label_mask(path)
     if mask.shape != (SMALL, SMALL):
-        raise UserError(f"{path}: is {mask.shape[1]}x{mask.shape[0]} px instead of {SMALL}x{SMALL}; {_MAKE_AGAIN}")
+        raise UserError(f"{path}: is {mask.shape[1]}x{mask.shape[0]} px instead of {SMALL}x{SMALL}; {again(path)}")
     _check_labels(path, mask)
 
 
@@ -72,12 +68,12 @@ def check_frame_labels(path: Path, task: str, frame_ids: Collection[str]) -> Non
     """A downstream label file: frame id -> label, each of a frame that the index has."""
     content = read_json(path)
     if not isinstance(content, dict):
-        raise UserError(f"{path}: must map frame ids to labels; {_COPY_AGAIN}")
+        raise UserError(f"{path}: must map frame ids to labels; {again(path)}")
     for frame_id, label in content.items():
         try:
             label_class(task, label)
         except UserError as error:
-            raise UserError(f"{path}: frame {frame_id} has the label {str(label)[:60]!r}; {_COPY_AGAIN}") from error
+            raise UserError(f"{path}: frame {frame_id} has the label {str(label)[:60]!r}; {again(path)}") from error
     if unknown := sorted(content.keys() - set(frame_ids)):
         what = f"labels {len(unknown)} frames that the index does not have, the first is {unknown[0]}"
         raise UserError(f"{path}: {what}; copy the right index")

@@ -96,5 +96,5 @@ def fingerprint(texts: Iterable[str]) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of the texts."""
     digest = sha256()
     for text in texts:
-        digest.update(text.encode("utf-8") + b"\0")
+        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
     return digest.hexdigest()[:16]

@@ -6,6 +6,7 @@ looks at the disk. `time` is the six-digit time stamp of a timepoint, `frame` a 
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,14 @@ def folders_beside() -> frozenset[str]:
     of_takes = (take_json, tracks, recording, subtitles, next_action, robot_phase, sterility_breach)
     of_seconds = (screen_summary, audio_clip, audio_embedding, transcript, point_cloud)
     paths = [path_of(Path(), take) for path_of in of_takes] + [path_of(Path(), take, "") for path_of in of_seconds]
+    return frozenset(path.parts[0] for path in [*paths, small_mask(Path(), take, "", 0)])
+
+
+@cache
+def made_folders() -> frozenset[str]:
+    """The names of the folders that preprocessing writes: what is in them is in no archive."""
+    take = Take(MMOR, "")
+    paths = [path_of(Path(), take, "") for path_of in (audio_clip, audio_embedding, transcript)]
     return frozenset(path.parts[0] for path in [*paths, small_mask(Path(), take, "", 0)])
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+from operating_room import layout
 from operating_room.errors import UserError
 
-_ROOTS = frozenset(("MM-OR_data", "4D-OR_data"))  # folders of the published archives
+_ROOTS = frozenset(layout.ROOT_NAMES.values())  # folders of the published archives
 
 
 def read_bytes(path: Path) -> bytes:
@@ -44,6 +45,8 @@ def require(path: Path, maker: str) -> None:
 
 def again(path: Path) -> str:
     """How to get a file again: recordings are in the archives, others somebody or some command has made."""
+    if layout.made_folders() & set(path.parts):
+        return "delete it and preprocess again"
     return "copy it again from the dataset archive" if _ROOTS & set(path.parts) else "make or copy it again"
 
 

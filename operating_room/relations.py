@@ -18,7 +18,7 @@ from operating_room.files import write_json, write_text
 from operating_room.folders import folders_of_no_take, list_names
 from operating_room.progress import track
 from operating_room.readers import read_bytes, read_json, require
-from operating_room.scene_graph import Sample, Triplet, true_relation
+from operating_room.scene_graph import Sample, Triplet, is_relation, true_relation
 from operating_room.takes import FOURDOR, OWN, TAKES, Take, split_takes
 from operating_room.vocabulary import RAW_ENTITY_NAMES
 
@@ -75,7 +75,7 @@ def load_predictions(path: Path) -> dict[str, list[Triplet]]:
     if not isinstance(records, dict):
         raise UserError(f"{path}: {_PREDICTIONS}")
     for sample_id, graph in records.items():
-        wrong = [graph] if not isinstance(graph, list) else [one for one in graph if not _is_relation(one)]
+        wrong = [graph] if not isinstance(graph, list) else [one for one in graph if not is_relation(one)]
         if wrong:
             raise UserError(f"{path}: {sample_id} has {str(wrong[0])[:80]!r}; {_PREDICTIONS}")
     return {key: [Triplet(s, o, p) for s, p, o in graph] for key, graph in records.items()}
@@ -228,10 +228,6 @@ def _read_mmor(raw: Any) -> set[Triplet]:
         named = [RAW_ENTITY_NAMES.get(_entity(name), _entity(name)) for name in (subject, object_)]
         relations.add(Triplet(*named, _predicate(predicate)))
     return relations
-
-
-def _is_relation(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(isinstance(name, str) for name in value)
 
 
 def _names(relation: Any) -> list[str]:

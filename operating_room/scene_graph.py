@@ -62,9 +62,11 @@ class Sample:
         Raises:
             UserError: its frame_id is no number.
         """
-        if not (self.frame_id.isascii() and self.frame_id.isdigit()):
-            raise UserError(f"sample {self.sample_id!r}: frame_id must be a position in the take's index, like 000017")
-        return int(self.frame_id)
+        try:
+            return int(file_number(self.frame_id))
+        except ValueError as error:
+            what = "frame_id must be a position in the take's index, like 000017"
+            raise UserError(f"sample {self.sample_id[:100]!r}: {what}") from error
 
     @classmethod
     def of_id(cls, key: str, triplets: Iterable[Triplet] = ()) -> Sample:
@@ -84,10 +86,7 @@ class Sample:
         match record:
             case {"take_name": str(take_name), "frame_id": frame_id, "relationships": list(relations)}:
                 frame_id = _spell_frame_id(frame_id)
-                named = all(
-                    isinstance(r, list) and len(r) == 3 and all(isinstance(n, str) for n in r) for r in relations
-                )
-                if frame_id is not None and named:
+                if frame_id is not None and all(map(is_relation, relations)):
                     return cls(take_name, frame_id, as_triplets([name.strip() for name in r] for r in relations))
         raise UserError(
             "a sample needs take_name, frame_id and relationships as [subject, object, predicate] triples; "
@@ -160,6 +159,11 @@ def by_take(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
         takes[sample.take_name].append(sample)
     # Six digits or more, so that the longer number is the larger one; a frame id that is no number is told elsewhere.
     return {name: sorted(of_take, key=lambda s: (len(s.frame_id), s.frame_id)) for name, of_take in takes.items()}
+
+
+def is_relation(value: Any) -> bool:
+    """Whether a value of a JSON file is a relation: a list of three names."""
+    return isinstance(value, list) and len(value) == 3 and all(isinstance(name, str) for name in value)
 
 
 def as_triplets(relationships: Iterable[Sequence[str]]) -> tuple[Triplet, ...]:

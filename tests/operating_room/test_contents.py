@@ -77,6 +77,15 @@ def test_a_missing_file_is_no_fault_and_a_broken_one_is(data: Path) -> None:
     assert len(found["problems"]) == 2
 
 
+@pytest.mark.parametrize("labels", [[], {"000000": 7}, {"000000": ["cut", True]}, {"000009": ["cut", 1]}])
+def test_a_label_file_that_evaluation_would_refuse_is_broken(data: Path, labels: object) -> None:
+    path = layout.next_action(data / "MM-OR_data", find_take(MMOR_NAME))
+    path.write_text(json.dumps(labels))
+    found = show(data, MMOR_NAME, "0", code=2)
+    assert [problem.startswith(f"{path}: ") for problem in found["problems"]] == [True]
+    assert found["downstream"].keys() == {"robot_phase", "sterility_breach"}
+
+
 def test_memory_is_that_of_the_labelled_graphs_before(data: Path) -> None:
     assert "memory_start" not in show(data, MMOR_NAME, "2")["prompt"]
     prompt = show(data, MMOR_NAME, "2", "--memory")["prompt"]

@@ -14,12 +14,22 @@ import pytest
 import soundfile
 from pypcd4 import Encoding, PointCloud
 
-from operating_room import doctor, file_checks, folders
+from operating_room import doctor, file_checks, folders, layout
 from operating_room.dataset import Dataset
 from operating_room.doctor import Checkup, Finding, Severity, check
 from operating_room.errors import UserError
 from operating_room.takes import Take, find_take
-from tests.operating_room.tiny_dataset import MMOR_NAME, SRT, cloud, label_picture, picture, sound, write, write_dataset
+from tests.operating_room.tiny_dataset import (
+    MMOR_NAME,
+    SRT,
+    cloud,
+    label_picture,
+    picture,
+    sound,
+    write,
+    write_dataset,
+    write_mmor,
+)
 
 FOURDOR_FOLDER = "4D-OR_data/export_holistic_take1_processed"
 TAKE = f"MM-OR_data/{MMOR_NAME}"
@@ -362,6 +372,35 @@ DAMAGES = [
     (PER_TAKE.format("take_timestamp_to_sterility_breach") + ".json", content("{"), "not valid JSON"),
     (f"{FOURDOR_FOLDER}/relation_labels/000000.json", content("[]"), "relation label file"),
 ]
+
+
+@pytest.mark.usefixtures("only_these_takes")
+def test_names_with_line_breaks_and_commands_to_a_terminal_stay_one_line(root: Path) -> None:
+    write(root / TAKE / "relation_labels" / "two\nlines\x1b[31m.json", {"rel_annotations": []})
+    (finding,) = broken(check(root))
+    assert "two\\nlines\\x1b[31m.json: is the label of a frame" in finding.message
+    assert finding.path.name == "two\nlines\x1b[31m.json"
+
+
+@pytest.mark.usefixtures("only_these_takes")
+def test_only_files_of_the_archives_are_to_be_copied_from_there(root: Path) -> None:
+    made = (DAMAGES[12], DAMAGES[13], DAMAGES[14], DAMAGES[15])
+    for name, damage, _ in (*made, DAMAGES[1]):
+        damage(root / name)
+    for finding in broken(check(root)):
+        archived = "simstation" in str(finding.path)
+        assert ("from the dataset archive" in finding.message) == archived
+        assert archived or "again" in finding.message
+
+
+def test_the_phases_that_nobody_evaluates_are_no_gap(tmp_path: Path) -> None:
+    write_mmor(tmp_path / "MM-OR_data", "004_PKA")
+    phases = layout.robot_phase(tmp_path / "MM-OR_data", find_take("004_PKA"))
+    assert not check(tmp_path, ["004_PKA"]).exit_code
+    phases.unlink()
+    assert not check(tmp_path, ["004_PKA"]).exit_code
+    write(phases, "[")
+    assert check(tmp_path, ["004_PKA"]).exit_code == 2
 
 
 @pytest.mark.usefixtures("only_these_takes")

@@ -120,6 +120,7 @@ def test_scores_as_json_list_all_classes() -> None:
         ("robot_phase", {}, {}, "needs a robot_phase label"),
         ("robot_phase", {"001_PKA": {"000000": 3}}, {}, "found '3'"),
         ("next_action", {"001_PKA": {"000000": "cut"}}, {}, "found 'cut'"),
+        ("next_action", {"001_PKA": {"000000": ["cut", True]}}, {}, "found"),
         ("sterility_breach", {"001_PKA": {"000000": None}}, {}, "found 'None'"),
         ("robot_phase", {"001_PKA": {"000000": "Turn on"}}, {}, "has no answer"),
     ],

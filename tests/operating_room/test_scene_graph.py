@@ -64,6 +64,13 @@ def test_record_round_trip() -> None:
     assert sample.sample_id == "001_PKA_MMOR_000012"
 
 
+def test_a_frame_id_that_is_no_position_is_named() -> None:
+    for frame_id in ("x", "-1", "9" * 5000, "\N{SUPERSCRIPT TWO}"):
+        with pytest.raises(UserError, match="must be a position in the take's index"):
+            _ = Sample("001_PKA_MMOR", frame_id, ()).position
+    assert Sample("001_PKA_MMOR", "000012", ()).position == 12
+
+
 @pytest.mark.parametrize(
     "record",
     [
