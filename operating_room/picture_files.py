@@ -1,7 +1,9 @@
 """Picture files to pixels: camera pictures, label masks, pictures of ids. JPEG and PNG.
 
-What cannot be read without doubt is refused by name: labels in a lossy file, labels beside colours, labels above 255.
-Transparency is left out: neither cameras nor labels have any.
+What cannot be read without doubt is refused by name: labels in a lossy file, labels beside colours, labels above 255;
+pictures of 16 bits, of which nobody says how many are in use; an orientation other than upright, since masks may have
+been drawn on the picture as it is stored or as viewers turn it. Transparency is left out: neither cameras nor labels
+have any.
 """
 
 from __future__ import annotations
@@ -33,18 +35,18 @@ _GREY_BELOW_8_BITS = {2: 85, 4: 17}  # Pillow spreads such grey over 0..255 by t
 
 
 def read_picture(path: Path) -> UInt8[np.ndarray, "height width 3"]:
-    """A camera picture as RGB, upright as viewers show it; of 16 bits a channel the upper 8.
+    """A camera picture of 8 bits a channel as RGB.
 
     Raises:
-        UserError: it is missing, damaged, no JPEG or PNG.
+        UserError: it is missing, damaged, no JPEG or PNG, has 16 bits a channel, or is stored turned.
     """
     data = read_bytes(path)
     try:
         image = _open(data)
-        if image.mode.startswith("I"):  # 16 bits of grey, which a conversion would cut off at 255
-            grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
-            return np.repeat(_turned(grey, image)[..., None], 3, axis=2)
-        return _turned(np.asarray(image.convert("RGB")), image)
+        _refuse_turned(path, image)
+        if is_png(data) and png_form(data)[0] == 16:
+            raise UserError(f"{path}: has 16 bits a channel; save it with 8, as bright as it is to be seen")
+        return np.asarray(image.convert("RGB"))
     except _ERRORS as error:
         raise _bad(path, error) from error
 
@@ -55,13 +57,14 @@ def read_label_mask(path: Path) -> UInt8[np.ndarray, "height width"]:
     A coloured file is accepted if its red, green and blue are equal everywhere.
 
     Raises:
-        UserError: it is missing, damaged, no PNG, or a class-colour picture, or a label is above 255.
+        UserError: it is missing, damaged, no PNG, stored turned, or a class-colour picture, or a label is above 255.
     """
     data = read_bytes(path)
     try:
         image = _open(data)
         if not is_png(data):
             raise ValueError("a JPEG, which changes labels; export labels as PNG")
+        _refuse_turned(path, image)
         depth, _ = png_form(data)
         pixels = np.asarray(image)
     except _ERRORS as error:
@@ -80,7 +83,7 @@ def read_label_mask(path: Path) -> UInt8[np.ndarray, "height width"]:
         raise UserError(
             f"{path}: has the label {pixels.max()}, and none is above 255; a label mask has one 8-bit channel"
         )
-    return np.ascontiguousarray(_turned(pixels.astype(np.uint8), image))
+    return np.ascontiguousarray(pixels.astype(np.uint8))
 
 
 def read_ids(path: Path) -> UInt32[np.ndarray, "height width"]:
@@ -110,13 +113,13 @@ def picture_size(path: Path) -> tuple[int, int]:
     """Width and height in px of a picture as `read_picture` gives it, without its pixels.
 
     Raises:
-        UserError: it is missing, or no JPEG or PNG.
+        UserError: it is missing, no JPEG or PNG, or stored turned.
     """
     data = read_bytes(path)
     try:
         image = _open(data, load=False)
-        turned = _orientation(image) > 4  # these lie on their side
-        return (image.height, image.width) if turned else (image.width, image.height)
+        _refuse_turned(path, image)
+        return image.width, image.height
     except _ERRORS as error:
         raise _bad(path, error) from error
 
@@ -135,7 +138,7 @@ def check_picture(path: Path) -> None:
         image = _open(data, load=False)
         image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))
         image.load()
-        _orientation(image)
+        _refuse_turned(path, image)
     except _ERRORS as error:
         raise _bad(path, error) from error
 
@@ -159,22 +162,18 @@ def _open(data: bytes, load: bool = True) -> Image.Image:
     return image
 
 
-def _orientation(image: Image.Image) -> int:
-    """How the camera was held, 1 to 8 as EXIF counts, 1 being upright."""
-    found = image.getexif().get(_ORIENTATION, _UPRIGHT)
-    return found if found in range(1, 9) else _UPRIGHT
+def _refuse_turned(path: Path, image: Image.Image) -> None:
+    """Only upright pictures (EXIF orientation 1, or none that EXIF knows) are the same to everybody.
 
-
-def _turned(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
-    """Pixels as viewers and annotation tools show them, by the orientation that the file states."""
-    orientation = _orientation(image)
-    if orientation > 4:
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
+    Raises:
+        UserError: it is not.
+    """
+    orientation = image.getexif().get(_ORIENTATION, _UPRIGHT)
+    if orientation in range(2, 9):
+        raise UserError(
+            f"{path}: is stored turned (EXIF orientation {orientation}), and whether its masks are cannot be told; "
+            "turn the pixels themselves and remove the orientation"
+        )
 
 
 def _bad(path: Path, error: BaseException) -> UserError:

@@ -139,7 +139,10 @@ def read_subtitles(path: Path) -> list[Subtitle]:
         raise UserError(f"{path}: holds no subtitle; {again(path)} or remove it")
     import srt
 
-    cues = list(srt.parse("\n".join(lines[_first_line(lines, timed[0]) :]), ignore_errors=True))
+    try:
+        cues = list(srt.parse("\n".join(lines[_first_line(lines, timed[0]) :]), ignore_errors=True))
+    except ValueError as error:  # thousands of digits in place of a subtitle's number
+        raise UserError(f"{path}: is damaged ({brief(error)}); {again(path)}") from error
     if len(cues) != len(timed):
         raise UserError(
             f"{path}: has {len(timed)} times and {len(cues)} subtitles; between them must be an empty line and a number"

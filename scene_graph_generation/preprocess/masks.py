@@ -26,7 +26,7 @@ from operating_room.index import read_index
 from operating_room.masks import reduce_labels
 from operating_room.readers import read_json, read_label_mask, read_picture
 from operating_room.takes import Take
-from scene_graph_generation.preprocess.run import Outcome, each_take, settle
+from scene_graph_generation.preprocess.run import SETTINGS, Outcome, each_take, settle
 
 Finder = Callable[[str, str], Path | None]  # camera, frame number -> large mask
 
@@ -77,7 +77,10 @@ def _write_masks(recorded: RecordedTake, predictions: Path | None, source: str, 
     found = [(place(time, number), large) for time, number, large in _sources(recorded, find)]
     if found:
         larges, names = [large for _, large in found], [path.name for path, _ in found]
-        settle(found[0][0].parent, {"source": source}, f"_GT{annotated}", larges, names)
+        folder = found[0][0].parent
+        # Not in the folder: equal labels make equal folders, however the large masks are stored.
+        note = folder.parents[1] / f".{folder.parent.name}" / f"{folder.name}{SETTINGS}_GT{annotated}.json"
+        settle(folder, {"source": source}, f"_GT{annotated}", larges, names, note)
     for path, large in found:
         if not recorded.has(path):
             labels = read_label_mask(large) if predictions is None else colors_to_labels(read_picture(large))

@@ -11,9 +11,10 @@ from operating_room.errors import UserError
 from operating_room.takes import MMOR, Take
 
 _ANY = Take(MMOR, "any")
+_MASKS = layout.small_mask(Path(), _ANY, "", 0).parts[0]
 WRITTEN = {  # folders of a dataset that preprocessing writes into
     *(place(Path(), _ANY, "").parts[0] for place in (layout.audio_clip, layout.audio_embedding, layout.transcript)),
-    layout.small_mask(Path(), _ANY, "", 0).parts[0],
+    *(_MASKS, f".{_MASKS}"),  # the masks, and how they were made
     layout.subtitles(Path(), _ANY).parts[0],
 }
 
