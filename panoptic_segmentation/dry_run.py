@@ -23,12 +23,11 @@ from panoptic_segmentation.config import Config, unused_summary
 from panoptic_segmentation.ground_truth import Video, find_videos
 from panoptic_segmentation.pictures import edge_size
 from panoptic_segmentation.train import begin_folder
-from panoptic_segmentation.trainer import check_batch, readers
+from panoptic_segmentation.trainer import KEPT, check_batch, readers
 from panoptic_segmentation.training_memory import Memory, Step, step_memory
 
 GB = 1e9  # bytes
 _OBJECTS = 12  # classes that one clip shows; few show more, and each adds little
-_KEPT = 2  # checkpoints
 _BYTES = 4  # of a stored weight
 _PARTS = ("segmenter.backbone", "segmenter.pixel_decoder", "segmenter.decoder", "tracker", "refiner")
 
@@ -154,12 +153,12 @@ def _files(config: Config, model: VideoModel, output: Path, problems: list[str])
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     saves = -(-solver.steps // solver.checkpoint_every)
     one = weights * (2 if solver.average_decay else 1) + 2 * _BYTES * trained
-    needed = weights * (saves + 2) + one * min(saves, _KEPT + 1)  # one more is there for a moment
+    needed = weights * (saves + 2) + one * min(saves, KEPT + 1)  # one more is there for a moment
     existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
         problems.append(f"{existing}: {free / GB:.1f} GB free, training needs up to {needed / GB:.1f} GB")
-    model_file, kept = f"{weights / GB:.2f} GB", f"{one / GB:.2f} GB, {_KEPT} kept"
+    model_file, kept = f"{weights / GB:.2f} GB", f"{one / GB:.2f} GB, {KEPT} kept"
     return [
         f"writes {output}{os.sep}: model.safetensors and model_final.pth ({model_file} each), config.yaml;",
         f"  every {solver.checkpoint_every} steps and at the end, {saves} times: model_<step>.pth ({model_file}, all "

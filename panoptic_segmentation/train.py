@@ -7,8 +7,6 @@ stopped and resumed goes the same way as one that is not.
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from operating_room.errors import UserError
 from operating_room.machine import is_first, share
 from operating_room.tracking import finish_wandb
 from operating_room.training_checkpoints import find_checkpoint, numbered_checkpoints, remove_half_written
+from operating_room.training_errors import one_line_errors
 from operating_room.training_progress import shown_progress
 from panoptic_segmentation.checkpoints import ModelCard, build_model, load_checkpoint, save_model, save_published
 from panoptic_segmentation.clips import ClipDataset, repeat_factors
@@ -28,6 +27,7 @@ from panoptic_segmentation.ground_truth import Video, find_videos, prepare
 from panoptic_segmentation.trainer import ClipTrainer, TrainedModel, readers, training_arguments
 
 MODEL_FILE, FINAL_FILE, CONFIG_FILE = "model.safetensors", "model_final.pth", "config.yaml"
+_SMALLER = "lower INPUT.SAMPLING_FRAME_NUM, the sizes in INPUT.MIN_SIZE_TRAIN or SOLVER.IMS_PER_BATCH"
 
 
 def train(
@@ -89,7 +89,7 @@ def train(
     trained = TrainedModel(model, config)
     trainer = ClipTrainer(config, trained, clips, arguments)
     path = output / MODEL_FILE
-    with _one_line_errors(output):
+    with one_line_errors(output, _SMALLER, "DATALOADER.NUM_WORKERS"):
         if is_first():
             save_config(config, output / CONFIG_FILE)
         with shown_progress(trainer):
@@ -150,29 +150,6 @@ def _check_same_training(config: Config, checkpoint: Path) -> None:
         mine, theirs = field_value(config, key), field_value(there, key)
         if mine != theirs:
             raise UserError(f"{checkpoint}: {key} was {theirs!r} and is now {mine!r}; choose another folder with --out")
-
-
-@contextmanager
-def _one_line_errors(output: Path) -> Generator[None]:
-    """Say in one line what the machine could not do, and what a process that reads clips complained of."""
-    try:
-        yield
-    except UserError as error:  # torch puts the traceback of the other process around it
-        raise UserError(str(error).strip().rpartition("UserError: ")[2]) from error
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"the GPU's memory is full ({str(error).split('. ')[0]}); see what --dry-run says, and lower "
-            "INPUT.SAMPLING_FRAME_NUM, the sizes in INPUT.MIN_SIZE_TRAIN or SOLVER.IMS_PER_BATCH"
-        ) from error
-    except OSError as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{output}: cannot be written ({reason}); check free space and permissions") from error
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(
-            "a process that reads clips was killed, by lack of memory perhaps; lower DATALOADER.NUM_WORKERS"
-        ) from error
 
 
 def training_videos(config: Config, data: Path, prepared: Path, workers: int = 1) -> tuple[list[Video], list[set[int]]]:

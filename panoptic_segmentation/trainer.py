@@ -21,7 +21,8 @@ from operating_room.errors import UserError
 from operating_room.machine import cpu_threads, meet, one_gpu, share, trainer_options
 from operating_room.tensors import is_finite
 from operating_room.tracking import check_wandb
-from operating_room.training_checkpoints import numbered_checkpoints, written_or_removed
+from operating_room.training_checkpoints import keep_newest, written_or_removed
+from operating_room.training_errors import diverged
 from panoptic_segmentation.checkpoints import VideoModel, save_published
 from panoptic_segmentation.clips import ClipDataset, batch_of, collate
 from panoptic_segmentation.config import MULTI_STEP, Config, Solver
@@ -29,6 +30,7 @@ from panoptic_segmentation.model.losses import Clip, Losses
 from panoptic_segmentation.model.matching import Draws
 from panoptic_segmentation.optimizer import parameter_groups
 
+KEPT = 2  # checkpoints, the newest
 _LOG_EVERY = 20  # steps
 _FALL = 0.3  # share of the training in which the rate falls to 0 in the constant-linear schedule
 
@@ -118,7 +120,7 @@ class ClipTrainer(Trainer):
         self.terms.append({name: value.detach() for name, value in losses.items() if not name[-1].isdigit()})
         loss = torch.stack(list(losses.values())).sum()
         if not loss.isfinite():
-            raise self.diverged(f"its loss is {loss.item():.3g}")
+            raise self._diverged(f"its loss is {loss.item():.3g}")
         return loss
 
     def check_weights(self) -> None:
@@ -128,15 +130,11 @@ class ClipTrainer(Trainer):
             UserError: they are no numbers any more.
         """
         if not all(map(is_finite, self.trained.state_dict().values())):
-            raise self.diverged("its weights are no finite numbers any more")
+            raise self._diverged("its weights are no finite numbers any more")
 
-    def diverged(self, how: str) -> UserError:
-        """What to tell a user whose training has diverged."""
+    def _diverged(self, how: str) -> UserError:
         out = Path(str(self.args.output_dir))
-        kept = next(iter(numbered_checkpoints(out)), None)
-        told = f"{out}: training diverged at step {self.state.global_step + 1}: {how}"
-        advice = "lower the learning rate (SOLVER.BASE_LR) and choose another folder (--out)"
-        return UserError(f"{told}; {advice}" + (f"; {kept.name} is from before" if kept else ""))
+        return diverged(out, self.state.global_step + 1, how, "SOLVER.BASE_LR")
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Called by Trainer, in every process.
@@ -147,6 +145,8 @@ class ClipTrainer(Trainer):
         self.check_weights()
         with written_or_removed(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"):
             super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            keep_newest(Path(str(self.args.output_dir)), KEPT)
 
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
         """Add the last layer's loss terms, as this process has seen them."""
@@ -191,7 +191,6 @@ def training_arguments(config: Config, output: Path, report_to: str) -> Training
         dataloader_num_workers=readers(config),
         logging_nan_inf_filter=False,  # a loss that is no number ends the training
         save_steps=solver.checkpoint_every,
-        save_total_limit=2,
         logging_steps=min(_LOG_EVERY, solver.checkpoint_every),
         report_to=report_to,
         disable_tqdm=True,  # progress is shown in our way

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from operating_room.dataset import Dataset
@@ -20,6 +18,7 @@ from operating_room.prompts import IMAGE_MARK, conversation
 from operating_room.readers import read_json
 from operating_room.tracking import check_wandb, finish_wandb
 from operating_room.training_checkpoints import find_checkpoint, last_state, remove_half_written
+from operating_room.training_errors import one_line_errors
 from operating_room.training_progress import shown_progress
 from scene_graph_generation.checkpoints import WEIGHTS, load_weights, save_model
 from scene_graph_generation.config import Experiment, StartConfig, to_mapping
@@ -37,6 +36,7 @@ from scene_graph_generation.tokens import END_TOKEN, Tokens
 from scene_graph_generation.trainer import ModelFolder, SceneGraphTrainer
 from scene_graph_generation.training_data import TrainingSamples, read_records, record_text
 
+_SMALLER = "lower --per_device_train_batch_size and raise --gradient_accumulation_steps"
 BEGUN = "training.json"  # the settings that a training began with
 
 
@@ -76,7 +76,7 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
         pretrain(model.to(choose_device()), samples, experiment.pretrain, config.seed)
     folder = _folder(model, tokens, experiment.start)
     trainer = SceneGraphTrainer(model, samples, config, weights, out, folder)
-    with _one_line_errors(), shown_progress(trainer):
+    with one_line_errors(out, _SMALLER, "--dataloader_num_workers"), shown_progress(trainer):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finish_wandb()
     if trainer.is_world_process_zero():
@@ -134,24 +134,6 @@ def _check_same_training(out: Path, experiment: Experiment, samples: int, checkp
                 )
     elif is_first():
         write_json(path, now, indent=1)
-
-
-@contextmanager
-def _one_line_errors() -> Generator[None]:
-    """What the machine could not do, in one line."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"the GPU's memory is full ({str(error).split('. ')[0]}); lower --per_device_train_batch_size and raise "
-            "--gradient_accumulation_steps, or see what --dry-run says"
-        ) from error
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(
-            "a process that reads samples was killed, by lack of memory perhaps; lower --dataloader_num_workers"
-        ) from error
 
 
 def _check_text_only(records: Records, start: StartConfig) -> None:

@@ -21,7 +21,9 @@ from transformers import Trainer, TrainingArguments
 from operating_room.errors import UserError
 from operating_room.machine import allow_tf32, join_alone, meet, one_gpu, trainer_options
 from operating_room.masks import SMALL
-from operating_room.training_checkpoints import keep_newest, numbered_checkpoints, written_or_removed
+from operating_room.tensors import is_finite
+from operating_room.training_checkpoints import keep_newest, written_or_removed
+from operating_room.training_errors import diverged
 from scene_graph_generation.adapters import parameter_groups
 from scene_graph_generation.collate import Example
 from scene_graph_generation.config import TrainConfig
@@ -122,10 +124,7 @@ class SceneGraphTrainer(Trainer):
         return (loss, output) if return_outputs else loss
 
     def _diverged(self, how: str) -> UserError:
-        kept = next(iter(numbered_checkpoints(self._out)), None)
-        told = f"{self._out}: training diverged at step {self.state.global_step + 1}: {how}"
-        advice = "lower the learning rate (--learning_rate) and choose another folder"
-        return UserError(f"{told}; {advice}" + (f"; {kept.name} is from before" if kept else ""))
+        return diverged(self._out, self.state.global_step + 1, how, "--learning_rate")
 
     def _anchor(self, like: Example) -> Tensor:
         """Zero, but with a gradient of zero for everything in front of the language model.
@@ -207,8 +206,7 @@ class SceneGraphTrainer(Trainer):
         Raises:
             UserError: the weights are no numbers any more, or the checkpoint cannot be written.
         """
-        finite = [parameter.isfinite().all() for parameter in self._model.parameters() if parameter.requires_grad]
-        if not torch.stack(finite).all():
+        if not all(is_finite(parameter) for parameter in self._model.parameters() if parameter.requires_grad):
             raise self._diverged("its weights are no finite numbers any more")
         path = self._out / f"checkpoint-{self.state.global_step}"
         with written_or_removed(path):
