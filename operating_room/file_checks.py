@@ -9,7 +9,9 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 
+from operating_room import layout
 from operating_room.categories import KNOWN_MISTAKES, LABELS
 from operating_room.downstream import label_class
 from operating_room.errors import UserError
@@ -17,12 +19,21 @@ from operating_room.index import read_tracks
 from operating_room.masks import SMALL
 from operating_room.mp3 import read_mp3
 from operating_room.prompts import metadata_blocks, read_screen, read_speech
-from operating_room.readers import again, check_audio, check_picture, read_json, read_label_mask, read_point_cloud
+from operating_room.readers import (
+    again,
+    check_audio,
+    check_picture,
+    picture_size,
+    read_json,
+    read_label_mask,
+    read_point_cloud,
+)
 from operating_room.relations import read_labels
 from operating_room.takes import Take
 from operating_room.tensors import read_vector
 from operating_room.transcripts import CLIP_S
 
+_SHAPE_TOLERANCE = 0.02  # by which the proportions of a mask and its picture may differ
 _KNOWN_LABELS = frozenset(LABELS.tolist()) | KNOWN_MISTAKES.keys()
 
 
@@ -52,12 +63,30 @@ def check_recording(path: Path, last: int) -> None:
 
 
 def check_label_mask(path: Path) -> None:
-    """One label per pixel, each in the category table or a known mistake of the annotators."""
-    _check_labels(path, read_label_mask(path))
+    """One label per pixel, each in the table or a known mistake of the annotators; in the shape of its picture."""
+    labels = read_label_mask(path)
+    _check_labels(path, labels)
+    check_shape(labels, path, layout.labelled_view(path))
+
+
+def check_shape(labels: UInt8[np.ndarray, "height width"], mask: Path, picture: Path) -> None:
+    """Masks may be larger or smaller than their picture, which they are resized with, but not of another shape.
+
+    Raises:
+        UserError: the proportions differ.
+    """
+    try:
+        width, height = picture_size(picture)
+    except UserError:  # not there, or damaged: whoever needs the picture says so
+        return
+    ratio = labels.shape[1] * height / (labels.shape[0] * width)
+    if abs(ratio - 1) > _SHAPE_TOLERANCE:
+        sizes = f"{labels.shape[1]}x{labels.shape[0]}", f"{width}x{height}"
+        raise UserError(f"{mask}: is {sizes[0]} px, its picture {picture.name} {sizes[1]}; export the mask again")
 
 
 def check_small_mask(path: Path) -> None:
-    """The same at 32x32 px."""
+    """Labels of the table at 32x32 px."""
     mask = read_label_mask(path)
     if mask.shape != (SMALL, SMALL):
         raise UserError(f"{path}: is {mask.shape[1]}x{mask.shape[0]} px instead of {SMALL}x{SMALL}; {again(path)}")

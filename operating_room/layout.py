@@ -30,6 +30,7 @@ FRAME_KEYS = {
 }  # the frame numbers in an element of the index
 PREDICTION_ORIGIN = "model.json"  # beside stage 1's folder `pan_pred`: which model its pictures are of
 _STATION_PREFIX = "simstation"
+_INTERPOLATED = "_interpolated"
 _DIGITS = 6  # of a time stamp, position or frame number in file names
 _MOST = 10**9  # no camera counts that far; a larger number is damage
 
@@ -121,8 +122,14 @@ def label_mask_folder(root: Path, take: Take, camera: str) -> Path:
 
 def label_mask(root: Path, take: Take, camera: str, frame: str, interpolated: bool = False) -> Path:
     """The annotated label mask of a frame, or the automatically interpolated one."""
-    suffix = "_interpolated" if interpolated else ""
+    suffix = _INTERPOLATED if interpolated else ""
     return label_mask_folder(root, take, camera) / f"{_segmentation_stem(camera, frame)}{suffix}.png"
+
+
+def labelled_view(mask: Path) -> Path:
+    """The picture that belongs to a label mask (`label_mask`), told from its path."""
+    folder = _STATION_PREFIX if mask.parent.name.startswith(_STATION_PREFIX) else "colorimage"
+    return mask.parents[1].joinpath(folder, f"{mask.stem.removesuffix(_INTERPOLATED)}.jpg")
 
 
 def panoptic_mask(root: Path, take: Take, camera: str, frame: str, for_validation: bool = False) -> Path:

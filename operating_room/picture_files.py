@@ -101,6 +101,8 @@ def read_ids(path: Path) -> UInt32[np.ndarray, "height width"]:
             raise ValueError("ids need a PNG of 8 bits a channel")
         if image.mode == "L":
             return np.asarray(image).astype(np.uint32)
+        if image.mode == "LA":
+            return np.asarray(image)[..., 0].astype(np.uint32)
         if image.mode not in ("RGB", "RGBA"):
             image = image.convert("RGB")
         packed = image.tobytes("raw", "RGBX" if image.mode == "RGB" else "RGBA")

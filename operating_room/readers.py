@@ -99,8 +99,10 @@ def parse_yaml(text: str | bytes, where: str) -> Any:
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
             own = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
-            if twice := next((key for i, key in enumerate(own) if key in own[:i]), None):
-                raise ValueError(f"the key {twice!r} stands twice, again in line {node.start_mark.line + 1} or below")
+            if twice := [key for i, key in enumerate(own) if key in own[:i]]:
+                raise ValueError(
+                    f"the key {twice[0]!r} stands twice, again in line {node.start_mark.line + 1} or below"
+                )
             return super().construct_mapping(node, deep)
 
     try:

@@ -22,11 +22,12 @@ from operating_room import layout
 from operating_room.categories import CATEGORIES, COLORS, LABEL_TO_CATEGORY
 from operating_room.dataset import Dataset, RecordedTake
 from operating_room.errors import UserError
+from operating_room.file_checks import check_shape
 from operating_room.files import write_json
 from operating_room.fingerprints import fingerprint
 from operating_room.machine import is_first
 from operating_room.png import write_png
-from operating_room.readers import picture_size, read_ids, read_json, read_label_mask
+from operating_room.readers import read_ids, read_json, read_label_mask
 from operating_room.takes import MMOR, Take
 from operating_room.workers import in_workers
 from panoptic_segmentation.prepared_index import PreparedIndex, State, state_of
@@ -35,7 +36,6 @@ SMALLEST_AREA = 10  # px^2 of a contour's polygon; smaller ones are slips of the
 VIDEO_LENGTH = 200  # frames
 VIDEO_OVERLAP = 3  # frames that a part shares with the one before
 TRAINING_ID_STEP = 10  # training id = category id * this
-_SHAPE_TOLERANCE = 0.02  # by which the proportions of a mask and its picture may differ
 _NOTED = 500  # masks, after which it is noted that they are prepared: the work of minutes
 CANVAS = (2048, 1536)  # published width and height of all pictures, px
 
@@ -314,7 +314,7 @@ def _prepare_frame(job: _Job, size: Size) -> list[dict[str, Any]] | str:
     try:
         labels = read_label_mask(job.mask)
         if job.picture is not None:
-            _check_shape(labels, job.mask, job.picture)
+            check_shape(labels, job.mask, job.picture)
     except UserError as error:
         return str(error)
     categories = category_map(clean(labels), size)
@@ -323,18 +323,6 @@ def _prepare_frame(job: _Job, size: Size) -> list[dict[str, Any]] | str:
     write_png(evaluation, COLORS[categories])
     write_png(training, ids)
     return segment_records(categories)
-
-
-def _check_shape(labels: UInt8[np.ndarray, "height width"], mask: Path, picture: Path) -> None:
-    """Masks may be larger or smaller than their picture, which they are resized with, but not of another shape."""
-    try:
-        width, height = picture_size(picture)
-    except UserError:  # not there, or damaged: whoever needs the picture says so
-        return
-    ratio = labels.shape[1] * height / (labels.shape[0] * width)
-    if abs(ratio - 1) > _SHAPE_TOLERANCE:
-        sizes = f"{labels.shape[1]}x{labels.shape[0]}", f"{width}x{height}"
-        raise UserError(f"{mask}: is {sizes[0]} px, its picture {picture.name} {sizes[1]}; export the mask again")
 
 
 def _find_frames(recorded: RecordedTake, camera: str, annotated: bool, with_pictures: bool) -> tuple[str, ...]:

@@ -202,6 +202,12 @@ def test_yaml_that_means_something_else_than_it_says(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("key", ["0", "false", "''", "~", "1"])
+def test_a_yaml_key_that_stands_twice_is_told_whatever_it_is(key: str) -> None:
+    with pytest.raises(UserError, match="stands twice"):
+        parse_yaml(f"{key}: 1\n{key}: 2\n", "x.yaml")
+
+
 def test_sound_of_many_channels_and_no_numbers(tmp_path: Path) -> None:
     import soundfile
 

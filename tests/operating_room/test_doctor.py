@@ -348,6 +348,12 @@ DAMAGES = [
     (f"{TAKE}/segmentation_export_4/camera04_colorimage-000100.png", cut, "truncated"),
     (f"{TAKE}/segmentation_export_1/camera01_colorimage-000101.png", content(label_picture(0, 19, 21, 31)), "21, 31"),
     (f"{TAKE}/simstation_segmentation_export_0/camera00_000202.png", content(picture("PNG")), "is a RGB picture"),
+    (f"{TAKE}/segmentation_export_4/camera04_colorimage-000102.png", content(label_picture(0, size=48)), "is 48x48 px"),
+    (
+        f"{TAKE}/simstation_segmentation_export_2/camera02_000201_interpolated.png",
+        content(label_picture(0, size=48)),
+        "its picture camera02_000201.jpg 64x48",
+    ),
     (f"{TAKE}/segmentation_export_5/camera05_colorimage-000999.png", content(label_picture(0)), "does not have"),
     (f"{TAKE}/segmentation_export_5/camera05_colorimage-000100_interpolated.png", content(b"x"), "not a readable"),
     (f"{TAKE}/relation_labels/000003.json", content({"rel_annotations": []}), "does not have"),
@@ -357,7 +363,7 @@ DAMAGES = [
     (PER_TAKE.format("take_audio_per_timepoint") + "/000003.mp3", content(SRT), "no mp3"),
     (PER_TAKE.format("take_audio_embeddings_per_timepoint") + "/000001.pt", cut, "as an audio embedding"),
     (PER_TAKE.format("take_transcripts_per_timepoint") + "/000001.json", content({"words": ""}), "a transcript needs"),
-    (PER_TAKE.format("take_segmasks_per_timepoint") + "/000001_1_GTFalse.png", content(label_picture(0)), "48x48 px"),
+    (PER_TAKE.format("take_segmasks_per_timepoint") + "/000001_1_GTFalse.png", content(label_picture(0)), "64x48 px"),
     (
         PER_TAKE.format("take_segmasks_per_timepoint") + "/000001_2_GTFalse.png",
         content(label_picture(40, size=32)),
@@ -384,13 +390,15 @@ def test_names_with_line_breaks_and_commands_to_a_terminal_stay_one_line(root: P
 
 @pytest.mark.usefixtures("only_these_takes")
 def test_only_files_of_the_archives_are_to_be_copied_from_there(root: Path) -> None:
-    made = (DAMAGES[12], DAMAGES[13], DAMAGES[14], DAMAGES[15])
-    for name, damage, _ in (*made, DAMAGES[1]):
-        damage(root / name)
-    for finding in broken(check(root)):
-        archived = "simstation" in str(finding.path)
-        assert ("from the dataset archive" in finding.message) == archived
-        assert archived or "again" in finding.message
+    made = [name for name, _, _ in DAMAGES if "_per_timepoint" in name]
+    for name in (*made, f"{TAKE}/simstation/camera01_000200.jpg"):
+        empty(root / name)
+    found = {finding.path: finding.message for finding in broken(check(root))}
+    assert len(found) == len(made) + 1
+    for path, message in found.items():
+        archived = "simstation" in str(path)
+        assert ("from the dataset archive" in message) == archived
+        assert ("delete it and preprocess again" in message) != archived
 
 
 def test_the_phases_that_nobody_evaluates_are_no_gap(tmp_path: Path) -> None:

@@ -85,3 +85,11 @@ def test_frame_keys() -> None:
 )
 def test_a_take_is_found_by_its_names_and_its_folder(name: str, expected: Take) -> None:
     assert find_take(name) == expected
+
+
+@pytest.mark.parametrize("take", [SHARED, KNEE])
+def test_a_label_mask_tells_its_picture(take: Take) -> None:
+    for camera in layout.SEGMENTATION_CAMERAS[take.dataset]:
+        for interpolated in (False, True):
+            mask = layout.label_mask(ROOT, take, camera, "000045", interpolated)
+            assert layout.labelled_view(mask) == layout.segmentation_view(ROOT, take, camera, "000045")

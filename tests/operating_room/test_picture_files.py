@@ -152,6 +152,8 @@ def test_pictures_of_ids(tmp_path: Path) -> None:
     wide = ids.astype(np.uint32)
     expected = wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2]
     assert np.array_equal(read_ids(tmp_path / "x.png"), expected)
+    for grey in (LABELS, np.dstack([LABELS, LABELS])):  # with transparency, too, which is left out
+        assert np.array_equal(read_ids(put(tmp_path, Image.fromarray(grey), "grey.png")), LABELS)
     with pytest.raises(UserError, match="8 bits a channel"):
         read_ids(put(tmp_path, png(LABELS, 16, 0)))
     with pytest.raises(UserError, match="8 bits a channel"):

@@ -35,9 +35,9 @@ def picture(form: str = "JPEG", pixels: Any = None) -> bytes:
     return buffer.getvalue()
 
 
-def label_picture(*labels: int, size: int = 48) -> bytes:
-    """A PNG with a stripe of each label."""
-    return picture("PNG", np.resize(np.array(labels, np.uint8), (size, size)))
+def label_picture(*labels: int, size: int | None = None) -> bytes:
+    """A PNG with a stripe of each label, of 64x48 px or a square of `size` px."""
+    return picture("PNG", np.resize(np.array(labels, np.uint8), (size or 48, size or 64)))
 
 
 def cloud(encoding: Encoding = Encoding.BINARY_COMPRESSED) -> bytes:
