@@ -17,18 +17,14 @@ from typing import Any
 from operating_room.errors import UserError
 from operating_room.files import write_text
 from operating_room.readers import parse_yaml, read_bytes
-from panoptic_segmentation.config_keys import FIXED, KEYS, SAME_AS
+from panoptic_segmentation.config_keys import ARCHITECTURES, CAUSAL, FIXED, KEYS, MULTI_STEP, SAME_AS
 from panoptic_segmentation.data_choice import DataChoice, data_choice
 from panoptic_segmentation.model.matching import LossSettings
 from panoptic_segmentation.model.segmenter import SegmenterConfig
 from panoptic_segmentation.model.video_models import VideoConfig
+from panoptic_segmentation.model_card import typed
 from panoptic_segmentation.optimizer import Rates
 from panoptic_segmentation.setting_limits import check_values
-
-_KINDS = {"CTMinVIS": "ctvis", "DVIS_Plus_online": "online", "DVIS_Plus_offline": "offline"}  # META_ARCHITECTURE
-MULTI_STEP, CONSTANT_LINEAR = "WarmupMultiStepLR", "WarmupConstantLinear"
-CAUSAL, WHOLE_VIDEO = "causal", "vps"  # TASK
-AMP_TYPES = ("auto", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -49,15 +45,6 @@ class Solver:
     amp_type: str = "auto"  # of mixed precision; auto: bfloat16 where the GPU has it, else float16 (published)
     average_decay: float = 0.0  # of the averaged weights that are saved; 0: no average
 
-    def __post_init__(self) -> None:
-        if self.schedule not in (MULTI_STEP, CONSTANT_LINEAR):
-            names = f"{MULTI_STEP} or {CONSTANT_LINEAR}"
-            raise UserError(f"SOLVER.LR_SCHEDULER_NAME is {self.schedule!r}; choose {names}")
-        if self.amp_type not in AMP_TYPES:
-            raise UserError(f"SOLVER.AMP.DTYPE is {self.amp_type!r}; choose {', '.join(AMP_TYPES)}")
-        if min(self.batch_size, self.steps, self.checkpoint_every) < 1:
-            raise UserError("SOLVER: IMS_PER_BATCH, MAX_ITER and CHECKPOINT_PERIOD are at least 1")
-
 
 @dataclass(frozen=True)
 class ClipSettings:
@@ -73,12 +60,6 @@ class ClipSettings:
     crop_size: tuple[int, int] = (608, 608)  # height, width, px
     color_jitter: bool = False  # gain, offset and per-channel gain
 
-    def __post_init__(self) -> None:
-        if len(self.crop_size) != 2 or min(self.frames, *self.crop_size, *self.shortest) < 1:
-            raise UserError("INPUT: a crop has a height and a width, and frames and sizes are at least 1")
-        if self.frames > 1 and self.reach < 1:
-            raise UserError("INPUT.SAMPLING_FRAME_RANGE is at least 1 for clips of several frames")
-
 
 @dataclass(frozen=True)
 class InferenceSettings:
@@ -93,12 +74,6 @@ class InferenceSettings:
     score_threshold: float = 0.8
     overlap_threshold: float = 0.8
     window: int = 3  # frames that go through the segmenter together
-
-    def __post_init__(self) -> None:
-        if len(self.canvas) != 2 or min(*self.canvas, self.shortest, self.window) < 1:
-            raise UserError("TEST.CANVAS is a width and a height; it, sizes and windows are at least 1")
-        if self.task not in (CAUSAL, WHOLE_VIDEO):
-            raise UserError(f"MODEL.MASK_FORMER.TEST.TASK is {self.task!r}; choose {WHOLE_VIDEO} or {CAUSAL}")
 
 
 @dataclass(frozen=True)
@@ -123,14 +98,8 @@ class Config:
 
     @property
     def kind(self) -> str:
-        """The kind of model as `panoptic_segmentation.checkpoints` calls it.
-
-        Raises:
-            UserError: no such architecture.
-        """
-        if self.architecture not in _KINDS:
-            raise UserError(f"MODEL.META_ARCHITECTURE {self.architecture!r} does not exist; choose {', '.join(_KINDS)}")
-        return _KINDS[self.architecture]
+        """The kind of model as `panoptic_segmentation.checkpoints` calls it."""
+        return ARCHITECTURES[self.architecture]
 
     @property
     def video(self) -> VideoConfig:
@@ -152,10 +121,9 @@ class Config:
 _NORMS = {"FrozenBN": "frozen", "BN": "batch"}
 _CROP = ("INPUT.CROP.TYPE", "INPUT.CROP.SIZE")  # without INPUT.CROP.ENABLED they are detectron2's, in other units
 _TYPO = 0.93  # from this similarity on, an unknown key in a file is taken for a misspelt one
-_DECODER_LAYERS, _NORM = (
-    "MODEL.MASK_FORMER.DEC_LAYERS",
-    "MODEL.RESNETS.NORM",
-)  # the files count the prediction before the first layer too
+# Keys whose values the files write in another way than we do:
+_DECODER_LAYERS = "MODEL.MASK_FORMER.DEC_LAYERS"  # counts the prediction before the first layer, too
+_NORM = "MODEL.RESNETS.NORM"
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -179,7 +147,7 @@ def override_test(settings: InferenceSettings, overrides: Sequence[str], path: P
     Raises:
         UserError: a key does not exist, or is none of inference: how the model in `path` is built cannot be changed.
     """
-    values, changes = _file_values(_DEFAULT), {}
+    values, changes = _file_values(replace(_DEFAULT, test=settings)), {}
     for key, value in _pairs(overrides, KEYS).items():
         group, _, name = KEYS[key].rpartition(".")
         if group != "test":
@@ -188,6 +156,22 @@ def override_test(settings: InferenceSettings, overrides: Sequence[str], path: P
         values[key] = changes[name] = _convert(value, getattr(_DEFAULT.test, name), key)
     check_values(values, path)
     return replace(settings, **changes)
+
+
+def read_test(values: Any, path: Path, part: str) -> InferenceSettings:
+    """The settings of inference in a file of ours.
+
+    Args:
+        values: from its JSON, by the names of fields; what is absent is as published.
+        path: of the file, for messages.
+        part: of the file that `values` are.
+
+    Raises:
+        UserError: a name is unknown, or a value is of another type or cannot be had.
+    """
+    settings = typed(InferenceSettings, values, f"{path}: {part}")
+    check_values(_file_values(replace(_DEFAULT, test=settings)), path)
+    return settings
 
 
 def _pairs(overrides: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,11 @@ from typing import Any
 
 from panoptic_segmentation.model.segmenter import PIXEL_MEAN, PIXEL_STD
 
+# META_ARCHITECTURE -> kind of model.
+ARCHITECTURES = {"CTMinVIS": "ctvis", "DVIS_Plus_online": "online", "DVIS_Plus_offline": "offline"}
+MULTI_STEP, CONSTANT_LINEAR = "WarmupMultiStepLR", "WarmupConstantLinear"  # LR_SCHEDULER_NAME; the second is ours
+CAUSAL, WHOLE_VIDEO = "causal", "vps"  # TASK; the first is ours
+AMP_TYPES = ("auto", "bfloat16", "float16")  # AMP.DTYPE, ours
 # Published key -> field of Config. Keys marked "ours" are not published.
 KEYS = {
     "MODEL.META_ARCHITECTURE": "architecture",

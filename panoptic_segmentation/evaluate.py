@@ -17,9 +17,8 @@ from operating_room.files import write_json
 from operating_room.machine import Share
 from operating_room.readers import read_json, require
 from panoptic_segmentation import predictions
-from panoptic_segmentation.config import Config, InferenceSettings
+from panoptic_segmentation.config import Config, read_test
 from panoptic_segmentation.ground_truth import Size, Video, find_videos, ground_truth_path, prepare
-from panoptic_segmentation.model_card import typed
 from panoptic_segmentation.overlap_cache import cached_overlaps
 from panoptic_segmentation.predict import ALL, LeftOut, load, predict
 from panoptic_segmentation.stq import SequenceQuality, tracking_quality
@@ -101,7 +100,7 @@ def predicted_size(output: Path) -> Size:
     settings = there.get("settings") if isinstance(there, dict) else None
     if not isinstance(settings, dict) or "canvas" not in settings:
         raise UserError(f"{path}: does not tell the size of the predicted pictures; give --canvas")
-    return typed(InferenceSettings, {"canvas": settings["canvas"]}, str(path)).canvas
+    return read_test({"canvas": settings["canvas"]}, path, "settings").canvas
 
 
 def scored_size(output: Path, wanted: Size | None) -> Size:

@@ -29,14 +29,13 @@ from operating_room.takes import OWN, Take, splits_of
 from panoptic_segmentation import predictions
 from panoptic_segmentation.checkpoints import VideoModel, build_model, load_checkpoint, load_model
 from panoptic_segmentation.config import (
-    CAUSAL,
-    KEYS,
-    WHOLE_VIDEO,
     Config,
     InferenceSettings,
     override_test,
     read_config,
+    read_test,
 )
+from panoptic_segmentation.config_keys import CAUSAL, KEYS, WHOLE_VIDEO
 from panoptic_segmentation.frames import BadFrame, windows
 from panoptic_segmentation.ground_truth import Video, find_videos, first_frames
 from panoptic_segmentation.model.panoptic import CausalPanoptic, PanopticVideo, Sizes, ctvis_panoptic, panoptic_video
@@ -49,7 +48,7 @@ from panoptic_segmentation.model.video import (
     online_frames,
 )
 from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS
-from panoptic_segmentation.model_card import ModelCard, read_card, typed
+from panoptic_segmentation.model_card import ModelCard, read_card
 from panoptic_segmentation.pictures import edge_size, resize_picture
 
 ALL = Share()
@@ -122,7 +121,7 @@ def load(model: Path, config: Config | None = None) -> tuple[VideoModel, Inferen
 
 
 def _own_settings(path: Path, card: ModelCard) -> InferenceSettings:
-    return typed(InferenceSettings, card.preprocessing, f"{path}: preprocessing")
+    return read_test(card.preprocessing, path, "preprocessing")
 
 
 def export_masks(

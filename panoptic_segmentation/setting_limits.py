@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from operating_room.errors import UserError
+from panoptic_segmentation.config_keys import AMP_TYPES, ARCHITECTURES, CAUSAL, CONSTANT_LINEAR, MULTI_STEP, WHOLE_VIDEO
 from panoptic_segmentation.data_choice import data_choice
 from panoptic_segmentation.model.pixel_decoder import GROUPS
 
@@ -74,7 +75,10 @@ _LIMITS: list[tuple[tuple[str, Callable[[Any], bool]], tuple[str, ...]]] = [
     ),
     (("a number of 0 to less than 1", lambda value: 0 <= value < 1), ("SOLVER.AVERAGE_DECAY",)),
     (_number(1.0, 1000.0), ("MODEL.MASK_FORMER.OVERSAMPLE_RATIO",)),
-    (_one_of("CTMinVIS", "DVIS_Plus_online", "DVIS_Plus_offline"), ("MODEL.META_ARCHITECTURE",)),
+    (_one_of(*ARCHITECTURES), ("MODEL.META_ARCHITECTURE",)),
+    (_one_of(MULTI_STEP, CONSTANT_LINEAR), ("SOLVER.LR_SCHEDULER_NAME",)),
+    (_one_of(*AMP_TYPES), ("SOLVER.AMP.DTYPE",)),
+    (_one_of(WHOLE_VIDEO, CAUSAL), ("MODEL.MASK_FORMER.TEST.TASK",)),
     (_one_of("FrozenBN", "BN"), ("MODEL.RESNETS.NORM",)),
     (_one_of("bottleneck", "basic"), ("MODEL.RESNETS.BLOCK",)),
     (_one_of(2, 4), ("MODEL.SEM_SEG_HEAD.COMMON_STRIDE",)),

@@ -25,7 +25,8 @@ from operating_room.training_checkpoints import keep_newest, written_or_removed
 from operating_room.training_errors import diverged
 from panoptic_segmentation.checkpoints import VideoModel, save_published
 from panoptic_segmentation.clips import ClipDataset, batch_of, collate
-from panoptic_segmentation.config import MULTI_STEP, Config, Solver
+from panoptic_segmentation.config import Config, Solver
+from panoptic_segmentation.config_keys import MULTI_STEP
 from panoptic_segmentation.model.losses import Clip, Losses
 from panoptic_segmentation.model.matching import Draws
 from panoptic_segmentation.optimizer import parameter_groups

@@ -20,7 +20,8 @@ from operating_room.readers import read_ids
 from operating_room.takes import find_take
 from panoptic_segmentation import overlap_cache, predictions
 from panoptic_segmentation.checkpoints import ModelCard, build_model, save_model, save_published
-from panoptic_segmentation.config import WHOLE_VIDEO, save_config
+from panoptic_segmentation.config import save_config
+from panoptic_segmentation.config_keys import WHOLE_VIDEO
 from panoptic_segmentation.evaluate import (
     evaluate,
     of_predicted_takes,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from operating_room.dataset import Dataset
-from panoptic_segmentation.config import WHOLE_VIDEO
+from panoptic_segmentation.config_keys import WHOLE_VIDEO
 from panoptic_segmentation.model.losses import Clip
 from panoptic_segmentation.model.matching import Draws
 from panoptic_segmentation.predict import segment_video

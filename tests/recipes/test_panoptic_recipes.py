@@ -10,7 +10,8 @@ import torch
 
 from mmor.cli import main
 from panoptic_segmentation.checkpoints import build_model, save_published
-from panoptic_segmentation.config import WHOLE_VIDEO, read_config
+from panoptic_segmentation.config import read_config
+from panoptic_segmentation.config_keys import WHOLE_VIDEO
 from panoptic_segmentation.model.matching import Draws
 from panoptic_segmentation.predict import segment_video
 from tests.operating_room.tiny_dataset import picture, write_dataset
