@@ -91,11 +91,12 @@ def main() -> None:
         # Wherever a file is looked up: it may not be (a folder above it is closed to this user), or its name cannot be.
         if not isinstance(error.filename, str | bytes):
             raise
-        problem = f"{os.fsdecode(error.filename)[:200]}: {error.strerror}; check path and permissions"
+        problem = f"{one_line(os.fsdecode(error.filename))[:200]}: {error.strerror}; check path and permissions"
     else:
         return
     if is_first_to_say(problem):
-        print(f"error: {one_line(problem)}", file=sys.stderr)
+        for line in problem.split("\n"):  # of several problems, one each
+            print(f"error: {one_line(line)}", file=sys.stderr)
     raise SystemExit(2)
 
 

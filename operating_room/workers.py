@@ -23,14 +23,14 @@ def in_workers(
     Args:
         function: of a module or a `partial` of one: processes are started anew, not forked.
         items: what it is called with.
-        workers: processes; 1, or a single item, needs none but this one.
+        workers: processes; for a single item this one will do.
         title: of the work, for the progress and the message.
         chunk: items that a process gets at once; more for work that is quickly done.
 
     Raises:
         UserError: a worker was ended from outside.
     """
-    if workers == 1 or len(items) == 1:
+    if workers == 1 or len(items) < 2:
         yield from map(function, track(items, title))
         return
     try:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from mmor import cli
 from operating_room.dataset import Dataset
+from operating_room.errors import UserError
 from operating_room.relations import load_samples, save_samples
 from operating_room.takes import find_take
 from tests.operating_room.tiny_dataset import write_dataset
@@ -81,6 +82,17 @@ def test_a_folder_that_is_closed_to_this_user_is_one_line(
         assert run(*command, "/closed/two\nlines") == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["error: /closed/two\\nlines: Permission denied; check path and permissions"] * 3
+
+
+def test_each_of_several_problems_has_its_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise UserError("the first take is broken\nthe second \x1b[31mtoo")
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert run("data") == 2
+    assert capsys.readouterr().err == "error: the first take is broken\nerror: the second \\x1b[31mtoo\n"
 
 
 def test_letters_that_a_terminal_does_not_have_end_no_command(tmp_path: Path) -> None:

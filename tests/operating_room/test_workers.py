@@ -19,7 +19,9 @@ def square_or_die(number: int) -> int:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_results_come_in_the_order_of_the_items(workers: int) -> None:
-    assert list(in_workers(square_or_die, range(10), workers, "squares", chunk=3)) == [n**2 for n in range(10)]
+    for count in (0, 1, 10):
+        found = list(in_workers(square_or_die, range(count), workers, "squares", chunk=3))
+        assert found == [number**2 for number in range(count)]
 
 
 def test_a_killed_worker_is_one_sentence() -> None:
