@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from operating_room.errors import UserError
-from operating_room.readers import read_json
 from scene_graph_generation.adapters import TARGETS
+from scene_graph_generation.base_models import read_settings
 from scene_graph_generation.config import LoraConfig, from_mapping
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -33,9 +33,7 @@ def read_adapter_config(path: Path) -> tuple[LoraConfig, str]:
     Raises:
         UserError: the file is damaged, of another kind of adapter, or a number is none.
     """
-    card = read_json(path)
-    if not isinstance(card, dict):
-        raise UserError(f"{path}: must hold an object of settings; copy it again")
+    card = read_settings(path)
     kind = card.get("peft_type", "LORA")
     further = next((key for key in _FURTHER if card.get(key)), None)
     if kind != "LORA" or further:

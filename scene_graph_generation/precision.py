@@ -18,15 +18,13 @@ from operating_room.tensors import check_numbers
 from scene_graph_generation.config import MM2SGConfig
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.model.pooler import ImagePooler
-from scene_graph_generation.quantization import quantize
+from scene_graph_generation.quantization import NF4_BYTES, quantize
 
 Bits = Literal[4, 16, 32]
 LARGE = 1_000_000_000  # parameters from which a CPU, too, takes 16 bits unless it is told otherwise
 MOST_LAYERS = 1000  # a sanity check: a damaged number must not keep somebody waiting for hours
 
 _POINTS = "pooler.point_encoder."
-# Bytes of a weight in NF4 with double quantisation: 4 bits, 8 bits for each 64 weights, 32 for each 256 of these.
-_NF4 = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 
 
 def outline(settings: MM2SGConfig, where: object, pictures: bool = True) -> MM2SG:
@@ -135,4 +133,4 @@ def _sizes(model: MM2SG, bits: Bits) -> Iterator[tuple[nn.Parameter, float]]:
     linear = {f"language.{name}.weight" for name, part in model.language.named_modules() if isinstance(part, nn.Linear)}
     for name, parameter in model.named_parameters():
         small = bits == 4 and name in linear
-        yield parameter, _NF4 if small else _dtype(name, bits).itemsize
+        yield parameter, NF4_BYTES if small else _dtype(name, bits).itemsize

@@ -9,6 +9,7 @@ tokens that the language model will get; what tells them is thrown away afterwar
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from random import Random
 from typing import Any
@@ -125,5 +126,5 @@ def groups_after_pretraining(model: MM2SG, config: TrainConfig) -> list[dict[str
 def frequent_triplets(graphs: Sequence[frozenset[Triplet]]) -> list[Triplet]:
     """All triplets that hold in a share of the graphs, sorted."""
     least = max(1.0, SMALLEST_SHARE * len(graphs))
-    everything = {triplet for graph in graphs for triplet in graph}
-    return sorted(t for t in everything if sum(t in graph for graph in graphs) >= least)
+    counts = Counter(triplet for graph in graphs for triplet in graph)
+    return sorted(triplet for triplet, count in counts.items() if count >= least)

@@ -15,6 +15,9 @@ from operating_room.errors import UserError
 from operating_room.tensors import check_numbers
 from scene_graph_generation.model.mm2sg import MM2SG
 
+# Bytes of a weight in NF4 with double quantisation: 4 bits, 8 bits for each 64 weights, 32 for each 256 of these.
+NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+
 
 def quantize(
     model: MM2SG,

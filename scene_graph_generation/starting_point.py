@@ -20,7 +20,7 @@ from scene_graph_generation.fine_tuned import read_fine_tuned
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.model.pooler import ImagePooler
 from scene_graph_generation.parameter_names import from_published, published_name
-from scene_graph_generation.precision import set_precision as set_bits
+from scene_graph_generation.precision import set_precision
 from scene_graph_generation.tokens import Tokens, read_tokens, train_tokens
 
 
@@ -75,9 +75,9 @@ def _begin(experiment: Experiment, texts: Iterable[str]) -> tuple[MM2SG, Tokens]
         base = find_folder(start.base)
         tower = None if start.vision is None else find_folder(start.vision)
         model = load_base(base, tower, sized_for(experiment.model, base_settings(base, tower)))
-        set_bits(model, start.bits, device)
+        set_precision(model, start.bits, device)
         choose_trainable(model, start)
-        set_precision(model, experiment.train.bf16)
+        set_training_precision(model, experiment.train.bf16)
         load_curriculum(model, start)
     return model, read_tokens(base)
 
@@ -144,7 +144,7 @@ def load_trained(model: MM2SG, folder: Path) -> None:
     model.load_state_dict(state, strict=False)
 
 
-def set_precision(model: MM2SG, bf16: bool) -> None:
+def set_training_precision(model: MM2SG, bf16: bool) -> None:
     """Float32 for everything but frozen language weights, and for these, too, if arithmetic is not bfloat16."""
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and (parameter.requires_grad or not bf16 or not name.startswith("language.")):

@@ -10,10 +10,10 @@ from scene_graph_generation.config import Experiment, PointConfig
 from scene_graph_generation.deepspeed_settings import zero_stage
 from scene_graph_generation.model.decoding import MAX_NEW_TOKENS
 from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.quantization import NF4_BYTES
 from scene_graph_generation.samples import Record
 from scene_graph_generation.timepoint import OTHER_TOKENS, USUAL_POINTS
 
-NF4 = 0.5 + 1 / 64  # bytes of a weight in 4 bits, with its share of a quantisation constant of 8 bits for 64 weights
 # What one layer keeps for its backward pass in bfloat16 arithmetic, in bytes per token and unit of width; measured with
 # saved-tensor hooks on layers of the published form.
 KEPT_VISION, KEPT_POOLER, KEPT_LANGUAGE = 53, 143, 86
@@ -87,7 +87,7 @@ def memory_per_gpu(experiment: Experiment, model: MM2SG, gpus: int, load: Load) 
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             linear = name.startswith("language.") and parameter.dim() == 2 and "embed_tokens" not in name
-            few_bits = NF4 if linear and start.bits == 4 else language_bytes
+            few_bits = NF4_BYTES if linear and start.bits == 4 else language_bytes
             frozen += parameter.numel() * (few_bits if name.startswith("language.") else 4)
     trained = float(sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad))
     copies = 2 if experiment.train.bf16 else 0  # autocast keeps what it has cast to the end of a forward pass

@@ -19,7 +19,7 @@ from scene_graph_generation.loss import answer_loss
 from scene_graph_generation.model.decoding import generate
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.precision import set_precision
-from scene_graph_generation.starting_point import set_precision as set_training_precision
+from scene_graph_generation.starting_point import set_training_precision
 
 SEED = 7
 REGRET = 0.25  # standard deviations of the scores; a wrong token is 2 to 4 below the best one

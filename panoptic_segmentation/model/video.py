@@ -20,8 +20,6 @@ from panoptic_segmentation.model.segmenter import DIVISIBILITY, SegmenterConfig,
 from panoptic_segmentation.model.tracker import TrackerState
 from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS, OnlineDVIS
 
-ONLINE_WINDOW = 3  # frames; the published WINDOW_SIZE. Results depend on it by rounding only
-
 Window = Float[Tensor, "_ 3 height width"]  # RGB, 0..255, on the model's device
 
 

@@ -88,7 +88,7 @@ class MM2SG(nn.Module):
         """
         merged = self.embed(examples)
         following = merged.labels[:, 1:]
-        # Looked for before all else, while a GPU has little to be waited for.
+        # Looked for before the language model begins: a GPU would have to be waited for until it has done all of it.
         places = (following != IGNORED).nonzero(as_tuple=True)
         return AnswerScores(self.language.lm_head(self._states(merged)[:, :-1][places]), following[places])
 
