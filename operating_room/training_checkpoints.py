@@ -23,7 +23,7 @@ from operating_room.machine import share
 from operating_room.raw_files import brief, read_bytes
 from operating_room.tensors import read_safetensors
 
-_PREFIX = "checkpoint-"
+CHECKPOINT = "checkpoint-"
 _OF_WRITERS = ("Writer", "inline_container", "iostream")  # torch's writer of files has no exception of its own
 _LATEST = "latest"  # DeepSpeed's file that names the folder of its own
 
@@ -38,8 +38,14 @@ class Found:
 
 def numbered_checkpoints(out: Path) -> list[Path]:
     """The folders `checkpoint-STEP`, newest first."""
-    found = [path for path in out.glob(f"{_PREFIX}*") if path.is_dir() and _step(path) is not None]
-    return sorted(found, key=lambda path: _step(path) or 0, reverse=True)
+    found = [path for path in out.glob(f"{CHECKPOINT}*") if path.is_dir() and step_of(path) is not None]
+    return sorted(found, key=lambda path: step_of(path) or 0, reverse=True)
+
+
+def step_of(path: Path) -> int | None:
+    """The number in the name of a checkpoint's folder; None if it is called otherwise."""
+    number = path.name.removeprefix(CHECKPOINT)
+    return int(number) if number != path.name and number.isascii() and number.isdigit() else None
 
 
 def last_checkpoint(out: Path, deepspeed: bool = False) -> Path | None:
@@ -138,11 +144,6 @@ def _state(path: Path) -> TrainerState:
     if not isinstance(state.global_step, int) or not isinstance(state.epoch, (int, float, type(None))):
         raise UserError(f"{file}: is damaged (it names no step)")
     return state
-
-
-def _step(path: Path) -> int | None:
-    number = path.name.removeprefix(_PREFIX)
-    return int(number) if number.isascii() and number.isdigit() else None
 
 
 def _fault(path: Path, deepspeed: bool, same_processes: bool) -> str | None:

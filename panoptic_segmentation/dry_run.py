@@ -29,6 +29,7 @@ from panoptic_segmentation.training_memory import Memory, Step, step_memory
 GB = 1e9  # bytes
 _OBJECTS = 12  # classes that one clip shows; few show more, and each adds little
 _BYTES = 4  # of a stored weight
+_FILLED = 0.95  # share of a GPU's memory that a step can have; CUDA itself takes some
 _PARTS = ("segmenter.backbone", "segmenter.pixel_decoder", "segmenter.decoder", "tracker", "refiner")
 
 
@@ -210,10 +211,11 @@ def _memory(config: Config, videos: Sequence[Video], processes: int, problems: l
         ways.append("SOLVER.IMS_PER_BATCH or more processes: less in proportion")
     if ways:
         lines.append(f"  less with {'; '.join(ways)}")
-    if (there := gpus()) and worst > 0.95 * (least := min(gpu.memory for gpu in there)):
-        lines.append(f"  the worst step does not fit the {least / GB:.0f} GB of {there[0].name}")
+    smallest = min(gpus(), key=lambda gpu: gpu.memory, default=None)
+    if smallest is not None and worst > _FILLED * smallest.memory:
+        lines.append(f"  the worst step does not fit the {smallest.memory / GB:.0f} GB of {smallest.name}")
         problems.append(
-            f"GPU memory: the worst step needs {worst / GB:.1f} GB, {there[0].name} has {least / GB:.1f} GB"
+            f"GPU memory: the worst step needs {worst / GB:.1f} GB, {smallest.name} has {smallest.memory / GB:.1f} GB"
         )
     return lines
 

@@ -14,11 +14,11 @@ from operating_room.errors import UserError
 from operating_room.files import write_json, write_text
 from operating_room.fingerprints import fingerprint, stamp
 from operating_room.readers import read_json
+from operating_room.training_checkpoints import CHECKPOINT, numbered_checkpoints, step_of
 
 COLUMNS = ("step", "macro F1", "low", "high", "macro precision", "macro recall", "samples")
 FINAL = "final"  # the "step" of the model that the training ended with
 FOLDER = "evaluation"  # of results, in the folder of a training
-_CHECKPOINT = "checkpoint-"
 _WEIGHTS = ("*.safetensors", "adapter_model.bin", "non_lora_trainables.bin", "pytorch_model*.bin")
 _MODEL = (*_WEIGHTS, "config.json", "adapter_config.json", "tokenizer.json", "tokenizer.model")
 Row = tuple[int | float | str, ...]
@@ -63,7 +63,7 @@ def evaluate_all(
         models[FINAL] = folder
     gone = {step: path for step, path in _steps(folder / FOLDER).items() if step not in steps}
     if not models and not gone:
-        raise UserError(f"{folder}: has neither {_CHECKPOINT}* folders nor a model; give the folder of a training")
+        raise UserError(f"{folder}: has neither {CHECKPOINT}* folders nor a model; give the folder of a training")
     rows, told = dict[int | str, Row](), Table()
     for step, path in sorted(gone.items()):
         results = path / f"{name}.json"
@@ -81,7 +81,7 @@ def evaluate_all(
                 evaluate(model, results)
             rows[step] = _row(step, results)
         except UserError as error:
-            who = "the final model" if step == FINAL else f"{_CHECKPOINT}{step}"
+            who = "the final model" if step == FINAL else f"{CHECKPOINT}{step}"
             told.problems.append(f"{who} is left out: {error}")
             continue
         if new and log is not None:
@@ -93,7 +93,7 @@ def evaluate_all(
 
 def results_path(model: Path, name: str) -> Path:
     """Where the results of a model go by default: those of a checkpoint beside it, since it may be deleted."""
-    if _step(model) is not None:
+    if step_of(model) is not None:
         return model.parent / FOLDER / model.name / f"{name}.json"
     return model / FOLDER / f"{name}.json"
 
@@ -113,14 +113,9 @@ def table(rows: list[Row], separator: str = "\t") -> str:
     return text.getvalue()
 
 
-def _step(path: Path) -> int | None:
-    number = path.name.removeprefix(_CHECKPOINT)
-    return int(number) if path.name.startswith(_CHECKPOINT) and number.isascii() and number.isdigit() else None
-
-
 def _steps(folder: Path) -> dict[int, Path]:
     """Step -> folder of the checkpoints in a folder."""
-    return {step: path for path in folder.glob(f"{_CHECKPOINT}*") if (step := _step(path)) is not None}
+    return {step: path for path in numbered_checkpoints(folder) if (step := step_of(path)) is not None}
 
 
 def _difference(results: Path, wanted: Mapping[str, Any]) -> str | None:
