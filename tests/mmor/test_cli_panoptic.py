@@ -7,8 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +24,7 @@ from panoptic_segmentation.config import Config, save_config
 from panoptic_segmentation.ground_truth import find_videos
 from panoptic_segmentation.predict import load, predict
 from panoptic_segmentation.train import train
+from tests.dying import dies_in, require_killed
 from tests.panoptic_segmentation.test_ground_truth import TAKE, write_take
 from tests.panoptic_segmentation.test_panoptic_train import TINY
 from tests.panoptic_segmentation.test_predict import new_model
@@ -44,17 +43,6 @@ def start(*command: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
     )
-
-
-def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
-    """kill -9 as soon as something is there."""
-    for _ in range(24_000):
-        if reached() or process.poll() is not None:
-            break
-        time.sleep(0.005)
-    process.kill()
-    _, errors = process.communicate()
-    assert process.returncode == -9, errors
 
 
 def prepare(root: Path, config: Config, frames: int = 7) -> Path:
@@ -82,14 +70,10 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
 def test_a_killed_training_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
     config = prepare(tmp_path, LONG)
     options = ("--config-file", str(config), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "killed"))
-    slowly = (  # leaves time to kill it
-        "import time; from mmor.cli import main; from panoptic_segmentation.clips import ClipDataset as Clips;"
-        "read = Clips.__getitem__; Clips.__getitem__ = lambda *a: (time.sleep(0.2), read(*a))[1]; main()"
-    )
-    process = start("-c", slowly, "panoptic", "train", *options, "--workers", "1", "--resume")
-    kill_when(process, lambda: (tmp_path / "killed" / "checkpoint-4").exists())
+    code = dies_in("panoptic_segmentation.trainer", "ClipTrainer.compute_loss", 6) + "from mmor.cli import main; main()"
+    require_killed(start("-c", code, "panoptic", "train", *options, "--workers", "1", "--resume"))
     checkpoint = last_checkpoint(tmp_path / "killed")
-    assert checkpoint is not None
+    assert checkpoint == tmp_path / "killed" / "checkpoint-4"
     assert not (tmp_path / "killed" / "model.safetensors").exists()
     prepared = tmp_path / "killed" / "ground_truth"
     paths = [train(LONG, tmp_path / "data", tmp_path / "killed", prepared, resume=True)]
@@ -99,22 +83,20 @@ def test_a_killed_training_ends_as_if_nothing_had_happened(tmp_path: Path) -> No
 
 
 def test_a_killed_prediction_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    dataset = write_take(tmp_path / "data", 120)
+    dataset = write_take(tmp_path / "data", 30)
     origin = new_model(tmp_path / "model.safetensors")
     videos = find_videos(dataset, [TAKE], length=6)
     script = (
-        "import sys, time; from pathlib import Path; from panoptic_segmentation import predictions;"
-        "write = predictions.write_video;"
-        "predictions.write_video = lambda *a: (time.sleep(0.3), write(*a))[1];"  # leaves time to kill it
+        "import sys; from pathlib import Path;"
         "from operating_room.dataset import Dataset;"
         "from operating_room.takes import find_take; from panoptic_segmentation.ground_truth import find_videos;"
         "from panoptic_segmentation.predict import load, predict; data, model, out = map(Path, sys.argv[1:]);"
         f"videos = find_videos(Dataset(data), [find_take('{TAKE.name}')], length=6);"
         "predict(*load(model), videos, out, 'test', model)"
     )
-    process = start("-c", script, str(tmp_path / "data"), str(origin), str(tmp_path / "killed"))
+    script = dies_in("panoptic_segmentation.predictions", "write_video", 3) + script
+    require_killed(start("-c", script, str(tmp_path / "data"), str(origin), str(tmp_path / "killed")))
     first = predictions.video_path(tmp_path / "killed", videos[1].video_id)
-    kill_when(process, first.exists)
     assert not predictions.split_path(tmp_path / "killed", "test").exists()
     kept = first.stat().st_mtime_ns
     for folder in ("killed", "whole"):

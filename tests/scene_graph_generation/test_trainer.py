@@ -6,10 +6,8 @@ import importlib.util
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,11 +24,12 @@ from scene_graph_generation.timepoint import ExampleReader
 from scene_graph_generation.tokens import train_tokens
 from scene_graph_generation.train import loss_weights, train
 from scene_graph_generation.training_data import TrainingSamples, read_records, record_text
+from tests.dying import dies_in, require_killed
 from tests.scene_graph_generation.tiny_training import SHORT, losses, with_settings, write_samples
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ("-m", "tests.scene_graph_generation.tiny_training")
-TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29517")
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +60,10 @@ def finish(process: subprocess.Popen[str]) -> None:
 
 
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
-    process = start(*PROGRAM, data, tmp_path)
-    while process.poll() is None and not list(tmp_path.glob("checkpoint-6/trainer_state.json")):
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    code = dies_in("scene_graph_generation.trainer", "SceneGraphTrainer.compute_loss", 8)
+    run_it = "import sys; from tests.scene_graph_generation.tiny_training import main; main(*sys.argv[1:])"
+    require_killed(start("-c", code + run_it, data, tmp_path))
+    assert (tmp_path / "checkpoint-6").is_dir()
     assert not (tmp_path / "model.safetensors").exists()
     run(SHORT, data, tmp_path)
     assert losses(tmp_path) == losses(uninterrupted)
