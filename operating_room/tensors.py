@@ -168,6 +168,9 @@ def write_pickle(path: Path, value: Any) -> None:
 def damaged(path: Path, error: Exception) -> UserError:
     """What to say of a file that a parser stumbled over."""
     reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-    if forbidden := re.search(r"GLOBAL (\S+)", str(error)):  # torch's message is a page long
+    # torch's message is a page long, and its first line advises to run whatever is inside.
+    if forbidden := re.search(r"GLOBAL (\S+)", str(error)):
         reason = f"it wants to call {forbidden[1]}"
+    elif found := re.search(r"WeightsUnpickler error:\s*(.+)", str(error)):
+        reason = found[1][:120]
     return UserError(f"{path}: damaged, or not safe to read ({reason}); copy it again")

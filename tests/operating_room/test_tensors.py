@@ -105,6 +105,14 @@ FOLDER = Path()
 WHOLE: dict[str, bytes] = {}
 
 
+@pytest.mark.parametrize("data", [b"<html>not found</html>", pickle.dumps({"a": 1}), bytes(range(200, 256))])
+def test_nobody_is_advised_to_run_what_is_inside(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "model.pth"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"damaged, or not safe to read \(Unsupported operand \d+\)"):
+        read_tensors(path)
+
+
 def test_a_header_that_promises_more_than_there_is(tmp_path: Path) -> None:
     header = json.dumps({"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}).encode()
     (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
