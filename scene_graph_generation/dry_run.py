@@ -17,6 +17,7 @@ import torch
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
+from operating_room.machine import gpus
 from operating_room.training_checkpoints import last_checkpoint
 from scene_graph_generation.adapters import is_adapter
 from scene_graph_generation.base_models import base_settings
@@ -52,12 +53,12 @@ class DryRun:
     problems: list[str]
 
 
-def dry_run(experiment: Experiment, gpus: int = 1) -> DryRun:
+def dry_run(experiment: Experiment, processes: int = 1) -> DryRun:
     """Report on the training that an experiment with its files describes.
 
     Args:
         experiment: with samples and output folder.
-        gpus: processes, one per GPU.
+        processes: one per GPU.
 
     Raises:
         UserError: an experiment without samples or output folder, or settings that contradict each other.
@@ -69,12 +70,12 @@ def dry_run(experiment: Experiment, gpus: int = 1) -> DryRun:
     records = _records(experiment.files.samples, problems)
     problems += _missing_files(records, experiment.files.data)
     problems += _missing_inputs(experiment)
-    steps = steps_of(experiment, len(records), gpus)
+    steps = steps_of(experiment, len(records), processes)
     sections = [
         _table_of_parts(model),
-        _table_of_memory(experiment, model, records, gpus),
+        _table_of_memory(experiment, model, records, processes, problems),
         *_pretraining(experiment),
-        f"{len(records)} samples, {_batch(experiment)} x {gpus} GPU: {steps if records else 'no'} steps",
+        f"{len(records)} samples, {_batch(experiment)} x {processes} GPU: {steps if records else 'no'} steps",
         *_to_fetch(experiment),
         *_outputs(experiment, model, steps, out, problems),
         "inputs: " + ("all there" if not problems else f"{len(problems)} problems"),
@@ -102,12 +103,12 @@ def counts(model: MM2SG) -> dict[str, tuple[int, int]]:
     return {part: (trained[part], frozen[part]) for part in (*PARTS.values(), ADAPTER) if trained[part] + frozen[part]}
 
 
-def steps_of(experiment: Experiment, samples: int, gpus: int) -> int:
+def steps_of(experiment: Experiment, samples: int, processes: int) -> int:
     """Optimiser steps of the training, as Trainer counts them."""
     config = experiment.train
     if config.max_steps > 0:
         return config.max_steps
-    batches = math.ceil(samples / (config.batch_size * gpus))
+    batches = math.ceil(samples / (config.batch_size * processes))
     per_epoch = max(batches // config.accumulation + bool(batches % config.accumulation), 1)
     return math.ceil(config.epochs * per_epoch)
 
@@ -212,20 +213,28 @@ def _table_of_parts(model: MM2SG) -> str:
     return "\n".join(lines + [f"{part:<16}{trained:>16,}{frozen:>16,}" for part, trained, frozen in (*rows, total)])
 
 
-def _table_of_memory(experiment: Experiment, model: MM2SG, records: Records, gpus: int) -> str:
+def _table_of_memory(
+    experiment: Experiment, model: MM2SG, records: Records, processes: int, problems: list[str]
+) -> str:
     """The memory of a usual batch and of the worst, which decides whether a training ends well."""
     config = experiment.train
     bits = experiment.start.bits if experiment.start.base is not None else 32
     usual, worst = usual_and_worst_load(experiment, model, records)
     lines = [
-        f"memory per GPU, {gpus} GPU, batch {config.batch_size}, {bits} bits, "
+        f"memory per GPU, {processes} GPU, batch {config.batch_size}, {bits} bits, "
         f"ZeRO {zero_stage(config.deepspeed) or 'off'} (about 1 GB more for CUDA):"
     ]
+    smallest = min(gpus(), key=lambda gpu: gpu.memory, default=None)
     for name, load in (("usual", usual), ("worst", worst)):
-        memory = memory_per_gpu(experiment, model, gpus, load)
+        memory = memory_per_gpu(experiment, model, processes, load)
         parts = " + ".join(f"{value / GB:.1f} {part}" for part, value in vars(memory).items())
         held = f"{load.tokens:.0f} tokens, {load.views:.0f} views, {load.points:.0f} points a sample"
         lines.append(f"  {name} batch {memory.total / GB:.1f} GB = {parts}; {held}")
+        if smallest is not None and memory.total > smallest.memory:
+            told = f"a {name} batch takes {memory.total / GB:.1f} GB, {smallest.name} has {smallest.memory / GB:.1f} GB"
+            lines.append(f"  {told}")
+            if name == "usual":  # else a training may come through without such a batch
+                problems.append(f"GPU memory: {told}; lower --per_device_train_batch_size")
     if worst.points:
         more = config.batch_size * 10_000 * kept_per_point(model.settings.points)
         lines.append(f"  10,000 points more in each cloud of a batch: {more / GB:.1f} GB")

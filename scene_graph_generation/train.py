@@ -33,7 +33,7 @@ from scene_graph_generation.samples import Records
 from scene_graph_generation.starting_point import begin, check_start, load_trained
 from scene_graph_generation.timepoint import ExampleReader
 from scene_graph_generation.tokens import END_TOKEN, Tokens
-from scene_graph_generation.trainer import ModelFolder, SceneGraphTrainer
+from scene_graph_generation.trainer import ModelFolder, SceneGraphTrainer, readers
 from scene_graph_generation.training_data import TrainingSamples, read_records, record_text
 
 _SMALLER = "lower --per_device_train_batch_size and raise --gradient_accumulation_steps"
@@ -64,8 +64,8 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     _check_same_training(out, experiment, len(records), checkpoint)
     model, tokens = begin(experiment, map(record_text, records))
     _check_text_only(records, experiment.start)
-    readers = share().processes * max(config.workers, 1)
-    read = ExampleReader(model.settings, tokens, keep_views=experiment.start.base is None, readers=readers)
+    keepers = share().processes * max(readers(config), 1)
+    read = ExampleReader(model.settings, tokens, keep_views=experiment.start.base is None, readers=keepers)
     samples = TrainingSamples(records, dataset, config, read)
     vocabulary = model.settings.language.vocabulary
     weights = None

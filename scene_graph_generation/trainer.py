@@ -19,7 +19,7 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
 
 from operating_room.errors import UserError
-from operating_room.machine import allow_tf32, join_alone, meet, one_gpu, trainer_options
+from operating_room.machine import allow_tf32, cpu_threads, join_alone, meet, one_gpu, trainer_options
 from operating_room.masks import SMALL
 from operating_room.tensors import is_finite
 from operating_room.training_checkpoints import keep_newest, written_or_removed
@@ -222,6 +222,11 @@ class SceneGraphTrainer(Trainer):
         self._folder.load(Path(resume_from_checkpoint))
 
 
+def readers(config: TrainConfig) -> int:
+    """Processes that read samples for this one: no more than there are processors, whatever is asked for."""
+    return min(config.workers, cpu_threads())
+
+
 def training_arguments(config: TrainConfig, out: Path, width: int) -> TrainingArguments:
     """Our settings as transformers names them today; `width` is the language model's.
 
@@ -251,7 +256,7 @@ def training_arguments(config: TrainConfig, out: Path, width: int) -> TrainingAr
         **machine,
         ddp_find_unused_parameters=True,  # a batch without clouds leaves the point encoder out
         deepspeed=deepspeed,
-        dataloader_num_workers=config.workers,
+        dataloader_num_workers=readers(config),
         save_steps=config.save_steps,
         logging_steps=config.log_steps,
         logging_nan_inf_filter=False,  # a loss that is no number ends the training

@@ -11,6 +11,7 @@ import torch
 
 from operating_room.errors import UserError
 from operating_room.experiments import CONFIGS
+from operating_room.machine import Gpu
 from scene_graph_generation.arguments import ZERO2
 from scene_graph_generation.config import (
     Experiment,
@@ -22,9 +23,10 @@ from scene_graph_generation.config import (
     read_experiment,
 )
 from scene_graph_generation.deepspeed_settings import zero_stage
-from scene_graph_generation.dry_run import DryRun, counts, dry_run, meta_model, steps_of
+from scene_graph_generation.dry_run import DryRun, counts, dry_run, meta_model, sizes_of, steps_of
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.train import check_tools
+from scene_graph_generation.training_data import read_records
 from scene_graph_generation.training_memory import Load, kept_per_point, memory_per_gpu, usual_and_worst_load
 from tests.allocations import peak_bytes
 from tests.scene_graph_generation.tiny_training import EXPERIMENT, write_samples
@@ -260,6 +262,19 @@ def test_bases_of_the_hub_are_not_fetched(
     assert peak_bytes(lambda: reports.append(dry_run(replace(published, files=files)))) < 1e7  # of 14e9 of the weights
     (report,) = reports
     assert "fetches liuhaotian/llava-v1.5-7b from the model hub first" in report.text
+
+
+def test_a_batch_that_no_gpu_here_can_hold_is_told(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = small(data, tmp_path / "out")
+    model = meta_model(experiment, sizes_of(experiment))
+    usual, worst = usual_and_worst_load(experiment, model, read_records(data / "samples.json"))
+    least, most = (int(memory_per_gpu(experiment, model, 1, load).total) for load in (usual, worst))
+    for memory, told in ((least - 1, 2), ((least + most) // 2, 1), (most + 1, 0)):
+        cards = [Gpu(0, "Large", 1 << 40, (9, 0), True), Gpu(1, "Small", memory, (8, 0), True)]
+        monkeypatch.setattr("scene_graph_generation.dry_run.gpus", lambda cards=cards: cards)
+        report = dry_run(experiment)
+        assert report.text.count("GB, Small has") == told + (told == 2), report.text
+        assert [problem.startswith("GPU memory: a usual batch") for problem in report.problems] == [True] * (told == 2)
 
 
 def test_a_training_without_samples_or_folder_is_refused() -> None:

@@ -17,12 +17,14 @@ import yaml
 
 from operating_room.dataset import Dataset
 from operating_room.errors import UserError
+from operating_room.machine import cpu_threads
 from scene_graph_generation.arguments import ZERO2
-from scene_graph_generation.config import Experiment, to_mapping
+from scene_graph_generation.config import Experiment, TrainConfig, to_mapping
 from scene_graph_generation.sampler import length_grouped_order
 from scene_graph_generation.timepoint import ExampleReader
 from scene_graph_generation.tokens import train_tokens
 from scene_graph_generation.train import loss_weights, train
+from scene_graph_generation.trainer import training_arguments
 from scene_graph_generation.training_data import TrainingSamples, read_records, record_text
 from tests.dying import dies_in, require_killed
 from tests.scene_graph_generation.tiny_training import SHORT, losses, with_settings, write_samples
@@ -189,3 +191,10 @@ def test_missing_tools_are_named(data: Path, tmp_path: Path, setting: dict, modu
         pytest.skip(f"{module} is installed")
     with pytest.raises(UserError, match=rf"{module} is not installed: pip install"):
         run(replace(SHORT, train=replace(SHORT.train, **setting)), data, tmp_path)
+
+
+def test_readers_are_no_more_than_processors(tmp_path: Path) -> None:
+    """PyTorch would warn of more, and they would wait for each other."""
+    wanted = [TrainConfig(workers=number) for number in (0, 1, 100_000)]
+    found = [training_arguments(config, tmp_path, 64).dataloader_num_workers for config in wanted]
+    assert found == [0, 1, cpu_threads()]
