@@ -197,9 +197,11 @@ def _begins(triplet: Triplet, rule: ActionRule) -> bool:
 
 def _rules(values: Any) -> Rules:
     action, phases, breach = (values[name] for name in ("next_action", "robot_phase", "sterility_breach"))
+    if type(action["gap"]) is not int:
+        raise UserError(f"the gap of next_action is {action['gap']!r}; it must be whole seconds")
     rules = Rules(
         ActionRule(
-            action["object"], int(action["gap"]), dict(action["begins_with"]), action["arrival"], action["departure"]
+            action["object"], action["gap"], dict(action["begins_with"]), action["arrival"], action["departure"]
         ),
         tuple((phase["phase"], frozenset(Triplet(*relation) for relation in phase["relations"])) for phase in phases),
         SterilityRule(*(frozenset(breach[name]) for name in ("predicates", "sterile", "unsterile"))),

@@ -67,7 +67,7 @@ def test_seconds_are_those_of_the_clock_and_not_places_in_the_index() -> None:
         ("predicates: [touching", "predicates: [feeling", "predicates has no 'feeling'"),
         ("phase: Turn on", "phase: Turn off", "phases has no 'turn off'"),
         ("next_action:", "next_action: {", "is not valid YAML"),
-        ("  gap: 8", "  gap: .inf", "is no rule file"),
+        *(("  gap: 8", f"  gap: {gap}", "must be whole seconds") for gap in (".inf", "8.9", "'8'", "true")),
         ("  gap: 8", "  gap: -3", "must not be negative"),
         (
             "relations: [[mps, mako_robot, calibrating]]",
