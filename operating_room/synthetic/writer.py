@@ -6,13 +6,11 @@ the folder `.synthetic` says so: finished takes are skipped, half-written ones a
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import sys
 import zlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,7 +24,6 @@ from operating_room import layout
 from operating_room.errors import UserError
 from operating_room.files import atomic_path, write_json
 from operating_room.machine import free_memory
-from operating_room.progress import track
 from operating_room.readers import read_json
 from operating_room.synthetic import signals
 from operating_room.synthetic.poses import Scene, pose
@@ -35,6 +32,7 @@ from operating_room.synthetic.rendering import View, memory, point_cloud, render
 from operating_room.synthetic.room import Room
 from operating_room.synthetic.story import Surgery, script_surgery
 from operating_room.takes import FOURDOR, MMOR, SPLITS, TAKES, Take, find_take, split_takes
+from operating_room.workers import in_workers
 
 _VERSION = 1  # counts up whenever the same seed gives other bytes
 _PIECE = 20  # s drawn by one process at a time
@@ -112,10 +110,11 @@ def write_takes(
     for take, recipe in recipes.items():
         write_json(_note(root, take), {**recipe, "finished": False}, indent=1)
     workers = _affordable(min(workers, len(pieces)), [surgery for surgery, _ in todo], size)
-    for take in track(_in_processes(pieces, workers), "simulating takes", total=len(pieces)):
-        left[take] -= 1
-        if not left[take]:
-            write_json(_note(root, take), {**recipes[take], "finished": True}, indent=1)
+    with _one_thread():
+        for take in in_workers(_write_piece, pieces, workers, "simulating takes"):
+            left[take] -= 1
+            if not left[take]:
+                write_json(_note(root, take), {**recipes[take], "finished": True}, indent=1)
 
 
 def write_take(
@@ -164,23 +163,6 @@ def _affordable(workers: int, surgeries: Sequence[Surgery], size: tuple[int, int
             file=sys.stderr,
         )
     return fit
-
-
-def _in_processes(pieces: Sequence[_Piece], workers: int) -> Iterator[Take]:
-    """Write the pieces and give the take of each as it is done."""
-    if workers < 2:
-        for piece in pieces:
-            yield _write_piece(piece)
-        return
-    context = multiprocessing.get_context("spawn")
-    with _one_thread(), ProcessPoolExecutor(workers, mp_context=context) as pool:
-        jobs = [pool.submit(_write_piece, piece) for piece in pieces]
-        try:
-            for job in as_completed(jobs):
-                yield job.result()
-        finally:
-            for job in jobs:
-                job.cancel()
 
 
 @contextmanager

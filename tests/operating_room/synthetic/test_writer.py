@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from operating_room.synthetic.records import frame_numbers, raw_labels, start_se
 from operating_room.synthetic.story import Surgery, script_surgery
 from operating_room.synthetic.writer import Faults, named_takes, synthesize, write_take, write_takes
 from operating_room.takes import MMOR, TAKES, Take, find_take, split_takes
+from operating_room.workers import in_workers
 
 SIZE = (48, 32)
 
@@ -224,13 +225,12 @@ def test_as_many_processes_as_memory_is_there_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started = []
-    real = writer._in_processes
 
-    def counted(pieces: Sequence[Any], workers: int) -> Any:
+    def counted(write: Callable[[Any], Any], pieces: Sequence[Any], workers: int, title: str) -> Any:
         started.append(workers)
-        return real(pieces, 1)
+        return in_workers(write, pieces, 1, title)
 
-    monkeypatch.setattr(writer, "_in_processes", counted)
+    monkeypatch.setattr(writer, "in_workers", counted)
     monkeypatch.setattr(writer, "_PIECE", 1)
     monkeypatch.setattr(writer, "memory", lambda width, height: 1_000_000_000)
     for free, name in ((64_000_000_000, "001_4DOR"), (2_500_000_000, "002_4DOR"), (1_000, "003_4DOR")):
