@@ -25,6 +25,11 @@ if [ ! "$installed" -nt pyproject.toml ] || [ ! "$installed" -nt scripts/require
     [ -z "$latest" ] || versions=(--upgrade --upgrade-strategy eager)
     if ! { command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; }; then
         torch=$(sed -n 's/^torch==//p' scripts/requirements.lock)+cpu
+        if [ -n "$latest" ] && "${pip[@]}" --retries 0 --upgrade --index-url https://download.pytorch.org/whl/cpu torch 2>/dev/null; then
+            torch=$(python -c 'import torch; print(torch.__version__)')
+        elif [ -n "$latest" ]; then
+            echo "PyTorch's own index of CPU builds is not reached; taking $torch, which may not be the newest."
+        fi
         if "${pip[@]}" "torch==$torch" 2>/dev/null ||
             "${pip[@]}" --retries 0 --index-url https://download.pytorch.org/whl/cpu "torch==$torch" 2>/dev/null; then
             echo "torch==$torch" >"$VIRTUAL_ENV/torch.txt"
