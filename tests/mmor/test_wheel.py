@@ -73,7 +73,8 @@ def test_trainings_find_their_experiment_files_in_the_wheel(installed: Path, tmp
     run(installed, tmp_path, "data", "synthesize", "--out", "data", "--take", "001_PKA", *size)
     short = ("SOLVER.MAX_ITER", "2", "SOLVER.CHECKPOINT_PERIOD", "2", "INPUT.MIN_SIZE_TRAIN", "[48]")
     small = (*short, "INPUT.MIN_SIZE_TEST", "48", "INPUT.SAMPLING_FRAME_NUM", "1", "DATALOADER.NUM_WORKERS", "0")
-    told = run(installed, tmp_path, "panoptic", "train", "--out", "model", "--workers", "1", *small)
+    named = ("--config-file", "configs/panoptic/small.yaml")  # as the documents write it
+    told = run(installed, tmp_path, "panoptic", "train", *named, "--out", "model", "--workers", "1", *small)
     assert (tmp_path / "model" / "model_final.pth").is_file()
     assert "comes with the software" in told
     told = run(installed, tmp_path, "scene-graph", "train", "--dry-run", "--out", "graphs", fails=True)

@@ -140,4 +140,4 @@ def test_a_label_without_picture_has_a_row(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "table.csv"
     result = CliRunner().invoke(app, ["data", "table", MMOR_NAME, "--data", str(data), "--out", str(out)])
     assert result.exit_code == 0
-    assert list(csv.DictReader(out.open(newline=""))) == table(data, MMOR_NAME)
+    assert list(csv.DictReader(out.read_text().splitlines())) == table(data, MMOR_NAME)
