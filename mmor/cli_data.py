@@ -96,7 +96,7 @@ def _recorded(data: Path, take: str) -> RecordedTake:
     from operating_room.dataset import Dataset
 
     dataset = Dataset(data)
-    (chosen,) = dataset.choose([find_take(take).sample_name])
+    (chosen,) = dataset.choose([find_take(take).sample_name])  # with its suffix: the name of a split is no take
     return dataset.take(chosen)
 
 

@@ -92,12 +92,13 @@ def samples(
     from scene_graph_generation.sample_files import write_samples
 
     truth = load_split(relations, split, data)
-    known, problems = read_labels(Dataset(data), truth, TASKS, labels)
+    dataset = Dataset(data)
+    known, problems = read_labels(dataset, truth, TASKS, labels)
     generator = Random(seed)
     records = downstream_records(
         truth, known, generator, per_timepoint, temporal_augmentation, drop_history, published_memory
     )
-    path = samples_folder(out, data) / downstream_file_name(
+    path = samples_folder(out, dataset.root) / downstream_file_name(
         split, temporal_augmentation, drop_history, published_memory
     )
     count = write_samples(path, records, len(truth) * per_timepoint, generator)

@@ -27,7 +27,6 @@ from mmor.cli_options import (
     finish,
     load_split,
     open_takes,
-    relations_folder,
     split_file,
 )
 
@@ -110,6 +109,7 @@ def evaluate(
     bits: BitsOption = None,
 ) -> None:
     """Score a model or a predictions file. A run that was interrupted is continued."""
+    from operating_room.dataset import Dataset
     from operating_room.errors import UserError
     from scene_graph_generation.evaluate import evaluate_file, require_results
     from scene_graph_generation.evaluate_all import results_path
@@ -119,7 +119,7 @@ def evaluate(
     if (model_path is None) == (predictions is None):
         raise UserError("evaluate needs either --model-path FOLDER or --predictions FILE")
     samples = choose_samples(load_split(relations, split, data), take, limit)
-    truth = split_file(relations_folder(relations, data), split)
+    truth = split_file(relations or Dataset(data).root, split)
     if predictions is not None:
         evaluation = evaluate_file(samples, predictions, out, truth)
     else:
@@ -151,12 +151,13 @@ def evaluate_all(
     wandb: Annotated[str | None, typer.Option(help="Also log to this project of Weights & Biases.")] = None,
 ) -> None:
     """Evaluate all checkpoints of a training. What was evaluated already is kept; one table of all."""
+    from operating_room.dataset import Dataset
     from operating_room.tracking import finish_wandb
     from scene_graph_generation import evaluate_all
 
     name = _results_name(config, split, take, limit)
     samples = choose_samples(load_split(relations, split, data), take, limit)
-    truth = split_file(relations_folder(relations, data), split)
+    truth = split_file(relations or Dataset(data).root, split)
     run = _Evaluator(samples, truth, config, split, data, batch_size, device, bits, max_new_tokens, aside=True)
     log = None if wandb is None else _wandb_log(wandb, f"{folder.name} {name}")
     table = evaluate_all.evaluate_all(folder, name, run, run.about, every, log)

@@ -60,8 +60,9 @@ def load_split(relations: Path | None, split: str, data: Path) -> list[Sample]:
     from operating_room.readers import require
     from operating_room.relations import load_samples
 
-    path = split_file(relations_folder(relations, data), split)
-    on_disk = {take.sample_name for take in Dataset(data).takes()}
+    dataset = Dataset(data)
+    path = split_file(relations or dataset.root, split)
+    on_disk = {take.sample_name for take in dataset.takes()}
     require(path, f"give its folder as --relations, or `mmor data convert-relations {data}`")
     found = load_samples(path)
     if absent := list(dict.fromkeys(sample.take_name for sample in found if sample.take_name not in on_disk)):
@@ -72,21 +73,9 @@ def load_split(relations: Path | None, split: str, data: Path) -> list[Sample]:
     return samples
 
 
-def relations_folder(relations: Path | None, data: Path) -> Path:
-    """The folder of the relations files: where `mmor data convert-relations` writes them, if none is chosen."""
-    from operating_room.dataset import Dataset
-
-    return relations or Dataset(data).root
-
-
-SAMPLES = "llava_samples"  # the published name of the folder
-
-
-def samples_folder(out: Path | None, data: Path) -> Path:
-    """The folder for training samples: in that of the data, if none is chosen."""
-    from operating_room.dataset import Dataset
-
-    return out or Dataset(data).root / SAMPLES
+def samples_folder(chosen: Path | None, root: Path) -> Path:
+    """The folder for training samples: one of the published name in that of the dataset, if none is chosen."""
+    return chosen or root / "llava_samples"
 
 
 def split_file(relations: Path, split: str) -> Path:

@@ -186,7 +186,7 @@ def samples(
     counts: Counter[int] = Counter()
     if tokens is not None:
         records = count_answer_tokens(records, tokens, counts)
-    folder = samples_folder(out, data)
+    folder = samples_folder(out, dataset.root)
     path = folder / options.file_name(split)
     written = write_samples(path, records, len(graphs) * permutations, Random(f"order {seed}"))
     problems = [*half_copied(dataset, [split]), *describe(left_out, graphs)]

@@ -62,7 +62,7 @@ def facts_of(name: str, values: Mapping[str, Any], dataset: Dataset | None) -> F
     if "relations" in values and "split" in values:
         from mmor.cli_options import split_file
 
-        facts.reads.append(split_file(Path(values["relations"] or values["data"]), values["split"]))
+        facts.reads.append(split_file(values["relations"] or _root(values, dataset), values["split"]))
     names = values.get("take") or ([values["split"]] if "split" in values else None)
     if dataset is not None and names:
         _told(facts, partial(dataset.choose, names))
@@ -144,10 +144,15 @@ def _preprocessing(values: Mapping[str, Any], facts: Facts, dataset: Dataset | N
         facts.problems.append(f"{root}: cannot be written, which this step does; {advice}")
 
 
-def _samples_folder(values: Mapping[str, Any], dataset: Dataset | None) -> Path:
-    from mmor.cli_options import SAMPLES
+def _root(values: Mapping[str, Any], dataset: Dataset | None) -> Path:
+    """The folder of the data, which may not be there yet."""
+    return Path(values["data"]) if dataset is None else dataset.root
 
-    return values["out"] or (Path(values["data"]) if dataset is None else dataset.root) / SAMPLES
+
+def _samples_folder(values: Mapping[str, Any], dataset: Dataset | None) -> Path:
+    from mmor.cli_options import samples_folder
+
+    return samples_folder(values["out"], _root(values, dataset))
 
 
 def _samples(values: Mapping[str, Any], facts: Facts, dataset: Dataset | None) -> None:

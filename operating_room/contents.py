@@ -145,8 +145,8 @@ def picture_table(recorded: RecordedTake, root: Path) -> Iterator[dict[str, str]
         UserError: the take's index cannot be read.
     """
     index = read_index(recorded.index_file)
+    told = partial(_told, recorded, root)
     for timepoint, (_, frames) in zip(recorded.expected, index, strict=True):
-        told = partial(_told, recorded, root)
         for camera, picture, masks in _cameras(recorded, timepoint, frames):
             row = {
                 "take": timepoint.take.name,
