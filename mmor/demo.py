@@ -10,35 +10,36 @@ from random import Random
 
 import torch
 
+from computing.experiments import CONFIGS
 from mmor.report import TakeResult, write_report
-from operating_room.dataset import Dataset
+from operating_room.domain.takes import Take, find_take, split_takes
 from operating_room.errors import UserError
-from operating_room.experiments import CONFIGS
-from operating_room.files import write_json
-from operating_room.machine import cpu_threads
-from operating_room.relations import convert, load_samples
-from operating_room.scene_graph import Sample
-from operating_room.synthetic.story import script_surgery
-from operating_room.synthetic.writer import synthesize
-from operating_room.takes import Take, find_take, split_takes
-from panoptic_segmentation.config import read_config
-from panoptic_segmentation.evaluate import evaluate as evaluate_masks
-from panoptic_segmentation.ground_truth import find_videos
-from panoptic_segmentation.predict import load as load_segmenter
-from panoptic_segmentation.predict import predict
-from panoptic_segmentation.predictions import picture_path
-from panoptic_segmentation.train import train as train_segmenter
-from scene_graph_generation.checkpoints import load_model
-from scene_graph_generation.config import PretrainConfig, read_experiment
-from scene_graph_generation.evaluate import evaluate as evaluate_graphs
-from scene_graph_generation.evaluate import score_constant_guess
-from scene_graph_generation.infer import SceneGraphGenerator, infer
+from operating_room.files.atomic import write_json
+from operating_room.graphs.graph_files import load_samples
+from operating_room.graphs.scene_graph import Sample
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.raw_labels import convert
+from operating_room.work.processes import cpu_threads
+from operating_room_simulator.story.story import script_surgery
+from operating_room_simulator.writer import synthesize
+from panoptic_segmentation.config.settings import read_config
+from panoptic_segmentation.data.ground_truth import find_videos
+from panoptic_segmentation.inference.predict import load as load_segmenter
+from panoptic_segmentation.inference.predict import predict
+from panoptic_segmentation.inference.predictions import picture_path
+from panoptic_segmentation.scores.evaluate import evaluate as evaluate_masks
+from panoptic_segmentation.training.train import train as train_segmenter
+from scene_graph_generation.config.settings import PretrainConfig, read_experiment
+from scene_graph_generation.inference.evaluate import evaluate as evaluate_graphs
+from scene_graph_generation.inference.evaluate import score_constant_guess
+from scene_graph_generation.inference.infer import SceneGraphGenerator, infer
 from scene_graph_generation.preprocess.audio import preprocess_audio
 from scene_graph_generation.preprocess.embeddings import mel_encoder, preprocess_audio_embeddings
 from scene_graph_generation.preprocess.masks import preprocess_masks
 from scene_graph_generation.preprocess.transcripts import preprocess_transcripts
-from scene_graph_generation.samples import SampleOptions, training_records
-from scene_graph_generation.train import train as train_graphs
+from scene_graph_generation.samples.records import SampleOptions, training_records
+from scene_graph_generation.training.train import train as train_graphs
+from scene_graph_generation.weights.checkpoints import load_model
 
 TAKE = find_take("004_PKA")  # of the test split: no model has been trained on a take of this name, or with this seed
 PICTURE_SIZE = (320, 240)  # px

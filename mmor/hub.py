@@ -20,10 +20,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from computing.hub import hub_errors
 from operating_room.errors import UserError
-from operating_room.files import clear_left, temporary_path
-from operating_room.hub import hub_errors
-from operating_room.progress import track
+from operating_room.files.atomic import clear_left, temporary_path
+from operating_room.work.progress import track
 
 REPOSITORY = "egeozsoy/MM-OR"
 _VPQ = "paper, best of the three: MM-OR VPQ4 67.0, VPQ8 66.4; 4D-OR VPQ 71.8, VPQ4 69.8, VPQ8 69.2"

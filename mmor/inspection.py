@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from computing.loading import told_by_names
 from operating_room.errors import UserError
-from operating_room.loading import told_by_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,10 +33,10 @@ def inspect(path: Path) -> str:
         if path.suffix not in _SEGMENTER_FILES:
             raise UserError(f"{path}: is no model file ({', '.join(_SEGMENTER_FILES)}); give one, or a model folder")
         return _segmenter(path)
-    from scene_graph_generation.adapter_config import ADAPTER_CONFIG
-    from scene_graph_generation.base_models import CONFIG
-    from scene_graph_generation.checkpoints import WEIGHTS
-    from scene_graph_generation.fine_tuned import OWN_ADAPTER
+    from scene_graph_generation.weights.adapter_config import ADAPTER_CONFIG
+    from scene_graph_generation.weights.base_models import CONFIG
+    from scene_graph_generation.weights.checkpoints import WEIGHTS
+    from scene_graph_generation.weights.fine_tuned import OWN_ADAPTER
 
     own = (path / WEIGHTS).is_file() and (path / CONFIG).is_file()  # the loader's order: a whole model first
     if not own and ((path / OWN_ADAPTER).is_file() or (path / ADAPTER_CONFIG).is_file()):
@@ -48,7 +48,7 @@ def inspect(path: Path) -> str:
 
 def _segmenter_folder(path: Path) -> str:
     """The model in a folder that a segmenter training wrote, or that was downloaded."""
-    from panoptic_segmentation.predict import model_path
+    from panoptic_segmentation.inference.predict import model_path
 
     try:
         inside = sorted(file for file in path.iterdir() if file.suffix in _SEGMENTER_FILES and file.is_file())
@@ -66,7 +66,7 @@ def _segmenter_folder(path: Path) -> str:
 
 
 def _segmenter(path: Path) -> str:
-    from panoptic_segmentation.checkpoint_files import read_checkpoint
+    from panoptic_segmentation.weights.checkpoint_files import read_checkpoint
 
     state = read_checkpoint(path)
     parts = Counter(name.split(".")[0] for name in state)
@@ -95,7 +95,7 @@ def _segmenter(path: Path) -> str:
 
 
 def _has_card(path: Path) -> bool:
-    from panoptic_segmentation.checkpoints import read_card
+    from panoptic_segmentation.weights.checkpoints import read_card
 
     try:
         read_card(path)
@@ -105,9 +105,9 @@ def _has_card(path: Path) -> bool:
 
 
 def _fine_tuned(folder: Path) -> str:
-    from scene_graph_generation.adapters import is_adapter
-    from scene_graph_generation.fine_tuned import OWN_ADAPTER, read_fine_tuned
-    from scene_graph_generation.parameter_names import our_name
+    from scene_graph_generation.weights.adapters import is_adapter
+    from scene_graph_generation.weights.fine_tuned import OWN_ADAPTER, read_fine_tuned
+    from scene_graph_generation.weights.parameter_names import our_name
 
     tuned = read_fine_tuned(folder)
     form = "our form" if (folder / OWN_ADAPTER).is_file() else "published form"
@@ -138,7 +138,7 @@ def _fine_tuned(folder: Path) -> str:
 
 
 def _whole(folder: Path) -> str:
-    from scene_graph_generation.base_models import VISION_BASE, is_ours, read_config, read_weights
+    from scene_graph_generation.weights.base_models import VISION_BASE, is_ours, read_config, read_weights
 
     values = read_config(folder)
     state = {name: tensor for _, part in read_weights(folder) for name, tensor in part.items()}

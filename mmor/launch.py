@@ -7,8 +7,9 @@ import os
 import sys
 from datetime import timedelta
 
+from computing.machine import gpus
 from operating_room.errors import UserError
-from operating_room.machine import cpu_threads, gpus, is_started
+from operating_room.work.processes import cpu_threads, is_started
 
 
 def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: str = "auto") -> None:

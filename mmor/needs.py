@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from operating_room.errors import UserError
 
 if TYPE_CHECKING:
-    from operating_room.dataset import Dataset
-    from operating_room.takes import Take
+    from operating_room.domain.takes import Take
+    from operating_room.recordings.dataset import Dataset
 
 GB = 1e9  # bytes
 CUDA = 1e9  # bytes of a GPU that PyTorch itself takes
@@ -60,7 +60,7 @@ def facts_of(name: str, values: Mapping[str, Any], dataset: Dataset | None) -> F
     """
     facts = Facts([Path(values[option]) for option in _READ if isinstance(values.get(option), (str, Path))])
     if "relations" in values and "split" in values:
-        from mmor.cli_options import split_file
+        from mmor.cli.options import split_file
 
         facts.reads.append(split_file(values["relations"] or _root(values, dataset), values["split"]))
     names = values.get("take") or ([values["split"]] if "split" in values else None)
@@ -75,7 +75,7 @@ def facts_of(name: str, values: Mapping[str, Any], dataset: Dataset | None) -> F
 
 
 def _relations(values: Mapping[str, Any], facts: Facts, dataset: Dataset | None) -> None:
-    from operating_room.relations import SPLIT_NAMES
+    from operating_room.graphs.graph_files import SPLIT_NAMES
 
     facts.makes += [
         Path(values["out"] or values["root"]) / f"relationships_{name}.json" for name in SPLIT_NAMES.values()
@@ -85,11 +85,11 @@ def _relations(values: Mapping[str, Any], facts: Facts, dataset: Dataset | None)
 def _segmenter_training(values: Mapping[str, Any], facts: Facts, dataset: Dataset | None) -> None:
     import torch
 
-    from mmor.cli_options import segmenter_file
-    from operating_room.tracking import check_wandb
-    from panoptic_segmentation.checkpoints import build_model
-    from panoptic_segmentation.config import read_config
-    from panoptic_segmentation.trainer import check_batch
+    from computing.tracking import check_wandb
+    from mmor.cli.options import segmenter_file
+    from panoptic_segmentation.config.settings import read_config
+    from panoptic_segmentation.training.trainer import check_batch
+    from panoptic_segmentation.weights.checkpoints import build_model
 
     config = read_config(segmenter_file(values["config_file"]), values["overrides"] or ())
     facts.reads += [Path(config.weights)] if config.weights else []
@@ -112,7 +112,7 @@ def _segmenter_training(values: Mapping[str, Any], facts: Facts, dataset: Datase
 
 
 def _segmenter_predictions(values: Mapping[str, Any], facts: Facts, dataset: Dataset | None) -> None:
-    from operating_room.layout import SEGMENTATION_CAMERAS, label_mask_folder
+    from operating_room.recordings.layout import SEGMENTATION_CAMERAS, label_mask_folder
 
     facts.makes.append((values["out"] or values["model"]) / "inference")
     _need_gpus(values["num_gpus"], facts, too_large=False)
@@ -125,7 +125,7 @@ def _segmenter_predictions(values: Mapping[str, Any], facts: Facts, dataset: Dat
 
 
 def _segmenter_scores(values: Mapping[str, Any], facts: Facts, dataset: Dataset | None) -> None:
-    from panoptic_segmentation.predictions import split_path
+    from panoptic_segmentation.inference.predictions import split_path
 
     facts.reads.append(split_path(values["out"], values["name"]))
     facts.makes.append(values["out"])
@@ -150,14 +150,14 @@ def _root(values: Mapping[str, Any], dataset: Dataset | None) -> Path:
 
 
 def _samples_folder(values: Mapping[str, Any], dataset: Dataset | None) -> Path:
-    from mmor.cli_options import samples_folder
+    from mmor.cli.options import samples_folder
 
     return samples_folder(values["out"], _root(values, dataset))
 
 
 def _samples(values: Mapping[str, Any], facts: Facts, dataset: Dataset | None) -> None:
-    from scene_graph_generation.sample_files import frequency_file_name
-    from scene_graph_generation.samples import SampleOptions, choose_modalities
+    from scene_graph_generation.samples.records import SampleOptions, choose_modalities
+    from scene_graph_generation.samples.sample_files import frequency_file_name
 
     options = SampleOptions(
         permutations=values["permutations"],
@@ -178,7 +178,7 @@ def _samples(values: Mapping[str, Any], facts: Facts, dataset: Dataset | None) -
 
 
 def _downstream_samples(values: Mapping[str, Any], facts: Facts, dataset: Dataset | None) -> None:
-    from scene_graph_generation.downstream_samples import downstream_file_name
+    from scene_graph_generation.samples.downstream_samples import downstream_file_name
 
     options = (values[name] for name in ("split", "temporal_augmentation", "drop_history", "published_memory"))
     facts.makes.append(_samples_folder(values, dataset) / downstream_file_name(*options))
@@ -186,10 +186,10 @@ def _downstream_samples(values: Mapping[str, Any], facts: Facts, dataset: Datase
 
 
 def _graph_training(default: str, values: Mapping[str, Any], facts: Facts, dataset: Dataset | None) -> None:
-    from mmor.cli_scene_graph import read_training
-    from scene_graph_generation.dry_run import meta_model, sizes_of
-    from scene_graph_generation.train import missing_tools, output_folder
-    from scene_graph_generation.training_memory import memory_per_gpu, usual_and_worst_load
+    from mmor.cli.scene_graph import read_training
+    from scene_graph_generation.training.dry_run import meta_model, sizes_of
+    from scene_graph_generation.training.train import missing_tools, output_folder
+    from scene_graph_generation.training.training_memory import memory_per_gpu, usual_and_worst_load
 
     given = {name: values[name] for name in ("samples", "out", "data")}
     experiment = read_training(values["options"] or (), values["config"], default, given).experiment
@@ -210,7 +210,7 @@ def _graph_training(default: str, values: Mapping[str, Any], facts: Facts, datas
 
 def _need_gpus(wanted: int, facts: Facts, too_large: bool, memory: float = 0.0) -> None:
     """Whether this machine has the GPUs, and they the memory (bytes); `too_large`: a CPU will not do."""
-    from operating_room.machine import gpus
+    from computing.machine import gpus
 
     found = gpus()
     if too_large and not found:

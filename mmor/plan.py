@@ -21,7 +21,7 @@ from mmor.needs import GB, Facts, facts_of
 from operating_room.errors import UserError
 
 if TYPE_CHECKING:
-    from operating_room.dataset import Dataset
+    from operating_room.recordings.dataset import Dataset
 
 _SIZES = {  # bytes of what comes from the hub
     "liuhaotian/llava-v1.5-7b": 13.6e9,
@@ -140,7 +140,7 @@ def _facts(step: Step, makers: Mapping[Path, Step]) -> Facts:
 
 def _dataset(data: Path | None, makers: Mapping[Path, Step]) -> tuple[Dataset | None, str | None]:
     """The data that a command reads, if it is there already, and what is wrong with it."""
-    from operating_room.dataset import Dataset
+    from operating_room.recordings.dataset import Dataset
 
     if data is None or not data.is_dir():
         return None, None
@@ -170,8 +170,8 @@ def _inputs(facts: Facts, makers: Mapping[Path, Step]) -> tuple[list[str], list[
 
 def _find(name: str) -> tuple[str, str | None]:
     """Where a base or tokenizer comes from, and why it cannot."""
-    from operating_room.hub import hub_errors
-    from scene_graph_generation.dry_run import in_cache
+    from computing.hub import hub_errors
+    from scene_graph_generation.training.dry_run import in_cache
 
     if Path(name).is_dir():
         return "a folder", None

@@ -15,15 +15,17 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from operating_room import layout, readers, scoring
-from operating_room.categories import BY_ENTITY, COLORS, LABEL_TO_CATEGORY, colors_to_categories
-from operating_room.dataset import RecordedTake, Timepoint
-from operating_room.files import write_text
-from operating_room.progress import track
-from operating_room.prompts import read_screen, read_speech
-from operating_room.scene_graph import Sample, Triplet, normalise
-from operating_room.vocabulary import ENTITIES, PREDICATES
-from panoptic_segmentation import vpq
+from operating_room.domain.categories import BY_ENTITY, COLORS, LABEL_TO_CATEGORY, colors_to_categories
+from operating_room.domain.vocabulary import ENTITIES, PREDICATES
+from operating_room.files import readers
+from operating_room.files.atomic import write_text
+from operating_room.graphs.scene_graph import Sample, Triplet, normalise
+from operating_room.recordings import layout
+from operating_room.recordings.dataset import RecordedTake, Timepoint
+from operating_room.recordings.questions import read_screen, read_speech
+from operating_room.scores import scoring
+from operating_room.work.progress import track
+from panoptic_segmentation.scores import vpq
 
 VIEW_WIDTH = 320  # px, of the pictures in the page
 _SPELLING = {name.lower(): name for name in PREDICATES}

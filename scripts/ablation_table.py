@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from operating_room.readers import read_json
+from operating_room.files.readers import read_json
 
 ROWS = {
     "views": "views only",

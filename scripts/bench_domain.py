@@ -16,20 +16,23 @@ from random import Random
 
 from timing import cpu_seconds
 
-from operating_room.dataset import Dataset
-from operating_room.memory import Memory
-from operating_room.relations import load_samples
-from operating_room.scene_graph import Sample, parse, target_text
-from operating_room.scoring import score
-from operating_room.similarity import SimilarSamples
-from operating_room.synthetic.story import script_surgery
-from operating_room.takes import split_takes
+from operating_room.domain.takes import split_takes
+from operating_room.graphs.graph_files import load_samples
+from operating_room.graphs.memory import Memory
+from operating_room.graphs.scene_graph import Sample, parse, target_text
+from operating_room.graphs.similarity import SimilarSamples
+from operating_room.recordings.dataset import Dataset
+from operating_room.scores.scoring import score
+from operating_room_simulator.story.story import script_surgery
 
 MEMORY_TAKE = "007_TKA_MMOR"
 PUBLISHED_MEMORY_S, PUBLISHED_SIMILAR_S = 45.0, 8.0
 SIMILAR_SAMPLES = 3000
 VALIDATION_SIZES = {"004_4DOR": 682, "008_4DOR": 650, "002_PKA_MMOR": 867, MEMORY_TAKE: 1156, "009_TKA_MMOR": 547}
-IMPORTS = "import operating_room.dataset, operating_room.downstream, operating_room.prompts, operating_room.similarity"
+IMPORTS = (
+    "import operating_room.recordings.dataset, operating_room.scores.downstream, "
+    "operating_room.graphs.prompts, operating_room.graphs.similarity"
+)
 COMMANDS = {  # name -> arguments of a fresh interpreter, aim in wall seconds on an idle machine
     "mmor --help": (["-m", "mmor.cli", "--help"], 0.5),
     "import operating_room": (["-c", "import operating_room"], 0.3),

@@ -17,11 +17,11 @@ from PIL import Image
 from plain_masks import plain_ids, plain_labels, plain_reduction, plain_window_sums
 from timing import cpu_seconds
 
-from operating_room.categories import CATEGORIES, COLORS, colors_to_labels
-from operating_room.masks import reduce_labels
-from panoptic_segmentation.overlap import read_overlaps
-from panoptic_segmentation.predictions import picture_path, write_frame
-from panoptic_segmentation.vpq import Quality, video_quality
+from operating_room.domain.categories import CATEGORIES, COLORS, colors_to_labels
+from operating_room.recordings.masks import reduce_labels
+from panoptic_segmentation.inference.predictions import picture_path, write_frame
+from panoptic_segmentation.scores.overlap import read_overlaps
+from panoptic_segmentation.scores.vpq import Quality, video_quality
 
 SIDES = ("truth", "predicted")
 

@@ -16,15 +16,15 @@ import torch
 from timing import cpu_seconds
 from torch import Tensor
 
-from operating_room.categories import LABEL_COUNT
-from scene_graph_generation.collate import IMAGE, Example
-from scene_graph_generation.config import MM2SGConfig, PointConfig, VisionConfig, read_experiment
-from scene_graph_generation.loss import answer_loss
+from operating_room.domain.categories import LABEL_COUNT
+from scene_graph_generation.config.settings import MM2SGConfig, PointConfig, VisionConfig, read_experiment
+from scene_graph_generation.inputs.example import IMAGE, Example
 from scene_graph_generation.model.decoding import generate
 from scene_graph_generation.model.encoders import VisionTower
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.model.point_transformer import PointEncoder
 from scene_graph_generation.model.pooler import ViewPooler
+from scene_graph_generation.training.loss import answer_loss
 
 SMALL = Path(__file__).parents[1] / "configs" / "scene_graph" / "small.yaml"
 VIEWS = 7

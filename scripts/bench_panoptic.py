@@ -19,10 +19,10 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from operating_room.categories import CATEGORIES
-from panoptic_segmentation.model.panoptic import CausalPanoptic, panoptic_video
+from operating_room.domain.categories import CATEGORIES
+from panoptic_segmentation.inference.panoptic import CausalPanoptic, panoptic_video
+from panoptic_segmentation.inference.video import ctvis_frames, offline_video, online_frames
 from panoptic_segmentation.model.segmenter import SegmenterConfig, small_segmenter
-from panoptic_segmentation.model.video import ctvis_frames, offline_video, online_frames
 from panoptic_segmentation.model.video_models import CTVIS, SMALL_VIDEO, OfflineDVIS, OnlineDVIS, VideoConfig
 
 CERTAIN = 12  # objects that post-processing gets

@@ -19,14 +19,14 @@ from random import Random
 
 from timing import cpu_seconds
 
-from operating_room import layout
-from operating_room.dataset import Dataset
-from operating_room.files import write_json
-from operating_room.relations import load_samples, save_samples
-from operating_room.scene_graph import Sample
-from operating_room.synthetic.story import script_surgery
-from operating_room.takes import MMOR, Take, find_take, split_takes
-from operating_room.transcripts import audio_window
+from operating_room.domain.takes import MMOR, Take, find_take, split_takes
+from operating_room.files.atomic import write_json
+from operating_room.graphs.graph_files import load_samples, save_samples
+from operating_room.graphs.scene_graph import Sample
+from operating_room.recordings import layout
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.transcripts import audio_window
+from operating_room_simulator.story.story import script_surgery
 
 TAKE = find_take("001_PKA")
 SIDE_BY_SIDE = 8  # takes that are evaluated in one batch
@@ -153,9 +153,9 @@ def evaluation(root: Path, seconds: int) -> None:
     import torch
 
     from mmor.demo import BUNDLED, GRAPHS, prepare
-    from operating_room.synthetic.writer import synthesize
-    from scene_graph_generation.checkpoints import load_model
-    from scene_graph_generation.infer import SceneGraphGenerator, answers_path, infer
+    from operating_room_simulator.writer import synthesize
+    from scene_graph_generation.inference.infer import SceneGraphGenerator, answers_path, infer
+    from scene_graph_generation.weights.checkpoints import load_model
 
     torch.set_num_threads(1)
     takes = [*split_takes("test"), *split_takes("val")][:SIDE_BY_SIDE]
@@ -181,8 +181,8 @@ def evaluation(root: Path, seconds: int) -> None:
 
 def write_training_samples(root: Path, permutations: int) -> None:
     """Training samples of a split with memory and mixed modalities."""
-    from scene_graph_generation.sample_files import write_samples
-    from scene_graph_generation.samples import SampleOptions, training_records
+    from scene_graph_generation.samples.records import SampleOptions, training_records
+    from scene_graph_generation.samples.sample_files import write_samples
 
     graphs = load_samples(root / "relationships_train.json")
     options = SampleOptions(permutations=permutations, temporal=True, mixed=True)
@@ -196,7 +196,7 @@ def write_training_samples(root: Path, permutations: int) -> None:
 
 def read_training_samples(root: Path) -> None:
     """The same samples as training reads them: each once in order, then some in random order."""
-    from scene_graph_generation.training_data import read_records, record_text
+    from scene_graph_generation.samples.training_data import read_records, record_text
 
     (path,) = root.glob("train_*perm_*.json")
     before = peak()

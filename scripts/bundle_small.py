@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from panoptic_segmentation import checkpoints as segmenters
-from panoptic_segmentation.config import read_config
-from scene_graph_generation import checkpoints as graphs
+from panoptic_segmentation.config.settings import read_config
+from panoptic_segmentation.weights import checkpoints as segmenters
+from scene_graph_generation.weights import checkpoints as graphs
 
 PACKAGE = Path(__file__).parents[1]
 

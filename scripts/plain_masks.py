@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from operating_room.categories import CATEGORIES
-from panoptic_segmentation.vpq import Quality
+from operating_room.domain.categories import CATEGORIES
+from panoptic_segmentation.scores.vpq import Quality
 
 Segments = Sequence[dict[str, Any]]
 

@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import UInt8
 
-from operating_room.categories import CATEGORIES
-from operating_room.dataset import Dataset
-from operating_room.progress import track
-from operating_room.readers import read_label_mask
-from operating_room.takes import split_takes
-from panoptic_segmentation.evaluate import evaluate
-from panoptic_segmentation.ground_truth import category_map, clean, find_videos
-from panoptic_segmentation.predictions import write_frame, write_split, write_video
+from operating_room.domain.categories import CATEGORIES
+from operating_room.domain.takes import split_takes
+from operating_room.files.readers import read_label_mask
+from operating_room.recordings.dataset import Dataset
+from operating_room.work.progress import track
+from panoptic_segmentation.data.ground_truth import category_map, clean, find_videos
+from panoptic_segmentation.inference.predictions import write_frame, write_split, write_video
+from panoptic_segmentation.scores.evaluate import evaluate
 
 GRIDS = ((48, 64), (72, 96), (96, 128), (120, 160))  # height, width
 SIZE = (320, 240)  # of the pictures, width and height in px

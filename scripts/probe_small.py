@@ -13,14 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from operating_room.dataset import Dataset, Timepoint
-from operating_room.relations import SPLIT_NAMES, load_predictions, load_samples
-from operating_room.scoring import score
-from operating_room.takes import DATASETS, find_take
-from scene_graph_generation.checkpoints import load_model
-from scene_graph_generation.collate import Example
-from scene_graph_generation.evaluate import score_constant_guess
-from scene_graph_generation.infer import SceneGraphGenerator, infer
+from operating_room.domain.takes import DATASETS, find_take
+from operating_room.graphs.graph_files import SPLIT_NAMES, load_predictions, load_samples
+from operating_room.recordings.dataset import Dataset, Timepoint
+from operating_room.scores.scoring import score
+from scene_graph_generation.inference.evaluate import score_constant_guess
+from scene_graph_generation.inference.infer import SceneGraphGenerator, infer
+from scene_graph_generation.inputs.example import Example
+from scene_graph_generation.weights.checkpoints import load_model
 
 VIEWS: dict[str, Any] = {"room_views": {}, "station_views": {}, "tracker_view": None}
 CLOUD: dict[str, Any] = {"point_cloud": None}

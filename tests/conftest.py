@@ -24,4 +24,4 @@ settings.load_profile("shared machine")
 def no_progress_in_logs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Off where progress itself is tested."""
     if request.path.name != "test_progress.py":
-        monkeypatch.setattr("operating_room.progress._FIRST", math.inf)
+        monkeypatch.setattr("operating_room.work.progress._FIRST", math.inf)

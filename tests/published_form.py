@@ -18,14 +18,14 @@ import sentencepiece
 import torch
 from torch import Tensor
 
-from operating_room.prompts import QUESTION
-from panoptic_segmentation.checkpoints import build_model, published_state
-from scene_graph_generation.adapters import add_lora, freeze, is_adapter
-from scene_graph_generation.config import LanguageConfig, LoraConfig, MM2SGConfig, PoolerConfig, VisionConfig
-from scene_graph_generation.fine_tuned import adapter_state, other_state
+from operating_room.graphs.prompts import QUESTION
+from panoptic_segmentation.weights.checkpoints import build_model, published_state
+from scene_graph_generation.config.settings import LanguageConfig, LoraConfig, MM2SGConfig, PoolerConfig, VisionConfig
 from scene_graph_generation.model.mm2sg import MM2SG
-from scene_graph_generation.parameter_names import published_name
-from tests.panoptic_segmentation.test_panoptic_train import TINY
+from scene_graph_generation.weights.adapters import add_lora, freeze, is_adapter
+from scene_graph_generation.weights.fine_tuned import adapter_state, other_state
+from scene_graph_generation.weights.parameter_names import published_name
+from tests.panoptic_segmentation.training.test_panoptic_train import TINY
 
 LANGUAGE, VISION, CLAP = (
     "liuhaotian/llava-v1.5-7b",

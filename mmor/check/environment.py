@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 
-from operating_room.dataset import Dataset
+from computing.machine import Gpu, free_memory, gpus, total_memory
 from operating_room.errors import UserError
-from operating_room.machine import Gpu, cpu_threads, free_memory, gpus, total_memory
+from operating_room.recordings.dataset import Dataset
+from operating_room.work.processes import cpu_threads
 
 _PACKAGES = ("mmor", "torch", "transformers", "accelerate", "peft", "safetensors", "numpy")
 _EXTRAS = {  # package -> (extra, what it is for)

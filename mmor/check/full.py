@@ -7,10 +7,10 @@ from functools import partial
 
 import torch
 
+from computing.machine import autocast, half_dtype, require_memory
 from mmor.check import graphs, segmenters
 from mmor.check.measure import KINDS, Outcome, Result, measure, not_run
 from operating_room.errors import UserError
-from operating_room.machine import autocast, half_dtype, require_memory
 
 SEGMENTED_CAMERAS = 3  # whose masks a timepoint shows, at most
 _STREAM = "online", 16  # what a live stream is asked about: this segmenter, and a language model of so many bits

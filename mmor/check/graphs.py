@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from computing.machine import autocast, seeded, wait_for
 from mmor.check.measure import Outcome
-from operating_room.machine import autocast, seeded, wait_for
-from scene_graph_generation.adapters import add_lora, freeze, parameter_groups
-from scene_graph_generation.base_models import build_empty
-from scene_graph_generation.collate import IGNORED, IMAGE, Example
-from scene_graph_generation.config import LanguageConfig, MM2SGConfig, PointConfig, PoolerConfig, VisionConfig
-from scene_graph_generation.loss import answer_loss
+from scene_graph_generation.config.settings import LanguageConfig, MM2SGConfig, PointConfig, PoolerConfig, VisionConfig
+from scene_graph_generation.inputs.example import IGNORED, IMAGE, Example
 from scene_graph_generation.model.decoding import generate
 from scene_graph_generation.model.mm2sg import MM2SG
-from scene_graph_generation.precision import set_precision
-from scene_graph_generation.starting_point import set_training_precision
+from scene_graph_generation.training.loss import answer_loss
+from scene_graph_generation.training.starting_point import set_training_precision
+from scene_graph_generation.weights.adapters import add_lora, freeze, parameter_groups
+from scene_graph_generation.weights.base_models import build_empty
+from scene_graph_generation.weights.precision import set_precision
 
 SEED = 7
 REGRET = 0.25  # standard deviations of the scores; a wrong token is 2 to 4 below the best one

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from operating_room.machine import release_memory, wait_for, watched_memory
+from computing.machine import release_memory, wait_for, watched_memory
 
 State = Literal["ok", "FAIL", "not run"]
 KINDS = ("ctvis", "online", "offline")

@@ -12,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmor.check.measure import Outcome
 from mmor.check.segmenters import SMALL, losses_of, make_model, pictures, random_clip
-from panoptic_segmentation.checkpoints import VideoModel
 from panoptic_segmentation.model.losses import Clip
+from panoptic_segmentation.weights.checkpoints import VideoModel
 
 
 def one_process() -> Outcome:

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
+from computing.machine import choose_device, gpus, half_dtype
 from mmor.check import environment, graphs, processes, segmenters
 from mmor.check.full import live, published_size
 from mmor.check.measure import FORMATS, KINDS, Outcome, Result, measure, not_run
 from mmor.check.whole import whole_path
-from operating_room.files import write_json
-from operating_room.machine import choose_device, gpus, half_dtype
-from operating_room.progress import track
+from operating_room.files.atomic import write_json
+from operating_room.work.progress import track
 
 CPU = torch.device("cpu")
 # Largest relative difference from the CPU in float32 that is taken for rounding. On a CPU the small models differ by

@@ -9,15 +9,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from computing.machine import autocast, seeded, wait_for
 from mmor.check.measure import Outcome
-from operating_room.machine import autocast, seeded, wait_for
-from panoptic_segmentation.checkpoints import VideoModel, build_model
+from panoptic_segmentation.config.settings import Rates
+from panoptic_segmentation.inference.video import ctvis_frames, offline_video, online_frames
 from panoptic_segmentation.model.losses import Clip
 from panoptic_segmentation.model.matching import Draws, LossSettings
 from panoptic_segmentation.model.segmenter import SegmenterConfig, small_segmenter
-from panoptic_segmentation.model.video import ctvis_frames, offline_video, online_frames
 from panoptic_segmentation.model.video_models import CTVIS, SMALL_VIDEO, OfflineDVIS, VideoConfig
-from panoptic_segmentation.optimizer import Rates, parameter_groups
+from panoptic_segmentation.training.optimizer import parameter_groups
+from panoptic_segmentation.weights.checkpoints import VideoModel, build_model
 
 SEED = 7
 OBJECTS = 8  # in each clip of a training step

@@ -16,24 +16,25 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from computing.experiments import CONFIGS
 from mmor.check.measure import Outcome
 from mmor.demo import BUNDLED, GRAPHS, SEGMENTER, prepare
-from operating_room.dataset import Dataset
-from operating_room.experiments import CONFIGS
-from operating_room.files import write_json
-from operating_room.relations import convert, load_samples
-from operating_room.synthetic.writer import synthesize
-from operating_room.takes import find_take
-from panoptic_segmentation.config import read_config
-from panoptic_segmentation.ground_truth import find_videos
-from panoptic_segmentation.predict import load as load_segmenter
-from panoptic_segmentation.predict import predict
-from panoptic_segmentation.train import train as train_segmenter
-from scene_graph_generation.checkpoints import load_model
-from scene_graph_generation.config import PretrainConfig, read_experiment
-from scene_graph_generation.infer import SceneGraphGenerator, infer
-from scene_graph_generation.samples import SampleOptions, training_records
-from scene_graph_generation.train import train as train_graphs
+from operating_room.domain.takes import find_take
+from operating_room.files.atomic import write_json
+from operating_room.graphs.graph_files import load_samples
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.raw_labels import convert
+from operating_room_simulator.writer import synthesize
+from panoptic_segmentation.config.settings import read_config
+from panoptic_segmentation.data.ground_truth import find_videos
+from panoptic_segmentation.inference.predict import load as load_segmenter
+from panoptic_segmentation.inference.predict import predict
+from panoptic_segmentation.training.train import train as train_segmenter
+from scene_graph_generation.config.settings import PretrainConfig, read_experiment
+from scene_graph_generation.inference.infer import SceneGraphGenerator, infer
+from scene_graph_generation.samples.records import SampleOptions, training_records
+from scene_graph_generation.training.train import train as train_graphs
+from scene_graph_generation.weights.checkpoints import load_model
 
 TAKE = find_take("001_PKA")  # of the training split
 SECONDS, FRAMES, STEPS = 40, 2, 2

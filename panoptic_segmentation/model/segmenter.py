@@ -1,7 +1,7 @@
 """The frame segmenter: pictures in; per query a class, a mask and embeddings out (stage-1 specification, section 4).
 
 Every frame is segmented on its own; nothing here knows of time. Published parameter names are translated in
-`panoptic_segmentation.checkpoints`.
+`panoptic_segmentation.weights.checkpoints`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 CTVIS trains the segmenter; the online model trains a tracker on the frozen segmenter; the offline model trains a
 refiner on the frozen segmenter and tracker (stage-1 specification, sections 5.2, 6.3, 7). `forward` is a training step:
-frames and annotations in, weighted loss terms out. Inference is in `panoptic_segmentation.model.video`.
+frames and annotations in, weighted loss terms out. Inference is in `panoptic_segmentation.inference.video`.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ import torch
 from transformers import DynamicCache, LlamaForCausalLM
 
 from operating_room.errors import UserError
-from scene_graph_generation.collate import Example
-from scene_graph_generation.config import MM2SGConfig
+from scene_graph_generation.config.settings import MM2SGConfig
+from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.model.mm2sg import MM2SG
 
 # transformers 5.24 has renamed the argument, and 5.40 will not know the old name any more.

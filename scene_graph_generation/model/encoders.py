@@ -9,8 +9,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from operating_room.categories import LABEL_COUNT
-from scene_graph_generation.config import PoolerConfig, VisionConfig
+from operating_room.domain.categories import LABEL_COUNT
+from scene_graph_generation.config.settings import PoolerConfig, VisionConfig
 
 
 def stand_out(positions: nn.Embedding) -> None:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from operating_room.errors import UserError
-from scene_graph_generation.collate import IGNORED, Example, Merged, merge
-from scene_graph_generation.config import LanguageConfig, MM2SGConfig
+from scene_graph_generation.config.settings import LanguageConfig, MM2SGConfig
+from scene_graph_generation.inputs.example import IGNORED, Example, Merged, merge
 from scene_graph_generation.model.encoders import VisionTower
 from scene_graph_generation.model.pooler import ImagePooler
 

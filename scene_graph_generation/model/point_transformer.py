@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from scene_graph_generation.config import PointConfig
+from scene_graph_generation.config.settings import PointConfig
 from scene_graph_generation.model.gpu_kernels import flash_attention, flash_attention_serves
 from scene_graph_generation.model.point_serialization import CURVES, Patches, curve_codes, deal_patches, voxelise
 from scene_graph_generation.model.sparse_convolution import Neighbours, SubmanifoldConvolution, find_neighbours

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 from transformers.models.bert.modeling_bert import BertLayer
 
-from operating_room.layout import MASKS_PER_TIMEPOINT as MASKS
-from scene_graph_generation.config import MM2SGConfig
+from operating_room.recordings.layout import MASKS_PER_TIMEPOINT as MASKS
+from scene_graph_generation.config.settings import MM2SGConfig
 from scene_graph_generation.model.encoders import MaskEncoder, stand_out
 from scene_graph_generation.model.point_transformer import PointEncoder
 

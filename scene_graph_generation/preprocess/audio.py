@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from operating_room import layout
-from operating_room.dataset import Dataset, RecordedTake
+from operating_room.domain.takes import Take
 from operating_room.errors import UserError
-from operating_room.files import write_bytes
-from operating_room.mp3 import read_mp3
-from operating_room.takes import Take
-from operating_room.transcripts import CLIP_S, audio_window
+from operating_room.files.atomic import write_bytes
+from operating_room.files.mp3 import read_mp3
+from operating_room.recordings import layout
+from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.transcripts import CLIP_S, audio_window
 from scene_graph_generation.preprocess.run import Outcome, each_take, missing, places, settle
 
 _BLOCK = 1 << 20  # samples that are decoded at once

@@ -20,14 +20,14 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from operating_room import layout
-from operating_room.dataset import Dataset, RecordedTake
+from computing.machine import choose_device
+from operating_room.domain.takes import Take
 from operating_room.errors import UserError
-from operating_room.files import write_bytes
-from operating_room.machine import choose_device
-from operating_room.mp3 import read_mp3
-from operating_room.readers import read_audio
-from operating_room.takes import Take
+from operating_room.files.atomic import write_bytes
+from operating_room.files.mp3 import read_mp3
+from operating_room.files.readers import read_audio
+from operating_room.recordings import layout
+from operating_room.recordings.dataset import Dataset, RecordedTake
 from scene_graph_generation.preprocess.audio import Samples, read_clips, require_whole, window_name
 from scene_graph_generation.preprocess.run import Outcome, each_take, missing, places, settle
 

@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from operating_room import layout
-from operating_room.categories import colors_to_labels
-from operating_room.dataset import Dataset, RecordedTake
+from operating_room.domain.categories import colors_to_labels
+from operating_room.domain.takes import Take
 from operating_room.errors import UserError
-from operating_room.files import atomic_path
-from operating_room.fingerprints import fingerprint
-from operating_room.index import read_index
-from operating_room.masks import reduce_labels
-from operating_room.readers import read_json, read_label_mask, read_picture
-from operating_room.takes import Take
+from operating_room.files.atomic import atomic_path
+from operating_room.files.readers import read_json, read_label_mask, read_picture
+from operating_room.recordings import layout
+from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.index import read_index
+from operating_room.recordings.masks import reduce_labels
+from operating_room.scores.fingerprints import fingerprint
 from scene_graph_generation.preprocess.run import SETTINGS, Outcome, each_take, settle
 
 Finder = Callable[[str, str], Path | None]  # camera, frame number -> large mask

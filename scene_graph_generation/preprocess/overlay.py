@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from operating_room import layout
-from operating_room.dataset import Dataset
+from operating_room.domain.takes import MMOR, Take
 from operating_room.errors import UserError
-from operating_room.takes import MMOR, Take
+from operating_room.recordings import layout
+from operating_room.recordings.dataset import Dataset
 
 _ANY = Take(MMOR, "any")
 _MASKS = layout.small_mask(Path(), _ANY, "", 0).parts[0]

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from operating_room import layout
-from operating_room.dataset import Dataset, RecordedTake
+from operating_room.domain.takes import SPLITS, TAKES, Take, split_takes
 from operating_room.errors import UserError
-from operating_room.files import write_json
-from operating_room.fingerprints import content_fingerprint
-from operating_room.folders import list_names
-from operating_room.readers import read_json
-from operating_room.takes import SPLITS, TAKES, Take, split_takes
-from operating_room.workers import in_workers
+from operating_room.files.atomic import write_json
+from operating_room.files.readers import read_json
+from operating_room.recordings import layout
+from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.folders import list_names
+from operating_room.scores.fingerprints import content_fingerprint
+from operating_room.work.workers import in_workers
 
 Step = Callable[[RecordedTake], Iterable[Path]]  # yields what it has written
 

@@ -8,15 +8,15 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from operating_room import layout
-from operating_room.dataset import Dataset, RecordedTake
+from operating_room.domain.takes import Take
 from operating_room.errors import UserError
-from operating_room.files import write_json, write_text
-from operating_room.fingerprints import content_fingerprint
-from operating_room.mp3 import read_mp3
-from operating_room.readers import check_subtitles, read_json, read_subtitles
-from operating_room.takes import Take
-from operating_room.transcripts import spoken_texts
+from operating_room.files.atomic import write_json, write_text
+from operating_room.files.mp3 import read_mp3
+from operating_room.files.readers import check_subtitles, read_json, read_subtitles
+from operating_room.recordings import layout
+from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.transcripts import spoken_texts
+from operating_room.scores.fingerprints import content_fingerprint
 from scene_graph_generation.preprocess.run import SETTINGS, Outcome, each_take, missing, places, settle
 
 WHISPER = "large-v3"

@@ -102,7 +102,7 @@ def test_the_full_test_runs_every_part_and_judges_a_live_stream(monkeypatch: pyt
     """The published sizes shrunk, everything else as it is: models made on the device, optimiser steps, times."""
     monkeypatch.setattr(segmenters, "PUBLISHED", replace(segmenters.SMALL))
     monkeypatch.setattr(graphs, "PUBLISHED", replace(graphs.SMALL))
-    monkeypatch.setattr("operating_room.machine.free_memory", lambda device=None: 1 << 40)
+    monkeypatch.setattr("computing.machine.free_memory", lambda device=None: 1 << 40)
     rows = list(full.published_size(CPU))
     assert [row.state for row in rows] == ["ok"] * 9, [row.note for row in rows]
     assert all(row.seconds is not None and row.seconds > 0 for row in rows)
@@ -113,7 +113,7 @@ def test_the_full_test_runs_every_part_and_judges_a_live_stream(monkeypatch: pyt
 
 
 def test_what_would_not_fit_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("operating_room.machine.free_memory", lambda device=None: 5_000_000_000)
+    monkeypatch.setattr("computing.machine.free_memory", lambda device=None: 5_000_000_000)
     monkeypatch.setattr(full, "measure", lambda part, *rest: (Result(part, "cpu", "bfloat16", "ok"), None))
     rows = list(full.published_size(CPU))
     assert [row.state for row in rows] == ["ok"] * 3 + ["not run"] * 6

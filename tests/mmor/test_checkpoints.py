@@ -25,12 +25,12 @@ from mmor import cli
 from mmor.hub import PUBLISHED, REPOSITORY, download, extract, find_published, list_files
 from mmor.inspection import inspect
 from operating_room.errors import UserError
-from panoptic_segmentation.checkpoints import build_model, save_model
-from panoptic_segmentation.checkpoints import save_published as save_segmenter
 from panoptic_segmentation.model.video_models import SMALL_VIDEO
-from panoptic_segmentation.model_card import ModelCard
-from scene_graph_generation.fine_tuned import save_published
-from tests.panoptic_segmentation.test_segmenter_checkpoints import TOY
+from panoptic_segmentation.weights.checkpoints import build_model, save_model
+from panoptic_segmentation.weights.checkpoints import save_published as save_segmenter
+from panoptic_segmentation.weights.model_card import ModelCard
+from scene_graph_generation.weights.fine_tuned import save_published
+from tests.panoptic_segmentation.weights.test_segmenter_checkpoints import TOY
 from tests.scene_graph_generation.tiny_bases import fine_tuned, write_bases
 
 NAME = "llava-lora_hybridor_qlora_0.50drop_MIXED"

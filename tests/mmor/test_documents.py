@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import typer
 
-import operating_room.downstream
-import operating_room.scoring
-import panoptic_segmentation.evaluate
+import operating_room.scores.downstream
+import operating_room.scores.scoring
+import panoptic_segmentation.scores.evaluate
 from mmor.cli import app
-from scene_graph_generation.arguments import KNOWN
+from scene_graph_generation.config.published_options import KNOWN
 from tests.mmor.documents import DOCUMENTS, ROOT, Command, commands
 
 COMMANDS = [command for document in DOCUMENTS for command in commands(document)]
@@ -83,9 +83,9 @@ def test_tests_named_in_documents_are_there() -> None:
 @pytest.mark.parametrize(
     ("document", "definitions"),
     [
-        ("evaluation.md", operating_room.scoring.DEFINITIONS),
-        ("downstream.md", operating_room.downstream.DEFINITIONS),
-        ("panoptic.md", panoptic_segmentation.evaluate.DEFINITIONS),
+        ("evaluation.md", operating_room.scores.scoring.DEFINITIONS),
+        ("downstream.md", operating_room.scores.downstream.DEFINITIONS),
+        ("panoptic.md", panoptic_segmentation.scores.evaluate.DEFINITIONS),
     ],
 )
 def test_every_number_is_explained(document: str, definitions: dict[str, str]) -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from mmor.cli import app
 from operating_room.errors import UserError
-from operating_room.relations import load_predictions, load_samples
+from operating_room.graphs.graph_files import load_predictions, load_samples
 from tests.mmor.documents import ROOT, commands
 
 LINES = [command.text for command in commands(ROOT / "docs" / "first_day.md") if command.is_whole]

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from computing.machine import Gpu
 from mmor.cli import main
 from mmor.plan import Step, make_plan, parse
 from operating_room.errors import UserError
-from operating_room.machine import Gpu
 
 
 def test_options_are_read_by_the_command_line_itself() -> None:
@@ -49,7 +49,7 @@ def graph_training(*options: str) -> Step:
 def test_machine_and_disk_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     published = graph_training("--config", "configs/scene_graph/base.yaml")
     small = Gpu(0, "small", int(24e9), (8, 6), True)
-    monkeypatch.setattr("operating_room.machine.gpus", lambda: [small])
+    monkeypatch.setattr("computing.machine.gpus", lambda: [small])
     monkeypatch.setattr("mmor.plan._find", lambda name: ("a folder", None))
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=5e9))
     missing = "\n".join(make_plan([published], tmp_path).missing)

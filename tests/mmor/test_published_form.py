@@ -14,16 +14,16 @@ import torch
 from PIL import Image
 
 from mmor.hub import PUBLISHED, REPOSITORY
-from operating_room.files import write_json
-from panoptic_segmentation.checkpoints import load_model as load_segmenter
-from panoptic_segmentation.config import save_config
-from scene_graph_generation.checkpoints import load_model, save_model
-from scene_graph_generation.fine_tuned import load_fine_tuned, read_fine_tuned, save_published
+from operating_room.files.atomic import write_json
+from panoptic_segmentation.config.settings import save_config
+from panoptic_segmentation.weights.checkpoints import load_model as load_segmenter
+from scene_graph_generation.weights.checkpoints import load_model, save_model
+from scene_graph_generation.weights.fine_tuned import load_fine_tuned, read_fine_tuned, save_published
+from tests.mmor.cli.test_cli_evaluation import GRAPH, run
 from tests.mmor.test_checkpoints import NAME, FakeHub
-from tests.mmor.test_cli_evaluation import GRAPH, run
 from tests.operating_room.tiny_dataset import write_dataset
-from tests.panoptic_segmentation.test_ground_truth import write_take
-from tests.panoptic_segmentation.test_panoptic_train import TINY
+from tests.panoptic_segmentation.data.test_ground_truth import write_take
+from tests.panoptic_segmentation.training.test_panoptic_train import TINY
 from tests.published_form import (
     CLAP,
     LANGUAGE,

@@ -10,13 +10,14 @@ import pytest
 
 from mmor import report
 from mmor.report import TakeResult, compare_graphs, write_report
-from operating_room import scoring
-from operating_room.dataset import Dataset
-from operating_room.relations import convert, load_samples
-from operating_room.scene_graph import Triplet
-from operating_room.synthetic.writer import synthesize
-from operating_room.takes import find_take
-from panoptic_segmentation.vpq import VideoQuality, WindowQuality
+from operating_room.domain.takes import find_take
+from operating_room.graphs.graph_files import load_samples
+from operating_room.graphs.scene_graph import Triplet
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.raw_labels import convert
+from operating_room.scores import scoring
+from operating_room_simulator.writer import synthesize
+from panoptic_segmentation.scores.vpq import VideoQuality, WindowQuality
 
 TAKE = find_take("002_4DOR")
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from mmor.demo import BUNDLED, GRAPHS, prepare
-from operating_room.dataset import Dataset, Timepoint
-from operating_room.scene_graph import Sample, parse
-from operating_room.scoring import score
-from operating_room.synthetic.story import script_surgery
-from operating_room.synthetic.writer import write_take
-from operating_room.takes import find_take
-from scene_graph_generation.checkpoints import load_model
-from scene_graph_generation.generator import SceneGraphGenerator
+from operating_room.domain.takes import find_take
+from operating_room.graphs.scene_graph import Sample, parse
+from operating_room.recordings.dataset import Dataset, Timepoint
+from operating_room.scores.scoring import score
+from operating_room_simulator.story.story import script_surgery
+from operating_room_simulator.writer import write_take
+from scene_graph_generation.inference.generator import SceneGraphGenerator
+from scene_graph_generation.weights.checkpoints import load_model
 
 TAKE = find_take("002_4DOR")  # cameras and masks are all there is to go by
 SECONDS = (14, 20, 26, 32)  # of a surgery of 40 s; these are drawn

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from operating_room.files import write_json
-from panoptic_segmentation.config import save_config
-from scene_graph_generation.config import to_mapping
-from tests.panoptic_segmentation.test_ground_truth import write_take
-from tests.panoptic_segmentation.test_panoptic_train import TINY
+from operating_room.files.atomic import write_json
+from panoptic_segmentation.config.settings import save_config
+from scene_graph_generation.config.settings import to_mapping
+from tests.panoptic_segmentation.data.test_ground_truth import write_take
+from tests.panoptic_segmentation.training.test_panoptic_train import TINY
 from tests.scene_graph_generation.tiny_training import GRAPHS, TAKE, with_settings, write_samples
 
 pytestmark = pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")

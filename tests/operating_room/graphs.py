@@ -6,8 +6,8 @@ from random import Random
 
 from hypothesis import strategies as st
 
-from operating_room.scene_graph import Sample, Triplet
-from operating_room.vocabulary import ENTITIES, PREDICATES
+from operating_room.domain.vocabulary import ENTITIES, PREDICATES
+from operating_room.graphs.scene_graph import Sample, Triplet
 
 triplets = st.builds(Triplet, st.sampled_from(ENTITIES), st.sampled_from(ENTITIES), st.sampled_from(PREDICATES))
 graphs = st.lists(triplets, max_size=8).map(tuple)

@@ -15,14 +15,17 @@ from typing import Any
 
 import pytest
 
-from operating_room import categories, downstream, layout, memory, prompts, vocabulary
-from operating_room.dataset import Timepoint
-from operating_room.scene_graph import Triplet, normalise, parse, target_text
-from operating_room.takes import SPLITS, TAKES, split_takes
-from scene_graph_generation.downstream_samples import downstream_file_name
-from scene_graph_generation.sample_files import frequency_file_name
-from scene_graph_generation.samples import SampleOptions
-from scene_graph_generation.tokens import _closed_language, _fixed_phrases
+from operating_room.domain import categories, vocabulary
+from operating_room.domain.takes import SPLITS, TAKES, split_takes
+from operating_room.graphs import memory, prompts
+from operating_room.graphs.scene_graph import Triplet, normalise, parse, target_text
+from operating_room.recordings import layout, views
+from operating_room.recordings.dataset import Timepoint
+from operating_room.scores import downstream
+from scene_graph_generation.inputs.tokens import _closed_language, _fixed_phrases
+from scene_graph_generation.samples.downstream_samples import downstream_file_name
+from scene_graph_generation.samples.records import SampleOptions
+from scene_graph_generation.samples.sample_files import frequency_file_name
 
 ROOT = Path("root")
 ROBOT = {"b": {"type": "Button", "template_name": "Next"}, "a": {"type": "Title", "template_name": "Femur"}}
@@ -110,8 +113,8 @@ def slots() -> list[Any]:
         for room, station in lacking:
             for tracker in (None, Path("tracker")):
                 point = Timepoint(take, "000000", "000000", room, station_views=station, tracker_view=tracker)
-                found.append([str(path) for path in prompts.training_pictures(point)])
-                found.append([str(path) for path in prompts.evaluation_pictures(point)])
+                found.append([str(path) for path in views.training_pictures(point)])
+                found.append([str(path) for path in views.evaluation_pictures(point)])
     return found
 
 

@@ -19,17 +19,18 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mmor.cli import app
-from operating_room import layout
-from operating_room.dataset import Dataset, Timepoint
-from operating_room.prompts import IMAGE_MARK, MEMORY_END, MEMORY_START, evaluation_pictures
-from operating_room.readers import read_audio, read_label_mask, read_picture
-from operating_room.scene_graph import parse, split_sample_id, target_text
-from operating_room.takes import MMOR, find_take
-from scene_graph_generation.collate import Example
-from scene_graph_generation.config import MM2SGConfig
-from scene_graph_generation.generator import SceneGraphGenerator
-from scene_graph_generation.sample_files import read_shards, shard_folder
-from scene_graph_generation.timepoint import Evidence
+from operating_room.domain.takes import MMOR, find_take
+from operating_room.files.readers import read_audio, read_label_mask, read_picture
+from operating_room.graphs.prompts import IMAGE_MARK, MEMORY_END, MEMORY_START
+from operating_room.graphs.scene_graph import parse, split_sample_id, target_text
+from operating_room.recordings import layout
+from operating_room.recordings.dataset import Dataset, Timepoint
+from operating_room.recordings.views import evaluation_pictures
+from scene_graph_generation.config.settings import MM2SGConfig
+from scene_graph_generation.inference.generator import SceneGraphGenerator
+from scene_graph_generation.inputs.evidence import Evidence
+from scene_graph_generation.inputs.example import Example
+from scene_graph_generation.samples.sample_files import read_shards, shard_folder
 from tests.parity.case import EXACT, Result, compare
 
 TAKE = find_take("001_PKA")
@@ -176,7 +177,7 @@ def evaluation_prompts(config: str, cases: Sequence[Mapping[str, Any]], root: Pa
     """
     relations, out = root / "scene_graph_generation" / "data", root / "evaluation" / f"{config}.json"
     listener = Listener(cases)
-    with patch("mmor.cli_evaluation.load_generator", lambda *_: listener):
+    with patch("mmor.cli.evaluation.load_generator", lambda *_: listener):
         files = ["--data", root, "--relations", relations, "--out", out]
         mmor("scene-graph", "evaluate", "--config", config, "--model-path", root, *files)
     shown = [listener.shown[case["sample_id"]] for case in cases]

@@ -6,10 +6,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from operating_room.categories import colors_to_labels
-from operating_room.masks import reduce_labels
-from operating_room.readers import read_label_mask, read_picture, read_subtitles
-from operating_room.transcripts import audio_window, spoken_texts
+from operating_room.domain.categories import colors_to_labels
+from operating_room.files.readers import read_label_mask, read_picture, read_subtitles
+from operating_room.recordings.masks import reduce_labels
+from operating_room.recordings.transcripts import audio_window, spoken_texts
 from tests.parity import commands
 from tests.parity.case import EXACT, Result, compare, load_json
 

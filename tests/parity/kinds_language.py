@@ -11,16 +11,17 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from operating_room.downstream import CLASSES, breach_answers, predicted_samples, score_downstream
+from operating_room.domain.vocabulary import ENTITIES, SCORED_PREDICATES
 from operating_room.errors import UserError
-from operating_room.memory import STYLES, Memory, changes_before, memory_text, truncate, unswapped
-from operating_room.prompts import conversation, downstream_prompt
-from operating_room.relations import convert, load_samples
-from operating_room.scene_graph import Sample, Triplet, normalise, parse, target_text
-from operating_room.scoring import GraphReport, score
-from operating_room.similarity import MAX_DRAWN, SimilarSamples
-from operating_room.sterility import SterilityRule
-from operating_room.vocabulary import ENTITIES, SCORED_PREDICATES
+from operating_room.graphs.graph_files import load_samples
+from operating_room.graphs.memory import STYLES, Memory, changes_before, memory_text, truncate, unswapped
+from operating_room.graphs.prompts import conversation, downstream_prompt
+from operating_room.graphs.scene_graph import Sample, Triplet, normalise, parse, target_text
+from operating_room.graphs.similarity import MAX_DRAWN, SimilarSamples
+from operating_room.recordings.raw_labels import convert
+from operating_room.scores.downstream import CLASSES, breach_answers, predicted_samples, score_downstream
+from operating_room.scores.scoring import GraphReport, score
+from operating_room.scores.sterility import SterilityRule
 from tests.parity.case import DOUBLE, EXACT, Result, compare, load_json
 
 

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from operating_room import layout
-from operating_room.dataset import Dataset
-from operating_room.takes import split_takes
-from panoptic_segmentation import ground_truth, predictions, stq, vpq
-from panoptic_segmentation.overlap import read_ids, read_overlaps
+from operating_room.domain.takes import split_takes
+from operating_room.recordings import layout
+from operating_room.recordings.dataset import Dataset
+from panoptic_segmentation.data import ground_truth
+from panoptic_segmentation.inference import predictions
+from panoptic_segmentation.scores import stq, vpq
+from panoptic_segmentation.scores.overlap import read_ids, read_overlaps
 from tests.parity.case import DOUBLE, EXACT, Result, compare, load_json
 
 

@@ -12,29 +12,27 @@ from typing import Any
 
 import torch
 
-from operating_room.categories import CATEGORIES, KNOWN_MISTAKES
-from operating_room.dataset import Dataset, Timepoint
-from operating_room.downstream import read_labels
-from operating_room.memory import Memory, truncate
-from operating_room.prompts import (
-    IMAGE_MARK,
-    QUESTION,
-    conversation,
-    drop_blocks,
-    evaluation_pictures,
-    human_prompt,
-    metadata_blocks,
-    timepoint_prompt,
+from operating_room.domain.categories import CATEGORIES, KNOWN_MISTAKES
+from operating_room.domain.takes import find_take
+from operating_room.graphs.graph_files import load_samples
+from operating_room.graphs.memory import Memory, truncate
+from operating_room.graphs.prompts import IMAGE_MARK, QUESTION, conversation, drop_blocks, human_prompt, metadata_blocks
+from operating_room.graphs.scene_graph import Sample, Triplet, as_triplets, parse, target_text
+from operating_room.graphs.similarity import SimilarSamples
+from operating_room.recordings.dataset import Dataset, Timepoint
+from operating_room.recordings.questions import timepoint_prompt
+from operating_room.recordings.views import evaluation_pictures
+from operating_room.scores.downstream import read_labels
+from scene_graph_generation.inputs.example import IGNORED, IMAGE
+from scene_graph_generation.inputs.tokens import train_tokens
+from scene_graph_generation.samples.downstream_samples import (
+    TASKS,
+    downstream_file_name,
+    downstream_records,
+    graph_records,
 )
-from operating_room.relations import load_samples
-from operating_room.scene_graph import Sample, Triplet, as_triplets, parse, target_text
-from operating_room.similarity import SimilarSamples
-from operating_room.takes import find_take
-from scene_graph_generation.collate import IGNORED, IMAGE
-from scene_graph_generation.downstream_samples import TASKS, downstream_file_name, downstream_records, graph_records
-from scene_graph_generation.sampler import length_grouped_order
-from scene_graph_generation.samples import MODALITIES, SampleOptions, augment_record, training_records
-from scene_graph_generation.tokens import train_tokens
+from scene_graph_generation.samples.records import MODALITIES, SampleOptions, augment_record, training_records
+from scene_graph_generation.samples.sampler import length_grouped_order
 from tests.parity import commands
 from tests.parity.case import EXACT, Result, compare, load_json
 from tests.parity.commands import BLACK

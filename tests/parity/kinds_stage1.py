@@ -19,12 +19,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from operating_room.categories import colors_to_categories
-from operating_room.readers import read_picture
-from panoptic_segmentation import pictures, predictions
-from panoptic_segmentation.checkpoints import VideoModel, build_model, load_state, published_name
-from panoptic_segmentation.model.matching import align
-from panoptic_segmentation.model.panoptic import (
+from operating_room.domain.categories import colors_to_categories
+from operating_room.files.readers import read_picture
+from panoptic_segmentation.config.settings import Rates
+from panoptic_segmentation.data import pictures
+from panoptic_segmentation.inference import predictions
+from panoptic_segmentation.inference.panoptic import (
     PanopticVideo,
     Sizes,
     binary_masks,
@@ -32,18 +32,20 @@ from panoptic_segmentation.model.panoptic import (
     panoptic_video,
     top_entries,
 )
-from panoptic_segmentation.model.segmenter import SegmenterConfig, SegmenterOutput
-from panoptic_segmentation.model.tracker import TrackerOutput
-from panoptic_segmentation.model.transformer_decoder import blocked_cells
-from panoptic_segmentation.model.video import (
+from panoptic_segmentation.inference.video import (
     ctvis_frames,
     mean_logits,
     offline_video,
     online_frames,
     refined_probabilities,
 )
+from panoptic_segmentation.model.matching import align
+from panoptic_segmentation.model.segmenter import SegmenterConfig, SegmenterOutput
+from panoptic_segmentation.model.tracker import TrackerOutput
+from panoptic_segmentation.model.transformer_decoder import blocked_cells
 from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS, OnlineDVIS, VideoConfig
-from panoptic_segmentation.optimizer import Rates, parameter_rates
+from panoptic_segmentation.training.optimizer import parameter_rates
+from panoptic_segmentation.weights.checkpoints import VideoModel, build_model, load_state, published_name
 from tests.parity.case import EXACT, Result, compare, load_json
 from tests.parity.fill import fill_state_dict
 

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from panoptic_segmentation.checkpoints import published_name
 from panoptic_segmentation.model import video_models
 from panoptic_segmentation.model.losses import Clip, Losses
 from panoptic_segmentation.model.matching import Draws, LossSettings, Match
 from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS, OnlineDVIS
+from panoptic_segmentation.weights.checkpoints import published_name
 from tests.parity.case import EXACT, Result, compare
 from tests.parity.kinds_stage1 import Case, filled_model
 

@@ -16,20 +16,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import TrainingArguments, get_scheduler
 
-from scene_graph_generation.adapters import add_lora, freeze, parameter_groups
-from scene_graph_generation.base_models import assign, build_empty
-from scene_graph_generation.collate import Example
-from scene_graph_generation.config import LanguageConfig, MM2SGConfig, PointConfig, TrainConfig, VisionConfig
-from scene_graph_generation.fine_tuned import adapter_state, other_state
-from scene_graph_generation.loss import token_weights, weighted_loss
+from scene_graph_generation.config.settings import LanguageConfig, MM2SGConfig, PointConfig, TrainConfig, VisionConfig
+from scene_graph_generation.inputs.evidence import normalise_views, prepare_view
+from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.model.decoding import generate
 from scene_graph_generation.model.encoders import VisionTower
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.model.point_serialization import CURVES
 from scene_graph_generation.model.point_transformer import Block, PointEncoder, Points, Pooling
 from scene_graph_generation.model.pooler import ImagePooler, attend
-from scene_graph_generation.parameter_names import WRAPPED, our_name, published_name
-from scene_graph_generation.timepoint import normalise_views, prepare_view
+from scene_graph_generation.training.loss import token_weights, weighted_loss
+from scene_graph_generation.weights.adapters import add_lora, freeze, parameter_groups
+from scene_graph_generation.weights.base_models import assign, build_empty
+from scene_graph_generation.weights.fine_tuned import adapter_state, other_state
+from scene_graph_generation.weights.parameter_names import WRAPPED, our_name, published_name
 from tests.parity.case import EXACT, Result, compare, load_json
 from tests.parity.fill import fill_array
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from scene_graph_generation.adapters import add_lora, freeze
-from scene_graph_generation.config import MM2SGConfig
-from scene_graph_generation.fine_tuned import adapter_state, other_state
+from scene_graph_generation.config.settings import MM2SGConfig
 from scene_graph_generation.model.mm2sg import MM2SG
-from scene_graph_generation.parameter_names import our_name, published_name
+from scene_graph_generation.weights.adapters import add_lora, freeze
+from scene_graph_generation.weights.fine_tuned import adapter_state, other_state
+from scene_graph_generation.weights.parameter_names import our_name, published_name
 from tests.parity.case import load_json
 from tests.parity.test_runner import SHARED
 

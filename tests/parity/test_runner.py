@@ -125,7 +125,7 @@ def test_compare_says_where() -> None:
 
 def _sampler_case() -> dict[str, Any]:
     """A case of kind `sampler` from our own code."""
-    from scene_graph_generation.sampler import length_grouped_order
+    from scene_graph_generation.samples.sampler import length_grouped_order
 
     lengths = [(7 * i) % 65 + 1 for i in range(64)]
 

@@ -15,20 +15,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from operating_room.dataset import Dataset
-from panoptic_segmentation.config_keys import WHOLE_VIDEO
+from operating_room.recordings.dataset import Dataset
+from panoptic_segmentation.config.config_keys import WHOLE_VIDEO
+from panoptic_segmentation.inference.predict import segment_video
 from panoptic_segmentation.model.losses import Clip
 from panoptic_segmentation.model.matching import Draws
-from panoptic_segmentation.predict import segment_video
-from scene_graph_generation.adapters import add_lora, freeze
-from scene_graph_generation.config import PretrainConfig, with_vocabulary
-from scene_graph_generation.generator import SceneGraphGenerator
-from scene_graph_generation.loss import answer_loss
+from scene_graph_generation.config.settings import PretrainConfig, with_vocabulary
+from scene_graph_generation.inference.generator import SceneGraphGenerator
+from scene_graph_generation.inputs.evidence import ExampleReader
+from scene_graph_generation.inputs.tokens import Tokens, train_tokens
 from scene_graph_generation.model.mm2sg import MM2SG
-from scene_graph_generation.pretrain import pretrain
-from scene_graph_generation.timepoint import ExampleReader
-from scene_graph_generation.tokens import Tokens, train_tokens
-from scene_graph_generation.training_data import TrainingSamples, read_records, record_text
+from scene_graph_generation.samples.training_data import TrainingSamples, read_records, record_text
+from scene_graph_generation.training.loss import answer_loss
+from scene_graph_generation.training.pretrain import pretrain
+from scene_graph_generation.weights.adapters import add_lora, freeze
 from tests.recipes.pretend_gpu import DEVICE, PretendGpu, register
 from tests.recipes.small_panoptic import STAGES, small_config, small_model, two_clips
 from tests.recipes.small_scene_graph import SMALL

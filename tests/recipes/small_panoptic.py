@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from panoptic_segmentation.checkpoints import build_model
-from panoptic_segmentation.clips import clip_of
-from panoptic_segmentation.config import Config, read_config
+from panoptic_segmentation.config.settings import Config, read_config
+from panoptic_segmentation.data.clips import clip_of
 from panoptic_segmentation.model.losses import Clip
-from panoptic_segmentation.trainer import TrainedModel
+from panoptic_segmentation.training.trainer import TrainedModel
+from panoptic_segmentation.weights.checkpoints import build_model
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "panoptic"

@@ -11,15 +11,15 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
+from computing.experiments import CONFIGS
 from mmor.cli import app
-from operating_room.experiments import CONFIGS
-from scene_graph_generation.checkpoints import save_model
-from scene_graph_generation.config import MODALITIES, PointConfig, to_mapping, with_vocabulary
+from scene_graph_generation.config.settings import MODALITIES, PointConfig, to_mapping, with_vocabulary
+from scene_graph_generation.inputs.tokens import train_tokens
 from scene_graph_generation.model.mm2sg import MM2SG
-from scene_graph_generation.tokens import train_tokens
-from scene_graph_generation.training_data import read_records, record_text
+from scene_graph_generation.samples.training_data import read_records, record_text
+from scene_graph_generation.weights.checkpoints import save_model
 from tests.operating_room.tiny_dataset import write_dataset
-from tests.scene_graph_generation.test_arguments import BASE, DOWNSTREAM, TEMPORAL
+from tests.scene_graph_generation.config.test_arguments import BASE, DOWNSTREAM, TEMPORAL
 from tests.scene_graph_generation.tiny_training import SHORT
 
 POINTS = PointConfig(depths=(1, 1), channels=(8, 16), heads=(1, 2), mlp_ratio=1, patch=32, voxel=0.2, drop_path=0.1)

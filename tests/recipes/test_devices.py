@@ -15,7 +15,7 @@ import torch
 import torch.utils.backend_registration as backends
 from transformers import TrainingArguments
 
-from scene_graph_generation.config import to_mapping
+from scene_graph_generation.config.settings import to_mapping
 from tests.operating_room.tiny_dataset import picture, write_dataset
 from tests.recipes.small_panoptic import CONFIGS, STAGES, smaller
 from tests.recipes.small_scene_graph import SMALL, mmor

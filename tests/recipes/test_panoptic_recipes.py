@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from mmor.cli import main
-from panoptic_segmentation.checkpoints import build_model, save_published
-from panoptic_segmentation.config import read_config
-from panoptic_segmentation.config_keys import WHOLE_VIDEO
+from panoptic_segmentation.config.config_keys import WHOLE_VIDEO
+from panoptic_segmentation.config.settings import read_config
+from panoptic_segmentation.inference.predict import segment_video
 from panoptic_segmentation.model.matching import Draws
-from panoptic_segmentation.predict import segment_video
+from panoptic_segmentation.weights.checkpoints import build_model, save_published
 from tests.operating_room.tiny_dataset import picture, write_dataset
 from tests.recipes.small_panoptic import CONFIGS, DATASETS, STAGES, small_config, small_model, smaller, two_clips
 

@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import pytest
 
 from mmor.plan import make_plan, parse, read_steps
-from operating_room.takes import FOURDOR, MMOR, SPLITS, Take, split_takes
-from scene_graph_generation.arguments import read_options
+from operating_room.domain.takes import FOURDOR, MMOR, SPLITS, Take, split_takes
+from scene_graph_generation.config.published_options import read_options
 from tests.operating_room.tiny_dataset import write
 
 ROOT = Path(__file__).parents[2]
@@ -112,7 +112,7 @@ def test_what_is_there_is_not_missing(script: Script, monkeypatch: pytest.Monkey
     weights = write(script.folder / "start.pth", b"weights")
     monkeypatch.setattr("mmor.plan._find", lambda name: ("a folder", None))
     monkeypatch.setattr("mmor.needs._need_gpus", lambda *_, **__: None)
-    monkeypatch.setattr("scene_graph_generation.train.missing_tools", lambda experiment: [])
+    monkeypatch.setattr("scene_graph_generation.training.train.missing_tools", lambda experiment: [])
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=1e12))
     assert script.plan("HybridOR", DATA=str(data), WEIGHTS=str(weights)).missing == []
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from operating_room.training_checkpoints import find_checkpoint
-from scene_graph_generation.arguments import read_options
+from computing.training_checkpoints import find_checkpoint
+from scene_graph_generation.config.published_options import read_options
 from tests.recipes.small_scene_graph import mmor, published_words, small_file, write_recipe
 from tests.scene_graph_generation.tiny_training import losses
 

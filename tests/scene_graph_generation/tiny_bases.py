@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from operating_room.prompts import conversation, human_prompt
-from scene_graph_generation.adapters import add_lora, freeze, is_adapter
-from scene_graph_generation.base_models import language_values
-from scene_graph_generation.config import MM2SGConfig
+from operating_room.graphs.prompts import conversation, human_prompt
+from scene_graph_generation.config.settings import MM2SGConfig
+from scene_graph_generation.inputs.tokens import train_tokens
 from scene_graph_generation.model.mm2sg import MM2SG
-from scene_graph_generation.parameter_names import published_name
-from scene_graph_generation.tokens import train_tokens
-from tests.scene_graph_generation.test_model import TINY, make_model
+from scene_graph_generation.weights.adapters import add_lora, freeze, is_adapter
+from scene_graph_generation.weights.base_models import language_values
+from scene_graph_generation.weights.parameter_names import published_name
+from tests.scene_graph_generation.model.test_model import TINY, make_model
 
 VOCABULARY = 700
 SETTINGS = replace(TINY, language=replace(TINY.language, vocabulary=VOCABULARY, width=64, mlp=128), max_length=256)

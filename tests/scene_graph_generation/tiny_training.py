@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
-from operating_room.dataset import Dataset
-from operating_room.files import write_json
-from operating_room.scene_graph import Sample, Triplet
-from scene_graph_generation.config import (
+from operating_room.files.atomic import write_json
+from operating_room.graphs.scene_graph import Sample, Triplet
+from operating_room.recordings.dataset import Dataset
+from scene_graph_generation.config.settings import (
     Experiment,
     LanguageConfig,
     MM2SGConfig,
@@ -21,8 +21,8 @@ from scene_graph_generation.config import (
     VisionConfig,
     with_setting,
 )
-from scene_graph_generation.samples import SampleOptions, training_records
-from scene_graph_generation.train import train
+from scene_graph_generation.samples.records import SampleOptions, training_records
+from scene_graph_generation.training.train import train
 from tests.operating_room.tiny_dataset import write_dataset
 
 TAKE = "001_PKA_MMOR"

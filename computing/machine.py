@@ -1,0 +1,283 @@
+"""The machine that a command runs on: its processes, devices, number formats, processors and memory.
+
+The one file that asks for these. One process works on one GPU, or on the CPU if there is none: several GPUs are used by
+several processes, which torchrun or `--gpus` starts. torch is imported inside the functions that need it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any
+
+from operating_room.errors import UserError
+from operating_room.work.containers import memory_limits
+from operating_room.work.processes import share
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import TrainingArguments
+
+PATIENCE = timedelta(days=30)  # of a process that waits for others; torchrun ends all when one fails
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU of this machine."""
+
+    index: int
+    name: str
+    memory: int  # bytes in all
+    capability: tuple[int, int]  # of CUDA; (9, 0) is Hopper
+    bfloat16: bool  # in hardware
+
+
+def meet() -> None:
+    """Join the other processes of a training on CPUs: for these, transformers would wait half an hour at most.
+
+    Raises:
+        UserError: they were not started by a launcher that says where to meet.
+    """
+    if share().processes > 1 and choose_device().type == "cpu":
+        _join()
+
+
+def wait_for_others() -> None:
+    """Return when every process of this start has come here, however long one of them takes.
+
+    Raises:
+        UserError: they were not started by a launcher that says where to meet.
+    """
+    if share().processes == 1:
+        return
+    from torch import distributed
+
+    _join()
+    distributed.barrier()
+
+
+def _join() -> None:
+    from torch import distributed
+
+    if distributed.is_initialized():
+        return
+    if "MASTER_ADDR" not in os.environ:
+        raise UserError("RANK and WORLD_SIZE are set, but not MASTER_ADDR and MASTER_PORT; start with torchrun")
+    distributed.init_process_group("gloo", timeout=PATIENCE)
+
+
+def gpus() -> list[Gpu]:
+    """The GPUs that this process may use."""
+    import torch
+
+    found = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        properties = torch.cuda.get_device_properties(index)
+        capability = (properties.major, properties.minor)
+        bfloat16 = torch.version.hip is not None or capability >= (8, 0)  # older ones only imitate it
+        found.append(Gpu(index, properties.name, properties.total_memory, capability, bfloat16))
+    return found
+
+
+def choose_device(wanted: str | None = None) -> torch.device:
+    """The device of this process.
+
+    Args:
+        wanted: cpu, cuda (this process's GPU) or cuda:N; None is this process's GPU, or the CPU if there is none.
+
+    Raises:
+        UserError: there is no such device, or fewer GPUs than processes on this machine.
+    """
+    import torch
+
+    if wanted == "cpu":
+        return torch.device("cpu")
+    count = len(gpus())
+    if wanted is None and not count:
+        return torch.device("cpu")
+    if wanted in (None, "cuda"):
+        local = share().local_rank
+        index = 0 if count == 1 else local  # some schedulers show each process only its own GPU, as number 0
+        reason = f"process {local} of this machine has no GPU of its own; start as many processes as there are GPUs"
+    else:
+        prefix, _, number = wanted.partition(":")
+        index = int(number) if prefix == "cuda" and number.isdecimal() else -1
+        reason = "choose another one, cpu always is"
+    if not 0 <= index < count:
+        there = ", ".join(f"cuda:{gpu.index} {gpu.name}" for gpu in gpus()) or "none"
+        raise UserError(f"device {wanted or 'cuda'}: cannot be used, the GPUs of this machine are: {there}; {reason}")
+    return torch.device("cuda", index)
+
+
+def half_dtype(device: torch.device, wanted: str = "auto") -> torch.dtype:
+    """The 16-bit format of a device: bfloat16 wherever the hardware has it, unless bfloat16 or float16 is wanted.
+
+    Raises:
+        UserError: the device lacks the format that is wanted.
+    """
+    import torch
+
+    has_bfloat16 = device.type != "cuda" or gpus()[device.index or 0].bfloat16
+    if wanted == "bfloat16" and not has_bfloat16:
+        name = gpus()[device.index or 0].name
+        raise UserError(f"{name} has no bfloat16; choose float16 or float32 (--bf16 False, SOLVER.AMP.DTYPE float16)")
+    if wanted == "float16" and device.type == "cpu":
+        raise UserError("float16 needs a GPU; choose bfloat16 or float32 on a CPU")
+    return torch.bfloat16 if has_bfloat16 and wanted != "float16" else torch.float16
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Products and convolutions in `dtype`; None leaves all as it is."""
+    import torch
+
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def allow_tf32() -> None:
+    """Float32 products on tensor cores (10 bits of mantissa); without effect on GPUs that have none and on a CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")
+
+
+def trainer_options(mixed: str) -> dict[str, Any]:
+    """What transformers' TrainingArguments must be told of this machine.
+
+    Args:
+        mixed: "no", or the format of autocast: bfloat16, float16, or "auto", which is the best of the GPU,
+            and float32 on a CPU, which is no faster with less.
+
+    Raises:
+        UserError: the device lacks the format.
+    """
+    import torch
+
+    device = choose_device()
+    on_gpu = device.type == "cuda"
+    dtype = None if mixed == "no" or (mixed == "auto" and not on_gpu) else half_dtype(device, mixed)
+    return {
+        "use_cpu": not on_gpu,
+        "bf16": dtype == torch.bfloat16,
+        "fp16": dtype == torch.float16,
+        "ddp_backend": "gloo" if not on_gpu and share().processes > 1 else None,
+        "dataloader_pin_memory": on_gpu,
+        "ddp_timeout": int(PATIENCE.total_seconds()),
+    }
+
+
+def one_gpu(arguments: TrainingArguments) -> TrainingArguments:
+    """Keep Trainer from splitting one process's batches over all GPUs of the machine (DataParallel)."""
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Generator[None]:
+    """Draw torch's own random numbers from `seed` inside, and go on outside as if nothing had been drawn.
+
+    Args:
+        device: where else than on the CPU numbers are drawn. Other GPUs are left alone: to ask one for its state would
+            open a context on it in every process.
+    """
+    import torch
+
+    on_gpu = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def free_memory(device: torch.device | None = None) -> int:
+    """Bytes that can still be taken: of the GPU, or of main memory, where the limits of containers count."""
+    import psutil
+
+    if device is not None and device.type == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    free = psutil.virtual_memory().available
+    return max(0, min([free, *(limit - used for limit, used in memory_limits())]))
+
+
+def total_memory() -> int:
+    """Bytes of main memory that this process could have at most: the machine's, or its container's."""
+    import psutil
+
+    return min([psutil.virtual_memory().total, *(limit for limit, _ in memory_limits())])
+
+
+def require_memory(needed: int, what: str, device: torch.device | None = None, advice: str = "") -> None:
+    """Stop before something is begun that cannot end well.
+
+    Args:
+        needed: bytes.
+        what: that needs them, the start of the message.
+        advice: what to do instead, the end of the message.
+
+    Raises:
+        UserError: less is free.
+    """
+    free = free_memory(device)
+    if needed > free:
+        where = f"the GPU {device}" if device is not None and device.type == "cuda" else "this machine"
+        told = f"{what} needs {needed / 1e9:.1f} GB, {where} has {free / 1e9:.1f} GB free"
+        raise UserError(told + (f"; {advice}" if advice else ""))
+
+
+@contextmanager
+def watched_memory(device: torch.device) -> Generator[Callable[[], int]]:
+    """Yield a function that says how many bytes more than at the start were taken at the worst moment so far.
+
+    On a GPU that is counted by torch; in main memory it is sampled, so that a peak of some milliseconds can be missed.
+    """
+    import psutil
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield lambda: torch.cuda.max_memory_allocated(device) - before
+        return
+    process, done = psutil.Process(), Event()
+    peak = before = process.memory_info().rss
+
+    def sample() -> None:
+        nonlocal peak
+        while not done.wait(0.01):
+            peak = max(peak, process.memory_info().rss)
+
+    thread = Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield lambda: max(peak, process.memory_info().rss) - before
+    finally:
+        done.set()
+        thread.join()
+
+
+def wait_for(device: torch.device) -> None:
+    """Return when the device has done all that it was given, so that a clock can be read."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back to the device what no tensor uses any more."""
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

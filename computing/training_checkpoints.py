@@ -1,0 +1,197 @@
+"""The checkpoints in the folder of a training of either stage: from which one it goes on, and which are kept.
+
+Ours are called `checkpoint-STEP`; whatever else lies there, `checkpoint-best` too, is not touched.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import zipfile
+import zlib
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safetensors import SafetensorError
+from transformers import TrainerState
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+
+from operating_room.errors import UserError
+from operating_room.files.raw_files import brief, read_bytes
+from operating_room.files.tensors import read_safetensors
+from operating_room.work.processes import share
+
+CHECKPOINT = "checkpoint-"
+_OF_WRITERS = ("Writer", "inline_container", "iostream")  # torch's writer of files has no exception of its own
+_LATEST = "latest"  # DeepSpeed's file that names the folder of its own
+
+
+@dataclass(frozen=True)
+class Found:
+    """The newest checkpoint that is whole, and what is wrong with newer ones, a line each."""
+
+    path: Path | None = None
+    left_out: list[str] = field(default_factory=list)
+
+
+def numbered_checkpoints(out: Path) -> list[Path]:
+    """The folders `checkpoint-STEP`, newest first."""
+    found = [path for path in out.glob(f"{CHECKPOINT}*") if path.is_dir() and step_of(path) is not None]
+    return sorted(found, key=lambda path: step_of(path) or 0, reverse=True)
+
+
+def step_of(path: Path) -> int | None:
+    """The number in the name of a checkpoint's folder; None if it is called otherwise."""
+    number = path.name.removeprefix(CHECKPOINT)
+    return int(number) if number != path.name and number.isascii() and number.isdigit() else None
+
+
+def last_checkpoint(out: Path, deepspeed: bool = False) -> Path | None:
+    """See `find_checkpoint`."""
+    return find_checkpoint(out, deepspeed).path
+
+
+def find_checkpoint(out: Path, deepspeed: bool = False, same_processes: bool = True) -> Found:
+    """The newest checkpoint in a folder that was written to its end, by every process, and is not damaged.
+
+    Args:
+        out: the folder of the training.
+        deepspeed: whether DeepSpeed trains.
+        same_processes: whether only as many processes can go on, since what is random belongs to each of them.
+
+    Raises:
+        UserError: there are checkpoints, but none that this training can go on from.
+    """
+    found = Found()
+    reason = None
+    for path in numbered_checkpoints(out):
+        if _is_half_written(path):
+            found.left_out.append(f"{path}: was not written to its end; left out")
+            continue
+        fault = _fault(path, deepspeed, same_processes)
+        if fault is None:
+            return Found(path, found.left_out)
+        reason = reason or fault
+        found.left_out.append(f"{fault}; left out")
+    if reason is not None:
+        raise UserError(f"{reason}; no other checkpoint is whole: remove them to begin anew, or choose another folder")
+    return found
+
+
+def remove_half_written(out: Path) -> None:
+    """Clear what killed trainings have left behind."""
+    for path in numbered_checkpoints(out):
+        if _is_half_written(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def keep_newest(out: Path, count: int) -> None:
+    """Remove all but the newest checkpoints."""
+    for path in numbered_checkpoints(out)[count:]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def written_or_removed(path: Path) -> Generator[None]:
+    """Say in one line that a checkpoint cannot be written, and take away what there is of it.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError, UserError) as error:
+        if isinstance(error, RuntimeError) and not any(word in str(error) for word in _OF_WRITERS):
+            raise
+        shutil.rmtree(path, ignore_errors=True)
+        if isinstance(error, UserError):
+            raise
+        reason = str(error).strip().split("\n")[0][:120]
+        raise UserError(f"{path}: cannot be written ({reason}); check free space and permissions") from error
+
+
+def last_state(out: Path) -> TrainerState | None:
+    """How far the training in a folder had come, by its newest checkpoint that tells."""
+    for path in numbered_checkpoints(out):
+        with suppress(UserError):
+            return _state(path)
+    return None
+
+
+def _is_half_written(path: Path) -> bool:
+    """Whether the training was stopped in the middle of it: the state is written last."""
+    try:
+        _state(path)
+    except UserError:
+        return True
+    return False
+
+
+def _state(path: Path) -> TrainerState:
+    """What Trainer has written about a checkpoint.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    file = path / TRAINER_STATE_NAME
+    try:
+        # With its own reader: a gradient that overflows, as it may in float16, stands there as Infinity or NaN.
+        state = TrainerState.load_from_json(str(file))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{file}: is missing or damaged ({brief(error)})") from error
+    if not isinstance(state.global_step, int) or not isinstance(state.epoch, (int, float, type(None))):
+        raise UserError(f"{file}: is damaged (it names no step)")
+    return state
+
+
+def _fault(path: Path, deepspeed: bool, same_processes: bool) -> str | None:
+    """What is wrong with a checkpoint, if anything."""
+    processes = share().processes
+    states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
+    if not same_processes:
+        states = [state for state in states if (path / state).is_file()]
+    elif not all((path / state).is_file() for state in states) and list(path.glob("rng_state*.pth")):
+        return f"{path}: is of another number of processes than {processes}; use as many"
+    if deepspeed != (path / _LATEST).is_file():
+        return f"{path}: is of a training {'without' if deepspeed else 'with'} DeepSpeed, this one is not"
+    weights = [*path.glob("*.safetensors"), *(file for file in path.glob("*.bin") if file.name != TRAINING_ARGS_NAME)]
+    if not weights:
+        return f"{path}: holds no weights"
+    pickles = [path / state for state in states] + [file for file in weights if file.suffix == ".bin"]
+    try:
+        pickles += _of_deepspeed(path, processes) if deepspeed else [path / OPTIMIZER_NAME, path / SCHEDULER_NAME]
+        for file in weights:
+            if file.suffix == ".safetensors":
+                read_safetensors(file)
+    except UserError as error:
+        return str(error)
+    return next((fault for file in pickles if (fault := _fault_of_pickle(file)) is not None), None)
+
+
+def _of_deepspeed(path: Path, processes: int) -> list[Path]:
+    """What DeepSpeed writes, as far as it is needed: the weights, and each process's part of the optimiser.
+
+    Raises:
+        UserError: the file that names the folder of these is damaged.
+    """
+    name = read_bytes(path / _LATEST).decode("utf-8", "replace").strip()
+    if re.fullmatch(r"\w+", name, re.ASCII) is None:
+        raise UserError(f"{path / _LATEST}: is damaged (it names no folder)")
+    folder = path / name
+    found = sorted(folder.glob("*optim_states.pt"))
+    missing = [folder / f"optim_states.pt of process {rank}" for rank in range(len(found), processes)]
+    return [*(sorted(folder.glob("*model_states.pt")) or [folder / "model_states.pt"]), *found, *missing]
+
+
+def _fault_of_pickle(path: Path) -> str | None:
+    """What is wrong with a file that torch saved: it is a zip archive, whose parts have checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except FileNotFoundError:
+        return f"{path}: is missing"
+    except (OSError, zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError, EOFError, RuntimeError) as error:
+        return f"{path}: damaged ({error})"
+    return None if damaged is None else f"{path}: damaged ({damaged} has another checksum)"

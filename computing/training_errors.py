@@ -1,0 +1,57 @@
+"""What both trainings say when they cannot go on, in one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from computing.training_checkpoints import numbered_checkpoints
+from operating_room.errors import UserError
+
+
+@contextmanager
+def one_line_errors(out: Path, smaller: str, readers: str) -> Generator[None]:
+    """Say what the machine could not do, and what a process that reads samples complained of.
+
+    Args:
+        out: the folder of the training.
+        smaller: what to do where a step needs more memory than the GPU has.
+        readers: the setting with the number of processes that read samples.
+
+    Raises:
+        UserError: whatever went wrong that a user can mend; a fault of the program is raised as it is.
+    """
+    try:
+        yield
+    except UserError as error:  # torch puts the traceback of the other process around it
+        raise UserError(str(error).strip().rpartition("UserError: ")[2]) from error
+    except torch.OutOfMemoryError as error:
+        reason = str(error).split(". ")[0]
+        raise UserError(f"the GPU's memory is full ({reason}); see what --dry-run says: {smaller}") from error
+    except OSError as error:
+        reason = error.strerror or str(error).strip().split("\n")[0]
+        raise UserError(f"{error.filename or out}: {reason}; check free space and permissions") from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            "a process that reads samples was killed, by lack of memory perhaps, or of shared memory in a container "
+            f"(docker run --shm-size=8g); lower {readers}"
+        ) from error
+
+
+def diverged(out: Path, step: int, how: str, rate: str) -> UserError:
+    """What to tell a user whose training has diverged.
+
+    Args:
+        out: the folder of the training.
+        step: the one that is being done, from 1.
+        how: it shows.
+        rate: the setting of the learning rate.
+    """
+    kept = next(iter(numbered_checkpoints(out)), None)
+    told = f"{out}: training diverged at step {step}: {how}; lower the learning rate ({rate}) and choose another folder"
+    return UserError(told + (f"; {kept.name} is from before" if kept else ""))

@@ -1,0 +1,166 @@
+"""`mmor data`: what is on disk, relation files, simulated takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mmor.cli.options import CPUS, DATA_FOLDER, Data, parse_size
+from operating_room.domain.takes import find_take
+
+if TYPE_CHECKING:
+    from operating_room.recordings.dataset import RecordedTake
+
+app = typer.Typer(help="What is on disk; simulated takes; relation files.", no_args_is_help=True)
+
+Root = Annotated[Path, typer.Argument(help=DATA_FOLDER)]
+
+
+@app.command("check")
+def check(
+    root: Root = Path("data"),
+    take: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this take, or the takes of this split; repeat for several (default: all on disk)."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Tell what is on disk and what is wrong with it. Exit code: 0 complete, 1 gaps, 2 broken files.
+
+    Takes that are not there are gaps if their split is asked for, else they are only noted.
+    """
+    from operating_room.doctor import checkup as doctor
+
+    report = doctor.check(root, take)
+    typer.echo(json.dumps(report.to_json(), indent=1) if as_json else str(report))
+    raise typer.Exit(report.exit_code)
+
+
+@app.command("show")
+def show(
+    take: Annotated[str, typer.Argument(help="Name of the take.")],
+    frame: Annotated[str, typer.Argument(help="Position of the timepoint in the take's index, like 12 or 000012.")],
+    data: Data = Path("data"),
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Put the memory of the labelled graphs before it into the prompt.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Show all that belongs to one timepoint.
+
+    Every file and what is wrong with it, prompt, scene graph and downstream labels.
+
+    Exit code: 0 all there is can be read, 2 something is broken.
+    """
+    from operating_room.doctor.contents import contents, describe
+
+    recorded = _recorded(data, take)
+    found = contents(recorded, frame, memory)
+    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else describe(found, recorded.root.parent))
+    raise typer.Exit(2 if found.problems else 0)
+
+
+@app.command("table")
+def table(
+    take: Annotated[str, typer.Argument(help="Name of the take.")],
+    data: Data = Path("data"),
+    out: Annotated[Path | None, typer.Option(help="CSV file (default: print it).")] = None,
+) -> None:
+    """Write as CSV which labels belong to which picture.
+
+    A row for each picture of a take. Masks and pictures share a frame number; the scene-graph label is that of the
+    timepoint. A file that is not there is an empty cell.
+    """
+    import csv
+    from io import StringIO
+
+    from operating_room.doctor.contents import COLUMNS, picture_table
+    from operating_room.files.atomic import write_text
+
+    recorded = _recorded(data, take)
+    text = StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(picture_table(recorded, recorded.root.parent))
+    if out is None:
+        typer.echo(text.getvalue(), nl=False)
+    else:
+        write_text(out, text.getvalue())
+        typer.echo(f"{text.getvalue().count(chr(10)) - 1} pictures in {out}", err=True)
+
+
+def _recorded(data: Path, take: str) -> RecordedTake:
+    from operating_room.recordings.dataset import Dataset
+
+    dataset = Dataset(data)
+    (chosen,) = dataset.choose([find_take(take).sample_name])  # with its suffix: the name of a split is no take
+    return dataset.take(chosen)
+
+
+@app.command("convert-relations")
+def convert_relations(
+    root: Root = Path("data"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the files (default: the data folder, where --relations looks).")
+    ] = None,
+) -> None:
+    """Make relationships_*.json out of the raw labels.
+
+    Of train, validation and test, each for the takes that are there; also classes.txt and relationships.txt.
+    """
+    from operating_room.recordings.dataset import Dataset
+    from operating_room.recordings.raw_labels import convert
+
+    conversion = convert(root, out or Dataset(root).root)
+    for path in conversion.written:
+        typer.echo(path)
+    for problem in conversion.problems:
+        typer.echo(f"left out: {problem}", err=True)
+    raise typer.Exit(1 if conversion.problems else 0)
+
+
+@app.command("synthesize")
+def synthesize(
+    out: Annotated[Path, typer.Option(help="Folder that gets MM-OR_data and 4D-OR_data.")],
+    take: Annotated[list[str] | None, typer.Option(help="Take or split (default: test); repeat for several.")] = None,
+    seconds: Annotated[
+        int,
+        typer.Option(
+            help="Timepoints of each take, one per second: 40 or more; with --relations 1 or more.", min=1, max=100_000
+        ),
+    ] = 60,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.", min=0)] = 0,
+    size: Annotated[str, typer.Option(help="Width x height of the pictures in px.")] = "320x240",
+    workers: Annotated[int, typer.Option(help="Processes at most (fewer where memory is short).", min=1)] = CPUS,
+    relations: Annotated[
+        Path | None,
+        typer.Option(help="Render the graphs of this relationships_*.json (the stretch with most predicates)."),
+    ] = None,
+    without_room_cameras: Annotated[list[str] | None, typer.Option(help="Fault: a take without room cameras.")] = None,
+    without_cameras: Annotated[list[str] | None, typer.Option(help="Fault: a take without any picture.")] = None,
+    without_tracker: Annotated[list[str] | None, typer.Option(help="Fault: a take without tracker file.")] = None,
+    missing_frames: Annotated[float, typer.Option(help="Fault: share of single files that are lost.", min=0)] = 0.0,
+    mask_stride: Annotated[int, typer.Option(help="Only every n-th timepoint has label masks.", min=1)] = 1,
+) -> None:
+    """Write simulated takes in the published layout. A finished take is left as it is; an interrupted one is redone."""
+    from operating_room.graphs.graph_files import load_samples
+    from operating_room_simulator import writer
+    from operating_room_simulator.story import annotated, story
+
+    faults = writer.Faults(
+        no_room_cameras=tuple(without_room_cameras or ()),
+        no_cameras=tuple(without_cameras or ()),
+        no_tracker=tuple(without_tracker or ()),
+        missing_frames=missing_frames,
+    )
+    takes = writer.named_takes(take or ["test"])
+    if relations is None:
+        surgeries = [story.script_surgery(each, seed, seconds) for each in takes]
+    else:
+        samples = load_samples(relations)
+        surgeries = [annotated.annotated_surgery(each, samples, seed, seconds) for each in takes]
+    writer.write_takes(out, surgeries, size=parse_size(size), workers=workers, faults=faults, mask_stride=mask_stride)
+    typer.echo(f"{len(surgeries)} takes are in {out}")

@@ -1,0 +1,195 @@
+"""`mmor downstream`: next action, robot phase and sterility breach from scene graphs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmor.cli.evaluation import load_generator
+from mmor.cli.options import (
+    MODEL,
+    BitsOption,
+    Data,
+    Device,
+    Limit,
+    MaxNewTokens,
+    Relations,
+    SamplesFolder,
+    ScoredTakes,
+    Seed,
+    Split,
+    TrainedModel,
+    TrainingData,
+    TrainingGpus,
+    choose_samples,
+    finish,
+    load_split,
+    samples_folder,
+)
+from mmor.cli.scene_graph import train_model
+
+app = typer.Typer(help="Next action, robot phase, sterility breach.", no_args_is_help=True)
+
+Labels = Annotated[
+    Path | None, typer.Option(help="Folder of `mmor downstream labels` (default: the dataset's own label folders).")
+]
+RuleFile = Annotated[
+    Path | None, typer.Option(help="Rule file (default: ours, operating_room/scores/downstream_rules.yaml).")
+]
+PublishedMemory = Annotated[
+    bool, typer.Option("--published-memory", help="Memory with object and predicate swapped, as published.")
+]
+
+
+@app.command("labels")
+def labels(
+    out: Annotated[Path, typer.Option(help="Folder that gets the three label folders.")],
+    data: Data = Path("data"),
+    relations: Relations = None,
+    split: Split = "train",
+    rules: RuleFile = None,
+    derive_all: Annotated[bool, typer.Option("--derive-all", help="Ignore the dataset's own labels.")] = False,
+) -> None:
+    """Collect the labels of a split. The dataset's own, or derived from its scene graphs where it has none."""
+    from collections import Counter
+
+    from operating_room.recordings.dataset import Dataset
+    from operating_room.scores.downstream import label_class
+    from operating_room.scores.downstream_rules import OUR_FILE, collect_labels, load_rules
+
+    dataset, samples = Dataset(data), load_split(relations, split, data)
+    collected = collect_labels(dataset, samples, load_rules(rules or OUR_FILE), out, derive_all)
+    for take, sources in collected.sources.items():
+        typer.echo(f"{take}: " + ", ".join(f"{task} from {source}" for task, source in sources.items()))
+    for task, takes in collected.labels.items():
+        counts = Counter(label_class(task, label) for of_take in takes.values() for label in of_take.values())
+        typer.echo(f"{task}: " + ", ".join(f"{name} {count}" for name, count in counts.most_common()))
+    typer.echo(f"labels in {out}")
+    finish(collected.problems)
+
+
+@app.command("samples")
+def samples(
+    data: Data = Path("data"),
+    relations: Relations = None,
+    split: Split = "train",
+    out: SamplesFolder = None,
+    labels: Labels = None,
+    per_timepoint: Annotated[int, typer.Option(help="Records per timepoint.", min=1, max=10_000)] = 10,
+    drop_history: Annotated[float, typer.Option(help="Share of memory entries that are dropped.", min=0, max=1)] = 0.5,
+    temporal_augmentation: Annotated[bool, typer.Option(help="Style of the memory drawn at random.")] = True,
+    published_memory: PublishedMemory = False,
+    seed: Seed = 0,
+) -> None:
+    """Write the training JSON of all three tasks. In the published mixture."""
+    from random import Random
+
+    from operating_room.errors import UserError
+    from operating_room.recordings.dataset import Dataset
+    from operating_room.scores.downstream import read_labels
+    from scene_graph_generation.samples.downstream_samples import TASKS, downstream_file_name, downstream_records
+    from scene_graph_generation.samples.sample_files import write_samples
+
+    truth = load_split(relations, split, data)
+    dataset = Dataset(data)
+    known, problems = read_labels(dataset, truth, TASKS, labels)
+    generator = Random(seed)
+    records = downstream_records(
+        truth, known, generator, per_timepoint, temporal_augmentation, drop_history, published_memory
+    )
+    path = samples_folder(out, dataset.root) / downstream_file_name(
+        split, temporal_augmentation, drop_history, published_memory
+    )
+    count = write_samples(path, records, len(truth) * per_timepoint, generator)
+    if not count:
+        raise UserError("; ".join(["no training sample can be made", *problems]))
+    typer.echo(f"{count} records in {path}")
+    finish(problems)
+
+
+@app.command("train", context_settings={"ignore_unknown_options": True})
+def train(
+    options: Annotated[list[str] | None, typer.Argument(help="Options of the published command.")] = None,
+    samples: Annotated[
+        list[Path] | None, typer.Option(help="Training JSON, from `mmor downstream samples`; may be repeated.")
+    ] = None,
+    out: TrainedModel = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Experiment file (default: small_downstream.yaml; published: downstream.yaml).")
+    ] = None,
+    data: TrainingData = None,
+    gpus: TrainingGpus = 1,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
+) -> None:
+    """Train a model that answers from text alone. Options are those of `mmor scene-graph train`."""
+    files = {"samples": samples, "out": out, "data": data}
+    train_model(options or [], config, "small_downstream.yaml", files, gpus, skip_bad_samples=False, dry=dry)
+
+
+@app.command("evaluate")
+def evaluate(
+    out: Annotated[Path, typer.Option(help="Results JSON.")],
+    model_path: Annotated[Path | None, typer.Option(*MODEL, help="Folder of the model; none: the rule alone.")] = None,
+    graphs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Predictions of `mmor scene-graph infer` or results of `evaluate` (default: the true graphs)."
+        ),
+    ] = None,
+    data: Data = Path("data"),
+    relations: Relations = None,
+    split: Split = "test",
+    take: ScoredTakes = None,
+    limit: Limit = None,
+    max_new_tokens: MaxNewTokens = 300,
+    labels: Labels = None,
+    rules: RuleFile = None,
+    published_memory: PublishedMemory = False,
+    batch_size: Annotated[int, typer.Option(help="Questions at once.", min=1)] = 16,
+    device: Device = None,
+    bits: BitsOption = None,
+) -> None:
+    """Answer and score the three tasks. From true or predicted scene graphs; breaches also by the sterility rule."""
+    from operating_room.errors import UserError
+    from operating_room.recordings.dataset import Dataset
+    from operating_room.scores.downstream_rules import OUR_FILE, load_rules
+    from scene_graph_generation.inference.downstream import evaluate_downstream, read_graphs
+    from scene_graph_generation.inference.evaluate import require_results
+    from scene_graph_generation.inference.infer import answers_path
+
+    require_results(out)
+    answers_path(out)  # refuses an unusable name before a model is loaded
+    if graphs is not None and os.path.realpath(out) == os.path.realpath(graphs):
+        raise UserError(f"{out}: holds the graphs, which the results would replace; choose another output")
+    rule_file = rules or OUR_FILE
+    truth = choose_samples(load_split(relations, split, data), take, limit)
+    about = {
+        "folder": None if model_path is None else str(model_path),
+        "split": split,
+        "graphs_from": "annotations" if graphs is None else str(graphs),
+        "rules": str(rule_file),
+    }
+    generator = None
+    if model_path is not None:
+        generator = load_generator(model_path, device, bits, batch_size, max_new_tokens)
+        if generator.model.settings.modalities:
+            told = "reads pictures, as scene-graph models do; answers of one that `mmor downstream train` did not make"
+            typer.echo(f"note: {model_path} {told} are chance", err=True)
+    evaluation = evaluate_downstream(
+        generator,
+        Dataset(data),
+        truth if graphs is None else read_graphs(graphs),
+        truth,
+        load_rules(rule_file).sterility_breach,
+        out,
+        about,
+        labels,
+        published_memory,
+        batch_size,
+    )
+    typer.echo(str(evaluation))
+    typer.echo(f"results in {out}")
+    finish(evaluation.problems)

@@ -1,0 +1,147 @@
+"""Options that several commands have, and what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from operating_room.errors import UserError
+from operating_room.work.processes import cpu_threads
+
+if TYPE_CHECKING:
+    from operating_room.domain.takes import Take
+    from operating_room.graphs.scene_graph import Sample
+    from operating_room.recordings.dataset import Dataset
+
+MODEL = "--model", "--model-path", "--model_path"  # published: the last
+DATA_FOLDER = "Folder that holds MM-OR_data and/or 4D-OR_data."
+Data = Annotated[Path, typer.Option(help=DATA_FOLDER)]
+Takes = Annotated[list[str] | None, typer.Option(help="Take or split; repeat for several (default: all on disk).")]
+Relations = Annotated[
+    Path | None,
+    typer.Option(help="Folder with the relationships_*.json files (default: the data folder, as convert-relations)."),
+]
+Split = Annotated[str, typer.Option(help="train, val, test, or own (takes in no published list).")]
+ScoredTakes = Annotated[
+    list[str] | None, typer.Option("--take", help="Score this take of the split only; repeat for several.")
+]
+Limit = Annotated[int | None, typer.Option(help="Only the first N timepoints of each take, for a first try.", min=1)]
+MaxNewTokens = Annotated[int, typer.Option(help="Tokens of an answer at most (published: 300).", min=1)]
+Workers = Annotated[int, typer.Option(help="Processes that prepare and compare ground truth.", min=1)]
+CPUS = cpu_threads()
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")]
+Bits = Literal["4", "16", "32"]
+BitsOption = Annotated[Bits | None, typer.Option(help="Of the weights (default: 16; 32 for a small model on a CPU).")]
+# Of the commands that write training samples.
+SamplesFolder = Annotated[
+    Path | None, typer.Option(help="Folder for the training JSON (default: llava_samples in the data folder).")
+]
+Seed = Annotated[int, typer.Option(help="Of all random draws.")]
+# Of both commands that train stage 2; None: as in the experiment file.
+TrainedModel = Annotated[Path | None, typer.Option(help="Folder of the model.")]
+TrainingData = Annotated[Path | None, typer.Option(help=DATA_FOLDER)]
+TrainingGpus = Annotated[int, typer.Option(help="Processes, one per GPU; torchrun does as well.", min=1)]
+
+
+def open_takes(data: Path, names: list[str] | None) -> tuple[Dataset, list[Take]]:
+    """The dataset and the chosen takes on disk; a split means those of its takes that are there."""
+    from operating_room.recordings.dataset import Dataset
+
+    dataset = Dataset(data)
+    return dataset, dataset.choose(names)
+
+
+def load_split(relations: Path | None, split: str, data: Path) -> list[Sample]:
+    """The samples of a split whose takes are on disk."""
+    from operating_room.files.readers import require
+    from operating_room.graphs.graph_files import load_samples
+    from operating_room.recordings.dataset import Dataset
+
+    dataset = Dataset(data)
+    path = split_file(relations or dataset.root, split)
+    on_disk = {take.sample_name for take in dataset.takes()}
+    require(path, f"give its folder as --relations, or `mmor data convert-relations {data}`")
+    found = load_samples(path)
+    if absent := list(dict.fromkeys(sample.take_name for sample in found if sample.take_name not in on_disk)):
+        typer.echo(f"note: {len(absent)} takes of {path.name} are not in {data}: {', '.join(absent)}", err=True)
+    samples = [sample for sample in found if sample.take_name in on_disk]
+    if not samples:
+        raise UserError(f"{path}: none of its takes is in {data}; unpack or simulate one of the split {split}")
+    return samples
+
+
+def samples_folder(chosen: Path | None, root: Path) -> Path:
+    """The folder for training samples: one of the published name in that of the dataset, if none is chosen."""
+    return chosen or root / "llava_samples"
+
+
+def split_file(relations: Path, split: str) -> Path:
+    """The file with the samples of a split.
+
+    Raises:
+        UserError: there is no such split.
+    """
+    from operating_room.domain.takes import OWN
+    from operating_room.graphs.graph_files import SPLIT_NAMES
+
+    names = SPLIT_NAMES | {OWN: OWN}
+    if split not in names:
+        raise UserError(f"split {split!r} has no relations file; choose one of {', '.join(names)}")
+    return relations / f"relationships_{names[split]}.json"
+
+
+def choose_samples(samples: list[Sample], takes: list[str] | None, limit: int | None) -> list[Sample]:
+    """Those of the named takes, or of all; the first `limit` of each.
+
+    Raises:
+        UserError: a take has no sample here.
+    """
+    from operating_room.domain.takes import find_take
+
+    there: dict[str, list[Sample]] = {}
+    for sample in samples:
+        there.setdefault(sample.take_name, []).append(sample)
+    wanted = list(there) if takes is None else [find_take(name).sample_name for name in takes]
+    if missing := [name for name in wanted if name not in there]:
+        raise UserError(f"take {missing[0]} is not among those of this split on disk: {', '.join(there)}")
+    return [sample for name in dict.fromkeys(wanted) for sample in there[name][:limit]]
+
+
+def experiment_file(path: Path) -> Path:
+    """An experiment file of the user's, or of those that come with the software, which is said then."""
+    from computing.experiments import find_experiment
+
+    found = find_experiment(path)
+    if found != path:
+        typer.echo(f"note: {path} is not there; taking {found}, which comes with the software", err=True)
+    return found
+
+
+def segmenter_file(path: Path | None) -> Path:
+    """The experiment file of a segmenter: the small one, if none is given."""
+    from computing.experiments import CONFIGS
+
+    return CONFIGS / "panoptic" / "small.yaml" if path is None else experiment_file(path)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Width and height in px of `320x240`.
+
+    Raises:
+        UserError: the text has another form.
+    """
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise UserError(f"size {text!r}: write width x height, for example 320x240")
+    return int(width), int(height)
+
+
+def finish(problems: Sequence[str]) -> None:
+    """Tell the problems of what was left out; exit code 1 if there are any."""
+    for problem in problems:
+        typer.echo(f"error: {problem}", err=True)
+    if problems:
+        raise typer.Exit(1)

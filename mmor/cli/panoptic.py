@@ -1,0 +1,176 @@
+"""`mmor panoptic`: from the cameras of takes to panoptic masks and their VPQ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmor.cli.options import CPUS, Data, Takes, Workers, experiment_file, open_takes, parse_size, segmenter_file
+
+app = typer.Typer(help="Panoptic masks: train, predict, score.", no_args_is_help=True)
+
+ConfigFile = Annotated[Path | None, typer.Option(help="Experiment file with the published keys (default: small.yaml).")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="KEY VALUE pairs that override the file.")]
+Model = Annotated[Path, typer.Option(help="Model file, or a folder that holds one and its config.yaml.")]
+ModelConfig = Annotated[
+    Path | None,
+    typer.Option("--config-file", help="Experiment file of a published .pth (default: config.yaml beside)."),
+]
+PredictedTakes = Annotated[
+    list[str] | None,
+    typer.Option("--take", help="Take or split; repeat for several (default: all that are predicted)."),
+]
+Name = Annotated[str, typer.Option(help="Of the prediction file, pred_NAME.json.")]
+AllFrames = Annotated[bool, typer.Option("--all-frames", help="Also frames without annotated mask.")]
+Frames = Annotated[int | None, typer.Option(help="Only the first N frames of each camera, for a first try.", min=1)]
+Gpus = Annotated[int, typer.Option(help="Processes on this machine, one per GPU.", min=1)]
+Blend = Annotated[bool, typer.Option("--blend", help="Also write each picture with its masks drawn over it.")]
+
+
+@app.command("train")
+def train(
+    config_file: ConfigFile = None,
+    data: Data = Path("data"),
+    out: Annotated[Path | None, typer.Option(help="Folder of the model (default: OUTPUT_DIR of the file).")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder, if there is one.")
+    ] = False,
+    eval_only: Annotated[
+        bool, typer.Option("--eval-only", help="Predict and score DATASETS.TEST with MODEL.WEIGHTS instead.")
+    ] = False,
+    num_gpus: Gpus = 1,
+    num_machines: Annotated[int, typer.Option(help="Machines; start the command on each.", min=1)] = 1,
+    machine_rank: Annotated[int, typer.Option(help="Number of this machine, from 0.", min=0)] = 0,
+    dist_url: Annotated[str, typer.Option(help="tcp://HOST:PORT of machine 0.")] = "auto",
+    report_to: Annotated[str, typer.Option(help="wandb: log there too.")] = "none",
+    ground_truth: Annotated[
+        Path | None, typer.Option(help="Folder of the prepared ground truth (default: in the model's).")
+    ] = None,
+    workers: Workers = CPUS,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would happen: data, steps, files, memory, problems.")
+    ] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Train a segmenter, or evaluate one."""
+    from mmor.launch import start_processes
+    from operating_room.work.processes import is_first, is_started, share
+    from panoptic_segmentation.config.settings import read_config
+
+    config = read_config(segmenter_file(config_file), overrides or ())
+    folder = out or Path(config.output_folder)
+    prepared = ground_truth or folder / "ground_truth"
+    if dry:
+        from operating_room.errors import UserError
+        from panoptic_segmentation.training.dry_run import dry_run
+
+        report = dry_run(config, data, folder, resume, num_gpus * num_machines, report_to)
+        typer.echo(report.text)
+        if report.problems:
+            raise UserError(f"training would not start: {len(report.problems)} problems, see above")
+        return
+    if num_gpus * num_machines > 1 and not is_started():
+        start_processes(num_gpus, num_machines, machine_rank, dist_url)
+        return
+    if eval_only:
+        from panoptic_segmentation.scores.evaluate import predict_and_evaluate
+
+        for evaluation in predict_and_evaluate(config, data, folder, prepared, workers, share()):
+            typer.echo(str(evaluation))
+        return
+    from panoptic_segmentation.training.train import train
+
+    path = train(config, data, folder, prepared, resume=resume, workers=workers, report_to=report_to)
+    if is_first():
+        typer.echo(f"model in {path}")
+
+
+@app.command("predict")
+def predict(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder that gets inference/pan_pred and the prediction file.")],
+    config_file: ModelConfig = None,
+    data: Data = Path("data"),
+    take: Takes = None,
+    name: Name = "test",
+    all_frames: AllFrames = False,
+    limit: Frames = None,
+    blend: Blend = False,
+    num_gpus: Gpus = 1,
+    overrides: Overrides = None,
+) -> None:
+    """Segment the annotated cameras of takes. Videos that are predicted already are kept."""
+    from mmor.launch import start_processes
+    from operating_room.work.processes import is_first, is_started, share
+    from panoptic_segmentation.data.ground_truth import find_videos, first_frames
+    from panoptic_segmentation.inference.predict import load, predict, read_test_config, write_blends
+
+    if num_gpus > 1 and not is_started():
+        start_processes(num_gpus)
+        return
+    videos = first_frames(find_videos(*open_takes(data, take), annotated=not all_frames), limit)
+    config = read_test_config(model, config_file and experiment_file(config_file), overrides or ())
+    path = predict(*load(model, config), videos, out, name, model, share())
+    if is_first():
+        typer.echo(f"predictions in {path}")
+        if blend:
+            write_blends(videos, out)
+
+
+@app.command("export-masks")
+def export_masks(
+    model: Model = Path("output_CTVIS_R50_HybridOR_withsimstation"),
+    out: Annotated[Path | None, typer.Option(help="Folder of the predictions (default: masks in the model's).")] = None,
+    config_file: ModelConfig = None,
+    data: Data = Path("data"),
+    take: Takes = None,
+    all_frames: AllFrames = False,
+    limit: Frames = None,
+    num_gpus: Gpus = 1,
+) -> None:
+    """Predict all masks that stage 2 reads. Split by split; run again, it goes on where it stopped.
+
+    Nothing looks into the future, unless the model is the offline one.
+    """
+    from mmor.launch import start_processes
+    from operating_room.work.processes import is_first, is_started, share
+    from panoptic_segmentation.inference.predict import export_masks
+
+    if num_gpus > 1 and not is_started():
+        start_processes(num_gpus)
+        return
+    config = config_file and experiment_file(config_file)
+    folder = out or (model if model.is_dir() else model.parent) / "masks"
+    for path in export_masks(model, config, data, folder, take, not all_frames, share(), limit):
+        if is_first():
+            typer.echo(f"predictions in {path}")
+
+
+@app.command("evaluate")
+def evaluate(
+    out: Annotated[Path, typer.Option(help="Folder with the predictions; gets the scores.")],
+    data: Data = Path("data"),
+    take: PredictedTakes = None,
+    name: Name = "test",
+    limit: Frames = None,
+    canvas: Annotated[
+        str | None, typer.Option(help="Width x height in px of pictures of other programs (ours tell theirs).")
+    ] = None,
+    ground_truth: Annotated[
+        Path | None, typer.Option(help="Folder of the prepared ground truth (default: in that of the predictions).")
+    ] = None,
+    workers: Workers = CPUS,
+) -> None:
+    """Score predictions by video panoptic quality (VPQ)."""
+    from panoptic_segmentation.data.ground_truth import find_videos, first_frames
+    from panoptic_segmentation.scores.evaluate import evaluate, of_predicted_takes, scored_size
+
+    videos = find_videos(*open_takes(data, take))
+    if take is None:
+        videos = of_predicted_takes(videos, out, name)
+    videos = first_frames(videos, limit)
+    truth = ground_truth or out / "ground_truth", f"ground_truth_{name}"
+    size = scored_size(out, parse_size(canvas) if canvas else None)
+    typer.echo(str(evaluate(videos, out, name, *truth, size, workers)))

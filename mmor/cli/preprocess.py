@@ -1,0 +1,207 @@
+"""`mmor scene-graph preprocess` and `samples`: from takes to the files that scene graphs are learnt from."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mmor.cli.options import (
+    CPUS,
+    Data,
+    Relations,
+    SamplesFolder,
+    Seed,
+    Split,
+    finish,
+    load_split,
+    open_takes,
+    samples_folder,
+)
+
+if TYPE_CHECKING:
+    from operating_room.domain.takes import Take
+    from operating_room.recordings.dataset import Dataset
+    from scene_graph_generation.preprocess.run import Outcome
+
+app = typer.Typer()
+
+
+class Step(StrEnum):
+    """What `preprocess` can prepare."""
+
+    AUDIO = "audio"
+    EMBEDDINGS = "audio-embeddings"
+    TRANSCRIPTS = "transcripts"
+    MASKS = "masks"
+    ALL = "all"
+
+
+class AudioEncoder(StrEnum):
+    """Where audio vectors come from: CLAP as published, or our weightless mel descriptor."""
+
+    CLAP = "clap"
+    MEL = "mel"
+
+
+@app.command("preprocess")
+def preprocess(
+    step: Annotated[Step, typer.Argument(help="What to prepare.")],
+    data: Data = Path("data"),
+    take: Annotated[
+        list[str] | None,
+        typer.Option("--take", "--split", help="Take or split; repeat for several (default: all on disk)."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write into this folder, which gets links to all that the dataset has and is then a dataset itself: "
+            "for one that cannot be written."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Takes at once (default: all CPUs; one with clap or --transcribe, which load a model.)", min=1
+        ),
+    ] = None,
+    causal: Annotated[
+        bool, typer.Option("--causal", help="Sound up to a second only; the published window ends one second later.")
+    ] = False,
+    audio_encoder: Annotated[AudioEncoder, typer.Option(help="Published: clap; small model: mel.")] = AudioEncoder.CLAP,
+    published_feeding: Annotated[
+        bool, typer.Option("--published-feeding", help="CLAP gets sound as the published code feeds it (see docs).")
+    ] = False,
+    transcribe: Annotated[
+        bool, typer.Option("--transcribe", help="Make the .srt of takes without one by speech recognition.")
+    ] = False,
+    whisper_model: Annotated[str, typer.Option(help="Whisper model, or its folder.")] = "large-v3",
+    predictions: Annotated[Path | None, typer.Option(help="Stage 1's pan_pred folder (masks).")] = None,
+    from_annotations: Annotated[
+        bool, typer.Option("--from-annotations", help="Masks from annotated label masks, read in place of predictions.")
+    ] = False,
+) -> None:
+    """Prepare the files of each timepoint. What exists is kept: an interrupted run goes on where it stopped."""
+    from operating_room.errors import UserError
+    from scene_graph_generation.preprocess import audio, embeddings, masks, transcripts
+    from scene_graph_generation.preprocess.overlay import overlay, read_only
+    from scene_graph_generation.preprocess.run import Outcome, half_copied
+
+    if step in (Step.MASKS, Step.ALL) and (predictions is None) != from_annotations:
+        raise UserError("masks come either from --predictions FOLDER or --from-annotations; give one of them")
+    dataset, takes = open_takes(data, take)
+    if out is not None:
+        dataset = overlay(dataset, out)
+    elif (root := read_only(dataset)) is not None:
+        raise UserError(f"{root}: cannot be written; --out FOLDER writes elsewhere and links to what is there")
+    outcome = Outcome(problems=tuple(half_copied(dataset, take)))
+    many, few = workers or CPUS, workers or 1
+    if step in (Step.AUDIO, Step.ALL):
+        outcome += audio.preprocess_audio(dataset, takes, causal, many)
+    if step in (Step.EMBEDDINGS, Step.ALL):
+        clap = audio_encoder == AudioEncoder.CLAP
+        encoder = embeddings.ClapEncoder(embeddings.CLAP, published_feeding) if clap else embeddings.mel_encoder
+        outcome += embeddings.preprocess_audio_embeddings(dataset, takes, encoder, causal, few if clap else many)
+    if step in (Step.TRANSCRIPTS, Step.ALL):
+        if transcribe:
+            outcome += _transcribe(dataset, takes, whisper_model, few, step == Step.ALL)
+        outcome += transcripts.preprocess_transcripts(dataset, takes, many)
+    if step in (Step.MASKS, Step.ALL):
+        outcome += masks.preprocess_masks(dataset, takes, predictions, from_annotations, many)
+    typer.echo(f"{outcome.written} files written for {len(takes)} takes")
+    if out is not None:
+        typer.echo(f"with links to all that was there in {out}: give this as --data from now on")
+    finish(outcome.problems)
+
+
+def _transcribe(dataset: Dataset, takes: list[Take], model: str, workers: int, go_on: bool) -> Outcome:
+    """Speech recognition; with `go_on` a model that cannot be loaded is a problem, and the other steps are done."""
+    from operating_room.errors import UserError
+    from scene_graph_generation.preprocess.run import Outcome
+    from scene_graph_generation.preprocess.transcripts import transcribe
+
+    try:
+        return transcribe(dataset, takes, model, workers)
+    except UserError as error:
+        if not go_on:
+            raise
+        return Outcome(problems=(str(error),))
+
+
+@app.command("samples")
+def samples(
+    data: Data = Path("data"),
+    relations: Relations = None,
+    split: Split = "train",
+    out: SamplesFolder = None,
+    permutations: Annotated[int, typer.Option(help="Records per timepoint.", min=1, max=10_000)] = 20,
+    temporal: Annotated[bool, typer.Option("--temporal", help="With memory of the past.")] = False,
+    temporal_augmentation: Annotated[
+        bool, typer.Option(help="Style of the memory at random and entries dropped; else all of it.")
+    ] = True,
+    drop_history: Annotated[float, typer.Option(help="Share of memory entries that are dropped.", min=0, max=1)] = 0.5,
+    mixed_modalities: Annotated[
+        bool, typer.Option("--mixed-modalities", help="Modalities swapped with those of similar samples.")
+    ] = False,
+    modalities: Annotated[
+        str | None,
+        typer.Option(
+            help="Some of AZURE,SIMSTATION,TRACKERCAM,PC,AUDIO,SPEECH,ROBOTMETA,TRACKINGMETA,PREDSEGMASKS (all)."
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="Folder or hub name of a model: also count its tokens in the answers (token frequencies)."),
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Write the training JSON in the published form. The same as shards, which training reads piece by piece."""
+    from collections import Counter
+    from random import Random
+
+    from operating_room.errors import UserError
+    from operating_room.files.atomic import write_json
+    from operating_room.recordings.dataset import Dataset
+    from scene_graph_generation.inputs.tokens import read_tokens
+    from scene_graph_generation.preprocess.run import half_copied
+    from scene_graph_generation.samples.records import (
+        LeftOut,
+        SampleOptions,
+        choose_modalities,
+        describe,
+        training_records,
+    )
+    from scene_graph_generation.samples.sample_files import count_answer_tokens, frequency_file_name, write_samples
+    from scene_graph_generation.weights.base_models import TOKENIZER, find_folder
+
+    options = SampleOptions(
+        permutations=permutations,
+        temporal=temporal,
+        augment_memory=temporal_augmentation,
+        drop_history=drop_history,
+        mixed=mixed_modalities,
+        modalities=choose_modalities(modalities),
+    )
+    tokens = None if tokenizer is None else read_tokens(find_folder(tokenizer, TOKENIZER))
+    graphs = load_split(relations, split, data)
+    left_out: LeftOut = {}
+    dataset = Dataset(data)
+    records = training_records(dataset, graphs, options, Random(seed), left_out)
+    counts: Counter[int] = Counter()
+    if tokens is not None:
+        records = count_answer_tokens(records, tokens, counts)
+    folder = samples_folder(out, dataset.root)
+    path = folder / options.file_name(split)
+    written = write_samples(path, records, len(graphs) * permutations, Random(f"order {seed}"))
+    problems = [*half_copied(dataset, [split]), *describe(left_out, graphs)]
+    if not written:
+        raise UserError("; ".join(["no training sample can be made", *problems]))
+    typer.echo(f"{written} records in {path}")
+    if tokens is not None:
+        texts = {token: text for text, token in tokens.names().items()}
+        frequencies = folder / frequency_file_name(split, permutations)
+        write_json(frequencies, {texts[token]: count for token, count in counts.items()})
+        typer.echo(f"token frequencies in {frequencies}")
+    finish(problems)

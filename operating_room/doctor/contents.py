@@ -1,0 +1,240 @@
+"""What belongs to one timepoint, for people: its files, what is wrong with them, its prompt and its labels.
+
+`mmor data show` prints one timepoint, `mmor data table` the pictures and labels of a whole take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from operating_room.doctor.file_checks import CHECKS, check_frame_labels
+from operating_room.domain.takes import MMOR, OWN, splits_of
+from operating_room.errors import UserError
+from operating_room.files.readers import read_json
+from operating_room.graphs.memory import Memory, truncate
+from operating_room.graphs.scene_graph import target_text
+from operating_room.recordings import layout
+from operating_room.recordings.dataset import RecordedTake, Timepoint
+from operating_room.recordings.index import read_index
+from operating_room.recordings.questions import timepoint_prompt
+from operating_room.recordings.raw_labels import read_labels
+from operating_room.recordings.views import evaluation_pictures
+from operating_room.scores.downstream import label_file, tasks_of
+
+MISSING = "missing"
+COLUMNS = ("take", "timepoint", "second", "camera", "picture", "label_mask", "interpolated_mask", "scene_graph_label")
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that a timepoint could have."""
+
+    modality: str  # the name of its field in `Timepoint`
+    camera: str  # or number of a mask; `take` for files of the whole take; empty where there is only one
+    path: Path
+    problem: str  # `missing`, or what its reader says; empty if all is well
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A timepoint and all that is known of it."""
+
+    sample_id: str
+    dataset: str
+    splits: tuple[str, ...]
+    second: int  # its time stamp
+    frames: Mapping[str, str]  # key of the index -> frame number
+    files: tuple[File, ...]
+    pictures: tuple[str, ...]  # slots of a model's input at evaluation, in order: file name, or `black`
+    tracker: str  # file with the tool positions, and whether this second has some
+    prompt: str  # as in evaluation, or why it cannot be made
+    memory: str  # what the memory in it is made of
+    graph: str  # as a training target, or why there is none
+    downstream: Mapping[str, Any]  # task -> stored label, of tasks with a label file
+    problems: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For a JSON file."""
+        record = asdict(self)
+        record["files"] = [{**asdict(file), "path": str(file.path)} for file in self.files]
+        return record
+
+
+def contents(recorded: RecordedTake, frame_id: str, with_memory: bool = False) -> Contents:
+    """All that belongs to a timepoint; every file is read by the reader that models use.
+
+    Args:
+        recorded: its take.
+        frame_id: position in the index.
+        with_memory: put the memory of the labelled graphs before it into the prompt, as in training. In evaluation the
+            memory holds the model's own graphs.
+
+    Raises:
+        UserError: there is no such timepoint, or the take's index or tracks cannot be read.
+    """
+    timepoint = recorded.timepoint(frame_id)
+    position = int(timepoint.frame_id)
+    files = tuple(_look(recorded, *file) for file in recorded.expected[position].files_by_camera())
+    problems = [file.problem for file in files if file.problem not in ("", MISSING)]
+    past, memory = None, "none asked for"
+    if with_memory:
+        try:
+            past, memory = _true_memory(recorded, position)
+        except UserError as error:
+            memory = str(error)
+            problems.append(memory)
+    try:
+        prompt = timepoint_prompt(timepoint, past)
+    except UserError as error:
+        prompt = f"cannot be made: {error}"
+        problems.append(str(error))
+    graph = "no label"
+    if timepoint.annotation is not None:
+        try:
+            graph = target_text(read_labels(timepoint.annotation, timepoint.take).triplets)
+        except UserError as error:
+            graph = f"cannot be read: {error}"
+    return Contents(
+        timepoint.sample_id,
+        timepoint.take.dataset,
+        tuple(splits_of(timepoint.take)) or (OWN,),
+        int(timepoint.time),
+        read_index(recorded.index_file)[position][1],
+        files + tuple(_of_take(recorded)),
+        tuple("black" if path is None else path.name for path in evaluation_pictures(timepoint)),
+        _tracker(recorded, timepoint),
+        prompt,
+        memory,
+        graph,
+        dict(_downstream(recorded, timepoint, problems)),
+        tuple(dict.fromkeys(problems)),
+    )
+
+
+def describe(found: Contents, root: Path) -> str:
+    """A timepoint as text; paths are told below `root`."""
+    frames = ", ".join(f"{key} {number}" for key, number in found.frames.items())
+    lines = [
+        f"{found.sample_id} ({found.dataset}, {', '.join(found.splits)}): second {found.second}, frames {frames}",
+        "",
+        f"{'modality':<16} {'camera':<12} file",
+    ]
+    for file in found.files:
+        path = file.path.relative_to(root) if file.path.is_relative_to(root) else file.path
+        note = "" if not file.problem else f"  ({file.problem if file.problem == MISSING else 'BROKEN, see below'})"
+        lines.append(f"{file.modality:<16} {file.camera:<12} {path}{note}")
+    lines += [f"{'tracker':<16} {'':<12} {found.tracker}", "", "pictures that a model sees in evaluation, in order"]
+    lines += [f"  {slot} {name}" for slot, name in enumerate(found.pictures, 1)]
+    lines += ["", f"prompt (memory: {found.memory})", found.prompt, "", "graph", found.graph]
+    if found.downstream:
+        lines += ["", "downstream labels", *(f"  {task}: {label}" for task, label in found.downstream.items())]
+    if found.problems:
+        lines += ["", "broken", *(f"  {problem}" for problem in found.problems)]
+    return "\n".join(lines)
+
+
+def picture_table(recorded: RecordedTake, root: Path) -> Iterator[dict[str, str]]:
+    """A row (`COLUMNS`) for each picture of a take, and for each label whose picture is missing.
+
+    Paths are told below `root`; a file that is not there is an empty cell. Nothing but the index is opened.
+
+    Raises:
+        UserError: the take's index cannot be read.
+    """
+    index = read_index(recorded.index_file)
+    told = partial(_told, recorded, root)
+    for timepoint, (_, frames) in zip(recorded.expected, index, strict=True):
+        for camera, picture, masks in _cameras(recorded, timepoint, frames):
+            row = {
+                "take": timepoint.take.name,
+                "timepoint": timepoint.frame_id,
+                "second": str(int(timepoint.time)),
+                "camera": camera,
+                "picture": told(picture),
+                "label_mask": told(masks[0]),
+                "interpolated_mask": told(masks[1]),
+                "scene_graph_label": told(timepoint.annotation),
+            }
+            if row["picture"] or row["label_mask"] or row["interpolated_mask"]:
+                yield row
+
+
+def _cameras(
+    recorded: RecordedTake, timepoint: Timepoint, frames: Mapping[str, str]
+) -> Iterator[tuple[str, Path, tuple[Path | None, Path | None]]]:
+    """Camera, picture and label masks (drawn, interpolated) of each camera that has a frame number."""
+    root, take = recorded.root, recorded.take
+    views = {str(camera): path for camera, path in timepoint.room_views.items()}
+    views |= {f"simstation{camera}": path for camera, path in timepoint.station_views.items()}
+    if timepoint.tracker_view is not None:
+        views["trackercam"] = timepoint.tracker_view
+    for camera, picture in views.items():
+        masks: tuple[Path | None, Path | None] = None, None
+        if camera in layout.SEGMENTATION_CAMERAS[take.dataset]:
+            frame = frames[layout.frame_key(take, camera)]
+            masks = layout.label_mask(root, take, camera, frame), layout.label_mask(root, take, camera, frame, True)
+        yield camera, picture, masks
+
+
+def _told(recorded: RecordedTake, root: Path, path: Path | None) -> str:
+    if path is None or not recorded.has(path):
+        return ""
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+
+
+def _look(recorded: RecordedTake, name: str, camera: str, path: Path) -> File:
+    """A file with what its reader says."""
+    try:
+        if not recorded.has(path):
+            return File(name, camera, path, MISSING)
+        CHECKS[name](path, recorded.take)
+    except UserError as error:
+        return File(name, camera, path, str(error))
+    return File(name, camera, path, "")
+
+
+def _of_take(recorded: RecordedTake) -> Iterator[File]:
+    """The files of the whole take; these are not opened here."""
+    root, take = recorded.root, recorded.take
+    paths = {"index": recorded.index_file}
+    if take.dataset == MMOR:
+        paths |= {"take_json": layout.take_json(root, take), "tracks": layout.tracks(root, take)}
+        paths |= {"recording": layout.recording(root, take), "subtitles": layout.subtitles(root, take)}
+        paths |= {task: label_file(root, take, task) for task in tasks_of(take)}
+    for name, path in paths.items():
+        yield File(name, "take", path, "" if recorded.has(path) else MISSING)
+
+
+def _true_memory(recorded: RecordedTake, position: int) -> tuple[str, str]:
+    """The memory of the labelled timepoints before a position, and what it is made of."""
+    memory, labelled = Memory(), 0
+    for timepoint in recorded.timepoints[:position]:
+        if timepoint.annotation is not None:
+            memory.add(read_labels(timepoint.annotation, recorded.take).triplets, int(timepoint.time))
+            labelled += 1
+    return truncate(memory.text()), f"the labelled graphs of {labelled} of {position} timepoints before"
+
+
+def _tracker(recorded: RecordedTake, timepoint: Timepoint) -> str:
+    if recorded.tracks is None:
+        return "no file of tracked tools"
+    path = layout.tracks(recorded.root, recorded.take)
+    return f"{path.name}, has {'nothing for ' if timepoint.tracker is None else ''}second {int(timepoint.time)}"
+
+
+def _downstream(recorded: RecordedTake, timepoint: Timepoint, problems: list[str]) -> Iterator[tuple[str, Any]]:
+    """Task and stored label, of tasks whose label file is there; of one that cannot be read, a problem."""
+    for task in tasks_of(recorded.take):
+        path = label_file(recorded.root, recorded.take, task)
+        if not recorded.has(path):
+            continue
+        try:
+            check_frame_labels(path, task, {known.frame_id for known in recorded.expected})
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        yield task, read_json(path).get(timepoint.frame_id)

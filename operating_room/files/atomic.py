@@ -1,0 +1,163 @@
+"""Files and folders that are either whole or absent: written under a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from operating_room.errors import UserError
+from operating_room.work.processes import is_running
+
+_HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40]
+with suppress(OSError):  # containers of one host name cannot see each other's processes
+    _HOST += f"-{Path('/proc/self/ns/pid').stat().st_ino:x}"
+_STEM = 60  # bytes of the file's own name in its temporary one, which must not be too long where its own is not
+_LEFT = re.compile(r"\..*\.(?P<host>[A-Za-z0-9-]+)\.(?P<process>\d+)\.[0-9a-f]{8}\.partial(\..*)?", re.DOTALL)
+_cleared: set[Path] = set()  # folders in which this process has looked for what killed ones have left
+
+
+@contextmanager
+def atomic_path(path: Path) -> Generator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` on success, remove it on any failure.
+
+    The temporary name keeps the suffix (image writers choose their format by it) and carries host, process and a random
+    number, so that no two writers ever share one, on a shared disk neither. What killed processes of this host have
+    left in the folder is removed.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; or the body cannot read or write another file,
+            which is named then; or `path` is no name for a file.
+    """
+    temporary = temporary_path(path)
+    with _told(path, temporary):
+        require_replaceable(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent not in _cleared:  # some folders get thousands of files
+            _cleared.add(path.parent)
+            clear_left(path.parent)
+    try:
+        with _told(path, temporary):
+            yield temporary
+            os.replace(temporary, path)
+    finally:
+        with suppress(OSError):  # a folder in its place, or no such folder: that has been told already
+            temporary.unlink(missing_ok=True)
+
+
+def require_replaceable(path: Path) -> None:
+    """A file may be put in this place: none is there, or one that is data.
+
+    Raises:
+        UserError: a device or a pipe is there (a rename would put a file in the place of /dev/null), or a folder.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: cannot be written (it is a folder); give the name of a file")
+    if (path.exists() and not path.is_file()) or os.path.abspath(path.parent) == "/dev":
+        raise UserError(f"{path}: cannot be written (a file would take the place of a device); choose another output")
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Generator[Path]:
+    """Yield a new temporary folder beside `folder`; put it in its place on success, remove it on any failure.
+
+    Raises:
+        UserError: see `atomic_path`.
+    """
+    temporary = temporary_path(folder)
+    with _told(folder, temporary):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        clear_left(folder.parent)
+        temporary.mkdir()
+    try:
+        with _told(folder, temporary):
+            yield temporary
+            _replace_folder(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def clear_left(folder: Path) -> None:
+    """Remove what killed processes of this host have left in a folder.
+
+    Those of other hosts are left alone: whether they still run cannot be seen from here.
+    """
+    with suppress(OSError), os.scandir(folder) as entries:
+        left = [(entry, match) for entry in entries if (match := _LEFT.fullmatch(entry.name))]
+        for entry, match in left:
+            if match["host"] == _HOST and not is_running(int(match["process"])):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    with suppress(FileNotFoundError):
+                        os.unlink(entry.path)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 `text` to `path` atomically; halves of characters, which UTF-8 does not have, become `\\udxxx`."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_json(path: Path, value: Any, indent: int | None = None) -> None:
+    """Write `value` as UTF-8 JSON to `path` atomically; NaN and infinity, which JSON does not have, become null."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(value), ensure_ascii=False, indent=indent, allow_nan=False)
+    write_text(path, text)
+
+
+def temporary_path(path: Path) -> Path:
+    """A name beside `path` that nobody else has, and that `clear_left` knows."""
+    stem, suffix = (os.fsencode(part)[:_STEM].decode("utf-8", "ignore") for part in (path.stem, path.suffix))
+    return path.with_name(f".{stem}.{_HOST}.{os.getpid()}.{uuid4().hex[:8]}.partial{suffix}")
+
+
+@contextmanager
+def _told(path: Path, temporary: Path) -> Generator[None]:
+    """An error of the system in one line that names the file it is about."""
+    try:
+        yield
+    except OSError as error:
+        about = error.filename2 or error.filename
+        reason = error.strerror or str(error)
+        own = about is None or isinstance(about, int) or Path(os.fsdecode(about)) in (path, temporary, *path.parents)
+        if not own and not Path(os.fsdecode(about)).is_relative_to(temporary):
+            raise UserError(f"{os.fsdecode(about)}: {reason}; needed for {path}") from error
+        raise UserError(f"{path}: cannot be written ({reason}); check free space and permissions") from error
+
+
+def _replace_folder(new: Path, folder: Path) -> None:
+    """Put `new` in the place of `folder`, also if another process does the same."""
+    while True:
+        try:
+            os.replace(new, folder)
+            return
+        except OSError:
+            if not folder.is_dir() or folder.is_symlink():
+                raise
+        old = temporary_path(folder)
+        with suppress(FileNotFoundError):  # another process was faster
+            os.replace(folder, old)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

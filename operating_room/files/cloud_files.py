@@ -1,0 +1,129 @@
+"""Point clouds: coloured .pcd files, ascii, binary or compressed (data specification, section 1)."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, UInt32
+
+from operating_room.errors import UserError
+from operating_room.files.raw_files import again, brief, read_bytes
+
+MAX_POINTS = 200_000  # of a cloud
+MAX_EXTENT = 600.0  # m; more than 2^16 voxels of 1 cm have no place on a curve
+_MIN_EXTENT, _FEW_POINTS = 0.1, 10  # m: more points within less are no room in mm, but one in m
+_MAX_LZF_RATIO = 100  # LZF cannot compress better than about 1:88
+_MAX_NUMBERS = 1000  # of a point; a header may state billions, and each gets a name before sizes are compared
+_PACKED_COLORS = ("rgb", "rgba")
+_ERRORS = (ValueError, LookupError, TypeError, AttributeError, struct.error, RuntimeError, ArithmeticError, MemoryError)
+
+
+def read_point_cloud(path: Path) -> Float32[np.ndarray, "points 6"]:
+    """A coloured .pcd (ascii, binary or compressed) as x, y, z in m and r, g, b in 0..1; files hold mm.
+
+    Colours are one packed `rgb` (or `rgba`) field or the three fields r, g, b, of 0..255 or as fractions of 1. Points
+    that are no number are left out: depth cameras write NaN where nothing came back.
+
+    Raises:
+        UserError: it is missing or damaged; it has no points or too many, coordinates that cannot be millimetres, or
+            colours that can be read in two ways.
+    """
+    data = read_bytes(path)
+    try:
+        _check_fields(path, _fields(data))
+        from pypcd4 import PointCloud
+
+        points = PointCloud.from_fileobj(io.BufferedReader(io.BytesIO(data))).pc_data.reshape(-1)
+        metres = np.stack([points[name].astype(np.float64) for name in "xyz"], axis=1) / 1000
+        packed = [name for name in points.dtype.names or () if name in _PACKED_COLORS]
+        if packed:
+            colors = _unpack_colors(points[packed[0]]).astype(np.float32) / 255
+        else:
+            colors = _separate_colors(np.stack([points[name].astype(np.float64) for name in "rgb"], axis=1))
+    except _ERRORS as error:
+        raise UserError(f"{path}: is not a readable point cloud ({brief(error)}); {again(path)}") from error
+    cloud = np.concatenate([metres, colors], axis=1)
+    cloud = cloud[np.isfinite(cloud).all(axis=1)]
+    if not 0 < len(cloud) <= MAX_POINTS:
+        lost = f", {len(points) - len(cloud)} more without depth" if len(cloud) < len(points) else ""
+        raise UserError(
+            f"{path}: has {len(cloud)} points{lost}, expected 1 to {MAX_POINTS}; thin it out or leave it out"
+        )
+    extent = float(np.ptp(cloud[:, :3], axis=0).max())
+    if extent > MAX_EXTENT or (extent < _MIN_EXTENT and len(cloud) >= _FEW_POINTS):
+        raise UserError(
+            f"{path}: is {extent:.4g} m wide, expected {_MIN_EXTENT:g} to {MAX_EXTENT:g}; files hold millimetres"
+        )
+    return cloud.astype(np.float32)
+
+
+def check_point_cloud(path: Path) -> None:
+    """Find out whether a cloud can be read.
+
+    Raises:
+        UserError: it cannot (see `read_point_cloud`).
+    """
+    read_point_cloud(path)
+
+
+def _check_fields(path: Path, fields: dict[str, int]) -> None:
+    if missing := set("xyz") - fields.keys():
+        raise UserError(f"{path}: point cloud without field {', '.join(sorted(missing))}; {again(path)}")
+    if not any(fields.get(name) == 4 for name in _PACKED_COLORS) and not set("rgb") <= fields.keys():
+        raise UserError(f"{path}: point cloud without colours; it needs a 4-byte field rgb or the fields r, g, b")
+
+
+def _fields(data: bytes) -> dict[str, int]:
+    """Size in bytes of each field of a .pcd; raises one of _ERRORS if header and size do not fit.
+
+    Nothing is allocated for what the header states before it is compared with the size of the file.
+    """
+    from pypcd4.pypcd4 import Encoding, MetaData
+
+    header, mark, rest = data.partition(b"\nDATA ")
+    encoding, _, body = rest.partition(b"\n")
+    if not mark:
+        raise ValueError("no PCD header")
+    meta = MetaData.parse_header([*header.decode("ascii").splitlines(), f"DATA {encoding.decode('ascii').strip()}"])
+    if min(meta.count) < 1 or sum(meta.count) > _MAX_NUMBERS or not 0 <= meta.points <= len(data):
+        raise ValueError(f"{meta.points} points of {sum(meta.count)} numbers stated")
+    dtype = meta.build_dtype()
+    size, found, unit = meta.points * dtype.itemsize, len(body), "bytes"
+    if meta.points and meta.data == Encoding.ASCII:
+        size, found, unit = meta.points, len(body.splitlines()), "points"
+    elif meta.points and meta.data != Encoding.BINARY:
+        packed, unpacked = struct.unpack_from("<II", body)
+        if unpacked != size or size > packed * _MAX_LZF_RATIO:
+            raise ValueError(f"{unpacked} bytes stated for {meta.points} points")
+        size = packed + 8
+    if found < size:
+        raise ValueError(f"truncated: {found} of {size} {unit}")
+    return {name: dtype[name].itemsize for name in dtype.names or ()}
+
+
+def _unpack_colors(packed: np.ndarray) -> UInt32[np.ndarray, "points 3"]:
+    """Red, green, blue of 0xRRGGBB, which the field holds as an integer or as the bits of a float.
+
+    Raises ValueError for floats whose values are such numbers, as 4.2108e+06 in text files: the bits are others.
+    """
+    if packed.dtype.kind == "f" and ((packed >= 1) & (packed < 1 << 24)).any():
+        raise ValueError(
+            f"its packed colours can be read in two ways: as {packed.max():g} or as its bits; save integers"
+        )
+    bits = np.ascontiguousarray(packed).view(np.uint32)
+    return np.stack([bits >> shift & 255 for shift in (16, 8, 0)], axis=1)
+
+
+def _separate_colors(values: np.ndarray) -> Float32[np.ndarray, "points 3"]:
+    """Colours in 0..1 of three fields, by the largest value in the whole cloud; raises ValueError if it is neither."""
+    known = values[np.isfinite(values).all(axis=1)]
+    if known.size and (known.min() < 0 or known.max() > 255):
+        raise ValueError(f"colours from {known.min():g} to {known.max():g}; expected 0 to 255, or fractions of 1")
+    if known.size and known.max() <= 1:
+        if known.max() > 0 and (known == np.rint(known)).all():
+            raise ValueError("its colours are 0 and 1: of 255, or as a whole; save them as 0 to 255")
+        return values.astype(np.float32)
+    return (values / 255).astype(np.float32)

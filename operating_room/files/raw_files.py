@@ -1,0 +1,63 @@
+"""The bytes of a file, and what to tell a user whose file is missing or damaged."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from operating_room.errors import UserError
+
+# Told from a path, for the advice alone: what lies below these is in the published archives, and what in those is made.
+ARCHIVES = frozenset({"MM-OR_data", "4D-OR_data"})
+MADE = frozenset(
+    {
+        "take_audio_per_timepoint",
+        "take_audio_embeddings_per_timepoint",
+        "take_transcripts_per_timepoint",
+        "take_segmasks_per_timepoint",
+    }
+)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file that must not be empty.
+
+    Raises:
+        UserError: missing, a folder, a device or pipe, unreadable or empty.
+    """
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "a device or pipe"
+            raise UserError(f"{path}: is {what} where a file is expected; remove it, then {again(path)}")
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        what = "is a link to nothing" if path.is_symlink() else "no such file"
+        raise UserError(f"{path}: {what}; {again(path)}, or correct the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise UserError(f"{path}: cannot be read ({brief(error)}); check permissions and the disk") from error
+    if not data:
+        raise UserError(f"{path}: is empty; {again(path)}")
+    return data
+
+
+def require(path: Path, maker: str) -> None:
+    """Refuse a missing file with what makes it: `maker` names a command.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not path.exists() and not path.is_symlink():
+        raise UserError(f"{path}: no such file; {maker} makes it")
+
+
+def again(path: Path) -> str:
+    """How to get a file again: recordings are in the archives, others somebody or some command has made."""
+    if MADE & set(path.parts):
+        return "delete it and preprocess again"
+    return "copy it again from the dataset archive" if ARCHIVES & set(path.parts) else "make or copy it again"
+
+
+def brief(error: BaseException) -> str:
+    """The message of an exception on one line; its type where it has none."""
+    return " ".join(str(getattr(error, "strerror", None) or error).split())[:200] or type(error).__name__

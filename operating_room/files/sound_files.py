@@ -1,0 +1,113 @@
+"""Sound files: mp3 and whatever else libsndfile knows."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float32
+
+from operating_room.errors import UserError
+from operating_room.files.raw_files import again, brief, read_bytes
+
+if TYPE_CHECKING:
+    from soundfile import SoundFile
+
+_MP3_FRAME = 1152  # samples; encoders disagree by less than a frame on how long a recording is
+_BLOCK = 1 << 20  # numbers that are decoded at once
+_ERRORS = (ValueError, TypeError, MemoryError, ArithmeticError, LookupError, RuntimeError)
+_one_decoder = Lock()  # at a time has standard error for itself
+
+
+def read_audio(path: Path) -> tuple[Float32[np.ndarray, "samples channels"], int]:
+    """The samples of a sound file in -1..1, and the sampling rate in Hz.
+
+    Raises:
+        UserError: it is missing or damaged, ends before the length it states, or holds no sample or one that is no
+            number.
+    """
+    with _open_sound(path) as file:
+        blocks = list(_blocks(file))
+        _require_length(path, sum(map(len, blocks)), file)
+        samples = np.concatenate(blocks)
+        _require_numbers(path, samples)
+        return samples, file.samplerate
+
+
+def check_audio(path: Path) -> None:
+    """Find out whether a sound file can be read, without holding its samples.
+
+    Raises:
+        UserError: it cannot (see `read_audio`).
+    """
+    with _open_sound(path) as file:
+        found = 0
+        for block in _blocks(file):
+            _require_numbers(path, block)
+            found += len(block)
+        _require_length(path, found, file)
+
+
+def _blocks(file: SoundFile) -> Iterator[Float32[np.ndarray, "samples channels"]]:
+    """The samples in pieces, since a damaged header may state any length, and any number of channels."""
+    frames = max(1, _BLOCK // file.channels)
+    while len(block := file.read(frames, dtype="float32", always_2d=True)):
+        yield block
+
+
+@contextmanager
+def _open_sound(path: Path) -> Generator[SoundFile]:
+    data = read_bytes(path)
+    import soundfile
+
+    try:
+        with _silent_decoder(), soundfile.SoundFile(io.BytesIO(data)) as file:
+            yield file
+    except soundfile.SoundFileError as error:  # its message names an address in memory, and the wrong reason
+        raise UserError(f"{path}: is no mp3 or other known sound file; {again(path)}") from error
+    except _ERRORS as error:
+        raise UserError(f"{path}: is not a readable sound file ({brief(error)}); {again(path)}") from error
+
+
+@contextmanager
+def _silent_decoder() -> Generator[None]:
+    """Keep libmpg123 from writing to standard error; what is wrong with a file is told by us.
+
+    It complains of the first frames of every clip that was cut from an mp3, since they refer to sound before them.
+    """
+    with _one_decoder:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+        try:
+            kept = os.dup(2)
+        except OSError:  # there is no standard error
+            yield
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
+
+
+def _require_length(path: Path, found: int, file: SoundFile) -> None:
+    if found == 0:
+        raise UserError(f"{path}: holds no sound; {again(path)}")
+    if file.frames - found > _MP3_FRAME:
+        found_s, stated_s = found / file.samplerate, file.frames / file.samplerate
+        raise UserError(f"{path}: is cut off after {found_s:.2f} of {stated_s:.2f} s; {again(path)}")
+
+
+def _require_numbers(path: Path, samples: np.ndarray) -> None:
+    if not np.isfinite(samples).all():
+        raise UserError(f"{path}: holds samples that are no numbers; {again(path)}")

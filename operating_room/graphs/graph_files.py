@@ -1,0 +1,61 @@
+"""The files that hold scene graphs: samples of a split, and predictions (data specification, section 3)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from operating_room.errors import UserError
+from operating_room.files.atomic import write_json
+from operating_room.files.readers import read_json, require
+from operating_room.graphs.scene_graph import Sample, Triplet, is_relation
+
+SPLIT_NAMES = {"train": "train", "val": "validation", "test": "test"}  # split -> its name in file names
+_PREDICTIONS = "predictions map sample ids to lists of [subject, predicate, object]"
+
+
+def load_samples(path: Path) -> list[Sample]:
+    """The samples of a `relationships_*.json` (or `.json.gz`) in the order of the file.
+
+    Raises:
+        UserError: missing or unreadable, no list of samples, or a sample twice.
+    """
+    records = read_json(path)
+    if not isinstance(records, list):
+        raise UserError(f"{path}: must be a list of samples with take_name, frame_id and relationships")
+    try:
+        samples = [Sample.from_record(record) for record in records]
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    (sample_id, count), *_ = Counter(sample.sample_id for sample in samples).most_common(1) or [("", 0)]
+    if count > 1:
+        raise UserError(f"{path}: sample {sample_id} is there {count} times; remove all but one")
+    return samples
+
+
+def save_samples(path: Path, samples: Iterable[Sample]) -> None:
+    """Write samples as a `relationships_*.json`."""
+    write_json(path, [sample.to_record() for sample in samples])
+
+
+def load_predictions(path: Path) -> dict[str, list[Triplet]]:
+    """Predicted graphs by sample id, names as generated; stored as sample id -> [subject, predicate, object] lists.
+
+    Raises:
+        UserError: missing or unreadable, or of another form.
+    """
+    require(path, "`mmor scene-graph infer`")
+    records = read_json(path)
+    if not isinstance(records, dict):
+        raise UserError(f"{path}: {_PREDICTIONS}")
+    for sample_id, graph in records.items():
+        wrong = [graph] if not isinstance(graph, list) else [one for one in graph if not is_relation(one)]
+        if wrong:
+            raise UserError(f"{path}: {sample_id} has {str(wrong[0])[:80]!r}; {_PREDICTIONS}")
+    return {key: [Triplet(s, o, p) for s, p, o in graph] for key, graph in records.items()}
+
+
+def save_predictions(path: Path, predictions: Mapping[str, Iterable[Triplet]]) -> None:
+    """Write predicted graphs in the published form."""
+    write_json(path, {key: [[s, p, o] for s, o, p in triplets] for key, triplets in predictions.items()})

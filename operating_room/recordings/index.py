@@ -1,0 +1,93 @@
+"""Files that say which frame belongs to which moment: index files, take_jsons, tracks (data specification, section 1).
+
+Two files tell the same frame numbers, and people write them in several ways: `17`, `17.0`, `"17"` and `"000017"` are
+one number, as file names spell it. Time must grow: two timepoints of one time would share sound, words, cloud and
+masks, and a memory would run backwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from operating_room.domain.numbers import file_number
+from operating_room.errors import UserError
+from operating_room.files.readers import read_json
+from operating_room.recordings import layout
+
+_FRAME_KEYS = frozenset(key for keys in layout.FRAME_KEYS.values() for key in keys)
+_COPY_AGAIN = "copy it again or mend it"
+
+
+def read_index(path: Path) -> list[tuple[str, dict[str, str]]]:
+    """Time stamp and frame numbers of every timepoint; whatever else an element holds is ignored.
+
+    Raises:
+        UserError: the file is damaged or of another form, lists no timepoint, or time does not grow from each to the
+            next.
+    """
+    elements = read_json(path)
+    if not isinstance(elements, list) or not elements:
+        raise UserError(f"{path}: an index is a list of [time stamp, frame numbers]; copy it again")
+    index: list[tuple[str, dict[str, str]]] = []
+    for position, element in enumerate(elements):
+        try:
+            time, frames, *_ = element
+            index.append((file_number(time), _frame_numbers(frames)))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{path}: element {position} is not [time stamp, {{camera: frame number}}] but "
+                f"{str(element)[:80]}; copy the index again"
+            ) from error
+    for position, ((before, _), (now, _)) in enumerate(pairwise(index), 1):
+        if int(now) <= int(before):
+            what = f"the same time {now}" if int(now) == int(before) else f"the times {before} and {now}"
+            raise UserError(
+                f"{path}: elements {position - 1} and {position} have {what}, but time must grow; sort the elements "
+                "and leave out all but one of each time (positions are the frame ids of the labels)"
+            )
+    return index
+
+
+def read_seconds(path: Path) -> dict[int, dict[str, str]]:
+    """The frame numbers of each second in the order of time, from a file of `take_jsons`.
+
+    Raises:
+        UserError: the file is damaged or of another form, or has a second twice.
+    """
+    content = read_json(path)
+    seconds: dict[int, dict[str, str]] = {}
+    try:
+        for name, frames in content["timestamps"].items():
+            second = int(file_number(name))
+            if second in seconds:
+                raise UserError(f"{path}: has second {second} twice; leave one of them out")
+            try:
+                seconds[second] = _frame_numbers(frames)
+            except (TypeError, ValueError, AttributeError) as error:
+                raise UserError(
+                    f"{path}: second {name} has no frame numbers but {str(frames)[:80]}; {_COPY_AGAIN}"
+                ) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f'{path}: is not {{"timestamps": {{second: frame numbers}}}}; {_COPY_AGAIN}') from error
+    return dict(sorted(seconds.items()))
+
+
+def read_tracks(path: Path) -> list[dict[str, Any] | None]:
+    """The tracked tools of a take by integer time stamp.
+
+    Raises:
+        UserError: the file is damaged or of another form.
+    """
+    elements = read_json(path)
+    if not isinstance(elements, list) or not all(isinstance(element, dict | None) for element in elements):
+        raise UserError(f"{path}: tracks are a list of objects, one per second; copy the file again")
+    return elements
+
+
+def _frame_numbers(frames: Mapping[str, Any]) -> dict[str, str]:
+    """Those of the cameras that are known here; null is a camera that recorded nothing."""
+    known = sorted(_FRAME_KEYS & frames.keys())
+    return {key: file_number(frames[key]) for key in known if frames[key] is not None}

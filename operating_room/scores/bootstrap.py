@@ -1,0 +1,90 @@
+"""How much of a score is chance: bootstrap over blocks of timepoints, for one evaluation or for two in comparison.
+
+Timepoints a second apart are nearly the same picture, so single timepoints would give intervals that are far too
+narrow: stretches of `BLOCK` timepoints are drawn instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from operating_room.scores.reports import Report
+
+BLOCK = 30  # timepoints of one take that are drawn together
+RESAMPLES = 1000
+LEVEL = 95  # percent
+SEED = 0
+DEFINITION = (
+    f"{LEVEL} % percentile bootstrap, {RESAMPLES} resamples (numpy, seed {SEED}) of blocks of {BLOCK} timepoints in "
+    "a row, drawn with replacement from the blocks of all takes; a resample without a class leaves this class out. "
+    "It tells how much depends on the recorded timepoints, not what another hospital, or another training, would give"
+)
+
+Interval = tuple[float, float]
+
+
+def statistics(report: Report) -> dict[str, float]:
+    """The numbers that get an interval: accuracy, macro scores and the F1 of each class; NaN without support."""
+    macro = report.macro if report.total else {}
+    averages = {f"macro {name}": macro.get(name, np.nan) for name in ("precision", "recall", "f1-score")}
+    classes = {
+        name: float(f1) if support else np.nan for name, f1, support in zip(report.names, report.f1, report.support)
+    }
+    return {**averages, "accuracy": report.accuracy if report.total else np.nan, **classes}
+
+
+def block_sums(
+    takes: Sequence[str], confusions: Int64[np.ndarray, "samples names predicted"]
+) -> Int64[np.ndarray, "blocks names predicted"]:
+    """Confusions of samples (those of a take together, in order of time) summed over blocks."""
+    sums = []
+    for _, places in groupby(range(len(takes)), key=takes.__getitem__):
+        of_take = confusions[list(places)]
+        sums += [of_take[start : start + BLOCK].sum(axis=0) for start in range(0, len(of_take), BLOCK)]
+    return np.stack(sums) if sums else confusions
+
+
+def intervals(names: Sequence[str], blocks: Int64[np.ndarray, "blocks names predicted"]) -> dict[str, Interval]:
+    """The interval of each of `statistics` that has support."""
+    return _percentiles(tuple(names), _resampled(tuple(names), blocks))
+
+
+def difference_intervals(
+    names: Sequence[str],
+    first: Int64[np.ndarray, "blocks names predicted"],
+    second: Int64[np.ndarray, "blocks names predicted"],
+) -> dict[str, Interval]:
+    """Intervals of second minus first, both scored on the same samples: the same blocks are drawn for both."""
+    return _percentiles(tuple(names), _resampled(tuple(names), second) - _resampled(tuple(names), first))
+
+
+def describe(intervals: Mapping[str, Interval], name: str) -> str:
+    """`[0.123, 0.456]`, or nothing where there is no interval."""
+    return "[{:.3f}, {:.3f}]".format(*intervals[name]) if name in intervals else ""
+
+
+def _resampled(
+    names: tuple[str, ...], blocks: Int64[np.ndarray, "blocks names predicted"]
+) -> Float64[np.ndarray, "resamples statistics"]:
+    count = len(blocks)
+    if not count:
+        return np.full((1, len(names) + 4), np.nan)
+    weights = np.random.default_rng(SEED).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    sums = np.tensordot(weights, blocks, axes=1)
+    return np.array([list(statistics(Report(names, confusion)).values()) for confusion in sums])
+
+
+def _percentiles(names: tuple[str, ...], values: Float64[np.ndarray, "resamples statistics"]) -> dict[str, Interval]:
+    labels = statistics(Report.from_labels(names, [], []))
+    tail = (100 - LEVEL) / 2
+    result = {}
+    for label, column in zip(labels, values.T):
+        known = column[~np.isnan(column)]
+        if len(known):
+            low, high = np.percentile(known, (tail, 100 - tail))
+            result[label] = (float(low), float(high))
+    return result

@@ -1,0 +1,180 @@
+"""Two results files of the same task: what differs, and whether it is more than chance.
+
+Both are scored again on the timepoints they have in common; a difference counts where the interval of a paired
+bootstrap (the same blocks of timepoints drawn for both, see `bootstrap`) does not hold 0.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from operating_room.domain.takes import find_take
+from operating_room.domain.vocabulary import SCORED_PREDICATES
+from operating_room.errors import UserError
+from operating_room.files.readers import read_json, require
+from operating_room.graphs.scene_graph import Sample, as_triplets
+from operating_room.scores import bootstrap
+from operating_room.scores.downstream import CLASSES, judge
+from operating_room.scores.reports import Report
+from operating_room.scores.scoring import score_sample
+
+Records = Mapping[str, Mapping[str, Any]]  # sample id -> what a results file holds of it
+Judged = tuple[list[str], Int64[np.ndarray, "samples names predicted"]]  # take and confusion of each timepoint
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One number in both files, over the timepoints they have in common."""
+
+    name: str
+    first: float
+    second: float
+    interval: bootstrap.Interval  # of second minus first
+
+    @property
+    def is_real(self) -> bool:
+        """More than chance: the interval does not hold 0."""
+        low, high = self.interval
+        return low > 0 or high < 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found; print it."""
+
+    settings: dict[str, tuple[Any, Any]]  # what both runs say of themselves, where they differ
+    untold: tuple[list[str], list[str]]  # what only the first, only the second says of itself
+    common: int
+    alone: tuple[int, int]  # timepoints that only one file has
+    changed: int  # timepoints with another answer
+    scores: dict[str, list[Difference]]  # by part: `predicates`, or task and who answered
+
+    def __str__(self) -> str:
+        lines = [f"{name}: {first} -> {second}" for name, (first, second) in self.settings.items()]
+        for which, names in zip(("first", "second"), self.untold):
+            if names:
+                lines.append(f"only the {which} file tells: {', '.join(names)}")
+        lines.append(
+            f"{self.common} timepoints in both files ({self.alone[0]} only in the first, {self.alone[1]} only in the "
+            f"second), {self.changed} of them answered differently"
+        )
+        if not self.changed:
+            return "\n".join([*lines, "all answers are the same, so there is nothing to compare"])
+        for part, differences in self.scores.items():
+            lines += ["", f"{part:<40}{'first':>8}{'second':>8}{'change':>9}   {bootstrap.LEVEL} % interval"]
+            for one in differences:
+                low, high = one.interval
+                change = (
+                    f"{one.first:>8.4f}{one.second:>8.4f}{one.second - one.first:>+9.4f}   [{low:+.4f}, {high:+.4f}]"
+                )
+                lines.append(f"{one.name:<40}{change}{'  more than chance' if one.is_real else ''}")
+        return "\n".join(lines)
+
+
+def compare(first: Path, second: Path) -> Comparison:
+    """Compare two results files.
+
+    Raises:
+        UserError: both are the same file, one is damaged or no results file, they are of different tasks, have no
+            timepoint in common, or were scored against different annotations.
+    """
+    if os.path.realpath(first) == os.path.realpath(second):
+        raise UserError(f"{first} and {second} are the same file; give two results files")
+    results = [_read(path) for path in (first, second)]
+    tasks = [one["task"] for one in results]
+    if tasks[0] != tasks[1]:
+        raise UserError(f"{first} is about {tasks[0]}, {second} about {tasks[1]}; compare results of the same task")
+    records: list[Records] = [one["samples"] for one in results]
+    common = [sample_id for sample_id in records[0] if sample_id in records[1]]
+    if not common:
+        raise UserError(f"{first} and {second} have no timepoint in common; are they of the same split?")
+    abouts = [one["about"] for one in results]
+    told = [(name, a, abouts[1][name]) for name, a in abouts[0].items() if None not in (a, abouts[1].get(name))]
+    shared: list[Records] = [{sample_id: of_file[sample_id] for sample_id in common} for of_file in records]
+    try:
+        scores = (_graph_scores if tasks[0] == "scene_graph" else _downstream_scores)(*shared)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{first} or {second}: a timepoint lacks {error}; evaluate again") from error
+    return Comparison(
+        {name: (a, b) for name, a, b in told if a != b},
+        _untold(abouts),
+        len(common),
+        (len(records[0]) - len(common), len(records[1]) - len(common)),
+        sum(shared[0][sample_id] != shared[1][sample_id] for sample_id in common),
+        scores,
+    )
+
+
+def _untold(abouts: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    first, second = ({name for name, value in about.items() if value is not None} for about in abouts)
+    return sorted(first - second), sorted(second - first)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    require(path, "`evaluate`")
+    match read_json(path):
+        case {"task": "scene_graph" | "downstream", "about": dict(), "samples": dict()} as results:
+            return results
+    raise UserError(f"{path}: is no results file; give two that `evaluate` wrote")
+
+
+def _graph_scores(first: Records, second: Records) -> dict[str, list[Difference]]:
+    _require_same(first, second, lambda record: record["truth"])
+    return {"predicates": _differences(SCORED_PREDICATES, *map(_judged_graphs, (first, second)))}
+
+
+def _judged_graphs(records: Records) -> Judged:
+    takes, confusions = [], []
+    for sample_id, record in records.items():
+        sample = Sample.of_id(sample_id, as_triplets(record["truth"]))
+        takes.append(sample.take_name)
+        confusions.append(score_sample(sample, as_triplets(record["predicted"])).predicates.confusion)
+    return takes, np.stack(confusions)
+
+
+def _downstream_scores(first: Records, second: Records) -> dict[str, list[Difference]]:
+    found = {}
+    for task, classes in CLASSES.items():
+        _require_same(first, second, lambda record, task=task: record[task]["label"])
+        for who in ("model", "rule"):
+            if all(who in record[task] for records in (first, second) for record in records.values()):
+                judged = [_judged_answers(records, task, who) for records in (first, second)]
+                if judged[0][0]:
+                    found[f"{task}, {who}"] = _differences(classes, *judged)
+    return found
+
+
+def _judged_answers(records: Records, task: str, who: str) -> Judged:
+    samples = [Sample.of_id(sample_id) for sample_id in records]
+    labels: dict[str, dict[str, Any]] = {}
+    for sample in samples:
+        of_take = labels.setdefault(find_take(sample.take_name).name, {})
+        of_take[sample.frame_id] = records[sample.sample_id][task]["label"]
+    judged, _ = judge(task, samples, {key: record[task][who] for key, record in records.items()}, labels)
+    confusions = [Report.from_labels(CLASSES[task], [label], [answer]).confusion for _, label, answer in judged]
+    size = len(CLASSES[task])
+    return [sample.take_name for sample, _, _ in judged], np.array(confusions, np.int64).reshape(-1, size, size + 1)
+
+
+def _require_same(first: Records, second: Records, truth: Callable[[Mapping[str, Any]], Any]) -> None:
+    for sample_id in first:
+        if truth(first[sample_id]) != truth(second[sample_id]):
+            raise UserError(f"the files were scored against different labels, first of {sample_id}; evaluate one again")
+
+
+def _differences(names: Sequence[str], first: Judged, second: Judged) -> list[Difference]:
+    sums = [bootstrap.block_sums(takes, confusions) for takes, confusions in (first, second)]
+    values = [bootstrap.statistics(Report(tuple(names), blocks.sum(axis=0))) for blocks in sums]
+    intervals = bootstrap.difference_intervals(names, *sums)
+    return [
+        Difference(name, values[0][name], values[1][name], intervals[name])
+        for name in values[0]
+        if name in intervals and not np.isnan(values[0][name])
+    ]

@@ -1,0 +1,77 @@
+"""The processes that a command runs in, and the processors that it may use; asks no GPU (see `computing.machine`)."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from typing import NamedTuple
+
+from operating_room.errors import UserError
+from operating_room.work.containers import processor_limits
+
+
+class Share(NamedTuple):
+    """Which of how many processes this is, over all machines and on this one."""
+
+    rank: int = 0
+    processes: int = 1
+    local_rank: int = 0
+
+
+def share() -> Share:
+    """This process's place among those that torchrun, DeepSpeed or `--gpus` has started; alone without them.
+
+    Raises:
+        UserError: the environment variables of such a start contradict each other.
+    """
+    if not is_started():
+        return Share()
+    found = {name: os.environ.get(name, "0") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    try:
+        rank, processes, local = (int(value) for value in found.values())
+    except ValueError:
+        rank, processes, local = -1, 0, 0
+    if not 0 <= rank < processes or local < 0:
+        told = ", ".join(f"{name}={value}" for name, value in found.items())
+        raise UserError(f"the environment has {told}, which is no place among several processes; start with torchrun")
+    return Share(rank, processes, local)
+
+
+def is_started() -> bool:
+    """Whether this process is one of several that were started together.
+
+    Clusters set WORLD_SIZE=1, sometimes with RANK=0, for a job of one task: that alone is no start by torchrun.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return True
+    return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def join_alone() -> None:
+    """What a launcher would say to the only process of a training; DeepSpeed asks MPI for it otherwise."""
+    if "RANK" in os.environ:
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update(alone)
+
+
+def is_running(process: int) -> bool:
+    """Whether a process of this host is still there."""
+    import psutil
+
+    return psutil.pid_exists(process)
+
+
+def is_first() -> bool:
+    """Whether this process is the only one or the first of several: the one that speaks."""
+    return share().rank == 0
+
+
+def cpu_threads() -> int:
+    """Processors that this process may use: its affinity and the quota of its container count."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([count, *(math.ceil(limit) for limit in processor_limits())]))

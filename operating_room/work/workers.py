@@ -1,0 +1,42 @@
+"""Work on many items by several processes of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import TypeVar
+
+from operating_room.errors import UserError
+from operating_room.work.progress import track
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_workers(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int, title: str, chunk: int = 1
+) -> Iterator[Result]:
+    """The results of `function` in the order of the items, with progress shown as they come.
+
+    Args:
+        function: of a module or a `partial` of one: processes are started anew, not forked.
+        items: what it is called with.
+        workers: processes; for a single item this one will do.
+        title: of the work, for the progress and the message.
+        chunk: items that a process gets at once; more for work that is quickly done.
+
+    Raises:
+        UserError: a worker was ended from outside.
+    """
+    if workers == 1 or len(items) < 2:
+        yield from map(function, track(items, title))
+        return
+    try:
+        with ProcessPoolExecutor(min(workers, len(items)), get_context("spawn")) as pool:
+            yield from track(pool.map(function, items, chunksize=chunk), title, len(items))
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"{title}: a worker was ended from outside, by lack of memory perhaps; run it again, with fewer --workers"
+        ) from error

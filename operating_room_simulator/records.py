@@ -1,0 +1,114 @@
+"""The text files and the recording of a simulated take, in the published layout.
+
+Data specification, sections 1, 3, 9 and 10.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from operating_room.domain.takes import FOURDOR, MMOR, TAKES, Take
+from operating_room.domain.vocabulary import PEOPLE, RAW_ENTITY_NAMES
+from operating_room.files.atomic import atomic_path, write_json, write_text
+from operating_room.graphs.scene_graph import Triplet
+from operating_room.recordings import layout
+from operating_room_simulator.sensors import signals, sound
+from operating_room_simulator.story.story import Surgery
+
+_BLOCK = 90_000  # frame numbers that each take of a shared folder has for itself
+
+
+def start_second(surgery: Surgery) -> int:
+    """When the first moment happens, in s from the start of the take's recording: up to 3 s later in MM-OR."""
+    if surgery.take.dataset == FOURDOR:
+        return 0
+    return zlib.crc32(f"start {surgery.take.name} {surgery.seed}".encode()) % 4
+
+
+def time_stamp(surgery: Surgery, second: int) -> str:
+    """The six-digit time stamp of a moment."""
+    return f"{start_second(surgery) + second:06d}"
+
+
+def frame_numbers(take: Take, second: int) -> dict[str, str]:
+    """The frame numbers of a moment, by the keys of the index file; cameras count at their own pace."""
+    if take.dataset == FOURDOR:
+        colors = {f"color_{camera}": f"{3 * second + 10 * camera + 500:06d}" for camera in layout.ROOM_CAMERAS[FOURDOR]}
+        return {"pcd": f"{second + 400:06d}", **colors}
+    mates = [other for other in TAKES if other.dataset == MMOR and other.folder == take.folder]
+    base = _BLOCK * mates.index(take) if take in mates else 0
+    return {
+        "azure": f"{base + 100 + 3 * second:06d}",
+        "simstation": f"{base + 200 + 2 * second:06d}",
+        "trackercam": f"{base + 300 + second:06d}",
+    }
+
+
+def write_records(root: Path, surgery: Surgery, with_tracker: bool = True) -> None:
+    """Write everything that is not made once per second from pictures: labels, index, tracker, transcript, sound."""
+    take, moments = surgery.take, surgery.moments
+    folder = layout.relation_label_folders(root, take)[int(_shares_folder(take))]
+    for moment in moments:
+        raw = raw_labels(take, moment.triplets, moment.people)
+        write_json(layout.relation_label(folder, f"{moment.second:06d}"), raw)
+    if take.dataset == MMOR:
+        start = start_second(surgery)
+        said = signals.subtitles(surgery, start)
+        if said:  # a few seconds may be silent
+            write_text(layout.subtitles(root, take), signals.srt_text(said))
+        _write_recording(layout.recording(root, take), surgery, said, start)
+        if with_tracker:
+            write_json(layout.tracks(root, take), signals.tracker_track(surgery, start))
+        seconds = {str(start + moment.second): frame_numbers(take, moment.second) for moment in moments}
+        write_json(layout.take_json(root, take), {"timestamps": seconds})
+        frame_ids = [f"{moment.second:06d}" for moment in moments]
+        actions = [moment.next_action for moment in moments]
+        write_json(layout.next_action(root, take), dict(zip(frame_ids, actions, strict=True)))
+        phases = [moment.robot_phase for moment in moments]
+        write_json(layout.robot_phase(root, take), dict(zip(frame_ids, phases, strict=True)))
+        breaches = [moment.breaches for moment in moments]
+        write_json(layout.sterility_breach(root, take), dict(zip(frame_ids, breaches, strict=True)))
+    index = [[time_stamp(surgery, moment.second), frame_numbers(take, moment.second)] for moment in moments]
+    write_json(layout.index_files(root, take)[0 if _shares_folder(take) else 1], index)
+
+
+def raw_labels(take: Take, triplets: Sequence[Triplet], people: Sequence[str]) -> dict[str, Any]:
+    """A raw annotation that label conversion turns into `triplets`: relations as subject, predicate, object."""
+    if take.dataset == MMOR:
+        short = {entity: raw for raw, entity in RAW_ENTITY_NAMES.items()}
+        relations = [[short.get(s, s), predicate, short.get(o, o)] for s, o, predicate in triplets]
+        return {"rel_annotations": relations}
+    humans = {person: f"human_{i}" for i, person in enumerate(p for p in people if p != "patient")}
+    relations = [
+        [_raw_entity(s, humans), _raw_predicate(p), _raw_entity(o, humans), "righthand" if s in humans else "", ""]
+        for s, o, p in triplets
+    ]
+    roles = {human: _raw_role(person) for person, human in humans.items()}
+    return {"rel_annotations": relations, "human_name_annotations": roles}
+
+
+def _raw_entity(entity: str, humans: dict[str, str]) -> str:
+    return humans.get(entity, entity.capitalize() if entity in PEOPLE else entity)
+
+
+def _raw_predicate(predicate: str) -> str:
+    return "Operating" if predicate == "manipulating" else predicate[0].upper() + predicate[1:]
+
+
+def _raw_role(person: str) -> str:
+    return "circulating-nurse" if person == "circulator" else person.replace("_", "-")
+
+
+def _write_recording(path: Path, surgery: Surgery, said: Sequence[signals.Subtitle], start: int) -> None:
+    import soundfile
+
+    wave = sound.waveform(surgery, said, start)
+    with atomic_path(path) as temporary:
+        soundfile.write(temporary, wave, sound.RATE, format="MP3")
+
+
+def _shares_folder(take: Take) -> bool:
+    return take.dataset == MMOR and take.folder != take.name

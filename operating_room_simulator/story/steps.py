@@ -1,0 +1,273 @@
+"""What each person does in each step of a surgery: the tables from which `story` draws.
+
+An activity is a short text, `object predicate; object predicate`; its subject is the person of the table row. An empty
+text is a person who stands aside. Numbers are relative frequencies. Names are those of the domain.
+Frequencies follow the published annotations roughly; rare actions are made more frequent, so that minutes of simulated
+surgery show what hours of real ones show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from operating_room.domain.takes import FOURDOR, MMOR
+from operating_room.domain.vocabulary import ROBOT_PHASE_LABELS
+
+STEPS = (
+    "arrival",
+    "preparation",
+    "draping",
+    "calibration",
+    "cutting",
+    "drilling",
+    "sawing",
+    "hammering",
+    "cementing",
+    "scanning",
+    "suturing",
+    "cleaning",
+    "departure",
+)
+# Time of one pass through each step, relative to the others; `story` varies it by up to a third.
+STEP_WEIGHTS = {
+    "arrival": 18.0,
+    "preparation": 13.0,
+    "draping": 6.0,
+    "calibration": 8.0,
+    "cutting": 7.0,
+    "drilling": 6.0,
+    "sawing": 8.0,
+    "hammering": 5.0,
+    "cementing": 5.0,
+    "scanning": 6.0,
+    "suturing": 6.0,
+    "cleaning": 5.0,
+    "departure": 8.0,
+}
+
+Choices = tuple[tuple[int, str], ...]
+IDLE: Choices = ((1, ""),)
+
+
+@dataclass(frozen=True)
+class Playbook:
+    """The people of a dataset and their activities."""
+
+    people: tuple[str, ...]  # staff; the patient comes extra
+    background: Mapping[str, Choices]  # from draping to cleaning, where the step says nothing else
+    steps: Mapping[str, Mapping[str, Choices]]  # step -> person -> activities
+    actions: Mapping[str, tuple[str, str]]  # step -> (what its surgeon does to the patient, with which tool)
+    pause: str  # the surgeon between two strokes; the tool in hand is added
+    helping: Choices  # the other surgeon; {surgeon} is the one who works
+    things: tuple[str, ...]  # what stands in the room from first to last second
+
+
+_TOOLS = {"cutting": "instrument", "cementing": "instrument", "suturing": "instrument", "cleaning": "instrument"}
+
+MMOR_PLAYBOOK = Playbook(
+    people=("nurse", "circulator", "mps", "anaesthetist", "assistant_surgeon", "head_surgeon"),
+    background={
+        "nurse": (
+            (5, "instrument_table preparing"),
+            (3, "instrument_table preparing; instrument holding"),
+            (2, "instrument_table closeTo"),
+            (3, "patient closeTo; head_surgeon assisting; instrument holding"),
+        ),
+        "circulator": (
+            (6, ""),
+            (2, "secondary_table closeTo"),
+            (1, "secondary_table touching"),
+            (2, "instrument_table closeTo"),
+            (1, "monitor closeTo"),
+        ),
+        "mps": (
+            (5, "mps_station manipulating"),
+            (2, "mps_station closeTo"),
+            (3, ""),
+            (1, "monitor closeTo"),
+            (1, "tracker closeTo"),
+        ),
+        "anaesthetist": (
+            (5, ""),
+            (2, "anesthesia_equipment closeTo"),
+            (2, "anesthesia_equipment closeTo; patient closeTo"),
+            (1, "anesthesia_equipment manipulating"),
+        ),
+    },
+    steps={
+        "arrival": {
+            "nurse": (
+                (4, "instrument_table preparing"),
+                (3, "instrument_table preparing; instrument holding"),
+                (2, "instrument_table closeTo"),
+            ),
+            "circulator": (
+                (2, "instrument_table closeTo"),
+                (2, "secondary_table closeTo"),
+                (2, "secondary_table touching"),
+                (1, ""),
+            ),
+            "mps": ((3, "mps_station manipulating"), (2, "mps_station closeTo"), (2, "mako_robot closeTo")),
+            "anaesthetist": ((3, "anesthesia_equipment closeTo"), (1, "anesthesia_equipment manipulating")),
+            "assistant_surgeon": ((2, ""), (2, "instrument_table closeTo")),
+        },
+        "preparation": {
+            "nurse": (
+                (4, "instrument_table preparing"),
+                (3, "instrument_table preparing; instrument holding"),
+                (2, "instrument_table closeTo"),
+            ),
+            "circulator": (
+                (3, "patient preparing"),
+                (1, "operating_table manipulating"),
+                (1, "monitor touching"),
+                (1, "secondary_table closeTo"),
+            ),
+            "anaesthetist": (
+                (3, "anesthesia_equipment closeTo; patient closeTo"),
+                (1, "anesthesia_equipment closeTo"),
+            ),
+            "assistant_surgeon": ((4, "patient preparing"), (1, "patient closeTo"), (1, "instrument_table closeTo")),
+            "head_surgeon": ((2, "patient preparing"), (2, "patient closeTo"), (1, "")),
+        },
+        "draping": {
+            "assistant_surgeon": ((4, "patient preparing"), (2, "patient touching")),  # once the drape lies
+            "head_surgeon": ((3, "patient touching"), (2, "patient closeTo")),
+            "nurse": ((3, "patient closeTo; assistant_surgeon assisting"), (2, "instrument_table preparing")),
+        },
+        "calibration": {
+            "head_surgeon": (
+                (4, "mako_robot calibrating; instrument holding; patient touching"),
+                (1, "patient touching; instrument holding"),
+            ),
+            "assistant_surgeon": (
+                (2, "mako_robot calibrating; patient touching"),
+                (3, "patient touching"),
+                (1, "patient closeTo"),
+            ),
+            "mps": ((5, "mps_station manipulating"), (1, "tracker closeTo"), (1, "mps_station closeTo")),
+        },
+        "scanning": {
+            "circulator": ((5, "c_arm manipulating; patient scanning"), (1, "c_arm manipulating")),
+            "head_surgeon": ((3, ""), (1, "monitor closeTo")),
+            "assistant_surgeon": ((2, "patient closeTo"), (2, "")),
+            "nurse": ((3, "instrument_table closeTo"), (1, "instrument_table preparing")),
+        },
+        "departure": {
+            "nurse": ((3, "instrument_table preparing"), (2, "instrument_table closeTo"), (1, "")),
+            "circulator": ((3, "operating_table manipulating"), (1, "patient closeTo")),
+            "anaesthetist": (
+                (3, "anesthesia_equipment closeTo; patient closeTo"),
+                (1, "anesthesia_equipment closeTo"),
+            ),
+            "mps": ((2, "mps_station manipulating"), (2, "mako_robot manipulating"), (1, "mps_station closeTo")),
+            "assistant_surgeon": ((2, "patient closeTo"), (1, "")),
+            "head_surgeon": ((1, "patient closeTo"), (2, "")),
+        },
+    },
+    actions={
+        **{step: (step, tool) for step, tool in _TOOLS.items()},
+        "drilling": ("drilling", "drill"),
+        "sawing": ("sawing", "saw"),
+        "hammering": ("hammering", "hammer"),
+    },
+    pause="patient touching",
+    helping=(
+        (2, "patient touching; {surgeon} assisting; instrument holding"),
+        (1, "patient touching; {surgeon} assisting"),
+        (2, "patient touching; instrument holding"),
+        (2, "patient touching"),
+        (3, "patient closeTo"),
+    ),
+    things=(
+        *("operating_table", "instrument_table", "secondary_table", "anesthesia_equipment", "monitor"),
+        *("mps_station", "mako_robot", "tracker", "instrument", "drill", "saw", "hammer"),
+    ),
+)
+
+FOURDOR_PLAYBOOK = Playbook(
+    people=("circulator", "anaesthetist", "assistant_surgeon", "head_surgeon"),
+    background={
+        "circulator": (
+            (4, "secondary_table touching"),
+            (3, "secondary_table closeTo"),
+            (2, "instrument_table closeTo"),
+            (1, "instrument holding; secondary_table closeTo"),
+            (2, ""),
+        ),
+        "anaesthetist": (
+            (3, ""),
+            (3, "anesthesia_equipment closeTo; patient closeTo"),
+            (2, "anesthesia_equipment closeTo"),
+        ),
+    },
+    steps={
+        "arrival": {
+            "circulator": (
+                (3, "secondary_table touching"),
+                (2, "secondary_table closeTo"),
+                (2, "instrument_table closeTo"),
+            ),
+            "anaesthetist": ((3, "anesthesia_equipment closeTo"), (1, "secondary_table closeTo")),
+            "assistant_surgeon": ((3, "instrument_table touching"), (3, "instrument_table closeTo"), (1, "")),
+        },
+        "preparation": {
+            "circulator": ((3, "patient preparing"), (1, "operating_table manipulating"), (2, "patient closeTo")),
+            "anaesthetist": ((2, "patient preparing"), (3, "patient closeTo"), (1, "operating_table manipulating")),
+            "assistant_surgeon": ((4, "patient preparing"), (2, "instrument_table touching")),
+            "head_surgeon": ((4, "patient preparing"), (1, "patient closeTo")),
+        },
+        "departure": {
+            "circulator": ((3, "operating_table manipulating"), (2, "secondary_table closeTo")),
+            "anaesthetist": ((3, "patient closeTo"), (1, "operating_table manipulating")),
+            "assistant_surgeon": ((2, "instrument_table touching"), (1, "patient closeTo"), (1, "")),
+            "head_surgeon": ((1, "secondary_table closeTo"), (2, "")),
+        },
+    },
+    actions={
+        **{step: (step, tool) for step, tool in _TOOLS.items()},
+        **{step: (step, "instrument") for step in ("drilling", "sawing", "hammering")},
+    },
+    pause="patient closeTo",
+    helping=(
+        (4, "patient closeTo; instrument_table closeTo"),
+        (3, "patient closeTo; instrument_table closeTo; instrument holding"),
+        (3, "patient closeTo; {surgeon} assisting; instrument holding"),
+        (1, "instrument_table touching"),
+    ),
+    things=("operating_table", "instrument_table", "secondary_table", "anesthesia_equipment", "instrument"),
+)
+
+PLAYBOOKS = {MMOR: MMOR_PLAYBOOK, FOURDOR: FOURDOR_PLAYBOOK}
+
+# The robot is set up by nurse and MPS before the first cut: the published phases in order, with what they do.
+_PHASE_ACTIVITIES: tuple[dict[str, str], ...] = (
+    {"mps": "mps_station manipulating"},
+    {"mps": "mako_robot calibrating"},
+    {"mps": "mako_robot closeTo", "nurse": "mako_robot manipulating"},
+    {"nurse": "mako_robot manipulating; saw holding"},
+    {"nurse": "mako_robot manipulating; instrument holding"},
+    {"nurse": "mako_robot touching; instrument holding"},
+    {"nurse": "mako_robot calibrating", "mps": "mps_station manipulating"},
+    {"nurse": "mako_robot touching"},
+    {"nurse": "mako_robot touching; saw holding"},
+)
+ROBOT_PHASES = tuple(zip(ROBOT_PHASE_LABELS, _PHASE_ACTIVITIES, strict=True))
+
+# Who else may come in, and what they do there.
+GUESTS: dict[str, Choices] = {
+    "student": ((1, ""), (2, "mps_station closeTo"), (2, "secondary_table closeTo"), (1, "monitor closeTo")),
+    "unrelated_person": ((1, ""), (2, "instrument_table closeTo"), (1, "anesthesia_equipment closeTo")),
+}
+# Breaches of sterility: somebody unsterile at the sterile table, or somebody sterile at an unsterile thing.
+BREACHES: tuple[tuple[str, str], ...] = (
+    ("circulator", "instrument_table touching"),
+    ("mps", "instrument_table touching"),
+    ("unrelated_person", "instrument_table touching"),
+    ("student", "instrument_table touching"),
+    ("anaesthetist", "instrument_table touching"),
+    ("head_surgeon", "monitor touching"),
+    ("assistant_surgeon", "secondary_table touching"),
+    ("nurse", "secondary_table touching"),
+)

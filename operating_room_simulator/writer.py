@@ -1,0 +1,338 @@
+"""Simulated takes on disk, complete and in the published layout.
+
+Takes are cut into pieces of some seconds, which several processes draw at once. A take is finished when its note in
+the folder `.synthetic` says so: finished takes are skipped, half-written ones are written again.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import zlib
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from computing.machine import free_memory
+from operating_room.domain.takes import FOURDOR, MMOR, SPLITS, TAKES, Take, find_take, split_takes
+from operating_room.errors import UserError
+from operating_room.files.atomic import atomic_path, write_json
+from operating_room.files.readers import read_json
+from operating_room.recordings import layout
+from operating_room.work.workers import in_workers
+from operating_room_simulator.records import frame_numbers, time_stamp, write_records
+from operating_room_simulator.sensors import signals
+from operating_room_simulator.stage.poses import Scene, pose
+from operating_room_simulator.stage.rendering import View, memory, point_cloud, render
+from operating_room_simulator.stage.room import Room
+from operating_room_simulator.story.story import Surgery, script_surgery
+
+_VERSION = 1  # counts up whenever the same seed gives other bytes
+_PIECE = 20  # s drawn by one process at a time
+# Bytes that a process takes without any picture, and for each second of a take: its scenes and its sound (measured).
+_PROCESS, _SECOND = 100_000_000, 300_000
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What goes wrong while recording."""
+
+    no_room_cameras: tuple[str, ...] = ()  # names of takes without room cameras, hence without point clouds
+    no_cameras: tuple[str, ...] = ()  # names of takes without any picture: sound, speech, robot screen and tracker only
+    no_tracker: tuple[str, ...] = ()  # names of takes without tracker file
+    missing_frames: float = 0.0  # share of single pictures, clouds and screen summaries that are lost
+
+
+def synthesize(
+    root: Path,
+    takes: Sequence[Take],
+    seconds: int,
+    seed: int = 0,
+    *,
+    size: tuple[int, int] = (320, 240),
+    workers: int = 1,
+    faults: Faults = Faults(),
+    mask_stride: int = 1,
+) -> None:
+    """Write scripted takes of `seconds` timepoints below `root`, which gets `MM-OR_data` and `4D-OR_data`.
+
+    Args:
+        size: width and height of all pictures in px.
+        workers: processes at most, each with one thread; fewer, with a note, where the memory is not enough for all.
+        mask_stride: only every n-th timepoint has annotated label masks.
+
+    Raises:
+        UserError: an option is out of range, or `root` holds something else under the name of a take.
+    """
+    surgeries = [script_surgery(take, seed, seconds) for take in takes]
+    write_takes(root, surgeries, size=size, workers=workers, faults=faults, mask_stride=mask_stride)
+
+
+def write_takes(
+    root: Path,
+    surgeries: Sequence[Surgery],
+    *,
+    size: tuple[int, int] = (320, 240),
+    workers: int = 1,
+    faults: Faults = Faults(),
+    mask_stride: int = 1,
+) -> None:
+    """Write surgeries of any kind; see `synthesize`."""
+    if not 16 <= min(size) <= max(size) <= 8192 or mask_stride < 1 or workers < 1 or not 0 <= faults.missing_frames < 1:
+        raise UserError(
+            "simulation options out of range: pictures of 16 x 16 to 8192 x 8192 px, mask stride and workers of at "
+            "least 1, missing frames from 0 to below 1"
+        )
+    if any(surgery.seed < 0 for surgery in surgeries):
+        raise UserError("the seed of a simulation must be 0 or more")
+    known = {surgery.take.name for surgery in surgeries}
+    if unknown := sorted({*faults.no_room_cameras, *faults.no_cameras, *faults.no_tracker} - known):
+        raise UserError(f"faults name takes that are not simulated: {', '.join(unknown)}")
+    todo = []
+    for surgery in surgeries:
+        recipe = _recipe(surgery, size, faults, mask_stride)
+        if not _is_finished(root, surgery.take, recipe):
+            todo.append((surgery, recipe))
+    pieces = [
+        _Piece(root, surgery, range(first, min(first + _PIECE, len(surgery.moments))), size, faults, mask_stride)
+        for surgery, _ in todo
+        for first in range(0, len(surgery.moments), _PIECE)
+    ]
+    left = {surgery.take: -(-len(surgery.moments) // _PIECE) for surgery, _ in todo}
+    recipes = {surgery.take: recipe for surgery, recipe in todo}
+    for take, recipe in recipes.items():
+        write_json(_note(root, take), {**recipe, "finished": False}, indent=1)
+    workers = _affordable(min(workers, len(pieces)), [surgery for surgery, _ in todo], size)
+    with _one_thread():
+        for take in in_workers(_write_piece, pieces, workers, "simulating takes"):
+            left[take] -= 1
+            if not left[take]:
+                write_json(_note(root, take), {**recipes[take], "finished": True}, indent=1)
+
+
+def write_take(
+    root: Path,
+    surgery: Surgery,
+    *,
+    size: tuple[int, int] = (320, 240),
+    faults: Faults = Faults(),
+    mask_stride: int = 1,
+) -> None:
+    """Write one surgery in this process; see `synthesize`."""
+    write_takes(root, [surgery], size=size, faults=faults, mask_stride=mask_stride)
+
+
+def named_takes(names: Iterable[str]) -> list[Take]:
+    """Takes by name or by split (`train`, `val`, ...), each once, in the order given.
+
+    Raises:
+        UserError: a name is neither.
+    """
+    takes = [take for name in names for take in (split_takes(name) if name in SPLITS else [find_take(name)])]
+    return list(dict.fromkeys(takes))
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some seconds of a take, written at a stretch by one process."""
+
+    root: Path
+    surgery: Surgery
+    seconds: range
+    size: tuple[int, int]
+    faults: Faults
+    mask_stride: int
+
+
+def _affordable(workers: int, surgeries: Sequence[Surgery], size: tuple[int, int]) -> int:
+    """So many of the processes as the free memory is enough for, at least one."""
+    longest = max((len(surgery.moments) for surgery in surgeries), default=0)
+    needed, free = _PROCESS + _SECOND * longest + memory(*size), free_memory()
+    fit = max(1, min(workers, free // needed))
+    if fit < workers:
+        print(
+            f"note: {fit} processes instead of {workers}: each may take {needed / 1e9:.1f} GB for pictures of "
+            f"{size[0]}x{size[1]} px and takes of {longest} s, and {free / 1e9:.1f} GB are free",
+            file=sys.stderr,
+        )
+    return fit
+
+
+@contextmanager
+def _one_thread() -> Generator[None]:
+    """Processes started inside use one thread each."""
+    name = "OMP_NUM_THREADS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _write_piece(piece: _Piece) -> Take:
+    """Draw some seconds of a take; the piece with the first second also writes what the take has once."""
+    surgery, take = piece.surgery, piece.surgery.take
+    folder = piece.root / layout.ROOT_NAMES[take.dataset]
+    if 0 in piece.seconds:
+        write_records(folder, surgery, with_tracker=take.name not in piece.faults.no_tracker)
+    if take.name in piece.faults.no_cameras:
+        for second in piece.seconds if take.dataset == MMOR else ():
+            _write_summary(folder, surgery, second)
+        return take
+    room, scenes = _stage(surgery)
+    for second in piece.seconds:
+        _write_second(folder, piece, room, scenes[second], second)
+    return take
+
+
+@lru_cache(maxsize=2)
+def _stage(surgery: Surgery) -> tuple[Room, list[Scene]]:
+    room = Room(surgery.take, surgery.seed)
+    return room, pose(room, surgery)
+
+
+def _write_second(folder: Path, piece: _Piece, room: Room, scene: Scene, second: int) -> None:
+    """Write pictures, masks, point cloud and screen summary of one moment."""
+    surgery, faults, take = piece.surgery, piece.faults, piece.surgery.take
+    frames = frame_numbers(take, second)
+    lost = random.Random(f"lost {take.sample_name} {surgery.seed} {second}")
+
+    def kept() -> bool:
+        return lost.random() >= faults.missing_frames
+
+    def shoot(name: str) -> View:
+        return render(room, scene, room.camera(name), *piece.size)
+
+    views: dict[str, View] = {}
+    if take.name not in faults.no_room_cameras:
+        views = {f"room{number}": shoot(f"room{number}") for number in layout.ROOM_CAMERAS[take.dataset]}
+        for number in layout.ROOM_CAMERAS[take.dataset]:
+            if kept():
+                frame = frames[layout.frame_key(take, str(number))]
+                _write_jpeg(layout.room_view(folder, take, number, frame), views[f"room{number}"].color)
+        if kept():
+            number = frames["pcd"] if take.dataset == FOURDOR else time_stamp(surgery, second)
+            _write_cloud(layout.point_cloud(folder, take, number), point_cloud(room, scene, views))
+    if take.dataset == MMOR:
+        frame = frames["simstation"]
+        pictures = {layout.ROBOT_SCREEN: signals.screen_picture(surgery.moments[second], *piece.size)}
+        for number in layout.STATION_CAMERAS:
+            if number != layout.ROBOT_SCREEN:
+                views[f"station{number}"] = shoot(f"station{number}")
+                pictures[number] = views[f"station{number}"].color
+            if kept():
+                _write_jpeg(layout.station_view(folder, take, number, frame), pictures[number])
+        if kept():
+            _write_jpeg(layout.tracker_view(folder, take, frames["trackercam"]), shoot("tracker").color)
+        if kept():
+            _write_summary(folder, surgery, second)
+    if second % piece.mask_stride == 0:
+        for camera in layout.SEGMENTATION_CAMERAS[take.dataset]:
+            view = views.get(f"{'station' if layout.is_station(camera) else 'room'}{layout.camera_number(camera)}")
+            if view is not None:
+                frame = frames[layout.frame_key(take, camera)]
+                _write_png(layout.label_mask(folder, take, camera, frame), view.labels)
+
+
+def _write_summary(folder: Path, surgery: Surgery, second: int) -> None:
+    frame = frame_numbers(surgery.take, second)["simstation"]
+    write_json(layout.screen_summary(folder, surgery.take, frame), _summaries(surgery)[second])
+
+
+@lru_cache(maxsize=2)
+def _summaries(surgery: Surgery) -> list[dict[str, dict[str, Any]]]:
+    return signals.screen_summaries(surgery)
+
+
+def _write_jpeg(path: Path, picture: UInt8[np.ndarray, "height width 3"]) -> None:
+    from PIL import Image
+
+    with atomic_path(path) as temporary:
+        Image.fromarray(picture).save(temporary, quality=88)
+
+
+def _write_png(path: Path, labels: UInt8[np.ndarray, "height width"]) -> None:
+    from PIL import Image
+
+    with atomic_path(path) as temporary:
+        Image.fromarray(labels).save(temporary, compress_level=2)
+
+
+def _write_cloud(path: Path, points: Float32[np.ndarray, "points 6"]) -> None:
+    """A binary point cloud in mm with packed colours, from metres and 0..1."""
+    from pypcd4 import Encoding, PointCloud
+
+    colors = PointCloud.encode_rgb(np.rint(points[:, 3:] * 255).astype(np.uint8))
+    fields = [*(points[:, :3] * 1000).T, colors]
+    cloud = PointCloud.from_points(fields, ("x", "y", "z", "rgb"), (np.float32,) * 4)
+    with atomic_path(path) as temporary:
+        cloud.save(temporary, encoding=Encoding.BINARY)
+
+
+def _recipe(surgery: Surgery, size: tuple[int, int], faults: Faults, mask_stride: int) -> dict[str, Any]:
+    """What the bytes of a take depend on."""
+    return {
+        "version": _VERSION,
+        "take": surgery.take.sample_name,
+        "seed": surgery.seed,
+        "seconds": len(surgery.moments),
+        "story": zlib.crc32(repr(surgery.moments).encode()),
+        "size": list(size),
+        "mask_stride": mask_stride,
+        "room_cameras": surgery.take.name not in faults.no_room_cameras,
+        "cameras": surgery.take.name not in faults.no_cameras,
+        "tracker": surgery.take.name not in faults.no_tracker,
+        "missing_frames": faults.missing_frames,
+    }
+
+
+def _note(root: Path, take: Take) -> Path:
+    return root / layout.ROOT_NAMES[take.dataset] / ".synthetic" / f"{take.name}.json"
+
+
+def _is_finished(root: Path, take: Take, recipe: dict[str, Any]) -> bool:
+    """Whether this very take is on disk already.
+
+    Raises:
+        UserError: there is a take of this name that was recorded, or simulated with other options.
+    """
+    note = _note(root, take)
+    if not note.exists():
+        if there := _recorded(root, take):
+            raise UserError(f"{there}: take {take.name} is there and was not simulated; choose another folder")
+        return False
+    written = read_json(note)
+    if not isinstance(written, dict):
+        raise UserError(f"{note}: is no note of a simulated take; choose another folder")
+    if other := [
+        f"{name} {written.get(name)!r}, not {value!r}" for name, value in recipe.items() if written.get(name) != value
+    ]:
+        raise UserError(
+            f"{note}: take {take.name} was simulated with other options ({'; '.join(other)}); "
+            "give the same options again or choose another folder"
+        )
+    return bool(written.get("finished"))
+
+
+def _recorded(root: Path, take: Take) -> Path | None:
+    """A file or folder of a take that nobody simulated, if there is one."""
+    folder = root / layout.ROOT_NAMES[take.dataset]
+    mates = [mate for mate in TAKES if mate.dataset == take.dataset and mate.folder == take.folder]
+    pictures = layout.take_folder(folder, take)
+    known = [*layout.index_files(folder, take)]
+    if not any(_note(root, mate).exists() for mate in mates):  # else the folder is theirs
+        known.append(pictures)
+    if take.dataset == MMOR:
+        known += [path(folder, take) for path in (layout.take_json, layout.recording, layout.subtitles, layout.tracks)]
+    return next((path for path in known if path.exists()), None)

@@ -1,0 +1,59 @@
+"""The pictures of a video as the segmenter takes them, read ahead while it is busy (stage-1 specification, 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from operating_room.errors import UserError
+from operating_room.files.readers import read_picture
+from operating_room.recordings import layout
+from operating_room.work.ahead import Ahead
+from panoptic_segmentation.config.settings import InferenceSettings
+from panoptic_segmentation.data.ground_truth import Video
+from panoptic_segmentation.data.pictures import resize_for_test, resize_station
+
+
+class BadFrame(UserError):
+    """A picture that cannot be used: its video is left out, the others go on."""
+
+
+def windows(
+    video: Video, settings: InferenceSettings, device: torch.device
+) -> Iterator[Float[Tensor, "frames 3 height width"]]:
+    """The pictures of a video at network size, RGB in 0..255, some at a time on a device.
+
+    Another thread decodes and resizes the next window meanwhile. Pictures travel in 8 bits and become floats there.
+
+    Raises:
+        BadFrame: a picture is unreadable, or of another shape than those before it.
+    """
+    paths = video.pictures()
+    parts = [tuple(paths[start : start + settings.window]) for start in range(0, len(paths), settings.window)]
+    is_station = layout.is_station(video.camera)
+    ahead = Ahead(lambda part: [_read(path, is_station, settings) for path in part])
+    size: tuple[int, ...] | None = None
+    for part, following in zip(parts, [*parts[1:], ()]):
+        pictures = ahead.take(part)
+        if following:
+            ahead.begin([following])
+        for path, picture in zip(part, pictures):
+            size = size or picture.shape
+            if picture.shape != size:
+                raise BadFrame(f"{path}: has other proportions than the frames before it; copy it again")
+        yield torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2).float()
+
+
+def _read(path: Path, is_station: bool, settings: InferenceSettings) -> UInt8[np.ndarray, "height width 3"]:
+    try:
+        picture = read_picture(path)
+    except UserError as error:
+        raise BadFrame(str(error)) from error
+    if is_station:
+        picture = resize_station(picture, settings.canvas)
+    return resize_for_test(picture, settings.shortest, settings.longest)

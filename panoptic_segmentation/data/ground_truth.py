@@ -1,0 +1,353 @@
+"""Ground truth of stage 1: annotated label masks become cleaned class pictures, segment records and videos.
+
+Data specification, sections 7.1 to 7.3. Everything is written to a folder of its own, prepared once; what is there,
+whole, and of the present mask is not made again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from operating_room.doctor.file_checks import check_shape
+from operating_room.domain.categories import CATEGORIES, COLORS, LABEL_TO_CATEGORY
+from operating_room.domain.takes import MMOR, Take
+from operating_room.errors import UserError
+from operating_room.files.atomic import write_json
+from operating_room.files.png import write_png
+from operating_room.files.readers import read_ids, read_json, read_label_mask
+from operating_room.recordings import layout
+from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.scores.fingerprints import fingerprint
+from operating_room.work.processes import is_first
+from operating_room.work.workers import in_workers
+from panoptic_segmentation.data.prepared_index import PreparedIndex, State, state_of
+
+SMALLEST_AREA = 10  # px^2 of a contour's polygon; smaller ones are slips of the annotator's brush
+VIDEO_LENGTH = 200  # frames
+VIDEO_OVERLAP = 3  # frames that a part shares with the one before
+TRAINING_ID_STEP = 10  # training id = category id * this
+_NOTED = 500  # masks, after which it is noted that they are prepared: the work of minutes
+CANVAS = (2048, 1536)  # published width and height of all pictures, px
+
+CategoryMap = UInt8[np.ndarray, "height width"]
+Size = tuple[int, int]  # width, height in px
+
+
+@dataclass(frozen=True)
+class Video:
+    """The annotated frames of one camera of one take, or a part of them."""
+
+    root: Path  # of the take's dataset
+    take: Take
+    camera: str  # as `layout.SEGMENTATION_CAMERAS` names it
+    frames: tuple[str, ...]  # frame numbers in the order of time
+    part: int | None = None
+
+    @property
+    def whole_id(self) -> str:
+        """The published `video_id`: `001_PKA_simstation0`, `001_4DOR_2`."""
+        return f"{self.take.name}_{self.camera}"
+
+    @property
+    def video_id(self) -> str:
+        """The published `video_id_part`, which names the video in all files: `001_PKA_1_part0`."""
+        return self.whole_id if self.part is None else f"{self.whole_id}_part{self.part}"
+
+    def pictures(self) -> list[Path]:
+        """The pictures of the frames."""
+        return [layout.segmentation_view(self.root, self.take, self.camera, frame) for frame in self.frames]
+
+    def masks(self) -> list[Path]:
+        """The annotated label masks of the frames."""
+        return [layout.label_mask(self.root, self.take, self.camera, frame) for frame in self.frames]
+
+    def prepared(self, folder: Path, for_validation: bool = False) -> list[Path]:
+        """The prepared pictures of the frames below `folder`: ids for training, or class colours for validation."""
+        root = folder / layout.ROOT_NAMES[self.take.dataset]
+        return [layout.panoptic_mask(root, self.take, self.camera, frame, for_validation) for frame in self.frames]
+
+
+def find_videos(
+    dataset: Dataset,
+    takes: Iterable[Take],
+    length: int = VIDEO_LENGTH,
+    overlap: int = VIDEO_OVERLAP,
+    annotated: bool = True,
+    with_pictures: bool = True,
+) -> list[Video]:
+    """The videos of `takes`, MM-OR before 4D-OR; cameras without a frame have none.
+
+    Takes without any, and annotated frames whose picture is lost, are named on standard error.
+
+    Args:
+        annotated: only frames with an annotated mask, as published; else all.
+        with_pictures: only frames whose picture is there; the published preparation does not look.
+        length: the largest number of frames of a video.
+        overlap: frames that a part shares with the one before.
+    """
+    videos: list[Video] = []
+    empty = []
+    for take in sorted(takes, key=lambda take: take.dataset != MMOR):
+        recorded = dataset.take(take)
+        before = len(videos)
+        for camera in layout.SEGMENTATION_CAMERAS[take.dataset]:
+            frames = _find_frames(recorded, camera, annotated, with_pictures)
+            parts = split_video(len(frames), length, overlap)
+            video = Video(recorded.root, take, camera, frames)
+            if len(parts) == 1:
+                videos.append(video)
+            else:
+                videos += [replace(video, frames=frames[part], part=n) for n, part in enumerate(parts)]
+        if len(videos) == before:
+            empty.append(take.name)
+    if empty and is_first():
+        names = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
+        print(f"left out for want of {'annotated ' * annotated}frames: {names}", file=sys.stderr)
+    return videos
+
+
+def first_frames(videos: Sequence[Video], limit: int | None) -> list[Video]:
+    """The first `limit` frames of each camera, in the parts that they belong to; None leaves all."""
+    if limit is None:
+        return list(videos)
+    chosen: dict[tuple[Take, str], dict[str, None]] = {}
+    limited = []
+    for video in videos:
+        there = chosen.setdefault((video.take, video.camera), {})
+        if len(there) < limit:  # parts share frames: a later one goes on from those of the one before
+            new = [frame for frame in video.frames if frame not in there]
+            there |= dict.fromkeys(new[: limit - len(there)])
+            limited.append(replace(video, frames=tuple(frame for frame in video.frames if frame in there)))
+    return limited
+
+
+def split_video(count: int, length: int = VIDEO_LENGTH, overlap: int = VIDEO_OVERLAP) -> list[slice]:
+    """The parts of a video of `count` frames: every `length - overlap` frames one of up to `length` frames starts."""
+    if count <= length:
+        return [slice(0, count)] if count else []
+    return [slice(start, min(start + length, count)) for start in range(0, count, length - overlap)]
+
+
+def clean(mask: UInt8[np.ndarray, "height width"], smallest: int = SMALLEST_AREA) -> UInt8[np.ndarray, "height width"]:
+    """Erase what lies on and within outer contours of less than `smallest` px^2, label by label.
+
+    The contour of a region runs through the centres of its border pixels, so that a line encloses nothing. No contour
+    is traced: a region with its holes filled is just what its outer contour encloses, and the contour's area is one for
+    each square of four pixels in it and a half for each with three. The result is that of OpenCV's external contours,
+    contour area and filled drawing.
+    """
+    from scipy import ndimage
+
+    cleaned = mask.copy()
+    for label, place in enumerate(ndimage.find_objects(mask), start=1):
+        if place is None:
+            continue
+        region = np.pad(mask[place] == label, 1)
+        outside, _ = ndimage.label(~region)
+        filled = outside != outside[0, 0]
+        numbers, count = ndimage.label(filled, np.ones((3, 3)))
+        squares = [numbers[:-1, :-1], numbers[:-1, 1:], numbers[1:, :-1], numbers[1:, 1:]]
+        pixels = sum((square > 0).astype(np.uint8) for square in squares)
+        area = np.bincount(np.maximum.reduce(squares).ravel(), np.maximum(pixels / 2.0 - 1, 0).ravel(), count + 1)
+        small = area < smallest
+        small[0] = False
+        cleaned[place][small[numbers][1:-1, 1:-1]] = 0
+    return cleaned
+
+
+def category_map(mask: UInt8[np.ndarray, "_ _"], size: Size) -> CategoryMap:
+    """Category ids of a cleaned label mask at `size`, nearest pixel; unknown labels become background."""
+    ids = LABEL_TO_CATEGORY[mask]
+    rows, columns = (_nearest(old, new) for old, new in zip(mask.shape, reversed(size)))
+    return ids[np.ix_(rows, columns)]
+
+
+def segment_records(categories: CategoryMap) -> list[dict[str, Any]]:
+    """The published records of a frame's segments: one per class, without background."""
+    from scipy import ndimage
+
+    areas = np.bincount(categories.ravel(), minlength=len(CATEGORIES))
+    records = []
+    for category, place in enumerate(ndimage.find_objects(categories), start=1):
+        if place is None:
+            continue
+        rows, columns = place
+        records.append(
+            {
+                "id": category * TRAINING_ID_STEP,
+                "category_id": category,
+                "area": int(areas[category]),
+                "bbox": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
+                "isthing": 0,
+                "iscrowd": 0,
+                "rgb2idcolor": CATEGORIES[category].color_id,
+            }
+        )
+    return records
+
+
+def ground_truth_path(folder: Path, name: str) -> Path:
+    """The published ground-truth file; `name` is such as `hybridor_ground_truth_val`."""
+    return folder / "datasets" / f"{name}.json"
+
+
+def prepare(videos: Sequence[Video], folder: Path, name: str, size: Size = CANVAS, workers: int = 1) -> dict[str, Any]:
+    """Write the class pictures of `videos` and their ground-truth file below `folder`, unless they are there.
+
+    Args:
+        name: of the ground-truth file.
+        size: of all prepared pictures; the masks are resized to it, nearest pixel.
+        workers: processes.
+
+    Returns:
+        the published ground-truth JSON.
+
+    Raises:
+        UserError: there is no video, a mask is unreadable or of another shape than its picture (all others are prepared
+            first), or the folder cannot be written.
+    """
+    if not videos:
+        raise UserError("the chosen takes have no annotated frame; choose other takes or add segmentation exports")
+    path, index = ground_truth_path(folder, name), PreparedIndex(folder)
+    jobs: dict[Path, _Job] = {}
+    for video in videos:
+        # Station pictures are brought to the canvas whatever their shape.
+        pictures = [None] * len(video.frames) if layout.is_station(video.camera) else video.pictures()
+        made = zip(video.prepared(folder), video.prepared(folder, True))
+        for mask, both, picture in zip(video.masks(), made, pictures):
+            state = state_of(mask, size)
+            jobs[mask] = _Job(mask, both, picture, state, index.is_known(both, state))
+    masks = fingerprint([json.dumps(_video_list(videos, size)), *(str(job.state.mask) for job in jobs.values())])
+    whole = State(masks, f"{size[0]}x{size[1]}")
+    if index.is_untouched([path], whole) and all(index.is_untouched(job.made, job.state) for job in jobs.values()):
+        return read_json(path)
+    records: dict[Path, list[dict[str, Any]]] = {}
+    bad: list[str] = []
+    new: dict[Sequence[Path], State] = {}
+    results = in_workers(partial(_prepare_frame, size=size), list(jobs.values()), workers, "ground truth", chunk=16)
+    try:
+        for job, found in zip(jobs.values(), results):
+            if isinstance(found, str):
+                bad.append(found)
+                continue
+            records[job.mask], new[job.made] = found, job.state
+            if len(new) == _NOTED:
+                index.add(new)
+                new = {}
+    finally:  # of an interrupted run, too: the next one goes on from there
+        index.add(new)
+    if bad:
+        print(*bad, sep="\n", file=sys.stderr)
+        raise UserError(f"{len(bad)} of {len(jobs)} masks cannot be used, the others are prepared; first: {bad[0]}")
+    content = ground_truth(videos, records, size)
+    write_json(path, content)
+    index.add({(path,): whole})
+    return content
+
+
+def ground_truth(videos: Sequence[Video], records: Mapping[Path, list[dict[str, Any]]], size: Size) -> dict[str, Any]:
+    """The published ground-truth JSON (section 7.3) of `videos`, given the segment records of their masks."""
+    annotations = []
+    for video in videos:
+        frames = []
+        for i, (picture, mask) in enumerate(zip(video.pictures(), video.masks())):
+            segments = [segment | {"id": segment["rgb2idcolor"]} for segment in records[mask]]
+            frames.append({"image_id": f"{video.video_id}_{i}", "file_name": picture.name, "segments_info": segments})
+        annotations.append({"video_id": video.video_id, "annotations": frames})
+    categories = [{"id": c.category_id, "name": c.name, "isthing": 1, "color": list(c.color)} for c in CATEGORIES]
+    return {"categories": categories, "videos": _video_list(videos, size), "annotations": annotations}
+
+
+def _video_list(videos: Sequence[Video], size: Size) -> list[dict[str, Any]]:
+    width, height = size
+    return [
+        {
+            "video_id": video.video_id,
+            "images": [
+                {
+                    "id": f"{video.video_id}_{i}",
+                    "file_name": picture.name,
+                    "height": height,
+                    "width": width,
+                    "video_id": video.video_id,
+                }
+                for i, picture in enumerate(video.pictures())
+            ],
+            "video_folder": video.take.folder,
+        }
+        for video in videos
+    ]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One mask to prepare."""
+
+    mask: Path
+    made: tuple[Path, Path]  # for training and for validation
+    picture: Path | None  # of whose shape the mask must be
+    state: State
+    is_known: bool  # what was made is of this state of the mask
+
+
+def _prepare_frame(job: _Job, size: Size) -> list[dict[str, Any]] | str:
+    """Write a mask's training and evaluation picture, unless they are there and whole; return its segment records.
+
+    What is wrong with the mask is returned too, since an exception would end the work on all others.
+    """
+    training, evaluation = job.made
+    if job.is_known:
+        with suppress(UserError):  # damaged: made again
+            categories = (read_ids(training) // TRAINING_ID_STEP).astype(np.uint8)
+            read_ids(evaluation)
+            return segment_records(categories)
+    try:
+        labels = read_label_mask(job.mask)
+        if job.picture is not None:
+            check_shape(labels, job.mask, job.picture)
+    except UserError as error:
+        return str(error)
+    categories = category_map(clean(labels), size)
+    ids = np.zeros((*categories.shape, 3), np.uint8)
+    ids[..., 0] = categories * TRAINING_ID_STEP  # below 256: the first of the three base-256 digits
+    write_png(evaluation, COLORS[categories])
+    write_png(training, ids)
+    return segment_records(categories)
+
+
+def _find_frames(recorded: RecordedTake, camera: str, annotated: bool, with_pictures: bool) -> tuple[str, ...]:
+    """Frame numbers with the wanted files (an annotated mask is not an interpolated one), in the order of time."""
+    root, take = recorded.root, recorded.take
+    if annotated and not recorded.list_folder(layout.label_mask_folder(root, take, camera)):
+        return ()
+    key = layout.frame_key(take, camera)
+    frames = [numbers[key] for numbers in recorded.seconds.values() if key in numbers]
+    if annotated:
+        frames = [frame for frame in frames if _exists(recorded, layout.label_mask(root, take, camera, frame))]
+    if not with_pictures:
+        return tuple(frames)
+    seen = [frame for frame in frames if _exists(recorded, layout.segmentation_view(root, take, camera, frame))]
+    if annotated and len(seen) < len(frames) and is_first():
+        lost = next(frame for frame in frames if frame not in set(seen))
+        path = layout.segmentation_view(root, take, camera, lost)
+        print(f"{path}: not there, {len(frames) - len(seen)} annotated frames are left out", file=sys.stderr)
+    return tuple(seen)
+
+
+def _exists(recorded: RecordedTake, path: Path) -> bool:
+    return path.name in recorded.list_folder(path.parent)
+
+
+def _nearest(old: int, new: int) -> np.ndarray:
+    """For each of `new` positions the one of `old` that OpenCV's nearest neighbour takes."""
+    return np.minimum(np.floor(np.arange(new) * (1 / (new / old))).astype(int), old - 1)

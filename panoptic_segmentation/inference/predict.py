@@ -1,0 +1,368 @@
+"""Masks of whole takes: every camera's frames through a trained model into the published prediction files.
+
+Stage-1 specification, sections 4.1, 5.1 and 8. Predicting is resumable: a video whose files are there is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from computing.machine import choose_device, require_memory, wait_for_others
+from operating_room.domain.categories import CATEGORIES
+from operating_room.domain.takes import OWN, Take, splits_of
+from operating_room.errors import UserError
+from operating_room.files.atomic import atomic_path, write_json
+from operating_room.files.readers import read_json, read_picture
+from operating_room.recordings.dataset import Dataset
+from operating_room.work.processes import Share, is_first
+from operating_room.work.progress import track
+from panoptic_segmentation.config.config_keys import CAUSAL, KEYS, WHOLE_VIDEO
+from panoptic_segmentation.config.settings import (
+    Config,
+    InferenceSettings,
+    override_test,
+    read_config,
+    read_test,
+)
+from panoptic_segmentation.data.frames import BadFrame, windows
+from panoptic_segmentation.data.ground_truth import Video, find_videos, first_frames
+from panoptic_segmentation.data.pictures import edge_size, resize_picture
+from panoptic_segmentation.inference import predictions
+from panoptic_segmentation.inference.panoptic import (
+    CausalPanoptic,
+    PanopticVideo,
+    Sizes,
+    ctvis_panoptic,
+    panoptic_video,
+)
+from panoptic_segmentation.inference.video import (
+    FramePrediction,
+    ctvis_frames,
+    mean_logits,
+    offline_memory,
+    offline_video,
+    online_frames,
+)
+from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS
+from panoptic_segmentation.weights.checkpoints import VideoModel, build_model, load_checkpoint, load_model
+from panoptic_segmentation.weights.model_card import ModelCard, read_card
+
+ALL = Share()
+
+
+class LeftOut(UserError):
+    """Videos are not in a prediction file, because their pictures cannot be used; all others are."""
+
+
+_MODEL_FILES = ("model.safetensors", "model_final.pth")  # of a folder, the first that is there
+_EXPORTED_SPLITS = ("train", "val", "test", "short_clips")
+_MOST_INSTANCES = 255  # numbers that a picture of instances can show
+_BLEND = 0.5  # share of the class colour in a blend
+
+
+def read_test_config(model: Path, config_file: Path | None, overrides: Sequence[str] = ()) -> Config | None:
+    """The configuration for `load`: `config_file`, else the `config.yaml` beside a model that needs one; or None.
+
+    `overrides` (`KEY VALUE ...`) change either, else what the model file says itself of its use.
+    """
+    path = model_path(model)
+    beside = path.with_name("config.yaml")
+    if config_file is None and (overrides or path.suffix != ".safetensors") and beside.is_file():
+        config_file = beside
+    if config_file is None and overrides:
+        if path.suffix != ".safetensors":
+            raise UserError(f"{overrides[0]}: {path} has no config.yaml beside it to override; give --config-file")
+        return Config(test=override_test(_own_settings(path, read_card(path)), overrides, path))
+    return None if config_file is None else read_config(config_file, overrides)
+
+
+def model_path(model: Path) -> Path:
+    """The model file in a folder; a file is taken as it is.
+
+    Raises:
+        UserError: the folder has none, or there is no such file.
+    """
+    if model.is_file():
+        return model
+    if not model.is_dir():
+        raise UserError(f"{model}: no such model; give its file, or the folder it was trained into")
+    path = next((model / name for name in _MODEL_FILES if (model / name).is_file()), None)
+    if path is None:
+        raise UserError(f"{model}: holds neither {' nor '.join(_MODEL_FILES)}; give the model file itself")
+    return path
+
+
+def load(model: Path, config: Config | None = None) -> tuple[VideoModel, InferenceSettings]:
+    """A trained model on the best device, and how it is to be used.
+
+    Args:
+        model: a .safetensors of ours, which says itself what it is, a published .pth, or a folder with one of them.
+        config: of a published checkpoint; its test settings also go before those of a file of ours.
+
+    Raises:
+        UserError: no such file, or a .pth without configuration.
+    """
+    path = model_path(model)
+    if path.suffix == ".safetensors":
+        loaded, card = load_model(path)
+        settings = config.test if config else _own_settings(path, card)
+    elif config is None:
+        raise UserError(f"{path}: does not say how it is built; give the configuration it was trained with")
+    else:
+        loaded, settings = build_model(config.kind, config.segmenter, config.video), config.test
+        report = load_checkpoint(path, loaded)
+        if is_first():
+            print(report)
+    return loaded.eval().to(choose_device()), settings
+
+
+def _own_settings(path: Path, card: ModelCard) -> InferenceSettings:
+    return read_test(card.preprocessing, path, "preprocessing")
+
+
+def export_masks(
+    model: Path,
+    config_file: Path | None,
+    data: Path,
+    output: Path,
+    takes: Sequence[str] | None = None,
+    annotated: bool = True,
+    share: Share = ALL,
+    limit: int | None = None,
+) -> Iterator[Path]:
+    """Predict all takes that are on disk, one prediction file per split: the masks that stage 2 sees.
+
+    Every score is that of the frame or of the frames so far, so that a scene graph never knows what comes; with the
+    offline model there is no such way, and it is said.
+
+    Args:
+        takes: names of takes or splits; None means all.
+        annotated: only frames with an annotated mask, as published; else all.
+        share: see `predict`.
+        limit: only so many frames of each camera.
+
+    Raises:
+        UserError: see `predict`; where a picture is unreadable, all splits are predicted first.
+    """
+    loaded, settings = load(model, read_test_config(model, config_file))
+    if isinstance(loaded, OfflineDVIS) and is_first():
+        print(
+            f"warning: {model} looks into the future; scene graphs from its masks could not be made live. "
+            "The CTVIS model does not",
+            file=sys.stderr,
+        )
+    dataset = Dataset(data)
+    videos: dict[str, list[Video]] = {}
+    for video in first_frames(find_videos(dataset, dataset.choose(takes), annotated=annotated), limit):
+        videos.setdefault(_split_of(video.take), []).append(video)
+    if not videos:
+        predict(loaded, settings, [], output, "none", model)
+    settings, problems = replace(settings, task=CAUSAL), []
+    for split, chosen in videos.items():
+        try:
+            path = predict(loaded, settings, chosen, output, split, model, share)
+        except LeftOut as error:
+            problems.append(str(error))
+        else:
+            yield path
+    if problems:
+        raise LeftOut("; ".join(problems))
+
+
+def predict(
+    model: VideoModel,
+    settings: InferenceSettings,
+    videos: Sequence[Video],
+    output: Path,
+    split_name: str,
+    origin: Path,
+    share: Share = ALL,
+) -> Path:
+    """Predict `videos` and write the published files below `output`; videos that are there already are kept.
+
+    Args:
+        split_name: of the prediction file, `pred_<split_name>.json`; other videos that it holds stay in it.
+        origin: file or folder of the model; another model's predictions in `output` are not mixed with its own.
+        share: one of several processes (`computing.machine.share`), which predicts only its share of the videos.
+            The first one waits for the others, tells what is wrong and writes the prediction file.
+
+    Returns:
+        the path of the prediction file.
+
+    Raises:
+        LeftOut: a picture is unreadable; all other videos are predicted first.
+        UserError: there is no video, or `output` cannot be written or is another model's.
+    """
+    if not videos:
+        raise UserError(
+            "the chosen takes have no frame to predict; choose other takes, or all frames, not annotated ones"
+        )
+    if isinstance(model, OfflineDVIS):
+        _check_memory(model, settings, videos)
+    _claim(output, model_path(origin), settings)
+    rank, processes, _ = share
+    done, bad = _predict_videos(model, settings, videos[rank::processes], output)
+    if processes > 1:
+        wait_for_others()
+        if rank > 0:
+            return predictions.split_path(output, split_name)
+        done, bad = _predict_videos(model, settings, videos, output)  # all that could be predicted is there now
+    path = predictions.write_split(output, split_name, done)
+    if bad:
+        print(*bad, sep="\n", file=sys.stderr)
+        raise LeftOut(f"{path}: {len(bad)} of {len(videos)} videos are not in it, the others are; first: {bad[0]}")
+    return path
+
+
+def _predict_videos(
+    model: VideoModel, settings: InferenceSettings, videos: Sequence[Video], output: Path
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The records of all videos that can be predicted, and a line for each that cannot."""
+    done, bad = [], []
+    for video in track(videos, "segmenting", len(videos)):
+        try:
+            done.append(_predict_video(model, settings, video, output))
+        except BadFrame as error:
+            bad.append(f"video {video.video_id} is left out: {error}")
+    return done, bad
+
+
+def segment_video(
+    model: VideoModel, settings: InferenceSettings, windows: Iterable[Float[Tensor, "frames 3 height width"]]
+) -> Iterator[PanopticVideo]:
+    """The panoptic result of a video, given its frames (RGB, 0..255) in windows: frame by frame, or all at once.
+
+    Without looking ahead, a query's class scores are those of the frame, or of its mean logits so far. The mean is good
+    where training has taught queries to stay with their objects; else it loses 6 VPQ.
+    """
+    thresholds = settings.score_threshold, settings.overlap_threshold
+    if isinstance(model, OfflineDVIS):
+        video = offline_video(model, windows)
+        sizes = _output_sizes(video.sizes, settings)
+        yield panoptic_video(video.probabilities, video.masks(), sizes, len(CATEGORIES), *thresholds)
+        return
+    frames = ctvis_frames(model, windows) if isinstance(model, CTVIS) else online_frames(model, windows)
+    if settings.task == WHOLE_VIDEO:
+        kept = [FramePrediction(frame.logits, frame.masks.cpu(), frame.sizes) for frame in frames]
+        logits, masks = mean_logits(kept), [frame.masks for frame in kept]  # only masks wait in main memory
+        sizes = _output_sizes(kept[0].sizes, settings)
+        if isinstance(model, CTVIS):
+            yield ctvis_panoptic(logits, masks, sizes)
+        else:
+            yield panoptic_video(logits.softmax(-1), masks, sizes, len(CATEGORIES), *thresholds)
+        return
+    causal: CausalPanoptic | None = None
+    for frame in frames:
+        if causal is None:
+            sizes = _output_sizes(frame.sizes, settings)
+            causal = CausalPanoptic(sizes, len(CATEGORIES), *thresholds, so_far=settings.running_mean)
+        yield causal.add(frame.logits, frame.masks)
+
+
+def write_blends(videos: Iterable[Video], output: Path) -> None:
+    """Draw the predicted classes over the pictures: `blend/<frame>.jpg` beside the predictions; kept if there."""
+    from PIL import Image
+
+    for video in track(videos, "blending"):
+        for picture in video.pictures():
+            predicted = predictions.picture_path(output, video.video_id, picture.name)
+            path = predicted.parent / "blend" / f"{predicted.stem}.jpg"
+            if path.exists() and path.stat().st_mtime_ns >= predicted.stat().st_mtime_ns:
+                continue
+            colors = read_picture(predicted)
+            seen = resize_picture(read_picture(picture), *colors.shape[:2])
+            share = _BLEND * colors.any(-1, keepdims=True)
+            with atomic_path(path) as temporary:
+                Image.fromarray((seen * (1 - share) + colors * share).astype(np.uint8)).save(temporary, quality=90)
+
+
+@torch.inference_mode()
+def _predict_video(model: VideoModel, settings: InferenceSettings, video: Video, output: Path) -> dict[str, Any]:
+    """The records of a video; its pictures are written unless they are there."""
+    names = [picture.name for picture in video.pictures()]
+    done = predictions.read_video(output, video.video_id, names)
+    if done is not None:
+        return done
+    device = next(model.parameters()).device
+    results = segment_video(model, settings, windows(video, settings, device))
+    frames = ((ids, result.segments) for result in results for ids in result.ids)
+    records = []
+    for name, (ids, segments) in zip(names, frames, strict=True):
+        labels = [(segment.id, segment.category_id) for segment in segments]
+        numbers = {segment.id: segment.id for segment in segments}
+        instances = numbers if max(numbers, default=0) <= _MOST_INSTANCES else None
+        records.append(
+            predictions.write_frame(output, video.video_id, name, ids.numpy(), labels, settings.canvas, instances)
+        )
+    return predictions.write_video(output, video.video_id, records)
+
+
+def _output_sizes(sizes: Sizes, settings: InferenceSettings) -> Sizes:
+    return replace(sizes, output=(settings.canvas[1], settings.canvas[0])) if settings.at_canvas else sizes
+
+
+def _check_memory(model: OfflineDVIS, settings: InferenceSettings, videos: Sequence[Video]) -> None:
+    """Say how much main memory the offline model will take.
+
+    Raises:
+        UserError: the machine has less.
+    """
+    frames = max(len(video.frames) for video in videos)
+    width, height = settings.canvas
+    size = edge_size(height, width, settings.shortest, settings.longest)
+    need = offline_memory(model.segmenter.config, frames, *size)
+    what = "the offline model keeps the mask features of a whole video, which"
+    require_memory(need, what, advice="use the online model or a smaller INPUT.MIN_SIZE_TEST")
+    if is_first():
+        print(f"the offline model keeps the mask features of a whole video: {need / 1e9:.1f} GB for {frames} frames")
+
+
+def _split_of(take: Take) -> str:
+    """The split a take is exported with; takes of one's own have a file of their own."""
+    return next((split for split in _EXPORTED_SPLITS if split in splits_of(take)), OWN)
+
+
+def _claim(output: Path, origin: Path, settings: InferenceSettings) -> None:
+    """Note in `output` which model its predictions are of.
+
+    Raises:
+        UserError: they are of another one.
+    """
+    with origin.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    claim = {"model": origin.name, "sha256": digest, "settings": json.loads(json.dumps(asdict(settings)))}
+    path = predictions.origin_path(output)
+    if path.exists() and (others := _differences(path, claim)):
+        raise UserError(f"{output}: holds predictions {others}; choose another folder for these (--out), those stay")
+    write_json(path, claim)
+
+
+def _differences(path: Path, claim: Mapping[str, Any]) -> str:
+    """In what the predictions that `path` is about are others than those of `claim`; empty if in nothing."""
+    try:
+        there = read_json(path)
+        # A file of an older version lacks settings that came later; their defaults are what it did.
+        settings = json.loads(json.dumps(asdict(InferenceSettings()))) | there["settings"]
+        name, digest = str(there["model"]), there["sha256"]
+    except (UserError, KeyError, TypeError) as error:
+        return f"of a model that {path.name} does not tell ({error})"
+    if digest != claim["sha256"]:
+        return f"of another model, {name}" if name != claim["model"] else f"of another model called {name}, too"
+    keys = {field: key for key, field in KEYS.items()}
+    changed = [
+        f"{keys.get(f'test.{field}', field)} {settings[field]!r} (now {value!r})"
+        for field, value in claim["settings"].items()
+        if settings[field] != value
+    ]
+    return f"made with {', '.join(changed)}" if changed else ""

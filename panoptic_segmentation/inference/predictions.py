@@ -1,0 +1,177 @@
+"""Predictions on disk in the published form (data specification, section 7.4).
+
+Below `<output>/inference`: `pan_pred/<video id>/<frame>.png` with class colours, `pred_<split>.json` with the segment
+records of a split's videos, and, ours, `videos/<video id>.json` with those of one video, written once its pictures are,
+and `pan_instances/<video id>/<frame>.png`, grey, with the number of the object at each pixel: what class colours hide.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from operating_room.domain.categories import CATEGORIES, COLORS
+from operating_room.errors import UserError
+from operating_room.files.atomic import write_json
+from operating_room.files.png import png_form, write_png
+from operating_room.files.readers import read_json
+from operating_room.recordings.layout import PREDICTION_ORIGIN
+
+Size = tuple[int, int]  # width, height in px
+Labels = Sequence[tuple[int, int]]  # segment id and category id, in the order in which the records are listed
+
+
+def picture_path(output: Path, video_id: str, file_name: str) -> Path:
+    """The predicted picture of a frame; `file_name` is that of the camera's picture."""
+    return output / "inference" / "pan_pred" / video_id / f"{Path(file_name).stem}.png"
+
+
+def instance_path(output: Path, video_id: str, file_name: str) -> Path:
+    """The picture of a frame's instance numbers; only where `write_frame` was given them."""
+    return output / "inference" / "pan_instances" / video_id / f"{Path(file_name).stem}.png"
+
+
+def video_path(output: Path, video_id: str) -> Path:
+    """The records of one video."""
+    return output / "inference" / "videos" / f"{video_id}.json"
+
+
+def origin_path(output: Path) -> Path:
+    """Which model, with which settings, the predictions are of."""
+    return output / "inference" / PREDICTION_ORIGIN
+
+
+def split_path(output: Path, split_name: str) -> Path:
+    """The published prediction file; `split_name` is the published one (`train_small`)."""
+    return output / "inference" / f"pred_{split_name}.json"
+
+
+def write_frame(
+    output: Path,
+    video_id: str,
+    file_name: str,
+    ids: Int[np.ndarray, "height width"],
+    labels: Labels,
+    size: Size,
+    instances: Mapping[int, int] | None = None,
+) -> dict[str, Any]:
+    """Write the picture of a frame, resized to `size`, and return its record.
+
+    Args:
+        ids: segment id per pixel at network resolution, 0 = nothing; areas and boxes are counted here.
+        labels: the video's segments; those without a pixel here or, where `size` is smaller, in the picture, and those
+            of a class beyond the 24 are left out: a record whose colour is nowhere could not be scored.
+        size: width and height of the picture.
+        instances: segment id -> number of the object, 1 to 255, the same in all frames of the video (such as 1 + its
+            query). If given, it is each record's `instance_id`, and a second picture shows it (`instance_path`).
+    """
+    from PIL import Image
+    from scipy import ndimage
+
+    categories = np.zeros(max([0, *(number for number, _ in labels)]) + 1, np.uint8)
+    numbers = np.zeros_like(categories)
+    places, areas = ndimage.find_objects(ids), np.bincount(ids.ravel(), minlength=len(categories))
+    shown = np.asarray(Image.fromarray(ids.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
+    is_shown = np.bincount(shown.ravel(), minlength=len(categories)) > 0
+    records = []
+    for number, category in labels:
+        if category >= len(CATEGORIES) or not is_shown[number]:
+            continue
+        categories[number] = category
+        rows, columns = places[number - 1]
+        records.append(
+            {
+                "bbox": [columns.start, rows.start, columns.stop - 1 - columns.start, rows.stop - 1 - rows.start],
+                "area": int(areas[number]),
+                "category_id": category,
+                "iscrowd": 0,
+                "id": CATEGORIES[category].color_id,
+            }
+        )
+        if instances is not None:
+            records[-1]["instance_id"] = numbers[number] = instances[number]
+    if instances is not None:
+        write_png(instance_path(output, video_id, file_name), numbers[shown][..., None])
+    colors = np.concatenate([COLORS, np.full((len(COLORS), 1), 255, np.uint8)], axis=1)
+    write_png(picture_path(output, video_id, file_name), colors[categories[shown]])
+    return {"segments_info": records, "file_name": file_name}
+
+
+def write_video(output: Path, video_id: str, frames: list[dict[str, Any]]) -> dict[str, Any]:
+    """Write and return the records of a video, after all its pictures: from now on it counts as done."""
+    video = {"annotations": frames, "video_id": video_id}
+    write_json(video_path(output, video_id), video)
+    return video
+
+
+def read_video(output: Path, video_id: str, file_names: Sequence[str]) -> dict[str, Any] | None:
+    """The records of a video that is there, as far as `file_names` or further; else None.
+
+    It is not there if its records or one of its pictures are missing or damaged: it has to be predicted again then.
+    """
+    path = video_path(output, video_id)
+    if not path.exists():
+        return None
+    try:
+        video = read_json(path)
+        frames = [(frame["file_name"], frame["segments_info"]) for frame in video["annotations"]]
+        numbered = any("instance_id" in segment for _, segments in frames for segment in segments)
+    except (UserError, KeyError, TypeError):
+        return None
+    if [name for name, _ in frames[: len(file_names)]] != list(file_names) or video.get("video_id") != video_id:
+        return None
+    pictures = [
+        find(output, video_id, name) for find in (picture_path, instance_path)[: 1 + numbered] for name, _ in frames
+    ]
+    return video if all(map(_is_whole, pictures)) else None
+
+
+def _is_whole(picture: Path) -> bool:
+    """Whether a PNG is there and as it was written, by its checksums: that takes no decoding."""
+    try:
+        png_form(picture.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def write_split(output: Path, split_name: str, videos: Iterable[dict[str, Any]]) -> Path:
+    """Write the published prediction file of a split and return its path.
+
+    What earlier runs have put into it under other video ids stays.
+    """
+    path = split_path(output, split_name)
+    merged: dict[str, dict[str, Any]] = {}
+    if path.exists():
+        try:
+            merged = {video["video_id"]: video for video in read_json(path)["annotations"]}
+        except (UserError, KeyError, TypeError) as error:
+            told = "holds only what is predicted now; give all takes, what is there is not predicted again"
+            print(f"{path}: was damaged ({error}) and {told}", file=sys.stderr)
+    merged |= {video["video_id"]: video for video in videos}
+    write_json(path, {"annotations": list(merged.values())})
+    return path
+
+
+def segments_of_masks(
+    masks: Float[np.ndarray, "instances frames height width"],
+    scores: Float[np.ndarray, " instances"],
+    labels: Int[np.ndarray, " instances"],
+) -> tuple[Int[np.ndarray, "frames height width"], list[tuple[int, int]]]:
+    """Segment ids and (id, category) of instances given by soft masks (0..1).
+
+    Each pixel goes to the instance with the largest score * mask, if that instance's mask is at least 0.5 there.
+    Instances without pixel are left out.
+    """
+    winner = (scores[:, None, None, None] * masks).argmax(0)
+    certain = np.take_along_axis(masks, winner[None], 0)[0] >= 0.5
+    winner = np.where(certain, winner, -1)
+    found = np.unique(winner[certain])
+    ids = np.zeros(len(masks) + 1, np.int32)  # the last one is for -1
+    ids[found] = np.arange(1, len(found) + 1)
+    return ids[winner], [(int(ids[instance]), int(labels[instance])) for instance in found]

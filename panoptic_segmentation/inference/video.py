@@ -1,0 +1,124 @@
+"""Inference on videos, window by window (stage-1 specification, sections 5.1, 6.1 and 7).
+
+CTVIS and the online model go forward in time and yield one frame after the other; what is kept from window to window is
+one set of query embeddings. The offline model needs the whole video before it can say anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from panoptic_segmentation.inference.panoptic import Sizes
+from panoptic_segmentation.model.matching import align
+from panoptic_segmentation.model.refiner import VideoPrediction
+from panoptic_segmentation.model.segmenter import DIVISIBILITY, SegmenterConfig, SegmenterOutput
+from panoptic_segmentation.model.tracker import TrackerState
+from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS, OnlineDVIS
+
+Window = Float[Tensor, "_ 3 height width"]  # RGB, 0..255, on the model's device
+
+
+@dataclass(frozen=True)
+class FramePrediction:
+    """One frame of a video; query k is the same object in all its frames."""
+
+    logits: Float[Tensor, "queries classes"]  # the last class is "no object"
+    masks: Float[Tensor, "queries h w"]  # logits at the mask stride
+    sizes: Sizes  # the output has the size of the picture
+
+
+@torch.no_grad()
+def ctvis_frames(model: CTVIS, windows: Iterable[Window]) -> Iterator[FramePrediction]:
+    """Segment each frame and align its queries with the frame before, by re-identification embeddings."""
+    previous: Tensor | None = None
+    for window in windows:
+        seen = model.segmenter(window)
+        sizes = _sizes(seen)
+        for logits, masks, reid in zip(seen.logits, seen.masks, seen.reid):
+            order = slice(None) if previous is None else align(previous, reid)
+            previous = reid[order]
+            yield FramePrediction(logits[order], masks[order], sizes)
+
+
+@torch.no_grad()
+def online_frames(model: OnlineDVIS, windows: Iterable[Window]) -> Iterator[FramePrediction]:
+    """Segment each frame and carry the queries on by the tracker."""
+    state: TrackerState | None = None
+    for window in windows:
+        seen = model.segmenter(window)
+        tracked = model.tracker(seen.embeddings, seen.embeddings_raw, seen.mask_features, state)
+        state = tracked.state
+        for logits, masks in zip(tracked.last.logits, tracked.last.masks):
+            yield FramePrediction(logits, masks, _sizes(seen))
+
+
+def mean_logits(frames: Sequence[FramePrediction]) -> Float[Tensor, "queries classes"]:
+    """Class logits averaged over time, before the soft-max."""
+    return torch.stack([frame.logits for frame in frames]).mean(0)
+
+
+@dataclass(frozen=True)
+class OfflineVideo:
+    """The offline model's result for a whole video."""
+
+    refined_logits: Float[Tensor, "queries classes"]
+    tracked_logits: Float[Tensor, "queries classes"]  # the tracker's, averaged over time
+    prediction: VideoPrediction
+    mask_features: list[Float[Tensor, "_ width h w"]]  # per window, on the CPU
+    sizes: Sizes
+
+    @property
+    def probabilities(self) -> Float[Tensor, "queries classes"]:
+        """Class scores of the queries."""
+        return refined_probabilities(self.refined_logits, self.tracked_logits)
+
+    def masks(self) -> Iterator[Float[Tensor, "queries h w"]]:
+        """Mask logits, frame by frame, on the device of the model."""
+        features = (frame for window in self.mask_features for frame in window)
+        for embedding, feature in zip(self.prediction.mask_embeddings, features):
+            yield torch.einsum("qc,chw->qhw", embedding, feature.to(embedding.device, embedding.dtype))
+
+
+@torch.no_grad()
+def offline_video(model: OfflineDVIS, windows: Iterable[Window]) -> OfflineVideo:
+    """Segment and track window by window, then refine the whole video at once.
+
+    The mask features of all frames are kept in main memory until the masks are made (see `offline_memory`).
+    """
+    state: TrackerState | None = None
+    states, embeddings, logits, mask_features = [], [], [], []
+    for window in windows:
+        seen = model.segmenter(window)
+        tracked = model.tracker(seen.embeddings, seen.embeddings_raw, seen.mask_features, state)
+        state = tracked.state
+        states.append(tracked.states)
+        embeddings.append(seen.embeddings_raw)
+        logits.append(tracked.last.logits)
+        mask_features.append(seen.mask_features.cpu())
+    refined = model.refiner(torch.cat(states), torch.cat(embeddings))
+    return OfflineVideo(refined.last.logits, torch.cat(logits).mean(0), refined.last, mask_features, _sizes(seen))
+
+
+def refined_probabilities(
+    refined: Float[Tensor, "queries classes"], tracked: Float[Tensor, "queries classes"]
+) -> Float[Tensor, "queries classes"]:
+    """The greater of refiner's and tracker's score per class; "no object" is left to the refiner alone."""
+    probabilities = refined.softmax(-1)
+    others = torch.maximum(probabilities, tracked.softmax(-1))[:, :-1]
+    return torch.cat((others, probabilities[:, -1:]), dim=1)
+
+
+def offline_memory(config: SegmenterConfig, frames: int, height: int, width: int) -> int:
+    """Bytes of main memory that the offline model needs for the mask features of a video."""
+    step, stride = DIVISIBILITY, config.mask_stride
+    cells = (-(-height // step) * step // stride) * (-(-width // step) * step // stride)
+    return 4 * frames * config.width * cells
+
+
+def _sizes(seen: SegmenterOutput) -> Sizes:
+    return Sizes(seen.padded_size, seen.image_size, seen.image_size)

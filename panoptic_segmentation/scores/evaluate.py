@@ -1,0 +1,258 @@
+"""VPQ and STQ of predictions on disk against the ground truth (data specification, section 7.5)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from operating_room.errors import UserError
+from operating_room.files.atomic import write_json
+from operating_room.files.readers import read_json, require
+from operating_room.recordings.dataset import Dataset
+from operating_room.work.processes import Share
+from panoptic_segmentation.config.settings import Config, read_test
+from panoptic_segmentation.data.ground_truth import Size, Video, find_videos, ground_truth_path, prepare
+from panoptic_segmentation.inference import predictions
+from panoptic_segmentation.inference.predict import ALL, LeftOut, load, predict
+from panoptic_segmentation.scores.overlap_cache import cached_overlaps
+from panoptic_segmentation.scores.stq import SequenceQuality, tracking_quality
+from panoptic_segmentation.scores.vpq import VideoQuality, instance_records, video_quality
+
+_MAKER = "`mmor panoptic predict` with this --out and --name"  # what makes the files that are scored
+DEFINITIONS = {
+    "classes": "the published measure: all pixels of a class in a window are one tube",
+    "instances": "the same with every predicted object as a tube of its own; null where the files have no numbers",
+    "stq": "Weber et al. 2021: square root of association * iou, as the published script counts",
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All scores of a prediction file."""
+
+    classes: VideoQuality  # as published
+    instances: VideoQuality | None  # identity switches count; None for files without instance numbers
+    tracking: SequenceQuality
+
+    def __str__(self) -> str:
+        lines = [str(self.classes), ""]
+        if self.instances is not None:
+            per_window = ", ".join(
+                f"{100 * window.average['pq']:.1f} over {length}" for length, window in self.instances.windows.items()
+            )
+            lines.append(f"VPQ by instance, identity switches count: {self.instances.vpq:.1f} ({per_window} frames)")
+        track = self.tracking
+        lines.append(
+            f"STQ {100 * track.stq:.1f} (association {100 * track.association:.1f}, IoU {100 * track.iou:.1f})"
+        )
+        return "\n".join(lines)
+
+
+def predict_and_evaluate(
+    config: Config, data: Path, output: Path, prepared: Path, workers: int = 1, share: Share = ALL
+) -> Iterator[Evaluation]:
+    """Predict and score every split of `config.test_data` with `config.weights`, below `output`.
+
+    Several data sets of one split are predicted into one file, `pred_<split>.json`. Of several processes that share
+    the videos (see `predict`) the first one scores.
+
+    Raises:
+        UserError: see `load`, `predict` and `evaluate`; where a picture is unreadable, the other splits are scored
+            first.
+    """
+    if not config.weights:
+        raise UserError("--eval-only needs a model; add MODEL.WEIGHTS and its file")
+    origin = Path(config.weights)
+    model, settings = load(origin, config)
+    dataset = Dataset(data)
+    splits: dict[str, list[Video]] = {}
+    for choice in config.test_choices:
+        splits.setdefault(choice.split_name, []).extend(find_videos(dataset, choice.takes(dataset)))
+    truth = "_".join(dict.fromkeys(choice.name for choice in config.test_choices)) + "_ground_truth"
+    problems = []
+    for split, videos in splits.items():
+        try:
+            predict(model, settings, videos, output, split, origin, share)
+        except LeftOut as error:
+            problems.append(str(error))
+            continue
+        if share.rank == 0:
+            yield evaluate(videos, output, split, prepared, f"{truth}_{split}", settings.canvas, workers)
+    if problems:
+        raise LeftOut("; ".join(problems))
+
+
+def predicted_size(output: Path) -> Size:
+    """The size of the pictures that `predict` has written below `output`.
+
+    Raises:
+        UserError: it has written none there, or the file that says so is damaged.
+    """
+    path = predictions.origin_path(output)
+    require(path, _MAKER)
+    there = read_json(path)
+    settings = there.get("settings") if isinstance(there, dict) else None
+    if not isinstance(settings, dict) or "canvas" not in settings:
+        raise UserError(f"{path}: does not tell the size of the predicted pictures; give --canvas")
+    return read_test({"canvas": settings["canvas"]}, path, "settings").canvas
+
+
+def scored_size(output: Path, wanted: Size | None) -> Size:
+    """The size at which predictions are scored: their own where `predict` has noted it, else `wanted`.
+
+    Raises:
+        UserError: neither is known.
+    """
+    if wanted is None:
+        return predicted_size(output)
+    if not predictions.origin_path(output).exists():
+        return wanted
+    there = predicted_size(output)
+    if there != wanted:
+        told = f"the predictions in {output} are {there[0]}x{there[1]} px and are scored at that size"
+        print(f"--canvas {wanted[0]}x{wanted[1]}: {told}", file=sys.stderr)
+    return there
+
+
+def of_predicted_takes(videos: Sequence[Video], output: Path, split_name: str) -> list[Video]:
+    """The videos of those takes of which something is predicted below `output`; the other takes are named.
+
+    Raises:
+        UserError: the prediction file is missing or damaged, or holds none of the takes.
+    """
+    path = predictions.split_path(output, split_name)
+    there = {_whole(video["video_id"]) for video in _predicted_videos(path)}
+    found = {video.take for video in videos if video.whole_id in there}
+    if videos and not found:
+        raise UserError(
+            f"{path}: holds predictions of no annotated take in the data folder; predict them, or give --data"
+        )
+    if left_out := dict.fromkeys(video.take.sample_name for video in videos if video.take not in found):
+        print(f"not scored, because {path.name} has no prediction of them: {', '.join(left_out)}", file=sys.stderr)
+    return [video for video in videos if video.take in found]
+
+
+def evaluate(
+    videos: Sequence[Video],
+    output: Path,
+    split_name: str,
+    prepared: Path,
+    truth_name: str,
+    canvas: Size,
+    workers: int = 1,
+) -> Evaluation:
+    """Compare the predictions of `videos` below `output` with the ground truth, which is completed below `prepared`.
+
+    The result is also written, with definitions and what was compared, to `<output>/inference/vpq_<split_name>.json`.
+    An interrupted evaluation goes on where it stopped.
+
+    Args:
+        truth_name: of the ground-truth file, such as `hybridor_ground_truth_val`.
+        canvas: width and height of all pictures, px.
+        workers: processes that prepare the ground truth.
+
+    Raises:
+        UserError: predictions are missing or do not fit the ground truth.
+    """
+    truth = prepare(videos, prepared, truth_name, canvas, workers)
+    path = predictions.split_path(output, split_name)
+    predicted, folder_of = _predictions_of(videos, _predicted_videos(path), path)
+    pictures = {
+        (video.video_id, picture.name): prepared_picture
+        for video in videos
+        for picture, prepared_picture in zip(video.pictures(), video.prepared(prepared, True))
+    }
+    names = {category["id"]: category["name"] for category in truth["categories"]}
+
+    def true_picture(video_id: str, name: str) -> Path:
+        return pictures[video_id, name]
+
+    def class_picture(video_id: str, name: str) -> Path:
+        return predictions.picture_path(output, folder_of.get((video_id, name), video_id), name)
+
+    def instance_picture(video_id: str, name: str) -> Path:
+        return predictions.instance_path(output, folder_of.get((video_id, name), video_id), name)
+
+    cache = output / "inference" / "overlaps"
+    overlaps = list(cached_overlaps(cache / "classes", truth, true_picture, predicted, class_picture))
+    numbered, instances = instance_records(predicted), None
+    if numbered is not None:
+        by_number = cached_overlaps(cache / "instances", truth, true_picture, numbered, instance_picture)
+        instances = video_quality(by_number, names)
+    evaluation = Evaluation(video_quality(overlaps, names), instances, tracking_quality(overlaps).overall)
+    report = {
+        "version": version("mmor"),
+        "split": split_name,
+        "takes": sorted({video.take.sample_name for video in videos}),
+        "videos": len(videos),
+        "frames": sum(len(video.frames) for video in videos),
+        "ground_truth_sha256": _digest(ground_truth_path(prepared, truth_name)),
+        "predictions_sha256": _digest(path),
+        "measures": DEFINITIONS,
+        **evaluation.classes.to_json(),
+        "instances": None if instances is None else instances.to_json(),
+        "stq": asdict(evaluation.tracking) | {"stq": evaluation.tracking.stq},
+    }
+    write_json(output / "inference" / f"vpq_{split_name}.json", report, indent=1)
+    return evaluation
+
+
+def _predictions_of(
+    videos: Sequence[Video], predicted: Sequence[dict[str, Any]], path: Path
+) -> tuple[dict[str, Any], dict[tuple[str, str], str]]:
+    """The predictions rearranged into the ground truth's videos, and the folder of each frame's picture.
+
+    Videos are cut into parts by their number of frames, and more frames may be predicted than are annotated. A frame of
+    another part of the same camera is taken where the part of the same name lacks it.
+    """
+    found: dict[tuple[str, str], tuple[str, list[dict[str, Any]]]] = {}
+    try:
+        for video in predicted:
+            name = video["video_id"]
+            for frame in video["annotations"]:
+                for key in (name, _whole(name)):
+                    found.setdefault((key, frame["file_name"]), (name, frame["segments_info"]))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: is no prediction file ({error!r}); predict again") from error
+    annotations, folders = [], {}
+    for video in videos:
+        frames = []
+        for picture in video.pictures():
+            key = video.video_id, picture.name
+            match = found.get(key, found.get((video.whole_id, picture.name)))
+            if match is not None:
+                folders[key], segments = match
+                frames.append({"file_name": picture.name, "segments_info": segments})
+        annotations.append({"video_id": video.video_id, "annotations": frames})
+    return {"annotations": annotations}, folders
+
+
+def _predicted_videos(path: Path) -> list[dict[str, Any]]:
+    """The videos of a prediction file.
+
+    Raises:
+        UserError: it is missing, damaged or none.
+    """
+    require(path, _MAKER)
+    content = read_json(path)
+    videos = content.get("annotations") if isinstance(content, dict) else None
+    if not isinstance(videos, list) or not all(
+        isinstance(video, dict) and isinstance(video.get("video_id"), str) for video in videos
+    ):
+        raise UserError(f"{path}: is no prediction file; predict again")
+    return videos
+
+
+def _whole(video_id: str) -> str:
+    """The id of a video without that of its part."""
+    return re.sub(r"_part\d+$", "", video_id)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,36 @@
+"""Which parameter is trained at which rate and decayed how much (stage-1 specification, section 9.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from panoptic_segmentation.config.settings import Rates
+
+_NORMALISATION = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
+
+
+def parameter_rates(model: nn.Module, rates: Rates) -> Iterator[tuple[str, nn.Parameter, float, float]]:
+    """Name, parameter, learning rate and weight decay of each trainable parameter."""
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(prefix=module_name, recurse=False):
+            if not parameter.requires_grad:
+                continue
+            rate, decay = rates.base, rates.decay
+            if "backbone" in module_name:
+                rate *= rates.backbone_multiplier
+            if isinstance(module, _NORMALISATION):
+                decay = rates.decay_of_normalisation
+            elif isinstance(module, nn.Embedding):
+                decay = rates.decay_of_embeddings
+            yield name, parameter, rate, decay
+
+
+def parameter_groups(model: nn.Module, rates: Rates) -> list[dict[str, Any]]:
+    """Groups for a torch optimiser: one per combination of learning rate and weight decay."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for _, parameter, rate, decay in parameter_rates(model, rates):
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]

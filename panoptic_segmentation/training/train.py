@@ -1,0 +1,174 @@
+"""Training of the three video models through transformers' Trainer (stage-1 specification, section 9).
+
+Which clips a step sees and all that is random in it follow from the seed and the step's number, so that a run that is
+stopped and resumed goes the same way as one that is not.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from computing.tracking import finish_wandb
+from computing.training_checkpoints import find_checkpoint, numbered_checkpoints, remove_half_written
+from computing.training_errors import one_line_errors
+from computing.training_progress import shown_progress
+from operating_room.errors import UserError
+from operating_room.recordings.dataset import Dataset
+from operating_room.work.processes import is_first, share
+from panoptic_segmentation.config.config_keys import MODEL_KEYS, STAY_KEYS
+from panoptic_segmentation.config.settings import Config, field_value, read_config, save_config, unused_summary
+from panoptic_segmentation.data.clips import ClipDataset, repeat_factors
+from panoptic_segmentation.data.ground_truth import Video, find_videos, prepare
+from panoptic_segmentation.training.trainer import ClipTrainer, TrainedModel, readers, training_arguments
+from panoptic_segmentation.weights.checkpoints import (
+    ModelCard,
+    build_model,
+    load_checkpoint,
+    save_model,
+    save_published,
+)
+
+MODEL_FILE, FINAL_FILE, CONFIG_FILE = "model.safetensors", "model_final.pth", "config.yaml"
+_SMALLER = "lower INPUT.SAMPLING_FRAME_NUM, the sizes in INPUT.MIN_SIZE_TRAIN or SOLVER.IMS_PER_BATCH"
+
+
+def train(
+    config: Config,
+    data: Path,
+    output: Path,
+    prepared: Path,
+    resume: bool = False,
+    half: bool = False,
+    workers: int = 1,
+    report_to: str = "none",
+) -> Path:
+    """Train a model and save it as `output`/model.safetensors and model_final.pth, the configuration beside it.
+
+    Under torchrun every process takes its share of each batch.
+
+    Args:
+        data: folder of MM-OR_data and/or 4D-OR_data.
+        output: folder of the model, and of checkpoints on the way: `checkpoint-N` to resume from, and the model alone
+            as `model_<N-1, seven digits>.pth`, as published.
+        prepared: folder of the prepared ground truth, which is completed here.
+        resume: continue from the last whole checkpoint in `output`; if there is none, start from `config.weights`.
+        half: store the model in 16 bits.
+        workers: processes that prepare the ground truth.
+        report_to: "wandb" logs there too.
+
+    Returns:
+        the path of the model file.
+
+    Raises:
+        UserError: data or weights are missing or unreadable, or `output` cannot be written or holds an earlier training
+            that is not to be resumed.
+    """
+    arguments = training_arguments(config, output, report_to)
+    if config.unused and is_first():
+        print(unused_summary(config))
+    torch.manual_seed(config.seed)  # initial weights
+    model = build_model(config.kind, config.segmenter, config.video)
+    checkpoint = begin_folder(config, output, resume)
+    if checkpoint is None and config.weights:
+        report = load_checkpoint(Path(config.weights), model, complete=False)
+        if is_first():
+            print(report)
+    # The first process of all prepares for everybody. Where machines have disks of their own, the first of each other
+    # machine finds nothing there and prepares, too; the rest only look.
+    with arguments.main_process_first(local=False), arguments.main_process_first(local=True):
+        videos, classes = training_videos(config, data, prepared, workers)
+    threshold = config.clips.repeat_threshold
+    clips = ClipDataset(
+        videos,
+        prepared,
+        config.clips,
+        config.test.canvas,
+        seed=config.seed,
+        length=config.solver.steps * config.solver.batch_size,
+        factors=repeat_factors(classes, threshold) if threshold else None,
+        readers=share().processes * max(readers(config), 1),
+    )
+    trained = TrainedModel(model, config)
+    trainer = ClipTrainer(config, trained, clips, arguments)
+    path = output / MODEL_FILE
+    with one_line_errors(output, _SMALLER, "DATALOADER.NUM_WORKERS"):
+        if is_first():
+            save_config(config, output / CONFIG_FILE)
+        with shown_progress(trainer):
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    finish_wandb()
+    trainer.check_weights()
+    if is_first():
+        card = ModelCard(config.kind, config.segmenter, config.video, asdict(config.test))
+        save_model(path, trained.result, card, half)
+        save_published(output / FINAL_FILE, trained.result, config.solver.steps - 1, config.losses)
+    return path
+
+
+def begin_folder(config: Config, output: Path, resume: bool, look_only: bool = False) -> Path | None:
+    """The checkpoint to go on from; what is wrong with newer ones is told, what a killed training has left is cleared.
+
+    Args:
+        config: the experiment.
+        output: folder of the training.
+        resume: whether it may go on.
+        look_only: tell and clear nothing.
+
+    Raises:
+        UserError: the folder holds an earlier training that is not to be resumed, or that of another model.
+    """
+    if not resume and (there := numbered_checkpoints(output)):
+        raise UserError(f"{there[0]}: is of an earlier training; go on with --resume, or choose another folder")
+    found = find_checkpoint(output, same_processes=False)
+    if found.path is None:
+        model = next((path for name in (MODEL_FILE, FINAL_FILE) if (path := output / name).exists()), None)
+        if model is not None:
+            raise UserError(f"{model}: is a trained model without checkpoint; choose another folder with --out")
+    else:
+        _check_same_training(config, found.path)
+    if is_first() and not look_only:
+        for line in found.left_out:
+            print(line, file=sys.stderr)
+        if found.path is not None:
+            print(f"resuming from {found.path}")
+        remove_half_written(output)
+    return found.path
+
+
+def _check_same_training(config: Config, checkpoint: Path) -> None:
+    """Compare with the configuration that was saved beside a checkpoint, which brings its own rates, whatever is asked.
+
+    Raises:
+        UserError: the checkpoint is of another model, or something that it decides is asked for differently.
+    """
+    path = checkpoint.parent / CONFIG_FILE
+    try:
+        there = read_config(path)
+    except UserError as error:
+        if path.exists() and is_first():
+            print(f"{error}; whether this is the same training is not checked", file=sys.stderr)
+        return
+    for key in (*MODEL_KEYS, *STAY_KEYS):
+        mine, theirs = field_value(config, key), field_value(there, key)
+        if mine != theirs:
+            raise UserError(f"{checkpoint}: {key} was {theirs!r} and is now {mine!r}; choose another folder with --out")
+
+
+def training_videos(config: Config, data: Path, prepared: Path, workers: int = 1) -> tuple[list[Video], list[set[int]]]:
+    """The videos of the configured training data and the classes in each of their frames.
+
+    Their ground truth is prepared below `prepared`.
+    """
+    dataset = Dataset(data)
+    videos, classes = [], []
+    for choice in config.train_choices:
+        chosen = find_videos(dataset, choice.takes(dataset))
+        truth = prepare(chosen, prepared, choice.ground_truth_name, config.test.canvas, workers)
+        videos += chosen
+        frames = [frame for video in truth["annotations"] for frame in video["annotations"]]
+        classes += [{segment["category_id"] for segment in frame["segments_info"]} for frame in frames]
+    return videos, classes

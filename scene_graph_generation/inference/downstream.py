@@ -1,0 +1,261 @@
+"""The downstream tasks answered by a model and by the sterility rule, and scored (data specification, section 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from operating_room.domain.takes import MMOR, find_take
+from operating_room.errors import UserError
+from operating_room.files.atomic import write_json
+from operating_room.files.readers import read_json, require
+from operating_room.graphs.graph_files import load_predictions
+from operating_room.graphs.memory import Memory
+from operating_room.graphs.prompts import downstream_prompt
+from operating_room.graphs.scene_graph import Sample, as_triplets, by_take
+from operating_room.recordings.dataset import Dataset
+from operating_room.scores import bootstrap
+from operating_room.scores.downstream import (
+    CLASSES,
+    DEFINITIONS,
+    DownstreamScores,
+    breach_answers,
+    judge,
+    predicted_samples,
+    read_labels,
+    score_downstream,
+    time_errors,
+)
+from operating_room.scores.fingerprints import annotations_fingerprint, code_version, fingerprint
+from operating_room.scores.reports import Report
+from operating_room.scores.scoring import without_prediction
+from operating_room.scores.sterility import SterilityRule
+from operating_room.work.progress import track
+from scene_graph_generation.inference.answers import Answer, Answers, open_answers
+from scene_graph_generation.inference.generator import SceneGraphGenerator
+from scene_graph_generation.inference.infer import answers_path, shortened_memories
+from scene_graph_generation.inputs.example import Example
+from scene_graph_generation.samples.downstream_samples import remembered
+
+TASKS = tuple(CLASSES)
+RULED_TASK = "sterility_breach"  # the one that the published evaluation answers by a rule
+Labels = Mapping[str, Mapping[str, Any]]  # take name without suffix -> frame_id -> label
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """How well one task was answered, and how certain that is."""
+
+    scores: DownstreamScores
+    intervals: dict[str, bootstrap.Interval]
+
+    def to_json(self) -> dict[str, Any]:
+        """As in the results file; definitions are told once for all."""
+        scores = self.scores.to_json()
+        del scores["definitions"]
+        return {**scores, "intervals": self.intervals}
+
+
+@dataclass(frozen=True)
+class DownstreamEvaluation:
+    """Scores of the tasks, each by who answered: `model` or `rule`."""
+
+    tasks: dict[str, dict[str, TaskScores]]
+    seconds: dict[str, float | int | None] | None  # of the model: `time_errors`
+    about: dict[str, Any]  # what was scored with what
+    samples: dict[str, dict[str, Any]]  # by sample id: label and answers of each task
+    problems: list[str]  # one line for each take that is left out
+
+    def to_json(self) -> dict[str, Any]:
+        """The results file."""
+        return {
+            "task": "downstream",
+            "about": self.about,
+            "definitions": {**DEFINITIONS, "intervals": bootstrap.DEFINITION},
+            "tasks": {task: {who: one.to_json() for who, one in by.items()} for task, by in self.tasks.items()},
+            "seconds": self.seconds,
+            "problems": self.problems,
+            "samples": self.samples,
+        }
+
+    def __str__(self) -> str:
+        blocks = []
+        for by in self.tasks.values():
+            for who, one in by.items():
+                macro, certainty = one.scores.overall.macro, bootstrap.describe(one.intervals, "macro f1-score")
+                blocks.append(f"{who}: {one.scores}\n{who}: Macro F1 {macro['f1-score']:.4f} {certainty}\n")
+        if self.seconds is not None:
+            told = ", ".join(
+                f"{name.replace('_', ' ')} {value:.1f} s" if "error" in name else f"{name.replace('_', ' ')} {value}"
+                for name, value in self.seconds.items()
+                if value is not None
+            )
+            blocks.append(f"model: seconds until the next action: {told}\n")
+        return "\n".join(blocks)
+
+
+def evaluate_downstream(
+    generator: SceneGraphGenerator | None,
+    dataset: Dataset,
+    graphs: Sequence[Sample],
+    expected: Sequence[Sample],
+    rule: SterilityRule,
+    out: Path,
+    about: Mapping[str, Any],
+    labels: Path | None = None,
+    published_memory: bool = False,
+    batch_size: int = 16,
+) -> DownstreamEvaluation:
+    """Answer the three tasks for all timepoints of MM-OR takes and score the answers; a killed run is continued.
+
+    Args:
+        generator: the model; None scores the sterility rule alone.
+        dataset: where the takes and their labels are.
+        graphs: the graphs to answer from, true or predicted.
+        expected: the timepoints to score, those of a take in order of time.
+        rule: of sterility.
+        out: the results file. The generated texts are kept beside it as JSON lines.
+        about: what the results file says of the run besides what is known here.
+        labels: folder with the three label folders; None is the dataset's own.
+        published_memory: the model was trained with the published memory, see `downstream_samples.remembered`.
+        batch_size: questions at once.
+
+    Raises:
+        UserError: no take can be scored, another run is writing `out`, or it holds answers of another run.
+    """
+    expected = [sample for sample in expected if find_take(sample.take_name).dataset == MMOR]
+    known, problems = read_labels(dataset, expected, TASKS, labels)
+    by_id = {graph.sample_id: graph for graph in graphs}
+    samples: list[Sample] = []
+    for name, of_take in by_take(expected).items():
+        if missing := without_prediction(of_take, by_id):
+            problems.append(f"{name} is left out: {missing}")
+        elif find_take(name).name in known[TASKS[0]]:
+            samples += [by_id[sample.sample_id] for sample in of_take]
+    if not samples:
+        raise UserError(f"nothing can be scored; {problems[0] if problems else 'there is no take of MM-OR'}")
+    asked = {"graphs": annotations_fingerprint(samples), "published_memory": published_memory}
+    said: dict[str, str] = {}
+    if generator is not None:
+        asked["model"] = generator.fingerprint
+        with open_answers(answers_path(out), asked) as stored:
+            said, unanswered = _answer(generator, samples, stored, published_memory, batch_size)
+        problems += [f"{take} is left out: {problem}" for take, problem in unanswered.items()]
+        samples = [sample for sample in samples if sample.take_name not in unanswered]
+        if not samples:
+            raise UserError(f"nothing can be scored; {problems[0]}")
+        about = {**about, "max_new_tokens": generator.max_new_tokens}
+    answers = {"rule": {RULED_TASK: breach_answers(samples, rule)}}
+    if generator is not None:
+        answers["model"] = {task: {s.sample_id: said[_key(s, task)] for s in samples} for task in TASKS}
+    evaluation = DownstreamEvaluation(
+        {
+            task: {who: _score(task, samples, said[task], known[task]) for who, said in answers.items() if task in said}
+            for task in TASKS
+            if any(task in said for said in answers.values())
+        },
+        time_errors(samples, answers["model"][TASKS[0]], known[TASKS[0]]) if generator is not None else None,
+        {**about, **asked, "labels": _fingerprint(known), "code": code_version()},
+        _told(samples, answers, known),
+        problems,
+    )
+    write_json(out, evaluation.to_json())
+    return evaluation
+
+
+def read_graphs(path: Path) -> list[Sample]:
+    """Predicted graphs from a predictions file, or from the results file of a scene-graph evaluation.
+
+    Raises:
+        UserError: missing, damaged, or neither.
+    """
+    require(path, "`mmor scene-graph infer`, or `evaluate`,")
+    match read_json(path):
+        case {"task": "scene_graph", "samples": dict(records)}:
+            graphs = {}
+            for key, record in records.items():
+                try:
+                    graphs[key] = as_triplets(record["predicted"])
+                except (KeyError, TypeError) as error:
+                    raise UserError(f"{path}: {key} has no graph under 'predicted'; evaluate again") from error
+            return predicted_samples(graphs)
+    return predicted_samples(load_predictions(path))
+
+
+def _answer(
+    generator: SceneGraphGenerator, samples: Sequence[Sample], answers: Answers, published_memory: bool, size: int
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The answers to all questions by their key (what has none yet is asked), and takes with what is wrong there."""
+    prompts = {_key(sample, task): (sample, prompt) for sample, task, prompt in _questions(samples, published_memory)}
+    questions = {key: generator.text_question(prompt) for key, (_, prompt) in prompts.items()}
+    known = {key: answers.find(key, question) for key, question in questions.items()}
+    texts = {key: text for key, text in known.items() if text is not None}
+    left = [key for key in prompts if key not in texts]
+    problems: dict[str, str] = {}
+    with shortened_memories(generator, "downstream questions") as shortened:
+        for start in track(range(0, len(left), size), "downstream questions"):
+            asked: dict[str, Example] = {}
+            for key in left[start : start + size]:
+                sample, prompt = prompts[key]
+                if sample.take_name in problems:
+                    continue
+                try:
+                    asked[key] = generator.read_text(prompt)
+                except UserError as error:
+                    problems[sample.take_name] = f"timepoint {sample.frame_id}: {error}"
+            if not asked:
+                continue
+            shortened.extend(example.dropped_memory > 0 for example in asked.values())
+            new = dict(zip(asked, generator.answer(list(asked.values())), strict=True))
+            answers.add([Answer(key, questions[key], text) for key, text in new.items()])
+            texts |= new
+    return texts, problems
+
+
+def _questions(samples: Sequence[Sample], published_memory: bool) -> Iterator[tuple[Sample, str, str]]:
+    """Timepoint, task and prompt of every question: the memory of the take so far, the current graph, the task."""
+    for of_take in by_take(samples).values():
+        memory = Memory()
+        for sample in of_take:
+            for task in TASKS:
+                yield sample, task, downstream_prompt(memory.text(), sample.triplets, task)
+            memory.add(remembered(sample.triplets, published_memory), sample.position)
+
+
+def _key(sample: Sample, task: str) -> str:
+    return f"{sample.sample_id} {task}"
+
+
+def _score(task: str, samples: Sequence[Sample], answers: Mapping[str, str], labels: Labels) -> TaskScores:
+    judged, _ = judge(task, samples, answers, labels)
+    takes = [sample.take_name for sample, _, _ in judged]
+    confusions = [Report.from_labels(CLASSES[task], [label], [answer]).confusion for _, label, answer in judged]
+    shape = (0, len(CLASSES[task]), len(CLASSES[task]) + 1)
+    blocks = bootstrap.block_sums(
+        takes, np.array(confusions, np.int64).reshape(shape if not judged else (-1, *shape[1:]))
+    )
+    return TaskScores(score_downstream(task, samples, answers, labels), bootstrap.intervals(CLASSES[task], blocks))
+
+
+def _told(
+    samples: Sequence[Sample], answers: Mapping[str, Mapping[str, Mapping[str, str]]], labels: Mapping[str, Labels]
+) -> dict[str, dict[str, Any]]:
+    """What the results file holds of each timepoint."""
+    return {
+        sample.sample_id: {
+            task: {
+                "label": labels[task][find_take(sample.take_name).name].get(sample.frame_id),
+                **{who: said[task][sample.sample_id] for who, said in answers.items() if task in said},
+            }
+            for task in TASKS
+        }
+        for sample in samples
+    }
+
+
+def _fingerprint(labels: Mapping[str, Labels]) -> str:
+    return fingerprint(f"{task} {take} {sorted(of.items())}" for task in labels for take, of in labels[task].items())

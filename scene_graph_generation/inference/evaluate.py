@@ -1,0 +1,237 @@
+"""Scores of scene graphs as one results file that tells where they come from (data specification, section 6)."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from operating_room.domain.takes import find_take
+from operating_room.domain.vocabulary import PREDICATES, SCORED_PREDICATES
+from operating_room.errors import UserError
+from operating_room.files.atomic import write_json
+from operating_room.files.readers import read_json
+from operating_room.graphs.graph_files import load_predictions
+from operating_room.graphs.scene_graph import Sample, by_take, normalise, parse
+from operating_room.recordings.dataset import Dataset
+from operating_room.scores import bootstrap
+from operating_room.scores.fingerprints import annotations_fingerprint, code_version, inputs_fingerprint
+from operating_room.scores.scoring import SceneGraphScores, score, score_sample, summarise, without_prediction
+from scene_graph_generation.inference.answers import open_answers
+from scene_graph_generation.inference.generator import SceneGraphGenerator
+from scene_graph_generation.inference.infer import Predictions, about_answers, answer_takes, answers_path, seen_of
+from scene_graph_generation.inference.seen import Seen
+
+_PREDICATES = {name.lower() for name in PREDICATES}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores and how certain they are."""
+
+    scores: SceneGraphScores
+    intervals: dict[str, bootstrap.Interval]  # of all samples: see `bootstrap.statistics`
+    about: dict[str, Any]  # what was scored with what
+    samples: dict[str, dict[str, Any]]  # by sample id: true and predicted graph, and the generated text
+    problems: list[str]  # one line for each take that is left out
+    notes: list[str]  # one line for each thing to know before the numbers are believed
+    seen: Seen | None = None  # what the scored timepoints had; None where predictions came as a file
+
+    def to_json(self) -> dict[str, Any]:
+        """The results file."""
+        results = self.scores.to_json()
+        results["definitions"] = {**results["definitions"], "intervals": bootstrap.DEFINITION}
+        results["overall"]["intervals"] = self.intervals
+        return {
+            "task": "scene_graph",
+            "about": self.about,
+            **results,
+            "modalities": None if self.seen is None else self.seen.to_json(),
+            "problems": self.problems,
+            "notes": self.notes,
+            "samples": self.samples,
+        }
+
+    def __str__(self) -> str:
+        macro = self.scores.overall.macro_f1
+        certainty = f"Macro F1 {macro:.4f} {bootstrap.describe(self.intervals, 'macro f1-score')}"
+        seen = "" if self.seen is None else f"{self.seen}\n"
+        blocks = f"{bootstrap.LEVEL} % bootstrap over blocks of {bootstrap.BLOCK} timepoints"
+        return f"{self.scores}\n{seen}{certainty} ({blocks})"
+
+
+def evaluate(samples: Sequence[Sample], predictions: Path, out: Path | None = None) -> SceneGraphScores:
+    """Score a predictions file against the truth and write the results file to `out`.
+
+    Raises:
+        UserError: the file is damaged, or a sample has no prediction.
+    """
+    evaluation = evaluate_file(samples, predictions, out)
+    if evaluation.problems:
+        raise UserError("\n".join(evaluation.problems))
+    return evaluation.scores
+
+
+def evaluate_file(
+    samples: Sequence[Sample], predictions: Path, out: Path | None = None, truth: Path | None = None
+) -> Evaluation:
+    """Score a predictions file; takes of which it lacks timepoints are left out and told.
+
+    Args:
+        samples: the truth.
+        predictions: sample id -> [subject, predicate, object] lists.
+        out: the results file, if one is wanted.
+        truth: the file that `samples` are from, to be named where one of them is wrong.
+
+    Raises:
+        UserError: the file is damaged, or lacks timepoints of every take, or `out` would replace it.
+    """
+    if out is not None and os.path.realpath(out) == os.path.realpath(predictions):
+        raise UserError(f"{out}: holds the predictions, which the results would replace; choose another output")
+    loaded, about = load_predictions(predictions), {"predictions": str(predictions)}
+    usable, problems = _with_usable_truth(samples, truth)
+    for name, of_take in by_take(usable).items():
+        if missing := without_prediction(of_take, loaded):
+            problems.append(f"{name} is left out: {missing}")
+    return _evaluate(usable, loaded, {}, about, problems, out)
+
+
+def require_results(out: Path) -> None:
+    """Results take the place of older results, never that of something else.
+
+    Raises:
+        UserError: `out` is a file of something else.
+    """
+    if not out.is_file() or not out.stat().st_size:
+        return
+    try:
+        there = read_json(out)
+    except UserError:
+        there = None
+    if not isinstance(there, dict) or not {"task", "about"} <= there.keys():
+        raise UserError(f"{out}: is there already and holds no results; remove it or choose another output")
+
+
+def evaluate_model(
+    generator: SceneGraphGenerator,
+    dataset: Dataset,
+    samples: Sequence[Sample],
+    out: Path,
+    about: Mapping[str, Any],
+    memory: bool,
+    batch_size: int = 8,
+    truth: Path | None = None,
+) -> Evaluation:
+    """Generate the graphs of annotated timepoints and score them; an interrupted run is continued.
+
+    Args:
+        generator: the model.
+        dataset: where the takes are.
+        samples: the truth; the timepoints of a take are predicted in the order of time.
+        out: the results file. The generated texts are kept beside it as JSON lines.
+        about: what the results file says of the run besides what is known here.
+        memory: each prompt has the memory of what was predicted before in its take.
+        batch_size: timepoints at once; with memory these come from different takes.
+        truth: the file that `samples` are from, to be named where one of them is wrong.
+
+    Raises:
+        UserError: no take could be finished, another run is writing `out`, or it holds answers of another model.
+    """
+    usable, wrong = _with_usable_truth(samples, truth)
+    frames = {find_take(name): [sample.frame_id for sample in of_take] for name, of_take in by_take(usable).items()}
+    with open_answers(answers_path(out), about_answers(generator, memory, batch_size)) as answers:
+        texts, problems = answer_takes(generator, dataset, frames, answers, memory, batch_size)
+        whole = [sample for sample in usable if sample.sample_id in texts]
+        about = {
+            **about,
+            "model": generator.fingerprint,
+            "memory": memory,
+            "batch_size": batch_size,
+            "max_new_tokens": generator.max_new_tokens,
+            "inputs": inputs_fingerprint(dataset, whole),
+        }
+        takes = dict.fromkeys(find_take(sample.take_name) for sample in whole)
+        seen = seen_of(generator, dataset, texts, takes, memory)
+        predictions = {sample_id: parse(text) for sample_id, text in texts.items()}
+        return _evaluate(usable, predictions, texts, about, [*wrong, *problems], out, seen)
+
+
+def score_constant_guess(training: Sequence[Sample], samples: Sequence[Sample]) -> SceneGraphScores:
+    """What the most frequent graph of the training samples scores when it is said at every timepoint."""
+    graphs = Counter(tuple(sorted(sample.triplets)) for sample in training if sample.triplets)
+    guess = graphs.most_common(1)[0][0] if graphs else ()
+    return score(samples, {sample.sample_id: guess for sample in samples})
+
+
+def _evaluate(
+    samples: Sequence[Sample],
+    predictions: Predictions,
+    texts: Mapping[str, str],
+    about: Mapping[str, Any],
+    problems: Sequence[str],
+    out: Path | None,
+    seen: Seen | None = None,
+) -> Evaluation:
+    """Score the takes that have all their predictions; `problems` tells of the others."""
+    incomplete = {sample.take_name for sample in samples if sample.sample_id not in predictions}
+    scored = [sample for sample in samples if sample.take_name not in incomplete]
+    if not scored and problems:
+        raise UserError(f"nothing can be scored; {'; '.join(problems)}")
+    if not scored:
+        raise UserError("there are no samples to score; check the split and the takes on disk")
+    reports = [score_sample(sample, predictions[sample.sample_id]) for sample in scored]
+    confusions = np.stack([report.predicates.confusion for report in reports])
+    blocks = bootstrap.block_sums([sample.take_name for sample in scored], confusions)
+    evaluation = Evaluation(
+        summarise(scored, reports),
+        bootstrap.intervals(SCORED_PREDICATES, blocks),
+        {**about, "code": code_version(), "annotations": annotations_fingerprint(scored)},
+        {
+            sample.sample_id: {
+                "truth": [list(triplet) for triplet in sample.triplets],
+                "predicted": [list(triplet) for triplet in predictions[sample.sample_id]],
+                **({"text": texts[sample.sample_id]} if sample.sample_id in texts else {}),
+            }
+            for sample in scored
+        },
+        list(problems),
+        [*_notes_on_names(scored, predictions), *(seen.warnings() if seen is not None else ())],
+        seen,
+    )
+    if out is not None:
+        write_json(out, evaluation.to_json())
+    return evaluation
+
+
+def _with_usable_truth(samples: Sequence[Sample], truth: Path | None) -> tuple[list[Sample], list[str]]:
+    """The samples of takes whose truth can be scored, and a line for each other take, before anything is asked."""
+    problems = {}
+    for name, of_take in by_take(samples).items():
+        try:
+            for sample in of_take:
+                score_sample(sample, ())
+        except UserError as error:
+            problems[name] = f"{'' if truth is None else f'{truth}: '}{name} is left out: {error}"
+    return [sample for sample in samples if sample.take_name not in problems], list(problems.values())
+
+
+def _notes_on_names(samples: Sequence[Sample], predictions: Predictions) -> list[str]:
+    """Predictions that cannot count, which a table of scores alone does not tell from a model that is wrong."""
+    relations = [(sample.sample_id, triplet) for sample in samples for triplet in predictions[sample.sample_id]]
+    strange = [
+        (sample_id, triplet)
+        for sample_id, triplet in relations
+        if (known := normalise(triplet)) is None or known.predicate.lower() not in _PREDICATES
+    ]
+    if not strange:
+        return []
+    (sample_id, (subject, object_, predicate)), count = strange[0], len(strange)
+    return [
+        f"{count} of {len(relations)} predicted relations do not count: they are not subject, predicate, object in the "
+        f"names of the vocabulary; the first is {[subject, predicate, object_]} of {sample_id}"
+    ]

@@ -1,0 +1,164 @@
+"""A model with its tokenizer and reader: timepoints in, texts out (stage-2 specification, section 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache, cached_property
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+
+from computing.machine import free_memory
+from operating_room.errors import UserError
+from operating_room.graphs.prompts import conversation
+from operating_room.recordings.dataset import Timepoint
+from operating_room.recordings.questions import timepoint_prompt
+from operating_room.scores.fingerprints import fingerprint, source_fingerprint, stamp
+from scene_graph_generation.inputs.evidence import Evidence, ExampleReader
+from scene_graph_generation.inputs.example import Example
+from scene_graph_generation.inputs.tokens import Tokens
+from scene_graph_generation.model.decoding import MAX_NEW_TOKENS, cache_bytes, generate
+from scene_graph_generation.model.mm2sg import MM2SG
+
+FINGERPRINTED = 8  # numbers of each parameter that identify a model
+WORTH_TELLING = 500_000_000  # bytes
+_MAKERS = (  # the code between files and text, as far as the prompt does not show what it does
+    "operating_room/files/*.py",
+    "scene_graph_generation/inputs/*.py",
+    "scene_graph_generation/model/*.py",
+)
+
+
+class SceneGraphGenerator:
+    """A model with what it needs to read timepoints and to answer.
+
+    Args:
+        model: it is moved to the device.
+        tokens: its tokenizer.
+        device: where it runs.
+        max_new_tokens: of an answer; longer ones are cut off.
+    """
+
+    max_new_tokens = MAX_NEW_TOKENS
+
+    def __init__(self, model: MM2SG, tokens: Tokens, device: str = "cpu", max_new_tokens: int = MAX_NEW_TOKENS) -> None:
+        self.model = model.eval().to(device)
+        self.max_new_tokens = max_new_tokens
+        self._device = device
+        self._tokens = tokens
+        self._reader = ExampleReader(model.settings, tokens)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The same for the same weights, whatever file they came from."""
+        digest = sha256(repr(self.model.settings).encode())
+        digest.update(repr(sorted(self._tokens.names().items())).encode())
+        for name, value in self.model.state_dict().items():
+            flat = value.detach().flatten()
+            some = flat[:: max(1, len(flat) // FINGERPRINTED)].cpu().contiguous()
+            digest.update(name.encode() + some.view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def question(self, timepoint: Timepoint, memory: str | None) -> str:
+        """Identifies all that decides the answer beside the model: prompt, slots, files, switches, the code between.
+
+        Files count by name, size and time; their content is not read.
+
+        Raises:
+            UserError: a text file of the timepoint is damaged, or a file is not there.
+        """
+        prompt, evidence = self._ask(timepoint, memory)
+        known = evidence.only(self.model.settings.modalities)
+        slots = [None if path is None else path.name for path in known.views]
+        seen = [f"{path.parent.name}/{path.name} {stamp(path)}" for path in known.files()]
+        return fingerprint([made_by(), str(self.max_new_tokens), prompt, str(slots), *seen])
+
+    def text_question(self, prompt: str) -> str:
+        """As `question`, of a question of text alone."""
+        return fingerprint([made_by(), str(self.max_new_tokens), prompt])
+
+    def read(self, timepoint: Timepoint, memory: str | None) -> Example:
+        """The question for the scene graph of a timepoint.
+
+        Raises:
+            UserError: a file of the timepoint is damaged, or its prompt does not fit the model even without memory.
+        """
+        prompt, evidence = self._ask(timepoint, memory)
+        try:
+            return self._reader(evidence, prompt, reserve=self.max_new_tokens)
+        except UserError as error:
+            raise UserError(f"{timepoint.take.sample_name}, timepoint {timepoint.frame_id}: {error}") from error
+
+    def read_ahead(self, timepoints: Sequence[Timepoint]) -> None:
+        """Begin to read the files of timepoints that will be asked next, while the model answers."""
+        self._reader.read_ahead([Evidence.of_timepoint(timepoint) for timepoint in timepoints])
+
+    def read_text(self, prompt: str) -> Example:
+        """A question of text alone.
+
+        Raises:
+            UserError: it does not fit the model.
+        """
+        return self._reader(Evidence(()), conversation(prompt), reserve=self.max_new_tokens)
+
+    def answer(self, examples: Sequence[Example]) -> list[str]:
+        """The texts that the model generates for these questions, as one batch.
+
+        Raises:
+            UserError: the GPU has no room for so many at once, or the model's scores are no numbers.
+        """
+        try:
+            moved = [example.to(self._device) for example in examples]
+            generated = generate(self.model, moved, self._tokens.end_id, self.max_new_tokens)
+        except torch.OutOfMemoryError as error:
+            advice = "a smaller --batch-size" if len(examples) > 1 else "--bits 4 or another GPU"
+            raise UserError(
+                f"{self._device}: has too little memory for {len(examples)} questions at once; choose {advice}. What "
+                "has been generated is kept"
+            ) from error
+        return [self._tokens.decode(ids) for ids in generated]
+
+    def _ask(self, timepoint: Timepoint, memory: str | None) -> tuple[str, Evidence]:
+        """The conversation and the files that go with it."""
+        known = _only(timepoint, self.model.settings.modalities)
+        return conversation(timepoint_prompt(known, memory)), Evidence.of_timepoint(known)
+
+
+@cache
+def made_by() -> str:
+    """Of the code that makes texts of files: stored texts of other code are generated again."""
+    return source_fingerprint(*_MAKERS)
+
+
+def check_sees(generator: SceneGraphGenerator, folder: Path) -> None:
+    """Scene graphs need a model that is shown something.
+
+    Raises:
+        UserError: it reads text only, as those of the downstream tasks.
+    """
+    if generator.model.vision is None or not generator.model.settings.modalities:
+        raise UserError(
+            f"{folder}: this model reads text only; it answers `mmor downstream evaluate`, scene graphs need another"
+        )
+
+
+def memory_note(generator: SceneGraphGenerator, batch_size: int) -> str | None:
+    """What the keys and values of a batch can take beside the weights; None where that is next to nothing."""
+    settings, parameter = generator.model.settings, next(generator.model.language.parameters())
+    itemsize = parameter.itemsize if parameter.is_floating_point() else torch.bfloat16.itemsize  # 4 bits count in 16
+    batch_size = min(batch_size, 1 << 30)  # so that the sum can be told
+    needed = cache_bytes(settings, batch_size, generator.max_new_tokens, itemsize)
+    if needed < WORTH_TELLING:
+        return None
+    free = free_memory(parameter.device)
+    told = f"key-value cache of {batch_size} questions at once: up to {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB free"
+    fits = max(1, free * batch_size // needed)
+    return f"{told}; --batch-size {fits} always fits" if fits < batch_size else told
+
+
+def _only(timepoint: Timepoint, modalities: Sequence[str]) -> Timepoint:
+    """The timepoint without the text modalities that the model was not made for."""
+    fields = {"robot": "robot_screen", "tracker": "tracker", "speech": "transcript"}
+    return replace(timepoint, **{field: None for name, field in fields.items() if name not in modalities})

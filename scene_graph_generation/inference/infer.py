@@ -1,0 +1,228 @@
+"""Scene graphs of takes, with the model's own memory or without (stage-2 specification, section 10)."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from operating_room.domain.takes import Take
+from operating_room.errors import UserError
+from operating_room.files.atomic import require_replaceable
+from operating_room.graphs.graph_files import load_predictions, save_predictions
+from operating_room.graphs.memory import Memory, truncate
+from operating_room.graphs.scene_graph import Triplet, parse
+from operating_room.recordings.dataset import Dataset, Timepoint
+from operating_room.work.progress import track
+from scene_graph_generation.inference.answers import Answer, Answers, open_answers
+from scene_graph_generation.inference.generator import SceneGraphGenerator
+from scene_graph_generation.inference.seen import Seen, count_seen
+from scene_graph_generation.inputs.example import Example
+
+Predictions = dict[str, list[Triplet]]  # sample id -> triplets as generated
+
+
+def infer(
+    generator: SceneGraphGenerator,
+    dataset: Dataset,
+    frames: Mapping[Take, Sequence[str] | None],
+    out: Path,
+    memory: bool = True,
+    batch_size: int = 8,
+) -> Predictions:
+    """Predict takes and write the predictions file; what an interrupted run generated is not generated again.
+
+    Args:
+        generator: the model.
+        dataset: where the takes are.
+        frames: take -> frame ids to predict in the order of time; None is every timepoint of the take.
+        out: predictions file, sample id -> list of [subject, predicate, object] as generated. The generated texts stay
+            in `answers_path(out)` beside it. What earlier runs of the same model left there stays.
+        memory: each prompt has the memory of what was predicted before in its take.
+        batch_size: timepoints that are predicted at once; with memory these come from different takes.
+
+    Returns:
+        the graphs of `frames`.
+
+    Raises:
+        UserError: takes could not be finished (one line for each; the others are in the file), another run is writing
+            `out`, or it is a file of something else.
+    """
+    texts_path = answers_path(out)
+    there = load_predictions(out) if out.exists() and out.stat().st_size else {}
+    with open_answers(texts_path, about_answers(generator, memory, batch_size)) as answers:
+        texts, problems = answer_takes(generator, dataset, frames, answers, memory, batch_size)
+        predictions = {sample_id: parse(text) for sample_id, text in texts.items()}
+        save_predictions(out, {**_of_earlier_runs(there, out, answers, frames, dataset), **predictions})
+    if problems:
+        raise UserError("\n".join(problems))
+    return predictions
+
+
+def first_frames(dataset: Dataset, takes: Iterable[Take], limit: int | None = None) -> dict[Take, Sequence[str] | None]:
+    """The first timepoints of each take, for `infer`; all of them (None) without limit or where there is no index."""
+    return {take: None if limit is None else _frame_ids(dataset, take)[:limit] or None for take in takes}
+
+
+def about_answers(generator: SceneGraphGenerator, memory: bool, batch_size: int) -> dict[str, Any]:
+    """What decides all answers of a file; with published batching those of a batch depend on each other."""
+    about = {"model": generator.fingerprint, "memory": memory}
+    published = generator.model.settings.batching == "published"
+    return {**about, "batch_size": batch_size} if published else about
+
+
+def answers_path(out: Path) -> Path:
+    """Where the generated texts of a results or predictions file are: `x.jsonl` beside `x.json`, else `x.y.jsonl`.
+
+    Raises:
+        UserError: the file would be that of its own texts, or take the place of what is no file.
+    """
+    if out.suffix == ".jsonl":
+        raise UserError(f"{out}: ends like the file of generated texts beside it; choose a name that ends in .json")
+    require_replaceable(out)
+    return out.with_name(f"{out.name.removesuffix('.json')}.jsonl")
+
+
+def _of_earlier_runs(
+    there: Predictions, out: Path, answers: Answers, frames: Mapping[Take, Sequence[str] | None], dataset: Dataset
+) -> Predictions:
+    """What is `there` in `out` of other timepoints, as far as it is of the texts beside it; the rest is replaced."""
+    asked = {
+        f"{take.sample_name}_{frame}"
+        for take, wanted in frames.items()
+        for frame in (wanted if wanted is not None else _frame_ids(dataset, take))
+    }
+    others = {key: graph for key, graph in there.items() if key not in asked}
+    kept = {key: graph for key, graph in others.items() if (text := answers.text(key)) and parse(text) == graph}
+    if kept:
+        print(f"{out}: {len(kept)} scene graphs of earlier runs of this model stay in it", file=sys.stderr)
+    if lost := len(others) - len(kept):
+        print(f"{out}: {lost} scene graphs that are not of this model are replaced", file=sys.stderr)
+    return kept
+
+
+def _frame_ids(dataset: Dataset, take: Take) -> list[str]:
+    try:
+        return [timepoint.frame_id for timepoint in dataset.take(take).timepoints]
+    except UserError:  # told as the take's problem
+        return []
+
+
+def answer_takes(
+    generator: SceneGraphGenerator,
+    dataset: Dataset,
+    frames: Mapping[Take, Sequence[str] | None],
+    answers: Answers,
+    memory: bool = True,
+    batch_size: int = 8,
+) -> tuple[dict[str, str], list[str]]:
+    """Generate the texts of all timepoints that `answers` lacks; for the arguments see `infer`.
+
+    A stored answer holds as long as its question is the same (`SceneGraphGenerator.question`).
+
+    Returns:
+        sample id -> text, and one line for each take that could not be finished; all others are. A bad timepoint
+        costs itself, with memory also what comes after it in its take.
+    """
+    lanes: dict[Take, Sequence[Timepoint]] = {}
+    problems: dict[Take, list[str]] = {}
+    for take, wanted in frames.items():
+        try:
+            lanes[take] = _timepoints(dataset, take, wanted)
+        except UserError as error:
+            problems[take] = [str(error)]
+    memories = {take: Memory() for take in lanes}
+    groups = list((_side_by_side if memory else _in_order)(list(lanes.values()), batch_size))
+    texts: dict[str, str] = {}
+    changed = 0
+    with shortened_memories(generator, "timepoints") as shortened:
+        for group, following in zip(track(groups, "scene graphs"), [*groups[1:], []]):
+            asked: dict[tuple[str, str], Example] = {}
+            for timepoint in group:
+                if memory and timepoint.take in problems:
+                    continue  # what comes after would be asked with another memory
+                past = truncate(memories[timepoint.take].text()) if memory else None
+                sample_id = timepoint.sample_id
+                try:
+                    question = generator.question(timepoint, past)
+                    known = answers.find(sample_id, question)
+                    if known is not None:
+                        texts[sample_id] = known
+                        continue
+                    asked[sample_id, question] = generator.read(timepoint, past)
+                except UserError as error:
+                    problems.setdefault(timepoint.take, []).append(str(error))
+                    continue
+                changed += answers.text(sample_id) is not None
+            if asked:
+                shortened.extend(example.dropped_memory > 0 for example in asked.values())
+                generator.read_ahead([point for point in following if answers.text(point.sample_id) is None])
+                generated = generator.answer(list(asked.values()))
+                new = [Answer(*place, text) for place, text in zip(asked, generated, strict=True)]
+                answers.add(new)
+                texts |= {answer.key: answer.text for answer in new}
+            for timepoint in group if memory else ():
+                if timepoint.take not in problems:
+                    memories[timepoint.take].add(parse(texts[timepoint.sample_id]), int(timepoint.time))
+    if changed:
+        told = "their question has changed since (memory, files, settings or the code that reads them)"
+        print(f"{changed} timepoints were generated again: {told}", file=sys.stderr)
+    return texts, [f"{take.sample_name} is not finished: {_told(of_take)}" for take, of_take in problems.items()]
+
+
+def _told(problems: Sequence[str]) -> str:
+    return problems[0] if len(problems) == 1 else f"{len(problems)} timepoints are left out, the first: {problems[0]}"
+
+
+@contextmanager
+def shortened_memories(generator: SceneGraphGenerator, questions: str) -> Generator[list[bool]]:
+    """Yields a list for whether the memory of each question was shortened; says at the end how many were.
+
+    Args:
+        generator: whose model limits the memory.
+        questions: what they are called.
+    """
+    shortened: list[bool] = []
+    try:
+        yield shortened
+    finally:  # also of a run that is interrupted: the next one does not ask these again
+        if any(shortened):
+            print(
+                f"{sum(shortened)} of {len(shortened)} {questions} lost the oldest part of their memory: with it they "
+                f"need more than the model's {generator.model.settings.max_length} tokens (max_length)",
+                file=sys.stderr,
+            )
+
+
+def seen_of(
+    generator: SceneGraphGenerator, dataset: Dataset, sample_ids: Collection[str], takes: Iterable[Take], memory: bool
+) -> Seen:
+    """What was present at timepoints that have been answered."""
+    found = (point for take in takes for point in dataset.take(take).timepoints if point.sample_id in sample_ids)
+    return count_seen(found, generator.model.settings.modalities, memory)
+
+
+def _timepoints(dataset: Dataset, take: Take, wanted: Sequence[str] | None) -> Sequence[Timepoint]:
+    recorded = dataset.take(take)
+    return recorded.timepoints if wanted is None else [recorded.timepoint(frame) for frame in wanted]
+
+
+def _in_order(lanes: Sequence[Sequence[Timepoint]], size: int) -> Iterator[list[Timepoint]]:
+    """Groups of timepoints, one take after the other."""
+    everything = [timepoint for lane in lanes for timepoint in lane]
+    for start in range(0, len(everything), size):
+        yield everything[start : start + size]
+
+
+def _side_by_side(lanes: Sequence[Sequence[Timepoint]], size: int) -> Iterator[list[Timepoint]]:
+    """Groups of timepoints of different takes, each take in the order of time; when one ends, the next one begins."""
+    waiting = sorted(filter(len, lanes), key=len)
+    running: list[deque[Timepoint]] = []
+    while waiting or running:
+        while waiting and len(running) < size:
+            running.append(deque(waiting.pop()))
+        yield [lane.popleft() for lane in running]
+        running = [lane for lane in running if lane]

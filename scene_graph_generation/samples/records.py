@@ -1,0 +1,287 @@
+"""Training samples as the published training files hold them: one JSON record per timepoint and relation order.
+
+Data specification, sections 4 (scene graphs) and 5 (memory); stage-2 specification, section 6 (what is left out at
+random during training). Samples of the downstream tasks are in `downstream_samples.py`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
+from random import Random
+from typing import Any, Protocol, runtime_checkable
+
+from operating_room.domain.takes import find_take
+from operating_room.errors import UserError
+from operating_room.graphs.memory import (
+    DROP_PROBABILITY,
+    SCENE_GRAPH_STYLES,
+    Change,
+    Memory,
+    changes_before,
+    draw_style,
+    memory_text,
+)
+from operating_room.graphs.prompts import drop_blocks
+from operating_room.graphs.scene_graph import Sample, Triplet, parse, target_text
+from operating_room.graphs.similarity import SimilarSamples
+from operating_room.recordings.dataset import Dataset, Timepoint
+from operating_room.recordings.questions import timepoint_prompt
+from operating_room.recordings.views import training_pictures
+
+Record = dict[str, Any]
+
+
+@runtime_checkable
+class Records(Protocol):
+    """Training records in their order: a list, or files that are read record by record when one is asked for.
+
+    Not `Sequence[Record]`: who checks types at run time looks at an element of a sequence, and would read a file.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Record: ...
+
+    def __iter__(self) -> Iterator[Record]: ...
+
+
+MAX_VIEWS = 7
+MIXED = ("audio_embedding", "robot_screen", "tracker", "transcript")  # modalities of a timepoint that may be swapped
+MODALITIES = {  # by their names in the names of training files, what they are in a `Timepoint`
+    "AZURE": ("room_views",),
+    "SIMSTATION": ("station_views",),
+    "TRACKERCAM": ("tracker_view",),
+    "PC": ("point_cloud",),
+    "AUDIO": ("audio_embedding", "audio"),
+    "SPEECH": ("transcript",),
+    "ROBOTMETA": ("robot_screen",),
+    "TRACKINGMETA": ("tracker",),
+    "PREDSEGMASKS": ("masks",),
+}
+_NOTHING = {field.name: {} if field.default is MISSING else None for field in fields(Timepoint)}
+LeftOut = dict[str, list[str]]  # take name -> one line for each of its timepoints that cannot be used
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """How training samples are made; the defaults are the published settings of the first (not temporal) training."""
+
+    permutations: int = 20  # records per timepoint, each with its own random order of relations
+    temporal: bool = False  # with memory
+    augment_memory: bool = True  # style of the memory drawn at random and entries dropped, else all of it
+    drop_history: float = DROP_PROBABILITY  # of a memory entry, if augmented
+    mixed: bool = False  # modalities swapped with those of similar samples
+    # Masks too, which the published dataset class has switched off though it names them (section 11, fix 2).
+    modalities: tuple[str, ...] = tuple(MODALITIES)
+
+    def file_name(self, split: str) -> str:
+        """The name of the training file, as published."""
+        memory = f"{self.temporal}temp_{self.augment_memory}tempaug"
+        endings = drop_ending(self.drop_history) + ("_MIXED" if self.mixed else "")
+        return f"{split}_{self.permutations}perm_{memory}_{'_'.join(self.modalities)}{endings}.json"
+
+
+def training_records(
+    dataset: Dataset,
+    samples: Sequence[Sample],
+    options: SampleOptions,
+    generator: Random,
+    left_out: LeftOut | None = None,
+) -> Iterator[Record]:
+    """The records of all samples that have any modality, in the order of the samples (training files are shuffled).
+
+    Args:
+        dataset: where the samples' timepoints are; paths in the records are relative to its root.
+        samples: of whole takes: memory knows those timepoints that are among the samples.
+        options: see there.
+        generator: source of all draws.
+        left_out: gets what is wrong with samples that cannot be used; None: the first such sample is an error.
+
+    Raises:
+        UserError: a take or timepoint is not on disk, or one of its files is damaged.
+    """
+    samples = list(_usable(dataset, samples, left_out))
+    logs = change_logs(samples, lambda triplets: parse(target_text(triplets))) if options.temporal else {}
+    similar = SimilarSamples(samples) if options.mixed else None
+    drawing = generator if options.augment_memory else None
+    known: dict[Path, Any] = {}
+
+    def find(sample: Sample) -> Timepoint:
+        return _select(_timepoint(dataset, sample), options.modalities)
+
+    def make(timepoint: Timepoint, others: Sequence[Timepoint], sample: Sample, history: Sequence[Change]) -> Record:
+        triplets = list(sample.triplets)
+        generator.shuffle(triplets)
+        memory = None
+        if options.temporal:
+            memory = draw_memory(history, SCENE_GRAPH_STYLES, options.drop_history, drawing)
+        evidence = mix_modalities(timepoint, others, generator) if others else timepoint
+        return training_record(sample.sample_id, evidence, triplets, memory, dataset.root, known)
+
+    for index, sample in enumerate(samples):
+        timepoint = find(sample)
+        others = [find(samples[other]) for other in similar.draw(index, generator)] if similar else []
+        if not _has_evidence(timepoint):
+            continue
+        history = changes_before(logs[sample.take_name], sample.position) if options.temporal else []
+        try:
+            records = [make(timepoint, others, sample, history) for _ in range(options.permutations)]
+        except UserError as error:
+            _leave_out(sample, error, left_out)
+            continue
+        yield from records
+        if not options.mixed:
+            known.clear()  # nobody else asks for the files of this timepoint
+
+
+def training_record(
+    sample_id: str,
+    timepoint: Timepoint,
+    triplets: Iterable[Triplet],
+    memory: str | None,
+    root: Path,
+    known: dict[Path, Any] | None = None,
+) -> Record:
+    """One record: question and answer, and the paths of the modalities that exist, relative to `root`.
+
+    `known` keeps what has been read, for those who make many records.
+    """
+    files: dict[str, Path | list[Path] | None] = {
+        "image": training_pictures(timepoint),
+        "segmasks": [timepoint.masks[number] for number in sorted(timepoint.masks)],
+        "pc": timepoint.point_cloud,
+        "audio": timepoint.audio_embedding,
+        "raw_audio": timepoint.audio,
+    }
+    return {
+        "id": sample_id,
+        "timepoint": int(timepoint.frame_id),
+        "vis_knowledge_paths": None,
+        "conversations": turns(timepoint_prompt(timepoint, memory, known), target_text(triplets)),
+        **{key: _relative(value, root) for key, value in files.items() if value},
+    }
+
+
+def choose_modalities(names: str | None) -> tuple[str, ...]:
+    """The modalities of a list like `AZURE,PC`, in the order of file names; None means all.
+
+    Raises:
+        UserError: there is no such modality.
+    """
+    wanted = list(MODALITIES) if names is None else [name.strip().upper() for name in names.split(",")]
+    if unknown := [name for name in wanted if name not in MODALITIES]:
+        raise UserError(f"modality {unknown[0]!r} does not exist; choose from {','.join(MODALITIES)}")
+    return tuple(name for name in MODALITIES if name in wanted)
+
+
+def describe(left_out: LeftOut, samples: Sequence[Sample]) -> list[str]:
+    """One line for each take with timepoints that cannot be used."""
+    total = Counter(sample.take_name for sample in samples)
+    return [
+        f"{take_name}: {len(lines)} of {total[take_name]} labelled timepoints are left out; the first: {lines[0]}"
+        for take_name, lines in left_out.items()
+    ]
+
+
+def mix_modalities(timepoint: Timepoint, similar: Sequence[Timepoint], generator: Random) -> Timepoint:
+    """The timepoint with audio, robot screen, tracker and speech of similar timepoints (section 4.4).
+
+    One similar timepoint is drawn for each of these that the timepoint has; if that one lacks it, the own one stays.
+    """
+    for name in MIXED:
+        if getattr(timepoint, name) is not None:
+            other = getattr(generator.choice(similar), name)
+            timepoint = timepoint if other is None else replace(timepoint, **{name: other})
+    return timepoint
+
+
+def augment_record(record: Record, generator: Random, drop_probability: float = 0.5) -> Record:
+    """A record as one access of the training sees it: few pictures in random order, modalities left out at random.
+
+    The first picture of the result provides the visual tokens. Memory is never left out here.
+    """
+    augmented = dict(record)
+    if pictures := list(record.get("image", ())):
+        generator.shuffle(pictures)
+        augmented["image"] = pictures[: generator.randint(1, min(MAX_VIEWS, len(pictures)))]
+    question, answer = (turn["value"] for turn in record["conversations"])
+    augmented["conversations"] = turns(drop_blocks(question, drop_probability, generator), answer)
+    for key in ("pc", "audio", "segmasks"):
+        if key in record and generator.random() <= drop_probability:
+            del augmented[key]
+    return augmented
+
+
+def draw_memory(
+    history: Sequence[Change], styles: Sequence[tuple[float, str | None]], drop_history: float, generator: Random | None
+) -> str | None:
+    """Memory of a style drawn from `styles`, with entries dropped; all of it without a generator."""
+    if generator is None:
+        return memory_text(history)
+    style = draw_style(styles, generator)
+    if style is None:
+        return None
+    return memory_text(history, style, drop_history, generator if drop_history else None)
+
+
+def change_logs(
+    samples: Iterable[Sample], remembered: Callable[[tuple[Triplet, ...]], Iterable[Triplet]]
+) -> dict[str, list[Change]]:
+    """The change log of each take, its timepoints in order; `remembered` turns a graph into what memory holds of it."""
+    memories: dict[str, Memory] = {}
+    for sample in sorted(samples, key=lambda sample: sample.position):
+        memories.setdefault(sample.take_name, Memory()).add(remembered(sample.triplets), sample.position)
+    return {take_name: memory.log for take_name, memory in memories.items()}
+
+
+def _timepoint(dataset: Dataset, sample: Sample) -> Timepoint:
+    return dataset.take(find_take(sample.take_name)).timepoint(sample.frame_id)
+
+
+def _usable(dataset: Dataset, samples: Iterable[Sample], left_out: LeftOut | None) -> Iterator[Sample]:
+    """The samples whose timepoints are on disk."""
+    for sample in samples:
+        try:
+            _ = sample.position
+            _timepoint(dataset, sample)
+        except UserError as error:
+            _leave_out(sample, error, left_out)
+        else:
+            yield sample
+
+
+def _leave_out(sample: Sample, error: UserError, left_out: LeftOut | None) -> None:
+    if left_out is None:
+        raise error
+    left_out.setdefault(sample.take_name, []).append(str(error))
+
+
+def _select(timepoint: Timepoint, modalities: Sequence[str]) -> Timepoint:
+    """The timepoint with these modalities only."""
+    left_out = [name for modality, names in MODALITIES.items() if modality not in modalities for name in names]
+    return replace(timepoint, **{name: _NOTHING[name] for name in left_out}) if left_out else timepoint
+
+
+def _has_evidence(timepoint: Timepoint) -> bool:
+    """Whether there is anything but the question to answer from."""
+    return any(getattr(timepoint, name) for names in MODALITIES.values() for name in names)
+
+
+def turns(question: str, answer: str) -> list[dict[str, str]]:
+    """A conversation as training files hold it."""
+    return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+
+
+def _relative(value: Path | list[Path], root: Path) -> str | list[str]:
+    start = f"{root.as_posix().rstrip('/')}/"
+    if isinstance(value, Path):
+        return value.as_posix().removeprefix(start)
+    return [path.as_posix().removeprefix(start) for path in value]
+
+
+def drop_ending(drop_history: float) -> str:
+    """What file names say about dropped memory entries."""
+    return f"_drophistory{drop_history}" if drop_history else ""

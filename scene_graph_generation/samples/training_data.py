@@ -1,0 +1,162 @@
+"""Training records as examples: how a sample looks in each epoch.
+
+Stage-2 specification, section 6. `samples.py` makes the records and holds the published augmentation; what is added
+here (mirrored rooms, disturbed memory, fixed view slots, canonical order) is ours and off by default.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import torch
+
+from operating_room.domain.takes import find_take
+from operating_room.domain.vocabulary import PREDICATES
+from operating_room.errors import UserError
+from operating_room.files.readers import read_json
+from operating_room.graphs.prompts import BLOCKS, IMAGE_MARK, conversation, drop_blocks, without_blocks
+from operating_room.graphs.scene_graph import parse, split_sample_id, target_text
+from operating_room.recordings.dataset import Dataset
+from scene_graph_generation.config.settings import TEXT_MODALITIES, TrainConfig
+from scene_graph_generation.inputs.evidence import Evidence, ExampleReader
+from scene_graph_generation.inputs.example import Example
+from scene_graph_generation.samples.records import Record, Records, augment_record
+from scene_graph_generation.samples.sample_files import find_shards, read_shards
+
+# Memory as `prompts.human_prompt` writes it, and one entry of it.
+_MEMORY = re.compile(r"<memory_start>.*?<memory_end>\.\n", re.DOTALL)
+_ENTRY = re.compile(r"(?<=[:;] )([^,;:<]+,[^,;:<]+,)([^,;:<]+)(; ?|)")
+
+
+class TrainingSamples(torch.utils.data.Dataset[Example]):
+    """Training records as examples, augmented anew in every epoch.
+
+    An element is asked for by (epoch, index), so that what it looks like depends on nothing else: a resumed training
+    sees what the uninterrupted one would have seen.
+    """
+
+    def __init__(self, records: Records, dataset: Dataset, config: TrainConfig, read: ExampleReader) -> None:
+        self.records = records
+        self._dataset = dataset
+        self._config = config
+        self._read = read
+        self._unread = [block for name, block in zip(TEXT_MODALITIES, BLOCKS) if name not in read.modalities]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: tuple[int, int]) -> Example:
+        epoch, place = index
+        config, generator = self._config, Random(f"{self._config.seed} {epoch} {place}")
+        record = self.records[place]
+        augmented = augment_record(record, generator, config.modality_dropout)
+        prompt = without_blocks(_turns(augmented)[0], self._unread)
+        evidence = Evidence.of_record(augmented, self._dataset.root)
+        if not config.shuffle_views and evidence.views:
+            evidence = replace(evidence, views=self._slots(record))
+        pictures_only = bool(evidence.views) and generator.random() < config.pictures_only
+        if pictures_only:
+            prompt = drop_blocks(prompt, 1.0, generator)
+            evidence = replace(evidence, audio=None, cloud=None)
+        if pictures_only or generator.random() < config.memory_dropout:
+            prompt = _MEMORY.sub("", prompt)
+        prompt = disturb_memory(prompt, generator.uniform(0, config.memory_noise), generator)
+        example = self._read(evidence, conversation(prompt), self.answer(place))
+        return augment_views(example, generator) if config.augment else example
+
+    def look(self, index: int, generator: Random, views: bool = True, cloud: bool = True) -> Example:
+        """What there is to see and hear of a record, without text, and without views or point cloud if so asked."""
+        record = self.records[index]
+        evidence = Evidence.of_record(record, self._dataset.root)
+        shown = self._slots(record) if views and evidence.views else ()
+        evidence = replace(evidence, views=shown, cloud=evidence.cloud if cloud else None)
+        return augment_views(self._read(evidence, IMAGE_MARK), generator)
+
+    def answer(self, index: int) -> str:
+        """What is to be said; in canonical order the triplets are sorted."""
+        answer = _turns(self.records[index])[1]
+        return target_text(sorted(parse(answer))) if self._config.canonical_order else answer
+
+    def _slots(self, record: Record) -> tuple[Path | None, ...]:
+        """The pictures in the slots of the evaluation, so that a slot is always the same camera."""
+        take_name, frame_id = split_sample_id(record["id"])
+        timepoint = self._dataset.take(find_take(take_name)).timepoint(frame_id)
+        return Evidence.of_timepoint(timepoint).views
+
+
+def read_records(path: Path) -> Records:
+    """The records of a training file, or of a folder of shards.
+
+    Where the file has its shards beside it, records stay on disk and are read when they are asked for.
+
+    Raises:
+        UserError: it is damaged, empty, or a record has no question and answer.
+    """
+    if not path.exists():
+        raise UserError(
+            f"{path}: no such training file; `mmor scene-graph samples` and `mmor downstream samples` make them"
+        )
+    shards = find_shards(path)
+    records = read_json(path) if shards is None else read_shards(shards)
+    if shards is None and (not isinstance(records, list) or not records):
+        raise UserError(f"{path}: expected a list of training samples; make it again")
+    for number, record in enumerate(records):
+        try:
+            record_text(record)
+            str(record["id"])
+        except (KeyError, TypeError, ValueError) as error:
+            name = record.get("id") if isinstance(record, dict) else None
+            told = f"sample {str(name)[:60]}" if name is not None else f"sample {number + 1}, {str(record)[:60]},"
+            raise UserError(f"{path}: {told} needs an id and two turns; make it again") from error
+    return records
+
+
+def record_text(record: Record) -> str:
+    """Question and answer."""
+    return " ".join(_turns(record))
+
+
+def disturb_memory(prompt: str, share: float, generator: Random) -> str:
+    """Drop a share of the memory's entries or alter their predicate, as a model's own errors would.
+
+    Memory at inference holds what the model said before; trained on true memory alone it would trust it blindly.
+    """
+
+    def disturb(entry: re.Match[str]) -> str:
+        if generator.random() >= share:
+            return entry[0]
+        return entry[1] + generator.choice(PREDICATES) + entry[3] if generator.random() < 0.5 else ""
+
+    before, mark, rest = prompt.partition("<memory_start>")
+    memory, end, after = rest.partition("<memory_end>")
+    return before + mark + _ENTRY.sub(disturb, memory) + end + after
+
+
+def augment_views(example: Example, generator: Random) -> Example:
+    """Mirror all views and masks together, shift each view by up to a sixteenth, and vary light and colour.
+
+    A mirrored room is a possible room; relations have no left and right. Its point cloud is mirrored with it. A sample
+    that is text only stays as it is.
+    """
+    views, masks, cloud = example.views, example.masks, example.cloud
+    if not len(views):
+        return example
+    if generator.random() < 0.5:
+        views = views.flip(-1)
+        masks = None if masks is None else masks.flip(-1)
+        cloud = None if cloud is None else cloud * cloud.new_tensor([-1, 1, 1, 1, 1, 1])
+    reach = views.shape[-1] // 16
+    padded = torch.nn.functional.pad(views, (reach,) * 4)
+    size = views.shape[-1]
+    corners = [(generator.randint(0, 2 * reach), generator.randint(0, 2 * reach)) for _ in views]
+    views = torch.stack([view[:, y : y + size, x : x + size] for view, (y, x) in zip(padded, corners)])
+    gain, offset = (torch.tensor([generator.uniform(-0.2, 0.2) for _ in range(3)]).view(3, 1, 1) for _ in range(2))
+    return replace(example, views=views * (1 + gain) + offset, masks=masks, cloud=cloud)
+
+
+def _turns(record: Record) -> tuple[str, str]:
+    question, answer = (turn["value"] for turn in record["conversations"])
+    return question, answer

@@ -1,0 +1,73 @@
+"""What a DeepSpeed configuration must say for this training, and what it may not.
+
+DeepSpeed's own bfloat16 would cast what is trained, all but the point encoder, and ZeRO puts the weights of a group of
+the optimiser into one buffer of one type: behind frozen bfloat16 layers that stops in the first forward pass. So
+bfloat16 is PyTorch's autocast here as it is without DeepSpeed, and what is trained stays float32. A configuration of
+the published repository, `"bf16": {"enabled": "auto"}`, is read that way, too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from operating_room.errors import UserError
+from operating_room.files.readers import read_json
+
+_ADVICE = "take configs/deepspeed/zero2.json"
+# Chosen by DeepSpeed's configuration these would silently replace the learning rates of the experiment.
+_OURS = ("optimizer", "scheduler")
+
+
+def deepspeed_settings(path: Path, bf16: bool, width: int) -> dict[str, Any]:
+    """A DeepSpeed configuration for a training in float32 or with autocast to bfloat16.
+
+    Args:
+        path: of the JSON.
+        bf16: whether arithmetic is to be bfloat16.
+        width: of the language model; an "auto" bucket gets the size that transformers chooses for it.
+
+    Raises:
+        UserError: it is damaged, or asks for something that this training does not have.
+    """
+    values = read_json(path)
+    zero_stage(path)
+    if unknown := [name for name in _OURS if name in values]:
+        raise UserError(f"{path}: {unknown[0]!r} is set by the training's own options; leave it out of this file")
+    if _enabled(values, "fp16"):
+        raise UserError(f'{path}: "fp16" is not supported here; set it to false and train with --bf16 True')
+    if _enabled(values, "bf16") and not bf16:
+        raise UserError(f'{path}: "bf16" is enabled, but the training is not: add --bf16 True or set it to "auto"')
+    zero = dict(values["zero_optimization"])
+    if zero.get("reduce_bucket_size") == "auto":
+        zero["reduce_bucket_size"] = width * width
+    # Gradients are summed in float32 as without DeepSpeed: no module is named whose would not be.
+    autocast = {"enabled": bf16, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+    off = {"enabled": False}
+    return {**values, "zero_optimization": zero, "bf16": off, "fp16": off, "torch_autocast": autocast}
+
+
+def zero_stage(path: Path | None) -> int:
+    """The ZeRO stage of a DeepSpeed configuration; 0 without one.
+
+    Raises:
+        UserError: it is no DeepSpeed configuration, or its stage is not supported.
+    """
+    if path is None or not path.is_file():
+        return 0
+    values = read_json(path)
+    zero = values.get("zero_optimization") if isinstance(values, dict) else None
+    stage = zero.get("stage", 0) if isinstance(zero, dict) else None
+    if not isinstance(stage, int) or isinstance(stage, bool):
+        raise UserError(f"{path}: has no zero_optimization with a stage; {_ADVICE}")
+    if stage not in (0, 1, 2):
+        raise UserError(
+            f"{path}: ZeRO stage {stage} is not supported: model folders would be written without weights, since no "
+            f"process holds them whole; {_ADVICE}"
+        )
+    return stage
+
+
+def _enabled(values: dict[str, Any], name: str) -> bool:
+    section = values.get(name)
+    return isinstance(section, dict) and section.get("enabled") is True

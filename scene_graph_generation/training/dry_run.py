@@ -1,0 +1,269 @@
+"""What a training would do, without doing it: sizes, memory, steps, files, and whether every input is there.
+
+Nothing is fetched and no weight is allocated: the model is built on PyTorch's meta device.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from computing.machine import gpus
+from computing.training_checkpoints import last_checkpoint
+from operating_room.errors import UserError
+from operating_room.recordings.dataset import Dataset
+from scene_graph_generation.config.settings import MODALITIES, Experiment, MM2SGConfig, with_vocabulary
+from scene_graph_generation.inputs.evidence import Evidence
+from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.samples.records import Records
+from scene_graph_generation.samples.sample_files import Joined
+from scene_graph_generation.samples.training_data import read_records
+from scene_graph_generation.training.deepspeed_settings import zero_stage
+from scene_graph_generation.training.starting_point import check_start, choose_trainable, sized_for
+from scene_graph_generation.training.train import already_done, missing_tools, output_folder
+from scene_graph_generation.training.training_memory import kept_per_point, memory_per_gpu, usual_and_worst_load
+from scene_graph_generation.weights.adapters import is_adapter
+from scene_graph_generation.weights.base_models import base_settings
+from scene_graph_generation.weights.precision import outline
+
+GB = 1e9  # bytes
+PARTS = {
+    "vision.": "vision tower",
+    "pooler.views.": "view pooler",
+    "pooler.point_encoder.": "point encoder",
+    "pooler.": "audio and masks",
+    "projector.": "projector",
+    "language.": "language model",
+}
+ADAPTER = "LoRA adapter"
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """The report on a training, and what is in its way."""
+
+    text: str
+    problems: list[str]
+
+
+def dry_run(experiment: Experiment, processes: int = 1) -> DryRun:
+    """Report on the training that an experiment with its files describes.
+
+    Args:
+        experiment: with samples and output folder.
+        processes: one per GPU.
+
+    Raises:
+        UserError: an experiment without samples or output folder, or settings that contradict each other.
+    """
+    out = output_folder(experiment)
+    check_start(experiment)
+    problems: list[str] = []
+    model = meta_model(experiment, sizes_of(experiment))
+    records = _records(experiment.files.samples, problems)
+    problems += _missing_files(records, experiment.files.data)
+    problems += _missing_inputs(experiment)
+    steps = steps_of(experiment, len(records), processes)
+    sections = [
+        _table_of_parts(model),
+        _table_of_memory(experiment, model, records, processes, problems),
+        *_pretraining(experiment),
+        f"{len(records)} samples, {_batch(experiment)} x {processes} GPU: {steps if records else 'no'} steps",
+        *_to_fetch(experiment),
+        *_outputs(experiment, model, steps, out, problems),
+        "inputs: " + ("all there" if not problems else f"{len(problems)} problems"),
+        *(f"  {problem}" for problem in problems),
+    ]
+    return DryRun("\n".join(sections), problems)
+
+
+def meta_model(experiment: Experiment, settings: MM2SGConfig) -> MM2SG:
+    """The model with its adapter and frozen parts, as shapes only."""
+    text_only = experiment.start.base is not None and experiment.start.vision is None
+    model = outline(settings, "the experiment", pictures=not text_only)
+    with torch.device("meta"):
+        if experiment.start.base is not None:
+            choose_trainable(model, experiment.start)
+    return model
+
+
+def counts(model: MM2SG) -> dict[str, tuple[int, int]]:
+    """Part -> numbers of trainable and frozen parameters."""
+    trained, frozen = Counter[str](), Counter[str]()
+    for name, parameter in model.named_parameters():
+        part = ADAPTER if is_adapter(name) else next(PARTS[start] for start in PARTS if name.startswith(start))
+        (trained if parameter.requires_grad else frozen)[part] += parameter.numel()
+    return {part: (trained[part], frozen[part]) for part in (*PARTS.values(), ADAPTER) if trained[part] + frozen[part]}
+
+
+def steps_of(experiment: Experiment, samples: int, processes: int) -> int:
+    """Optimiser steps of the training, as Trainer counts them."""
+    config = experiment.train
+    if config.max_steps > 0:
+        return config.max_steps
+    batches = math.ceil(samples / (config.batch_size * processes))
+    per_epoch = max(batches // config.accumulation + bool(batches % config.accumulation), 1)
+    return math.ceil(config.epochs * per_epoch)
+
+
+def sizes_of(experiment: Experiment) -> MM2SGConfig:
+    """Sizes: a local base's own, else those of the experiment (the published ones by default)."""
+    start = experiment.start
+    if start.base is None:
+        return with_vocabulary(experiment.model, experiment.vocabulary)
+    base, vision = Path(start.base), Path(start.vision or start.base)
+    if not (base.is_dir() and vision.is_dir()):
+        return experiment.model
+    return sized_for(experiment.model, base_settings(base, vision if start.vision else None))
+
+
+def _to_fetch(experiment: Experiment) -> list[str]:
+    """Bases that are neither folders here nor in the local cache of the hub."""
+    names = [name for name in (experiment.start.base, experiment.start.vision) if name is not None]
+    return [f"fetches {name} from the model hub first" for name in names if not (Path(name).is_dir() or in_cache(name))]
+
+
+def in_cache(repository: str) -> bool:
+    """Whether a repository of the hub has been fetched, as far as its config.json tells."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(repository, "config.json"), str)
+    except HFValidationError:
+        return False
+
+
+def _records(paths: Sequence[Path], problems: list[str]) -> Records:
+    parts = []
+    for path in paths:
+        try:
+            parts.append(read_records(path))
+        except UserError as error:
+            problems.append(str(error))
+    return Joined(parts)
+
+
+def _missing_files(records: Records, data: Path) -> list[str]:
+    """One line per kind of file that is missing, and one for records that name none properly."""
+    try:
+        root = Dataset(data).root
+    except UserError as error:
+        return [str(error)]
+    missing: dict[str, set[Path]] = {}
+    known: dict[Path, bool] = {}
+    problems = []
+    for record in records:
+        try:
+            evidence = Evidence.of_record(record, root)
+        except UserError as error:
+            problems.append(f"sample {record['id']}: {error}")
+            continue
+        kinds = zip(MODALITIES, (evidence.views, (evidence.cloud,), (evidence.audio,), evidence.masks))
+        for kind, paths in kinds:
+            for path in paths:
+                if path is not None and path not in known:
+                    known[path] = _is_file(path)
+                    if not known[path]:
+                        missing.setdefault(kind, set()).add(path)
+    odd = problems[:1] + ([f"and {len(problems) - 1} more such samples"] if len(problems) > 1 else [])
+    return odd + [f"{min(paths)}: missing, as are {len(paths) - 1} more of {kind}" for kind, paths in missing.items()]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _missing_inputs(experiment: Experiment) -> list[str]:
+    """What is not there of everything but samples and bases."""
+    makers = {
+        experiment.files.token_frequencies: "`mmor scene-graph samples --tokenizer MODEL` makes it",
+        experiment.start.curriculum: "it is the output folder of the training before this one",
+    }
+    problems = [f"{path}: is not there; {maker}" for path, maker in makers.items() if path and not path.exists()]
+    return problems + missing_tools(experiment)
+
+
+def _pretraining(experiment: Experiment) -> list[str]:
+    """What comes before the first step and is not among the steps."""
+    config = experiment.pretrain
+    if config is None or not config.steps:
+        return []
+    return [f"learns to see first: {config.steps} steps of {config.batch_size} (--pretrain_steps 0 leaves them out)"]
+
+
+def _batch(experiment: Experiment) -> str:
+    return f"{experiment.train.batch_size} per step x {experiment.train.accumulation} accumulated"
+
+
+def _table_of_parts(model: MM2SG) -> str:
+    rows = [(part, *numbers) for part, numbers in counts(model).items()]
+    total = ("all", sum(row[1] for row in rows), sum(row[2] for row in rows))
+    lines = [f"{'parameters':<16}{'trainable':>16}{'frozen':>16}"]
+    return "\n".join(lines + [f"{part:<16}{trained:>16,}{frozen:>16,}" for part, trained, frozen in (*rows, total)])
+
+
+def _table_of_memory(
+    experiment: Experiment, model: MM2SG, records: Records, processes: int, problems: list[str]
+) -> str:
+    """The memory of a usual batch and of the worst, which decides whether a training ends well."""
+    config = experiment.train
+    bits = experiment.start.bits if experiment.start.base is not None else 32
+    usual, worst = usual_and_worst_load(experiment, model, records)
+    lines = [
+        f"memory per GPU, {processes} GPU, batch {config.batch_size}, {bits} bits, "
+        f"ZeRO {zero_stage(config.deepspeed) or 'off'} (about 1 GB more for CUDA):"
+    ]
+    smallest = min(gpus(), key=lambda gpu: gpu.memory, default=None)
+    for name, load in (("usual", usual), ("worst", worst)):
+        memory = memory_per_gpu(experiment, model, processes, load)
+        parts = " + ".join(f"{value / GB:.1f} {part}" for part, value in vars(memory).items())
+        held = f"{load.tokens:.0f} tokens, {load.views:.0f} views, {load.points:.0f} points a sample"
+        lines.append(f"  {name} batch {memory.total / GB:.1f} GB = {parts}; {held}")
+        if smallest is not None and memory.total > smallest.memory:
+            told = f"a {name} batch takes {memory.total / GB:.1f} GB, {smallest.name} has {smallest.memory / GB:.1f} GB"
+            lines.append(f"  {told}")
+            if name == "usual":  # else a training may come through without such a batch
+                problems.append(f"GPU memory: {told}; lower --per_device_train_batch_size")
+    if worst.points:
+        more = config.batch_size * 10_000 * kept_per_point(model.settings.points)
+        lines.append(f"  10,000 points more in each cloud of a batch: {more / GB:.1f} GB")
+    return "\n".join(lines)
+
+
+def _outputs(experiment: Experiment, model: MM2SG, steps: int, out: Path, problems: list[str]) -> list[str]:
+    """The files that training writes, and whether there is room for them."""
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    config = experiment.train
+    one, saves, kept = trained * 12, math.ceil(steps / config.save_steps), config.save_total_limit
+    needed = trained * 4 + one * min(saves, kept + 1)  # one more is there for a moment, before the oldest goes
+    checkpoint = None
+    try:
+        if done := already_done(experiment, out):
+            problems.append(done)
+        checkpoint = last_checkpoint(out, config.deepspeed is not None)
+    except UserError as error:
+        problems.append(str(error))
+    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        problems.append(f"{existing}: {free / GB:.1f} GB free, training needs up to {needed / GB:.1f} GB")
+    names = ["model.safetensors", "config.json", "tokenizer.json"]
+    if experiment.start.base is not None and experiment.start.lora is not None:
+        names = ["adapter_model.bin", "non_lora_trainables.bin", "adapter_config.json", "config.json"]
+    return [
+        f"goes on from {checkpoint}" if checkpoint else "starts anew",
+        f"writes {out}{os.sep}: {', '.join(names)} ({trained * 4 / GB:.2f} GB), log.jsonl,",
+        f"  checkpoint-N every {config.save_steps} steps and at the end ({one / GB:.2f} GB each; {saves} in all, "
+        f"{kept} kept)",
+    ]

@@ -1,0 +1,151 @@
+"""The model as its training begins: from scratch, or an adapter and new modules around a published base.
+
+Stage-2 specification, sections 5 and 8. What is trained is kept in float32, also where the published training keeps it
+in bfloat16; only frozen language weights have 4 or 16 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from computing.machine import choose_device, seeded
+from operating_room.errors import UserError
+from scene_graph_generation.config.settings import Experiment, MM2SGConfig, StartConfig, with_vocabulary
+from scene_graph_generation.inputs.tokens import Tokens, read_tokens, train_tokens
+from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.model.pooler import ImagePooler
+from scene_graph_generation.weights.adapters import add_lora, freeze
+from scene_graph_generation.weights.base_models import base_settings, find_folder, load_base
+from scene_graph_generation.weights.checkpoints import load_model
+from scene_graph_generation.weights.fine_tuned import read_fine_tuned
+from scene_graph_generation.weights.parameter_names import from_published, published_name
+from scene_graph_generation.weights.precision import set_precision
+
+
+def begin(experiment: Experiment, texts: Iterable[str]) -> tuple[MM2SG, Tokens]:
+    """The model and its tokenizer; `texts` are what the tokenizer of a model from scratch is made of.
+
+    Without base, the first stage of a curriculum is a model of ours, which goes on with its own sizes and tokenizer and
+    the modalities that the experiment names.
+
+    Raises:
+        UserError: a base or the first stage cannot be loaded, or the settings contradict each other.
+    """
+    check_start(experiment)
+    model, tokens = _begin(experiment, texts)
+    if experiment.train.gradient_checkpointing:
+        model.language.activation_checkpointing_enable({"use_reentrant": False})
+    return model, tokens
+
+
+def check_start(experiment: Experiment) -> None:
+    """What is asked for must be there to be done: a base has bits, adapters and a vision tower, nothing has not.
+
+    Raises:
+        UserError: the settings contradict each other.
+    """
+    start = experiment.start
+    needs_base = {
+        "--bits 4": start.bits == 4,
+        "--lora_enable True": start.lora is not None,
+        "--vision_tower": start.vision is not None,
+        "--unfreeze_n_vision_tower_layers": start.vision_layers > 0,
+    }
+    if start.base is None and (idle := [option for option, given in needs_base.items() if given]):
+        raise UserError(f"{idle[0]} is for a base, and none is given; add --model_name_or_path or leave it out")
+    if start.base is not None and start.lora is None and start.bits == 4:
+        raise UserError("weights of 4 bits cannot be trained themselves; add --lora_enable True or choose --bits 16")
+    if start.base is not None and start.vision is None and start.vision_layers:
+        raise UserError("--unfreeze_n_vision_tower_layers needs --vision_tower, whose layers they are")
+    if experiment.pretrain is not None and start.base is not None and start.vision is None:
+        raise UserError("`pretrain` teaches a vision tower to see, and none is given; add --vision_tower")
+
+
+def _begin(experiment: Experiment, texts: Iterable[str]) -> tuple[MM2SG, Tokens]:
+    start, device = experiment.start, choose_device()
+    with seeded(experiment.train.seed, device):  # adapters are drawn where their layers are
+        if start.base is None and start.curriculum is not None:
+            first, tokens = load_model(start.curriculum)
+            return with_modalities(first, experiment.model), tokens
+        if start.base is None:
+            tokens = train_tokens(texts, experiment.vocabulary)
+            return MM2SG(with_vocabulary(experiment.model, tokens.size)), tokens
+        base = find_folder(start.base)
+        tower = None if start.vision is None else find_folder(start.vision)
+        model = load_base(base, tower, sized_for(experiment.model, base_settings(base, tower)))
+        set_precision(model, start.bits, device)
+        choose_trainable(model, start)
+        set_training_precision(model, experiment.train.bf16)
+        load_curriculum(model, start)
+    return model, read_tokens(base)
+
+
+def with_modalities(model: MM2SG, wanted: MM2SGConfig) -> MM2SG:
+    """The model as one that reads the modalities of `wanted`; the point encoder of one that had none starts anew."""
+    grown = MM2SG(replace(model.settings, modalities=wanted.modalities, points=wanted.points))
+    state = {**grown.state_dict(), **model.state_dict()}
+    grown.load_state_dict({name: state[name] for name in grown.state_dict()})
+    return grown
+
+
+def sized_for(wanted: MM2SGConfig, base: MM2SGConfig) -> MM2SGConfig:
+    """The settings with the sizes of the base, which has no say in what is built around it."""
+    vision = replace(base.vision, feature_layer=wanted.vision.feature_layer)
+    return replace(wanted, language=base.language, vision=vision)
+
+
+def choose_trainable(model: MM2SG, start: StartConfig) -> None:
+    """Add the adapter and freeze what is not trained; without vision tower nothing but the language model is."""
+    if start.lora is not None:
+        add_lora(model, start.lora.rank, start.lora.alpha, start.lora.dropout)
+    freeze(model, None if start.vision is None else start.vision_layers)
+    if start.lora is None:
+        model.language.requires_grad_(True)
+
+
+def load_curriculum(model: MM2SG, start: StartConfig) -> None:
+    """Go on from the weights of the first stage.
+
+    Published, the point and the mask encoder are initialised anew after that, so that these two start from scratch.
+
+    Raises:
+        UserError: the folder is none of a first stage on this base.
+    """
+    if start.curriculum is None:
+        return
+    load_trained(model, start.curriculum)
+    if start.curriculum_order == "published" and model.pooler is not None:
+        fresh = ImagePooler(model.settings)
+        for part in ("point_encoder", "mask_encoder"):
+            if (encoder := getattr(fresh, part)) is not None:
+                getattr(model.pooler, part).load_state_dict(encoder.state_dict())
+
+
+def load_trained(model: MM2SG, folder: Path) -> None:
+    """Fill everything trainable, and buffers, from a folder of either form that `fine_tuned` writes.
+
+    Raises:
+        UserError: the folder is incomplete, or of another base, adapter or choice of trained parts.
+    """
+    state = from_published(read_fine_tuned(folder).state)
+    own = model.state_dict()
+    if model.vision is None:  # text only: what the folder has for pictures has no place
+        state = {name: tensor for name, tensor in state.items() if name.startswith("language.")}
+    missing = [name for name, parameter in model.named_parameters() if parameter.requires_grad and name not in state]
+    reshaped = [name for name in state if name not in own or own[name].shape != state[name].shape]
+    for names, what in ((reshaped, "has another shape or is unknown here"), (missing, "is missing")):
+        if names:
+            raise UserError(
+                f"{folder}: is of another base or adapter than this training's ({published_name(names[0])} {what}, "
+                f"{len(names)} in all); give a model trained with the same base, LoRA rank and vision layers"
+            )
+    model.load_state_dict(state, strict=False)
+
+
+def set_training_precision(model: MM2SG, bf16: bool) -> None:
+    """Float32 for everything but frozen language weights, and for these, too, if arithmetic is not bfloat16."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and (parameter.requires_grad or not bf16 or not name.startswith("language.")):
+            parameter.data = parameter.data.float()

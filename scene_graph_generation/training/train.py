@@ -1,0 +1,233 @@
+"""Training of the scene-graph model on files of training samples (stage-2 specification, sections 5 to 9)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from torch import Tensor
+
+from computing.machine import choose_device
+from computing.tracking import check_wandb, finish_wandb
+from computing.training_checkpoints import find_checkpoint, last_state, remove_half_written
+from computing.training_errors import one_line_errors
+from computing.training_progress import shown_progress
+from operating_room.errors import UserError
+from operating_room.files.atomic import write_json
+from operating_room.files.readers import read_json
+from operating_room.graphs.prompts import IMAGE_MARK, conversation
+from operating_room.recordings.dataset import Dataset
+from operating_room.work.processes import is_first, share
+from scene_graph_generation.config.settings import Experiment, StartConfig, to_mapping
+from scene_graph_generation.inputs.evidence import ExampleReader
+from scene_graph_generation.inputs.tokens import END_TOKEN, Tokens
+from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.samples.records import Records
+from scene_graph_generation.samples.sample_files import Joined
+from scene_graph_generation.samples.training_data import TrainingSamples, read_records, record_text
+from scene_graph_generation.training.deepspeed_settings import zero_stage
+from scene_graph_generation.training.loss import answer_frequencies, token_weights
+from scene_graph_generation.training.pretrain import pretrain
+from scene_graph_generation.training.resuming import is_done, settings_that_stay
+from scene_graph_generation.training.starting_point import begin, check_start, load_trained
+from scene_graph_generation.training.trainer import ModelFolder, SceneGraphTrainer, readers
+from scene_graph_generation.weights.checkpoints import WEIGHTS, load_weights, save_model
+from scene_graph_generation.weights.fine_tuned import OTHER_WEIGHTS, save_published
+
+_SMALLER = "lower --per_device_train_batch_size and raise --gradient_accumulation_steps"
+BEGUN = "training.json"  # the settings that a training began with
+
+
+def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: Path) -> MM2SG:
+    """Train a model and write its folder to `out`; goes on from the last checkpoint found there.
+
+    Without `start.base` a model is trained from scratch and written in our form. With it, an adapter and the modules
+    around the language model are trained and written in the published form.
+
+    Args:
+        experiment: model, settings and what to start from; its `files` name only the token frequencies here.
+        data: files of training samples, as `samples.training_records` makes them.
+        dataset: where the files are that the samples name.
+        out: gets the model folder, and checkpoints while training runs.
+
+    Raises:
+        UserError: the samples or a file they name are damaged, `out` already holds a trained model, the base or the
+            first stage cannot be loaded, or something that the settings ask for is not installed.
+    """
+    config = experiment.train
+    check_start(experiment)
+    check_tools(experiment)
+    checkpoint = _begin_folder(experiment, out)
+    records = Joined([read_records(path) for path in data])
+    _check_same_training(out, experiment, len(records), checkpoint)
+    model, tokens = begin(experiment, map(record_text, records))
+    _check_text_only(records, experiment.start)
+    keepers = share().processes * max(readers(config), 1)
+    read = ExampleReader(model.settings, tokens, keep_views=experiment.start.base is None, readers=keepers)
+    samples = TrainingSamples(records, dataset, config, read)
+    vocabulary = model.settings.language.vocabulary
+    weights = None
+    if config.token_weights:
+        weights = loss_weights(experiment.files.token_frequencies, samples, tokens, vocabulary)
+    if experiment.pretrain is not None and experiment.pretrain.steps and checkpoint is None and is_first():
+        # Other processes get the first one's weights when their training begins.
+        pretrain(model.to(choose_device()), samples, experiment.pretrain, config.seed)
+    folder = _folder(model, tokens, experiment.start)
+    trainer = SceneGraphTrainer(model, samples, config, weights, out, folder)
+    with one_line_errors(out, _SMALLER, "--dataloader_num_workers"), shown_progress(trainer):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    finish_wandb()
+    if trainer.is_world_process_zero():
+        folder.save(out)
+    if trainer.skipped:
+        print(f"{len(trainer.skipped)} bad samples were skipped", file=sys.stderr)
+    return model
+
+
+def already_done(experiment: Experiment, out: Path) -> str | None:
+    """What there is to say of a folder whose training is over; None if there is something left to do.
+
+    Raises:
+        UserError: it holds a trained model that cannot be trained further.
+    """
+    if not finished(out):
+        return None
+    state = last_state(out)
+    if state is None:
+        raise UserError(f"{out}: holds a trained model already; remove it or choose another folder")
+    if not is_done(state, experiment.train):
+        return None
+    return f"{out}: is trained already, {state.global_step} steps; more --max_steps would go on from there"
+
+
+def _begin_folder(experiment: Experiment, out: Path) -> Path | None:
+    """The checkpoint to go on from; what a killed training has left is cleared."""
+    if done := already_done(experiment, out):
+        raise UserError(done)
+    found = find_checkpoint(out, experiment.train.deepspeed is not None)
+    if is_first():
+        for line in found.left_out:
+            print(line, file=sys.stderr)
+        if found.path is not None:
+            print(f"going on from {found.path}", file=sys.stderr)
+        remove_half_written(out)
+    return found.path
+
+
+def _check_same_training(out: Path, experiment: Experiment, samples: int, checkpoint: Path | None) -> None:
+    """Compare with what the training began with: a checkpoint brings its own rates and order, whatever is asked for.
+
+    Raises:
+        UserError: something that cannot change is another.
+    """
+    path = out / BEGUN
+    now = json.loads(json.dumps({**settings_that_stay(to_mapping(experiment)), "samples": samples}, default=str))
+    if checkpoint is not None and path.is_file():
+        before = read_json(path)
+        for name, value in now.items():
+            if isinstance(before, dict) and name in before and before[name] != value:
+                raise UserError(
+                    f"{checkpoint}: {name} was {str(before[name])[:60]} and is now {str(value)[:60]}; "
+                    "give what it began with, or choose another folder"
+                )
+    elif is_first():
+        write_json(path, now, indent=1)
+
+
+def _check_text_only(records: Records, start: StartConfig) -> None:
+    """A base without vision tower is trained on text alone."""
+    if start.base is None or start.vision is not None:
+        return
+    for record in records:
+        if IMAGE_MARK in record_text(record):
+            raise UserError(
+                f"sample {record['id']} has pictures, which a text-only training cannot see; add --vision_tower"
+            )
+
+
+def _folder(model: MM2SG, tokens: Tokens, start: StartConfig) -> ModelFolder:
+    """Published form for an adapter, ours for a model that is trained as a whole."""
+    if start.base is None or start.lora is None:
+        return ModelFolder(lambda to: save_model(to, model, tokens), lambda of: load_weights(model, of / WEIGHTS))
+    base, vision = start.base, start.vision
+    return ModelFolder(lambda to: save_published(to, model, base, vision), lambda of: load_trained(model, of))
+
+
+def output_folder(experiment: Experiment) -> Path:
+    """Where the experiment's training goes.
+
+    Raises:
+        UserError: the experiment names no output folder or no samples.
+    """
+    files = experiment.files
+    if not files.samples or files.out is None:
+        raise UserError("a training needs samples (--samples or --data_path) and a folder (--out or --output_dir)")
+    return files.out
+
+
+def finished(out: Path) -> bool:
+    """Whether a folder holds a whole model of either form."""
+    return any((out / name).exists() for name in (WEIGHTS, OTHER_WEIGHTS))  # these are written last
+
+
+def check_tools(experiment: Experiment) -> None:
+    """What the settings ask for must be installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    if missing := missing_tools(experiment):
+        raise UserError("; ".join(missing))
+
+
+def missing_tools(experiment: Experiment) -> list[str]:
+    """A line for each tool or setting of a tool that is not there."""
+    missing = []
+    deepspeed = experiment.train.deepspeed
+    wanted = {
+        "deepspeed": deepspeed and f"--deepspeed {deepspeed}, or leave the option out",
+        "bitsandbytes": experiment.start.base and experiment.start.bits == 4 and "--bits 4, or take --bits 16",
+    }
+    for tool, option in wanted.items():
+        if option and find_spec(tool) is None:
+            extra = "quant" if tool == "bitsandbytes" else tool
+            missing.append(f'{tool} is not installed: pip install "mmor[{extra}]" for {option}')
+    try:
+        if experiment.train.report_to == "wandb":
+            check_wandb("--report_to wandb")
+        if deepspeed is not None and not deepspeed.is_file():
+            raise UserError(f"{deepspeed}: no such DeepSpeed configuration; take configs/deepspeed/zero2.json")
+        zero_stage(deepspeed)
+    except UserError as error:
+        missing.append(str(error))
+    return missing
+
+
+def loss_weights(path: Path | None, samples: TrainingSamples, tokens: Tokens, vocabulary: int) -> Tensor:
+    """Weight of each token id in the loss.
+
+    Args:
+        path: JSON of token text -> count in the answers; None: counted here. The published file leaves out the token
+            that ends an answer, which made it count a hundred times less than any other: it counts once per answer.
+        samples: what is trained on.
+        tokens: the model's tokenizer.
+        vocabulary: ids that the model scores.
+
+    Raises:
+        UserError: the file is damaged, or of another tokenizer.
+    """
+    names = tokens.names()
+    if path is None:
+        answers = (tokens.encode(conversation(IMAGE_MARK), samples.answer(i))[1] for i in range(len(samples)))
+        return token_weights(answer_frequencies(answers, names), names, vocabulary)
+    counts = read_json(path)
+    if not isinstance(counts, dict) or not all(
+        isinstance(count, (int, float)) and count >= 1 for count in counts.values()
+    ):
+        raise UserError(f"{path}: expected an object of token texts and their counts, 1 or more; copy or make it again")
+    if not counts.keys() & names.keys():
+        raise UserError(f"{path}: none of its tokens is known to the model's tokenizer; it is of another one")
+    return token_weights({END_TOKEN: len(samples), **counts}, names, vocabulary)

@@ -1,0 +1,278 @@
+"""The models that fine-tuning starts from: LLaVA 1.5 and CLIP, in the layout of the model hub.
+
+A base is a folder or a name on the hub: config.json, safetensors or `.bin` weights in one file or in shards with an
+index, and a tokenizer (stage-2 specification, section 4). Weights are mapped into memory, so that loading in few bits
+never holds them twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CLIPVisionConfig
+
+from computing.hub import hub_errors
+from computing.loading import LoadReport
+from operating_room.errors import UserError
+from operating_room.files.readers import read_json
+from operating_room.files.tensors import read_tensors
+from scene_graph_generation.config.setting_checks import can_be_a_path
+from scene_graph_generation.config.settings import (
+    LanguageConfig,
+    MM2SGConfig,
+    PoolerConfig,
+    VisionConfig,
+    from_mapping,
+    to_mapping,
+)
+from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.weights.parameter_names import our_name, published_name
+from scene_graph_generation.weights.precision import build_empty
+
+LANGUAGE_BASE = "liuhaotian/llava-v1.5-7b"
+VISION_BASE = "openai/clip-vit-large-patch14-336"
+
+CONFIG = "config.json"
+_WANTED = ("*.json", "*.safetensors", "*.bin", "tokenizer.model")  # of a repository
+TOKENIZER = ("tokenizer.model", "tokenizer.json")  # all that a tokenizer is
+_SINGLE = ("model.safetensors", "pytorch_model.bin")
+OWN_SETTINGS = "mm2sg"  # key of our settings in a config.json of the published form
+_LANGUAGE_KEYS = {  # ours -> LLaVA's config.json
+    "vocabulary": "vocab_size",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp": "intermediate_size",
+    "positions": "max_position_embeddings",
+}
+_VISION_KEYS = {  # ours -> CLIP's config.json
+    "image_size": "image_size",
+    "patch_size": "patch_size",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp": "intermediate_size",
+}
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def load_base(
+    base: str | Path, vision: str | Path | None, settings: MM2SGConfig | None = None, pictures: bool | None = None
+) -> MM2SG:
+    """A model with the weights of its bases as they are stored; the pooler, which no base has, is freshly initialised.
+
+    Args:
+        base: language model and projector; folder or name on the hub. A model folder of ours is a base, too.
+        vision: CLIP; folder or name on the hub. None: its weights are among the base's, or nobody needs them.
+        settings: of a published model that is to be put on these bases; by default the bases' own sizes.
+        pictures: False: the model reads text only and has nothing for pictures; None: that if there is no `vision`.
+
+    Raises:
+        UserError: a base cannot be fetched, is damaged, incomplete or of another architecture than `settings`.
+    """
+    folder = find_folder(base)
+    tower = None if vision is None else find_folder(vision)
+    found = base_settings(folder, tower)
+    if settings is not None:
+        check_sizes(settings.language, found.language, str(folder))
+        if tower is not None:
+            check_sizes(settings.vision, found.vision, str(tower))
+    model = build_empty(settings or found, folder / CONFIG, tower is not None if pictures is None else pictures)
+    own = is_ours(read_config(folder))
+    reports = []
+    for path, state in read_weights(folder):
+        named = {published_name(name): tensor for name, tensor in state.items()} if own else state
+        reports.append(assign(model, named, path))
+    if tower is not None:
+        reports += [assign(model, _of_clip(state), path) for path, state in read_weights(tower)]
+    if wrong := next((report for report in reports if report.reshaped), None):
+        raise UserError(f"{wrong.path}: {wrong.reshaped[0]} has another shape than config.json says; copy it again")
+    empty = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
+    if empty:
+        where, right = (tower or folder, VISION_BASE) if empty[0].startswith("vision.") else (folder, LANGUAGE_BASE)
+        raise UserError(
+            f"{where}: {len(empty)} weights are missing, the first is {published_name(empty[0])}; "
+            f"give a whole copy of {right}"
+        )
+    return model
+
+
+def find_folder(name: str | Path, wanted: Sequence[str] = _WANTED) -> Path:
+    """The folder of a base: `name` itself, or the hub's copy in the local cache, fetched if needed.
+
+    Args:
+        name: folder, or name on the hub.
+        wanted: patterns of the files to fetch.
+
+    Raises:
+        UserError: it is neither here nor can be fetched.
+    """
+    from huggingface_hub import snapshot_download
+
+    if not can_be_a_path(name):
+        raise UserError(f"{str(name)[:60]!r} is no name of a base; give a folder, or OWNER/NAME on the hub")
+    with hub_errors(str(name)):
+        if Path(name).is_dir():
+            return Path(name)
+        return Path(snapshot_download(str(name), allow_patterns=list(wanted)))
+
+
+def base_settings(folder: Path, vision: Path | None) -> MM2SGConfig:
+    """Sizes of a model on these bases, from their config.json; without `vision` the published tower's.
+
+    Raises:
+        UserError: a config.json is missing, damaged, or of another kind of model.
+    """
+    values = read_config(folder)
+    where = folder / CONFIG
+    if is_ours(values):
+        return from_mapping(MM2SGConfig, values, str(where))
+    if OWN_SETTINGS in values:
+        return from_mapping(MM2SGConfig, values[OWN_SETTINGS], f"{where}: {OWN_SETTINGS}")
+    if missing := [key for key in _LANGUAGE_KEYS.values() if not isinstance(values.get(key), int)]:
+        raise UserError(f"{where}: has no {missing[0]}; this is no LLaVA model, give {LANGUAGE_BASE}")
+    tower = _vision_sizes(vision, values.get("mm_vision_select_layer", VisionConfig.feature_layer))
+    channels = PoolerConfig().mask_channels
+    sizes = {
+        "language": {ours: values[theirs] for ours, theirs in _LANGUAGE_KEYS.items()},
+        "vision": to_mapping(tower),
+        "pooler": {"mask_channels": (*channels[:-1], tower.width)},
+        "max_length": values.get("tokenizer_model_max_length", MM2SGConfig.max_length),
+    }
+    return from_mapping(MM2SGConfig, sizes, str(where))
+
+
+def language_values(config: LanguageConfig) -> dict[str, int]:
+    """The sizes of a language model as LLaVA's config.json names them."""
+    return {theirs: getattr(config, ours) for ours, theirs in _LANGUAGE_KEYS.items()}
+
+
+def check_sizes(wanted: Any, found: Any, where: str) -> None:
+    """Two settings of the same kind must agree, or `where` is the wrong base."""
+    for name, value in vars(wanted).items():
+        if name != "feature_layer" and value != getattr(found, name):
+            raise UserError(
+                f"{where}: is another base than the model was trained on ({name} is {getattr(found, name)} here, "
+                f"{value} there); give the right one"
+            )
+
+
+def assign(model: MM2SG, state: Mapping[str, Tensor], source: Path) -> LoadReport:
+    """Put tensors with published names into a model as they are; what does not fit is left out and reported.
+
+    Raises:
+        UserError: weights are stored in another form than floating-point numbers.
+    """
+    own = model.state_dict()
+    report = LoadReport(source, [], [], [], [])
+    fitting = {}
+    for published, tensor in state.items():
+        try:
+            name = our_name(published)
+        except UserError:
+            name = published
+        if name is None or _belongs_to_missing_part(model, name):
+            continue
+        if name not in own:
+            report.unexpected.append(published)
+        elif own[name].shape != tensor.shape:
+            report.reshaped.append(published)
+        else:
+            fitting[name] = tensor
+            report.matched.append(published)
+    check_form(fitting, own, source)
+    model.load_state_dict(fitting, strict=False, assign=True)
+    return report
+
+
+def check_form(state: Mapping[str, Tensor], own: Mapping[str, Tensor], source: Path) -> None:
+    """Weights must be floating-point numbers where the model's are, and whole ones where its are.
+
+    Raises:
+        UserError: `source` stores one in another form, quantised for instance.
+    """
+    for name, tensor in state.items():
+        if tensor.dtype not in _FLOATS if own[name].is_floating_point() else tensor.is_floating_point():
+            raise UserError(
+                f"{source}: {name} is stored as {tensor.dtype}, which is no form of this model's weights; give a copy "
+                "in 16 or 32 bits (fewer bits are chosen with --bits)"
+            )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a folder.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    return read_settings(folder / CONFIG)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: must hold an object of settings; copy it again")
+    return values
+
+
+def read_weights(folder: Path) -> Iterator[tuple[Path, dict[str, Tensor]]]:
+    """The weight files of a folder, one after the other.
+
+    Raises:
+        UserError: there are none, or one is missing or damaged.
+    """
+    for name in _SINGLE:
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            files = read_settings(index).get("weight_map")
+            if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+                raise UserError(f"{index}: is no list of weight files; copy it again")
+            names = sorted(set(files.values()))
+            if outside := [shard for shard in names if Path(shard).name != shard]:
+                raise UserError(f"{index}: names a file outside its folder ({outside[0]}); do not trust this copy")
+        elif (folder / name).is_file():
+            names = [name]
+        else:
+            continue
+        for shard in names:
+            yield folder / shard, read_tensors(folder / shard)
+        return
+    raise UserError(f"{folder}: holds no weights ({' or '.join(_SINGLE)}, or shards with an index); copy it again")
+
+
+def _vision_sizes(folder: Path | None, feature_layer: Any) -> VisionConfig:
+    if folder is None:
+        return from_mapping(VisionConfig, {"feature_layer": feature_layer}, CONFIG)
+    values, where = read_config(folder), folder / CONFIG
+    values = values.get("vision_config") or values  # of all of CLIP, or of its vision tower
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: vision_config must hold settings; give {VISION_BASE}")
+    usual = CLIPVisionConfig()  # what is not said is as in the library
+    sizes = {ours: values.get(theirs, getattr(usual, theirs)) for ours, theirs in _VISION_KEYS.items()}
+    return from_mapping(VisionConfig, {**sizes, "feature_layer": feature_layer}, str(where))
+
+
+def _belongs_to_missing_part(model: MM2SG, name: str) -> bool:
+    """Whether a weight is of what a model that reads text only does not have."""
+    return getattr(model, name.partition(".")[0], model) is None
+
+
+def is_ours(values: Mapping[str, Any]) -> bool:
+    """Whether a config.json is one of our model folders."""
+    return "language" in values
+
+
+def _of_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """CLIP's vision part under the names it has in the published model; its text part is not used."""
+    start = "vision_model."
+    tower = "model.vision_tower.vision_tower."
+    return {tower + name: tensor for name, tensor in state.items() if name.startswith(start)}

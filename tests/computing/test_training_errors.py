@@ -1,0 +1,39 @@
+"""What trainings say when they cannot go on."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+
+from computing.training_errors import one_line_errors
+from operating_room.errors import UserError
+
+_KILLED = "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that it is out of shared memory."
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (UserError("Caught UserError in worker 0.\nTraceback:\n  File x\nerrors.UserError: a.png: damaged"), "a.png: "),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+            r"full \(CUDA out of memory\); .*SIZE",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device", "out/log.jsonl"), "out/log.jsonl: No space left"),
+        (OSError("Too many open files"), "^out: Too many open files"),
+        (RuntimeError(_KILLED), "--shm-size.*lower READERS"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(error: Exception, told: str) -> None:
+    with pytest.raises(UserError, match=told) as caught, one_line_errors(Path("out"), "lower SIZE", "READERS"):
+        raise error
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_fault_of_the_program_stays_what_it_is() -> None:
+    with pytest.raises(RuntimeError, match="CUDA error: device-side assert"), one_line_errors(Path(), "", ""):
+        raise RuntimeError("CUDA error: device-side assert triggered")

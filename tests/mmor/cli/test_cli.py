@@ -1,0 +1,236 @@
+"""The command line: what a user sees for a mistake, and that each command calls what it says."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mmor import cli
+from operating_room.domain.takes import find_take
+from operating_room.errors import UserError
+from operating_room.graphs.graph_files import load_samples, save_samples
+from operating_room.recordings.dataset import Dataset
+from tests.operating_room.tiny_dataset import write_dataset
+
+RUN = CliRunner()
+
+
+def run(*arguments: str) -> int:
+    """The exit code of the real entry point."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["mmor", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+    return int(stopped.value.code or 0)
+
+
+@pytest.mark.parametrize("group", [(), ("data",), ("panoptic",), ("scene-graph",)])
+def test_help_names_the_commands(group: tuple[str, ...]) -> None:
+    result = RUN.invoke(cli.app, [*group, "--help"])
+    assert result.exit_code == 0
+    assert "Commands" in result.output
+
+
+def test_mistakes_end_with_one_line_and_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("data", "check", str(tmp_path / "nothing")) == 2
+    assert run("data", "synthesize", "--out", str(tmp_path), "--size", "big") == 2
+    assert run("scene-graph", "preprocess", "masks", "--data", str(tmp_path)) == 2
+    assert run("panoptic", "train", "--config-file", str(tmp_path / "no.yaml")) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith("error: ") for line in lines)
+
+
+def test_odd_names_are_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names that no file has, links in a circle, and the value of a shell variable that is not set."""
+    (tmp_path / "circle").symlink_to("circle")
+    commands = [
+        ("scene-graph", "infer", "--out", str(tmp_path / "o.json"), "--model"),
+        ("scene-graph", "train", "--config"),
+        ("scene-graph", "train", "--model_name_or_path"),
+        ("scene-graph", "train", "--samples"),
+        ("panoptic", "predict", "--out", str(tmp_path / "o"), "--model"),
+        ("panoptic", "train", "--config-file"),
+        ("data", "check", "--take", "001_PKA", "--json", "--take", "002_PKA"),
+        ("checkpoints", "inspect"),
+    ]
+    for command in commands:
+        for name in ("n" * 300, "n/" * 3000, str(tmp_path / "circle"), str(tmp_path / "circle" / "x")):
+            assert run(*command, name) == 2
+    for command in (("scene-graph", "infer", "--model", "", "--out", "x"), ("data", "synthesize", "--out=")):
+        assert run(*command) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert all(line.startswith("error: ") for line in lines), lines
+    assert len(lines) == 4 * len(commands) + 2
+
+
+def test_a_folder_that_is_closed_to_this_user_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def closed(self: Path, **options: object) -> object:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "stat", closed)  # what root would never see
+    for command in (("data", "check"), ("checkpoints", "inspect"), ("data", "convert-relations")):
+        assert run(*command, "/closed/two\nlines") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["error: /closed/two\\nlines: Permission denied; check path and permissions"] * 3
+
+
+def test_each_of_several_problems_has_its_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise UserError("the first take is broken\nthe second \x1b[31mtoo")
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert run("data") == 2
+    assert capsys.readouterr().err == "error: the first take is broken\nerror: the second \\x1b[31mtoo\n"
+
+
+def test_letters_that_a_terminal_does_not_have_end_no_command(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data")
+    take = data / "MM-OR_data" / "001_PKA"
+    (take / "relation_labels" / "gr\N{LATIN SMALL LETTER O WITH DIAERESIS}\udcff.json").write_text("{}")
+    for encoding in ("utf-8:strict", "latin-1:strict"):
+        checked = subprocess.run(
+            [sys.executable, "-m", "mmor.cli", "data", "check", str(data)],
+            capture_output=True,
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+        )
+        assert checked.returncode == 2
+        assert b"Traceback" not in checked.stderr
+        assert rb"\udcff.json: is the label of a frame that the index does not have" in checked.stdout
+
+
+def test_synthesize_check_and_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--take", "005_4DOR", "--seconds", "40", "--size", "32x24", "--workers", "1")
+    assert run("data", "synthesize", "--out", str(tmp_path), *options) == 0
+    recorded = Dataset(tmp_path).take(find_take("005_4DOR"))
+    assert len(recorded.timepoints) == 40
+
+    assert run("data", "convert-relations", str(tmp_path), "--out", str(tmp_path)) == 0
+    samples = json.loads((tmp_path / "relationships_train.json").read_text())
+    assert len(samples) == 40
+
+    capsys.readouterr()
+    assert run("data", "check", str(tmp_path), "--json") == 1  # masks are not made yet
+    report = json.loads(capsys.readouterr().out)
+    assert {finding["severity"] for finding in report["findings"]} == {"gap", "note"}
+    assert report == json.loads(json.dumps(report))
+    assert any("005_4DOR" in str(take) for take in report["takes"])
+
+
+def test_relations_are_written_where_the_next_command_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`convert-relations DIR` wrote to ./data, over the tracked names there, and `--data DIR` found nothing."""
+    data = tmp_path / "recordings"
+    options = ("--take", "002_4DOR", "--seconds", "40", "--size", "32x24", "--workers", "1")
+    assert run("data", "synthesize", "--out", str(data), *options) == 0
+    names = {name: (Path("data") / name).read_text() for name in ("classes.txt", "relationships.txt")}
+    for name, text in names.items():
+        (data / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--data", str(data), "--split", "test", "--out", "samples", "--permutations", "1")
+    assert run("scene-graph", "samples", *arguments) == 2
+    assert "`mmor data convert-relations" in capsys.readouterr().err
+    assert run("data", "convert-relations", str(data / "4D-OR_data")) == 0
+    assert {name: (data / name).read_text() for name in names} == names  # few takes never shorten them
+    assert run("scene-graph", "samples", *arguments) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recordings", "samples"]
+
+
+def test_check_of_the_takes_that_are_meant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path)
+    for names in ((), ("--take", "001_PKA/"), ("--take", "001_4DOR", "--take", "001_PKA")):
+        assert run("data", "check", str(tmp_path), *names) == 0
+    assert run("data", "check", str(tmp_path), "--take", "train") == 1
+    assert run("data", "check", str(tmp_path), "--take", "own") == 2
+    assert "none of the takes of own is there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("group", ["", "data", "panoptic", "scene-graph", "downstream", "checkpoints"])
+def test_lists_of_commands_say_what_each_does(group: str) -> None:
+    """On a terminal of 80 columns: no sentence is cut off in the middle."""
+    said = RUN.invoke(cli.app, [*group.split(), "--help"], terminal_width=80).stdout
+    described = said.partition("Commands:")[2].strip().splitlines()
+    assert described
+    assert not [line for line in described if line.endswith("...")]
+
+
+def test_a_model_is_named_alike_in_every_command() -> None:
+    """Published: `--model_path`."""
+    for command in ("scene-graph infer", "scene-graph evaluate", "downstream evaluate"):
+        said = RUN.invoke(cli.app, [*command.split(), "--help"]).stdout
+        assert {"--model", "--model-path", "--model_path"} <= set(said.replace(",", " ").split()), command
+
+
+def test_the_small_experiment_is_taken_from_any_folder_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = RUN.invoke(cli.app, ["panoptic", "train", "--data", "nowhere", "--out", "out"])
+    assert "small.yaml" not in result.output + str(result.exception)
+    assert "nowhere" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("words", "file", "maker"),
+    [
+        ("panoptic evaluate --out none", "none/inference/pred_test.json", "`mmor panoptic predict`"),
+        ("scene-graph evaluate --predictions none.json", "none.json", "`mmor scene-graph infer`"),
+        ("scene-graph preprocess masks --predictions none", "none", "`mmor panoptic predict`"),
+        ("scene-graph train --samples none.json --out model", "none.json", "`mmor scene-graph samples`"),
+        ("downstream evaluate --out r.json --graphs none.json", "none.json", "`mmor scene-graph infer`"),
+        ("downstream evaluate --out r.json --labels none", "none/take_timestamp", "`mmor downstream labels --out DIR`"),
+        ("downstream samples --labels none", "none/take_timestamp", "`mmor downstream labels --out DIR`"),
+        ("compare none.json none2.json", "none.json", "`evaluate`"),
+    ],
+)
+def test_a_missing_file_that_a_command_makes_names_the_command(
+    words: str,
+    file: str,
+    maker: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Fault 40: no archive of the dataset has these files."""
+    monkeypatch.chdir(tmp_path)
+    write_dataset(Path("data"))
+    assert run("data", "convert-relations") == 0
+    save_samples(Path("data/relationships_test.json"), load_samples(Path("data/relationships_train.json")))
+    capsys.readouterr()
+    assert run(*words.split()) in (1, 2)
+    said = capsys.readouterr().err
+    assert file in said
+    assert maker in said
+    assert "archive" not in said
+
+
+def test_samples_that_cannot_be_made_leave_those_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An empty list once took the place of a whole training file."""
+    monkeypatch.chdir(tmp_path)
+    write_dataset(Path("data"))
+    assert run("data", "convert-relations") == 0
+    assert run("downstream", "labels", "--derive-all", "--out", "labels") == 0
+    assert run("downstream", "samples", "--labels", "labels", "--per-timepoint", "1") == 0
+    (path,) = Path("data/llava_samples").glob("downstream_*.json")
+    before = path.read_bytes()
+    capsys.readouterr()
+    assert run("downstream", "samples", "--labels", "none", "--per-timepoint", "1") == 2
+    assert "error: no training sample can be made; 001_PKA_MMOR is left out: none/" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    for index in Path("data").rglob("timestamp_to_pcd_and_frames_list.json"):
+        index.write_text("[]")
+    assert run("scene-graph", "samples", "--permutations", "1") == 2

@@ -1,0 +1,236 @@
+"""The commands that generate, score and compare, with an untrained model on a hand-made data set."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmor import cli
+from operating_room.files.atomic import write_json
+from operating_room.graphs.prompts import conversation, human_prompt
+from scene_graph_generation.config.settings import LanguageConfig, MM2SGConfig, PoolerConfig, VisionConfig
+from scene_graph_generation.inputs.tokens import train_tokens
+from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.weights.checkpoints import load_model, save_model
+from tests.operating_room.tiny_dataset import write_dataset
+
+SHORT = ("--max-new-tokens", "3")
+GRAPH = [["circulator", "instrument_table", "touching"], ["nurse", "saw", "holding"]]
+
+
+def run(*arguments: str | Path) -> int:
+    """The exit code of the real entry point."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["mmor", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+    return int(stopped.value.code or 0)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Sequence[str | Path]:
+    """Options of a data set whose training takes have three timepoints each."""
+    data = write_dataset(tmp_path / "data")
+    takes = ("001_4DOR", "001_PKA_MMOR")
+    records = [{"take_name": t, "frame_id": f"{i:06d}", "relationships": GRAPH} for t in takes for i in range(3)]
+    write_json(data / "relationships_train.json", records)
+    return "--data", data, "--relations", data, "--split", "train"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Folder of a training with one checkpoint, whose model can hardly stop talking."""
+    torch.manual_seed(0)
+    tokens = train_tokens([conversation(human_prompt(None, None, None, None))], 1024)
+    config = MM2SGConfig(
+        vision=VisionConfig(image_size=28, width=16, layers=1, heads=2, mlp=32, feature_layer=-1),
+        pooler=PoolerConfig(layers=1, heads=2, mlp=32, mask_channels=(8, 8, 8, 8, 16)),
+        language=LanguageConfig(vocabulary=tokens.size, width=16, layers=1, heads=2, mlp=32, positions=2048),
+        modalities=("views", "masks", "robot", "speech"),
+    )
+    save_model(tmp_path / "model" / "checkpoint-5", MM2SG(config), tokens)
+    return tmp_path / "model"
+
+
+def test_a_model_is_evaluated_in_one_go_and_once(
+    model: Path, place: Sequence[str | Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, results_folder = model / "checkpoint-5", model / "evaluation" / "checkpoint-5"
+    temporal = ("--config", "mmor_temporal_pred.json", *place, *SHORT)
+    assert run("scene-graph", "evaluate", "--model_path", checkpoint, *temporal) == 0
+    results = json.loads((results_folder / "mmor_temporal_pred_train.json").read_text())
+    assert results["about"]["memory"] is True
+    assert results["about"]["max_new_tokens"] == 3
+    assert results["overall"]["samples"] == len(results["samples"]) == 6
+    assert results["modalities"]["memory"]["timepoints"] == 6
+    said = capsys.readouterr()
+    assert "Macro F1" in said.out
+    assert "known to the model" in said.out
+    assert all("predicted relations do not count" in line for line in said.err.splitlines())
+    for _ in range(2):
+        assert run("scene-graph", "evaluate-all", model, *place, *SHORT) == 0
+        assert "5\t" in capsys.readouterr().out
+    stored = (results_folder / "mmor_train.json").stat().st_mtime_ns
+    assert run("scene-graph", "evaluate-all", model, *place, *SHORT) == 0
+    assert (results_folder / "mmor_train.json").stat().st_mtime_ns == stored
+    assert run("scene-graph", "evaluate-all", model, *place, "--max-new-tokens", "2") == 0
+    assert (results_folder / "mmor_train.json").stat().st_mtime_ns != stored  # another setting
+    both = [results_folder / f"{config}_train.json" for config in ("mmor", "mmor_temporal_pred")]
+    capsys.readouterr()
+    assert run("compare", *both) == 0
+    assert "memory: False -> True" in capsys.readouterr().out
+
+
+def test_another_training_with_the_same_steps_is_evaluated_anew(
+    model: Path, place: Sequence[str | Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("scene-graph", "evaluate-all", model, *place, *SHORT) == 0
+    checkpoint, results = model / "checkpoint-5", model / "evaluation" / "checkpoint-5" / "mmor_train.json"
+    first = json.loads(results.read_text())["about"]["model"]
+    other, tokens = load_model(checkpoint)
+    torch.nn.init.normal_(next(other.projector.parameters()))
+    save_model(checkpoint, other, tokens)
+    assert run("scene-graph", "evaluate-all", model, *place, *SHORT) == 0
+    assert json.loads(results.read_text())["about"]["model"] != first
+    assert f"mmor_train.of_{first}.jsonl" in capsys.readouterr().err
+
+
+def test_some_takes_and_the_first_timepoints(
+    model: Path, place: Sequence[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, out = model / "checkpoint-5", tmp_path / "p.json"
+    options = ("--model", checkpoint, "--data", place[1], "--out", out, *SHORT)
+    assert run("scene-graph", "infer", *options, "--limit", "2") == 0
+    assert "4 scene graphs in" in capsys.readouterr().out
+    assert run("scene-graph", "infer", *options, "--take", "001_PKA/") == 0
+    evaluate = ("scene-graph", "evaluate", "--predictions", out, *place)
+    assert run(*evaluate) == 1  # 4D-OR lacks one
+    for name in ("001_PKA", "001_PKA/", "001_PKA_MMOR"):
+        assert run(*evaluate, "--take", name, "--out", tmp_path / "r.json") == 0
+    assert list(json.loads((tmp_path / "r.json").read_text())["takes"]) == ["001_PKA_MMOR"]
+    assert run(*evaluate, "--limit", "2") == 0
+    assert run(*evaluate, "--take", "004_PKA") == 2
+    assert "004_PKA_MMOR is not among those of this split on disk: 001_4DOR, 001_PKA" in capsys.readouterr().err
+    assert run("scene-graph", "evaluate", "--model-path", checkpoint, *place, *SHORT, "--limit", "1") == 0
+    for name in ("001_PKA/", "001_PKA_MMOR"):  # the same take, the same results
+        again = ("--model-path", checkpoint, *place, *SHORT, "--limit", "1", "--take", name)
+        assert run("scene-graph", "evaluate", *again) == 0
+    results = sorted(path.name for path in (model / "evaluation" / "checkpoint-5").glob("*.json"))
+    assert results == ["mmor_train_001_PKA_first1.json", "mmor_train_first1.json"]
+
+
+def test_outputs_that_would_cost_something_are_refused(
+    model: Path, place: Sequence[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, graphs = place[1], tmp_path / "g.json"
+    write_json(graphs, {})
+    checkpoint = ("--model-path", model / "checkpoint-5")
+    assert run("scene-graph", "infer", "--model", model / "checkpoint-5", "--data", data, "--out", tmp_path / "x.jsonl")
+    assert run("scene-graph", "evaluate", *checkpoint, *place, "--out", tmp_path / "x.jsonl") == 2
+    assert run("downstream", "evaluate", *place, "--out", tmp_path / "x.jsonl") == 2
+    assert run("downstream", "evaluate", *place, "--graphs", graphs, "--out", graphs) == 2
+    assert run("scene-graph", "evaluate", "--predictions", graphs, *place, "--out", graphs) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line[:7] for line in lines] == ["error: "] * 5
+    for content in ('{"labels": 1}', "take,frame\n", "[]"):
+        other = tmp_path / "other.json"
+        other.write_text(content)
+        assert run("scene-graph", "evaluate", *checkpoint, *place, "--out", other) == 2
+        assert run("downstream", "evaluate", *place, "--out", other) == 2
+        assert run("scene-graph", "evaluate", "--predictions", graphs, *place, "--out", other) == 2
+        assert other.read_text() == content
+    assert capsys.readouterr().err.count("holds no results") == 9
+    assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_a_model_of_text_alone_generates_no_scene_graphs(
+    model: Path, place: Sequence[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sighted, tokens = load_model(model / "checkpoint-5")
+    save_model(tmp_path / "text", MM2SG(replace(sighted.settings, modalities=())), tokens)
+    options = ("--model", tmp_path / "text", "--data", place[1], "--out", tmp_path / "p.json")
+    assert run("scene-graph", "infer", *options) == 2
+    assert run("scene-graph", "evaluate", "--model-path", tmp_path / "text", *place) == 2
+    assert all("this model reads text only" in line for line in capsys.readouterr().err.splitlines())
+
+
+def test_predictions_are_scored_and_the_rest_is_told(
+    model: Path, place: Sequence[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = place[1], tmp_path / "p.json"
+    options = ("--model", model / "checkpoint-5", "--data", data, "--out", out, *SHORT)
+    assert run("scene-graph", "infer", *options, "--take", "001_4DOR") == 0
+    capsys.readouterr()
+    assert run("scene-graph", "evaluate", "--predictions", out, *place, "--out", tmp_path / "r.json") == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: 001_PKA_MMOR is left out: 3 of 3 samples have no prediction")
+    assert json.loads((tmp_path / "r.json").read_text())["overall"]["samples"] == 3
+
+
+def test_mistakes_are_one_line(
+    model: Path, place: Sequence[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("scene-graph", "evaluate", *place) == 2
+    assert run("scene-graph", "evaluate", "--model-path", tmp_path, *place) == 2
+    assert run("scene-graph", "evaluate", "--model-path", model / "checkpoint-5", "--device", "nonsense", *place) == 2
+    assert run("scene-graph", "evaluate-all", tmp_path / "nothing", *place) == 2
+    assert run("compare", tmp_path / "a.json", tmp_path / "b.json") == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert [line[:7] for line in lines] == ["error: "] * 5
+
+
+def test_downstream_from_labels_to_scores(
+    model: Path, place: Sequence[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = tmp_path / "labels"
+    assert run("downstream", "labels", *place, "--derive-all", "--out", labels) == 0
+    assert "001_PKA: next_action from rules" in capsys.readouterr().out
+    assert run("downstream", "samples", *place, "--labels", labels, "--per-timepoint", "2", "--out", tmp_path) == 0
+    (made,) = tmp_path.glob("downstream_task_train_*.json")
+    assert len(json.loads(made.read_text())) == 6
+    training = (
+        "downstream",
+        "train",
+        "--max_steps",
+        "1",
+        "--data",
+        place[1],
+        "--samples",
+        made,
+        "--out",
+        tmp_path / "m",
+    )
+    assert run(*training) == 0
+    assert load_model(tmp_path / "m")[0].settings.modalities == ()  # that of small_downstream.yaml
+    options = ("--labels", labels, "--out", tmp_path / "r.json")
+    assert run("downstream", "evaluate", *place, *options, "--model-path", model / "checkpoint-5", *SHORT) == 0
+    assert "checkpoint-5 reads pictures, as scene-graph models do; answers" in capsys.readouterr().err
+    results = json.loads((tmp_path / "r.json").read_text())
+    assert results["tasks"]["sterility_breach"]["rule"]["overall"]["yes"]["recall"] == 1
+    assert results["tasks"]["robot_phase"].keys() == {"model"}
+
+
+def test_downstream_leaves_out_a_take_with_labels_of_unknown_frames(
+    place: Sequence[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Path(place[1])
+    write_json(data / "MM-OR_data" / "take_timestamp_to_robot_phase" / "001_PKA.json", {"000077": "Turn on"})
+    assert run("downstream", "evaluate", *place, "--out", tmp_path / "r.json") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "has a label for 000077, which is no timepoint of the take" in line
+
+
+def test_one_process_answers(
+    model: Path, place: Sequence[str | Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second process of torchrun would be refused by the first one's file, and end it."""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert run("scene-graph", "evaluate", "--model-path", model / "checkpoint-5", *place) == 2
+    assert "start it without torchrun" in capsys.readouterr().err

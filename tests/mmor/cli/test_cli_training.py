@@ -1,0 +1,103 @@
+"""`mmor scene-graph train` with the published commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmor.cli import main
+from scene_graph_generation.config.settings import to_mapping
+from tests.scene_graph_generation.config.test_arguments import BASE, TEMPORAL
+from tests.scene_graph_generation.tiny_training import SHORT, write_samples
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_samples(tmp_path_factory.mktemp("data"))
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> int:
+    """Exit code of `mmor scene-graph train`."""
+    monkeypatch.setattr("sys.argv", ["mmor", "scene-graph", "train", *map(str, words)])
+    try:
+        main()
+    except SystemExit as done:
+        return int(done.code or 0)
+    return 0
+
+
+@pytest.mark.parametrize("published", [BASE, TEMPORAL])
+def test_a_published_command_is_accepted_as_written(
+    published: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command(monkeypatch, *published.split(), "--dry-run") == 2  # its samples are not here
+    said = capsys.readouterr()
+    assert "319,815,680" in said.out
+    assert "train_20perm_" in said.out
+    assert "no such training file" in said.out
+    assert said.err.count("--warmup_ratio") == 1
+    assert said.err.splitlines()[-1].startswith("error: training would not start")
+
+
+def test_a_published_command_with_our_options(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["--samples", data / "samples.json", "--data", data, "--out", tmp_path / "out", "--gpus", "2"]
+    published = BASE.replace("--deepspeed ./scripts/zero2.json", "").split()
+    frequencies = tmp_path / "frequencies.json"
+    frequencies.write_text('{"a": 1}')
+    words += ["--token_weight_path", frequencies, "--dry-run"]
+    assert command(monkeypatch, *published, "--report_to", "none", *words) == 0
+    said = capsys.readouterr().out
+    assert "6 samples, 4 per step x 4 accumulated x 2 GPU: 1 steps" in said
+    assert "inputs: all there" in said
+
+
+def test_a_training_from_an_experiment_file(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    settings = json.loads(json.dumps(to_mapping(SHORT), default=str))
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(settings))
+    words = ["--config", tmp_path / "e.yaml", "--samples", data / "samples.json", "--data", data]
+    assert command(monkeypatch, *words, "--out", tmp_path / "out", "--max_steps", "2", "--skip-bad-samples") == 0
+    assert f"model in {tmp_path / 'out'}" in capsys.readouterr().out
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--lora_enabled", "True"], "did you mean --lora_enable?"),
+        (["--samples", "x.json"], "a training needs samples"),
+        (["--model_name_or_path", "a/b", "--bits", "5"], "--bits: expected one of 4, 16, 32"),
+    ],
+)
+def test_wrong_commands_are_one_line(
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(monkeypatch, *words) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[-1].startswith("error: ")
+    assert said in errors[-1]
+
+
+def test_processes_that_meet_the_same_mistake_say_it_once(data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mmor.cli", "scene-graph", "train", "--gpus", "2", "--data", str(data)]
+    ran = subprocess.run(
+        [*command, "--samples", str(tmp_path / "none.json"), "--out", str(tmp_path / "out")],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ran.returncode == 2
+    assert ran.stderr.count("error: ") == 1
+    assert f"{tmp_path}/none.json: no such training file" in ran.stderr

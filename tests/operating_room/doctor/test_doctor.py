@@ -1,0 +1,470 @@
+"""`mmor data check`: every kind of gap and damage is reported, all of them at once, none in a complete dataset."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from pypcd4 import Encoding, PointCloud
+
+from operating_room.doctor import checkup as doctor
+from operating_room.doctor.checkup import Checkup, Finding, Severity, check, file_checks
+from operating_room.domain.takes import Take, find_take
+from operating_room.errors import UserError
+from operating_room.recordings import folders, layout
+from operating_room.recordings.dataset import Dataset
+from tests.operating_room.tiny_dataset import (
+    MMOR_NAME,
+    SRT,
+    cloud,
+    label_picture,
+    picture,
+    sound,
+    write,
+    write_dataset,
+    write_mmor,
+)
+
+FOURDOR_FOLDER = "4D-OR_data/export_holistic_take1_processed"
+TAKE = f"MM-OR_data/{MMOR_NAME}"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path)
+
+
+@pytest.fixture
+def only_these_takes(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    """As if the published lists held the two takes of the tiny dataset only."""
+    takes = Dataset(root).takes()
+
+    def split_takes(split: str, datasets: tuple[str, ...]) -> list[Take]:
+        return [take for take in takes if split == "train" and take.dataset in datasets]
+
+    monkeypatch.setattr(doctor, "split_takes", split_takes)
+
+
+def broken(report: Checkup) -> list[Finding]:
+    return [finding for finding in report.findings if finding.severity == Severity.BROKEN]
+
+
+@pytest.mark.usefixtures("only_these_takes")
+def test_a_complete_dataset(root: Path) -> None:
+    report = check(root)
+    assert report.findings == ()
+    assert report.exit_code == 0
+    mmor = report.to_json()["takes"][1]
+    assert (mmor["take"], mmor["timepoints"]) == (MMOR_NAME, 3)
+    assert mmor["splits"] == ["train", "small_train"]
+    assert mmor["files"]["room_views"] == {"found": 15, "expected": 15}
+    assert mmor["files"]["label_masks"] == {"found": 18, "expected": None}
+    assert mmor["files"]["tracker"] == {"found": 3, "expected": 3}
+    assert mmor["files"]["recording"] == {"found": 1, "expected": 1}
+    assert str(report).endswith(f"2 takes, {report.opened} files opened: 0 broken, 0 gaps")
+
+
+def test_absent_takes_that_nobody_asked_for_are_noted(root: Path) -> None:
+    report = check(root)
+    assert report.exit_code == 0
+    assert {finding.severity for finding in report.findings} == {Severity.NOTE}
+    messages = [finding.message for finding in report.findings]
+    assert len(messages) == 3 + 4
+    assert any("5 of 6 takes of train are absent: 003_4DOR, 005_4DOR" in message for message in messages)
+    assert any("3 of 3 takes of val are absent: 002_PKA, 007_TKA, 009_TKA" in message for message in messages)
+
+
+def test_only_the_takes_that_are_meant(root: Path) -> None:
+    (root / FOURDOR_FOLDER / "pcds_sparse" / "000400.pcd").write_bytes(b"x")
+    for name in (MMOR_NAME, f"{MMOR_NAME}/"):  # as a shell completes it
+        report = check(root, [name])
+        assert [take.take.name for take in report.takes] == [MMOR_NAME]
+        assert report.exit_code == 0
+        assert report.findings == ()
+    report = check(root, ["train"])
+    assert report.exit_code == 2
+    assert sum("takes of train are absent" in finding.message for finding in report.findings) == 2
+    assert sum(finding.severity == Severity.GAP for finding in report.findings) == 2
+    with pytest.raises(UserError, match="no take 002_PKA; there are 001_4DOR, 001_PKA"):
+        check(root, ["002_PKA"])
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("OP 12", "MM-OR_data", "because of its name: take names have letters"),
+        ("Knie_\u00e4", "MM-OR_data", "because of its name"),
+        ("knee.1", "MM-OR_data", "because of its name"),
+        ("knee_MMOR", "MM-OR_data", "do not end in _MMOR"),
+        ("knee_4DOR", "MM-OR_data", "do not end in _MMOR"),
+        ("015_PKA", "MM-OR_data", "looked for in 015-018_PKA"),
+        ("export_holistic_take7", "4D-OR_data", "export_holistic_take<number up to 999>_processed"),
+    ],
+)
+def test_folders_that_cannot_be_takes_are_told(root: Path, name: str, data: str, reason: str) -> None:
+    """Fault 15: takes of one's own were invisible."""
+    old = root / (TAKE if data == "MM-OR_data" else FOURDOR_FOLDER)
+    old.rename(root / data / name)
+    assert [f.message for f in broken(check(root)) if f.path == root / data / name and reason in f.message]
+
+
+def test_own_folder_without_index_is_told(root: Path) -> None:
+    (root / "MM-OR_data" / "knee" / "colorimage").mkdir(parents=True)
+    (root / "MM-OR_data" / "notes").mkdir()
+    assert [finding.path.name for finding in broken(check(root))] == ["knee"]
+
+
+@pytest.mark.usefixtures("only_these_takes")
+def test_files_of_macos_are_no_data(root: Path) -> None:
+    """Fault 16."""
+    folders = [path for path in root.rglob("*") if path.is_dir()]
+    for folder in [root, *folders]:
+        (folder / ".DS_Store").write_bytes(b"\x00\x00\x00\x01Bud1")
+        for file in [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]:
+            (folder / f"._{file.name}").write_bytes(b"\x00\x05\x16\x07")
+    assert check(root).findings == ()
+
+
+@pytest.mark.parametrize("depth", [0, 1], ids=["the take's folder", "a folder in it"])
+def test_a_folder_that_may_not_be_listed_costs_its_take(
+    root: Path, monkeypatch: pytest.MonkeyPatch, depth: int
+) -> None:
+    """Nobody's permissions stop root, who may run these tests: refuse as the system would."""
+    closed = root / TAKE / "colorimage" if depth else root / TAKE
+    (root / FOURDOR_FOLDER / "pcds_sparse" / "000400.pcd").write_bytes(b"x")
+    listdir = os.listdir
+
+    def refuse(folder: Path) -> list[str]:
+        if Path(folder) == closed or closed in Path(folder).parents:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listdir(folder)
+
+    monkeypatch.setattr(folders.os, "listdir", refuse)
+    report = check(root)
+    assert {"001_4DOR", MMOR_NAME} == {take.take.name for take in report.takes}
+    found = {finding.path: finding.message for finding in broken(report)}
+    assert found.keys() == {closed, root / FOURDOR_FOLDER / "pcds_sparse" / "000400.pcd"}
+    assert "cannot be listed (Permission denied); check permissions" in found[closed]
+
+
+@pytest.mark.parametrize("what", ["the dataset", "the take", "a folder", "a folder above", "a file"])
+def test_links_that_lead_nowhere_are_named(root: Path, what: str) -> None:
+    """A drive that is not mounted is no missing modality."""
+    place = {
+        "the dataset": root / "MM-OR_data",
+        "the take": root / TAKE,
+        "a folder": root / TAKE / "colorimage",
+        "a folder above": root / "MM-OR_data" / "take_point_clouds_sparse",
+        "a file": root / TAKE / "colorimage" / "camera01_colorimage-000100.jpg",
+    }[what]
+    place.rename(root / "elsewhere")
+    place.symlink_to(root / "not mounted")
+    if what == "the dataset":
+        with pytest.raises(UserError, match=r"MM-OR_data: is a link to .*not mounted, which is not there"):
+            check(root)
+        return
+    report = check(root)
+    assert len(report.takes) == 2
+    assert any(str(place) in finding.message for finding in broken(report))
+    if what != "a file":
+        assert any("which is not there; mount or link it again" in finding.message for finding in broken(report))
+    recorded = Dataset(root).take(find_take(MMOR_NAME))
+    if what in ("a folder", "a folder above"):
+        with pytest.raises(UserError, match="which is not there"):
+            _ = recorded.timepoints
+
+
+@pytest.mark.usefixtures("only_these_takes")
+def test_a_reader_that_stumbles_costs_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault 32 was one: a picture of 1x1 px divided by zero and nothing was reported of anything."""
+    bad = root / TAKE / "colorimage" / "camera02_colorimage-000101.jpg"
+    check_file = file_checks.CHECKS["room_views"]
+
+    def stumble(path: Path, take: Take) -> object:
+        return 1 // 0 if path == bad else check_file(path, take)
+
+    monkeypatch.setitem(file_checks.CHECKS, "room_views", stumble)
+    (finding,) = check(root).findings
+    assert (finding.path, finding.severity) == (bad, Severity.BROKEN)
+    assert "cannot be read (ZeroDivisionError" in finding.message
+
+
+@pytest.mark.usefixtures("only_these_takes")
+@pytest.mark.parametrize("pixels", [(1, 1), (1, 9), (9, 1)])
+def test_tiny_pictures_are_pictures(root: Path, pixels: tuple[int, int]) -> None:
+    write(
+        root / TAKE / "colorimage" / "camera02_colorimage-000101.jpg",
+        picture(pixels=np.zeros((*pixels, 3), np.uint8)),
+    )
+    assert check(root).findings == ()
+
+
+@pytest.mark.usefixtures("only_these_takes")
+@pytest.mark.parametrize(
+    ("name", "damage", "expected"),
+    [
+        ("take_tracks", lambda v: v[1]["unique_id_dicts"][0].update(Translation=[float("nan"), 0, 0]), "NaN"),
+        ("take_tracks", lambda v: v[1]["unique_id_dicts"][0].update(euler_rot=[1, 2]), "second 1: a tracker record"),
+        ("take_tracks", lambda v: v[1]["unique_id_dicts"][0].update(unique_id="7"), "second 1: tracker id '7'"),
+        ("take_jsons", lambda v: v["timestamps"]["1"].update(azure=["000100"]), "second 1 has no frame numbers"),
+        ("take_jsons", lambda v: v["timestamps"].update({"01": {}}), "has second 1 twice"),
+        ("take_timestamp_to_next_action", lambda v: v.update({"000001": ["cut", "soon"]}), "frame 000001"),
+        ("take_timestamp_to_sterility_breach", lambda v: v.update({"000001": [["a", "b", 3]]}), "frame 000001"),
+    ],
+)
+def test_what_the_models_would_refuse(root: Path, name: str, damage: Callable[[Any], object], expected: str) -> None:
+    """Faults 1, 2 and 8, and others of their kind."""
+    path = root / "MM-OR_data" / name / f"{MMOR_NAME}.json"
+    content = json.loads(path.read_text())
+    damage(content)
+    write(path, content)
+    (finding,) = broken(check(root))
+    assert finding.path == path
+    assert expected in finding.message
+
+
+@pytest.mark.usefixtures("only_these_takes")
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda index: index[1].__setitem__(0, index[0][0]), "elements 0 and 1 have the same time 000001"),
+        (lambda index: index.reverse(), "elements 0 and 1 have the times 000003 and 000002"),
+        (lambda index: index[1].__setitem__(0, 1.0), "elements 0 and 1 have the same time 000001"),
+    ],
+)
+@pytest.mark.parametrize("folder", [TAKE, FOURDOR_FOLDER])
+def test_time_must_grow(root: Path, folder: str, damage: Callable[[Any], object], expected: str) -> None:
+    """Faults 11 and 33."""
+    path = root / folder / "timestamp_to_pcd_and_frames_list.json"
+    index = json.loads(path.read_text())
+    for element in index:
+        element[0] = f"{int(element[0]) + (folder == FOURDOR_FOLDER):06d}"
+    damage(index)
+    write(path, index)
+    (finding,) = broken(check(root))
+    assert finding.path == path
+    assert expected in finding.message
+    with pytest.raises(UserError, match="time must grow"):
+        _ = Dataset(root).take(find_take(MMOR_NAME if folder == TAKE else "001_4DOR")).timepoints
+
+
+@pytest.mark.usefixtures("only_these_takes")
+def test_a_recording_must_be_an_mp3_as_long_as_its_take(root: Path) -> None:
+    """Faults 17 and 18."""
+    path = root / "MM-OR_data" / "take_audios" / f"{MMOR_NAME}.mp3"
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.zeros(48_000), 16_000, format="WAV")
+    write(path, buffer.getvalue())
+    (finding,) = check(root).findings
+    assert (finding.path, "is no mp3" in finding.message) == (path, True)
+    write(path, sound(3))
+    frames = {str(second): {} for second in range(60)}
+    write(root / "MM-OR_data" / "take_jsons" / f"{MMOR_NAME}.json", {"timestamps": frames})
+    (finding,) = broken(check(root))
+    assert (finding.path, "ends after 3 s, the take after 59 s" in finding.message) == (path, True)
+
+
+@pytest.mark.usefixtures("only_these_takes")
+def test_a_cloud_with_some_points_without_depth_is_whole(root: Path) -> None:
+    path = root / "MM-OR_data" / "take_point_clouds_sparse" / MMOR_NAME / "000001.pcd"
+    lost = np.array([0, np.nan], np.float32)
+    colors = np.zeros(2, np.float32)
+    points = PointCloud.from_points([lost, lost, lost, colors], ("x", "y", "z", "rgb"), (np.float32,) * 4)
+    buffer = io.BytesIO()
+    points.save(buffer, Encoding.BINARY)
+    write(path, buffer.getvalue())
+    assert check(root).findings == ()
+
+
+@pytest.mark.usefixtures("only_these_takes")
+def test_a_misspelt_name_in_a_label_is_told(root: Path) -> None:
+    """Fault 9."""
+    path = root / TAKE / "relation_labels" / "000001.json"
+    write(path, {"rel_annotations": [["nurse", "holdin", "saw"], ["nruse", "touching", "drape"]]})
+    (finding,) = check(root).findings
+    assert finding.path == path
+    assert "'nruse' is no entity (is it nurse?)" in finding.message
+
+
+@pytest.mark.usefixtures("only_these_takes")
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        (f"{TAKE}/colorimage/*", "15 of 15 files are missing: room_views of take 001_PKA; normal for some takes"),
+        (f"{TAKE}/simstation/camera01_000200.jpg", "1 of 12 files are missing: station_views"),
+        (f"MM-OR_data/take_tracks/{MMOR_NAME}.json", "3 of 3 files are missing: tracker"),
+        (f"MM-OR_data/take_audios/{MMOR_NAME}.mp3", "1 of 1 files are missing: recording"),
+        (f"MM-OR_data/take_transcripts_per_timepoint/{MMOR_NAME}/*", "`mmor scene-graph preprocess` writes it"),
+        (f"{FOURDOR_FOLDER}/pcds_sparse/000401.pcd", "1 of 3 files are missing: point_cloud of take 001_4DOR"),
+    ],
+)
+def test_missing_files_are_gaps(pattern: str, expected: str, root: Path) -> None:
+    paths = sorted(root.glob(pattern))
+    for path in paths:
+        path.unlink()
+    report = check(root)
+    assert report.exit_code == 1
+    assert [finding.path for finding in report.findings] == paths[:1]
+    assert expected in report.findings[0].message
+
+
+@pytest.mark.usefixtures("only_these_takes")
+def test_frames_that_the_index_does_not_name_are_gaps(root: Path) -> None:
+    index = root / TAKE / "timestamp_to_pcd_and_frames_list.json"
+    write(index, [[f"{i + 1:06d}", {"simstation": f"{200 + i:06d}"}] for i in range(3)])
+    report = check(root)
+    assert [finding.path for finding in report.findings] == [index, index]
+    assert "15 of 15 files are missing: room_views" in report.findings[0].message + report.findings[1].message
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def content(new: bytes | str | dict | list) -> Callable[[Path], object]:
+    return lambda path: write(path, new)
+
+
+PER_TAKE = "MM-OR_data/{}/" + MMOR_NAME
+DAMAGES = [
+    (f"{TAKE}/colorimage/camera02_colorimage-000101.jpg", cut, "truncated"),
+    (f"{TAKE}/simstation/camera01_000200.jpg", empty, "is empty"),
+    (f"{TAKE}/trackercam/000301.jpg", folder, "is a folder"),
+    (f"{TAKE}/segmentation_export_4/camera04_colorimage-000100.png", cut, "truncated"),
+    (f"{TAKE}/segmentation_export_1/camera01_colorimage-000101.png", content(label_picture(0, 19, 21, 31)), "21, 31"),
+    (f"{TAKE}/simstation_segmentation_export_0/camera00_000202.png", content(picture("PNG")), "is a RGB picture"),
+    (f"{TAKE}/segmentation_export_4/camera04_colorimage-000102.png", content(label_picture(0, size=48)), "is 48x48 px"),
+    (
+        f"{TAKE}/simstation_segmentation_export_2/camera02_000201_interpolated.png",
+        content(label_picture(0, size=48)),
+        "its picture camera02_000201.jpg 64x48",
+    ),
+    (f"{TAKE}/segmentation_export_5/camera05_colorimage-000999.png", content(label_picture(0)), "does not have"),
+    (f"{TAKE}/segmentation_export_5/camera05_colorimage-000100_interpolated.png", content(b"x"), "not a readable"),
+    (f"{TAKE}/relation_labels/000003.json", content({"rel_annotations": []}), "does not have"),
+    (f"{TAKE}/relation_labels/000001.json", content({"relations": []}), "relation label file"),
+    (PER_TAKE.format("screen_summaries") + "/000201.json", content({"1": {"type": "main"}}), "screen summary"),
+    (PER_TAKE.format("take_point_clouds_sparse") + "/000002.pcd", content(cloud()[:-3]), "truncated"),
+    (PER_TAKE.format("take_audio_per_timepoint") + "/000003.mp3", content(SRT), "no mp3"),
+    (PER_TAKE.format("take_audio_embeddings_per_timepoint") + "/000001.pt", cut, "as an audio embedding"),
+    (PER_TAKE.format("take_transcripts_per_timepoint") + "/000001.json", content({"words": ""}), "a transcript needs"),
+    (PER_TAKE.format("take_segmasks_per_timepoint") + "/000001_1_GTFalse.png", content(label_picture(0)), "64x48 px"),
+    (
+        PER_TAKE.format("take_segmasks_per_timepoint") + "/000001_2_GTFalse.png",
+        content(label_picture(40, size=32)),
+        "40",
+    ),
+    (PER_TAKE.format("take_tracks") + ".json", content({}), "tracks are a list"),
+    (PER_TAKE.format("take_jsons") + ".json", content({"timestamps": {"x": {}}}), "timestamps"),
+    (PER_TAKE.format("take_audios") + ".mp3", cut, "cut off"),
+    (PER_TAKE.format("take_transcripts") + ".srt", content(SRT.replace("02,000", "0x,000")), "broken time"),
+    (PER_TAKE.format("take_timestamp_to_next_action") + ".json", content({"000000": 3}), "has the label '3'"),
+    (PER_TAKE.format("take_timestamp_to_robot_phase") + ".json", content({"000009": "turn on"}), "first is 000009"),
+    (PER_TAKE.format("take_timestamp_to_sterility_breach") + ".json", content("{"), "not valid JSON"),
+    (f"{FOURDOR_FOLDER}/relation_labels/000000.json", content("[]"), "relation label file"),
+]
+
+
+@pytest.mark.usefixtures("only_these_takes")
+def test_names_with_line_breaks_and_commands_to_a_terminal_stay_one_line(root: Path) -> None:
+    write(root / TAKE / "relation_labels" / "two\nlines\x1b[31m.json", {"rel_annotations": []})
+    (finding,) = broken(check(root))
+    assert "two\\nlines\\x1b[31m.json: is the label of a frame" in finding.message
+    assert finding.path.name == "two\nlines\x1b[31m.json"
+
+
+@pytest.mark.usefixtures("only_these_takes")
+def test_only_files_of_the_archives_are_to_be_copied_from_there(root: Path) -> None:
+    made = [name for name, _, _ in DAMAGES if "_per_timepoint" in name]
+    for name in (*made, f"{TAKE}/simstation/camera01_000200.jpg"):
+        empty(root / name)
+    found = {finding.path: finding.message for finding in broken(check(root))}
+    assert len(found) == len(made) + 1
+    for path, message in found.items():
+        archived = "simstation" in str(path)
+        assert ("from the dataset archive" in message) == archived
+        assert ("delete it and preprocess again" in message) != archived
+
+
+def test_the_phases_that_nobody_evaluates_are_no_gap(tmp_path: Path) -> None:
+    write_mmor(tmp_path / "MM-OR_data", "004_PKA")
+    phases = layout.robot_phase(tmp_path / "MM-OR_data", find_take("004_PKA"))
+    assert not check(tmp_path, ["004_PKA"]).exit_code
+    phases.unlink()
+    assert not check(tmp_path, ["004_PKA"]).exit_code
+    write(phases, "[")
+    assert check(tmp_path, ["004_PKA"]).exit_code == 2
+
+
+@pytest.mark.usefixtures("only_these_takes")
+def test_all_damage_is_reported_at_once(root: Path) -> None:
+    for name, damage, _ in DAMAGES:
+        (root / name).parent.mkdir(exist_ok=True)
+        damage(root / name)
+    report = check(root)
+    assert report.exit_code == 2
+    complaints = {finding.path: finding.message for finding in broken(report)}
+    assert complaints.keys() == {root / name for name, _, _ in DAMAGES}
+    assert len(complaints) == len(broken(report))
+    for name, _, expected in DAMAGES:
+        message = complaints[root / name]
+        assert message.startswith(str(root / name))
+        assert expected in message
+        assert "\n" not in message
+    assert json.loads(json.dumps(report.to_json()))["findings"][0]["severity"] == "broken"
+    assert all(message in str(report) for message in complaints.values())
+
+
+@pytest.mark.usefixtures("only_these_takes")
+def test_a_broken_index_does_not_hide_the_other_take(root: Path) -> None:
+    index = write(root / TAKE / "timestamp_to_pcd_and_frames_list.json", "[")
+    (root / FOURDOR_FOLDER / "pcds_sparse" / "000400.pcd").write_bytes(b"x")
+    report = check(root)
+    assert {finding.path for finding in broken(report)} == {index, root / FOURDOR_FOLDER / "pcds_sparse" / "000400.pcd"}
+    assert [take.timepoints for take in report.takes] == [3, 0]
+
+
+def test_a_folder_of_a_published_take_without_index(root: Path) -> None:
+    (root / "MM-OR_data" / "002_PKA" / "colorimage").mkdir(parents=True)
+    assert [finding.path for finding in broken(check(root))] == [root / "MM-OR_data" / "002_PKA"]
+
+
+def test_takes_that_share_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "MM-OR_data" / "012_PKA"
+    for number, name in enumerate(("012_1_PKA", "012_2_PKA"), 1):
+        write(folder / f"timestamp_to_pcd_and_frames_list_{name}.json", [["000000", {"azure": f"00000{number}"}]])
+        write(folder / "segmentation_export_1" / f"camera01_colorimage-00000{number}.png", label_picture(0))
+        write(folder / f"relation_labels_{name}" / "000000.json", {"rel_annotations": []})
+    assert broken(check(tmp_path)) == []
+    write(folder / "segmentation_export_1" / "camera01_colorimage-000003.png", label_picture(0))
+    write(folder / "relation_labels_012_2_PKA" / "000001.json", {"rel_annotations": []})
+    assert {finding.path.name for finding in broken(check(tmp_path))} == {
+        "camera01_colorimage-000003.png",
+        "000001.json",
+    }
+
+
+def test_no_dataset(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds neither"):
+        check(tmp_path)
+
+
+def test_short_sound_is_no_damage(root: Path) -> None:
+    write(root / "MM-OR_data" / "take_audio_per_timepoint" / MMOR_NAME / "000001.mp3", sound(0.1))
+    assert broken(check(root)) == []

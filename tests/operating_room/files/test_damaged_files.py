@@ -1,0 +1,229 @@
+"""Every reader on damaged files of every kind: a right reading or one line, no other exception, no gigabytes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from operating_room.errors import UserError
+from operating_room.files.readers import (
+    check_audio,
+    check_picture,
+    parse_yaml,
+    read_audio,
+    read_bytes,
+    read_ids,
+    read_json,
+    read_label_mask,
+    read_picture,
+    read_point_cloud,
+    read_subtitles,
+)
+from tests.operating_room.tiny_dataset import SRT, cloud, label_picture, picture, sound
+
+
+def _read_yaml(path: Path) -> Any:
+    return parse_yaml(read_bytes(path), str(path))
+
+
+WHOLE: dict[str, tuple[bytes, tuple[Callable[[Path], Any], ...]]] = {
+    "x.json": (json.dumps({"a": [1, 2.5, None, "text"], "b": {"c": True}}).encode(), (read_json,)),
+    "x.yaml": (b"a: [1, 2.5]\nb: &x {c: true}\nd: *x\n", (_read_yaml,)),
+    "x.jpg": (picture(), (read_picture, check_picture)),
+    "x.png": (label_picture(1, 2, 5), (read_picture, read_label_mask, read_ids, check_picture)),
+    "x.pcd": (cloud(), (read_point_cloud,)),
+    "x.srt": (SRT.encode(), (read_subtitles,)),
+    "x.mp3": (sound(0.3), (read_audio, check_audio)),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damage_is_one_line(name: str, tmp_path: Path, data: st.DataObject) -> None:
+    whole, readers = WHOLE[name]
+    place = data.draw(st.integers(0, len(whole) - 1))
+    end = data.draw(st.integers(place, len(whole)))
+    inserted = data.draw(
+        st.binary(max_size=12) | st.sampled_from([b"9" * 5000, b"[" * 5000, b"\xff" * 8, b"nan", b"-1"])
+    )
+    path = tmp_path / name
+    path.write_bytes(whole[:place] + inserted + whole[end:])
+    for read in readers:
+        complaint = ""
+        try:
+            read(path)
+        except UserError as error:
+            complaint = str(error)
+        assert complaint == "" or complaint.startswith(f"{path}: ")
+        assert "\n" not in complaint
+
+
+@pytest.mark.parametrize("read", [read for _, readers in WHOLE.values() for read in readers])
+def test_what_is_no_file_at_all(read: Callable[[Path], Any], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nothing")
+    (tmp_path / "empty").write_bytes(b"")
+    for name in ("pipe", "loop", "dangling", "empty", "missing", ".", "a\0b", "n" * 300):
+        with pytest.raises(UserError):
+            read(tmp_path / name)
+
+
+BOMBS = {
+    "COUNT": b"FIELDS x y z rgb\nSIZE 4 4 4 4\nTYPE F F F F\nCOUNT 1 1 1 1000000000\nWIDTH 1\nHEIGHT 1\nPOINTS 1\n",
+    "COUNTS": b"FIELDS x y z rgb\nSIZE 4 4 4 4\nTYPE F F F F\nCOUNT 900000000 1 1 1\nWIDTH 1\nHEIGHT 1\nPOINTS 1\n",
+    "POINTS": b"FIELDS x y z rgb\nSIZE 4 4 4 4\nTYPE F F F F\nCOUNT 1 1 1 1\nWIDTH 1\nHEIGHT 1\nPOINTS 999999999999\n",
+    "negative": b"FIELDS x y z rgb\nSIZE 4 4 4 4\nTYPE F F F F\nCOUNT 1 1 1 -1\nWIDTH 1\nHEIGHT 1\nPOINTS -5\n",
+    "SIZE": b"FIELDS x y z rgb\nSIZE 4 4 4 999999999\nTYPE F F F F\nCOUNT 1 1 1 1\nWIDTH 1\nHEIGHT 1\nPOINTS 1\n",
+}
+CHILD = """
+import resource, sys
+from pathlib import Path
+from operating_room.errors import UserError
+from operating_room.files import readers
+read, path = getattr(readers, sys.argv[1]), Path(sys.argv[2])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    read(path)
+    print("accepted")
+except UserError:
+    print("refused", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def _little_memory() -> None:
+    limit = 3 << 30  # address space, of which numpy and its threads take a part
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "binary", "binary_compressed"])
+def test_headers_that_ask_for_gigabytes(encoding: str, tmp_path: Path) -> None:
+    for name, header in BOMBS.items():
+        path = tmp_path / f"{name}.pcd"
+        path.write_bytes(b"# .PCD v0.7\nVERSION 0.7\n" + header + f"DATA {encoding}\n".encode() + bytes(64))
+        done = subprocess.run(
+            [sys.executable, "-c", CHILD, "read_point_cloud", str(path)],
+            capture_output=True,
+            text=True,
+            preexec_fn=_little_memory,
+        )
+        assert done.stdout.startswith("refused"), (name, done.stdout, done.stderr[-300:])
+        assert int(done.stdout.split()[1]) < 300_000, f"{name}: kB for a file of 200 bytes"
+
+
+def put_cloud(path: Path, rows: np.ndarray, fields: str = "x y z r g b") -> Path:
+    count = fields.count(" ") + 1
+    header = f"VERSION 0.7\nFIELDS {fields}\nSIZE{' 4' * count}\nTYPE{' F' * count}\nCOUNT{' 1' * count}\n"
+    header += f"WIDTH {len(rows)}\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\nPOINTS {len(rows)}\nDATA ascii\n"
+    path.write_text(header + "\n".join(" ".join(f"{value:.5f}" for value in row) for row in rows) + "\n")
+    return path
+
+
+def test_colours_of_a_cloud_are_read_right_or_refused(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    xyz, colors = draw.uniform(-2000, 2000, (20, 3)), draw.uniform(0, 255, (20, 3))
+    path = tmp_path / "x.pcd"
+    for scale in (1, 255):
+        found = read_point_cloud(put_cloud(path, np.hstack([xyz, colors / scale])))
+        np.testing.assert_allclose(found[:, 3:], colors / 255, atol=1e-4)
+    assert not read_point_cloud(put_cloud(path, np.hstack([xyz, 0 * colors])))[:, 3:].any()
+    for wrong in (colors * 2, -colors, (colors > 100).astype(float)):
+        with pytest.raises(UserError, match="colours"):
+            read_point_cloud(put_cloud(path, np.hstack([xyz, wrong])))
+
+
+def test_packed_colours_are_bits_and_never_the_values_of_floats(tmp_path: Path) -> None:
+    path = tmp_path / "x.pcd"
+    header = "VERSION 0.7\nFIELDS x y z rgb\nSIZE 4 4 4 4\nTYPE F F F {}\nCOUNT 1 1 1 1\n"
+    header += "WIDTH 2\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\nPOINTS 2\nDATA ascii\n"
+    rows = "937 337 0 {0}\n907 356 0 {0}\n"
+    for kind, grey in (("U", 0x404040), ("F", np.uint32(0x404040).view(np.float32))):
+        path.write_text(header.format(kind) + rows.format(grey))
+        np.testing.assert_allclose(read_point_cloud(path)[:, 3:], 64 / 255, atol=1e-6)
+    path.write_text(header.format("F") + rows.format("4.2108e+06"))  # 0x404040 as a value
+    with pytest.raises(UserError, match="packed colours can be read in two ways"):
+        read_point_cloud(path)
+
+
+def test_one_point_far_beyond_all_others_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "x.pcd"
+    header = "VERSION 0.7\nFIELDS x y z rgb\nSIZE 8 8 8 4\nTYPE F F F U\nCOUNT 1 1 1 1\n"
+    header += "WIDTH 2\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\nPOINTS 2\nDATA ascii\n"
+    path.write_text(header + "1e300 337 0 255\n907 356 0 255\n")
+    with pytest.raises(UserError, match="m wide"):
+        read_point_cloud(path)
+
+
+def test_points_without_depth_are_left_out_and_metres_are_refused(tmp_path: Path) -> None:
+    draw, path = np.random.default_rng(0), tmp_path / "x.pcd"
+    rows = np.hstack([draw.uniform(-2000, 2000, (20, 3)), draw.uniform(0, 255, (20, 3))])
+    holes = rows.copy()
+    holes[3, 0], holes[7, 2], holes[9, 1] = np.nan, np.inf, -np.inf
+    np.testing.assert_allclose(
+        read_point_cloud(put_cloud(path, holes))[:, :3], np.delete(rows, (3, 7, 9), axis=0)[:, :3] / 1000, atol=1e-4
+    )
+    with pytest.raises(UserError, match=r"m wide, expected 0\.1 to 600; files hold millimetres"):
+        read_point_cloud(put_cloud(path, np.hstack([rows[:, :3] / 1000, rows[:, 3:]])))
+    with pytest.raises(UserError, match="has 0 points, 20 more without depth"):
+        read_point_cloud(put_cloud(path, rows * [[np.nan, 1, 1, 1, 1, 1]]))
+
+
+def test_yaml_that_means_something_else_than_it_says(tmp_path: Path) -> None:
+    texts = {
+        "dates": "a: 2001-99-99\n",
+        "bits": "a: 0b_\n",
+        "digits": f"a: {'1' * 5000}\n",
+        "nesting": f"a: {'[' * 3000}{']' * 3000}\n",
+        "twice": "a: 1\nb: 2\na: 3\n",
+        "twice below": "a: {b: 1, b: 2}\n",
+        "objects": "a: !!python/object/apply:os.getcwd []\n",
+        "keys": "{[1, 2]: 3}\n",
+        "tabs": "a:\n\t- 1\n",
+    }
+    for name, text in texts.items():
+        with pytest.raises(UserError, match=r"^here: "):
+            print(name, parse_yaml(text, "here"))
+    assert parse_yaml("a: &x {b: 1, c: 2}\nd: {<<: *x, c: 3}\n", "here") == {
+        "a": {"b": 1, "c": 2},
+        "d": {"b": 1, "c": 3},
+    }
+
+
+@pytest.mark.parametrize("key", ["0", "false", "''", "~", "1"])
+def test_a_yaml_key_that_stands_twice_is_told_whatever_it_is(key: str) -> None:
+    with pytest.raises(UserError, match="stands twice"):
+        parse_yaml(f"{key}: 1\n{key}: 2\n", "x.yaml")
+
+
+def test_sound_of_many_channels_and_no_numbers(tmp_path: Path) -> None:
+    import soundfile
+
+    soundfile.write(tmp_path / "a.wav", np.zeros((100, 500), np.float32), 16000, subtype="FLOAT")
+    assert read_audio(tmp_path / "a.wav")[0].shape == (100, 500)
+    soundfile.write(tmp_path / "b.wav", np.full((100, 1), np.nan, np.float32), 16000, subtype="FLOAT")
+    for read in (read_audio, check_audio):
+        with pytest.raises(UserError, match="no numbers"):
+            read(tmp_path / "b.wav")
+
+
+def test_the_mp3_library_is_silent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A clip cut out of an mp3, whose first frames refer to sound before them."""
+    whole = sound(3.0)
+    (tmp_path / "x.mp3").write_bytes(whole[len(whole) // 2 :])
+    with contextlib.suppress(UserError):
+        check_audio(tmp_path / "x.mp3")
+    print("heard", file=sys.stderr)
+    assert capfd.readouterr().err == "heard\n"

@@ -1,0 +1,160 @@
+"""Pictures and label masks in every form a file may have: read right, or refused by name."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from operating_room.errors import UserError
+from operating_room.files.picture_files import check_picture, picture_size, read_ids, read_label_mask, read_picture
+from operating_room.files.png import write_png
+
+LABELS = np.arange(12 * 16, dtype=np.uint8).reshape(12, 16) % 4
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def png(pixels: np.ndarray, depth: int, color: int, extra: bytes = b"") -> bytes:
+    """A PNG of `depth` bits and a colour type, written by hand."""
+    height, width = pixels.shape[:2]
+    bits = np.unpackbits(pixels.reshape(height, -1, 1).astype(">u2").view(np.uint8), axis=-1)
+    rows = np.packbits(bits[..., 16 - depth :].reshape(height, -1), axis=1)
+    body = b"".join(b"\0" + row.tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def put(folder: Path, data: bytes | Image.Image, name: str = "x.png", **options: object) -> Path:
+    if isinstance(data, Image.Image):
+        buffer = io.BytesIO()
+        data.save(buffer, "JPEG" if name.endswith("jpg") else "PNG", **options)
+        data = buffer.getvalue()
+    (folder / name).write_bytes(data)
+    return folder / name
+
+
+PALETTE = chunk(b"PLTE", bytes(range(48)))
+
+
+@pytest.mark.parametrize(
+    ("depth", "color", "extra"),
+    [(2, 0, b""), (4, 0, b""), (8, 0, b""), (16, 0, b""), (2, 3, PALETTE), (4, 3, PALETTE), (8, 3, PALETTE)],
+)
+def test_labels_are_read_as_stored_in_any_depth(tmp_path: Path, depth: int, color: int, extra: bytes) -> None:
+    assert np.array_equal(read_label_mask(put(tmp_path, png(LABELS, depth, color, extra))), LABELS)
+
+
+@pytest.mark.parametrize(("color", "extra"), [(0, b""), (3, PALETTE)])
+def test_labels_of_one_bit(tmp_path: Path, color: int, extra: bytes) -> None:
+    mask = read_label_mask(put(tmp_path, png(LABELS % 2, 1, color, extra)))
+    assert mask.dtype == np.uint8
+    assert np.array_equal(mask, LABELS % 2)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_labels_in_several_equal_channels(tmp_path: Path, mode: str) -> None:
+    assert np.array_equal(read_label_mask(put(tmp_path, Image.fromarray(LABELS).convert(mode))), LABELS)
+
+
+def test_what_is_no_label_mask_is_refused_by_what_it_is(tmp_path: Path) -> None:
+    colors = np.dstack([LABELS, LABELS + 1, LABELS])
+    wide = LABELS.astype(np.uint16) + 300
+    refused = {
+        "labels, not colours": Image.fromarray(colors),
+        "the label 303": png(wide, 16, 0),
+        "16 bits in several channels": png(np.repeat(LABELS[..., None], 3, axis=2), 16, 2),
+    }
+    for reason, data in refused.items():
+        with pytest.raises(UserError, match=reason) as caught:
+            read_label_mask(put(tmp_path, data))
+        assert str(tmp_path) in str(caught.value)
+    with pytest.raises(UserError, match="JPEG, which changes labels"):
+        read_label_mask(put(tmp_path, Image.fromarray(LABELS), "x.jpg"))
+
+
+def test_sixteen_bits_are_refused_since_nobody_says_how_many_are_in_use(tmp_path: Path) -> None:
+    grey = np.arange(192, dtype=np.uint16).reshape(12, 16)
+    for number, data in enumerate((png(grey * 257, 16, 0), png(grey * 20, 16, 0), png(np.dstack([grey] * 3), 16, 2))):
+        path = put(tmp_path, data, f"{number}.png")
+        for read in (read_picture, check_picture):
+            with pytest.raises(UserError, match="16 bits a channel; save it with 8"):
+                read(path)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("name", ["x.jpg", "x.png"])
+def test_what_is_stored_turned_is_refused(tmp_path: Path, orientation: int, name: str) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = put(tmp_path, image, name, exif=exif)
+    for read in (read_picture, check_picture, picture_size):
+        with pytest.raises(UserError, match=f"is stored turned \\(EXIF orientation {orientation}\\)"):
+            read(path)
+    mask = put(tmp_path, Image.fromarray(LABELS), "mask.png", exif=exif)
+    with pytest.raises(UserError, match="is stored turned"):
+        read_label_mask(mask)
+
+
+@pytest.mark.parametrize("orientation", [0, 1, 9, 4711])
+def test_upright_is_what_says_so_or_says_nothing_that_exif_knows(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = put(tmp_path, Image.fromarray(LABELS), "mask.png", exif=exif)
+    assert np.array_equal(read_label_mask(path), LABELS)
+    assert picture_size(path) == LABELS.shape[::-1]
+
+
+@pytest.mark.parametrize("read", [read_label_mask, read_ids, read_picture, check_picture])
+def test_every_flipped_bit_of_a_png_is_seen(tmp_path: Path, read: object) -> None:
+    mask = np.zeros((40, 60, 1), np.uint8)
+    mask[5:20, 10:40] = 5
+    mask[15:35, 30:55] = 12
+    path = tmp_path / "x.png"
+    write_png(path, mask)
+    whole = path.read_bytes()
+    assert callable(read)
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(UserError, match=r"x\.png: "):
+            read(path)
+
+
+@pytest.mark.parametrize("read", [read_label_mask, read_ids, read_picture, check_picture, picture_size])
+def test_bombs_and_cut_files_are_refused(tmp_path: Path, read: object) -> None:
+    assert callable(read)
+    head = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0))
+    text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(200_000_000)))
+    size = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))
+    end = chunk(b"IDAT", zlib.compress(b"\0\0")) + chunk(b"IEND", b"")
+    for data in (head + end, b"\x89PNG\r\n\x1a\n" + size + text + end, head, b"", b"GIF89a", b"\xff\xd8\xff\xe0"):
+        path = put(tmp_path, data)
+        if read is picture_size and text in data:
+            continue  # its size can be read
+        with pytest.raises(UserError):
+            read(path)
+
+
+def test_pictures_of_ids(tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    write_png(tmp_path / "x.png", ids)
+    wide = ids.astype(np.uint32)
+    expected = wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2]
+    assert np.array_equal(read_ids(tmp_path / "x.png"), expected)
+    for grey in (LABELS, np.dstack([LABELS, LABELS])):  # with transparency, too, which is left out
+        assert np.array_equal(read_ids(put(tmp_path, Image.fromarray(grey), "grey.png")), LABELS)
+    with pytest.raises(UserError, match="8 bits a channel"):
+        read_ids(put(tmp_path, png(LABELS, 16, 0)))
+    with pytest.raises(UserError, match="8 bits a channel"):
+        read_ids(put(tmp_path, Image.fromarray(ids), "x.jpg"))

@@ -1,0 +1,295 @@
+"""Raw labels to samples, and the files of samples and predictions."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from operating_room.domain.takes import Take, find_take
+from operating_room.errors import UserError
+from operating_room.graphs.graph_files import load_predictions, load_samples, save_predictions, save_samples
+from operating_room.graphs.scene_graph import Triplet
+from operating_room.recordings.raw_labels import convert, label_files, read_labels
+from tests.operating_room.graphs import random_samples
+
+FOURDOR_TAKE, MMOR_TAKE = find_take("002_4DOR"), find_take("001_PKA")
+FOURDOR_FOLDER = "4D-OR_data/export_holistic_take2_processed/relation_labels"
+MMOR_FOLDER = "MM-OR_data/001_PKA/relation_labels"
+
+
+def put(path: Path, value: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+    return path
+
+
+def fourdor(*relations: list[Any], roles: dict[str, str] | None = None) -> dict[str, Any]:
+    return {"rel_annotations": [[*r, "", "head"] for r in relations], "human_name_annotations": roles or {}}
+
+
+def graph(path: Path, take: Take) -> set[tuple[str, ...]]:
+    return set(read_labels(path, take).triplets)
+
+
+def test_fourdor_people_get_roles_and_implied_relations(tmp_path: Path) -> None:
+    roles = {"human_0": "head-surgeon", "human_1": "none", "human_2": "circulating-nurse"}
+    raw = fourdor(
+        ["human_0", "Sawing", "Patient"],
+        ["human_1", "CloseTo", "instrument-table"],
+        ["human_7", "Touching", "Patient"],
+        ["human_2", "Operating", "secondary_table"],
+        roles=roles,
+    )
+    sample = read_labels(put(tmp_path / "000012.json", raw), FOURDOR_TAKE)
+    assert (sample.take_name, sample.frame_id) == ("002_4DOR", "000012")
+    assert list(sample.triplets) == [
+        ("circulator", "instrument_table", "closeTo"),
+        ("circulator", "secondary_table", "manipulating"),
+        ("head_surgeon", "instrument", "holding"),
+        ("head_surgeon", "operating_table", "closeTo"),
+        ("head_surgeon", "patient", "sawing"),
+        ("patient", "operating_table", "lyingOn"),
+    ]
+
+
+def test_mmor_short_names_are_spelled_out_and_no_instrument_is_added(tmp_path: Path) -> None:
+    raw = {
+        "rel_annotations": [
+            ["Anest", "Touching", "ot"],
+            ["Head-Surgeon", "cutting", "patient"],
+            ["mps", "closeTo", "AE"],
+        ]
+    }
+    assert graph(put(tmp_path / "000000.json", raw), MMOR_TAKE) == {
+        ("anaesthetist", "operating_table", "touching"),
+        ("head_surgeon", "patient", "cutting"),
+        ("head_surgeon", "operating_table", "closeTo"),
+        ("mps", "anesthesia_equipment", "closeTo"),
+        ("patient", "operating_table", "lyingOn"),
+    }
+
+
+def test_existing_relation_to_the_table_is_not_doubled(tmp_path: Path) -> None:
+    raw = {"rel_annotations": [["nurse", "touching", "operating_table"], ["patient", "closeTo", "nurse"]]}
+    assert ("nurse", "operating_table", "closeTo") not in graph(put(tmp_path / "000000.json", raw), MMOR_TAKE)
+
+
+def test_same_triplet_twice_collapses_but_two_predicates_for_a_pair_are_refused(tmp_path: Path) -> None:
+    twice = [["nurse", "holding", "saw"], ["nurse", "Holding", "saw"]]
+    assert graph(put(tmp_path / "000000.json", {"rel_annotations": twice}), MMOR_TAKE) == {("nurse", "saw", "holding")}
+    path = put(
+        tmp_path / "000001.json", {"rel_annotations": [["nurse", "holding", "saw"], ["nurse", "touching", "saw"]]}
+    )
+    with pytest.raises(UserError, match=r"000001\.json: holding and touching between nurse and saw"):
+        read_labels(path, MMOR_TAKE)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [[], {}, {"rel_annotations": 3}, {"rel_annotations": ["abc"]}, {"rel_annotations": [["nurse", "saw"]]}, "text"],
+)
+@pytest.mark.parametrize("take", [FOURDOR_TAKE, MMOR_TAKE])
+def test_malformed_label_files_are_named(tmp_path: Path, raw: Any, take: Take) -> None:
+    with pytest.raises(UserError, match=r"000000\.json: .*relation label file"):
+        read_labels(put(tmp_path / "000000.json", raw), take)
+
+
+@pytest.mark.parametrize(
+    ("take", "relation", "said"),
+    [
+        (MMOR_TAKE, ["head_surgeon", "Holding", "banana"], "'banana' is no entity"),
+        (MMOR_TAKE, ["nruse", "Holding", "saw"], r"'nruse' is no entity \(is it nurse\?\)"),
+        (MMOR_TAKE, ["nurse", "saw", "holding"], "'holding' is no entity, 'saw' is no predicate"),
+        (FOURDOR_TAKE, ["human_0", "Touchin", "drape", "", ""], r"'touchin' is no predicate \(is it touching\?\)"),
+    ],
+)
+def test_names_outside_the_tables_are_named(tmp_path: Path, take: Take, relation: list[str], said: str) -> None:
+    """Fault 9: a misspelt name became an answer to learn."""
+    path = put(tmp_path / "000000.json", {"rel_annotations": [relation], "human_name_annotations": {}})
+    with pytest.raises(UserError, match=rf"000000\.json: the true relation .*{said}"):
+        read_labels(path, take)
+
+
+@pytest.mark.parametrize("raw", ["ot", "AE", "anest", "tool", "opertating_table", "Head-Surgeon"])
+def test_spellings_met_in_labels_are_names(tmp_path: Path, raw: str) -> None:
+    path = put(tmp_path / "000000.json", {"rel_annotations": [[raw, "CloseTo", "drape"]]})
+    assert len(graph(path, MMOR_TAKE)) >= 1
+
+
+@pytest.mark.parametrize("name", ["5", "00005", "x", "0000005 (copy)", "-00001"])
+def test_label_files_are_named_after_a_frame(tmp_path: Path, name: str) -> None:
+    """Fault 24: 5.json became frame 5, of which no prediction was found."""
+    with pytest.raises(UserError, match=r"\.json: the name must be a frame id of six digits"):
+        read_labels(put(tmp_path / f"{name}.json", {"rel_annotations": []}), MMOR_TAKE)
+
+
+def test_own_takes_that_cannot_be_used_are_told(tmp_path: Path) -> None:
+    """Fault 15: the index was there, and the name was the reason."""
+    put(tmp_path / FOURDOR_FOLDER / "000000.json", fourdor())
+    for name in ("OP 12", "knee_MMOR"):
+        put(tmp_path / "MM-OR_data" / name / "relation_labels" / "000000.json", {"rel_annotations": []})
+        put(tmp_path / "MM-OR_data" / name / "timestamp_to_pcd_and_frames_list.json", [["000000", {}]])
+    problems = convert(tmp_path, tmp_path / "out").problems
+    assert [Path(problem.split(": ")[0]).name for problem in problems] == ["OP 12", "knee_MMOR"]
+    assert all("because of its name" in problem and "index" not in problem for problem in problems)
+
+
+def test_names_that_are_all_there_are_not_written_again(tmp_path: Path) -> None:
+    put(tmp_path / MMOR_FOLDER / "000001.json", {"rel_annotations": [["nurse", "holding", "saw"]]})
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "classes.txt").write_text("drape\ninstrument\nnurse\nsaw")
+    (out / "relationships.txt").write_text("touching")
+    written = convert(tmp_path, out).written
+    assert (out / "classes.txt").read_text() == "drape\ninstrument\nnurse\nsaw"
+    assert (out / "relationships.txt").read_text() == "holding"
+    assert [path.name for path in written[3:]] == ["relationships.txt"]
+
+
+@pytest.mark.parametrize("frame_id", [17, 17.0, "17", "000017", "0017"])
+def test_frame_ids_have_one_spelling(tmp_path: Path, frame_id: object) -> None:
+    record = {"take_name": "001_PKA_MMOR", "frame_id": frame_id, "relationships": [["nurse ", " saw", "holding "]]}
+    (sample,) = load_samples(put(tmp_path / "relationships_test.json", [record]))
+    assert (sample.frame_id, sample.position) == ("000017", 17)
+    assert sample.triplets == (Triplet("nurse", "saw", "holding"),)
+    with pytest.raises(UserError, match="001_PKA_MMOR_000017 is there 2 times"):
+        load_samples(put(tmp_path / "relationships_test.json", [record, record | {"frame_id": "017"}]))
+
+
+@pytest.mark.parametrize("frame_id", ["1e3", "../../../x", "frame_7", "-1", "000001\n", "\uff11", ""])
+def test_frame_ids_that_are_no_number_are_named_by_who_needs_one(tmp_path: Path, frame_id: str) -> None:
+    """Fault 53."""
+    record = {"take_name": "001_PKA_MMOR", "frame_id": frame_id, "relationships": []}
+    (sample,) = load_samples(put(tmp_path / "relationships_test.json", [record]))
+    with pytest.raises(UserError, match="frame_id must be a position in the take's index") as error:
+        _ = sample.position
+    assert "\n" not in str(error.value)
+
+
+def test_007_is_thinned_by_position_and_shared_folders_are_kept_apart(tmp_path: Path) -> None:
+    for frame in (0, 2, 4, 6, 8):
+        put(tmp_path / f"007_TKA/relation_labels/{frame:06d}.json", {"rel_annotations": []})
+    assert [path.stem for path in label_files(tmp_path, find_take("007_TKA"))] == ["000000", "000006"]
+    put(tmp_path / "012_PKA/relation_labels_012_2_PKA/000003.json", {"rel_annotations": []})
+    assert not label_files(tmp_path, find_take("012_1_PKA"))
+    assert [path.stem for path in label_files(tmp_path, find_take("012_2_PKA"))] == ["000003"]
+
+
+def test_convert_writes_splits_and_names_and_reports_bad_files(tmp_path: Path) -> None:
+    put(tmp_path / FOURDOR_FOLDER / "000000.json", fourdor(["human_0", "Touching", "drape"]))
+    put(tmp_path / MMOR_FOLDER / "000001.json", {"rel_annotations": [["nurse", "holding", "saw"]]})
+    put(tmp_path / MMOR_FOLDER / "000002.json", {"rel_annotations": [["nurse"]]})
+    (tmp_path / MMOR_FOLDER / "000003.json").write_bytes(b'{"rel_anno')
+    put(
+        tmp_path / "MM-OR_data/013_PKA/relation_labels/000000.json",
+        {"rel_annotations": [["mps", "scanning", "monitor"]]},
+    )
+    result = convert(tmp_path, tmp_path / "out")
+    assert [path.name for path in result.written] == [
+        *("relationships_train.json", "relationships_validation.json", "relationships_test.json"),
+        *("classes.txt", "relationships.txt"),
+    ]
+    assert [Path(problem.split(": ")[0]).name for problem in result.problems] == ["000002.json", "000003.json"]
+    train, validation, test = (load_samples(path) for path in result.written[:3])
+    assert [sample.sample_id for sample in train] == ["001_PKA_MMOR_000001"]
+    assert validation == []
+    assert [sample.triplets for sample in test] == [(Triplet("circulator", "drape", "touching"),)]
+    names = (tmp_path / "out/classes.txt").read_text().split("\n")
+    assert names == ["circulator", "drape", "instrument", "monitor", "mps", "nurse", "saw"]  # the short clip included
+    assert (tmp_path / "out/relationships.txt").read_text() == "holding\nscanning\ntouching"
+
+
+def test_convert_accepts_the_folder_of_one_dataset(tmp_path: Path) -> None:
+    put(tmp_path / MMOR_FOLDER / "000001.json", {"rel_annotations": []})
+    written = convert(tmp_path / "MM-OR_data", tmp_path / "out").written
+    assert [sample.sample_id for sample in load_samples(written[0])] == ["001_PKA_MMOR_000001"]
+
+
+def test_convert_without_labels_says_where_it_looked(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds neither"):
+        convert(tmp_path, tmp_path / "out")
+    put(tmp_path / MMOR_FOLDER / "000001.json", [])
+    with pytest.raises(UserError, match=r"the first of 1 problems.*000001\.json"):
+        convert(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_of_no_published_take_are_reported(tmp_path: Path) -> None:
+    put(tmp_path / FOURDOR_FOLDER / "000000.json", fourdor())
+    put(tmp_path / "4D-OR_data/export_holistic_take11_processed/relation_labels/000000.json", fourdor())
+    put(tmp_path / "MM-OR_data/900_PKA/relation_labels/000000.json", {"rel_annotations": []})
+    problems = convert(tmp_path, tmp_path / "out").problems
+    assert [Path(problem.split(": ")[0]).name for problem in problems] == [
+        "export_holistic_take11_processed",
+        "900_PKA",
+    ]
+
+
+def test_samples_round_trip_plain_and_packed(tmp_path: Path) -> None:
+    samples = random_samples(20, 0)
+    save_samples(tmp_path / "relationships_test.json", samples)
+    assert load_samples(tmp_path / "relationships_test.json") == samples
+    packed = tmp_path / "relationships_test.json.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "relationships_test.json").read_bytes()))
+    assert load_samples(packed) == samples
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'[{"take_name": "a"}]', b"[{", b"\xff\xfe"])
+def test_bad_sample_files_are_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "relationships_test.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"relationships_test\.json"):
+        load_samples(path)
+
+
+def test_missing_file_folder_and_double_sample_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="absent"):
+        load_samples(tmp_path / "absent.json")
+    with pytest.raises(UserError, match="folder"):
+        load_samples(tmp_path)
+    save_samples(tmp_path / "double.json", random_samples(2, 0, ("001_4DOR",)) * 2)
+    with pytest.raises(UserError, match="001_4DOR_000000 is there 2 times"):
+        load_samples(tmp_path / "double.json")
+
+
+def test_predictions_are_stored_in_published_order(tmp_path: Path) -> None:
+    predictions = {"001_PKA_MMOR_000000": [Triplet("head surgeon", "patient", "cutting")], "001_PKA_MMOR_000001": []}
+    path = tmp_path / "scan_relations.json"
+    save_predictions(path, predictions)
+    assert json.loads(path.read_text())["001_PKA_MMOR_000000"] == [["head surgeon", "cutting", "patient"]]
+    assert load_predictions(path) == predictions
+    for content in ("[]", '{"a": 1}', '{"a": ["abc"]}', '{"a": [["b", "c", 3]]}'):
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"scan_relations\.json"):
+            load_predictions(path)
+
+
+@pytest.mark.parametrize(
+    ("graph", "told"),
+    [
+        ([["patient", "lyingOn", "operating_table"], ["nurse", "closeTo"]], "['nurse', 'closeTo']"),
+        ([["nurse", "closeTo", 3]], "['nurse', 'closeTo', 3]"),
+        ([["nurse", "closeTo", "patient", "patient"]], "['nurse', 'closeTo', 'patient', 'patient']"),
+        (["nurse,closeTo,patient"], "nurse,closeTo,patient"),
+        ("<SG> nurse,patient,closeTo; </SG>", "<SG> nurse,patient,closeTo; </SG>"),
+        (None, "None"),
+    ],
+)
+def test_a_bad_prediction_is_named(tmp_path: Path, graph: object, told: str) -> None:
+    path = tmp_path / "graphs.json"
+    path.write_text(json.dumps({"004_PKA_MMOR_000000": [], "004_PKA_MMOR_000001": graph}))
+    expected = f"{path}: 004_PKA_MMOR_000001 has {told!r}; predictions map sample ids to lists of"
+    with pytest.raises(UserError, match=re.escape(expected)):
+        load_predictions(path)
+
+
+def test_predictions_are_an_object(tmp_path: Path) -> None:
+    path = tmp_path / "graphs.json"
+    path.write_text('["004_PKA_MMOR_000000"]')
+    with pytest.raises(UserError, match="predictions map sample ids to lists of"):
+        load_predictions(path)

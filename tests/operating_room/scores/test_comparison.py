@@ -1,0 +1,96 @@
+"""Two results files in comparison."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from operating_room.errors import UserError
+from operating_room.scores.comparison import compare
+
+FRAMES = [f"001_PKA_MMOR_{i:06d}" for i in range(90)]
+TRUTH = [["nurse", "saw", "holding"], ["mps", "mps_station", "touching"]]
+
+
+def graphs(path: Path, predicted: list[list[str]], frames: list[str] = FRAMES, **about: Any) -> Path:
+    samples = {frame: {"truth": TRUTH, "predicted": predicted} for frame in frames}
+    path.write_text(json.dumps({"task": "scene_graph", "about": about, "samples": samples}))
+    return path
+
+
+def answers(path: Path, answer: str) -> Path:
+    record = {
+        "next_action": {"label": ["cut", 3], "model": answer},
+        "robot_phase": {"label": "Turn on", "model": "turn on"},
+        "sterility_breach": {"label": [], "model": "No", "rule": "no"},
+    }
+    path.write_text(json.dumps({"task": "downstream", "about": {}, "samples": dict.fromkeys(FRAMES, record)}))
+    return path
+
+
+def test_a_real_change_is_told_from_none(tmp_path: Path) -> None:
+    a = graphs(tmp_path / "a.json", TRUTH[:1], memory=False, split="test")
+    b = graphs(tmp_path / "b.json", TRUTH, FRAMES[:60], memory=True, split="test")
+    comparison = compare(a, b)
+    assert comparison.settings == {"memory": (False, True)}
+    assert (comparison.common, comparison.alone, comparison.changed) == (60, (30, 0), 60)
+    differences = {one.name: one for one in comparison.scores["predicates"]}
+    assert differences["touching"].is_real
+    assert (differences["touching"].first, differences["touching"].second) == (0, 1)
+    assert not differences["holding"].is_real
+    assert "cutting" not in differences
+    assert str(comparison).count("more than chance") == sum(one.is_real for one in differences.values())
+
+
+def test_downstream_tasks_are_compared_by_who_answered(tmp_path: Path) -> None:
+    comparison = compare(answers(tmp_path / "a.json", "saw: 3"), answers(tmp_path / "b.json", "cut: 3"))
+    assert list(comparison.scores) == [
+        "next_action, model",
+        "robot_phase, model",
+        "sterility_breach, model",
+        "sterility_breach, rule",
+    ]
+    real = {part for part, differences in comparison.scores.items() if any(one.is_real for one in differences)}
+    assert real == {"next_action, model"}
+
+
+def test_a_file_with_itself_and_with_the_same_answers(tmp_path: Path) -> None:
+    a = graphs(tmp_path / "a.json", TRUTH)
+    (tmp_path / "link.json").symlink_to(a)
+    for same in (a, tmp_path / "x" / ".." / "a.json", tmp_path / "link.json"):
+        with pytest.raises(UserError, match="are the same file"):
+            compare(a, same)
+    assert str(compare(a, graphs(tmp_path / "b.json", TRUTH))).endswith("so there is nothing to compare")
+
+
+def test_what_only_one_run_says_of_itself_is_one_line(tmp_path: Path) -> None:
+    a = graphs(tmp_path / "a.json", TRUTH, predictions="x.json", code="1")
+    b = graphs(tmp_path / "b.json", TRUTH[:1], folder="m", memory=True, code="2", split=None)
+    lines = str(compare(a, b)).splitlines()
+    assert lines[:3] == [
+        "code: 1 -> 2",
+        "only the first file tells: predictions",
+        "only the second file tells: folder, memory",
+    ]
+
+
+def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
+    a = graphs(tmp_path / "a.json", TRUTH)
+    with pytest.raises(UserError, match="same task"):
+        compare(a, answers(tmp_path / "b.json", "cut: 3"))
+    with pytest.raises(UserError, match="no timepoint in common"):
+        compare(a, graphs(tmp_path / "b.json", TRUTH, ["002_PKA_MMOR_000000"]))
+    other = json.loads(a.read_text())
+    other["samples"][FRAMES[5]]["truth"] = []
+    (tmp_path / "b.json").write_text(json.dumps(other))
+    with pytest.raises(UserError, match="different labels, first of 001_PKA_MMOR_000005"):
+        compare(a, tmp_path / "b.json")
+    (tmp_path / "b.json").write_text(a.read_text()[:-40])
+    with pytest.raises(UserError, match=r"b\.json"):
+        compare(a, tmp_path / "b.json")
+    (tmp_path / "b.json").write_text("{}")
+    with pytest.raises(UserError, match=r"b\.json: is no results file"):
+        compare(a, tmp_path / "b.json")

@@ -1,0 +1,92 @@
+"""Labels that are derived from scene graphs, and the file that holds the rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from operating_room.domain.vocabulary import ROBOT_PHASE_LABELS
+from operating_room.errors import UserError
+from operating_room.graphs.scene_graph import Sample, Triplet
+from operating_room.scores.downstream_rules import (
+    OUR_FILE,
+    derive_labels,
+    load_rules,
+    next_actions,
+    our_rules,
+    robot_phases,
+)
+
+LYING = Triplet("patient", "operating_table", "lyingOn")
+
+
+def test_next_action_is_the_next_start_and_pauses_do_not_count() -> None:
+    saw = Triplet("head_surgeon", "patient", "sawing")
+    graphs = [[], [LYING], [LYING, saw], [LYING], [LYING, saw], [LYING], []]
+    assert next_actions(graphs, our_rules().next_action) == [
+        ("bring in", 1),
+        ("saw", 1),
+        ("bring out", 4),
+        ("bring out", 3),
+        ("bring out", 2),
+        ("bring out", 1),
+        None,
+    ]
+
+
+def test_phases_come_in_order_and_last_until_the_next() -> None:
+    calibrating = Triplet("mps", "mako_robot", "calibrating")
+    dressing = Triplet("nurse", "mako_robot", "manipulating")
+    saw = Triplet("nurse", "saw", "holding")
+    phases = our_rules().robot_phase
+    assert [phase for phase, _ in phases] == list(ROBOT_PHASE_LABELS)
+    graphs = [[], [dressing, saw], [calibrating], [], [dressing, saw], [dressing, saw]]
+    assert robot_phases(graphs, phases) == [ROBOT_PHASE_LABELS[i] for i in (0, 0, 1, 1, 2, 3)]
+
+
+def test_derived_labels_have_the_form_of_the_dataset() -> None:
+    touch = Triplet("circulator", "instrument_table", "touching")
+    labels = derive_labels(
+        [Sample("001_PKA_MMOR", f"{i:06d}", graph) for i, graph in enumerate([(touch,), (LYING,)])], our_rules(), [0, 1]
+    )
+    assert labels == {
+        "next_action": {"000000": ["bring in", 1], "000001": ["bring out", 1]},
+        "robot_phase": dict.fromkeys(("000000", "000001"), ROBOT_PHASE_LABELS[0]),
+        "sterility_breach": {"000000": [list(touch)], "000001": []},
+    }
+
+
+def test_seconds_are_those_of_the_clock_and_not_places_in_the_index() -> None:
+    samples = [Sample("001_PKA_MMOR", f"{i:06d}", graph) for i, graph in enumerate([(), (), (LYING,), (LYING,)])]
+    for times, until in (([0, 1, 2, 3], [2, 1]), ([10, 40, 47, 48], [37, 7])):
+        labels = derive_labels(samples, our_rules(), times)["next_action"]
+        assert [labels["000000"], labels["000001"]] == [["bring in", seconds] for seconds in until]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[mps, mako_robot, calibrating]", "[mps, mako_robot]", "is no rule file"),
+        ("  gap: 8", "  pause: 8", "'gap'"),
+        ("preparing: prepare", "preparing: dance", "actions has no 'dance'; choose among bring in"),
+        ("- monitor", "- television", "entities has no 'television'"),
+        ("predicates: [touching", "predicates: [feeling", "predicates has no 'feeling'"),
+        ("phase: Turn on", "phase: Turn off", "phases has no 'turn off'"),
+        ("next_action:", "next_action: {", "is not valid YAML"),
+        *(("  gap: 8", f"  gap: {gap}", "must be whole seconds") for gap in (".inf", "8.9", "'8'", "true")),
+        ("  gap: 8", "  gap: -3", "must not be negative"),
+        (
+            "relations: [[mps, mako_robot, calibrating]]",
+            "relations: []",
+            "'Initial Calibration by MPS' needs relations",
+        ),
+    ],
+)
+def test_mistakes_in_a_rule_file_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = tmp_path / "rules.yaml"
+    text = OUR_FILE.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(UserError, match=rf"rules\.yaml: .*{message}"):
+        load_rules(path)

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from collections import Counter
+from itertools import groupby
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from operating_room.domain.takes import FOURDOR_TAKES, MMOR, MMOR_TAKES, TAKES, Take, find_take
+from operating_room.domain.vocabulary import ENTITIES, PEOPLE, PREDICATES
+from operating_room.errors import UserError
+from operating_room.graphs.scene_graph import Sample, Triplet
+from operating_room.scores.downstream import NEXT_ACTIONS, ROBOT_PHASES
+from operating_room.scores.downstream_rules import our_rules
+from operating_room.scores.sterility import find_breaches
+from operating_room_simulator.story.annotated import annotated_surgery
+from operating_room_simulator.story.steps import BREACHES, GUESTS, PLAYBOOKS, STEP_WEIGHTS, STEPS, Playbook
+from operating_room_simulator.story.story import MIN_SECONDS, Surgery, closed, script_surgery
+
+
+def _handful() -> list[Surgery]:
+    return [script_surgery(take, 3, 120) for take in (*MMOR_TAKES[:6], *FOURDOR_TAKES[:2])]
+
+
+def test_a_handful_of_takes_shows_every_entity_and_every_predicate() -> None:
+    triplets = [t for surgery in _handful() for moment in surgery.moments for t in moment.triplets]
+    assert {t.predicate for t in triplets} == set(PREDICATES)
+    assert {name for t in triplets for name in t[:2]} == set(ENTITIES)
+
+
+def test_graphs_are_as_full_as_real_ones() -> None:
+    """The published graphs have 8.9 (MM-OR) and 8.0 (4D-OR) triplets, mostly closeTo, lyingOn and holding."""
+    for dataset, takes in (("MM-OR", MMOR_TAKES[:6]), ("4D-OR", FOURDOR_TAKES[:6])):
+        moments = [moment for take in takes for moment in script_surgery(take, 0, 250).moments]
+        counts = Counter(t.predicate for moment in moments for t in moment.triplets)
+        assert 7 < counts.total() / len(moments) < 12, dataset
+        assert counts.most_common(1)[0][0] == "closeTo"
+        assert {"lyingOn", "holding"} <= {name for name, _ in counts.most_common(3)}
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.sampled_from(TAKES), st.integers(0, 1000), st.integers(MIN_SECONDS, 250))
+def test_a_scripted_surgery_is_consistent(take: Take, seed: int, seconds: int) -> None:
+    surgery = script_surgery(take, seed, seconds)
+    assert surgery == script_surgery(take, seed, seconds)
+    assert [moment.second for moment in surgery.moments] == list(range(seconds))
+    required = set(STEPS) - {"scanning"} if take.dataset == MMOR else set(PLAYBOOKS[take.dataset].actions)
+    assert required <= {moment.step for moment in surgery.moments}
+    for moment in surgery.moments:
+        assert moment.triplets == closed(moment.triplets)
+        names = {name for t in moment.triplets for name in t[:2]}
+        assert names <= {*moment.people, *moment.things}
+        assert set(moment.people) <= set(PEOPLE)
+        assert not set(moment.things) & set(PEOPLE)
+        assert moment.next_action is None or moment.next_action[0] in NEXT_ACTIONS
+        assert moment.robot_phase.lower() in (ROBOT_PHASES if take.dataset == MMOR else ("",))
+    assert [m.breaches for m in surgery.moments] == find_breaches(
+        (m.triplets for m in surgery.moments), our_rules().sterility_breach
+    )
+
+
+def test_surgeries_differ_by_seed_and_by_take() -> None:
+    one, other = find_take("001_PKA"), find_take("002_PKA")
+    assert script_surgery(one, 0, 60).moments != script_surgery(one, 1, 60).moments
+    assert script_surgery(one, 0, 60).moments != script_surgery(other, 0, 60).moments
+    orders = {tuple(step for step, _ in groupby(m.step for m in s.moments)) for s in _handful()}
+    assert len(orders) > 4
+
+
+def test_sterility_is_broken_now_and_then() -> None:
+    moments = [moment for take in MMOR_TAKES[:12] for moment in script_surgery(take, 0, 200).moments]
+    share = sum(bool(moment.breaches) for moment in moments) / len(moments)
+    assert 0.003 < share < 0.05
+
+
+def test_robot_phases_come_in_their_order() -> None:
+    phases = [moment.robot_phase.lower() for moment in script_surgery(MMOR_TAKES[0], 0, 300).moments]
+    assert [phase for phase, _ in groupby(phases)] == list(ROBOT_PHASES)
+
+
+def test_a_surgery_too_short_for_its_steps_is_refused() -> None:
+    with pytest.raises(UserError, match="too short"):
+        script_surgery(MMOR_TAKES[0], 0, MIN_SECONDS - 1)
+
+
+def test_closing_a_graph_adds_what_label_conversion_adds() -> None:
+    graph = closed([Triplet("nurse", "patient", "closeTo"), Triplet("mps", "mps_station", "touching")])
+    assert graph == (
+        Triplet("mps", "mps_station", "touching"),
+        Triplet("nurse", "operating_table", "closeTo"),
+        Triplet("nurse", "patient", "closeTo"),
+        Triplet("patient", "operating_table", "lyingOn"),
+    )
+    assert closed([]) == ()
+
+
+def test_annotations_become_a_surgery_with_the_same_graphs() -> None:
+    scripted = script_surgery(find_take("002_PKA"), 5, 80)
+    samples = [Sample("002_PKA_MMOR", f"{m.second:06d}", m.triplets) for m in scripted.moments]
+    surgery = annotated_surgery(scripted.take, [Sample("009_TKA_MMOR", "000000", ()), *samples], 1)
+    assert [m.triplets for m in surgery.moments] == [m.triplets for m in scripted.moments]
+    for moment in surgery.moments:
+        done = {(t.object, t.predicate) for t in moment.triplets}
+        assert ("patient", "sawing") not in done or moment.step == "sawing"
+        assert {name for t in moment.triplets for name in t[:2]} <= {*moment.people, *moment.things}
+    assert surgery.moments[0].step == "arrival"
+    assert surgery.moments[0].robot_phase == "Turn on"
+    with pytest.raises(UserError, match="no sample of take 004_PKA_MMOR"):
+        annotated_surgery(find_take("004_PKA"), samples, 1)
+
+
+def test_a_stretch_of_annotations_shows_as_much_as_it_can() -> None:
+    scripted = script_surgery(find_take("002_PKA"), 5, 80)
+    samples = [Sample("002_PKA_MMOR", f"{m.second:06d}", m.triplets) for m in scripted.moments]
+    surgery = annotated_surgery(scripted.take, samples, 1, seconds=30)
+    assert [moment.second for moment in surgery.moments] == list(range(30))
+    counts = [len({t.predicate for sample in part for t in sample.triplets}) for part in (samples[:30], samples[-30:])]
+    assert len({t.predicate for m in surgery.moments for t in m.triplets}) >= max(counts)
+    assert annotated_surgery(scripted.take, samples, 1, 500) == annotated_surgery(scripted.take, samples, 1)
+
+
+@pytest.mark.parametrize("playbook", PLAYBOOKS.values(), ids=PLAYBOOKS.keys())
+def test_the_tables_use_the_published_names(playbook: Playbook) -> None:
+    rows = [*playbook.background.items(), *GUESTS.items()]
+    rows += [row for people in playbook.steps.values() for row in people.items()]
+    activities = [(person, text) for person, choices in rows for _, text in choices] + list(BREACHES)
+    activities += [("head_surgeon", text.format(surgeon="assistant_surgeon")) for _, text in playbook.helping]
+    for person, text in activities:
+        assert person in PEOPLE
+        for part in filter(None, text.split("; ")):
+            object_, predicate = part.split()
+            assert object_ in ENTITIES
+            assert predicate in PREDICATES
+    assert set(playbook.things) <= set(ENTITIES)
+    assert set(STEP_WEIGHTS) == set(STEPS)

@@ -1,0 +1,275 @@
+"""From label masks to class pictures, records and videos."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from operating_room.domain.categories import CATEGORIES, COLORS
+from operating_room.domain.takes import Take, find_take
+from operating_room.errors import UserError
+from operating_room.files.readers import read_ids, read_label_mask
+from operating_room.recordings import layout
+from operating_room.recordings.dataset import Dataset
+from panoptic_segmentation.data import ground_truth
+from panoptic_segmentation.data.ground_truth import (
+    category_map,
+    clean,
+    find_videos,
+    ground_truth_path,
+    prepare,
+    segment_records,
+    split_video,
+)
+
+TAKE = find_take("001_PKA")
+
+
+def mask_of(*rows: str) -> np.ndarray:
+    """A label mask, one digit per pixel; `.` is background."""
+    return np.array([[0 if pixel == "." else int(pixel) for pixel in row] for row in rows], np.uint8)
+
+
+def test_lines_and_small_squares_are_erased() -> None:
+    mask = np.zeros((20, 30), np.uint8)
+    mask[1, 1:29] = 3  # a line encloses nothing, however long
+    mask[3:7, 1:5] = 3  # contour of 3 x 3 px
+    mask[10:14, 1:6] = 3  # contour of 3 x 4 px
+    cleaned = clean(mask)
+    assert (cleaned > 0).sum() == 20
+    assert (cleaned[10:14, 1:6] == 3).all()
+
+
+def test_what_a_small_contour_encloses_goes_with_it() -> None:
+    mask = mask_of("......", ".1111.", ".1221.", ".1221.", ".1111.", "......")
+    assert not clean(mask).any()
+    wide = np.pad(mask[1:5, 1:5], 3, constant_values=1)
+    assert (clean(wide)[3:7, 3:7] == mask_of("1111", "1..1", "1..1", "1111")).all()  # the 2s have contours of their own
+
+
+def test_only_outer_contours_count() -> None:
+    mask = np.full((9, 9), 1, np.uint8)
+    mask[2:7, 2:7] = 0
+    mask[4, 4] = 1  # alone in the hole of a large region of its label
+    assert (clean(mask) == mask).all()
+
+
+def test_diagonal_neighbours_belong_together() -> None:
+    mask = np.zeros((12, 12), np.uint8)
+    mask[1:5, 1:5] = mask[5:9, 5:9] = 7  # two contours of 9 px^2, joined at a corner
+    assert (clean(mask) == mask).all()
+
+
+@given(st.integers(0, 10_000))
+def test_cleaning_erases_only_and_nothing_more_the_second_time(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    mask = np.kron(rng.integers(0, 4, (4, 5)), np.ones((5, 4), int)).astype(np.uint8)
+    mask[rng.random(mask.shape) < 0.1] = 2
+    cleaned = clean(mask)
+    assert set(np.unique(cleaned[cleaned != mask])) <= {0}
+    assert (clean(cleaned, smallest=0) == cleaned).all()
+
+
+def test_labels_become_categories_and_unknown_ones_background() -> None:
+    mask = np.array([[0, 29], [14, 200]], np.uint8)
+    assert category_map(mask, (4, 2)).tolist() == [[0, 0, 23, 23], [0, 0, 0, 0]]
+
+
+def test_records_of_a_frame() -> None:
+    categories = np.zeros((6, 8), np.uint8)
+    categories[1:3, 2:7] = 5
+    (record,) = segment_records(categories)
+    assert record["id"] == 50
+    assert record["area"] == 10
+    assert record["bbox"] == [2, 1, 5, 2]
+    assert record["rgb2idcolor"] == CATEGORIES[5].color_id
+    assert segment_records(np.zeros((2, 2), np.uint8)) == []
+
+
+@given(st.integers(0, 2000), st.integers(4, 300))
+def test_parts_cover_a_video(count: int, length: int) -> None:
+    parts = split_video(count, length)
+    covered = [i for part in parts for i in range(part.start, part.stop)]
+    assert set(covered) == set(range(count))
+    assert all(part.stop - part.start <= length for part in parts)
+    assert all(a.start + length - 3 == b.start for a, b in pairwise(parts))
+
+
+def write_take(root: Path, frames: int, take: Take = TAKE) -> Dataset:
+    """A take with room camera 1: pictures of all frames, masks of all but the third."""
+    folder = root / "MM-OR_data"
+    numbers = [f"{100 + 3 * i:06d}" for i in range(frames)]
+    index = layout.index_files(folder, take)[0]
+    index.parent.mkdir(parents=True)
+    index.write_text(json.dumps([[f"{i:06d}", {"azure": number}] for i, number in enumerate(numbers)]))
+    for i, number in enumerate(numbers):
+        mask, picture = (
+            layout.label_mask(folder, take, "1", number),
+            layout.segmentation_view(folder, take, "1", number),
+        )
+        for path in (mask, picture):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 12), (90, 60, 30)).save(picture)
+        if i != 2:
+            labels = np.zeros((12, 16), np.uint8)
+            labels[2:9, 3 : 8 + i % 4] = 5
+            Image.fromarray(labels).save(mask)
+    return Dataset(root)
+
+
+def test_from_a_take_to_prepared_pictures(tmp_path: Path) -> None:
+    dataset = write_take(tmp_path / "data", 9)
+    videos = find_videos(dataset, [TAKE], length=6)
+    assert [(video.video_id, len(video.frames)) for video in videos] == [
+        ("001_PKA_1_part0", 6), ("001_PKA_1_part1", 5), ("001_PKA_1_part2", 2)
+    ]  # fmt: skip
+    truth = prepare(videos, tmp_path / "out", "mmor_ground_truth_train", (32, 24))
+    assert [video["video_id"] for video in truth["videos"]] == [video.video_id for video in videos]
+    assert truth["annotations"][0]["annotations"][0]["segments_info"][0]["area"] == 4 * 7 * 5
+    training = np.asarray(Image.open(videos[0].prepared(tmp_path / "out")[0]))
+    evaluation = np.asarray(Image.open(videos[0].prepared(tmp_path / "out", for_validation=True)[0]))
+    assert training.shape == evaluation.shape == (24, 32, 3)
+    assert training[10, 8].tolist() == [50, 0, 0]
+    assert evaluation[10, 8].tolist() == COLORS[5].tolist()
+    assert not list((tmp_path / "data").rglob("panoptic_seg*"))
+
+
+def test_preparing_again_repairs_what_is_missing_or_old(tmp_path: Path) -> None:
+    dataset = write_take(tmp_path / "data", 4)
+    videos = find_videos(dataset, [TAKE])
+    first = prepare(videos, tmp_path / "out", "truth", (16, 12))
+    (lost, kept, _) = videos[0].prepared(tmp_path / "out")
+    time = kept.stat().st_mtime_ns
+    lost.unlink()
+    assert prepare(videos, tmp_path / "out", "truth", (16, 12)) == first
+    assert lost.exists()
+    assert kept.stat().st_mtime_ns == time
+    larger = prepare(videos, tmp_path / "out", "truth", (32, 24))
+    assert larger["videos"][0]["images"][0]["width"] == 32
+    Image.new("L", (16, 12), 8).save(videos[0].masks()[0])
+    changed = prepare(videos, tmp_path / "out", "truth", (32, 24))
+    assert changed["annotations"][0]["annotations"][0]["segments_info"][0]["category_id"] == 8
+
+
+def test_a_mask_that_is_older_than_what_was_prepared_is_prepared(tmp_path: Path) -> None:
+    """Masks from an archive keep their date: each that differs in size or time from the one before counts as new."""
+    videos = find_videos(write_take(tmp_path / "data", 4), [TAKE])
+    prepare(videos, tmp_path / "out", "one", (16, 12))
+    prepare(videos, tmp_path / "out", "two", (16, 12))
+    Image.new("L", (16, 12), 8).save(videos[0].masks()[0])
+    os.utime(videos[0].masks()[0], (1_000_000_000, 1_000_000_000))
+    for name in ("two", "one"):  # the second finds the pictures made, its file is old
+        truth = prepare(videos, tmp_path / "out", name, (16, 12))
+        classes = [segment["category_id"] for segment in truth["annotations"][0]["annotations"][0]["segments_info"]]
+        assert classes == [8]
+    assert read_ids(videos[0].prepared(tmp_path / "out")[0]).max() == 80
+
+
+def test_what_is_prepared_and_has_not_changed_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos = find_videos(write_take(tmp_path / "data", 4), [TAKE])
+    first = prepare(videos, tmp_path / "out", "truth", (16, 12))
+    read: list[Path] = []
+
+    def count(path: Path, reader: Callable[[Path], np.ndarray]) -> np.ndarray:
+        read.append(path)
+        return reader(path)
+
+    for reader in (read_label_mask, read_ids):
+        monkeypatch.setattr(ground_truth, reader.__name__, partial(count, reader=reader))
+    assert prepare(videos, tmp_path / "out", "truth", (16, 12)) == first
+    assert read == []
+    os.utime(videos[0].masks()[1])
+    assert prepare(videos, tmp_path / "out", "truth", (16, 12)) == first
+    assert videos[0].masks()[1] in read
+    assert videos[0].masks()[0] not in read
+
+
+@pytest.mark.parametrize("noted", [1, 500])
+def test_an_interrupted_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: int) -> None:
+    videos = find_videos(write_take(tmp_path / "data", 5), [TAKE])
+    read: list[Path] = []
+
+    def interrupted(path: Path) -> np.ndarray:
+        read.append(path)
+        if len(read) == 3:
+            raise KeyboardInterrupt
+        return read_label_mask(path)
+
+    monkeypatch.setattr(ground_truth, "_NOTED", noted)
+    monkeypatch.setattr(ground_truth, "read_label_mask", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(videos, tmp_path / "out", "truth", (16, 12))
+    prepare(videos, tmp_path / "out", "truth", (16, 12))
+    assert read == [*videos[0].masks()[:3], *videos[0].masks()[2:]]
+
+
+@pytest.mark.parametrize("for_validation", [False, True])
+@pytest.mark.parametrize("damage", [b"", b"no picture", None])
+def test_a_damaged_prepared_picture_is_made_again(tmp_path: Path, for_validation: bool, damage: bytes | None) -> None:
+    videos = find_videos(write_take(tmp_path / "data", 4), [TAKE])
+    first = prepare(videos, tmp_path / "out", "truth", (16, 12))
+    path = videos[0].prepared(tmp_path / "out", for_validation)[1]
+    whole = bytearray(path.read_bytes())
+    flipped = bytearray(whole)
+    flipped[-18] ^= 4  # one bit of the pixels
+    path.write_bytes(flipped if damage is None else damage)
+    assert prepare(videos, tmp_path / "out", "truth", (16, 12), workers=2) == first
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "text", ["null", "[]", "{", "[" * 50_000, '{"videos": 3}', '{"annotations": [{"video_id": "x"}], "categories": 1}']
+)
+@pytest.mark.parametrize("name", ["truth", "index"])
+def test_files_of_ours_that_are_damaged_are_made_again(tmp_path: Path, name: str, text: str) -> None:
+    videos = find_videos(write_take(tmp_path / "data", 4), [TAKE])
+    first = prepare(videos, tmp_path / "out", "truth", (16, 12))
+    path = ground_truth_path(tmp_path / "out", name)
+    path.write_text(text)
+    assert prepare(videos, tmp_path / "out", "truth", (16, 12)) == first
+    assert json.loads(ground_truth_path(tmp_path / "out", "truth").read_text()) == first
+
+
+def test_a_mask_that_is_a_link_to_nothing_costs_itself(tmp_path: Path) -> None:
+    (video,) = find_videos(write_take(tmp_path / "data", 4), [TAKE])
+    video.masks()[0].unlink()
+    video.masks()[0].symlink_to(tmp_path / "gone.png")
+    with pytest.raises(UserError, match=r"1 of 3 masks .* the others are prepared"):
+        prepare([video], tmp_path / "out", "truth", (16, 12))
+    assert video.prepared(tmp_path / "out")[1].exists()
+
+
+def test_lost_pictures_and_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = write_take(tmp_path / "data", 4)
+    (video,) = find_videos(dataset, [TAKE])
+    assert len(find_videos(dataset, [TAKE], annotated=False)[0].frames) == 4
+    video.masks()[1].write_bytes(b"")
+    with pytest.raises(UserError, match=r"camera01_colorimage-000103\.png"):
+        prepare([video], tmp_path / "out", "truth", (16, 12))
+    Image.new("L", (40, 12), 5).save(video.masks()[0])
+    with pytest.raises(UserError, match=r"2 of 3 masks .* the others are prepared; first: .*is 40x12 px, its picture"):
+        prepare([video], tmp_path / "out", "truth", (16, 12), workers=2)
+    assert video.prepared(tmp_path / "out")[2].exists()
+    video.pictures()[0].unlink()
+    again = Dataset(tmp_path / "data")
+    assert len(find_videos(again, [TAKE])[0].frames) == 2
+    assert "camera01_colorimage-000100.jpg: not there, 1 annotated frames are left out" in capsys.readouterr().err
+    assert len(find_videos(again, [TAKE], with_pictures=False)[0].frames) == 3
+    for mask in video.masks():
+        mask.unlink(missing_ok=True)
+    assert find_videos(Dataset(tmp_path / "data"), [TAKE]) == []
+    assert "left out for want of annotated frames: 001_PKA" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no annotated frame"):
+        prepare([], tmp_path / "out", "truth")

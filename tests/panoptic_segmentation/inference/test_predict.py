@@ -1,0 +1,419 @@
+"""Predicting takes and comparing the files with the ground truth."""
+
+from __future__ import annotations
+
+import json
+import resource
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from computing.machine import seeded
+from operating_room.domain.takes import find_take
+from operating_room.errors import UserError
+from operating_room.files.readers import read_ids
+from operating_room.recordings.dataset import Dataset
+from panoptic_segmentation.config.config_keys import WHOLE_VIDEO
+from panoptic_segmentation.config.settings import save_config
+from panoptic_segmentation.data.ground_truth import Video, find_videos, first_frames, prepare
+from panoptic_segmentation.inference import predictions
+from panoptic_segmentation.inference.predict import (
+    export_masks,
+    load,
+    predict,
+    read_test_config,
+    segment_video,
+    write_blends,
+)
+from panoptic_segmentation.scores import overlap_cache
+from panoptic_segmentation.scores.evaluate import (
+    evaluate,
+    of_predicted_takes,
+    predict_and_evaluate,
+    predicted_size,
+    scored_size,
+)
+from panoptic_segmentation.scores.overlap import read_overlaps
+from panoptic_segmentation.weights.checkpoints import ModelCard, build_model, save_model, save_published
+from tests.panoptic_segmentation.data.test_ground_truth import TAKE, write_take
+from tests.panoptic_segmentation.training.test_panoptic_train import TINY
+
+CANVAS = TINY.test.canvas
+TRUTH = "mmor_ground_truth_train"
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> list[Video]:
+    return find_videos(write_take(tmp_path / "data", 9), [TAKE], length=6)
+
+
+def new_model(path: Path, kind: str = "ctvis") -> Path:
+    """A model with random weights that are the same in every run, and others under another name."""
+    with seeded(sum(path.name.encode())):
+        model = build_model(kind, TINY.segmenter, TINY.video)
+    card = ModelCard(kind, TINY.segmenter, TINY.video, json.loads(json.dumps(vars(TINY.test))))
+    save_model(path, model, card)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["ctvis", "online", "offline"])
+def test_every_kind_of_model_writes_the_published_files(tmp_path: Path, videos: list[Video], kind: str) -> None:
+    path = new_model(tmp_path / "model.safetensors", kind)
+    path = predict(*load(path), videos, tmp_path / "out", "train", path)
+    file = json.loads(path.read_text())
+    assert [video["video_id"] for video in file["annotations"]] == [video.video_id for video in videos]
+    frame = file["annotations"][0]["annotations"][0]
+    with Image.open(predictions.picture_path(tmp_path / "out", videos[0].video_id, frame["file_name"])) as image:
+        assert (image.mode, image.size) == ("RGBA", CANVAS)
+    quality = evaluate(videos, tmp_path / "out", "train", tmp_path / "prepared", TRUTH, CANVAS)
+    assert 0 <= quality.classes.vpq <= 100
+    assert quality.instances is not None
+    assert quality.instances.vpq <= quality.classes.vpq + 1e-6
+    assert "STQ" in str(quality)
+    report = json.loads((tmp_path / "out" / "inference" / "vpq_train.json").read_text())
+    assert report["frames"] == 13
+    assert report["vpq"] == quality.classes.vpq
+    assert report["instances"]["vpq"] == quality.instances.vpq
+    assert sorted(map(int, report["windows"])) == [1, 2, 4, 6, 8]
+    assert 0 <= report["stq"]["stq"] <= 1
+
+
+def test_an_interrupted_prediction_goes_on(tmp_path: Path, videos: list[Video]) -> None:
+    origin = new_model(tmp_path / "model.safetensors")
+    model, settings = load(origin)
+    first = predict(model, settings, videos, tmp_path / "out", "train", origin).read_bytes()
+    kept, lost = (
+        predictions.picture_path(tmp_path / "out", videos[i].video_id, videos[i].pictures()[1].name) for i in (0, 1)
+    )
+    time = kept.stat().st_mtime_ns
+    lost.unlink()
+    assert predict(model, settings, videos, tmp_path / "out", "train", origin).read_bytes() == first
+    assert lost.exists()
+    assert kept.stat().st_mtime_ns == time
+
+
+def test_predictions_of_two_models_do_not_mix(tmp_path: Path, videos: list[Video]) -> None:
+    one, other = new_model(tmp_path / "one.safetensors"), new_model(tmp_path / "other.safetensors")
+    predict(*load(one), videos[:1], tmp_path / "out", "train", one)
+    with pytest.raises(UserError, match=r"of another model, one\.safetensors; choose another folder") as caught:
+        predict(*load(other), videos[:1], tmp_path / "out", "train", other)
+    assert "remove" not in str(caught.value)
+    model, settings = load(one)
+    changed = r"OBJECT_MASK_THRESHOLD 0\.0 \(now 0\.5\); choose another folder for these \(--out\), those stay"
+    with pytest.raises(UserError, match=changed):
+        predict(model, replace(settings, score_threshold=0.5), videos[:1], tmp_path / "out", "train", one)
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "{}", "{", '{"model": "x", "sha256": 1}', '{"settings": 3}'])
+def test_a_folder_that_does_not_tell_its_model_is_left_alone(tmp_path: Path, videos: list[Video], text: str) -> None:
+    origin = new_model(tmp_path / "model.safetensors")
+    predict(*load(origin), videos[:1], tmp_path / "out", "train", origin)
+    predictions.origin_path(tmp_path / "out").write_text(text)
+    with pytest.raises(UserError, match=r"model\.json does not tell .*choose another folder"):
+        predict(*load(origin), videos[:1], tmp_path / "out", "train", origin)
+    with pytest.raises(UserError, match=r"model\.json"):
+        predicted_size(tmp_path / "out")
+
+
+@pytest.mark.parametrize("canvas", [[[], 48], [48], "48x48", None, [0, 48], [1.5, 48], [True, 48]])
+def test_a_damaged_size_is_named(tmp_path: Path, canvas: object) -> None:
+    path = predictions.origin_path(tmp_path)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"settings": {"canvas": canvas}}))
+    with pytest.raises(UserError, match=r"model\.json: .*canvas|CANVAS"):
+        predicted_size(tmp_path)
+
+
+def test_predictions_are_scored_at_their_own_size(
+    tmp_path: Path, videos: list[Video], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert scored_size(tmp_path / "foreign", (64, 48)) == (64, 48)
+    origin = new_model(tmp_path / "model.safetensors")
+    predict(*load(origin), videos[:1], tmp_path / "out", "train", origin)
+    assert scored_size(tmp_path / "out", None) == scored_size(tmp_path / "out", CANVAS) == CANVAS
+    assert capsys.readouterr().err == ""
+    assert scored_size(tmp_path / "out", (64, 48)) == CANVAS
+    assert "--canvas 64x48: the predictions in" in capsys.readouterr().err
+
+
+def test_damaged_overlaps_are_made_again(tmp_path: Path) -> None:
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    np.savez_compressed(tmp_path / "flipped.npz", key=np.array("k" * 5000))
+    flipped = bytearray((tmp_path / "flipped.npz").read_bytes())
+    at = flipped.index(b"key.npy") + 40
+    flipped[at : at + 20] = b"\xff" * 20
+    for data in ((tmp_path / "array.npy").read_bytes(), bytes(flipped), b"", b"PK", bytes(flipped[:60])):
+        (tmp_path / "v.npz").write_bytes(data)
+        assert overlap_cache._load(tmp_path / "v.npz", "v", "k") is None
+
+
+def test_takes_can_be_predicted_one_after_the_other(
+    tmp_path: Path, videos: list[Video], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_take(tmp_path / "data", 5, find_take("002_PKA"))
+    dataset = Dataset(tmp_path / "data")
+    both = find_videos(dataset, dataset.choose(None), length=6)
+    origin = new_model(tmp_path / "model.safetensors")
+    model, settings = load(origin)
+    predict(model, settings, videos, tmp_path / "out", "train", origin)
+    found = of_predicted_takes(both, tmp_path / "out", "train")
+    assert found == videos
+    assert "no prediction of them: 002_PKA" in capsys.readouterr().err
+    others = [video for video in both if video not in videos]
+    predict(model, settings, others, tmp_path / "out", "train", origin)
+    assert of_predicted_takes(both, tmp_path / "out", "train") == both
+    together = evaluate(both, tmp_path / "out", "train", tmp_path / "prepared", TRUTH, CANVAS)
+    predict(model, settings, both, tmp_path / "whole", "train", origin)
+    assert evaluate(both, tmp_path / "whole", "train", tmp_path / "prepared", TRUTH, CANVAS) == together
+    predict(model, settings, others, tmp_path / "out", "val", origin)
+    with pytest.raises(UserError, match="no annotated take"):
+        of_predicted_takes(videos, tmp_path / "out", "val")
+
+
+def test_a_first_try_of_a_few_frames(tmp_path: Path, videos: list[Video]) -> None:
+    few = first_frames(videos, 7)  # the parts have 6, 6 and 1 frames and share 3
+    assert [(video.part, len(video.frames)) for video in few] == [(0, 6), (1, 4)]
+    assert first_frames(videos, 6) == videos[:1]
+    assert first_frames(videos, None) == first_frames(videos, 100) == videos
+    origin = new_model(tmp_path / "model.safetensors")
+    model, settings = load(origin)
+    predict(model, settings, few, tmp_path / "out", "train", origin)
+    evaluate(few, tmp_path / "out", "train", tmp_path / "prepared", TRUTH, CANVAS)
+    whole = predict(model, settings, videos, tmp_path / "out", "train", origin).read_bytes()
+    kept = predictions.picture_path(tmp_path / "out", videos[0].video_id, videos[0].pictures()[0].name)
+    time = kept.stat().st_mtime_ns
+    assert predict(model, settings, few, tmp_path / "out", "train", origin).read_bytes() == whole
+    assert kept.stat().st_mtime_ns == time
+    evaluate(videos, tmp_path / "out", "train", tmp_path / "prepared", TRUTH, CANVAS)
+
+
+def test_a_damaged_prediction_is_made_again(tmp_path: Path, videos: list[Video]) -> None:
+    origin = new_model(tmp_path / "model.safetensors")
+    model, settings = load(origin)
+    predict(model, settings, videos, tmp_path / "out", "train", origin)
+    arguments = (videos, tmp_path / "out", "train", tmp_path / "prepared", TRUTH, CANVAS)
+    first = evaluate(*arguments)
+    name = videos[0].pictures()[0].name
+    damaged = [
+        find(tmp_path / "out", videos[0].video_id, name)
+        for find in (predictions.picture_path, predictions.instance_path)
+    ]
+    for path in damaged:
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-20])
+        with pytest.raises(UserError, match=r"predict again"):
+            evaluate(*arguments)
+        predict(model, settings, videos, tmp_path / "out", "train", origin)
+        assert path.read_bytes() == whole
+        assert evaluate(*arguments) == first
+
+
+def test_small_pictures_can_be_scored(tmp_path: Path, videos: list[Video]) -> None:
+    """Segments that the network sees and a smaller picture does not."""
+    origin = new_model(tmp_path / "model.safetensors")
+    model, settings = load(origin)
+    small = replace(settings, canvas=(4, 3), at_canvas=False)
+    predict(model, small, videos, tmp_path / "out", "train", origin)
+    evaluate(videos, tmp_path / "out", "train", tmp_path / "prepared", TRUTH, (4, 3))
+
+
+def test_published_checkpoints_need_a_configuration(tmp_path: Path, videos: list[Video]) -> None:
+    path = tmp_path / "model_final.pth"
+    save_published(path, build_model("ctvis", TINY.segmenter, TINY.video))
+    with pytest.raises(UserError, match="give the configuration"):
+        load(path)
+    predict(*load(path, TINY), videos[:1], tmp_path / "out", "train", path)
+
+
+def test_all_frames_can_be_predicted_and_evaluated(tmp_path: Path, videos: list[Video]) -> None:
+    everything = find_videos(Dataset(tmp_path / "data"), [TAKE], length=6, annotated=False)
+    assert sum(len(video.frames) for video in everything) > sum(len(video.frames) for video in videos)
+    origin = new_model(tmp_path / "model.safetensors")
+    predict(*load(origin), everything, tmp_path / "out", "train", origin)
+    evaluate(videos, tmp_path / "out", "train", tmp_path / "prepared", TRUTH, CANVAS)
+    predict(*load(origin), everything[:1], tmp_path / "one", "train", origin)
+    with pytest.raises(UserError, match="frames without prediction"):
+        evaluate(videos, tmp_path / "one", "train", tmp_path / "prepared", TRUTH, CANVAS)
+
+
+def test_the_truth_as_prediction_scores_100(tmp_path: Path, videos: list[Video]) -> None:
+    prepare(videos, tmp_path / "prepared", TRUTH, CANVAS)
+    done = []
+    for video in videos:
+        frames = []
+        for picture, path in zip(video.pictures(), video.prepared(tmp_path / "prepared")):
+            ids = (read_ids(path) // 10).astype(np.int32)
+            labels = [(int(c), int(c)) for c in np.unique(ids) if c]
+            frames.append(predictions.write_frame(tmp_path / "out", video.video_id, picture.name, ids, labels, CANVAS))
+        done.append(predictions.write_video(tmp_path / "out", video.video_id, frames))
+    predictions.write_split(tmp_path / "out", "train", done)
+    found = evaluate(videos[:1], tmp_path / "out", "train", tmp_path / "prepared", TRUTH, CANVAS)
+    assert found.classes.windows[4].average["pq"] == pytest.approx(1)
+    assert found.instances is None  # files of other programs have no instance numbers
+
+
+def test_what_is_missing_is_named(tmp_path: Path, videos: list[Video]) -> None:
+    with pytest.raises(UserError, match=r"pred_val\.json: no such file"):
+        evaluate(videos, tmp_path / "out", "val", tmp_path / "prepared", TRUTH, CANVAS)
+    origin = new_model(tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="no frame to predict"):
+        predict(*load(origin), [], tmp_path / "out", "val", origin)
+    videos[0].pictures()[3].write_bytes(b"\xff\xd8")
+    with pytest.raises(UserError, match=rf"2 of 3 videos are not in it.*{videos[0].pictures()[3].name}"):
+        predict(*load(origin), videos, tmp_path / "out", "val", origin)
+    kept = json.loads(predictions.split_path(tmp_path / "out", "val").read_text())
+    assert [video["video_id"] for video in kept["annotations"]] == [videos[2].video_id]
+
+
+def test_frames_of_one_video_have_one_shape(tmp_path: Path, videos: list[Video]) -> None:
+    origin = new_model(tmp_path / "model.safetensors")
+    Image.new("RGB", (10, 40)).save(videos[2].pictures()[-1])
+    with pytest.raises(UserError, match=r"2 of 3 videos .* has other proportions"):
+        predict(*load(origin), videos, tmp_path / "out", "val", origin)
+
+
+def test_a_full_disk_stops_with_the_path_and_keeps_what_is_done(tmp_path: Path, videos: list[Video]) -> None:
+    """A limit on the size of files stands for the full disk: the system refuses to write the rest of a picture."""
+    origin = new_model(tmp_path / "model.safetensors")
+    model, settings = load(origin)
+    predict(model, settings, videos[:1], tmp_path / "out", "val", origin)
+    size = max(path.stat().st_size for path in (tmp_path / "out").rglob("*.json"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max(size, 600), hard))
+    try:
+        with pytest.raises(UserError, match=r"out2/inference/pan_.*cannot be written.*check free space"):
+            predict(model, replace(settings, canvas=(640, 480)), videos[1:], tmp_path / "out2", "val", origin)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list((tmp_path / "out2").rglob("*partial*"))
+    assert predictions.read_video(tmp_path / "out", videos[0].video_id, [p.name for p in videos[0].pictures()])
+
+
+@pytest.mark.parametrize("kind", ["ctvis", "online"])
+def test_published_scores_are_of_the_whole_video(tmp_path: Path, videos: list[Video], kind: str) -> None:
+    origin = new_model(tmp_path / "model.safetensors", kind)
+    model, settings = load(origin)
+    path = predict(model, replace(settings, task=WHOLE_VIDEO), videos[:1], tmp_path / "whole", "val", origin)
+    frames = json.loads(path.read_text())["annotations"][0]["annotations"]
+    assert len(frames) == len(videos[0].frames)
+    numbers = {segment["instance_id"]: segment["category_id"] for f in frames for segment in f["segments_info"]}
+    for frame in frames:  # one class per object over the whole video
+        assert all(numbers[s["instance_id"]] == s["category_id"] for s in frame["segments_info"])
+
+
+def test_nothing_found_is_an_empty_picture(tmp_path: Path, videos: list[Video]) -> None:
+    origin = new_model(tmp_path / "model.safetensors")
+    model, settings = load(origin)
+    predict(model, replace(settings, score_threshold=1.0), videos, tmp_path / "out", "val", origin)
+    with Image.open(
+        predictions.picture_path(tmp_path / "out", videos[0].video_id, videos[0].pictures()[0].name)
+    ) as image:
+        assert not np.asarray(image)[..., :3].any()
+    assert evaluate(videos, tmp_path / "out", "val", tmp_path / "prepared", TRUTH, CANVAS).classes.vpq == 0
+
+
+@torch.inference_mode()
+def test_a_running_mean_carries_scores_on(tmp_path: Path, videos: list[Video]) -> None:
+    model, settings = load(new_model(tmp_path / "model.safetensors"))
+    frames = 255 * torch.rand(3, 3, 32, 42, generator=torch.Generator().manual_seed(0))
+    alone = list(segment_video(model, settings, [frames]))
+    mean = list(segment_video(model, replace(settings, running_mean=True), [frames]))
+    assert [s.score for s in alone[0].segments] == [s.score for s in mean[0].segments]
+    assert [s.score for s in alone[2].segments] != [s.score for s in mean[2].segments]
+
+
+def test_masks_for_scene_graphs_never_look_ahead(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_take(tmp_path / "data", 9)
+    folder = tmp_path / "models"
+    folder.mkdir()
+    save_published(folder / "model_final.pth", build_model("ctvis", TINY.segmenter, TINY.video))
+    save_config(replace(TINY, test=replace(TINY.test, task=WHOLE_VIDEO)), folder / "config.yaml")
+    paths = list(export_masks(folder, None, tmp_path / "data", tmp_path / "out"))
+    assert [path.name for path in paths] == ["pred_train.json"]
+    settings = json.loads((tmp_path / "out" / "inference" / "model.json").read_text())["settings"]
+    assert settings["task"] == "causal"
+    assert "future" not in capsys.readouterr().err
+    new_model(tmp_path / "offline.safetensors", "offline")
+    list(export_masks(tmp_path / "offline.safetensors", None, tmp_path / "data", tmp_path / "out2"))
+    shown = capsys.readouterr()
+    assert "looks into the future" in shown.err
+    assert "mask features of a whole video" in shown.out
+
+
+def test_a_damaged_picture_costs_no_other_split(tmp_path: Path) -> None:
+    """Whether masks are exported for stage 2, or a model is evaluated."""
+    for name in ("001_PKA", "002_PKA"):
+        write_take(tmp_path / "data", 4, find_take(name))
+    (video,) = find_videos(Dataset(tmp_path / "data"), [find_take("001_PKA")])
+    video.pictures()[1].write_bytes(b"no picture")
+    path, found, scored = new_model(tmp_path / "model.safetensors"), [], []
+    with pytest.raises(UserError, match=r"pred_train\.json: 1 of 1 videos"):
+        found.extend(export_masks(path, None, tmp_path / "data", tmp_path / "masks"))
+    assert [file.name for file in found] == ["pred_val.json"]
+    test = ("mmor_panoptic_train", "mmor_panoptic_val")
+    config = replace(TINY, weights=str(path), test_data=test)
+    with pytest.raises(UserError, match=r"pred_train\.json: 1 of 1 videos"):
+        scored.extend(predict_and_evaluate(config, tmp_path / "data", tmp_path / "out", tmp_path / "prepared"))
+    assert len(scored) == 1
+    assert (tmp_path / "out" / "inference" / "vpq_val.json").exists()
+
+
+def test_blends_show_the_masks(tmp_path: Path, videos: list[Video]) -> None:
+    origin = new_model(tmp_path / "model.safetensors")
+    predict(*load(origin), videos[:1], tmp_path / "out", "val", origin)
+    write_blends(videos[:1], tmp_path / "out")
+    picture = predictions.picture_path(tmp_path / "out", videos[0].video_id, videos[0].pictures()[0].name)
+    blend = picture.parent / "blend" / f"{picture.stem}.jpg"
+    with Image.open(blend) as image:
+        assert image.size == CANVAS
+    time = blend.stat().st_mtime_ns
+    write_blends(videos[:1], tmp_path / "out")
+    assert blend.stat().st_mtime_ns == time
+
+
+def test_an_interrupted_evaluation_goes_on(
+    tmp_path: Path, videos: list[Video], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = new_model(tmp_path / "model.safetensors")
+    predict(*load(origin), videos, tmp_path / "out", "val", origin)
+    arguments = (videos, tmp_path / "out", "val", tmp_path / "prepared", TRUTH, CANVAS)
+    first = evaluate(*arguments)
+    read: list[str] = []
+
+    def counting(truth: dict[str, Any], *rest: Any) -> Any:
+        read.extend(video["video_id"] for video in truth["annotations"])
+        return read_overlaps(truth, *rest)
+
+    monkeypatch.setattr(overlap_cache, "read_overlaps", counting)
+    assert evaluate(*arguments) == first
+    assert read == []
+    (tmp_path / "out" / "inference" / "overlaps" / "classes" / f"{videos[1].video_id}.npz").write_bytes(b"half")
+    predictions.instance_path(tmp_path / "out", videos[2].video_id, videos[2].pictures()[0].name).touch()
+    assert evaluate(*arguments) == first
+    assert read == [videos[1].video_id, videos[2].video_id]
+
+
+def test_a_folder_without_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"output_CTVIS: no such model"):
+        list(export_masks(tmp_path / "output_CTVIS", None, tmp_path, tmp_path / "out"))
+    with pytest.raises(UserError, match=r"holds neither model\.safetensors nor model_final\.pth"):
+        load(tmp_path)
+    save_published(tmp_path / "model_final.pth", build_model("ctvis", TINY.segmenter, TINY.video))
+    with pytest.raises(UserError, match=r"no config\.yaml beside it"):
+        read_test_config(tmp_path, None, ["TEST.RUNNING_MEAN", "true"])
+
+
+def test_a_model_that_says_how_it_is_built_is_used_as_told(tmp_path: Path) -> None:
+    path = new_model(tmp_path / "model.safetensors")
+    own = load(path)[1]
+    config = read_test_config(path, None, ["INPUT.MIN_SIZE_TEST", "64", "MODEL.MASK_FORMER.TEST.TASK", "vps"])
+    assert load(path, config)[1] == replace(own, shortest=64, task="vps")
+    with pytest.raises(UserError, match=r"SOLVER\.MAX_ITER: .* says itself how it is built; .*INPUT\.MIN_SIZE_TEST"):
+        read_test_config(path, None, ["SOLVER.MAX_ITER", "4"])
+    with pytest.raises(UserError, match=r"did you mean INPUT\.MIN_SIZE_TEST"):
+        read_test_config(path, None, ["INPUT.MINSIZE_TEST", "64"])

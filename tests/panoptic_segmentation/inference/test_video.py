@@ -1,0 +1,95 @@
+"""Inference on videos: windows, identities, the offline model's scores and memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from panoptic_segmentation.inference.panoptic import Sizes
+from panoptic_segmentation.inference.video import (
+    FramePrediction,
+    OfflineVideo,
+    ctvis_frames,
+    mean_logits,
+    offline_memory,
+    offline_video,
+    online_frames,
+    refined_probabilities,
+)
+from panoptic_segmentation.model.refiner import VideoPrediction
+from panoptic_segmentation.model.segmenter import SegmenterConfig, small_segmenter
+from panoptic_segmentation.model.video_models import CTVIS, SMALL_VIDEO, OfflineDVIS, OnlineDVIS
+
+
+def _frames(count: int) -> Tensor:
+    return 255 * torch.rand(count, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+
+
+def _same(a: list[FramePrediction], b: list[FramePrediction]) -> None:
+    for mine, other in zip(a, b, strict=True):
+        torch.testing.assert_close(mine.logits, other.logits, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(mine.masks, other.masks, rtol=1e-3, atol=1e-3)
+
+
+def test_windows_do_not_change_ctvis_also_beyond_fifty_frames() -> None:
+    torch.manual_seed(0)
+    model, frames = CTVIS(small_segmenter(4)).eval(), _frames(52)
+    _same(list(ctvis_frames(model, frames.split(50))), list(ctvis_frames(model, frames.split(7))))
+
+
+def test_windows_do_not_change_the_online_model() -> None:
+    torch.manual_seed(0)
+    model, frames = OnlineDVIS(small_segmenter(4), SMALL_VIDEO).eval(), _frames(5)
+    _same(list(online_frames(model, [frames])), list(online_frames(model, frames.split(2))))
+
+
+def test_causal_models_do_not_look_ahead() -> None:
+    torch.manual_seed(0)
+    frames = _frames(4)
+    ctvis, online = CTVIS(small_segmenter(4)).eval(), OnlineDVIS(small_segmenter(4), SMALL_VIDEO).eval()
+    _same(list(ctvis_frames(ctvis, frames.split(1)))[:2], list(ctvis_frames(ctvis, frames[:2].split(1))))
+    _same(list(online_frames(online, frames.split(1)))[:2], list(online_frames(online, frames[:2].split(1))))
+
+
+def test_a_repeated_frame_keeps_its_queries() -> None:
+    torch.manual_seed(0)
+    model, frame = CTVIS(small_segmenter(4)).eval(), _frames(1)
+    first, second = ctvis_frames(model, [frame, frame])
+    torch.testing.assert_close(first.masks, second.masks)
+    torch.testing.assert_close(mean_logits([first, second]), first.logits)
+    assert first.sizes.output == (32, 48)
+
+
+def test_offline_windows_and_masks() -> None:
+    torch.manual_seed(0)
+    model, frames = OfflineDVIS(small_segmenter(4), SMALL_VIDEO).eval(), _frames(5)
+    whole, parts = offline_video(model, [frames]), offline_video(model, frames.split(2))
+    torch.testing.assert_close(whole.refined_logits, parts.refined_logits, rtol=1e-3, atol=1e-4)
+    masks = torch.stack(list(parts.masks()))
+    assert masks.shape == (5, 30, 16, 32)
+    torch.testing.assert_close(torch.stack(list(whole.masks())), masks, rtol=1e-3, atol=1e-3)
+
+
+def test_no_object_is_left_to_the_refiner() -> None:
+    refined, tracked = torch.tensor([[2.0, 0.0, 1.0]]), torch.tensor([[0.0, 0.0, 9.0]])
+    found = refined_probabilities(refined, tracked)
+    torch.testing.assert_close(found, refined.softmax(-1))
+    swapped = refined_probabilities(tracked, refined)
+    assert swapped[0, 2] == tracked.softmax(-1)[0, 2]
+    assert swapped[0, 0] == refined.softmax(-1)[0, 0]
+
+
+def test_memory_of_the_offline_model_is_foretold() -> None:
+    assert offline_memory(SegmenterConfig(), 200, 720, 960) == 200 * 256 * 184 * 240 * 4
+    model, frames = OfflineDVIS(small_segmenter(4), SMALL_VIDEO).eval(), _frames(3)
+    kept = sum(x.nbytes for x in offline_video(model, [frames]).mask_features)
+    assert kept == offline_memory(small_segmenter(4), 3, 32, 48)
+
+
+def test_the_offline_model_s_masks_are_made_on_its_own_device() -> None:
+    """Mask features wait in main memory; the meta device stands for a GPU: whatever mixes it with the CPU raises."""
+    waiting = torch.randn(2, 8, 4, 4)
+    logits = torch.zeros(4, 6, device="meta")
+    prediction = VideoPrediction(logits, torch.zeros(2, 4, 8, device="meta"))
+    video = OfflineVideo(logits, logits, prediction, [waiting], Sizes((16, 16), (16, 16), (16, 16)))
+    assert [(mask.device.type, mask.shape) for mask in video.masks()] == [("meta", (4, 4, 4))] * 2

@@ -1,0 +1,287 @@
+"""Training runs of a few steps on a take of a few frames."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from operating_room.errors import UserError
+from operating_room.work.processes import cpu_threads
+from panoptic_segmentation.config.config_keys import CONSTANT_LINEAR
+from panoptic_segmentation.config.settings import ClipSettings, Config, InferenceSettings, Solver, read_config
+from panoptic_segmentation.model.matching import LossSettings
+from panoptic_segmentation.model.segmenter import SegmenterConfig
+from panoptic_segmentation.training.train import train
+from panoptic_segmentation.training.trainer import TrainedModel, rate_factor, readers
+from panoptic_segmentation.weights.checkpoints import build_model, load_checkpoint, load_model, published_state
+from tests.panoptic_segmentation.data.test_ground_truth import write_take
+
+TINY = Config(
+    train_data=("mmor_panoptic_train",),
+    workers=0,
+    segmenter=SegmenterConfig(
+        classes=24, queries=6, block="basic", stem_width=8, widths=(8, 8, 16, 16), depths=(1, 1, 1, 1), norm="batch",
+        mask_stride=2, width=32, heads=2, encoder_layers=1, encoder_hidden=32, decoder_layers=1, decoder_hidden=32,
+    ),
+    video_layers=1,
+    losses=LossSettings(points=40),
+    solver=Solver(
+        batch_size=2, steps=4, checkpoint_every=2, schedule=CONSTANT_LINEAR, warmup_steps=1, average_decay=0.9
+    ),
+    clips=ClipSettings(frames=2, reach=2, shortest=(32,)),
+    test=InferenceSettings(shortest=32, canvas=(16, 12), at_canvas=True, score_threshold=0.0, overlap_threshold=0.0),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data, prepared ground truth and a finished run."""
+    root = tmp_path_factory.mktemp("train")
+    write_take(root / "data", 7)
+    train(TINY, root / "data", root / "run", root / "prepared")
+    return root
+
+
+def test_a_run_leaves_a_model_that_says_what_it_is(trained: Path) -> None:
+    model, card = load_model(trained / "run" / "model.safetensors")
+    assert card.kind == "ctvis"
+    assert card.preprocessing["shortest"] == 32
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+    assert read_config(trained / "run" / "config.yaml") == TINY
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "run" / "checkpoint-2", tmp_path / "checkpoint-2")
+    path = train(TINY, trained / "data", tmp_path, trained / "prepared", resume=True)
+    resumed, whole = (published_state(load_model(p)[0]) for p in (path, trained / "run" / "model.safetensors"))
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize("architecture", ["DVIS_Plus_online", "DVIS_Plus_offline"])
+def test_later_stages_start_from_the_one_before(trained: Path, tmp_path: Path, architecture: str) -> None:
+    solver = replace(TINY.solver, steps=2, batch_size=1, average_decay=0.0)
+    weights = str(trained / "run" / "model.safetensors")
+    config = replace(TINY, architecture=architecture, weights=weights, solver=solver)
+    model, card = load_model(train(config, trained / "data", tmp_path, trained / "prepared"))
+    assert card.kind == config.kind
+    start = published_state(load_model(Path(weights))[0])
+    end = published_state(model)
+    assert all(torch.equal(start[name], end[name]) for name in start)  # the segmenter is frozen
+
+
+def test_the_guided_half_does_not_start_again_after_resuming(trained: Path, tmp_path: Path) -> None:
+    """The published switch counts from the start of the process: a resumed run would be guided once more."""
+    solver = replace(TINY.solver, batch_size=1, average_decay=0.0, checkpoint_every=3)
+    weights = str(trained / "run" / "model.safetensors")
+    config = replace(TINY, architecture="DVIS_Plus_online", weights=weights, solver=solver)
+    whole = train(config, trained / "data", tmp_path / "whole", trained / "prepared")
+    shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "resumed" / "checkpoint-3")
+    config = replace(config, weights="not read again.pth")
+    resumed = train(config, trained / "data", tmp_path / "resumed", trained / "prepared", resume=True)
+    states = [published_state(load_model(path)[0]) for path in (whole, resumed)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    model = TrainedModel(load_model(whole)[0].train(), config)
+    calls: list[bool] = []
+    model.model.forward = lambda *arguments: calls.append(arguments[-1]) or {}  # ty: ignore[invalid-assignment]
+    for step in range(4):
+        model(torch.zeros(1, 2, 3, 32, 32), [], [], step)
+    assert calls == [True, True, False, False]
+
+
+def begun(trained: Path, folder: Path) -> Path:
+    """A training that was stopped after its last checkpoint."""
+    for name in ("checkpoint-2", "checkpoint-4"):
+        shutil.copytree(trained / "run" / name, folder / name)
+    shutil.copy(trained / "run" / "config.yaml", folder)
+    return folder
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *(("optimizer.pt", damage) for damage in (Path.unlink, cut)),
+        *(("model.safetensors", damage) for damage in (Path.unlink, cut)),
+        *(("scheduler.pt", damage) for damage in (Path.unlink, cut)),
+        *(("trainer_state.json", damage) for damage in (Path.unlink, cut)),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, damage: Callable[[Path], None]
+) -> None:
+    folder = begun(trained, tmp_path / "run")
+    damage(folder / "checkpoint-4" / name)
+    path = train(TINY, trained / "data", folder, trained / "prepared", resume=True)
+    shown = capsys.readouterr()
+    assert "checkpoint-4" in shown.err
+    assert "left out" in shown.err
+    assert f"resuming from {folder / 'checkpoint-2'}" in shown.out
+    resumed, whole = (published_state(load_model(p)[0]) for p in (path, trained / "run" / "model.safetensors"))
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_without_any_whole_checkpoint_nothing_begins_anew(trained: Path, tmp_path: Path) -> None:
+    folder = begun(trained, tmp_path / "run")
+    for checkpoint in folder.glob("checkpoint-*"):
+        cut(checkpoint / "optimizer.pt")
+    with pytest.raises(UserError, match=r"checkpoint-4/optimizer\.pt: damaged.*choose another folder"):
+        train(TINY, trained / "data", folder, trained / "prepared", resume=True)
+
+
+def test_a_trained_model_is_never_overwritten(trained: Path, tmp_path: Path) -> None:
+    shutil.copy(trained / "run" / "model_final.pth", tmp_path)
+    for resume in (False, True):
+        with pytest.raises(UserError, match=r"model_final\.pth: is a trained model"):
+            train(TINY, trained / "data", tmp_path, trained / "prepared", resume=resume)
+
+
+def test_another_training_is_not_resumed(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = begun(trained, tmp_path / "run")
+    with pytest.raises(UserError, match=r"checkpoint-4: is of an earlier training; go on with --resume"):
+        train(TINY, trained / "data", folder, trained / "prepared")
+    others = {
+        "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES was 6 and is now 9": replace(
+            TINY, segmenter=replace(TINY.segmenter, queries=9)
+        ),
+        "SOLVER.BASE_LR was 0.0001 and is now 0.1": replace(TINY, rates=replace(TINY.rates, base=0.1)),
+        "SOLVER.IMS_PER_BATCH was 2 and is now 1": replace(TINY, solver=replace(TINY.solver, batch_size=1)),
+        "SEED was 42 and is now 7": replace(TINY, seed=7),
+    }
+    for told, other in others.items():
+        with pytest.raises(UserError, match=f"checkpoint-4: {told}"):
+            train(other, trained / "data", folder, trained / "prepared", resume=True)
+    (folder / "config.yaml").write_text("[")
+    longer = replace(TINY, solver=replace(TINY.solver, steps=5))
+    train(longer, trained / "data", folder, trained / "prepared", resume=True)
+    assert "whether this is the same training is not checked" in capsys.readouterr().err
+    assert (folder / "checkpoint-5").exists()
+
+
+@pytest.mark.parametrize("architecture", ["CTMinVIS", "DVIS_Plus_online", "DVIS_Plus_offline"])
+def test_a_training_that_diverges_is_an_error(trained: Path, tmp_path: Path, architecture: str) -> None:
+    config = replace(TINY, architecture=architecture, solver=replace(TINY.solver, clip=False, batch_size=1, steps=8))
+    config = replace(config, rates=replace(TINY.rates, base=1e30))
+    with pytest.raises(UserError, match=r"diverged.*lower the learning rate"):
+        train(config, trained / "data", tmp_path, trained / "prepared")
+    assert not (tmp_path / "model.safetensors").exists()
+    assert not (tmp_path / "model_final.pth").exists()
+
+
+def test_weights_that_are_no_numbers_are_not_saved(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last step spoils them: no loss comes after it that would tell."""
+    update = TrainedModel.update_average
+
+    def spoil(self: TrainedModel, steps: int) -> None:
+        update(self, steps)
+        if steps == 3:
+            with torch.no_grad():
+                next(self.result.parameters()).fill_(float("nan"))
+
+    monkeypatch.setattr(TrainedModel, "update_average", spoil)
+    config = replace(TINY, solver=replace(TINY.solver, steps=3))
+    with pytest.raises(UserError, match=r"at step 4?.*no finite numbers any more.*checkpoint-2 is from before"):
+        train(config, trained / "data", tmp_path, trained / "prepared")
+    assert not (tmp_path / "model_final.pth").exists()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_what_killed_trainings_leave_is_cleared(trained: Path, tmp_path: Path) -> None:
+    folder = begun(trained, tmp_path / "run")
+    half = folder / "checkpoint-3"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    (folder / "checkpoint-best").mkdir()
+    train(TINY, trained / "data", folder, trained / "prepared", resume=True)
+    assert not half.exists()
+    assert (folder / "checkpoint-best").exists()
+
+
+@pytest.mark.parametrize("part", ["model.safetensors", "optimizer.pt", "model_0000001.pth"])
+def test_a_full_disk_is_one_line_and_leaves_no_half_checkpoint(trained: Path, tmp_path: Path, part: str) -> None:
+    """A limit on file size, just below that of one file of a checkpoint, stands for the full disk."""
+    there = trained / "run" / part if part.endswith(".pth") else trained / "run" / "checkpoint-2" / part
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (there.stat().st_size - 1, hard))
+    try:
+        with pytest.raises(UserError, match=r"cannot be written .*check free space") as caught:
+            train(TINY, trained / "data", tmp_path / "full", trained / "prepared")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "full").rglob("*.partial*"))
+    assert all((path / "trainer_state.json").exists() for path in (tmp_path / "full").glob("checkpoint-*"))
+
+
+def test_readers_are_no_more_than_processors(trained: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    config = replace(TINY, workers=64, solver=replace(TINY.solver, steps=1))
+    assert readers(config) == cpu_threads()
+    train(config, trained / "data", tmp_path, trained / "prepared")
+    assert not [warning for warning in recwarn if "worker" in str(warning.message)]
+
+
+def test_published_files_are_left_on_the_way(trained: Path) -> None:
+    files = sorted(path.name for path in (trained / "run").glob("*.pth"))
+    assert files == ["model_0000001.pth", "model_0000003.pth", "model_final.pth"]
+    model = build_model("ctvis", TINY.segmenter, TINY.video)
+    assert load_checkpoint(trained / "run" / "model_final.pth", model).missing == []
+    ours = published_state(load_model(trained / "run" / "model.safetensors")[0])
+    assert all(torch.equal(ours[name], tensor) for name, tensor in published_state(model).items())
+
+
+def test_a_full_disk_and_a_bad_frame_are_one_line(trained: Path, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(UserError, match=r"cannot be written .*check free space") as caught:
+            train(TINY, trained / "data", tmp_path / "full", trained / "prepared")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    shutil.copytree(trained / "data", tmp_path / "data")
+    for picture in (tmp_path / "data").rglob("*.jpg"):
+        picture.write_bytes(b"\xff\xd8")
+    with pytest.raises(UserError, match=r"jpg: is not a readable") as caught:
+        train(replace(TINY, workers=1), tmp_path / "data", tmp_path / "bad", tmp_path / "prepared")
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_weights_are_refused_before_anything_is_written(trained: Path, tmp_path: Path) -> None:
+    larger = replace(
+        TINY, segmenter=replace(TINY.segmenter, width=64), weights=str(trained / "run" / "model.safetensors")
+    )
+    with pytest.raises(UserError, match="another architecture"):
+        train(larger, trained / "data", tmp_path / "run", trained / "prepared")
+    with pytest.raises(UserError, match="no annotated frame"):
+        train(
+            replace(TINY, train_data=("mmor_panoptic_val",)), trained / "data", tmp_path / "run", trained / "prepared"
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_rate_warms_up_and_falls() -> None:
+    linear = rate_factor(Solver(steps=100, schedule=CONSTANT_LINEAR, warmup_steps=10, warmup_factor=0.0))
+    assert [round(linear(step), 3) for step in (0, 5, 10, 70, 85, 100)] == [0, 0.5, 1, 1, 0.5, 0]
+    published = rate_factor(Solver())
+    assert [published(step) for step in (0, 69_999, 70_000, 90_000)] == pytest.approx([1, 1, 0.1, 0.01])
+
+
+def test_averaged_weights_follow() -> None:
+    model = TrainedModel(build_model("ctvis", TINY.segmenter, TINY.video), TINY)
+    start = {name: parameter.clone() for name, parameter in model.model.named_parameters()}
+    with torch.no_grad():
+        for parameter in model.model.parameters():
+            parameter += 1
+    model.update_average(1000)
+    for name, mean in model.result.named_parameters():
+        assert torch.allclose(mean, start[name] + 0.1, atol=1e-5)

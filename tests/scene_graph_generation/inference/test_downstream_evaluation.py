@@ -1,0 +1,183 @@
+"""Evaluation of the downstream tasks: who answered what, what is left out, runs that go on after a kill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from operating_room.errors import UserError
+from operating_room.graphs.scene_graph import Sample, Triplet
+from operating_room.recordings.dataset import Dataset
+from operating_room.scores.downstream import predicted_samples
+from operating_room.scores.downstream_rules import collect_labels, our_rules
+from scene_graph_generation.inference.downstream import DownstreamEvaluation, evaluate_downstream, read_graphs
+from scene_graph_generation.inference.generator import SceneGraphGenerator
+from tests.operating_room.tiny_dataset import write_dataset, write_mmor
+
+TOUCH = Triplet("circulator", "instrument_table", "touching")
+GRAPHS = [(Triplet("head_surgeon", "patient", "cutting"),), (TOUCH,), ()]
+
+
+def samples(take: str = "001_PKA_MMOR") -> list[Sample]:
+    return [Sample(take, f"{i:06d}", graph) for i, graph in enumerate(GRAPHS)]
+
+
+class Question(str):
+    dropped_memory = 0
+
+
+class Student(SceneGraphGenerator):
+    """Knows the labels of the tiny dataset by heart; gives up after some questions."""
+
+    fingerprint = "student"
+
+    def __init__(self, patience: int = 1000) -> None:
+        self.questions: list[str] = []
+        self._patience = patience
+
+    def read_text(self, prompt: str) -> Any:
+        return Question(prompt)
+
+    def answer(self, examples: Sequence[Any]) -> list[str]:
+        if len(self.questions) >= self._patience:
+            raise KeyboardInterrupt
+        self.questions += examples
+        return ["cut: 5" if "next action" in e else "Turn on" if "robot phase" in e else "No" for e in examples]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path)
+
+
+def run(
+    root: Path, generator: SceneGraphGenerator | None, graphs: Sequence[Sample], **options: Any
+) -> DownstreamEvaluation:
+    rule, out = our_rules().sterility_breach, root / "r.json"
+    fourdor = Sample("001_4DOR", "000000", ())
+    expected = options.pop("expected", [fourdor, *samples()])
+    return evaluate_downstream(generator, Dataset(root), graphs, expected, rule, out, {}, batch_size=1, **options)
+
+
+def test_model_and_rule_are_scored(root: Path) -> None:
+    evaluation = run(root, Student(), samples())
+    results = json.loads((root / "r.json").read_text())
+    assert list(results["tasks"]) == ["next_action", "robot_phase", "sterility_breach"]
+    assert list(results["tasks"]["sterility_breach"]) == ["rule", "model"]
+    assert results["tasks"]["next_action"]["model"]["overall"]["cut"] == {
+        "precision": 1,
+        "recall": 1,
+        "f1-score": 1,
+        "support": 3,
+    }
+    assert results["tasks"]["sterility_breach"]["model"]["overall"]["accuracy"] == 1
+    assert results["tasks"]["sterility_breach"]["rule"]["overall"]["no"]["recall"] == pytest.approx(2 / 3)
+    assert results["tasks"]["next_action"]["model"]["intervals"]["cut"] == [1, 1]
+    assert results["seconds"]["mean_error"] == 2
+    assert results["samples"]["001_PKA_MMOR_000001"] == {
+        "next_action": {"label": ["cut", 3], "model": "cut: 5"},
+        "robot_phase": {"label": "turn on", "model": "Turn on"},
+        "sterility_breach": {"label": [], "model": "No", "rule": "yes"},
+    }
+    assert "model: seconds until the next action: timepoints 3, with time 3, mean error 2.0 s" in str(evaluation)
+
+
+def test_questions_hold_the_graph_and_what_came_before(root: Path) -> None:
+    student, published = Student(), Student()
+    run(root, student, samples())
+    (root / "r.jsonl").unlink()
+    run(root, published, samples(), published_memory=True)
+    prompt = "<memory_start>: {}<memory_end>. <SG> circulator,instrument table,touching </SG>. Given"
+    assert student.questions[3].startswith(prompt.format("Long: Short: head surgeon,patient,cutting"))
+    assert published.questions[3].startswith(prompt.format("Long: Short: head_surgeon,cutting,patient"))
+
+
+def test_shortened_memory_is_said_once(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    class Forgetful(Student):
+        model: Any = SimpleNamespace(settings=SimpleNamespace(max_length=600))
+
+        def read_text(self, prompt: str) -> Any:
+            question = super().read_text(prompt)
+            question.dropped_memory = len(self.questions) % 2
+            return question
+
+    run(root, Forgetful(), samples())
+    said = (
+        "4 of 9 downstream questions lost the oldest part of their memory: with it they need more than the model's 600"
+    )
+    assert capfd.readouterr().err == f"{said} tokens (max_length)\n"
+
+
+def test_predicted_graphs_answer_for_the_same_timepoints(root: Path) -> None:
+    predicted = {f"001_PKA_MMOR_{i:06d}": [Triplet("circulator", "instrument table", "touching")] for i in range(3)}
+    evaluation = run(root, None, predicted_samples({**predicted, "009_TKA_MMOR_000000": []}))
+    (one,) = evaluation.tasks["sterility_breach"].values()
+    assert one.scores.overall.confusion.tolist() == [[0, 3, 0], [0, 0, 0]]
+    assert evaluation.seconds is None
+    with pytest.raises(UserError, match="nothing can be scored; 001_PKA_MMOR is left out: 1 of 3 samples"):
+        run(root, None, predicted_samples(predicted)[:2])
+
+
+def test_graphs_come_from_predictions_or_results(tmp_path: Path) -> None:
+    relation = ["circulator", "instrument table", "touching"]
+    results = {"task": "scene_graph", "samples": {"001_PKA_MMOR_000000": {"predicted": [relation]}}}
+    predictions = {"001_PKA_MMOR_000000": [["circulator", "touching", "instrument table"]]}
+    for stored in (results, predictions):
+        (tmp_path / "graphs.json").write_text(json.dumps(stored))
+        assert read_graphs(tmp_path / "graphs.json") == [Sample("001_PKA_MMOR", "000000", (TOUCH,))]
+    for wrong in ({}, {"predicted": None}, {"predicted": [["nurse"]]}):
+        stored = {"task": "scene_graph", "samples": {"001_PKA_MMOR_000001": wrong}}
+        (tmp_path / "graphs.json").write_text(json.dumps(stored))
+        with pytest.raises(UserError, match=r"graphs\.json: 001_PKA_MMOR_000001 has no graph under 'predicted'"):
+            read_graphs(tmp_path / "graphs.json")
+
+
+def test_an_interrupted_run_goes_on(root: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(root, Student(patience=4), samples())
+    student = Student()
+    run(root, student, samples())
+    assert len(student.questions) == 9 - 4
+
+
+def test_answers_about_other_graphs_are_not_taken(root: Path) -> None:
+    run(root, Student(), samples())
+    with pytest.raises(UserError, match=r"r\.jsonl: holds answers with graphs"):
+        run(root, Student(), [Sample(s.take_name, s.frame_id, ()) for s in samples()])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"000000": "Turn on", "000017": "Turn on"}', "has a label for 000017, which is no timepoint of the take"),
+        ('{"000000": "Turn on"}', "sample 003_TKA_MMOR_000001 needs a robot_phase label"),
+        ('{"000000": "Tur', "003_TKA.json"),
+    ],
+)
+def test_a_take_with_bad_labels_is_left_out(root: Path, content: str, message: str) -> None:
+    write_mmor(root / "MM-OR_data", "003_TKA")
+    (root / "MM-OR_data" / "take_timestamp_to_robot_phase" / "003_TKA.json").write_text(content)
+    everything = [*samples(), *samples("003_TKA_MMOR")]
+    evaluation = run(root, Student(), everything, expected=everything)
+    (problem,) = evaluation.problems
+    assert problem.startswith("003_TKA_MMOR is left out: ")
+    assert message in problem
+    assert len(evaluation.samples) == 3
+
+
+def test_labels_are_the_datasets_own_or_derived(root: Path) -> None:
+    (root / "MM-OR_data" / "take_timestamp_to_next_action" / "001_PKA.json").unlink()
+    collected = collect_labels(Dataset(root), samples(), our_rules(), root / "labels")
+    sources = {"next_action": "rules", "robot_phase": "dataset", "sterility_breach": "dataset"}
+    assert json.loads((root / "labels" / "sources.json").read_text()) == {"001_PKA": sources}
+    assert collected.labels["next_action"]["001_PKA"]["000000"] == ["bring out", 1]
+    write_mmor(root / "MM-OR_data", "003_TKA")
+    collect_labels(Dataset(root), samples("003_TKA_MMOR"), our_rules(), root / "labels", derive_all=True)
+    assert json.loads((root / "labels" / "sources.json").read_text()).keys() == {"001_PKA", "003_TKA"}
+    evaluation = run(root, Student(), samples(), labels=root / "labels")
+    assert evaluation.tasks["next_action"]["model"].scores.overall.total == 1

@@ -1,0 +1,251 @@
+"""Clips, embeddings, transcripts and small masks of a take."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
+
+from operating_room.domain.categories import BY_ENTITY
+from operating_room.domain.takes import FOURDOR, MMOR, Take
+from operating_room.errors import UserError
+from operating_room.files.readers import read_audio
+from operating_room.recordings import layout
+from operating_room.recordings.dataset import Dataset
+from scene_graph_generation.preprocess.audio import preprocess_audio
+from scene_graph_generation.preprocess.embeddings import (
+    as_published,
+    as_trained,
+    clap_encoder,
+    mel_descriptor,
+    mel_encoder,
+    preprocess_audio_embeddings,
+)
+from scene_graph_generation.preprocess.masks import preprocess_masks
+from scene_graph_generation.preprocess.transcripts import preprocess_transcripts
+from tests.operating_room.tiny_dataset import picture, write, write_dataset
+
+TAKE, ROOMLESS = Take(MMOR, "001_PKA"), Take(FOURDOR, "001_4DOR")
+TIMES = ["000001", "000002", "000003"]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    """The tiny dataset without anything that preprocessing writes."""
+    write_dataset(tmp_path)
+    for root in ("MM-OR_data", "4D-OR_data"):
+        for path in (tmp_path / root).glob("*per_timepoint*"):
+            shutil.rmtree(path)
+    return Dataset(tmp_path)
+
+
+def stored(dataset: Dataset, folder: str) -> list[str]:
+    return sorted(path.name for path in (dataset.roots[MMOR] / folder / TAKE.name).iterdir() if path.name[0] != ".")
+
+
+def test_clips_last_two_seconds_and_are_written_once(dataset: Dataset) -> None:
+    assert preprocess_audio(dataset, [TAKE, ROOMLESS]).require() == 3
+    assert stored(dataset, "take_audio_per_timepoint") == [f"{time}.mp3" for time in TIMES]
+    samples, rate = read_audio(layout.audio_clip(dataset.roots[MMOR], TAKE, TIMES[0]))
+    assert len(samples) / rate == pytest.approx(2.0, abs=0.15)
+    assert preprocess_audio(dataset, [TAKE]).require() == 0
+    layout.audio_clip(dataset.roots[MMOR], TAKE, TIMES[1]).unlink()
+    assert preprocess_audio(dataset, [TAKE]).require() == 1
+
+
+def test_embeddings_are_made_without_clips(dataset: Dataset) -> None:
+    assert preprocess_audio_embeddings(dataset, [TAKE, ROOMLESS], mel_encoder).require() == 3
+    assert stored(dataset, "take_audio_embeddings_per_timepoint") == [f"{time}.pt" for time in TIMES]
+    vector = torch.load(layout.audio_embedding(dataset.roots[MMOR], TAKE, TIMES[0]), weights_only=True)
+    assert vector.shape == (512,)
+    assert not (dataset.roots[MMOR] / "take_audio_per_timepoint").exists()
+    assert preprocess_audio_embeddings(dataset, [TAKE], mel_encoder).require() == 0
+
+
+def test_embeddings_are_the_same_from_recording_and_clips(dataset: Dataset) -> None:
+    def vectors() -> torch.Tensor:
+        preprocess_audio_embeddings(dataset, [TAKE], mel_encoder).require()
+        paths = [layout.audio_embedding(dataset.roots[MMOR], TAKE, time) for time in TIMES]
+        stored = torch.stack([torch.load(path, weights_only=True) for path in paths])
+        shutil.rmtree(paths[0].parent)
+        return stored
+
+    preprocess_audio(dataset, [TAKE]).require()
+    from_recording = vectors()
+    layout.recording(dataset.roots[MMOR], TAKE).unlink()
+    torch.testing.assert_close(vectors(), from_recording, rtol=1e-4, atol=1e-4)
+
+
+def test_a_take_without_recording_is_passed_over(dataset: Dataset) -> None:
+    layout.recording(dataset.roots[MMOR], TAKE).unlink()
+    assert preprocess_audio(dataset, [TAKE]).require() == 0
+    assert preprocess_audio_embeddings(dataset, [TAKE], mel_encoder).require() == 0
+
+
+def test_clips_hold_just_the_samples_of_their_window(dataset: Dataset) -> None:
+    whole, rate = read_audio(layout.recording(dataset.roots[MMOR], TAKE))
+    preprocess_audio(dataset, [TAKE]).require()
+    for time, start, end in ((TIMES[0], 0, 2), (TIMES[1], 1, 3), (TIMES[2], 2, 3)):
+        clip, _ = read_audio(layout.audio_clip(dataset.roots[MMOR], TAKE, time))
+        np.testing.assert_allclose(clip, whole[start * rate : end * rate], atol=1e-6)
+
+
+def test_causal_clips_end_at_their_second(dataset: Dataset) -> None:
+    preprocess_audio(dataset, [TAKE], causal=True).require()
+    lengths = {}
+    for time in TIMES:
+        samples, rate = read_audio(layout.audio_clip(dataset.roots[MMOR], TAKE, time))
+        lengths[time] = len(samples) / rate
+    assert lengths == {"000001": 1.0, "000002": 2.0, "000003": 2.0}
+
+
+def test_clips_of_two_windows_are_not_mixed(dataset: Dataset) -> None:
+    preprocess_audio(dataset, [TAKE]).require()
+    layout.audio_clip(dataset.roots[MMOR], TAKE, TIMES[1]).unlink()
+    (problem,) = preprocess_audio(dataset, [TAKE], causal=True).problems
+    assert "published window, not causal window" in problem
+
+
+def test_a_take_without_list_of_seconds_has_them_in_its_index(dataset: Dataset) -> None:
+    layout.take_json(dataset.roots[MMOR], TAKE).unlink()
+    assert preprocess_audio(dataset, [TAKE]).require() == 3
+
+
+def test_seconds_are_sorted_by_number(dataset: Dataset) -> None:
+    write(layout.take_json(dataset.roots[MMOR], TAKE), {"timestamps": {"10": {}, "9": {}, "100": {}}})
+    assert list(Dataset(dataset.root).take(TAKE).seconds) == [9, 10, 100]
+
+
+def tone(hertz: float, rate: int, channels: int = 1) -> np.ndarray:
+    wave = np.sin(2 * np.pi * hertz * np.arange(2 * rate) / rate).astype(np.float32)
+    return np.repeat(wave[:, None], channels, axis=1)
+
+
+def test_the_descriptor_tells_pitch_and_time_apart() -> None:
+    low, high = (mel_descriptor(tone(hertz, 16_000), 16_000).reshape(64, 8) for hertz in (200, 4000))
+    assert low.mean(1).argmax() < 15 < 40 < high.mean(1).argmax()
+    late = tone(1000, 16_000)
+    late[:16_000] = 0
+    loud = mel_descriptor(late, 16_000).reshape(64, 8).max(0).values
+    assert loud[:3].max() < loud[5:].min() - 1
+
+
+def test_the_descriptor_hardly_depends_on_rate_and_channels() -> None:
+    reference = mel_descriptor(tone(1000, 16_000), 16_000)
+    other = mel_descriptor(tone(1000, 48_000, channels=2), 48_000)
+    assert (reference - other).reshape(64, 8).mean(1)[reference.reshape(64, 8).mean(1) > 0].abs().max() < 0.3
+    assert torch.isfinite(mel_descriptor(np.zeros((10, 1), np.float32), 16_000)).all()
+
+
+def tiny_clap(folder: Path) -> str:
+    torch.manual_seed(0)
+    audio = {"patch_embeds_hidden_size": 16, "hidden_size": 128, "depths": [1, 1, 1, 1], "num_attention_heads": [1] * 4}
+    text = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "vocab_size": 9,
+    }
+    config = ClapConfig(audio_config={**audio, "enable_fusion": False}, text_config=text, projection_dim=512)
+    ClapModel(config).save_pretrained(folder)
+    ClapFeatureExtractor(truncation="rand_trunc").save_pretrained(folder)
+    return str(folder)
+
+
+def test_clap_reads_a_local_folder_in_batches(dataset: Dataset, tmp_path: Path) -> None:
+    encoder = clap_encoder(tiny_clap(tmp_path / "clap"))
+    clips = [tone(440, 16_000), tone(880, 16_000)]
+    together = encoder(clips, 16_000)
+    assert together.shape == (2, 512)
+    torch.testing.assert_close(together, torch.cat([encoder([clip], 16_000) for clip in clips]), rtol=1e-4, atol=1e-5)
+    published = clap_encoder(encoder.name, published_feeding=True)
+    assert not torch.allclose(published(clips, 16_000), together, atol=1e-3)
+    assert preprocess_audio_embeddings(dataset, [TAKE], encoder).require() == 3
+    layout.audio_embedding(dataset.roots[MMOR], TAKE, TIMES[0]).unlink()
+    (problem,) = preprocess_audio_embeddings(dataset, [TAKE], published).problems
+    assert "fed with mono at 48 kHz" in problem
+
+
+def test_clap_hears_the_same_in_stereo_and_at_another_rate() -> None:
+    reference = as_trained(tone(1000, 48_000), 48_000)
+    assert reference.shape == (96_000,)
+    for rate, channels in ((44_100, 2), (16_000, 1), (48_000, 2)):
+        heard = as_trained(tone(1000, rate, channels), rate)
+        np.testing.assert_allclose(heard[2000:-2000], reference[2000:-2000], atol=0.01)
+
+
+def test_published_feeding_interleaves_integers() -> None:
+    fed = as_published(np.array([[0.5, -1.0], [0.25, 1.0]], np.float32), 44_100)
+    assert fed.tolist() == [16384, -32768, 8192, 32767]
+
+
+def test_clap_without_hub_is_one_sentence() -> None:
+    with pytest.raises(UserError, match="choose the audio encoder mel"):
+        clap_encoder("nobody/nothing")
+
+
+def test_transcripts_know_what_was_said_by_then(dataset: Dataset) -> None:
+    assert preprocess_transcripts(dataset, [TAKE, ROOMLESS]).require() == 3
+    texts = [json.loads(layout.transcript(dataset.roots[MMOR], TAKE, time).read_text())["text"] for time in TIMES]
+    assert texts == ["the saw", "the saw thank you", "the saw thank you"]
+    assert preprocess_transcripts(dataset, [TAKE]).require() == 0
+
+
+def masks(dataset: Dataset, take: Take, time: str = "000001") -> dict[int, int]:
+    """Number -> largest label of the masks that are read."""
+    timepoint = next(t for t in Dataset(dataset.root).take(take).timepoints if t.time == time)
+    return {number: int(np.asarray(Image.open(path)).max()) for number, path in timepoint.masks.items()}
+
+
+def test_annotated_masks_have_their_own_name_unless_asked(dataset: Dataset) -> None:
+    assert preprocess_masks(dataset, [TAKE, ROOMLESS], None).require() == 3 * 3 + 3 * 3
+    assert masks(dataset, TAKE) == {}
+    assert layout.small_mask(dataset.roots[MMOR], TAKE, "000001", 0, from_annotation=True).is_file()
+    assert preprocess_masks(dataset, [TAKE], None, as_predictions=True).require() == 9
+    assert masks(dataset, TAKE) == {0: 10, 1: 10, 2: 10}
+
+
+def test_a_missing_camera_shifts_no_other_mask(dataset: Dataset) -> None:
+    layout.label_mask(dataset.roots[MMOR], TAKE, "4", "000100").unlink()
+    preprocess_masks(dataset, [TAKE], None, as_predictions=True)
+    assert masks(dataset, TAKE) == {0: 10, 2: 10}
+
+
+def test_interpolated_masks_fill_gaps(dataset: Dataset) -> None:
+    path = layout.label_mask(dataset.roots[MMOR], TAKE, "4", "000100")
+    path.rename(layout.label_mask(dataset.roots[MMOR], TAKE, "4", "000100", interpolated=True))
+    preprocess_masks(dataset, [TAKE], None, as_predictions=True)
+    assert masks(dataset, TAKE) == {0: 10, 1: 10, 2: 10}
+
+
+def write_prediction(folder: Path, video: str, stem: str, entity: str) -> None:
+    pixels = np.zeros((48, 64, 4), np.uint8)
+    pixels[10:30, 10:30] = (*BY_ENTITY[entity].color, 255)
+    write(folder / video / f"{stem}.png", picture("PNG", pixels))
+
+
+def test_predicted_masks_of_whole_and_split_videos(dataset: Dataset, tmp_path: Path) -> None:
+    predictions = tmp_path / "pan_pred"
+    write_prediction(predictions, "001_PKA_1", "camera01_colorimage-000100", "nurse")
+    write_prediction(predictions, "001_PKA_5_part0", "camera05_colorimage-000100", "drill")
+    write_prediction(predictions, "001_PKA_5_part1", "camera05_colorimage-000101", "saw")
+    write_prediction(predictions, "001_PKA_simstation2", "camera02_000202", "patient")
+    write_prediction(predictions, "001_4DOR_2", "camera02_colorimage-000200", "patient")
+    assert preprocess_masks(dataset, [TAKE, ROOMLESS], predictions).require() == 5
+    label = {entity: BY_ENTITY[entity].label for entity in ("nurse", "drill", "saw", "patient")}
+    assert masks(dataset, TAKE, "000001") == {0: label["nurse"], 2: label["drill"]}
+    assert masks(dataset, TAKE, "000002") == {2: label["saw"]}
+    assert masks(dataset, TAKE, "000003") == {1: label["patient"]}  # a station camera stands in
+    assert masks(dataset, ROOMLESS, "000000") == {1: label["patient"]}
+
+
+def test_a_missing_predictions_folder_is_named(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        preprocess_masks(dataset, [TAKE], tmp_path / "nowhere")

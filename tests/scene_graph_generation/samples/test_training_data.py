@@ -1,0 +1,58 @@
+"""Samples as training shows them: mirrored rooms, text alone, and no text that the model does not read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import torch
+
+from operating_room.graphs.prompts import BLOCKS
+from operating_room.recordings.dataset import Dataset
+from scene_graph_generation.config.settings import TEXT_MODALITIES, with_vocabulary
+from scene_graph_generation.inputs.evidence import ExampleReader
+from scene_graph_generation.inputs.example import IMAGE, Example
+from scene_graph_generation.inputs.tokens import train_tokens
+from scene_graph_generation.samples.training_data import TrainingSamples, augment_views, read_records, record_text
+from tests.scene_graph_generation.tiny_training import SHORT, write_samples
+
+
+def test_a_mirrored_room_is_mirrored_in_all_that_shows_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.randint(0, 9, (3, 32, 32), generator=generator, dtype=torch.uint8)
+    cloud = torch.rand(5, 6, generator=generator) + 0.1
+    example = Example(torch.tensor([IMAGE]), torch.rand(2, 3, 32, 32, generator=generator), cloud=cloud, masks=masks)
+    seen = set()
+    for seed in range(8):
+        augmented = augment_views(example, Random(seed))
+        assert augmented.masks is not None
+        assert augmented.cloud is not None
+        mirrored = not torch.equal(augmented.masks, masks)
+        seen.add(mirrored)
+        assert torch.equal(augmented.masks, masks.flip(-1) if mirrored else masks)
+        assert torch.equal(augmented.cloud[:, 1:], cloud[:, 1:])
+        assert torch.equal(augmented.cloud[:, 0], -cloud[:, 0] if mirrored else cloud[:, 0])
+        assert not torch.equal(augmented.views, example.views)
+    assert seen == {True, False}
+
+
+def test_text_alone_has_nothing_to_augment() -> None:
+    example = Example(torch.tensor([1, 2]), torch.zeros(0, 3, 32, 32))
+    assert augment_views(example, Random(0)) is example
+
+
+def test_training_shows_no_text_that_the_model_does_not_read(tmp_path: Path) -> None:
+    """The blocks of robot, tracker and speech go with the modalities, as in evaluation."""
+    data = write_samples(tmp_path)
+    tokens = train_tokens(map(record_text, read_records(data / "samples.json")), SHORT.vocabulary)
+    texts = {}
+    for modalities in (("views", "robot", "tracker", "speech"), ("views", "speech"), ("views",)):
+        settings = replace(with_vocabulary(SHORT.model, tokens.size), modalities=modalities)
+        config = replace(SHORT.train, modality_dropout=0.0)
+        records = read_records(data / "samples.json")
+        samples = TrainingSamples(records, Dataset(data), config, ExampleReader(settings, tokens))
+        texts[modalities] = tokens.decode([token for token in samples[0, 0].ids.tolist() if token >= 0])
+    for modalities, text in texts.items():
+        for name, block in zip(TEXT_MODALITIES, BLOCKS):
+            assert (block in text) == (name in modalities), (modalities, block)

@@ -1,0 +1,211 @@
+"""Learning to see: the visual path tells scene graphs from pictures and masks before it meets a language model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from torch.distributed import TCPStore
+
+from operating_room.errors import UserError
+from operating_room.graphs.scene_graph import Triplet, parse
+from operating_room.recordings.dataset import Dataset
+from scene_graph_generation.config.settings import PointConfig, PretrainConfig, TrainConfig, read_experiment, to_mapping
+from scene_graph_generation.inputs.evidence import ExampleReader
+from scene_graph_generation.inputs.example import Example
+from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.samples.training_data import TrainingSamples, read_records, record_text
+from scene_graph_generation.training.pretrain import frequent_triplets, groups_after_pretraining, pretrain
+from scene_graph_generation.training.starting_point import begin
+from scene_graph_generation.training.train import train
+from tests.operating_room.tiny_dataset import label_picture, write
+from tests.scene_graph_generation.tiny_training import EXPERIMENT, losses, write_samples
+
+SEE = replace(EXPERIMENT, pretrain=PretrainConfig(steps=60, batch_size=6, learning_rate=1e-2))
+TOOLS = (13, 15, 16)  # labels of drill, hammer and saw: the masks tell the three timepoints apart
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = write_samples(tmp_path_factory.mktemp("data"))
+    for second, tool in enumerate(TOOLS):
+        for number in range(3):
+            name = f"{second + 1:06d}_{number}_GTFalse.png"
+            write(
+                root / "MM-OR_data" / "take_segmasks_per_timepoint" / "001_PKA" / name, label_picture(0, tool, size=32)
+            )
+    return root
+
+
+def start(data: Path, config: TrainConfig = EXPERIMENT.train) -> tuple[MM2SG, TrainingSamples]:
+    records = read_records(data / "samples.json")
+    model, tokens = begin(EXPERIMENT, map(record_text, records))
+    return model, TrainingSamples(records, Dataset(data), config, ExampleReader(model.settings, tokens))
+
+
+def test_triplets_are_told_from_masks_alone_and_language_is_left_alone(data: Path) -> None:
+    model, samples = start(data)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    assert SEE.pretrain is not None
+    head = pretrain(model, samples, SEE.pretrain, seed=0)
+    truth = [frozenset(parse(samples.answer(i))) for i in range(len(samples))]
+    with torch.no_grad():
+        shown = [samples.look(i, Random(0), views=False) for i in range(len(samples))]
+        told = head(model.visual_tokens(shown)) > 0
+    triplets = frequent_triplets(truth)
+    assert [frozenset(t for t, holds in zip(triplets, row) if holds) for row in told] == truth
+    changed = {name.split(".")[0] for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+    assert changed == {"vision", "pooler", "projector"}
+
+
+def test_what_is_shown(data: Path) -> None:
+    _, samples = start(data)
+    everything = samples.look(0, Random(0))
+    assert len(everything.views) == 7
+    assert everything.masks is not None
+    blind = samples.look(0, Random(0), views=False)
+    assert len(blind.views) == 1
+    assert blind.masks is not None
+
+
+def test_samples_of_pictures_only_have_no_text_but_the_question(data: Path) -> None:
+    _, samples = start(data, replace(EXPERIMENT.train, pictures_only=1.0))
+    _, usual = start(data)
+    assert len(samples[0, 0].ids) < len(usual[0, 0].ids)
+    assert samples[0, 0].masks is not None
+
+
+def test_seldom_triplets_are_not_asked_for() -> None:
+    often, seldom = Triplet("nurse", "patient", "closeTo"), Triplet("nurse", "patient", "cutting")
+    graphs = [frozenset([often])] * 3000 + [frozenset([seldom])] * 2
+    assert frequent_triplets(graphs) == [often]
+
+
+def test_samples_without_pictures_are_told(data: Path, tmp_path: Path) -> None:
+    records = [{**record, "image": None, "segmasks": None} for record in read_records(data / "samples.json")]
+    (tmp_path / "blind.json").write_text(json.dumps(records))
+    with pytest.raises(UserError, match="no training sample has pictures or masks"):
+        train(SEE, [tmp_path / "blind.json"], Dataset(data), tmp_path / "out")
+
+
+def test_what_sees_has_its_own_learning_rate(data: Path) -> None:
+    model, _ = start(data)
+    groups = groups_after_pretraining(model, TrainConfig(learning_rate=1e-3, visual_learning_rate=1e-4))
+    rates = {id(weight): group["lr"] for group in groups for weight in group["params"]}
+    assert len(rates) == sum(1 for _ in model.parameters())
+    assert rates[id(model.projector[0].weight)] == 1e-4
+    assert rates[id(model.language.lm_head.weight)] == 1e-3
+
+
+def test_training_begins_with_it(data: Path, tmp_path: Path) -> None:
+    short = replace(
+        SEE,
+        pretrain=PretrainConfig(steps=2, batch_size=2),
+        train=replace(EXPERIMENT.train, max_steps=2, visual_learning_rate=1e-4, pictures_only=0.5),
+    )
+    train(short, [data / "samples.json"], Dataset(data), tmp_path / "with")
+    train(replace(short, pretrain=None), [data / "samples.json"], Dataset(data), tmp_path / "without")
+    log = "log.jsonl"
+    assert (tmp_path / "with" / log).read_text() != (tmp_path / "without" / log).read_text()
+
+
+def test_the_small_experiment_learns_to_see_first() -> None:
+    small = read_experiment(Path(__file__).parents[3] / "configs" / "scene_graph" / "small.yaml")
+    assert small.pretrain is not None
+    assert small.train.pictures_only > 0
+
+
+WITH_CLOUDS = replace(
+    SEE,
+    model=replace(
+        SEE.model,
+        modalities=("views", "masks", "cloud", "robot", "tracker", "speech"),
+        pooler=replace(SEE.model.pooler, dropout=0.1),
+        points=PointConfig((1,), (8,), (1,), mlp_ratio=1, patch=64, voxel=0.4, drop_path=0.1),
+    ),
+    pretrain=PretrainConfig(steps=6, batch_size=4),
+    train=replace(SEE.train, max_steps=4, save_steps=2, batch_size=2, log_steps=1),
+)
+
+
+def weights_of(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_it_is_the_same_again_bit_for_bit_and_goes_on_after_a_kill(data: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        torch.rand(len(name) + int(name == "two"))  # whatever was drawn before
+        train(WITH_CLOUDS, [data / "samples.json"], Dataset(data), tmp_path / name)
+    assert weights_of(tmp_path / "one") == weights_of(tmp_path / "two")
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "one" / "checkpoint-2").rename(tmp_path / "killed" / "checkpoint-2")
+    train(WITH_CLOUDS, [data / "samples.json"], Dataset(data), tmp_path / "killed")
+    assert weights_of(tmp_path / "killed") == weights_of(tmp_path / "two")
+
+
+def test_everything_is_on_the_device_of_the_model(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, samples = start(data)
+    moved: list[str] = []
+    move = Example.to
+    monkeypatch.setattr(Example, "to", lambda self, device: (moved.append(str(device)), move(self, device))[1])
+    pretrain(model, samples, PretrainConfig(steps=2, batch_size=3), seed=0)
+    assert moved == ["cpu"] * 6
+
+
+def test_a_pretraining_that_diverges_says_so(data: Path) -> None:
+    model, samples = start(data)
+    with pytest.raises(UserError, match="pretraining diverged: loss nan at step"):
+        pretrain(model, samples, PretrainConfig(steps=20, batch_size=3, learning_rate=1e30), seed=0)
+
+
+def test_no_steps_are_no_pretraining(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scene_graph_generation.training.train.pretrain", lambda *_: pytest.fail("it began"))
+    none = replace(SEE, pretrain=PretrainConfig(steps=0), train=replace(SEE.train, max_steps=1))
+    train(none, [data / "samples.json"], Dataset(data), tmp_path)
+
+
+LATE = """
+import sys
+from datetime import timedelta
+from computing import machine
+from scene_graph_generation.config.settings import TrainConfig
+from scene_graph_generation.training.trainer import training_arguments
+machine.PATIENCE = timedelta(seconds=2)
+training_arguments(TrainConfig(), sys.argv[1], 64)
+"""
+
+
+def test_others_wait_for_the_first_process_as_long_as_they_are_told(tmp_path: Path) -> None:
+    """Here 2 s instead of a month; without a word, transformers would wait half an hour for a longer pretraining."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    place = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1"}
+    place |= {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True", "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", LATE, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), **place},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "timed out" in ran.stderr.lower() or "timeout" in ran.stderr.lower(), ran.stderr[-1000:]
+    assert ran.returncode
+
+
+def test_two_processes_learn_to_see_as_one_does(data: Path, tmp_path: Path) -> None:
+    one = replace(SEE, pretrain=PretrainConfig(3, 4), train=replace(SEE.train, max_steps=2, log_steps=1, batch_size=1))
+    train(
+        replace(one, train=replace(one.train, accumulation=2)), [data / "samples.json"], Dataset(data), tmp_path / "a"
+    )
+    (tmp_path / "e.yaml").write_text(json.dumps(to_mapping(one), default=str))
+    words = ("--config", "e.yaml", "--samples", data / "samples.json", "--data", data, "--out", "b", "--gpus", "2")
+    command = [sys.executable, "-m", "mmor.cli", "scene-graph", "train", *map(str, words)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=300)
+    assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), rel=1e-4)

@@ -1,0 +1,200 @@
+"""The engine of training: killed and resumed, on two processes, with bad samples, in the published order."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from operating_room.errors import UserError
+from operating_room.recordings.dataset import Dataset
+from operating_room.work.processes import cpu_threads
+from scene_graph_generation.config.published_options import ZERO2
+from scene_graph_generation.config.settings import Experiment, TrainConfig, to_mapping
+from scene_graph_generation.inputs.evidence import ExampleReader
+from scene_graph_generation.inputs.tokens import train_tokens
+from scene_graph_generation.samples.sampler import length_grouped_order
+from scene_graph_generation.samples.training_data import TrainingSamples, read_records, record_text
+from scene_graph_generation.training.train import loss_weights, train
+from scene_graph_generation.training.trainer import training_arguments
+from tests.dying import dies_in, require_killed
+from tests.scene_graph_generation.tiny_training import SHORT, losses, with_settings, write_samples
+
+ROOT = Path(__file__).parents[3]
+PROGRAM = ("-m", "tests.scene_graph_generation.tiny_training")
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_samples(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("uninterrupted")
+    run(SHORT, data, out)
+    return out
+
+
+def run(experiment: Experiment, data: Path, out: Path) -> None:
+    train(experiment, [data / "samples.json"], Dataset(data), out)
+
+
+def start(*words: str | Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *map(str, words)]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-2000:]
+
+
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    code = dies_in("scene_graph_generation.training.trainer", "SceneGraphTrainer.compute_loss", 8)
+    run_it = "import sys; from tests.scene_graph_generation.tiny_training import main; main(*sys.argv[1:])"
+    require_killed(start("-c", code + run_it, data, tmp_path))
+    assert (tmp_path / "checkpoint-6").is_dir()
+    assert not (tmp_path / "model.safetensors").exists()
+    run(SHORT, data, tmp_path)
+    assert losses(tmp_path) == losses(uninterrupted)
+    assert sorted(losses(tmp_path)) == list(range(1, 11))
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (tmp_path, uninterrupted)]
+    assert weights[0] == weights[1]
+
+
+COMMON = ("train.batch_size=1", "model.pooler.dropout=0", "train.max_steps=6")
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    """Losses of one process that accumulates two micro-batches."""
+    out = tmp_path_factory.mktemp("alone")
+    finish(start(*PROGRAM, data, out, *COMMON, "train.accumulation=2"))
+    return losses(out)
+
+
+def test_two_processes_lose_as_much_as_one(data: Path, alone: dict[int, float], tmp_path: Path) -> None:
+    experiment = tmp_path / "experiment.yaml"
+    experiment.write_text(yaml.safe_dump(json.loads(json.dumps(to_mapping(with_settings(COMMON)), default=str))))
+    files = ("--config", experiment, "--samples", data / "samples.json", "--data", data, "--out", tmp_path / "out")
+    finish(start("-m", "mmor.cli", "scene-graph", "train", "--gpus", "2", *files))
+    assert losses(tmp_path / "out") == pytest.approx(alone, rel=1e-4)
+    assert len(alone) == 6
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+def test_two_processes_with_deepspeed_lose_as_much_as_one(data: Path, alone: dict[int, float], tmp_path: Path) -> None:
+    finish(start(*TORCHRUN, *PROGRAM, data, tmp_path, *COMMON, f"train.deepspeed={ZERO2}"))
+    assert losses(tmp_path) == pytest.approx(alone, rel=1e-3)
+
+
+@pytest.fixture
+def spoilt(data: Path, tmp_path: Path) -> Path:
+    """Samples of which the third names a mask that is not there, and the fourth has two image placeholders."""
+    records = json.loads((data / "samples.json").read_text())
+    records[2] = {**records[2], "id": "bad_one", "image": ["nowhere.jpg"]}
+    turns = [{**turn, "value": f"<image>{turn['value']}"} for turn in records[3]["conversations"][:1]]
+    records[3] = {**records[3], "id": "bad_two", "conversations": [*turns, records[3]["conversations"][1]]}
+    path = tmp_path / "spoilt.json"
+    path.write_text(json.dumps(records))
+    return path
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_sample_ends_the_training_in_one_line(data: Path, spoilt: Path, tmp_path: Path, workers: int) -> None:
+    experiment = replace(SHORT, train=replace(SHORT.train, workers=workers, token_weights=False))
+    with pytest.raises(UserError, match=r"sample bad_(one|two): .*(nowhere\.jpg|<image>)") as error:
+        train(experiment, [spoilt], Dataset(data), tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert "--skip-bad-samples" in str(error.value)
+
+
+def test_bad_samples_are_skipped_and_counted_if_asked(
+    data: Path, spoilt: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = replace(SHORT.train, skip_bad_samples=True, max_steps=3, token_weights=False)
+    train(replace(SHORT, train=settings), [spoilt], Dataset(data), tmp_path / "out")
+    said = capfd.readouterr().err
+    assert "skipped sample bad_one: " in said
+    assert "skipped sample bad_two: " in said
+    assert "2 bad samples were skipped" in said
+    assert '"skipped_samples": 2' in (tmp_path / "out" / "log.jsonl").read_text().splitlines()[-1]
+
+
+def test_nothing_but_bad_samples_is_an_error(data: Path, spoilt: Path, tmp_path: Path) -> None:
+    spoilt.write_text(json.dumps(json.loads(spoilt.read_text())[2:4]))
+    settings = replace(SHORT.train, skip_bad_samples=True, token_weights=False)
+    with pytest.raises(UserError, match="no usable sample"):
+        train(replace(SHORT, train=settings), [spoilt], Dataset(data), tmp_path / "out")
+
+
+def test_shortened_memory_is_said_and_counted(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    records = json.loads((data / "samples.json").read_text())
+    for record in records:
+        question = record["conversations"][0]
+        memory = "<memory_start>: " + "nurse,saw,holding; " * 300 + "<memory_end>.\n"
+        question["value"] = question["value"].replace("<image>\n", f"<image>\n{memory}")
+    path = tmp_path / "long.json"
+    path.write_text(json.dumps(records))
+    short = replace(SHORT, model=replace(SHORT.model, max_length=400), train=replace(SHORT.train, max_steps=2))
+    train(short, [path], Dataset(data), tmp_path / "out")
+    assert capfd.readouterr().err.count("memory was shortened") == 1
+    assert '"shortened_memories": 4' in (tmp_path / "out" / "log.jsonl").read_text().splitlines()[-1]
+
+
+def test_balanced_steps_are_even_and_published_ones_begin_short() -> None:
+    lengths = [37 * i % 64 for i in range(64)]
+    balanced, published = (
+        [
+            lengths[i]
+            for i in length_grouped_order([sign * length for length in lengths], 4, 4, torch.Generator().manual_seed(0))
+        ]
+        for sign in (1, -1)
+    )
+    assert sorted(balanced) == sorted(published) == sorted(lengths)
+    for start_ in range(0, 64, 16):
+        sums = [sum(balanced[i : i + 4]) for i in range(start_, start_ + 16, 4)]
+        assert max(sums) - min(sums) <= 32
+        assert published[start_ : start_ + 16] == sorted(published[start_ : start_ + 16])
+
+
+def test_the_end_of_an_answer_counts_once_per_answer(data: Path, tmp_path: Path) -> None:
+    records = read_records(data / "samples.json")
+    tokens = train_tokens(map(record_text, records), SHORT.vocabulary)
+    samples = TrainingSamples(records, Dataset(data), SHORT.train, ExampleReader(SHORT.model, tokens))
+    word = next(name for name in tokens.names() if "drilling" in name)
+    path = tmp_path / "frequencies.json"
+    path.write_text(json.dumps({word: 1000}))
+    weights = loss_weights(path, samples, tokens, tokens.size)
+    assert float(weights[tokens.end_id]) == pytest.approx(1 / (math.log(6) + 1))
+    assert float(weights[tokens.names()[word]]) == pytest.approx(1 / (math.log(1000) + 1))
+
+
+@pytest.mark.parametrize(
+    ("setting", "module"), [({"report_to": "wandb"}, "wandb"), ({"deepspeed": Path("x")}, "deepspeed")]
+)
+def test_missing_tools_are_named(data: Path, tmp_path: Path, setting: dict, module: str) -> None:
+    if importlib.util.find_spec(module) is not None:
+        pytest.skip(f"{module} is installed")
+    with pytest.raises(UserError, match=rf"{module} is not installed: pip install"):
+        run(replace(SHORT, train=replace(SHORT.train, **setting)), data, tmp_path)
+
+
+def test_readers_are_no_more_than_processors(tmp_path: Path) -> None:
+    """PyTorch would warn of more, and they would wait for each other."""
+    wanted = [TrainConfig(workers=number) for number in (0, 1, 100_000)]
+    found = [training_arguments(config, tmp_path, 64).dataloader_num_workers for config in wanted]
+    assert found == [0, 1, cpu_threads()]

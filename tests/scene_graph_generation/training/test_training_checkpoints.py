@@ -1,0 +1,247 @@
+"""Checkpoints: damaged ones, kept ones, trainings that are over, that diverge, or that find the disk full."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from computing.training_checkpoints import find_checkpoint, last_checkpoint, remove_half_written
+from operating_room.errors import UserError
+from operating_room.recordings.dataset import Dataset
+from scene_graph_generation.config.settings import Experiment, to_mapping
+from scene_graph_generation.training.train import train
+from tests.scene_graph_generation.tiny_training import SHORT, losses, write_samples
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_samples(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """After six steps, with checkpoints at 3 and 6."""
+    out = tmp_path_factory.mktemp("trained")
+    run(with_train(max_steps=6), data, out)
+    return out
+
+
+@pytest.fixture
+def out(trained: Path, tmp_path: Path) -> Path:
+    """The same, stopped before its end."""
+    folder = shutil.copytree(trained, tmp_path / "out")
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+def with_train(**settings: object) -> Experiment:
+    return replace(SHORT, train=replace(SHORT.train, **settings))
+
+
+def run(experiment: Experiment, data: Path, out: Path) -> None:
+    train(experiment, [data / "samples.json"], Dataset(data), out)
+
+
+def command(experiment: Experiment, data: Path, out: Path, **limits: int) -> subprocess.CompletedProcess[str]:
+    file = out.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(json.loads(json.dumps(to_mapping(experiment), default=str))))
+    words = ("--config", file, "--samples", data / "samples.json", "--data", data, "--out", out)
+
+    def limit() -> None:
+        for name, value in limits.items():
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
+
+    return subprocess.run(
+        [sys.executable, "-m", "mmor.cli", "scene-graph", "train", *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        preexec_fn=limit,
+        timeout=300,
+    )
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors"])
+@pytest.mark.parametrize("damage", [cut, empty, Path.unlink, flip])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
+    out: Path, name: str, damage: Callable[[Path], object]
+) -> None:
+    if name in ("model.safetensors", "scheduler.pt") and damage is flip:
+        pytest.skip("the first has no checksums, and the middle of the second is padding")
+    damage(out / "checkpoint-6" / name)
+    found = find_checkpoint(out)
+    assert found.path == out / "checkpoint-3"
+    assert len(found.left_out) == 1
+    assert "checkpoint-6" in found.left_out[0]
+    shutil.rmtree(out / "checkpoint-3")
+    with pytest.raises(UserError, match=r"checkpoint-6.*remove them to begin anew") as error:
+        find_checkpoint(out)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("damage", [cut, empty, Path.unlink])
+def test_a_half_written_checkpoint_is_passed_over(out: Path, damage: Callable[[Path], object]) -> None:
+    damage(out / "checkpoint-6" / "trainer_state.json")
+    assert last_checkpoint(out) == out / "checkpoint-3"
+    shutil.rmtree(out / "checkpoint-3")
+    assert last_checkpoint(out) is None
+
+
+def test_a_gradient_that_overflowed_once_damages_no_checkpoint(out: Path) -> None:
+    file = out / "checkpoint-6" / "trainer_state.json"
+    state = json.loads(file.read_text())
+    state["log_history"][0]["grad_norm"] = float("inf")  # as in float16, where that step is left out
+    state["log_history"][1]["grad_norm"] = float("nan")
+    file.write_text(json.dumps(state))
+    remove_half_written(out)
+    assert last_checkpoint(out) == out / "checkpoint-6"
+
+
+@pytest.mark.parametrize("content", [b"\0" * 12, b"", b"../checkpoint-3", b"\xff"])
+def test_a_damaged_name_of_deepspeeds_folder_is_told(out: Path, content: bytes) -> None:
+    for step in (3, 6):
+        (out / f"checkpoint-{step}" / "latest").write_bytes(content)
+    with pytest.raises(UserError, match=r"checkpoint-6/latest: is (damaged|empty)"):
+        find_checkpoint(out, deepspeed=True)
+
+
+def test_another_number_of_processes_is_named(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="another number of processes than 2"):
+        last_checkpoint(out)
+
+
+def test_training_goes_on_from_the_one_before(
+    out: Path, data: Path, trained: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cut(out / "checkpoint-6" / "optimizer.pt")
+    half = out / "checkpoint-5"
+    half.mkdir()
+    run(with_train(max_steps=6), data, out)
+    said = capfd.readouterr().err
+    assert "checkpoint-6/optimizer.pt: damaged" in said
+    assert "going on from" in said
+    assert not half.exists()
+    assert (out / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+
+
+def test_folders_of_the_user_are_not_touched_and_the_newest_are_kept(data: Path, tmp_path: Path) -> None:
+    for name in ("checkpoint-best", "checkpoint-", "checkpoint-2x"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-notes").write_text("mine")
+    run(with_train(max_steps=8, save_steps=2, save_total_limit=3), data, tmp_path)
+    left = sorted(path.name for path in tmp_path.glob("checkpoint-*"))
+    assert left == sorted(
+        ["checkpoint-", "checkpoint-2x", "checkpoint-best", "checkpoint-notes", *(f"checkpoint-{n}" for n in (4, 6, 8))]
+    )
+
+
+def test_a_training_that_is_over_says_so_and_goes_on_for_more_steps(trained: Path, data: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(trained, tmp_path / "out")
+    before = (out / "model.safetensors").read_bytes()
+    again = command(with_train(max_steps=6), data, out)
+    assert again.returncode == 0
+    assert "is trained already, 6 steps" in again.stdout
+    assert (out / "model.safetensors").read_bytes() == before
+    more = command(with_train(max_steps=8), data, out)
+    assert more.returncode == 0, more.stderr
+    assert sorted(losses(out)) == list(range(1, 9))
+    assert (out / "model.safetensors").read_bytes() != before
+    shutil.rmtree(out / "checkpoint-8")
+    shutil.rmtree(out / "checkpoint-6", ignore_errors=True)
+    shutil.rmtree(out / "checkpoint-3", ignore_errors=True)
+    with pytest.raises(UserError, match="holds a trained model already"):
+        run(with_train(max_steps=9), data, out)
+
+
+def test_a_training_killed_before_its_last_file_is_finished_by_the_next_run(
+    out: Path, data: Path, trained: Path
+) -> None:
+    run(with_train(max_steps=6), data, out)
+    assert (out / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"learning_rate": 1.0}, "train.learning_rate was 0.01 and is now 1.0"), ({"seed": 5}, "train.seed was 0")],
+)
+def test_other_settings_do_not_go_on_silently(out: Path, data: Path, settings: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        run(with_train(max_steps=8, **settings), data, out)
+
+
+def test_other_samples_do_not_go_on_silently(out: Path, data: Path, tmp_path: Path) -> None:
+    fewer = tmp_path / "fewer.json"
+    fewer.write_text(json.dumps(json.loads((data / "samples.json").read_text())[:4]))
+    with pytest.raises(UserError, match="samples was 6 and is now 4"):
+        train(with_train(max_steps=8), [fewer], Dataset(data), out)
+
+
+def test_a_training_that_diverges_is_an_error(data: Path, tmp_path: Path) -> None:
+    ended = command(with_train(max_steps=40, learning_rate=1e30, warmup=0.0, save_steps=1), data, tmp_path / "out")
+    assert ended.returncode == 2
+    assert "training diverged at step" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_weights_that_are_no_numbers_are_not_saved(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last step of all spoils them, so that no loss tells."""
+    step = torch.optim.AdamW.step
+    calls = iter(range(1, 100))
+
+    def spoil(self: torch.optim.AdamW, *arguments: object) -> object:
+        done = step(self, *arguments)
+        if next(calls) == 4:
+            self.param_groups[0]["params"][0].data.fill_(float("inf"))
+        return done
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoil)
+    with pytest.raises(UserError, match=r"weights are no finite numbers.*checkpoint-3 is from before"):
+        run(with_train(max_steps=4), data, tmp_path)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95, 1.0])  # of the optimizer's file: torch complains in several ways
+def test_a_full_disk_is_one_line_and_leaves_no_half_checkpoint(
+    trained: Path, data: Path, tmp_path: Path, share: float
+) -> None:
+    model, optimizer = (
+        (trained / "checkpoint-6" / name).stat().st_size for name in ("model.safetensors", "optimizer.pt")
+    )
+    assert model < optimizer
+    ended = command(with_train(max_steps=6), data, tmp_path / "out", FSIZE=model + int((optimizer - model) * share) - 1)
+    assert ended.returncode == 2
+    assert "cannot be written" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
