@@ -1,0 +1,269 @@
+"""A domain: everything that the software must know about an operating room, in one object that is handed in.
+
+What is said (`Language`), what is seen (`Labels`), what is asked (`Task`), and how each dataset lies on disk
+(`Collection`). It is read from one YAML file; MM-OR with 4D-OR is `mmor()`, the only default.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cache, cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+from operating_room.domain.collection import Collection, Take
+from operating_room.domain.labels import Labels
+from operating_room.domain.language import Language
+from operating_room.errors import UserError
+
+OWN = "own"  # where a split is asked for: the takes that are in no published list
+
+_TOLD = 6  # names in one sentence of `differences`
+
+
+@dataclass(frozen=True)
+class Task:
+    """A downstream task (data specification, section 10).
+
+    `kind` says how labels and answers look: `class_with_time` is a class and the seconds until then, `class` a class,
+    `sterility` a list of relations that are breaches, of which the two classes say whether there is one.
+    """
+
+    name: str
+    kind: Literal["class_with_time", "class", "sterility"]
+    classes: tuple[str, ...]  # in the order of the report, lower case
+    words: str  # in the question: "predict the ..."
+    spellings: tuple[str, ...] = ()  # of the classes in label files, where it is another
+
+
+@dataclass(frozen=True)
+class Domain:
+    """An operating room, or several that share a language. Equal if every field is; see `digest` for models."""
+
+    name: str
+    language: Language
+    labels: Labels
+    collections: tuple[Collection, ...]  # in the order of sample files
+    tasks: tuple[Task, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Domain:
+        """Read a domain from its YAML file.
+
+        Raises:
+            UserError: the file is missing, or something in it is wrong; one line with the file and the line in it.
+        """
+        from operating_room.domain.reading.domains import read_domain  # which needs this module
+
+        return read_domain(path)
+
+    def to_yaml(self) -> str:
+        """The text of a file that reads back equal."""
+        from operating_room.domain.writing import domain_text
+
+        return domain_text(self)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what a model learns from: language, labels and tasks, whatever the order of keys in the file.
+
+        Takes, paths and splits are left out: more recordings do not make another room.
+        """
+        parts = {
+            "language": asdict(self.language),
+            "labels": asdict(self.labels),
+            "tasks": list(map(asdict, self.tasks)),
+        }
+        return sha256(json.dumps(parts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+    def differences(self, other: Domain) -> list[str]:
+        """What differs between the two in what a model learns from, one short sentence each; none if the digests agree.
+
+        `here` is this domain, `there` the other one.
+        """
+        return [
+            *_differences(_fields(self.language), _fields(other.language)),
+            *_differences(_fields(self.labels), _fields(other.labels)),
+            *_differences({"tasks": self.tasks}, {"tasks": other.tasks}),
+        ]
+
+    # Takes.
+
+    def collection(self, of: Take | str) -> Collection:
+        """The dataset of a take, or of that name.
+
+        Raises:
+            KeyError: this domain has no such dataset.
+        """
+        name = of.dataset if isinstance(of, Take) else of
+        found = next((collection for collection in self.collections if collection.name == name), None)
+        if found is None:
+            raise KeyError(f"domain {self.name} has no dataset {name}")
+        return found
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The names of the datasets, in the order of sample files."""
+        return tuple(collection.name for collection in self.collections)
+
+    @cached_property
+    def takes(self) -> tuple[Take, ...]:
+        """All published takes, dataset by dataset."""
+        return tuple(take for collection in self.collections for take in collection.published)
+
+    @cached_property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits."""
+        return tuple(dict.fromkeys(split for collection in self.collections for split in collection.splits))
+
+    @property
+    def max_views(self) -> int:
+        """The most pictures that evaluation shows of a timepoint."""
+        return max(collection.max_views for collection in self.collections)
+
+    def split_takes(self, split: str, datasets: Iterable[str] | None = None) -> list[Take]:
+        """The takes of a split in published order, dataset by dataset.
+
+        Raises:
+            UserError: there is no such split.
+        """
+        if split not in self.splits:
+            raise UserError(f"split {split!r} does not exist; choose one of {', '.join(self.splits) or 'none'}")
+        chosen = self.datasets if datasets is None else tuple(datasets)
+        return [c.take(name) for c in self.collections if c.name in chosen for name in c.splits.get(split, ())]
+
+    def splits_of(self, take: Take) -> list[str]:
+        """The splits that contain `take`."""
+        return [split for split in self.splits if take in self.split_takes(split)]
+
+    def find_take(self, name: str) -> Take:
+        """The take of a name with or without dataset suffix, also of its folder as a shell completes it (`001_PKA/`,
+        `export_holistic_take1_processed/`).
+
+        A name outside the published lists is an own take, of the dataset whose ending or suffix it has, else of the
+        first dataset that has no ending of its own and takes such names.
+
+        Raises:
+            UserError: the name cannot be a take name.
+        """
+        name = name.rstrip("/")
+        name = next((inner for c in self.collections if (inner := c.name_of_folder(name)) is not None), name)
+        for collection in self.collections:
+            own = collection.own
+            if own.ending and name.endswith(own.ending):
+                if not collection.can_be_take(name):
+                    raise UserError(f"take name {name!r}: {own.rule}")
+                return collection.take(name)
+        free = [collection for collection in self.collections if not collection.own.ending]
+        candidates = [collection for collection in free if collection.suffix and name.endswith(collection.suffix)]
+        candidates = candidates or sorted(free, key=lambda collection: name not in collection.takes)  # stable
+        for collection in candidates:
+            short = name.removesuffix(collection.suffix)
+            if self.is_own_name(collection, short):
+                return collection.take(short)
+        rules = "; ".join(dict.fromkeys(collection.own.rule for collection in candidates or self.collections))
+        raise UserError(f"take name {name!r} cannot be one: {rules}")
+
+    def is_own_name(self, collection: Collection, name: str) -> bool:
+        """Whether a take of one's own may have this name in a dataset: no other dataset claims it by its ending."""
+        claimed = {e for c in self.collections for e in (c.suffix, c.own.ending) if e and e != collection.own.ending}
+        return collection.can_be_take(name) and not name.endswith(tuple(claimed))
+
+    def own_take(self, collection: Collection, folder: str) -> Take | None:
+        """The take that a folder of this name, where takes of the dataset lie, holds, if it may be one's own."""
+        if collection.numbered:
+            name = collection.name_of_folder(folder)
+            if (
+                name is None
+                or collection.take(name).folder != folder
+                or not int(name.removesuffix(collection.own.ending))
+            ):
+                return None  # numbers of folders count from 1 and have no leading zeros, other than those people type
+            return collection.take(name)
+        if folder in collection.folders_beside or not self.is_own_name(collection, folder):
+            return None
+        return collection.take(folder)
+
+    # Tasks.
+
+    def task(self, name: str) -> Task:
+        """The task of that name.
+
+        Raises:
+            UserError: there is none.
+        """
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        known = ", ".join(task.name for task in self.tasks) or "none"
+        raise UserError(f"downstream task {name!r} does not exist; choose one of {known}")
+
+    def tasks_of(self, take: Take) -> tuple[Task, ...]:
+        """The tasks that a take has labels for and is evaluated on."""
+        collection = self.collection(take)
+        return tuple(
+            task
+            for task in self.tasks
+            if task.name in collection.take_files and take.name not in collection.without.get(task.name, ())
+        )
+
+
+@cache
+def bundled(name: str) -> Domain:
+    """A domain that comes with this software: `mmor` or `egoexor`.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    folder = Path(__file__).parent
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"no domain is called {name!r}; there are {', '.join(known)}, or give a file")
+    return Domain.read(folder / f"{name}.yaml")
+
+
+def mmor() -> Domain:
+    """MM-OR with 4D-OR, as published."""
+    return bundled("mmor")
+
+
+def _differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+    return [_difference(name.replace("_", " "), here[name], there[name]) for name in here if here[name] != there[name]]
+
+
+def _difference(name: str, here: Any, there: Any) -> str:
+    """What differs in one field, in a sentence."""
+    if isinstance(here, int):
+        return f"{name}: here {here}, there {there}"
+    if isinstance(here, str):
+        return f"{name}: another text"
+    mine, others = _by_name(here), _by_name(there)
+    sides = {
+        "only here": [item for item in mine if item not in others],
+        "only there": [item for item in others if item not in mine],
+        "not the same": [item for item in mine if item in others and mine[item] != others[item]],
+    }
+    told = [f"{side}: {_listed(items)}" for side, items in sides.items() if items]
+    return f"{name}: {'; '.join(told) or 'the same in another order'}"
+
+
+def _by_name(values: Any) -> Mapping[Any, Any]:
+    """What a field holds by the names that people know."""
+    if isinstance(values, Mapping):
+        return values
+    if values and isinstance(values[0], tuple):  # levels
+        return {name: rank for rank, level in enumerate(values) for name in level}
+    return {value if isinstance(value, str) else value.name: value for value in values}
+
+
+def _listed(items: Sequence[Any]) -> str:
+    more = f" and {len(items) - _TOLD} more" if len(items) > _TOLD else ""
+    return ", ".join(map(str, items[:_TOLD])) + more
+
+
+def _fields(part: Language | Labels) -> dict[str, Any]:
+    """The fields of a part by name, without what it has computed."""
+    return {field.name: getattr(part, field.name) for field in fields(part)}
