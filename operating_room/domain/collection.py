@@ -28,7 +28,6 @@ TIMEPOINT_FILES = (
 )
 # What `take_files` may hold, besides the label file of each downstream task.
 TAKE_FILES = ("seconds", "tracks", "recording", "subtitles", "robot_log")
-WRITTEN = ("audio", "audio_embedding", "transcript", "masks", "masks_from_annotation")  # by preprocessing
 SEPARATED_SPLITS = ("train", "val", "test")  # no take may be in two of these; other splits are parts of them
 INTERPOLATED = "_interpolated"  # ending of the label masks that were made automatically between annotated ones
 FOLDER_NAME = r"[\w\-][\w\-.]*"  # nothing that leaves the folder it is in
@@ -238,13 +237,6 @@ class Collection:
         """The names of the folders beside those of the takes, which hold no take whatever they look like."""
         first = {pattern.split("/")[0] for pattern in (*self.files.values(), *self.take_files.values())}
         return frozenset(name for name in first - {self.folder.split("/")[0]} if "{" not in name)
-
-    @cached_property
-    def made_folders(self) -> frozenset[str]:
-        """The names of the folders that preprocessing writes: what is in them is in no archive."""
-        patterns = [self.files[name] for name in WRITTEN if name in self.files]
-        named = [[part for part in pattern.split("/")[:-1] if "{" not in part] for pattern in patterns]
-        return frozenset(parts[-1] for parts in named if parts)
 
     def _path(self, pattern: str, take: Take, **fields: str | int) -> Path:
         return Path(pattern.format(take=take.name, folder=take.folder, **fields))

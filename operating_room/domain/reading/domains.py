@@ -15,8 +15,8 @@ from operating_room.domain.collection import TAKE_FILES, TIMEPOINT_FILES
 from operating_room.domain.domain import Domain, Task
 from operating_room.domain.labels import Category, Labels
 from operating_room.domain.language import INSTRUCTION, NONE, SYSTEM, Language
-from operating_room.domain.reading.nodes import Value, near, read_yaml, require_known
 from operating_room.domain.reading.collections import read_collections
+from operating_room.domain.reading.nodes import Value, near, read_yaml, require_known
 
 _KINDS = ("class_with_time", "class", "sterility")
 _MOST_LABELS = 256  # a raw label is a byte

@@ -13,6 +13,7 @@ import yaml
 from yaml.reader import Reader
 
 from operating_room.errors import UserError
+from operating_room.files.raw_files import read_bytes
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DEEPEST = 20  # nested values; a domain has 5 levels, and composing goes down by recursion
@@ -157,12 +158,7 @@ def read_yaml(path: Path) -> Value:
     Raises:
         UserError: it is missing or cannot be read, is no text or no YAML, or nested too deeply; with the line.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; give the YAML file of a domain") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give the YAML file of a domain") from error
+    data = read_bytes(path)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
