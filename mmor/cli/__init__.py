@@ -115,7 +115,3 @@ def _require_values(words: list[str]) -> None:
         name, sign, own = option.partition("=")
         if name.startswith("--") and len(name) > 2 and (not own if sign else not value):
             raise UserError(f"{name}: its value is empty, as that of a shell variable which is not set")
-
-
-if __name__ == "__main__":
-    main()

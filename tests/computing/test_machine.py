@@ -27,7 +27,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def start(monkeypatch: pytest.MonkeyPatch, rank: object, number: object, local: object = 0) -> None:
-    for name, value in (("RANK", rank), ("WORLD_SIZE", processes), ("LOCAL_RANK", local)):
+    for name, value in (("RANK", rank), ("WORLD_SIZE", number), ("LOCAL_RANK", local)):
         monkeypatch.setenv(name, str(value))
 
 

@@ -198,7 +198,7 @@ def test_models_are_told_by_their_content(tmp_path: Path) -> None:
     assert f"needs: {language}, openai/clip-vit-large-patch14-336 (from the hub)" in told
     assert "language model" in inspect(language)
     assert "vision tower" in inspect(vision)
-    shipped = Path(cli.__file__).parent / "checkpoints"
+    shipped = Path(cli.__file__).parents[1] / "checkpoints"
     assert "kind: scene-graph model, whole" in inspect(shipped / "scene_graph_small")
     assert "kind: segmenter of single frames" in inspect(shipped / "panoptic_small")
     state = {"sem_seg_head.a": torch.zeros(3, 4), "backbone.b": torch.zeros(5), "tracker.c": torch.zeros(6)}
@@ -356,6 +356,6 @@ def test_the_commands(hub: FakeHub, tmp_path: Path) -> None:
     fetched = run.invoke(cli.app, ["checkpoints", "download", "segmenter-initial", "--root", str(tmp_path)])
     assert (tmp_path / "mask2former" / "ctvis_r50_vspw.pth").is_file(), fetched.output
     shown = run.invoke(
-        cli.app, ["checkpoints", "inspect", str(Path(cli.__file__).parent / "checkpoints/panoptic_small")]
+        cli.app, ["checkpoints", "inspect", str(Path(cli.__file__).parents[1] / "checkpoints/panoptic_small")]
     )
     assert "parameters:" in shown.output

@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("operating_room", "panoptic_segmentation", "scene_graph_generation", "mmor", "configs")
+PARTS = (
+    *("operating_room", "operating_room_simulator", "computing"),
+    *("panoptic_segmentation", "scene_graph_generation", "mmor", "configs"),
+)
 pytestmark = pytest.mark.skipif(find_spec("setuptools") is None, reason="needs setuptools: the extra dev")
 
 
