@@ -172,7 +172,7 @@ def _slots(value: Value, cameras: Names[str]) -> Slots:
         seen: dict[str, int] = {}
         for key in (key for key in place if key in fields):
             for item in fields[key].items():
-                if require_known(item, cameras, "camera of this dataset") in seen:
+                if require_known(item, cameras, "camera") in seen:
                     raise item.error(f"camera {item.text()!r} is in two slots, first in line {seen[item.text()]}")
                 seen[item.text()] = item.line
             names[key] = tuple(item.text() for item in fields[key].items())

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from yaml.reader import Reader
 
-from operating_room.errors import UserError
+from operating_room.errors import UserError, one_line
 from operating_room.files.raw_files import read_bytes
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -31,7 +31,7 @@ class Value:
 
     def error(self, message: str) -> UserError:
         """What is wrong with this value, to be raised."""
-        return UserError(f"{self._path}:{self.line}: {message}")
+        return UserError(one_line(f"{self._path}:{self.line}: {message}"))
 
     @property
     def line(self) -> int:
