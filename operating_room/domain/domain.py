@@ -144,7 +144,7 @@ class Domain:
         `export_holistic_take1_processed/`).
 
         A name outside the published lists is an own take, of the dataset whose ending or suffix it has, else of the
-        first dataset that has no ending of its own and takes such names.
+        one without either; where there is none, of the first whose names have no ending.
 
         Raises:
             UserError: the name cannot be a take name.
@@ -159,7 +159,8 @@ class Domain:
                 return collection.take(name)
         free = [collection for collection in self.collections if not collection.own.ending]
         candidates = [collection for collection in free if collection.suffix and name.endswith(collection.suffix)]
-        candidates = candidates or sorted(free, key=lambda collection: name not in collection.takes)  # stable
+        # A published name may come without its suffix; any other is whole, so of the dataset without one.
+        candidates = candidates or sorted(free, key=lambda c: (name not in c.takes, c.suffix != ""))
         for collection in candidates:
             short = name.removesuffix(collection.suffix)
             if self.is_own_name(collection, short):

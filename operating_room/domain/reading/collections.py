@@ -53,8 +53,8 @@ def read_collections(value: Value, tasks: Names[str]) -> tuple[Collection, ...]:
             for key in ("name", "root", "suffix"):
                 if getattr(other, key) and getattr(other, key) == getattr(collection, key):
                     raise item.error(f"{key} {getattr(other, key)!r} is that of another dataset, too")
-            if other.own.ending and other.own.ending == collection.own.ending:
-                raise item.error(f"the ending {other.own.ending!r} is that of {other.name}, too")
+            if (other.suffix, other.own.ending) == (collection.suffix, collection.own.ending):
+                raise item.error(f"names do not tell takes of {collection.name} from {other.name}; give it a suffix")
             if twice := set(other.takes) & set(collection.takes):
                 raise item.error(f"take {min(twice)!r} is in {other.name}, too; take names are unique in a domain")
         found.append(collection)

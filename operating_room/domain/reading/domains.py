@@ -11,12 +11,13 @@ from collections.abc import Collection as Names
 from pathlib import Path
 from typing import Literal, cast
 
-from operating_room.domain.collection import TAKE_FILES, TIMEPOINT_FILES
+from operating_room.domain.collection import TAKE_FILES, TIMEPOINT_FILES, Take
 from operating_room.domain.domain import Domain, Task
 from operating_room.domain.labels import Category, Labels
 from operating_room.domain.language import INSTRUCTION, NONE, SYSTEM, Language
 from operating_room.domain.reading.collections import read_collections
 from operating_room.domain.reading.nodes import Value, near, read_yaml, require_known
+from operating_room.errors import UserError
 
 _KINDS = ("class_with_time", "class", "sterility")
 _MOST_LABELS = 256  # a raw label is a byte
@@ -32,13 +33,28 @@ def read_domain(path: Path) -> Domain:
     fields = read_yaml(path).fields(("name", "language", "collections"), ("labels", "tasks"))
     language = _language(fields["language"])
     tasks = _tasks(fields["tasks"]) if "tasks" in fields else ()
-    return Domain(
+    domain = Domain(
         name=_name(fields["name"], "domain"),
         language=language,
         labels=_labels(fields["labels"], language) if "labels" in fields else Labels(),
         collections=read_collections(fields["collections"], tuple(task.name for task in tasks)),
         tasks=tasks,
     )
+    for collection, item in zip(domain.collections, fields["collections"].items()):
+        for take in collection.published:
+            if not _is_found(domain, take):
+                raise item.error(
+                    f"take {take.name!r} cannot be told by its name in samples, {take.sample_name!r}, which has the "
+                    "suffix or ending of another dataset, or the form of another's folders; call it differently"
+                )
+    return domain
+
+
+def _is_found(domain: Domain, take: Take) -> bool:
+    try:
+        return domain.find_take(take.sample_name) == take
+    except UserError:
+        return False
 
 
 def _language(value: Value) -> Language:

@@ -77,6 +77,9 @@ def test_any_domain_reads_back_equal(tmp_path: Path, domain: Domain) -> None:
     again = read(tmp_path, domain.to_yaml())
     assert again == domain
     assert again.digest == domain.digest
+    for collection in again.collections:
+        for take in (*collection.published, collection.take("own_1")):
+            assert again.find_take(take.sample_name) == take
     assert again.differences(domain) == []
     assert hash(again) == hash(domain)
     assert pickle.loads(pickle.dumps(again)) == domain  # noqa: S301 - our own, as between processes
@@ -180,6 +183,8 @@ WRONG = {
     "no regular expression": ('"[a-z0-9]+"', '"[a-z"', "[a-z", "is no regular expression"),
     "two datasets of one root": ("root: clinic", "root: practice", "name: Clinic", "root 'practice' is that of"),
     "two datasets of one name": ("name: Clinic", "name: Practice", "name: Practice\n    root: clinic", "is that of"),
+    "two datasets of one form": ("    suffix: _P\n", "", "name: Clinic", "names do not tell takes"),
+    "take of another's suffix": ("period: 0.5", "takes: [x_P]", "name: Clinic", "take 'x_P' cannot be told"),
     "no dataset": (TEXT[TEXT.index("collections:") :], "collections: []\n", "collections", "names no dataset"),
     "numbered takes without number": ("folders: {a2: shared}", 'folder: "t{number}"', "t{number}", "has no number"),
     "folder without a take": ("folders: {a2: shared}", "folder: all", "folder: all", "needs {take} or {number}, once"),

@@ -192,7 +192,7 @@ def collections(draw: Any, name: str, task_names: tuple[str, ...]) -> Collection
         "name": name,
         "title": draw(WRITABLE),
         "root": f"{name}_data",
-        "suffix": draw(st.sampled_from(("", f"_{name}"))),
+        "suffix": "" if name == "A" else f"_{name}",
         "takes": takes,
         "splits": splits,
         "own": OwnTakes(rule=draw(WRITABLE), folders=draw(WRITABLE)),
