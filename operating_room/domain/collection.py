@@ -134,13 +134,17 @@ class Collection:
 
     def name_of_folder(self, folder: str) -> str | None:
         """The name of the take whose folder is called so; None if folders are called as takes, or differently."""
+        if self._folder_form is None or (found := self._folder_form.fullmatch(folder)) is None:
+            return None
+        return f"{int(found[1]):03d}{self.own.ending}" if self.numbered else found[1]
+
+    @cached_property
+    def _folder_form(self) -> re.Pattern[str] | None:
+        """What the folder of a take looks like; None if it is the name of the take."""
         if self.folder == "{take}":
             return None
         before, after = re.split(r"\{take\}|\{number\}", self.folder)
-        inner = "([0-9]{1,3})" if self.numbered else "([^/]+)"
-        if (found := re.fullmatch(re.escape(before) + inner + re.escape(after), folder)) is None:
-            return None
-        return f"{int(found[1]):03d}{self.own.ending}" if self.numbered else found[1]
+        return re.compile(f"{re.escape(before)}({'[0-9]{1,3}' if self.numbered else '[^/]+'}){re.escape(after)}")
 
     # Cameras.
 

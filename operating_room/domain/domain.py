@@ -170,8 +170,13 @@ class Domain:
 
     def is_own_name(self, collection: Collection, name: str) -> bool:
         """Whether a take of one's own may have this name in a dataset: no other dataset claims it by its ending."""
-        claimed = {e for c in self.collections for e in (c.suffix, c.own.ending) if e and e != collection.own.ending}
+        claimed = self._endings - {collection.own.ending}
         return collection.can_be_take(name) and not name.endswith(tuple(claimed))
+
+    @cached_property
+    def _endings(self) -> frozenset[str]:
+        """The suffixes and endings that tell datasets apart."""
+        return frozenset({ending for c in self.collections for ending in (c.suffix, c.own.ending)} - {""})
 
     def own_take(self, collection: Collection, folder: str) -> Take | None:
         """The take that a folder of this name, where takes of the dataset lie, holds, if it may be one's own."""
