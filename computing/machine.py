@@ -16,6 +16,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from operating_room.errors import UserError
+from operating_room.work import processes
 from operating_room.work.containers import memory_limits
 from operating_room.work.processes import share
 
@@ -199,14 +200,11 @@ def seeded(seed: int, device: torch.device | None = None) -> Generator[None]:
 
 def free_memory(device: torch.device | None = None) -> int:
     """Bytes that can still be taken: of the GPU, or of main memory, where the limits of containers count."""
-    import psutil
-
     if device is not None and device.type == "cuda":
         import torch
 
         return torch.cuda.mem_get_info(device)[0]
-    free = psutil.virtual_memory().available
-    return max(0, min([free, *(limit - used for limit, used in memory_limits())]))
+    return processes.free_memory()
 
 
 def total_memory() -> int:

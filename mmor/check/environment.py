@@ -25,6 +25,7 @@ _EXTRAS = {  # package -> (extra, what it is for)
     "deepspeed": ("deepspeed", "--deepspeed of the published scene-graph training: optimiser shared by several GPUs"),
     "wandb": ("wandb", "--report_to wandb: following a training in a browser"),
     "faster-whisper": ("asr", "transcripts from sound; the published transcripts need none"),
+    "h5py": ("egoexor", "import of EgoExOR's files; nothing else needs it"),
     "spconv": ("spconv", "faster point clouds on a GPU; plain PyTorch gives the same"),
     "flash-attn": ("flash", "faster point clouds on a GPU; plain PyTorch gives the same"),
 }

@@ -8,7 +8,7 @@ import socket
 from typing import NamedTuple
 
 from operating_room.errors import UserError
-from operating_room.work.containers import processor_limits
+from operating_room.work.containers import memory_limits, processor_limits
 
 
 class Share(NamedTuple):
@@ -75,3 +75,11 @@ def cpu_threads() -> int:
     """Processors that this process may use: its affinity and the quota of its container count."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([count, *(math.ceil(limit) for limit in processor_limits())]))
+
+
+def free_memory() -> int:
+    """Bytes of main memory that can still be taken, where the limits of containers count."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    return max(0, min([free, *(limit - used for limit, used in memory_limits())]))

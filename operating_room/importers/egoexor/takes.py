@@ -1,0 +1,366 @@
+"""One take of an EgoExOR file: whether all of it fits together, and what the first contact with it tells.
+
+All that can be refused is refused here, before anything is written; only damage in the midst of pictures or sound shows
+later.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from operating_room.errors import one_line
+from operating_room.importers.egoexor.hdf5 import (
+    BadRecording,
+    block_length,
+    blocks,
+    column_length,
+    dataset_at,
+    group_at,
+    member,
+    names,
+    open_hdf5,
+    read,
+    text,
+    where,
+)
+from operating_room.importers.egoexor.source import StoredTake, Tables, read_cameras
+from operating_room.importers.egoexor.tables import AUDIO_RATE, canonical
+from operating_room.scores.fingerprints import fingerprint
+
+if TYPE_CHECKING:
+    import h5py
+
+Triplet = tuple[str, str, str]  # subject, object, predicate: the order of scene graphs here
+
+# name -> path, kind of numbers, axes. Axes of one letter are as long as every other axis of that letter in the take:
+# f frames, c cameras, g gaze rows, h rows of hands, p points, s samples.
+ARRAYS: dict[str, tuple[str, str, tuple[str | int, ...]]] = {
+    "rgb": ("frames/rgb", "u1", ("f", "c", "y", "x", 3)),
+    "gaze": ("eye_gaze/coordinates", "f", ("f", "g", 3)),
+    "gaze_depth": ("eye_gaze_depth/values", "f", ("f", "g")),
+    "hands": ("hand_tracking/positions", "f", ("f", "h", 17)),
+    "cloud": ("point_cloud/coordinates", "f", ("f", "p", 3)),
+    "cloud_colors": ("point_cloud/colors", "f", ("f", "p", 3)),
+    "snippets": ("audio/snippets", "f", ("f", AUDIO_RATE, 2)),
+    "waveform": ("audio/waveform", "f", ("s", 2)),
+}
+_PARTNERS = {"gaze_depth": "gaze", "cloud": "cloud_colors", "cloud_colors": "cloud"}  # neither is of use alone
+_FRAME = re.compile("frame_(0|[1-9][0-9]{0,8})")
+_DEEPEST = 4  # levels below a take
+_MAX_TRIPLETS = 10_000  # of a frame; the published files have about seven
+_GRAPH_ORDERS = {"subject, predicate, object": (0, 1, 2), "subject, object, predicate": (0, 2, 1)}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a take before its pictures are read.
+
+    Attributes:
+        cameras: of the camera axis, in its order.
+        size: width and height of the pictures in px.
+        shapes: of the arrays that are there, by their names in ARRAYS.
+        steps: rows of each array that are read at once.
+        largest_read: bytes of the largest such read.
+        sound_s: length of the sound in s; None without.
+        colors_to: largest value of the point colours, 1 or 255; None without a cloud.
+        rows: numbers of sources that gaze and hands have rows of; -2 stands for rows without a number.
+        gaze_to: largest x and y of the gaze in px.
+        annotated: frames with a scene graph.
+        graph_order: of the numbers in `scene_graph`; empty if no frame tells.
+        words: canonical entities and predicates that the graphs use.
+        others: arrays that this program does not know.
+    """
+
+    take: StoredTake
+    cameras: tuple[str, ...]
+    size: tuple[int, int]
+    shapes: Mapping[str, tuple[int, ...]]
+    steps: Mapping[str, int]
+    largest_read: int
+    fingerprint: str
+    sound_s: float | None = None
+    colors_to: int | None = None
+    rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    gaze_to: tuple[float, float] | None = None
+    annotated: int = 0
+    triplets: int = 0
+    graph_order: tuple[str, ...] = ()
+    words: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
+    others: tuple[str, ...] = ()
+
+    @property
+    def frames(self) -> int:
+        """How many there are."""
+        return self.shapes["rgb"][0]
+
+
+NO_NUMBER = -2  # in `Facts.rows`
+
+
+def inspect_take(take: StoredTake, tables: Tables) -> Facts:
+    """Look at all of a take but its pictures, points and sound.
+
+    Raises:
+        BadRecording: something about it is wrong.
+    """
+    with open_take(take) as group:
+        cameras = read_cameras(group, tables.sources)
+        arrays = _arrays(group, len(cameras))
+        steps = {name: block_length(array) for name, array in arrays.items()}
+        graphs, orders = read_graphs(group, tables, arrays["rgb"].shape[0])
+        waveform = arrays.get("waveform")
+        triplets = [triplet for graph in graphs.values() for triplet in graph]
+        _, _, height, width, _ = arrays["rgb"].shape
+        return Facts(
+            take=take,
+            cameras=cameras,
+            size=(width, height),
+            shapes={name: array.shape for name, array in arrays.items()},
+            steps=steps,
+            largest_read=max(
+                min(steps[name], len(each)) * column_length(each) * prod(each.shape[2:]) * each.dtype.itemsize
+                for name, each in arrays.items()
+            ),
+            fingerprint=_fingerprint(cameras, arrays),
+            sound_s=None if waveform is None else len(waveform) / AUDIO_RATE,
+            colors_to=_largest_color(arrays["cloud_colors"]) if "cloud_colors" in arrays else None,
+            rows={name: _row_ids(arrays[name], tables.sources) for name in ("gaze", "hands") if name in arrays},
+            gaze_to=_gaze_to(arrays["gaze"]) if "gaze" in arrays else None,
+            annotated=len(graphs),
+            triplets=len(triplets),
+            graph_order=tuple(orders) if len(orders) < len(_GRAPH_ORDERS) else (),
+            words=(frozenset(w for t in triplets for w in t[:2]), frozenset(t[2] for t in triplets)),
+            others=tuple(_others(group)),
+        )
+
+
+@contextmanager
+def open_take(take: StoredTake) -> Generator[h5py.Group]:
+    """The group of a take in its file.
+
+    Raises:
+        BadRecording: the file cannot be opened, or the take is not there any more.
+    """
+    with open_hdf5(take.file) as file:
+        group = group_at(file, take.group.strip("/"))
+        if group is None:
+            raise BadRecording(f"{take.file}:{take.group}: is not there any more; give the same files again")
+        yield group
+
+
+def array(group: h5py.Group, name: str) -> h5py.Dataset:
+    """An array of a take that `inspect_take` has found, by its name in ARRAYS.
+
+    Raises:
+        BadRecording: it is not there any more.
+    """
+    found = dataset_at(group, ARRAYS[name][0])
+    if found is None:
+        raise BadRecording(f"{where(group)}/{ARRAYS[name][0]}: is not there any more; give the same files again")
+    return found
+
+
+def read_graphs(group: h5py.Group, tables: Tables, frames: int) -> tuple[dict[int, list[Triplet]], list[str]]:
+    """Scene graph of each annotated frame in canonical words, and the orders that the numbers beside it can have.
+
+    Raises:
+        BadRecording: a word is unknown, a number says something else than the words, or a frame is none of the take.
+    """
+    annotations = group_at(group, "annotations")
+    graphs: dict[int, list[Triplet]] = {}
+    orders = list(_GRAPH_ORDERS)
+    for name in names(annotations) if annotations is not None else ():
+        frame = group_at(annotations, name) if annotations is not None else None
+        if frame is None:
+            continue
+        number = _FRAME.fullmatch(name)
+        if number is None or int(number[1]) >= frames:
+            raise BadRecording(f"{where(frame)}: is none of the frames 0 to {frames - 1}")
+        rows = _rows(frame)
+        graphs[int(number[1])] = [_triplet(where(frame), row, tables) for row in rows]
+        ids = dataset_at(frame, "scene_graph")
+        if ids is not None:
+            orders = _fitting_orders(ids, rows, tables, orders)
+    return dict(sorted(graphs.items())), orders
+
+
+def _rows(frame: h5py.Group) -> list[tuple[str, str, str]]:
+    """Subject, predicate and object of the triplets of a frame as stored."""
+    dataset = dataset_at(frame, "rel_annotations")
+    if dataset is None:
+        raise BadRecording(f"{where(frame)}/rel_annotations: is missing; download the file again")
+    if dataset.size == 0:
+        return []
+    if dataset.ndim != 2 or dataset.shape[1] < 3 or len(dataset) > _MAX_TRIPLETS or dataset.dtype.kind not in "SO":
+        raise BadRecording(f"{where(dataset)}: is {_form(dataset)}, expected rows of three strings")
+    found = []
+    for _, block in blocks(dataset):
+        for row in block:
+            parts = [text(part) for part in row]
+            if None in parts:
+                raise BadRecording(f"{where(dataset)}: {one_line(str(list(row)))[:80]} is no text")
+            subject, *middle, object_ = (str(part).strip() for part in parts)
+            found.append((subject, " ".join(middle), object_))
+    return found
+
+
+def _triplet(place: str, row: tuple[str, str, str], tables: Tables) -> Triplet:
+    subject, predicate, object_ = row
+    for word, known, kind in (
+        (subject, tables.entity_words, "entity"),
+        (predicate, tables.predicate_words, "predicate"),
+        (object_, tables.entity_words, "entity"),
+    ):
+        if word not in known:
+            told = one_line(", ".join(row))[:120]
+            raise BadRecording(
+                f"{place}/rel_annotations: {one_line(word)[:60]!r} is no {kind} of the vocabulary ({told})"
+            )
+    return canonical(subject), canonical(object_), canonical(predicate)
+
+
+def _fitting_orders(
+    ids: h5py.Dataset, rows: list[tuple[str, str, str]], tables: Tables, orders: list[str]
+) -> list[str]:
+    """Those of the orders in which the numbers say what the words say.
+
+    The published description gives the order of the words only, so that both orders of the numbers are tried, one for
+    the whole take.
+    """
+    if ids.size == 0 and not rows:
+        return orders
+    if ids.shape != (len(rows), 3) or ids.dtype.kind not in "fiu":
+        raise BadRecording(f"{where(ids)}: is {_form(ids)}, expected three numbers for each of {len(rows)} triplets")
+    numbers = read(ids, 0, len(rows))
+    # Numbers that are no whole ones are words of no table.
+    said = [tuple(int(n) if n == np.rint(n) else None for n in row) for row in numbers]
+    fitting = [
+        order
+        for order in orders
+        if all(
+            _same(tuple(numbers[place] for place in _GRAPH_ORDERS[order]), row, tables)
+            for numbers, row in zip(said, rows)
+        )
+    ]
+    if not fitting:
+        numbers, row = next(
+            (n, r) for n, r in zip(said, rows) if not _same(tuple(n[p] for p in _GRAPH_ORDERS[orders[0]]), r, tables)
+        )
+        raise BadRecording(
+            f"{where(ids)}: {', '.join(map(str, numbers))} is not {', '.join(row)}, which rel_annotations says; "
+            "the numbers belong to another vocabulary"
+        )
+    return fitting
+
+
+def _same(numbers: tuple[int | None, ...], row: tuple[str, str, str], tables: Tables) -> bool:
+    """Whether numbers of subject, predicate and object mean these words."""
+    tables_of_row = (tables.entities, tables.predicates, tables.entities)
+    means = [table.get(-1 if number is None else number, "") for number, table in zip(numbers, tables_of_row)]
+    return [canonical(word) for word in means] == [canonical(word) for word in row]
+
+
+def _arrays(group: h5py.Group, cameras: int) -> dict[str, h5py.Dataset]:
+    """The arrays that are there, whose axes and numbers are as they must be."""
+    found: dict[str, h5py.Dataset] = {}
+    lengths: dict[str, tuple[int, str]] = {"c": (cameras, "source_count")}
+    for name, (path, kind, axes) in ARRAYS.items():
+        dataset = dataset_at(group, path)
+        if dataset is None or dataset.size == 0:  # nothing of it was recorded
+            if name == "rgb":
+                raise BadRecording(f"{where(group)}/{path}: is missing or empty; download the file again")
+            continue
+        if dataset.dtype.kind != kind[0] or (kind == "u1" and dataset.dtype.itemsize != 1) or dataset.ndim != len(axes):
+            expected = f"[{', '.join(_AXES.get(str(axis), str(axis)) for axis in axes)}] of {_KINDS[kind]}"
+            raise BadRecording(f"{where(dataset)}: is {_form(dataset)}, expected {expected}")
+        for axis, length in zip(axes, dataset.shape):
+            known, of = (axis, "the format") if isinstance(axis, int) else lengths.setdefault(axis, (length, path))
+            if length != known:
+                unit = _AXES.get(str(axis), "numbers")
+                raise BadRecording(f"{where(dataset)}: is {_form(dataset)}: {length} {unit}, {of} has {known}")
+        found[name] = dataset
+    for name, partner in _PARTNERS.items():
+        if name in found and partner not in found:
+            raise BadRecording(f"{where(found[name])}: is there without {ARRAYS[partner][0]}; download the file again")
+    return found
+
+
+_AXES = {
+    "f": "frames",
+    "c": "cameras",
+    "y": "rows of pixels",
+    "x": "pixels",
+    "g": "gaze rows",
+    "h": "rows of hands",
+    "p": "points",
+    "s": "samples",
+}
+_KINDS = {"u1": "uint8", "f": "float32"}
+
+
+def _form(dataset: h5py.Dataset) -> str:
+    return f"[{', '.join(map(str, dataset.shape))}] of {one_line(str(dataset.dtype))[:60]}"
+
+
+def _row_ids(dataset: h5py.Dataset, known: Mapping[str, int]) -> tuple[int, ...]:
+    """Numbers of the sources that the first column has; NO_NUMBER for NaN."""
+    found: set[int] = set()
+    for _, block in blocks(dataset):
+        column = block[..., 0]
+        found |= set(np.unique(np.where(np.isnan(column), NO_NUMBER, column)).tolist())
+    if unknown := sorted(found - {*known.values(), NO_NUMBER}):
+        raise BadRecording(f"{where(dataset)}: has rows of source {unknown[0]:g}, which is in no table of sources")
+    return tuple(sorted(int(number) for number in found))
+
+
+def _gaze_to(dataset: h5py.Dataset) -> tuple[float, float]:
+    largest = [np.fmax.reduce(block[..., 1:].reshape(-1, 2), axis=0) for _, block in blocks(dataset)]
+    x, y = np.fmax.reduce(largest, axis=0).tolist()
+    return x, y
+
+
+def _largest_color(dataset: h5py.Dataset) -> int:
+    """Whether colours are fractions of 1 or numbers to 255, by the largest of the take.
+
+    The first block with a value above 1, or with a fraction and none above 1, settles it: the rest is compared when it
+    is written.
+    """
+    for _, block in blocks(dataset):
+        known = block[np.isfinite(block)]
+        if (known > 1).any():
+            return 255
+        if (known != np.rint(known)).any():
+            return 1
+    return 1
+
+
+def _others(group: h5py.Group) -> Iterator[str]:
+    """Arrays of a take that are in no table here, without those of its frames' annotations."""
+    import h5py
+
+    known = {path for path, _, _ in ARRAYS.values()}
+    waiting = [name for name in names(group) if name != "annotations"]
+    while waiting:
+        path = waiting.pop(0)
+        item = member(group, path)
+        if isinstance(item, h5py.Dataset) and path not in known:
+            yield f"{one_line(path)} {_form(item)}"
+        elif isinstance(item, h5py.Group) and path.count("/") < _DEEPEST:
+            waiting += [f"{path}/{name}" for name in names(item)]
+
+
+def _fingerprint(cameras: tuple[str, ...], arrays: Mapping[str, h5py.Dataset]) -> str:
+    """Of the form of a take and the packed size of its arrays: other recordings differ, and nothing need be read."""
+    return fingerprint(
+        [
+            *cameras,
+            *(f"{name} {array.shape} {array.dtype} {array.id.get_storage_size()}" for name, array in arrays.items()),
+        ]
+    )

@@ -1,0 +1,395 @@
+"""The import as a whole: resumed, in parallel, by chunk; what it refuses, what it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("h5py", reason="h5py is not installed (extra egoexor)")
+
+import h5py
+import numpy as np
+import yaml
+
+from operating_room.errors import UserError
+from operating_room.importers.egoexor import importing
+from operating_room.importers.egoexor.frames import Piece, write_piece
+from operating_room.importers.egoexor.importing import import_egoexor
+from tests.operating_room.importers.tiny_egoexor import (
+    split_rows,
+    tiny_take,
+    write_hq,
+    write_legacy,
+)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Everything below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_take_yaml(tmp_path: Path) -> None:
+    """The period comes from the sound, the picture size and the order of cameras from the file."""
+    source = write_legacy(tmp_path / "miss_1.h5", [take := tiny_take("MISS", frames=4)])
+    import_egoexor(source, tmp_path / "out", pictures="png")
+    content = yaml.safe_load((tmp_path / "out/takes/MISS_1_1/take.yaml").read_text())
+    assert list(content) == ["period", "frames", "pictures", "source"]
+    assert content["period"] == pytest.approx(1 / 15)
+    assert (content["frames"], content["pictures"]) == (4, "png")
+    told = content["source"]
+    assert (told["file"], told["group"], told["release"]) == ("miss_1.h5", "/data/MISS/1/take/1", "legacy")
+    assert told["sources"] == list(take.cameras)
+    assert (told["picture_size"], told["period_from"], told["colours"]) == ([32, 32], "sound", "true_rgb")
+    assert told["written"]["pictures"] == 40
+
+
+@pytest.mark.parametrize(("period", "expected"), [(None, 1 / 15), (0.5, 0.5)])
+def test_period_without_sound(tmp_path: Path, period: float | None, expected: float) -> None:
+    take = tiny_take()
+    take.arrays["audio/waveform"] = take.arrays["audio/snippets"] = None
+    report = import_egoexor(write_legacy(tmp_path / "a.h5", [take]), tmp_path / "out", period=period)
+    assert not report.notes
+    assert "frames per second by the sound: no sound to tell: Ultrasound_1_1" in report.checklist
+    content = yaml.safe_load((tmp_path / "out/takes/Ultrasound_1_1/take.yaml").read_text())
+    assert content["period"] == expected
+    assert content["source"]["period_from"] == "option"
+
+
+@pytest.mark.parametrize(
+    ("per_frame", "period", "notes"),
+    [
+        (3200, None, []),
+        (8000, None, []),
+        (4000, None, ["Ultrasound_1_1: 12.00 frames per second by its sound, neither 15 nor 6"]),
+        (
+            8000,
+            1 / 15,
+            ["Ultrasound_1_1: 6.00 frames per second by its sound, 15.00 as asked for; the sound is believed"],
+        ),
+    ],
+)
+def test_rate_by_the_sound(tmp_path: Path, per_frame: int, period: float | None, notes: list[str]) -> None:
+    """Sections 1 and 11, point 11: documented are 15 frames per second, counted are about 6."""
+    take = tiny_take(frames=3)
+    take.arrays["audio/waveform"] = np.zeros((3 * per_frame, 2), np.float32)
+    report = import_egoexor(write_legacy(tmp_path / "a.h5", [take]), tmp_path / "out", period=period)
+    assert list(report.notes) == notes
+    content = yaml.safe_load((tmp_path / "out/takes/Ultrasound_1_1/take.yaml").read_text())
+    assert content["period"] == pytest.approx(per_frame / 48_000)
+
+
+def test_first_contact(tmp_path: Path) -> None:
+    """Section 11: every point of the checklist is answered."""
+    us, miss = tiny_take("Ultrasound", 1, 1), tiny_take("MISS", 1, 1)
+    other = tiny_take("MISS", 2, 1, frames=2)
+    other.arrays["depth/values"] = np.zeros((2, 3), np.float16)
+    rows = {
+        "train": [*split_rows(us), ("MISS", 4, 1, 0)],
+        "validation": split_rows(other)[:1],
+        "test": split_rows(miss),
+    }
+    report = import_egoexor(write_legacy(tmp_path / "ab.h5", [us, miss, other], rows), tmp_path / "out")
+    told = str(report)
+    for line in (
+        "release: legacy, 1 files, 3 takes",
+        "takes: ab.h5: MISS_1_1, MISS_2_1, Ultrasound_1_1",
+        "cameras: assistant, head_surgeon, circulator, or_light, simstation: Ultrasound_1_1",
+        "pictures: 32 x 32 px: MISS_1_1, MISS_2_1, Ultrasound_1_1",
+        "order of colours: no file says it; others have found: external cameras red first, all others blue first",
+        "point clouds: 7 points in each frame, colours to 1: MISS_1_1, MISS_2_1",
+        "point clouds: none: Ultrasound_1_1",
+        "gaze of sources 1, 2, 3, to ",
+        "hands of sources 1, 2, 3, 4: MISS_1_1",
+        "audio: waveform and snippets: MISS_1_1, MISS_2_1, Ultrasound_1_1",
+        "frames per second by the sound: 15.00: MISS_1_1, MISS_2_1, Ultrasound_1_1",
+        "frames: 12 in 3 takes",
+        "scene graphs: 6 of 12 frames (50.0%), 2.00 triplets each",
+        "numbers in scene_graph: subject, predicate, object: MISS_1_1, MISS_2_1, Ultrasound_1_1",
+        "splits: 2 train, 1 val, 1 test",
+        "splits name takes that are not in these files: MISS_4_1",
+        "takes in another split than others have reconstructed: MISS_4_1",
+        "splits list 1 of the 2 frames of MISS_2_1; all are imported",
+        "arrays that are not imported: depth/values [2, 3] of float16: MISS_2_1",
+        "no exterior camera: Ultrasound_1_1",
+        "MISS_2_1: 20 pictures, 0 black, 2 gaze",
+    ):
+        assert line in told, line
+
+
+def test_splits(tmp_path: Path) -> None:
+    """Only of imported takes; what somebody has written there stays, and a difference is told."""
+    first, second, third = (tiny_take(number=number, frames=1) for number in (1, 2, 3))
+    rows = {"train": [*split_rows(first), *split_rows(second)], "test": split_rows(third)}
+    source, out = write_legacy(tmp_path / "a.h5", [first, second, third], rows), tmp_path / "out"
+    import_egoexor(source, out, takes=["Ultrasound_1_1"])
+    path = out / "splits.yaml"
+    assert yaml.safe_load(path.read_text()) == {"train": ["Ultrasound_1_1"], "val": [], "test": []}
+    path.write_text("# ours\nval: [Ultrasound_1_1]\nmine: [Ultrasound_1_1]\n")
+    report = import_egoexor(source, out)
+    assert report.notes == (f"{path}: has Ultrasound_1_1 in val, the split table in train; the file is left as it is",)
+    assert yaml.safe_load(path.read_text()) == {
+        "train": ["Ultrasound_1_2"],
+        "val": ["Ultrasound_1_1"],
+        "test": ["Ultrasound_1_3"],
+        "mine": ["Ultrasound_1_1"],
+    }
+    before = path.read_bytes()
+    import_egoexor(source, out)
+    assert path.read_bytes() == before
+
+
+def test_takes_without_a_split_are_told(tmp_path: Path) -> None:
+    takes = [tiny_take(frames=1), tiny_take(number=2, frames=1)]
+    report = import_egoexor(write_legacy(tmp_path / "a.h5", takes, {"train": split_rows(takes[0])}), tmp_path / "out")
+    assert "takes without a split: Ultrasound_1_2" in report.checklist
+
+
+def test_interrupted_import_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces that are done are not written again, and the result is that of an import at a stretch."""
+    monkeypatch.setattr("operating_room.importers.egoexor.hdf5.READ_BYTES", 1)
+    source = write_legacy(tmp_path / "a.h5", [tiny_take("MISS", frames=7), tiny_take(frames=5)])
+    import_egoexor(source, tmp_path / "whole", pictures="png")
+    written: list[str] = []
+
+    def some(piece: Piece) -> dict[str, int]:
+        if len(written) == 9:
+            raise KeyboardInterrupt
+        written.append(f"{piece.facts.take.name} {piece.key}")
+        return write_piece(piece)
+
+    monkeypatch.setattr(importing, "write_piece", some)
+    with pytest.raises(KeyboardInterrupt):
+        import_egoexor(source, tmp_path / "out", pictures="png")
+    assert not (tmp_path / "out/takes/MISS_1_1/take.yaml").exists()
+    first, written[:] = list(written), []
+
+    def counted(piece: Piece) -> dict[str, int]:
+        written.append(f"{piece.facts.take.name} {piece.key}")
+        return write_piece(piece)
+
+    monkeypatch.setattr(importing, "write_piece", counted)
+    import_egoexor(source, tmp_path / "out", pictures="png")
+    assert len(first) == 9
+    assert not set(first) & set(written)
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    written.clear()
+    report = import_egoexor(source, tmp_path / "out", pictures="png")
+    assert not written
+    assert report.finished == ("MISS_1_1", "Ultrasound_1_1")
+    assert not report.imported
+
+
+def test_interrupted_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All pieces written, take.yaml not."""
+    source = write_legacy(tmp_path / "a.h5", [tiny_take()])
+    with monkeypatch.context() as patch:
+        patch.setattr(importing, "write_text", lambda path, text: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            import_egoexor(source, tmp_path / "out")
+    report = import_egoexor(source, tmp_path / "out")
+    assert report.imported["Ultrasound_1_1"]["pictures"] == 25
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"colours": "as_trained"}, "colours true_rgb, not as_trained"),
+        ({"pictures": "png"}, "pictures jpg, not png"),
+        ({"gaze": "stored"}, "gaze corrected, not stored"),
+        ({"period": 0.25}, "period 0.066"),
+    ],
+)
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_other_options_than_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], told: str, is_finished: bool
+) -> None:
+    take = tiny_take()
+    if "period" in options:
+        take.arrays["audio/waveform"] = None
+    source, out = write_legacy(tmp_path / "a.h5", [take]), tmp_path / "out"
+    if is_finished:
+        import_egoexor(source, out)
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(importing._Work, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+            with pytest.raises(KeyboardInterrupt):
+                import_egoexor(source, out)
+    before = files(out)
+    with pytest.raises(UserError, match="was imported from other files or with other options") as error:
+        import_egoexor(source, out, **options)
+    assert told in str(error.value)
+    assert files(out) == before
+
+
+def test_another_recording_of_the_same_name(tmp_path: Path) -> None:
+    write_legacy(tmp_path / "a.h5", [tiny_take(frames=4)])
+    write_legacy(tmp_path / "b.h5", [tiny_take(frames=4, seed=1)])
+    import_egoexor(tmp_path / "a.h5", tmp_path / "out")
+    with pytest.raises(UserError, match=r"take\.yaml: was imported from other files .*fingerprint"):
+        import_egoexor(tmp_path / "b.h5", tmp_path / "out")
+
+
+def test_moved_file_is_the_same_recording(tmp_path: Path) -> None:
+    """Also in a merged file: what counts is what the take holds."""
+    write_legacy(tmp_path / "a.h5", [tiny_take()])
+    import_egoexor(tmp_path / "a.h5", tmp_path / "out")
+    write_legacy(tmp_path / "egoexor.h5", [tiny_take("MISS", frames=1), tiny_take()])
+    report = import_egoexor(tmp_path / "egoexor.h5", tmp_path / "out")
+    assert report.finished == ("Ultrasound_1_1",)
+    assert list(report.imported) == ["MISS_1_1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("views/assistant/000000.jpg", "x", "is there and was not imported from EgoExOR"),
+        ("take.yaml", "frames: 3\n", "this take was not imported from EgoExOR"),
+        ("take.yaml", "a: [", "is not valid YAML"),
+        (".import.json", "[]", "is no list of what was imported"),
+        (".import.json", "{", "is not valid JSON"),
+    ],
+)
+def test_folder_of_others(tmp_path: Path, name: str, content: str, told: str) -> None:
+    path = tmp_path / "out/takes/Ultrasound_1_1" / name
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(UserError, match=told):
+        import_egoexor(write_legacy(tmp_path / "a.h5", [tiny_take()]), tmp_path / "out")
+    assert path.read_text() == content
+
+
+def test_splits_file_of_another_form(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/splits.yaml").write_text("train: 3\n")
+    with pytest.raises(UserError, match=r"splits\.yaml: must name splits with a list of takes each"):
+        import_egoexor(write_legacy(tmp_path / "a.h5", [tiny_take()]), tmp_path / "out")
+
+
+def test_one_bad_take_costs_no_other(tmp_path: Path) -> None:
+    good, bad = tiny_take(number=1), tiny_take(number=2)
+    bad.arrays["eye_gaze/coordinates"] = np.zeros((3, 3, 3), np.float32)
+    report = import_egoexor(write_legacy(tmp_path / "a.h5", [good, bad]), tmp_path / "out")
+    assert list(report.imported) == ["Ultrasound_1_1"]
+    assert "left out: " + report.problems[0] in str(report)
+    assert "take/2/eye_gaze/coordinates: is [3, 3, 3]" in report.problems[0]
+    assert not (tmp_path / "out/takes/Ultrasound_1_2").exists()
+
+
+def test_damage_in_the_midst_of_pictures(tmp_path: Path) -> None:
+    """A chunk that cannot be unpacked: found while importing, told with file and path, the other take is whole."""
+    source = write_legacy(tmp_path / "a.h5", [tiny_take(number=1), tiny_take(number=2)])
+    with h5py.File(source) as file:
+        chunk = file["data/Ultrasound/1/take/1/frames/rgb"].id.get_chunk_info(1)
+    data = bytearray(source.read_bytes())
+    data[chunk.byte_offset + 200 : chunk.byte_offset + 300] = bytes(100)
+    source.write_bytes(data)
+    report = import_egoexor(source, tmp_path / "out")
+    (problem,) = report.problems
+    assert problem.startswith(f"{source}:/data/Ultrasound/1/take/1/frames/rgb: cannot be read (")
+    assert list(report.imported) == ["Ultrasound_1_2"]
+    assert not (tmp_path / "out/takes/Ultrasound_1_1/take.yaml").exists()
+
+
+def test_chosen_takes(tmp_path: Path) -> None:
+    source = write_legacy(tmp_path / "a.h5", [tiny_take(frames=1), tiny_take(number=2, frames=1)])
+    assert list(import_egoexor(source, tmp_path / "out", takes=["Ultrasound_1_2"]).imported) == ["Ultrasound_1_2"]
+    with pytest.raises(UserError, match="has no take MISS_1_1; it has Ultrasound_1_1, Ultrasound_1_2"):
+        import_egoexor(source, tmp_path / "out", takes=["MISS_1_1"])
+
+
+def test_correction_of_the_second_release_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="whether the gaze of this release is corrected already is not known"):
+        import_egoexor(write_hq(tmp_path / "a.h5", [tiny_take()]), tmp_path / "out", gaze="corrected")
+
+
+@pytest.mark.parametrize("options", [{"workers": 0}, {"period": 0.0}, {"period": float("nan")}, {"period": -1.0}])
+def test_options_out_of_range(tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="import options out of range"):
+        import_egoexor(tmp_path, tmp_path / "out", **options)
+
+
+def test_several_processes_write_the_same(tmp_path: Path) -> None:
+    source = write_legacy(tmp_path / "a.h5", [tiny_take("MISS", frames=3), tiny_take(frames=2)])
+    import_egoexor(source, tmp_path / "one")
+    import_egoexor(source, tmp_path / "two", workers=2)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+class Reads:
+    """The bytes of each read of an array."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.by_array: dict[str, list[int]] = {}
+        original = h5py.Dataset.__getitem__
+
+        def counted(dataset: h5py.Dataset, *arguments: Any, **options: Any) -> Any:
+            values = original(dataset, *arguments, **options)
+            self.by_array.setdefault(dataset.name.split("take/1/")[-1], []).append(np.asarray(values).nbytes)
+            return values
+
+        monkeypatch.setattr(h5py.Dataset, "__getitem__", counted)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 10])
+def test_no_array_is_ever_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    """Section 2: by chunk, each once; no read is larger than a chunk, or READ_BYTES where chunks are small."""
+    take = tiny_take("MISS", frames=20)
+    take.chunk = chunk
+    source = write_legacy(tmp_path / "a.h5", [take])
+    most = 100_000
+    monkeypatch.setattr("operating_room.importers.egoexor.hdf5.READ_BYTES", most)
+    reads = Reads(monkeypatch)
+    import_egoexor(source, tmp_path / "out")
+    for name, sizes in reads.by_array.items():
+        values = take.arrays.get(name)
+        if values is None:
+            continue
+        assert max(sizes) <= max(most, chunk * values[0].nbytes), name
+        if values.nbytes > most and 2 * chunk <= take.frames:
+            assert max(sizes) < values.nbytes
+    rgb = take.arrays["frames/rgb"]
+    assert rgb is not None
+    assert sum(reads.by_array["frames/rgb"]) == rgb.nbytes
+
+
+def test_chunks_of_single_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a block of rows of all cameras is too large, cameras are read one after the other, if packed so."""
+    take = tiny_take("MISS", frames=4)
+    source = write_legacy(tmp_path / "a.h5", [take])
+    with h5py.File(source, "a") as file:
+        place = "data/MISS/1/take/1/frames/rgb"
+        del file[place]
+        file.create_dataset(place, data=take.arrays["frames/rgb"], chunks=(2, 1, 32, 32, 3))
+    import_egoexor(source, tmp_path / "at_once", pictures="png")
+    monkeypatch.setattr("operating_room.importers.egoexor.hdf5.READ_BYTES", 10_000)
+    reads = Reads(monkeypatch)
+    import_egoexor(source, tmp_path / "one_by_one", pictures="png")
+    assert set(reads.by_array["frames/rgb"]) == {2 * 32 * 32 * 3}
+    name = "takes/MISS_1_1/views/external_5/000003.png"
+    assert (tmp_path / "at_once" / name).read_bytes() == (tmp_path / "one_by_one" / name).read_bytes()
+
+
+def test_too_little_memory_is_told_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Section 2: chunks of the second release hold 10 frames of all cameras, half a GB."""
+    monkeypatch.setattr(importing, "free_memory", lambda: 1000)
+    with pytest.raises(UserError, match=r"reading some needs 0\.3 GB, and 0\.0 GB are free"):
+        import_egoexor(write_legacy(tmp_path / "a.h5", [tiny_take()]), tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.jpg"))
+
+
+def test_fewer_processes_where_memory_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importing, "free_memory", lambda: 450_000_000)
+    import_egoexor(write_legacy(tmp_path / "a.h5", [tiny_take()]), tmp_path / "out", workers=3)
+    assert "note: 1 processes instead of 3: 0.3 GB each, 0.5 GB are free" in capsys.readouterr().err
+
+
+@pytest.fixture(autouse=True)
+def no_open_files() -> Iterator[None]:
+    """Every HDF5 file is closed again."""
+    yield
+    assert h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE) == 0
