@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import (
     DATASETS,
     FOURDOR,
@@ -124,9 +125,9 @@ def _published_names(dataset: str) -> frozenset[str]:
 def _own_take(name: str, dataset: str) -> Take | None:
     """The take that a folder of this name holds, if it may be one of the user's own."""
     if dataset == MMOR:
-        return Take(MMOR, name) if is_own_name(name) and name not in layout.folders_beside() else None
+        return mmor().collection(MMOR).take(name) if is_own_name(name) and name not in layout.folders_beside() else None
     number = _FOURDOR_FOLDER.fullmatch(name)
-    return None if number is None else Take(FOURDOR, f"{int(number[1]):03d}_{FOURDOR}")
+    return None if number is None else mmor().collection(FOURDOR).take(f"{int(number[1]):03d}_{FOURDOR}")
 
 
 def _may_have_index(root: Path, take: Take) -> bool:

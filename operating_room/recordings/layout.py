@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import FOURDOR, MMOR, Take
 
 ROOT_NAMES = {MMOR: "MM-OR_data", FOURDOR: "4D-OR_data"}
@@ -191,7 +192,7 @@ def sterility_breach(root: Path, take: Take) -> Path:
 
 def folders_beside() -> frozenset[str]:
     """The names of the folders beside those of the takes, which hold no take whatever they look like."""
-    take = Take(MMOR, "")
+    take = mmor().collection(MMOR).take("")
     of_takes = (take_json, tracks, recording, subtitles, next_action, robot_phase, sterility_breach)
     of_seconds = (screen_summary, audio_clip, audio_embedding, transcript, point_cloud)
     paths = [path_of(Path(), take) for path_of in of_takes] + [path_of(Path(), take, "") for path_of in of_seconds]

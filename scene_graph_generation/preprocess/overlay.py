@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from operating_room.domain.takes import MMOR, Take
 from operating_room.errors import UserError
 from operating_room.recordings import layout
 from operating_room.recordings.dataset import Dataset
 
-_ANY = Take(MMOR, "any")
+_ANY = find_take("any")
 _MASKS = layout.small_mask(Path(), _ANY, "", 0).parts[0]
 WRITTEN = {  # folders of a dataset that preprocessing writes into
     *(place(Path(), _ANY, "").parts[0] for place in (layout.audio_clip, layout.audio_embedding, layout.transcript)),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operating_room.domain.takes import FOURDOR, MMOR, Take
+from operating_room.domain.takes import Take, find_take
 from operating_room.errors import UserError
 from operating_room.graphs.prompts import QUESTION, conversation, downstream_prompt, drop_blocks, human_prompt
 from operating_room.graphs.scene_graph import Triplet
@@ -25,7 +25,7 @@ ROBOT = {
     "10": {"type": "popup", "template_name": "robot ready, "},
 }
 TOOL = {"unique_id": "8000050", "button_state": 1, "Translation": [-0.9, 20.7, 3], "euler_rot": [1.5, -2.5, 0]}
-SURGERY = Take(MMOR, "001_PKA")
+SURGERY = find_take("001_PKA")
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def test_pictures_without_room_cameras(timepoint: Callable[..., Timepoint]) -> N
 
 def test_a_missing_camera_leaves_its_own_slot_black(timepoint: Callable[..., Timepoint]) -> None:
     views = {camera: path for camera, path in _views("room", 7).items() if camera != 3}
-    moment = timepoint(Take(FOURDOR, "001_4DOR"), room_views=views)
+    moment = timepoint(find_take("001_4DOR"), room_views=views)
     assert _names(evaluation_pictures(moment)) == ["room2", "room1", None, "room5"]
     assert _names(training_pictures(moment)) == ["room2", "room1", "room5"]
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from operating_room.domain.takes import MMOR, Take, find_take
+from operating_room.domain.takes import Take, find_take
 from operating_room.errors import UserError
 from operating_room.recordings import folders as folders_module
 from operating_room.recordings.dataset import Dataset, Timepoint
@@ -105,10 +105,10 @@ def test_no_tracker_file_and_a_short_one(root: Path) -> None:
 def test_takes_that_share_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "MM-OR_data" / "012_PKA"
     write(folder / "timestamp_to_pcd_and_frames_list_012_2_PKA.json", [["000005", {}]])
-    assert Dataset(tmp_path).takes() == [Take(MMOR, "012_2_PKA")]
+    assert Dataset(tmp_path).takes() == [find_take("012_2_PKA")]
     write(folder / "timestamp_to_pcd_and_frames_list.json", [["000009", {}]])
     both = Dataset(tmp_path)
-    assert both.takes() == [Take(MMOR, "012_1_PKA"), Take(MMOR, "012_2_PKA")]
+    assert both.takes() == [find_take("012_1_PKA"), find_take("012_2_PKA")]
     assert [both.take(take).timepoints[0].time for take in both.takes()] == ["000009", "000005"]
 
 
@@ -133,9 +133,9 @@ def test_either_root_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_splits_and_own_takes(root: Path) -> None:
     write_mmor(root / "MM-OR_data", "my_knee-1")
     found = Dataset(root)
-    assert found.takes() == [ARM, KNEE, Take(MMOR, "my_knee-1")]
+    assert found.takes() == [ARM, KNEE, find_take("my_knee-1")]
     (root / "4D-OR_data" / ARM.folder).rename(root / "4D-OR_data" / "export_holistic_take101_processed")
-    assert Dataset(root).takes() == [find_take("101_4DOR"), KNEE, Take(MMOR, "my_knee-1")]
+    assert Dataset(root).takes() == [find_take("101_4DOR"), KNEE, find_take("my_knee-1")]
     assert len(Dataset(root).take(find_take("101_4DOR")).timepoints) == 3
     with pytest.raises(UserError, match="001_4DOR to 010_4DOR, own ones up to 999_4DOR"):
         find_take("one_4DOR")
@@ -219,8 +219,8 @@ def test_own_is_a_split(root: Path) -> None:
     with pytest.raises(UserError, match="none of the takes of own is there"):
         Dataset(root).choose(["own"])
     write_mmor(root / "MM-OR_data", "knee")
-    assert Dataset(root).choose(["own"]) == Dataset(root).select("own") == [Take(MMOR, "knee")]
-    assert Dataset(root).choose(["own", "knee/", "001_PKA_MMOR/"]) == [Take(MMOR, "knee"), KNEE]
+    assert Dataset(root).choose(["own"]) == Dataset(root).select("own") == [find_take("knee")]
+    assert Dataset(root).choose(["own", "knee/", "001_PKA_MMOR/"]) == [find_take("knee"), KNEE]
 
 
 @pytest.mark.parametrize("name", ["", "/", "_MMOR", "a b", "a.b", "../x", "knee_MMOR_MMOR", "\u00e4"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from operating_room.domain.takes import FOURDOR, MMOR, Take, find_take
+from operating_room.domain.takes import Take, find_take
 from operating_room.files import raw_files
 from operating_room.recordings import layout
 
@@ -76,12 +76,12 @@ def test_frame_keys() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("001_PKA", Take(MMOR, "001_PKA")),
-        ("001_PKA/", Take(MMOR, "001_PKA")),
-        ("001_PKA_MMOR", Take(MMOR, "001_PKA")),
-        ("003_4DOR/", Take(FOURDOR, "003_4DOR")),
-        (f"{FOLDER}/", Take(FOURDOR, "003_4DOR")),
-        ("export_holistic_take10_processed", Take(FOURDOR, "010_4DOR")),
+        ("001_PKA", find_take("001_PKA")),
+        ("001_PKA/", find_take("001_PKA")),
+        ("001_PKA_MMOR", find_take("001_PKA")),
+        ("003_4DOR/", find_take("003_4DOR")),
+        (f"{FOLDER}/", find_take("003_4DOR")),
+        ("export_holistic_take10_processed", find_take("010_4DOR")),
     ],
 )
 def test_a_take_is_found_by_its_names_and_its_folder(name: str, expected: Take) -> None:
@@ -97,7 +97,7 @@ def test_a_label_mask_tells_its_picture(take: Take) -> None:
 
 
 def test_advice_knows_the_archives_and_what_is_made() -> None:
-    take = Take(MMOR, "001_PKA")
+    take = find_take("001_PKA")
     made = [path_of(Path(), take, "") for path_of in (layout.audio_clip, layout.audio_embedding, layout.transcript)] + [
         layout.small_mask(Path(), take, "", 0)
     ]

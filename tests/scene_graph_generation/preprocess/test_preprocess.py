@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 
 from operating_room.domain.categories import BY_ENTITY
-from operating_room.domain.takes import FOURDOR, MMOR, Take
+from operating_room.domain.takes import MMOR, Take, find_take
 from operating_room.errors import UserError
 from operating_room.files.readers import read_audio
 from operating_room.recordings import layout
@@ -31,7 +31,7 @@ from scene_graph_generation.preprocess.masks import preprocess_masks
 from scene_graph_generation.preprocess.transcripts import preprocess_transcripts
 from tests.operating_room.tiny_dataset import picture, write, write_dataset
 
-TAKE, ROOMLESS = Take(MMOR, "001_PKA"), Take(FOURDOR, "001_4DOR")
+TAKE, ROOMLESS = find_take("001_PKA"), find_take("001_4DOR")
 TIMES = ["000001", "000002", "000003"]
 
 

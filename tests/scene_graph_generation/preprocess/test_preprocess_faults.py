@@ -19,7 +19,7 @@ import torch
 
 from operating_room.doctor.file_checks import CHECKS
 from operating_room.domain.categories import BY_ENTITY
-from operating_room.domain.takes import MMOR, Take
+from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
 from operating_room.files import atomic as files
 from operating_room.files.readers import read_json, read_subtitles
@@ -34,7 +34,7 @@ from scene_graph_generation.preprocess.transcripts import preprocess_transcripts
 from tests.operating_room.tiny_dataset import label_picture, picture, sound, write, write_dataset, write_mmor
 
 FORK = get_context("fork")
-TAKE, OTHER = Take(MMOR, "001_PKA"), Take(MMOR, "002_PKA")
+TAKE, OTHER = find_take("001_PKA"), find_take("002_PKA")
 
 
 @pytest.fixture
