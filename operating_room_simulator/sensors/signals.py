@@ -123,7 +123,7 @@ def _draw_bones(draw: Any, moment: Moment, width: int, height: int) -> None:
             draw.ellipse((px - 2, py - 2, px + 2, py + 2), fill=(20, 190, 60))
 
 
-_TOOL_IDS = {name: tool for tool, name in reversed(TRACKER_OBJECTS.items())}
+_TOOL_IDS = {name: tool for tool, name in reversed(list(TRACKER_OBJECTS.items()))}
 _SPARE_CALIBRATION_ARRAY = list(TRACKER_OBJECTS)[-1]  # the one that stays on the robot for the MPS's own calibration
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
 from operating_room.recordings import layout
 from operating_room.recordings.dataset import Dataset

@@ -127,7 +127,7 @@ def names() -> list[Any]:
 
 
 def colors() -> list[Any]:
-    table = [list(map(str, vars(category).values())) for category in categories.CATEGORIES]
+    table = [[str(part) for part in (c.name, c.color, c.label, c.category_id)] for c in categories.CATEGORIES]
     return [table, [list(map(str, item)) for item in categories.KNOWN_MISTAKES.items()], categories.LABEL_COUNT]
 
 
