@@ -110,8 +110,8 @@ def _graphs(takes: Sequence[Facts]) -> Iterator[str]:
     share = f"{annotated / frames:.1%}" if frames else "none"
     each = f", {sum(take.triplets for take in takes) / annotated:.2f} triplets each" if annotated else ""
     yield f"scene graphs: {annotated} of {frames} frames ({share}){each}"
-    for orders, told in _grouped([take for take in takes if take.annotated], lambda take: take.graph_order):
-        yield f"numbers in scene_graph: {' or '.join(orders) or 'their order cannot be told'}: {told}"
+    for orders, told in _grouped([take for take in takes if take.annotated], lambda take: take.graph_orders):
+        yield f"numbers in scene_graph: {' or '.join(orders)}: {told}"
 
 
 def _splits(recordings: Recordings, takes: Sequence[Facts]) -> Iterator[str]:

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from operating_room.files.atomic import atomic_path, write_bytes, write_json
+from operating_room.importers.egoexor.graphs import read_graphs
 from operating_room.importers.egoexor.hdf5 import BadRecording, blocks, column_length, read, where
 from operating_room.importers.egoexor.source import Tables
 from operating_room.importers.egoexor.tables import (
@@ -38,7 +39,7 @@ from operating_room.importers.egoexor.tables import (
     Gaze,
     Pictures,
 )
-from operating_room.importers.egoexor.takes import Facts, array, open_take, read_graphs
+from operating_room.importers.egoexor.takes import Facts, array, open_take
 
 if TYPE_CHECKING:
     import h5py

@@ -168,6 +168,11 @@ def where(item: h5py.Group | h5py.Dataset) -> str:
     return one_line(f"{item.file.filename}:{item.name}")
 
 
+def form(dataset: h5py.Dataset) -> str:
+    """Axes and type of an array, for messages."""
+    return f"[{', '.join(map(str, dataset.shape))}] of {one_line(str(dataset.dtype))[:60]}"
+
+
 def text(value: Any) -> str | None:
     """A string as HDF5 stores it: text, bytes, or an array of one of them; None if it is none."""
     if isinstance(value, np.ndarray) and value.size == 1:

@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from operating_room.domain.collection import SEPARATED_SPLITS
+from operating_room.domain.house import SPLITS_FILE
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json, write_text
 from operating_room.files.readers import parse_yaml, read_bytes, read_json
@@ -24,6 +26,7 @@ from operating_room.importers.egoexor.hdf5 import BadRecording
 from operating_room.importers.egoexor.source import Recordings, StoredTake, Tables, find_recordings
 from operating_room.importers.egoexor.tables import RATES, Colours, Gaze, Pictures
 from operating_room.importers.egoexor.takes import Facts, inspect_take
+from operating_room.importers.egoexor.words import write_domain
 from operating_room.work.processes import free_memory
 from operating_room.work.workers import in_workers
 
@@ -31,9 +34,8 @@ _VERSION = 1  # counts up whenever the same files and options give other results
 # Bytes of a process besides what it reads at once, and how many times it holds that: packed, unpacked and handed over.
 # Measured with chunks of 34 and 542 MB.
 _PROCESS, _COPIES = 250_000_000, 3
+_TAKE_FILE = "take.yaml"
 _NOTE = ".import.json"  # in the folder of a take that is not finished
-SPLITS_FILE = "splits.yaml"
-_SPLIT_NAMES = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,11 @@ def import_egoexor(
     work = [_Work.begin(out, each, colours, pictures, gaze, period) for each in facts]
     imported: dict[str, Counts] = {}
     problems += _write(work, recordings, (colours, pictures, gaze), workers, imported)
-    _write_splits(out, recordings, notes := [*recordings.notes, *rate_notes(facts, period)])
+    notes = [*recordings.notes, *rate_notes(facts, period)]
+    if any((each.folder / _TAKE_FILE).exists() for each in work):
+        tables = [recordings.tables[path] for path in recordings.files]
+        notes += write_domain(out, tables, (camera for each in facts for camera in each.cameras))
+        notes += _write_splits(out, recordings)
     return ImportReport(
         checklist=tuple(checklist(recordings, facts)),
         notes=tuple(notes),
@@ -150,7 +156,7 @@ class _Work:
             "gaze": gaze if "gaze" in facts.shapes else None,
             "period": seconds,
         }
-        finished, note = folder / "take.yaml", folder / _NOTE
+        finished, note = folder / _TAKE_FILE, folder / _NOTE
         if finished.exists():
             _require_same(finished, _recipe_of(finished), recipe)
             return cls(facts, folder, recipe, seconds, True, {})
@@ -197,7 +203,7 @@ class _Work:
             "written": dict(counts),
         }
         content = {"period": self.period, "frames": facts.frames, "pictures": self.recipe["pictures"], "source": source}
-        write_text(self.folder / "take.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
+        write_text(self.folder / _TAKE_FILE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
         (self.folder / _NOTE).unlink(missing_ok=True)
         return dict(counts)
 
@@ -292,19 +298,24 @@ def _require_same(path: Path, before: Mapping[str, Any], recipe: Mapping[str, An
         )
 
 
-def _write_splits(out: Path, recordings: Recordings, notes: list[str]) -> None:
-    """Add the finished takes to splits.yaml; what stands there already stays, since people make splits of their own."""
+def _write_splits(out: Path, recordings: Recordings) -> list[str]:
+    """Add the finished takes to splits.yaml; what stands there already stays, since people make splits of their own.
+
+    Returns:
+        Takes that are in another split there, a line for each.
+    """
+    notes = []
     path = out / SPLITS_FILE
-    splits: dict[str, list[str]] = {name: [] for name in _SPLIT_NAMES}
+    splits: dict[str, list[str]] = {name: [] for name in SEPARATED_SPLITS}
     if path.exists():
         content = parse_yaml(read_bytes(path), str(path))
         if not isinstance(content, dict) or not all(isinstance(value, list) for value in content.values()):
             raise UserError(f"{path}: must name splits with a list of takes each; mend or delete it")
         splits.update(content)
-    before = {take: name for name in _SPLIT_NAMES for take in splits[name]}
+    before = {take: name for name in SEPARATED_SPLITS for take in splits[name]}
     changed = False
     for take, split in sorted(recordings.splits.items()):
-        if not (out / "takes" / take / "take.yaml").exists():
+        if not (out / "takes" / take / _TAKE_FILE).exists():
             continue
         if before.get(take, split) != split:
             notes.append(f"{path}: has {take} in {before[take]}, the split table in {split}; the file is left as it is")
@@ -313,6 +324,7 @@ def _write_splits(out: Path, recordings: Recordings, notes: list[str]) -> None:
             changed = True
     if changed or not path.exists():
         write_text(path, yaml.safe_dump(splits, sort_keys=False, allow_unicode=True))
+    return notes
 
 
 def _told(counts: Counts) -> str:

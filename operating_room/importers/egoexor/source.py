@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -29,7 +28,7 @@ from operating_room.importers.egoexor.hdf5 import (
     told,
     where,
 )
-from operating_room.importers.egoexor.tables import RAW_ENTITIES, RAW_PREDICATES, SOURCES, canonical
+from operating_room.importers.egoexor.tables import RAW_ENTITIES, RAW_PREDICATES, SOURCES
 
 if TYPE_CHECKING:
     import h5py
@@ -64,16 +63,6 @@ class Tables:
     sources: Mapping[str, int] = field(default_factory=lambda: SOURCES)
     entities: Mapping[int, str] = field(default_factory=lambda: dict(enumerate(RAW_ENTITIES)))
     predicates: Mapping[int, str] = field(default_factory=lambda: dict(enumerate(RAW_PREDICATES)))
-
-    @cached_property
-    def entity_words(self) -> frozenset[str]:
-        """What an entity can be called in a graph."""
-        return frozenset(spelling for word in self.entities.values() for spelling in (word, canonical(word)))
-
-    @cached_property
-    def predicate_words(self) -> frozenset[str]:
-        """What a predicate can be called in a graph."""
-        return frozenset(spelling for word in self.predicates.values() for spelling in (word, canonical(word)))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What EgoExOR's files mean: numbers of sources and words, channel order of cameras, gaze correction, known splits.
+"""What EgoExOR's files mean: numbers of sources and words, order of channels, correction of the gaze, known splits.
 
 Facts of the published data card and code, and of people who measured the public files; `check` compares them with the
 files that are there.
@@ -34,22 +34,6 @@ RAW_PREDICATES = (
     *("dressing", "dropping", "entering", "holding", "injecting", "inserting", "looking", "lyingOn", "manipulating"),
     *("positioning", "preparing", "removing", "scanning", "touching", "wearing"),
 )
-CANONICAL = {
-    "operation_table": "operating_table",
-    "anaesthetist": "anesthetist",
-    "microcope": "microscope",
-    "closeTo": "closeto",
-    "lyingOn": "lyingon",
-    "checking": "looking",
-    "anesthasing": "anaesthetising",
-}
-
-
-def canonical(word: str) -> str:
-    """The spelling of graphs for a word of the files."""
-    return CANONICAL.get(word, word)
-
-
 # Cameras whose red and blue change places on import. The files hold the exterior cameras as RGB and all others as BGR.
 # The published training swaps some of them, the published evaluation all: whoever repeats either wants its pictures.
 SWAPPED: dict[Colours, frozenset[str]] = {

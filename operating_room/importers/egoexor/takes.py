@@ -6,7 +6,6 @@ later.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,28 +15,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from operating_room.errors import one_line
+from operating_room.importers.egoexor.graphs import read_graphs
 from operating_room.importers.egoexor.hdf5 import (
     BadRecording,
     block_length,
     blocks,
     column_length,
     dataset_at,
+    form,
     group_at,
     member,
     names,
     open_hdf5,
-    read,
-    text,
     where,
 )
 from operating_room.importers.egoexor.source import StoredTake, Tables, read_cameras
-from operating_room.importers.egoexor.tables import AUDIO_RATE, canonical
+from operating_room.importers.egoexor.tables import AUDIO_RATE
 from operating_room.scores.fingerprints import fingerprint
 
 if TYPE_CHECKING:
     import h5py
-
-Triplet = tuple[str, str, str]  # subject, object, predicate: the order of scene graphs here
 
 # name -> path, kind of numbers, axes. Axes of one letter are as long as every other axis of that letter in the take:
 # f frames, c cameras, g gaze rows, h rows of hands, p points, s samples.
@@ -52,10 +49,7 @@ ARRAYS: dict[str, tuple[str, str, tuple[str | int, ...]]] = {
     "waveform": ("audio/waveform", "f", ("s", 2)),
 }
 _PARTNERS = {"gaze_depth": "gaze", "cloud": "cloud_colors", "cloud_colors": "cloud"}  # neither is of use alone
-_FRAME = re.compile("frame_(0|[1-9][0-9]{0,8})")
 _DEEPEST = 4  # levels below a take
-_MAX_TRIPLETS = 10_000  # of a frame; the published files have about seven
-_GRAPH_ORDERS = {"subject, predicate, object": (0, 1, 2), "subject, object, predicate": (0, 2, 1)}
 
 
 @dataclass(frozen=True)
@@ -73,7 +67,7 @@ class Facts:
         rows: numbers of sources that gaze and hands have rows of; -2 stands for rows without a number.
         gaze_to: largest x and y of the gaze in px.
         annotated: frames with a scene graph.
-        graph_order: of the numbers in `scene_graph`; empty if no frame tells.
+        graph_orders: that the numbers in `scene_graph` may have; several if no frame tells.
         words: canonical entities and predicates that the graphs use.
         others: arrays that this program does not know.
     """
@@ -91,7 +85,7 @@ class Facts:
     gaze_to: tuple[float, float] | None = None
     annotated: int = 0
     triplets: int = 0
-    graph_order: tuple[str, ...] = ()
+    graph_orders: tuple[str, ...] = ()
     words: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
     others: tuple[str, ...] = ()
 
@@ -135,7 +129,7 @@ def inspect_take(take: StoredTake, tables: Tables) -> Facts:
             gaze_to=_gaze_to(arrays["gaze"]) if "gaze" in arrays else None,
             annotated=len(graphs),
             triplets=len(triplets),
-            graph_order=tuple(orders) if len(orders) < len(_GRAPH_ORDERS) else (),
+            graph_orders=orders,
             words=(frozenset(w for t in triplets for w in t[:2]), frozenset(t[2] for t in triplets)),
             others=tuple(_others(group)),
         )
@@ -167,106 +161,6 @@ def array(group: h5py.Group, name: str) -> h5py.Dataset:
     return found
 
 
-def read_graphs(group: h5py.Group, tables: Tables, frames: int) -> tuple[dict[int, list[Triplet]], list[str]]:
-    """Scene graph of each annotated frame in canonical words, and the orders that the numbers beside it can have.
-
-    Raises:
-        BadRecording: a word is unknown, a number says something else than the words, or a frame is none of the take.
-    """
-    annotations = group_at(group, "annotations")
-    graphs: dict[int, list[Triplet]] = {}
-    orders = list(_GRAPH_ORDERS)
-    for name in names(annotations) if annotations is not None else ():
-        frame = group_at(annotations, name) if annotations is not None else None
-        if frame is None:
-            continue
-        number = _FRAME.fullmatch(name)
-        if number is None or int(number[1]) >= frames:
-            raise BadRecording(f"{where(frame)}: is none of the frames 0 to {frames - 1}")
-        rows = _rows(frame)
-        graphs[int(number[1])] = [_triplet(where(frame), row, tables) for row in rows]
-        ids = dataset_at(frame, "scene_graph")
-        if ids is not None:
-            orders = _fitting_orders(ids, rows, tables, orders)
-    return dict(sorted(graphs.items())), orders
-
-
-def _rows(frame: h5py.Group) -> list[tuple[str, str, str]]:
-    """Subject, predicate and object of the triplets of a frame as stored."""
-    dataset = dataset_at(frame, "rel_annotations")
-    if dataset is None:
-        raise BadRecording(f"{where(frame)}/rel_annotations: is missing; download the file again")
-    if dataset.size == 0:
-        return []
-    if dataset.ndim != 2 or dataset.shape[1] < 3 or len(dataset) > _MAX_TRIPLETS or dataset.dtype.kind not in "SO":
-        raise BadRecording(f"{where(dataset)}: is {_form(dataset)}, expected rows of three strings")
-    found = []
-    for _, block in blocks(dataset):
-        for row in block:
-            parts = [text(part) for part in row]
-            if None in parts:
-                raise BadRecording(f"{where(dataset)}: {one_line(str(list(row)))[:80]} is no text")
-            subject, *middle, object_ = (str(part).strip() for part in parts)
-            found.append((subject, " ".join(middle), object_))
-    return found
-
-
-def _triplet(place: str, row: tuple[str, str, str], tables: Tables) -> Triplet:
-    subject, predicate, object_ = row
-    for word, known, kind in (
-        (subject, tables.entity_words, "entity"),
-        (predicate, tables.predicate_words, "predicate"),
-        (object_, tables.entity_words, "entity"),
-    ):
-        if word not in known:
-            told = one_line(", ".join(row))[:120]
-            raise BadRecording(
-                f"{place}/rel_annotations: {one_line(word)[:60]!r} is no {kind} of the vocabulary ({told})"
-            )
-    return canonical(subject), canonical(object_), canonical(predicate)
-
-
-def _fitting_orders(
-    ids: h5py.Dataset, rows: list[tuple[str, str, str]], tables: Tables, orders: list[str]
-) -> list[str]:
-    """Those of the orders in which the numbers say what the words say.
-
-    The published description gives the order of the words only, so that both orders of the numbers are tried, one for
-    the whole take.
-    """
-    if ids.size == 0 and not rows:
-        return orders
-    if ids.shape != (len(rows), 3) or ids.dtype.kind not in "fiu":
-        raise BadRecording(f"{where(ids)}: is {_form(ids)}, expected three numbers for each of {len(rows)} triplets")
-    numbers = read(ids, 0, len(rows))
-    # Numbers that are no whole ones are words of no table.
-    said = [tuple(int(n) if n == np.rint(n) else None for n in row) for row in numbers]
-    fitting = [
-        order
-        for order in orders
-        if all(
-            _same(tuple(numbers[place] for place in _GRAPH_ORDERS[order]), row, tables)
-            for numbers, row in zip(said, rows)
-        )
-    ]
-    if not fitting:
-        numbers, row = next(
-            (n, r) for n, r in zip(said, rows) if not _same(tuple(n[p] for p in _GRAPH_ORDERS[orders[0]]), r, tables)
-        )
-        raise BadRecording(
-            f"{where(ids)}: {', '.join(map(str, numbers))} is not {', '.join(row)}, which rel_annotations says; "
-            "the numbers belong to another vocabulary"
-        )
-    return fitting
-
-
-def _same(numbers: tuple[int | None, ...], row: tuple[str, str, str], tables: Tables) -> bool:
-    """Whether numbers of subject, predicate and object mean these words."""
-    tables_of_row = (tables.entities, tables.predicates, tables.entities)
-    means = [table.get(-1 if number is None else number, "") for number, table in zip(numbers, tables_of_row)]
-    return [canonical(word) for word in means] == [canonical(word) for word in row]
-
-
 def _arrays(group: h5py.Group, cameras: int) -> dict[str, h5py.Dataset]:
     """The arrays that are there, whose axes and numbers are as they must be."""
     found: dict[str, h5py.Dataset] = {}
@@ -279,12 +173,12 @@ def _arrays(group: h5py.Group, cameras: int) -> dict[str, h5py.Dataset]:
             continue
         if dataset.dtype.kind != kind[0] or (kind == "u1" and dataset.dtype.itemsize != 1) or dataset.ndim != len(axes):
             expected = f"[{', '.join(_AXES.get(str(axis), str(axis)) for axis in axes)}] of {_KINDS[kind]}"
-            raise BadRecording(f"{where(dataset)}: is {_form(dataset)}, expected {expected}")
+            raise BadRecording(f"{where(dataset)}: is {form(dataset)}, expected {expected}")
         for axis, length in zip(axes, dataset.shape):
             known, of = (axis, "the format") if isinstance(axis, int) else lengths.setdefault(axis, (length, path))
             if length != known:
                 unit = _AXES.get(str(axis), "numbers")
-                raise BadRecording(f"{where(dataset)}: is {_form(dataset)}: {length} {unit}, {of} has {known}")
+                raise BadRecording(f"{where(dataset)}: is {form(dataset)}: {length} {unit}, {of} has {known}")
         found[name] = dataset
     for name, partner in _PARTNERS.items():
         if name in found and partner not in found:
@@ -303,10 +197,6 @@ _AXES = {
     "s": "samples",
 }
 _KINDS = {"u1": "uint8", "f": "float32"}
-
-
-def _form(dataset: h5py.Dataset) -> str:
-    return f"[{', '.join(map(str, dataset.shape))}] of {one_line(str(dataset.dtype))[:60]}"
 
 
 def _row_ids(dataset: h5py.Dataset, known: Mapping[str, int]) -> tuple[int, ...]:
@@ -351,7 +241,7 @@ def _others(group: h5py.Group) -> Iterator[str]:
         path = waiting.pop(0)
         item = member(group, path)
         if isinstance(item, h5py.Dataset) and path not in known:
-            yield f"{one_line(path)} {_form(item)}"
+            yield f"{one_line(path)} {form(item)}"
         elif isinstance(item, h5py.Group) and path.count("/") < _DEEPEST:
             waiting += [f"{path}/{name}" for name in names(item)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import h5py
 import numpy as np
 import yaml
 
+from operating_room.domain.domain import Domain, bundled
 from operating_room.errors import UserError
 from operating_room.importers.egoexor import importing
 from operating_room.importers.egoexor.frames import Piece, write_piece
 from operating_room.importers.egoexor.importing import import_egoexor
+from operating_room.importers.egoexor.tables import RAW_ENTITIES, RAW_PREDICATES, SOURCES
 from tests.operating_room.importers.tiny_egoexor import (
     split_rows,
     tiny_take,
@@ -138,6 +141,50 @@ def test_splits(tmp_path: Path) -> None:
     }
     before = path.read_bytes()
     import_egoexor(source, out)
+    assert path.read_bytes() == before
+
+
+def test_domain(tmp_path: Path) -> None:
+    """The bundled one beside the takes, as published."""
+    import_egoexor(write_legacy(tmp_path / "a.h5", [tiny_take(frames=1)]), tmp_path / "out")
+    assert Domain.read(tmp_path / "out/domain.yaml") == bundled("egoexor")
+
+
+def test_domain_of_a_file_that_knows_more(tmp_path: Path) -> None:
+    """Section 3.3: the vocabulary of the file is preferred; what it has besides is told and goes into the domain."""
+    take = tiny_take(frames=1)
+    take.cameras = (*take.cameras[:4], "ceiling_1")
+    source = write_legacy(
+        tmp_path / "a.h5",
+        [take],
+        entities=(*RAW_ENTITIES, "Robot_arm"),
+        predicates=(*RAW_PREDICATES, "drilling"),
+        sources=SOURCES | {"ceiling_1": 14},
+    )
+    with h5py.File(source, "a") as file:
+        frame = file["data/Ultrasound/1/take/1/annotations/frame_0"]
+        del frame["rel_annotations"], frame["scene_graph"]
+        frame["rel_annotations"] = np.array([[b"Robot_arm", b"drilling", b"patient"]])
+        frame["scene_graph"] = np.array([[37, 23, 25]], np.float32)
+    report = import_egoexor(source, tmp_path / "out")
+    path = tmp_path / "out/domain.yaml"
+    assert report.notes[-3:] == (
+        f"{path}: entities that are not published: robot_arm",
+        f"{path}: predicates that are not published: drilling",
+        f"{path}: cameras that are not published: ceiling_1",
+    )
+    found, published = Domain.read(path), bundled("egoexor")
+    assert found.language.entities == (*published.language.entities, "robot_arm")
+    assert found.language.predicates == (*published.language.predicates, "drilling")
+    assert found.language.prompted_entities == (*published.language.prompted_entities, "robot arm")
+    assert found.collections[0].picture(found.find_take(take.name), "ceiling_1", "000000") == Path(
+        "takes/Ultrasound_1_1/views/ceiling_1/000000.jpg"
+    )
+    assert (tmp_path / "out/takes/Ultrasound_1_1/views/ceiling_1/000000.jpg").exists()
+    graph = json.loads((tmp_path / "out/takes/Ultrasound_1_1/graphs/000000.json").read_text())
+    assert graph == [["robot_arm", "patient", "drilling"]]
+    before = path.read_bytes()
+    assert import_egoexor(source, tmp_path / "out").notes[-1] == report.notes[2]
     assert path.read_bytes() == before
 
 

@@ -17,15 +17,14 @@ from hypothesis import strategies as st
 from operating_room.errors import UserError
 from operating_room.importers.egoexor.source import Tables, find_recordings, read_cameras
 from operating_room.importers.egoexor.tables import (
-    CANONICAL,
     EXPECTED_SPLITS,
     GAZE_IS_OFF,
     RAW_ENTITIES,
     RAW_PREDICATES,
     SOURCES,
     SWAPPED,
-    canonical,
 )
+from operating_room.importers.egoexor.words import language
 from tests.operating_room.importers.tiny_egoexor import (
     MISS,
     split_rows,
@@ -67,11 +66,22 @@ def test_words_have_the_published_numbers() -> None:
 
 
 def test_canonical_words_are_36_and_22() -> None:
-    """Section 3.3."""
-    assert len({canonical(word) for word in RAW_ENTITIES}) == 36
-    assert len({canonical(word) for word in RAW_PREDICATES}) == 22
-    assert CANONICAL["operation_table"] == "operating_table"
-    assert canonical("patient") == "patient"
+    """Section 3.3: the names of the domain, each of which a file has a word for."""
+    entities = {word: language().entity_name(word) for word in RAW_ENTITIES}
+    predicates = {word: language().predicate_name(word) for word in RAW_PREDICATES}
+    assert len(set(entities.values())) == 36
+    assert len(set(predicates.values())) == 22
+    assert set(entities.values()) == set(language().entities)
+    assert set(predicates.values()) == set(language().predicates)
+    assert {word: name for word, name in (entities | predicates).items() if word != name} == {
+        "operation_table": "operating_table",
+        "anaesthetist": "anesthetist",
+        "microcope": "microscope",
+        "closeTo": "closeto",
+        "lyingOn": "lyingon",
+        "checking": "looking",
+        "anesthasing": "anaesthetising",
+    }
 
 
 def test_channel_orders() -> None:

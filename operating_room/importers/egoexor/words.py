@@ -1,0 +1,78 @@
+"""The words of EgoExOR's files in the language of its domain, and the domain of recordings that have more words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from operating_room.domain.domain import Domain, bundled
+from operating_room.domain.house import house_fields
+from operating_room.domain.language import Language
+from operating_room.files.atomic import write_text
+from operating_room.importers.egoexor.source import Tables
+from operating_room.importers.egoexor.tables import BLANK
+
+DOMAIN_FILE = "domain.yaml"
+
+
+@cache
+def language() -> Language:
+    """Of the bundled domain, which knows the spellings of the files."""
+    return bundled("egoexor").language
+
+
+def write_domain(out: Path, tables: Sequence[Tables], cameras: Iterable[str]) -> list[str]:
+    """Write the domain beside the takes: the bundled one, and whatever the files know besides.
+
+    A domain that is there already is kept, and only extended.
+
+    Returns:
+        What the domain has that the bundled one has not, a line for each kind.
+
+    Raises:
+        UserError: the domain that is there cannot be read.
+    """
+    path = out / DOMAIN_FILE
+    before = Domain.read(path) if path.exists() else bundled("egoexor")
+    entities = {language().entity_name(word) for table in tables for word in table.entities.values()}
+    predicates = {language().predicate_name(word) for table in tables for word in table.predicates.values()}
+    collection = before.collections[0]
+    more = {
+        "entities": sorted(entities - set(before.language.entities)),
+        "predicates": sorted(predicates - set(before.language.predicates)),
+        "cameras": sorted(set(cameras) - {BLANK, *collection.camera}),
+    }
+    if not path.exists() or any(more.values()):
+        write_text(path, extended(before, **more).to_yaml())
+    return [f"{path}: {kind} that are not published: {', '.join(names)}" for kind, names in more.items() if names]
+
+
+def extended(domain: Domain, entities: Sequence[str], predicates: Sequence[str], cameras: Sequence[str]) -> Domain:
+    """A domain with more words, which the prompt lists, and more cameras of the room, in the last slots."""
+    said, collection = domain.language, domain.collections[0]
+    levels = list(said.levels)
+    middle = len(levels) // 2  # how much a new predicate tells is for people to say
+    levels[middle] += tuple(predicates)
+    rows = [(camera.name, camera.modality) for camera in collection.cameras] + [
+        (name, "room_views") for name in cameras
+    ]
+    slots = replace(
+        collection.slots,
+        training=(*collection.slots.training, *cameras),
+        also=(*collection.slots.also, *cameras),
+    )
+    more = replace(collection, cameras=house_fields(rows, collection.files)["cameras"], slots=slots)
+    return replace(
+        domain,
+        language=replace(
+            said,
+            entities=(*said.entities, *entities),
+            predicates=(*said.predicates, *predicates),
+            levels=tuple(levels),
+            prompted_entities=(*said.prompted_entities, *(name.replace("_", " ") for name in entities)),
+            prompted_predicates=(*said.prompted_predicates, *predicates),
+        ),
+        collections=(more, *domain.collections[1:]),
+    )
