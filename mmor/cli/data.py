@@ -1,4 +1,4 @@
-"""`mmor data`: what is on disk, relation files, simulated takes."""
+"""`mmor data`: what is on disk, relation files, simulated takes; imports are in `data_import`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmor.cli import data_import
 from mmor.cli.options import CPUS, DATA_FOLDER, Data, parse_size
 from operating_room.domain.takes import find_take
 
 if TYPE_CHECKING:
     from operating_room.recordings.dataset import RecordedTake
 
-app = typer.Typer(help="What is on disk; simulated takes; relation files.", no_args_is_help=True)
+app = typer.Typer(help="What is on disk; simulated takes; relation files; imports.", no_args_is_help=True)
+app.add_typer(data_import.app, name="import")
 
 Root = Annotated[Path, typer.Argument(help=DATA_FOLDER)]
 

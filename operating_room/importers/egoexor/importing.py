@@ -45,7 +45,8 @@ class ImportReport:
     Attributes:
         checklist: what the files are.
         notes: what is worth knowing.
-        problems: what is wrong; each line names file and place. The takes they are about are not imported.
+        problems: what is wrong; each line names file and place. The takes they are about are not imported. No part of
+            the text of the report.
         imported: take -> how many of each kind were written, of the takes that this run has finished.
         finished: takes that an earlier run had finished.
     """
@@ -59,7 +60,6 @@ class ImportReport:
     def __str__(self) -> str:
         lines = list(self.checklist)
         lines += [f"note: {note}" for note in self.notes]
-        lines += [f"left out: {problem}" for problem in self.problems]
         for name, counts in self.imported.items():
             lines.append(f"{name}: {_told(counts)}")
         if self.finished:
