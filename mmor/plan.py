@@ -171,11 +171,11 @@ def _inputs(facts: Facts, makers: Mapping[Path, Step]) -> tuple[list[str], list[
 def _find(name: str) -> tuple[str, str | None]:
     """Where a base or tokenizer comes from, and why it cannot."""
     from computing.hub import hub_errors
-    from scene_graph_generation.training.dry_run import in_cache
+    from scene_graph_generation.training.dry_run import found_base
 
     if Path(name).is_dir():
         return "a folder", None
-    if in_cache(name):
+    if found_base(name):
         return "in the cache of the model hub", None
     from huggingface_hub import HfApi
     from huggingface_hub.constants import HF_HUB_CACHE

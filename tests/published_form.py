@@ -34,10 +34,11 @@ LANGUAGE, VISION, CLAP = (
 )
 TOWER = "model.vision_tower.vision_tower."
 LORA = LoraConfig(rank=4, alpha=8, dropout=0.05)
+LANGUAGE_SIZES = LanguageConfig(vocabulary=600, width=32, layers=2, heads=2, mlp=64)
 SIZES = MM2SGConfig(
     vision=VisionConfig(image_size=28, width=16, layers=3, heads=2, mlp=32),
     pooler=PoolerConfig(mask_channels=(64, 128, 256, 512, 16)),
-    language=LanguageConfig(vocabulary=600, width=32, layers=2, heads=2, mlp=64),
+    language=LANGUAGE_SIZES,
 )
 SEGMENTERS = {
     "ctvis": "output_CTVIS_R50_HybridOR_withsimstation",
@@ -49,7 +50,7 @@ SEGMENTERS = {
 def write_language(folder: Path, with_vision: bool = False) -> None:
     """LLaVA 1.5: two shards of float16 with an index, old rotary buffers inside, SentencePiece's tokenizer."""
     folder.mkdir(parents=True)
-    sizes = SIZES.language
+    sizes = LANGUAGE_SIZES
     write_json(folder / "config.json", llava_config())
     write_json(folder / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "max_length": 4096})
     texts = [QUESTION, "A chat between a user and an assistant. USER: ASSISTANT: <SG> patient,saw,holding; </SG>"] * 20
@@ -175,7 +176,7 @@ def write_initial(folder: Path) -> None:
 
 def llava_config() -> dict[str, Any]:
     """config.json of LLaVA 1.5; nothing in it is ours."""
-    sizes = SIZES.language
+    sizes = LANGUAGE_SIZES
     return {
         "_name_or_path": "llava-v1.5-7b", "architectures": ["LlavaLlamaForCausalLM"], "bos_token_id": 1,
         "eos_token_id": 2, "freeze_mm_mlp_adapter": False, "hidden_act": "silu", "hidden_size": sizes.width,

@@ -23,7 +23,7 @@ from scene_graph_generation.weights.precision import set_precision
 
 SEED = 7
 REGRET = 0.25  # standard deviations of the scores; a wrong token is 2 to 4 below the best one
-NO_END = -1  # no token is this one, so that every answer has the length that is asked for
+NO_END = ()  # no token ends an answer, so that each has the length that is asked for
 
 
 @dataclass(frozen=True)

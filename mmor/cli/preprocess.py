@@ -164,7 +164,7 @@ def samples(
     from operating_room.errors import UserError
     from operating_room.files.atomic import write_json
     from operating_room.recordings.dataset import Dataset
-    from scene_graph_generation.inputs.tokens import read_tokens
+    from scene_graph_generation.inputs.tokenizer_files import TOKENIZER, read_tokens
     from scene_graph_generation.preprocess.run import half_copied
     from scene_graph_generation.samples.records import (
         LeftOut,
@@ -174,7 +174,7 @@ def samples(
         training_records,
     )
     from scene_graph_generation.samples.sample_files import count_answer_tokens, frequency_file_name, write_samples
-    from scene_graph_generation.weights.base_models import TOKENIZER, find_folder
+    from scene_graph_generation.weights.base_models import find_folder
 
     options = SampleOptions(
         permutations=permutations,

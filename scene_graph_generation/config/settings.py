@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from operating_room.errors import UserError
 from operating_room.files.readers import parse_yaml, read_bytes
+from scene_graph_generation.config.language import OtherLanguage
 from scene_graph_generation.config.setting_checks import (
     LARGEST,
     above_zero,
@@ -109,7 +110,7 @@ class PointConfig:
 
 @dataclass(frozen=True)
 class LanguageConfig:
-    """The Llama language model."""
+    """The published language model, Llama 2, at any size."""
 
     vocabulary: int = 32000
     width: int = 4096
@@ -123,6 +124,11 @@ class LanguageConfig:
         at_least(self, 1, "vocabulary", "width", "layers", "heads", "mlp", "positions")
         below_one(self, "dropout")
         divides(2 * self.heads, self.width, "width", "twice the heads (positions rotate pairs)")
+
+    @property
+    def key_width(self) -> int:
+        """Numbers of a token's keys in one layer: every head has its own."""
+        return self.width
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,7 @@ class MM2SGConfig:
     vision: VisionConfig = field(default_factory=VisionConfig)
     pooler: PoolerConfig = field(default_factory=PoolerConfig)
     points: PointConfig = field(default_factory=PointConfig)
-    language: LanguageConfig = field(default_factory=LanguageConfig)
+    language: LanguageConfig | OtherLanguage = field(default_factory=LanguageConfig)
     max_length: int = 2048  # tokens of a sample, text and visual tokens together
     batching: Literal["independent", "published"] = "independent"
     modalities: tuple[str, ...] = MODALITIES
@@ -244,7 +250,7 @@ class StartConfig:
     They are loaded last; with `curriculum_order: published` point and mask encoder then start anew, as published.
     """
 
-    base: str | None = None  # folder or name on the hub, like liuhaotian/llava-v1.5-7b
+    base: str | None = None  # folder or name on the hub: liuhaotian/llava-v1.5-7b, or a language model of transformers
     vision: str | None = None  # folder or hub name of CLIP; None: text only, nothing but the language model is trained
     bits: Literal[4, 16, 32] = 16  # of the frozen language weights
     lora: LoraConfig | None = None  # None: the whole language model is trained
@@ -325,6 +331,10 @@ def with_setting(settings: Settings, path: str, value: Any, where: str) -> Setti
 
 def with_vocabulary(config: MM2SGConfig, size: int) -> MM2SGConfig:
     """The same model with `size` token ids."""
+    if isinstance(config.language, OtherLanguage):  # the token that stood for padding may not be one of them
+        return dataclasses.replace(
+            config, language=OtherLanguage({**config.language.config, "vocab_size": size, "pad_token_id": None})
+        )
     return dataclasses.replace(config, language=dataclasses.replace(config.language, vocabulary=size))
 
 
@@ -342,9 +352,15 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
             if value == choice or value == str(choice):
                 return choice
     if origin in (Union, types.UnionType):
-        return None if value is None else _convert(arguments[0], value, where)
+        if value is None and type(None) in arguments:
+            return None
+        names = set(value) if isinstance(value, Mapping) else set()  # of two dataclasses the one that has these names
+        fitting = (kind for kind in arguments if dataclasses.is_dataclass(kind) and names <= set(get_type_hints(kind)))
+        return _convert(next(fitting, arguments[0]), value, where)
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(_convert(arguments[0], item, where) for item in value)
+    if origin is dict and isinstance(value, Mapping):
+        return dict(value)
     if kind in (int, float) and isinstance(value, (str, int)) and not isinstance(value, bool):
         with contextlib.suppress(ValueError, OverflowError):
             return kind(value)  # YAML reads 1e-3 as text, and a command line everything

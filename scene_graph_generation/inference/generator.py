@@ -12,7 +12,6 @@ import torch
 
 from computing.machine import free_memory
 from operating_room.errors import UserError
-from operating_room.graphs.prompts import conversation
 from operating_room.recordings.dataset import Timepoint
 from operating_room.recordings.questions import timepoint_prompt
 from operating_room.scores.fingerprints import fingerprint, source_fingerprint, stamp
@@ -101,7 +100,7 @@ class SceneGraphGenerator:
         Raises:
             UserError: it does not fit the model.
         """
-        return self._reader(Evidence(()), conversation(prompt), reserve=self.max_new_tokens)
+        return self._reader(Evidence(()), self._tokens.conversation(prompt), reserve=self.max_new_tokens)
 
     def answer(self, examples: Sequence[Example]) -> list[str]:
         """The texts that the model generates for these questions, as one batch.
@@ -111,7 +110,7 @@ class SceneGraphGenerator:
         """
         try:
             moved = [example.to(self._device) for example in examples]
-            generated = generate(self.model, moved, self._tokens.end_id, self.max_new_tokens)
+            generated = generate(self.model, moved, self._tokens.end_ids, self.max_new_tokens)
         except torch.OutOfMemoryError as error:
             advice = "a smaller --batch-size" if len(examples) > 1 else "--bits 4 or another GPU"
             raise UserError(
@@ -123,7 +122,7 @@ class SceneGraphGenerator:
     def _ask(self, timepoint: Timepoint, memory: str | None) -> tuple[str, Evidence]:
         """The conversation and the files that go with it."""
         known = _only(timepoint, self.model.settings.modalities)
-        return conversation(timepoint_prompt(known, memory)), Evidence.of_timepoint(known)
+        return self._tokens.conversation(timepoint_prompt(known, memory)), Evidence.of_timepoint(known)
 
 
 @cache

@@ -119,6 +119,10 @@ class ExampleReader:
         """What the model was made for."""
         return self._config.modalities
 
+    def conversation(self, prompt: str) -> str:
+        """The conversation of the model around a question, up to where its answer begins."""
+        return self._tokens.conversation(prompt)
+
     def __call__(self, evidence: Evidence, prompt: str, answer: str | None = None, reserve: int = 0) -> Example:
         """The tensors of a sample.
 
@@ -127,7 +131,7 @@ class ExampleReader:
 
         Args:
             evidence: the sample's files.
-            prompt: the conversation up to `ASSISTANT:`.
+            prompt: the conversation up to where the answer begins, see `conversation`.
             answer: what is to be said after it.
             reserve: tokens that the answer, which is still to be generated, will have at most. They need no room within
                 `max_length`, which limits the prompt as published, but positions of the language model.

@@ -17,7 +17,6 @@ from operating_room.files.atomic import write_text
 from operating_room.graphs.prompts import BLOCKS, IMAGE_MARK, conversation, human_prompt
 from operating_room.graphs.scene_graph import END, START, Triplet, target_text
 from scene_graph_generation.inputs.example import IGNORED, IMAGE
-from scene_graph_generation.inputs.llama_tokens import LLAMA_FILE, read_llama_tokenizer
 
 BEGIN_TOKEN, END_TOKEN = "<s>", "</s>"
 FILE = "tokenizer.json"
@@ -27,19 +26,29 @@ _PIECES = r" ?[\p{L}_]+(?: [\p{L}_]+)?[,;]| ?[\p{L}_]+| ?-?\d{1,2}| ?[^\s\p{L}_\
 
 
 class Tokens:
-    """A tokenizer and the id that ends an answer."""
+    """A tokenizer, the conversation around a question, and what ends an answer: as published, Llama's and Vicuna's.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    Args:
+        tokenizer: one that begins every text with a token of its own.
+        end_token: is learnt at the end of every answer.
+
+    Raises:
+        UserError: the tokenizer has no such token.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, end_token: str = END_TOKEN) -> None:
         self._tokenizer = tokenizer
         self.size = tokenizer.get_vocab_size()
-        end = tokenizer.token_to_id(END_TOKEN)
+        end = tokenizer.token_to_id(end_token)
         if end is None:
-            raise UserError(
-                f"the tokenizer has no {END_TOKEN} token, which ends every answer; expected Llama's or ours"
-            )
-        if len(tokenizer.encode("").ids) != 1:
-            raise UserError("the tokenizer does not begin a text with one token of its own; expected Llama's or ours")
+            raise UserError(f"the tokenizer has no {end_token} token, which ends every answer; copy its files again")
+        self.end_token = end_token
         self.end_id = end
+        self.end_ids: tuple[int, ...] = (end,)  # each of them ends an answer that is generated
+
+    def conversation(self, prompt: str) -> str:
+        """The conversation up to where the answer begins."""
+        return conversation(prompt)
 
     def encode(self, prompt: str, answer: str | None = None) -> tuple[list[int], list[int]]:
         """Ids of a conversation, and labels that are IGNORED up to `ASSISTANT:`, where `prompt` ends.
@@ -52,14 +61,23 @@ class Tokens:
         """
         first, mark, rest = prompt.partition(IMAGE_MARK)
         shown, told = ([first], rest) if mark else ([], prompt)
-        if answer is not None and IMAGE_MARK in told:
-            raise UserError(f"a prompt may hold {IMAGE_MARK} once, this one has it {prompt.count(IMAGE_MARK)} times")
-        spoken = "" if answer is None else f" {answer}{END_TOKEN}"
+        self.check_marks(prompt, told, answer)
+        spoken = "" if answer is None else f" {answer}{self.end_token}"
         before = [token for part in shown for token in (*self._tokenizer.encode(part).ids, IMAGE)]
         after = self._tokenizer.encode(told + spoken)
         learnt = [token if start >= len(told) else IGNORED for token, (start, _) in zip(after.ids, after.offsets)]
         begun = 1 if shown else 0  # the beginning token of the second part is dropped
         return before + after.ids[begun:], [IGNORED] * len(before) + learnt[begun:]
+
+    @staticmethod
+    def check_marks(prompt: str, rest: str, answer: str | None) -> None:
+        """What is learnt from has no second image mark in the `rest` behind the first.
+
+        Raises:
+            UserError: it has.
+        """
+        if answer is not None and IMAGE_MARK in rest:
+            raise UserError(f"a prompt may hold {IMAGE_MARK} once, this one has it {prompt.count(IMAGE_MARK)} times")
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of generated ids, without beginning and end."""
@@ -72,23 +90,6 @@ class Tokens:
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json`."""
         write_text(folder / FILE, self._tokenizer.to_str())
-
-
-def read_tokens(folder: Path) -> Tokens:
-    """The tokenizer in a model folder: `tokenizer.json`, or Llama's `tokenizer.model`.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
-    path = folder / FILE
-    if path.is_file():
-        try:
-            return Tokens(Tokenizer.from_str(path.read_text(encoding="utf-8")))
-        except Exception as error:  # the library raises nothing more special
-            raise UserError(f"{path}: is no tokenizer ({error}); copy it again from where the model came") from error
-    if (folder / LLAMA_FILE).is_file():
-        return Tokens(read_llama_tokenizer(folder / LLAMA_FILE))
-    raise UserError(f"{folder}: holds no tokenizer; expected {FILE} or Llama's {LLAMA_FILE}")
 
 
 def train_tokens(texts: Iterable[str], vocabulary: int) -> Tokens:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
-from transformers import DynamicCache, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from operating_room.errors import UserError
 from scene_graph_generation.config.settings import MM2SGConfig
@@ -20,23 +20,22 @@ MAX_NEW_TOKENS = 300  # data specification, section 4.2
 
 @torch.no_grad()
 def generate(
-    model: MM2SG, examples: Sequence[Example], end_id: int, max_new_tokens: int = MAX_NEW_TOKENS
+    model: MM2SG, examples: Sequence[Example], end_ids: Collection[int], max_new_tokens: int = MAX_NEW_TOKENS
 ) -> list[list[int]]:
-    """The most likely token after the other, for each sample up to and without `end_id`.
+    """The most likely token after the other, for each sample up to and without the first of `end_ids`.
 
-    Samples are padded on the left. With the model's batching `independent` a batch gives what its samples give alone.
+    The language model makes its cache itself: one that looks back over a window only keeps no more than that. Samples
+    are padded on the left. With the model's batching `independent` a batch gives what its samples give alone.
 
     Raises:
         UserError: a score is no number.
     """
     merged = model.embed(examples, side="left")
-    cache = DynamicCache()
     mask, lengths = merged.attention_mask, merged.attention_mask.sum(1, keepdim=True)
     output = model.language(
         inputs_embeds=merged.embeddings,
         attention_mask=mask,
         position_ids=merged.position_ids,
-        **{_CACHE: cache},
         use_cache=True,
         logits_to_keep=1,
     )
@@ -51,7 +50,7 @@ def generate(
             )
         tokens = scores.argmax(-1)
         for i, token in enumerate(tokens.tolist()):
-            if token == end_id:
+            if token in end_ids:
                 running.discard(i)
             elif i in running:
                 generated[i].append(token)
@@ -62,7 +61,7 @@ def generate(
             input_ids=tokens[:, None],
             attention_mask=mask,
             position_ids=lengths + step,
-            **{_CACHE: cache},
+            **{_CACHE: output[_CACHE]},
             use_cache=True,
         )
     return generated
@@ -71,4 +70,4 @@ def generate(
 def cache_bytes(config: MM2SGConfig, samples: int, new_tokens: int = MAX_NEW_TOKENS, itemsize: int = 2) -> int:
     """Of the keys and values of a batch whose prompts are as long as they may be (`itemsize` bytes a number)."""
     length = min(config.max_length + new_tokens, config.language.positions)
-    return 2 * config.language.layers * config.language.width * itemsize * length * samples
+    return 2 * config.language.layers * config.language.key_width * itemsize * length * samples

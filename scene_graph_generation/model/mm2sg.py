@@ -1,7 +1,7 @@
 """MM2SG: everything known at one timepoint to the text of its scene graph.
 
 MM-OR (CVPR 2025), section 4; stage-2 specification, sections 1 and 2. A CLIP vision tower, a pooler over all
-modalities, a two-layer projector and a Llama language model.
+modalities, a two-layer projector and a language model: Llama 2 as published, or any other of transformers.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from operating_room.errors import UserError
+from scene_graph_generation.config.language import OtherLanguage
 from scene_graph_generation.config.settings import LanguageConfig, MM2SGConfig
 from scene_graph_generation.inputs.example import IGNORED, Example, Merged, merge
 from scene_graph_generation.model.encoders import VisionTower
@@ -47,11 +48,15 @@ class MM2SG(nn.Module):
     def __init__(self, config: MM2SGConfig) -> None:
         super().__init__()
         self.settings = config  # not `config`: Trainer would write into it
-        width = config.language.width
         self.vision = VisionTower(config.vision)
         self.pooler = ImagePooler(config)
-        self.projector = nn.Sequential(nn.Linear(config.vision.width, width), nn.GELU(), nn.Linear(width, width))
-        self.language = _language_model(config.language)
+        self.projector = new_projector(config)
+        self.language = language_model(config.language)
+
+    @property
+    def repeated(self) -> set[str]:
+        """Names of weights that are others' once more: of a language model that scores with its embeddings."""
+        return {f"language.{name}" for name in self.language.all_tied_weights_keys}
 
     def visual_tokens(self, examples: Sequence[Example]) -> list[Float[Tensor, "_ width"]]:
         """Projected tokens of each sample: 576 of its first view (in the published size), [cloud], [audio], [3 masks].
@@ -90,21 +95,41 @@ class MM2SG(nn.Module):
         following = merged.labels[:, 1:]
         # Looked for before the language model begins: a GPU would have to be waited for until it has done all of it.
         places = (following != IGNORED).nonzero(as_tuple=True)
-        return AnswerScores(self.language.lm_head(self._states(merged)[:, :-1][places]), following[places])
+        if isinstance(self.settings.language, OtherLanguage):  # what it does with its scores only it knows
+            columns, found = places[1].unique(return_inverse=True)
+            return AnswerScores(self._scores(merged, columns)[places[0], found], following[places])
+        states = self.language.model(
+            inputs_embeds=merged.embeddings, attention_mask=merged.attention_mask, use_cache=False
+        ).last_hidden_state
+        return AnswerScores(self.language.lm_head(states[:, :-1][places]), following[places])
 
     def score_all(self, examples: Sequence[Example]) -> MM2SGOutput:
         """Score every position, not those before an answer's tokens alone."""
         merged = self.embed(examples)
-        return MM2SGOutput(self.language.lm_head(self._states(merged)), merged.labels)
+        return MM2SGOutput(self._scores(merged), merged.labels)
 
-    def _states(self, merged: Merged) -> Float[Tensor, "samples length width"]:
-        """Of the language model's last layer. Padding is on the right, so positions simply count on."""
-        return self.language.model(
-            inputs_embeds=merged.embeddings, attention_mask=merged.attention_mask, use_cache=False
-        ).last_hidden_state
+    def _scores(
+        self, merged: Merged, columns: Int[Tensor, " columns"] | Literal[0] = 0
+    ) -> Float[Tensor, "samples _ vocabulary"]:
+        """At these places of each sample (0: at all). Padding is on the right, so positions simply count on."""
+        return self.language(
+            inputs_embeds=merged.embeddings,
+            attention_mask=merged.attention_mask,
+            use_cache=False,
+            logits_to_keep=columns,
+        ).logits
 
 
-def _language_model(config: LanguageConfig) -> LlamaForCausalLM:
+def new_projector(config: MM2SGConfig) -> nn.Sequential:
+    """From the width of the vision tower to that of the language model, freshly initialised."""
+    width = config.language.width
+    return nn.Sequential(nn.Linear(config.vision.width, width), nn.GELU(), nn.Linear(width, width))
+
+
+def language_model(config: LanguageConfig | OtherLanguage) -> PreTrainedModel:
+    """A freshly initialised causal language model of transformers."""
+    if isinstance(config, OtherLanguage):
+        return config.build()
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=config.vocabulary,

@@ -17,7 +17,7 @@ from operating_room.domain.takes import find_take
 from operating_room.domain.vocabulary import PREDICATES
 from operating_room.errors import UserError
 from operating_room.files.readers import read_json
-from operating_room.graphs.prompts import BLOCKS, IMAGE_MARK, conversation, drop_blocks, without_blocks
+from operating_room.graphs.prompts import BLOCKS, IMAGE_MARK, drop_blocks, without_blocks
 from operating_room.graphs.scene_graph import parse, split_sample_id, target_text
 from operating_room.recordings.dataset import Dataset
 from scene_graph_generation.config.settings import TEXT_MODALITIES, TrainConfig
@@ -64,7 +64,7 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
         if pictures_only or generator.random() < config.memory_dropout:
             prompt = _MEMORY.sub("", prompt)
         prompt = disturb_memory(prompt, generator.uniform(0, config.memory_noise), generator)
-        example = self._read(evidence, conversation(prompt), self.answer(place))
+        example = self._read(evidence, self._read.conversation(prompt), self.answer(place))
         return augment_views(example, generator) if config.augment else example
 
     def look(self, index: int, generator: Random, views: bool = True, cloud: bool = True) -> Example:

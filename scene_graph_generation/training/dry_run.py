@@ -19,7 +19,7 @@ from computing.machine import gpus
 from computing.training_checkpoints import last_checkpoint
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
-from scene_graph_generation.config.settings import MODALITIES, Experiment, MM2SGConfig, with_vocabulary
+from scene_graph_generation.config.settings import MODALITIES, Experiment, LanguageConfig, MM2SGConfig, with_vocabulary
 from scene_graph_generation.inputs.evidence import Evidence
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.records import Records
@@ -30,7 +30,7 @@ from scene_graph_generation.training.starting_point import check_start, choose_t
 from scene_graph_generation.training.train import already_done, missing_tools, output_folder
 from scene_graph_generation.training.training_memory import kept_per_point, memory_per_gpu, usual_and_worst_load
 from scene_graph_generation.weights.adapters import is_adapter
-from scene_graph_generation.weights.base_models import base_settings
+from scene_graph_generation.weights.base_models import CONFIG, LANGUAGE_BASE, base_settings
 from scene_graph_generation.weights.precision import outline
 
 GB = 1e9  # bytes
@@ -114,31 +114,39 @@ def steps_of(experiment: Experiment, samples: int, processes: int) -> int:
 
 
 def sizes_of(experiment: Experiment) -> MM2SGConfig:
-    """Sizes: a local base's own, else those of the experiment (the published ones by default)."""
+    """Sizes: those of a base that is here, else those of the experiment (the published ones by default)."""
     start = experiment.start
     if start.base is None:
         return with_vocabulary(experiment.model, experiment.vocabulary)
-    base, vision = Path(start.base), Path(start.vision or start.base)
-    if not (base.is_dir() and vision.is_dir()):
-        return experiment.model
-    return sized_for(experiment.model, base_settings(base, vision if start.vision else None))
+    base, vision = found_base(start.base), found_base(start.vision)
+    return experiment.model if base is None else sized_for(experiment.model, base_settings(base, vision))
 
 
 def _to_fetch(experiment: Experiment) -> list[str]:
     """Bases that are neither folders here nor in the local cache of the hub."""
-    names = [name for name in (experiment.start.base, experiment.start.vision) if name is not None]
-    return [f"fetches {name} from the model hub first" for name in names if not (Path(name).is_dir() or in_cache(name))]
+    start = experiment.start
+    lines = [
+        f"fetches {name} from the model hub first"
+        for name in (start.base, start.vision)
+        if name and not found_base(name)
+    ]
+    if start.base not in (None, LANGUAGE_BASE) and not found_base(start.base):
+        lines.append(f"  parameters and memory above are those of {LANGUAGE_BASE} until then")
+    return lines
 
 
-def in_cache(repository: str) -> bool:
-    """Whether a repository of the hub has been fetched, as far as its config.json tells."""
+def found_base(name: str | None) -> Path | None:
+    """The folder of a base, or the hub's copy of it in the local cache, as far as its config.json tells."""
+    if name is None or Path(name).is_dir():
+        return None if name is None else Path(name)
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return isinstance(try_to_load_from_cache(repository, "config.json"), str)
+        config = try_to_load_from_cache(name, CONFIG)
     except HFValidationError:
-        return False
+        return None
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def _records(paths: Sequence[Path], problems: list[str]) -> Records:
@@ -260,7 +268,9 @@ def _outputs(experiment: Experiment, model: MM2SG, steps: int, out: Path, proble
         problems.append(f"{existing}: {free / GB:.1f} GB free, training needs up to {needed / GB:.1f} GB")
     names = ["model.safetensors", "config.json", "tokenizer.json"]
     if experiment.start.base is not None and experiment.start.lora is not None:
-        names = ["adapter_model.bin", "non_lora_trainables.bin", "adapter_config.json", "config.json"]
+        published = ["adapter_model.bin", "non_lora_trainables.bin", "adapter_config.json", "config.json"]
+        own = ["trained.safetensors", "adapter.json", "config.json", "tokenizer.json"]
+        names = published if isinstance(model.settings.language, LanguageConfig) else own
     return [
         f"goes on from {checkpoint}" if checkpoint else "starts anew",
         f"writes {out}{os.sep}: {', '.join(names)} ({trained * 4 / GB:.2f} GB), log.jsonl,",

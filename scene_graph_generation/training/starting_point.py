@@ -6,19 +6,23 @@ in bfloat16; only frozen language weights have 4 or 16 bits.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from computing.machine import choose_device, seeded
 from operating_room.errors import UserError
+from operating_room.work.processes import is_first
 from scene_graph_generation.config.settings import Experiment, MM2SGConfig, StartConfig, with_vocabulary
-from scene_graph_generation.inputs.tokens import Tokens, read_tokens, train_tokens
+from scene_graph_generation.inputs.own_tokens import OwnTokens
+from scene_graph_generation.inputs.tokenizer_files import read_tokens
+from scene_graph_generation.inputs.tokens import Tokens, train_tokens
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.model.pooler import ImagePooler
 from scene_graph_generation.weights.adapters import add_lora, freeze
 from scene_graph_generation.weights.base_models import base_settings, find_folder, load_base
-from scene_graph_generation.weights.checkpoints import load_model
+from scene_graph_generation.weights.checkpoints import check_vocabulary, load_model
 from scene_graph_generation.weights.fine_tuned import read_fine_tuned
 from scene_graph_generation.weights.parameter_names import from_published, published_name
 from scene_graph_generation.weights.precision import set_precision
@@ -74,12 +78,16 @@ def _begin(experiment: Experiment, texts: Iterable[str]) -> tuple[MM2SG, Tokens]
             return MM2SG(with_vocabulary(experiment.model, tokens.size)), tokens
         base = find_folder(start.base)
         tower = None if start.vision is None else find_folder(start.vision)
+        tokens = read_tokens(base)
+        if isinstance(tokens, OwnTokens) and tokens.template is None and is_first():
+            print(f"{base}: has no chat template; questions are asked as those to Vicuna", file=sys.stderr)
         model = load_base(base, tower, sized_for(experiment.model, base_settings(base, tower)))
+        check_vocabulary(tokens, model, base)
         set_precision(model, start.bits, device)
         choose_trainable(model, start)
         set_training_precision(model, experiment.train.bf16)
         load_curriculum(model, start)
-    return model, read_tokens(base)
+    return model, tokens
 
 
 def with_modalities(model: MM2SG, wanted: MM2SGConfig) -> MM2SG:

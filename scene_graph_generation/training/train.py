@@ -18,12 +18,13 @@ from computing.training_progress import shown_progress
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.readers import read_json
-from operating_room.graphs.prompts import IMAGE_MARK, conversation
+from operating_room.graphs.prompts import IMAGE_MARK
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import is_first, share
+from scene_graph_generation.config.language import OtherLanguage
 from scene_graph_generation.config.settings import Experiment, StartConfig, to_mapping
 from scene_graph_generation.inputs.evidence import ExampleReader
-from scene_graph_generation.inputs.tokens import END_TOKEN, Tokens
+from scene_graph_generation.inputs.tokens import Tokens
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.records import Records
 from scene_graph_generation.samples.sample_files import Joined
@@ -35,7 +36,7 @@ from scene_graph_generation.training.resuming import is_done, settings_that_stay
 from scene_graph_generation.training.starting_point import begin, check_start, load_trained
 from scene_graph_generation.training.trainer import ModelFolder, SceneGraphTrainer, readers
 from scene_graph_generation.weights.checkpoints import WEIGHTS, load_weights, save_model
-from scene_graph_generation.weights.fine_tuned import OTHER_WEIGHTS, save_published
+from scene_graph_generation.weights.fine_tuned import OTHER_WEIGHTS, OWN_WEIGHTS, save_published, save_trained
 
 _SMALLER = "lower --per_device_train_batch_size and raise --gradient_accumulation_steps"
 BEGUN = "training.json"  # the settings that a training began with
@@ -45,7 +46,7 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     """Train a model and write its folder to `out`; goes on from the last checkpoint found there.
 
     Without `start.base` a model is trained from scratch and written in our form. With it, an adapter and the modules
-    around the language model are trained and written in the published form.
+    around the language model are trained and written in the published form, around another language model in ours.
 
     Args:
         experiment: model, settings and what to start from; its `files` name only the token frequencies here.
@@ -149,11 +150,18 @@ def _check_text_only(records: Records, start: StartConfig) -> None:
 
 
 def _folder(model: MM2SG, tokens: Tokens, start: StartConfig) -> ModelFolder:
-    """Published form for an adapter, ours for a model that is trained as a whole."""
+    """Published form for an adapter around the published language model, else ours."""
     if start.base is None or start.lora is None:
         return ModelFolder(lambda to: save_model(to, model, tokens), lambda of: load_weights(model, of / WEIGHTS))
     base, vision = start.base, start.vision
-    return ModelFolder(lambda to: save_published(to, model, base, vision), lambda of: load_trained(model, of))
+
+    def save(to: Path) -> None:
+        if isinstance(model.settings.language, OtherLanguage):  # the published form has no place for what it is
+            save_trained(to, model, tokens, base, vision)
+        else:
+            save_published(to, model, base, vision)
+
+    return ModelFolder(save, lambda of: load_trained(model, of))
 
 
 def output_folder(experiment: Experiment) -> Path:
@@ -170,7 +178,7 @@ def output_folder(experiment: Experiment) -> Path:
 
 def finished(out: Path) -> bool:
     """Whether a folder holds a whole model of either form."""
-    return any((out / name).exists() for name in (WEIGHTS, OTHER_WEIGHTS))  # these are written last
+    return any((out / name).exists() for name in (WEIGHTS, OTHER_WEIGHTS, OWN_WEIGHTS))  # these are written last
 
 
 def check_tools(experiment: Experiment) -> None:
@@ -221,7 +229,7 @@ def loss_weights(path: Path | None, samples: TrainingSamples, tokens: Tokens, vo
     """
     names = tokens.names()
     if path is None:
-        answers = (tokens.encode(conversation(IMAGE_MARK), samples.answer(i))[1] for i in range(len(samples)))
+        answers = (tokens.encode(tokens.conversation(IMAGE_MARK), samples.answer(i))[1] for i in range(len(samples)))
         return token_weights(answer_frequencies(answers, names), names, vocabulary)
     counts = read_json(path)
     if not isinstance(counts, dict) or not all(
@@ -230,4 +238,4 @@ def loss_weights(path: Path | None, samples: TrainingSamples, tokens: Tokens, vo
         raise UserError(f"{path}: expected an object of token texts and their counts, 1 or more; copy or make it again")
     if not counts.keys() & names.keys():
         raise UserError(f"{path}: none of its tokens is known to the model's tokenizer; it is of another one")
-    return token_weights({END_TOKEN: len(samples), **counts}, names, vocabulary)
+    return token_weights({tokens.end_token: len(samples), **counts}, names, vocabulary)

@@ -12,11 +12,12 @@ from scene_graph_generation.model.decoding import MAX_NEW_TOKENS
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.records import Record
 from scene_graph_generation.training.deepspeed_settings import zero_stage
-from scene_graph_generation.weights.quantization import NF4_BYTES
+from scene_graph_generation.weights.quantization import NF4_BYTES, quantizable
 
 # What one layer keeps for its backward pass in bfloat16 arithmetic, in bytes per token and unit of width; measured with
 # saved-tensor hooks on layers of the published form.
 KEPT_VISION, KEPT_POOLER, KEPT_LANGUAGE = 53, 143, 86
+LLAMA_OUTPUTS = 5 + 2 * 11008 / 4096  # numbers from the linear layers of a published decoder layer, a unit of width
 KEPT_POINT = 111_000  # bytes per point in the whole published point encoder
 KEPT_SCORE = 14  # bytes per answer token and vocabulary entry at the peak of loss and gradient; measured
 CHARACTERS = 2.7  # of a prompt for each token of a vocabulary of 32,000
@@ -83,11 +84,10 @@ def memory_per_gpu(experiment: Experiment, model: MM2SG, gpus: int, load: Load) 
     """An estimate for a batch of samples that all hold `load`."""
     start, stage = experiment.start, zero_stage(experiment.train.deepspeed)
     language_bytes = 2 if start.bits != 32 and experiment.train.bf16 else 4
-    frozen = 0.0
+    frozen, linear = 0.0, {f"language.{name}.weight" for name, _ in quantizable(model)}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
-            linear = name.startswith("language.") and parameter.dim() == 2 and "embed_tokens" not in name
-            few_bits = NF4_BYTES if linear and start.bits == 4 else language_bytes
+            few_bits = NF4_BYTES if name in linear and start.bits == 4 else language_bytes
             frozen += parameter.numel() * (few_bits if name.startswith("language.") else 4)
     trained = float(sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad))
     copies = 2 if experiment.train.bf16 else 0  # autocast keeps what it has cast to the end of a forward pass
@@ -106,7 +106,7 @@ def _activations(experiment: Experiment, model: MM2SG, load: Load) -> float:
     language, vision = settings.language, settings.vision
     scale = 1 if experiment.train.bf16 else 2
     tokens = batch * load.tokens
-    layer = tokens * language.width * KEPT_LANGUAGE * scale
+    layer = tokens * _outputs(model) / LLAMA_OUTPUTS * KEPT_LANGUAGE * scale
     scores = batch * load.answer * language.vocabulary * (KEPT_SCORE + (0 if experiment.train.bf16 else 4))
     if experiment.train.gradient_checkpointing:  # scores are gone when the first layer is computed again
         kept = max(layer, scores) + language.layers * tokens * language.width * 2 * scale
@@ -120,6 +120,13 @@ def _activations(experiment: Experiment, model: MM2SG, load: Load) -> float:
         kept += views * vision.tokens * vision.width * per_token * scale
         kept += batch * load.points * kept_per_point(settings.points)
     return kept
+
+
+def _outputs(model: MM2SG) -> float:
+    """Numbers that the linear layers of a decoder layer give for a token, without those of an adapter."""
+    head = model.language.get_output_embeddings()
+    outputs = sum(layer.out_features for _, layer in quantizable(model) if layer is not head)
+    return outputs / model.settings.language.layers
 
 
 def kept_per_point(points: PointConfig) -> float:

@@ -8,7 +8,6 @@ from typing import Any
 
 from operating_room.errors import UserError
 from scene_graph_generation.config.settings import LoraConfig, from_mapping
-from scene_graph_generation.weights.adapters import TARGETS
 from scene_graph_generation.weights.base_models import read_settings
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -48,8 +47,8 @@ def read_adapter_config(path: Path) -> tuple[LoraConfig, str]:
     return lora, base_name(card.get("base_model_name_or_path"), path)
 
 
-def published_adapter_config(lora: LoraConfig, base: str) -> dict[str, Any]:
-    """What adapter_config.json holds."""
+def published_adapter_config(lora: LoraConfig, base: str, targets: list[str]) -> dict[str, Any]:
+    """What adapter_config.json holds; `targets` are the layers that have an adapter."""
     return {
         "base_model_name_or_path": base,
         "bias": "none",
@@ -61,7 +60,7 @@ def published_adapter_config(lora: LoraConfig, base: str) -> dict[str, Any]:
         "modules_to_save": None,
         "peft_type": "LORA",
         "r": lora.rank,
-        "target_modules": list(TARGETS),
+        "target_modules": targets,
         "task_type": "CAUSAL_LM",
     }
 

@@ -17,26 +17,44 @@ from operating_room.errors import UserError
 from scene_graph_generation.config.settings import LoraConfig
 from scene_graph_generation.model.mm2sg import MM2SG
 
-# The seven linear layers of a decoder layer; lm_head has no adapter.
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ADAPTER = "default"  # peft's name for the only adapter of a model
 
 
 def add_lora(
     model: MM2SG, rank: int = LoraConfig.rank, alpha: int = LoraConfig.alpha, dropout: float = LoraConfig.dropout
 ) -> None:
-    """Put a new adapter on the seven linear layers of every decoder layer; it changes nothing until it is trained.
+    """Put a new adapter on the linear layers of every decoder layer; it changes nothing until it is trained.
 
     Its parameters are float32, also on a base of fewer bits, and drawn from torch's generator.
+
+    Raises:
+        UserError: the language model has no linear layers.
     """
     import peft  # takes two seconds, and few models have an adapter
 
-    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(TARGETS), bias="none")
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets(model), bias="none")
     peft.inject_adapter_in_model(config, model.language, adapter_name=ADAPTER)
     for name, parameter in model.language.named_parameters():
         if is_adapter(name):
             parameter.data = parameter.data.float()
     model.language.train(model.training)  # the new layers are in training mode, with dropout
+
+
+def targets(model: MM2SG) -> list[str]:
+    """Names of the linear layers that get an adapter, within a decoder layer, in its order; as published not lm_head.
+
+    Raises:
+        UserError: there are none.
+    """
+    head = model.language.get_output_embeddings()
+    layers = (
+        name.removesuffix(".base_layer")
+        for name, layer in model.language.named_modules()
+        if isinstance(layer, nn.Linear) and layer is not head and not is_adapter(f"{name}.")
+    )
+    if not (names := list(dict.fromkeys(name.rpartition(".")[2] for name in layers))):
+        raise UserError("this language model has no linear layers for an adapter; leave the adapter out")
+    return names
 
 
 def freeze(model: MM2SG, vision_layers: int | None = 12) -> None:

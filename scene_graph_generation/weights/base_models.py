@@ -1,4 +1,4 @@
-"""The models that fine-tuning starts from: LLaVA 1.5 and CLIP, in the layout of the model hub.
+"""The models that fine-tuning starts from: LLaVA 1.5 or another language model, and CLIP, as the model hub has them.
 
 A base is a folder or a name on the hub: config.json, safetensors or `.bin` weights in one file or in shards with an
 index, and a tokenizer (stage-2 specification, section 4). Weights are mapped into memory, so that loading in few bits
@@ -7,7 +7,7 @@ never holds them twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from computing.loading import LoadReport
 from operating_room.errors import UserError
 from operating_room.files.readers import read_json
 from operating_room.files.tensors import read_tensors
+from scene_graph_generation.config.language import OtherLanguage
 from scene_graph_generation.config.setting_checks import can_be_a_path
 from scene_graph_generation.config.settings import (
     LanguageConfig,
@@ -29,7 +30,8 @@ from scene_graph_generation.config.settings import (
     from_mapping,
     to_mapping,
 )
-from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.inputs.tokenizer_files import is_other_language
+from scene_graph_generation.model.mm2sg import MM2SG, new_projector
 from scene_graph_generation.weights.parameter_names import our_name, published_name
 from scene_graph_generation.weights.precision import build_empty
 
@@ -37,8 +39,8 @@ LANGUAGE_BASE = "liuhaotian/llava-v1.5-7b"
 VISION_BASE = "openai/clip-vit-large-patch14-336"
 
 CONFIG = "config.json"
-_WANTED = ("*.json", "*.safetensors", "*.bin", "tokenizer.model")  # of a repository
-TOKENIZER = ("tokenizer.model", "tokenizer.json")  # all that a tokenizer is
+_WANTED = ("*.json", "*.safetensors", "*.bin", "tokenizer.model", "*.jinja")  # of a repository
+_UNWANTED = ("*/*", "consolidated*")  # the same weights once more, in other forms
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 OWN_SETTINGS = "mm2sg"  # key of our settings in a config.json of the published form
 _LANGUAGE_KEYS = {  # ours -> LLaVA's config.json
@@ -57,13 +59,16 @@ _VISION_KEYS = {  # ours -> CLIP's config.json
     "heads": "num_attention_heads",
     "mlp": "intermediate_size",
 }
+_NO_SIZES = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")  # of a language model
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def load_base(
     base: str | Path, vision: str | Path | None, settings: MM2SGConfig | None = None, pictures: bool | None = None
 ) -> MM2SG:
-    """A model with the weights of its bases as they are stored; the pooler, which no base has, is freshly initialised.
+    """A model with the weights of its bases as they are stored; what no base has is freshly initialised.
+
+    That is the pooler, and around a language model that is no LLaVA the projector.
 
     Args:
         base: language model and projector; folder or name on the hub. A model folder of ours is a base, too.
@@ -82,18 +87,25 @@ def load_base(
         if tower is not None:
             check_sizes(settings.vision, found.vision, str(tower))
     model = build_empty(settings or found, folder / CONFIG, tower is not None if pictures is None else pictures)
-    own = is_ours(read_config(folder))
+    values, translate = read_config(folder), our_name
+    if is_other_language(values):
+        translate = _language_name(model)
+        if model.projector is not None:
+            model.projector = new_projector(model.settings)
     reports = []
     for path, state in read_weights(folder):
-        named = {published_name(name): tensor for name, tensor in state.items()} if own else state
-        reports.append(assign(model, named, path))
+        named = {published_name(name): tensor for name, tensor in state.items()} if is_ours(values) else state
+        reports.append(assign(model, named, path, translate))
     if tower is not None:
         reports += [assign(model, _of_clip(state), path) for path, state in read_weights(tower)]
     if wrong := next((report for report in reports if report.reshaped), None):
         raise UserError(f"{wrong.path}: {wrong.reshaped[0]} has another shape than config.json says; copy it again")
+    model.language.tie_weights()
     empty = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
     if empty:
-        where, right = (tower or folder, VISION_BASE) if empty[0].startswith("vision.") else (folder, LANGUAGE_BASE)
+        of_vision = empty[0].startswith("vision.")
+        right = VISION_BASE if of_vision else LANGUAGE_BASE if translate is our_name else str(base)
+        where = tower or folder if of_vision else folder
         raise UserError(
             f"{where}: {len(empty)} weights are missing, the first is {published_name(empty[0])}; "
             f"give a whole copy of {right}"
@@ -118,7 +130,7 @@ def find_folder(name: str | Path, wanted: Sequence[str] = _WANTED) -> Path:
     with hub_errors(str(name)):
         if Path(name).is_dir():
             return Path(name)
-        return Path(snapshot_download(str(name), allow_patterns=list(wanted)))
+        return Path(snapshot_download(str(name), allow_patterns=list(wanted), ignore_patterns=list(_UNWANTED)))
 
 
 def base_settings(folder: Path, vision: Path | None) -> MM2SGConfig:
@@ -133,12 +145,16 @@ def base_settings(folder: Path, vision: Path | None) -> MM2SGConfig:
         return from_mapping(MM2SGConfig, values, str(where))
     if OWN_SETTINGS in values:
         return from_mapping(MM2SGConfig, values[OWN_SETTINGS], f"{where}: {OWN_SETTINGS}")
-    if missing := [key for key in _LANGUAGE_KEYS.values() if not isinstance(values.get(key), int)]:
-        raise UserError(f"{where}: has no {missing[0]}; this is no LLaVA model, give {LANGUAGE_BASE}")
     tower = _vision_sizes(vision, values.get("mm_vision_select_layer", VisionConfig.feature_layer))
+    if is_other_language(values):
+        language: dict[str, Any] = {"config": {key: value for key, value in values.items() if key not in _NO_SIZES}}
+    elif missing := [key for key in _LANGUAGE_KEYS.values() if not isinstance(values.get(key), int)]:
+        raise UserError(f"{where}: has no {missing[0]}; this is no LLaVA model, give {LANGUAGE_BASE}")
+    else:
+        language = {ours: values[theirs] for ours, theirs in _LANGUAGE_KEYS.items()}
     channels = PoolerConfig().mask_channels
     sizes = {
-        "language": {ours: values[theirs] for ours, theirs in _LANGUAGE_KEYS.items()},
+        "language": language,
         "vision": to_mapping(tower),
         "pooler": {"mask_channels": (*channels[:-1], tower.width)},
         "max_length": values.get("tokenizer_model_max_length", MM2SGConfig.max_length),
@@ -153,6 +169,10 @@ def language_values(config: LanguageConfig) -> dict[str, int]:
 
 def check_sizes(wanted: Any, found: Any, where: str) -> None:
     """Two settings of the same kind must agree, or `where` is the wrong base."""
+    if OtherLanguage in (type(wanted), type(found)):
+        if wanted != found:
+            raise UserError(f"{where}: is another language model than this one was trained on; give the right one")
+        return
     for name, value in vars(wanted).items():
         if name != "feature_layer" and value != getattr(found, name):
             raise UserError(
@@ -161,8 +181,13 @@ def check_sizes(wanted: Any, found: Any, where: str) -> None:
             )
 
 
-def assign(model: MM2SG, state: Mapping[str, Tensor], source: Path) -> LoadReport:
+def assign(
+    model: MM2SG, state: Mapping[str, Tensor], source: Path, translate: Callable[[str], str | None] = our_name
+) -> LoadReport:
     """Put tensors with published names into a model as they are; what does not fit is left out and reported.
+
+    Args:
+        translate: gives our name of one of theirs, None for what is computed here.
 
     Raises:
         UserError: weights are stored in another form than floating-point numbers.
@@ -172,10 +197,10 @@ def assign(model: MM2SG, state: Mapping[str, Tensor], source: Path) -> LoadRepor
     fitting = {}
     for published, tensor in state.items():
         try:
-            name = our_name(published)
+            name = translate(published)
         except UserError:
             name = published
-        if name is None or _belongs_to_missing_part(model, name):
+        if name is None or name in model.repeated or _belongs_to_missing_part(model, name):
             continue
         if name not in own:
             report.unexpected.append(published)
@@ -259,6 +284,16 @@ def _vision_sizes(folder: Path | None, feature_layer: Any) -> VisionConfig:
     usual = CLIPVisionConfig()  # what is not said is as in the library
     sizes = {ours: values.get(theirs, getattr(usual, theirs)) for ours, theirs in _VISION_KEYS.items()}
     return from_mapping(VisionConfig, {**sizes, "feature_layer": feature_layer}, str(where))
+
+
+def _language_name(model: MM2SG) -> Callable[[str], str]:
+    """Our name of a weight of a language model alone; some files leave out what all names begin with."""
+    known, prefix = set(model.language.state_dict()), model.language.base_model_prefix
+
+    def ours(name: str) -> str:
+        return f"language.{name if name in known else f'{prefix}.{name}'}"
+
+    return ours
 
 
 def _belongs_to_missing_part(model: MM2SG, name: str) -> bool:

@@ -13,7 +13,8 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.tensors import check_numbers, read_tensors, write_safetensors
 from scene_graph_generation.config.settings import MM2SGConfig, from_mapping, to_mapping
-from scene_graph_generation.inputs.tokens import FILE, Tokens, read_tokens
+from scene_graph_generation.inputs.tokenizer_files import read_tokens
+from scene_graph_generation.inputs.tokens import FILE, Tokens
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.weights.adapter_config import ADAPTER_CONFIG
 from scene_graph_generation.weights.adapters import adapted_layers, merge_lora
@@ -46,6 +47,7 @@ def save_model(folder: Path, model: MM2SG, tokens: Tokens, dtype: torch.dtype = 
     state = {
         name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
         for name, tensor in model.state_dict().items()
+        if name not in model.repeated
     }
     write_safetensors(folder / WEIGHTS, state)
 
@@ -80,12 +82,20 @@ def load_model(
         tokens = read_tokens(folder if (folder / FILE).is_file() else find_folder(base or tuned.base))
     else:
         raise UserError(f"{folder}: no scene-graph model here ({_what_else(folder)}); {_GIVE}")
-    if tokens.size > model.settings.language.vocabulary:
-        raise UserError(
-            f"{folder}: the tokenizer has {tokens.size} tokens, the model {model.settings.language.vocabulary}; "
-            "they belong to different trainings"
-        )
+    check_vocabulary(tokens, model, folder)
     return model.eval(), tokens
+
+
+def check_vocabulary(tokens: Tokens, model: MM2SG, folder: Path) -> None:
+    """Every token must have an embedding.
+
+    Raises:
+        UserError: the tokenizer has more of them than the model.
+    """
+    if tokens.size > (known := model.settings.language.vocabulary):
+        raise UserError(
+            f"{folder}: the tokenizer has {tokens.size} tokens, the model {known}; they belong to different trainings"
+        )
 
 
 def load_weights(model: MM2SG, path: Path) -> None:
@@ -97,7 +107,7 @@ def load_weights(model: MM2SG, path: Path) -> None:
     state = read_tensors(path)
     _check_fits(state, model, path)
     check_numbers(state, path)
-    model.load_state_dict(state)
+    model.load_state_dict(state, strict=False)  # all but what is repeated
 
 
 def _load_whole(folder: Path, bits: Bits | None, device: torch.device | str) -> MM2SG:
@@ -112,13 +122,14 @@ def _load_whole(folder: Path, bits: Bits | None, device: torch.device | str) -> 
     bits = bits or default_bits(planned, device)
     check_memory(planned, bits, device, folder)
     model = build_empty(settings, where, pictures)
-    model.load_state_dict(state, assign=True)
+    model.load_state_dict(state, strict=False, assign=True)
+    model.language.tie_weights()
     set_precision(model, bits, device, folder / WEIGHTS)
     return model
 
 
 def _check_fits(state: dict[str, Tensor], model: MM2SG, path: Path) -> None:
-    own = model.state_dict()
+    own = {name: tensor for name, tensor in model.state_dict().items() if name not in model.repeated}
     wrong = sorted(own.keys() ^ state.keys()) or [name for name in own if own[name].shape != state[name].shape]
     if wrong:
         raise UserError(f"{path}: does not fit the model's config.json, first at {wrong[0]} ({len(wrong)} in all)")

@@ -20,7 +20,8 @@ from computing.loading import LoadReport
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.tensors import check_numbers, read_tensors, write_pickle, write_safetensors
-from scene_graph_generation.config.settings import LoraConfig, from_mapping, to_mapping
+from scene_graph_generation.config.language import OtherLanguage
+from scene_graph_generation.config.settings import LanguageConfig, LoraConfig, from_mapping, to_mapping
 from scene_graph_generation.inputs.tokens import Tokens
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.weights.adapter_config import (
@@ -29,7 +30,7 @@ from scene_graph_generation.weights.adapter_config import (
     published_adapter_config,
     read_adapter_config,
 )
-from scene_graph_generation.weights.adapters import ADAPTER, adapted_layers, add_lora, freeze, is_adapter
+from scene_graph_generation.weights.adapters import ADAPTER, adapted_layers, add_lora, freeze, is_adapter, targets
 from scene_graph_generation.weights.base_models import (
     CONFIG,
     OWN_SETTINGS,
@@ -143,11 +144,13 @@ def save_published(folder: Path, model: MM2SG, base: str, vision: str | None, dt
         dtype: of floating-point weights; by default what they have in the model.
 
     Raises:
-        UserError: the model has no adapter, or the folder cannot be written.
+        UserError: the model has no adapter or another language model than the published one, or the folder cannot be
+            written.
     """
+    _published_language(model)
     lora = _lora_of(model)
     write_json(folder / CONFIG, _published_config(model, vision), indent=2)
-    write_json(folder / ADAPTER_CONFIG, published_adapter_config(lora, base), indent=2)
+    write_json(folder / ADAPTER_CONFIG, published_adapter_config(lora, base, targets(model)), indent=2)
     for name, state in ((ADAPTER_WEIGHTS, adapter_state(model)), (OTHER_WEIGHTS, other_state(model))):
         write_pickle(folder / name, {key: _stored(tensor, dtype) for key, tensor in state.items()})
 
@@ -183,7 +186,7 @@ def _trained(model: MM2SG) -> Iterator[tuple[str, Tensor]]:
 
 def _computed_buffers(model: MM2SG) -> Iterator[tuple[str, Tensor]]:
     """Buffers that the published files hold and no reader needs: rotary tables, position and type ids."""
-    language, vision, pooler = model.settings.language, model.settings.vision, model.settings.pooler
+    language, vision, pooler = _published_language(model), model.settings.vision, model.settings.pooler
     width = language.width // language.heads
     frequencies = 1 / 10000 ** (torch.arange(0, width, 2).float() / width)
     angles = torch.outer(torch.arange(language.positions).float(), frequencies).repeat(1, 2)[None, None]
@@ -270,13 +273,20 @@ def _lora_of(model: MM2SG) -> LoraConfig:
     raise UserError("this model has no adapter; save it as a whole model instead")
 
 
+def _published_language(model: MM2SG) -> LanguageConfig:
+    language = model.settings.language
+    if isinstance(language, OtherLanguage):
+        raise UserError("the published form has no place for another language model than Llama 2; save it in our form")
+    return language
+
+
 def _published_config(model: MM2SG, vision: str | None) -> dict[str, Any]:
-    settings = model.settings
+    settings, language = model.settings, _published_language(model)
     return {
         "architectures": ["LlavaLlamaForCausalLM"],
         "model_type": "llava",
-        **language_values(settings.language),
-        "num_key_value_heads": settings.language.heads,
+        **language_values(language),
+        "num_key_value_heads": language.heads,
         "hidden_act": "silu",
         "rms_norm_eps": 1e-5,
         "tie_word_embeddings": False,

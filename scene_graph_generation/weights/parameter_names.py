@@ -28,6 +28,7 @@ _PREFIXES = (
     ("model.mm_projector.", "projector."),
     ("lm_head.", "language.lm_head."),
     ("model.", "language.model."),
+    ("language.", "language."),  # of a language model whose parts have other names: as they are
 )
 # Buffers of the published files that are computed here.
 _COMPUTED = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached", "position_ids", "token_type_ids")

@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from typing import Literal, get_args
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from computing.machine import require_memory
 from operating_room.errors import UserError
 from operating_room.files.tensors import check_numbers
 from scene_graph_generation.config.settings import MM2SGConfig
-from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.model.mm2sg import MM2SG, language_model
 from scene_graph_generation.model.pooler import ImagePooler
-from scene_graph_generation.weights.quantization import NF4_BYTES, quantize
+from scene_graph_generation.weights.quantization import NF4_BYTES, quantizable, quantize
 
 Bits = Literal[4, 16, 32]
 LARGE = 1_000_000_000  # parameters from which a CPU, too, takes 16 bits unless it is told otherwise
@@ -56,7 +56,9 @@ def outline(settings: MM2SGConfig, where: object, pictures: bool = True) -> MM2S
 def build_empty(settings: MM2SGConfig, where: object = "the settings", pictures: bool = True) -> MM2SG:
     """`outline` with a freshly initialised pooler, which no base has, and with the buffers that are computed."""
     model = outline(settings, where, pictures)
-    model.language.model.rotary_emb = LlamaRotaryEmbedding(model.language.config)
+    with init_empty_weights():  # parameters without memory, buffers (rotary tables) as they are
+        model.language = language_model(settings.language)
+    model.language.tie_weights()
     if pictures:
         model.pooler = ImagePooler(settings)
         nn.init.normal_(model.pooler.project_audio.weight, std=0.02)
@@ -130,7 +132,7 @@ def _dtype(name: str, bits: Bits) -> torch.dtype:
 
 def _sizes(model: MM2SG, bits: Bits) -> Iterator[tuple[nn.Parameter, float]]:
     """Each parameter and the bytes of one of its values."""
-    linear = {f"language.{name}.weight" for name, part in model.language.named_modules() if isinstance(part, nn.Linear)}
+    linear = {f"language.{name}.weight" for name, _ in quantizable(model)}
     for name, parameter in model.named_parameters():
         small = bits == 4 and name in linear
         yield parameter, NF4_BYTES if small else _dtype(name, bits).itemsize

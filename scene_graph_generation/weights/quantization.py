@@ -5,6 +5,7 @@ bitsandbytes does it, on a GPU and on a CPU. It is an optional dependency: `pip 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -27,7 +28,8 @@ def quantize(
 ) -> None:
     """Replace every linear layer of the language model, lm_head included as published, by its 4-bit form on `device`.
 
-    Embeddings and norms stay as they are, and so does everything outside the language model. Layers are done one after
+    Embeddings and norms stay as they are (and lm_head, where it is the embeddings), and so does everything outside the
+    language model. Layers are done one after
     the other, so no second copy of the model is needed. An adapter is added afterwards.
 
     Raises:
@@ -38,11 +40,9 @@ def quantize(
         bitsandbytes: Any = import_module("bitsandbytes.nn")
     except ImportError as error:
         raise UserError('4 bits need bitsandbytes; pip install "mmor[quant]", or choose 16 bits') from error
-    for name, layer in list(model.language.named_modules()):
-        if ".lora_" in name:
-            raise UserError("an adapter cannot be quantised; quantise the base first, then add the adapter")
-        if type(layer) is not nn.Linear:
-            continue
+    if any(".lora_" in name for name, _ in model.language.named_modules()):
+        raise UserError("an adapter cannot be quantised; quantise the base first, then add the adapter")
+    for name, layer in list(quantizable(model)):
         small = bitsandbytes.Linear4bit(
             layer.in_features,
             layer.out_features,
@@ -61,6 +61,17 @@ def quantize(
         # from then on LoRA gradients are wrong (cosine 0.20), with a warning only.
         small.support_avx512bf16_for_cpu = False
         model.language.set_submodule(name, small)
+
+
+def quantizable(model: MM2SG) -> Iterator[tuple[str, nn.Linear]]:
+    """Name within the language model, and layer, of all that is in 4 bits in a quantised model, without an adapter's.
+
+    That is every linear layer, but for one whose weights are the embeddings.
+    """
+    embeddings = model.language.get_input_embeddings().weight
+    for name, layer in model.language.named_modules():
+        if type(layer) is nn.Linear and layer.weight is not embeddings and ".lora_" not in name:
+            yield name, layer
 
 
 def is_quantized(model: MM2SG) -> bool:

@@ -276,7 +276,7 @@ def _generation(tiny: MM2SG, name: str, examples: Sequence[Example], stored: dic
     prompts = [_prompt_only(example) for example in examples]
     steps = stored[f"gen.{name}.new_tokens"].shape[1]
     theirs = [_until(row.tolist(), end=2) for row in stored[f"gen.{name}.new_tokens"]]
-    yield compare(f"gen.{name}", generate(tiny, prompts, end_id=2, max_new_tokens=steps), theirs, EXACT)
+    yield compare(f"gen.{name}", generate(tiny, prompts, end_ids=[2], max_new_tokens=steps), theirs, EXACT)
     with torch.no_grad():
         merged = tiny.embed(prompts, "left")
         scores = tiny.language(

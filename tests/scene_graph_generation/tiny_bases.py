@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from operating_room.graphs.prompts import conversation, human_prompt
-from scene_graph_generation.config.settings import MM2SGConfig
+from scene_graph_generation.config.settings import LanguageConfig, MM2SGConfig
 from scene_graph_generation.inputs.tokens import train_tokens
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.weights.adapters import add_lora, freeze, is_adapter
@@ -41,6 +41,7 @@ def write_bases(root: Path, suffix: str = ".bin", settings: MM2SGConfig = SETTIN
     index = {name: file for file, part in shards.items() for name in part}
     (language / f"{whole}.index.json").write_text(json.dumps({"weight_map": index}))
     _write(vision / whole, clip)
+    assert isinstance(settings.language, LanguageConfig)
     (language / "config.json").write_text(
         json.dumps({"model_type": "llava", **language_values(settings.language), "tokenizer_model_max_length": 256})
     )

@@ -199,7 +199,7 @@ def test_a_tokenizer_may_be_a_name_on_the_hub(root: Path, tmp_path: Path, monkey
     train_tokens(["<SG> nurse,saw,holding </SG>"], 700).save(tmp_path / "cache")
     asked: list[tuple[str, list[str]]] = []
 
-    def fetch(name: str, allow_patterns: list[str]) -> str:
+    def fetch(name: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
         asked.append((name, allow_patterns))
         return str(tmp_path / "cache")
 

@@ -19,6 +19,7 @@ import pytest
 
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
+from operating_room.graphs.prompts import conversation
 from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.recordings.dataset import Dataset, Timepoint
 from scene_graph_generation.config.settings import MM2SGConfig
@@ -37,6 +38,7 @@ class Fixed(SceneGraphGenerator):
 
     fingerprint = "fixed"
     model: Any = SimpleNamespace(settings=MM2SGConfig())
+    _tokens: Any = SimpleNamespace(conversation=conversation)
 
     def __init__(self, killed_at: int = 0) -> None:
         self.asked = 0

@@ -43,6 +43,7 @@ class Scripted(SceneGraphGenerator):
 
     fingerprint = "scripted"
     model: Any = SimpleNamespace(settings=MM2SGConfig())
+    _tokens: Any = SimpleNamespace(conversation=conversation)
 
     def __init__(self, broken: tuple[str, str] | None = None, dies_after: int = 1000) -> None:
         self.asked: list[list[tuple[str, str, str | None]]] = []

@@ -13,7 +13,8 @@ from operating_room.domain.vocabulary import ENTITIES, PREDICATES
 from operating_room.errors import UserError
 from operating_room.graphs.prompts import conversation, human_prompt
 from scene_graph_generation.inputs.example import IGNORED, IMAGE
-from scene_graph_generation.inputs.tokens import Tokens, read_tokens
+from scene_graph_generation.inputs.tokenizer_files import read_tokens
+from scene_graph_generation.inputs.tokens import Tokens
 
 WORDS = (*ENTITIES, *PREDICATES, conversation(human_prompt(None, None, None, None)))
 MARKS = ("<s>", "</s>", "<unk>", "▁", "<0x", "\0")  # of the tokenizer's own; no text of ours holds them

@@ -14,7 +14,8 @@ from operating_room.errors import UserError
 from operating_room.graphs.prompts import conversation, human_prompt
 from operating_room.graphs.scene_graph import Triplet, parse, target_text
 from scene_graph_generation.inputs.example import IGNORED, IMAGE
-from scene_graph_generation.inputs.tokens import Tokens, read_tokens, train_tokens
+from scene_graph_generation.inputs.tokenizer_files import read_tokens
+from scene_graph_generation.inputs.tokens import Tokens, train_tokens
 
 SPEECH = "Give me the drill. Pin is going in, slowly."
 

@@ -60,8 +60,8 @@ def make_examples() -> list[Example]:
 def test_a_batch_gives_what_its_samples_give_alone() -> None:
     model = make_model()
     examples = make_examples()
-    together = generate(model, examples, end_id=2, max_new_tokens=12)
-    alone = [generate(model, [example], end_id=2, max_new_tokens=12)[0] for example in examples]
+    together = generate(model, examples, end_ids=[2], max_new_tokens=12)
+    alone = [generate(model, [example], end_ids=[2], max_new_tokens=12)[0] for example in examples]
     assert together == alone
     assert len({tuple(ids) for ids in alone}) > 1
 
@@ -74,14 +74,14 @@ def test_generation_with_cache_equals_scoring_everything_again() -> None:
         with torch.no_grad():
             logits = model.score_all([replace(example, ids=ids)]).logits
         ids = torch.cat((ids, logits[0, -1].argmax().view(1)))
-    assert generate(model, [example], end_id=-1, max_new_tokens=8) == [ids[len(example.ids) :].tolist()]
+    assert generate(model, [example], end_ids=[-1], max_new_tokens=8) == [ids[len(example.ids) :].tolist()]
 
 
 def test_generation_stops_at_the_end_token() -> None:
     model = make_model()
     example = make_examples()[0]
-    free = generate(model, [example], end_id=-1, max_new_tokens=10)[0]
-    assert generate(model, [example], end_id=free[4], max_new_tokens=10)[0] == free[: free.index(free[4])]
+    free = generate(model, [example], end_ids=[-1], max_new_tokens=10)[0]
+    assert generate(model, [example], end_ids=[free[4]], max_new_tokens=10)[0] == free[: free.index(free[4])]
 
 
 @pytest.mark.parametrize("batching", ["independent", "published"])

@@ -16,7 +16,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from operating_room.errors import UserError
 from scene_graph_generation.config.settings import MM2SGConfig
-from scene_graph_generation.inputs.tokens import read_tokens
+from scene_graph_generation.inputs.tokenizer_files import read_tokens
 from scene_graph_generation.model.decoding import generate
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.weights.adapters import freeze
@@ -43,7 +43,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, bases: tuple[Path, Path]
 
 
 def answers(model: MM2SG) -> list[list[int]]:
-    return generate(model, make_examples(), end_id=-1, max_new_tokens=8)
+    return generate(model, make_examples(), end_ids=[-1], max_new_tokens=8)
 
 
 def test_a_published_folder_answers_like_the_model_it_was_written_from(published: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_text_only_model_has_nothing_but_its_adapter(bases: tuple[Path, Path],
     assert settings["mm_vision_tower"] is None
     text = replace(make_examples()[0], ids=torch.arange(3, 12), views=torch.zeros(0, 3, 28, 28))
     loaded, _ = load_model(tmp_path / "text")
-    assert generate(loaded, [text], -1, 6) == generate(model, [text], -1, 6)
+    assert generate(loaded, [text], [-1], 6) == generate(model, [text], [-1], 6)
 
 
 def test_sizes_come_from_the_published_config(bases: tuple[Path, Path], tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_bases_that_are_not_whole_are_named(bases: tuple[Path, Path], tmp_path: 
     index.write_text(json.dumps({"weight_map": {"a": "../part-0.bin"}}))
     with pytest.raises(UserError, match="outside its folder"):
         load_base(copy, bases[1])
-    with pytest.raises(UserError, match="no LLaVA model"):
+    with pytest.raises(UserError, match="clip is no language model"):
         load_base(bases[1], bases[1])
 
 

@@ -55,7 +55,7 @@ def test_training_in_4_bits_after_an_evaluation_pass() -> None:
         add_lora(each, rank=8, alpha=16, dropout=0.0)
         freeze(each, 1)
     batch = make_batch()
-    generate(model.eval(), batch, end_id=-1, max_new_tokens=3)
+    generate(model.eval(), batch, end_ids=[-1], max_new_tokens=3)
     model.train(mode=False)  # dropout of the pooler would make the two differ
     adapter = {name: parameter for name, parameter in model.named_parameters() if is_adapter(name)}
     optimizer = torch.optim.AdamW(adapter.values(), lr=3e-3)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from computing import machine
 from operating_room.errors import UserError
 from scene_graph_generation.config.settings import MM2SGConfig
-from scene_graph_generation.inputs.tokens import read_tokens
+from scene_graph_generation.inputs.tokenizer_files import read_tokens
 from scene_graph_generation.weights import precision
 from scene_graph_generation.weights.adapters import freeze, is_adapter
 from scene_graph_generation.weights.base_models import load_base
