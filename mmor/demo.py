@@ -83,9 +83,10 @@ def run_demo(out: Path, seconds: int, seed: int, train: bool) -> Path:
     truth = [s for s in load_samples(data / "relationships_test.json") if s.take_name == TAKE.sample_name]
 
     print("2/5 segmenting its annotated cameras")
-    videos = find_videos(Dataset(data), [TAKE])
+    dataset = Dataset(data)
+    videos = find_videos(dataset, [TAKE])
     model_file = models / SEGMENTER / "model.safetensors"
-    predict(*load_segmenter(model_file), videos, out / "panoptic", "test", model_file)
+    predict(*load_segmenter(model_file, dataset.domain), videos, out / "panoptic", "test", model_file)
     truth_of_masks = out / "ground_truth", "ground_truth_test"
     quality = evaluate_masks(videos, out / "panoptic", "test", *truth_of_masks, PICTURE_SIZE).classes
 

@@ -100,7 +100,7 @@ def _segmenter_training(values: Mapping[str, Any], facts: Facts, dataset: Datase
     for choice in config.train_choices if dataset is not None else ():
         assert dataset is not None
         there = {take.dataset for take in choice.takes(dataset)}
-        absent = [name for name in choice.datasets if name not in there]
+        absent = [name for name in choice.datasets(dataset.domain) if name not in there]
         facts.problems += [f"{dataset.root}: holds no take of {name} of the split {choice.split}" for name in absent]
     _told(facts, partial(check_batch, config.solver, values["num_gpus"] * values["num_machines"]))
     with torch.device("meta"):

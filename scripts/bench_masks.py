@@ -17,7 +17,7 @@ from PIL import Image
 from plain_masks import plain_ids, plain_labels, plain_reduction, plain_window_sums
 from timing import cpu_seconds
 
-from operating_room.domain.categories import CATEGORIES, COLORS, colors_to_labels
+from operating_room.domain.domain import mmor
 from operating_room.recordings.masks import reduce_labels
 from panoptic_segmentation.inference.predictions import picture_path, write_frame
 from panoptic_segmentation.scores.overlap import read_overlaps
@@ -41,7 +41,7 @@ class Video:
         """Percent for each window length, our way."""
         pictures = (lambda _, name, side=side: self.picture(side, name) for side in SIDES)
         overlaps = read_overlaps(self.files["truth"], next(pictures), self.files["predicted"], next(pictures))
-        windows = video_quality(overlaps, {c.category_id: c.name for c in CATEGORIES}, lengths).windows
+        windows = video_quality(overlaps, {c.category_id: c.name for c in mmor().labels.categories}, lengths).windows
         return [100 * windows[length].average["pq"] for length in lengths]
 
     def plain_vpq(self, lengths: Sequence[int]) -> list[float]:
@@ -92,8 +92,10 @@ def write_video(folder: Path, frames: int, width: int, height: int, seed: int) -
         records = []
         for frame in range(frames):
             ids = blobs(place + frame * speed + rng.normal(0, error, place.shape), height, width)
-            records.append(write_frame(folder / side, "video", f"{frame:06d}.jpg", ids, labels, (width, height)))
-        categories = [{"id": category.category_id} for category in CATEGORIES]
+            records.append(
+                write_frame(folder / side, "video", f"{frame:06d}.jpg", ids, labels, (width, height), mmor().labels)
+            )
+        categories = [{"id": category.category_id} for category in mmor().labels.categories]
         files[side] = {"categories": categories, "annotations": [{"video_id": "video", "annotations": records}]}
     return Video(files, folder)
 
@@ -118,12 +120,13 @@ def compare_vpq(folder: Path, frames: int, width: int, height: int) -> None:
 
 def compare_pictures(width: int, height: int) -> None:
     """Print the times of colour lookup and of reduction."""
-    picture = COLORS[blobs(np.random.default_rng(0).uniform(0, 1, (23, 2)), height, width)]
-    labels = colors_to_labels(picture)
+    labels = mmor().labels
+    picture = labels.colors[blobs(np.random.default_rng(0).uniform(0, 1, (23, 2)), height, width)]
+    mask = labels.colors_to_labels(picture)
     print(f"mask pictures of {width}x{height} px, CPU ms; published code 1370 and 43")
     for name, ours, plain, value, aim in (
-        ("colours to labels", colors_to_labels, plain_labels, picture, 50),
-        ("reduction to 32x32", reduce_labels, plain_reduction, labels, 5),
+        ("colours to labels", labels.colors_to_labels, plain_labels, picture, 50),
+        ("reduction to 32x32", reduce_labels, plain_reduction, mask, 5),
     ):
         (fast, result), (slow, expected) = cpu_seconds(15, ours, value), cpu_seconds(3, plain, value)
         np.testing.assert_array_equal(result, expected)

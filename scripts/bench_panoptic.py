@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from operating_room.domain.categories import CATEGORIES
+from operating_room.domain.domain import mmor
 from panoptic_segmentation.inference.panoptic import CausalPanoptic, panoptic_video
 from panoptic_segmentation.inference.video import ctvis_frames, offline_video, online_frames
 from panoptic_segmentation.model.segmenter import SegmenterConfig, small_segmenter
@@ -68,7 +68,9 @@ def time_model(model: CTVIS | OnlineDVIS | OfflineDVIS, frames: int, size: tuple
         video = offline_video(model, windows(frames, size))
         sizes, watched = video.sizes, time.process_time()
         with torch.no_grad():
-            panoptic_video(scores(video.refined_logits).softmax(-1), video.masks(), sizes, len(CATEGORIES))
+            panoptic_video(
+                scores(video.refined_logits).softmax(-1), video.masks(), sizes, len(mmor().labels.categories)
+            )
         post = time.process_time() - watched
     else:
         seen = (
@@ -79,7 +81,7 @@ def time_model(model: CTVIS | OnlineDVIS | OfflineDVIS, frames: int, size: tuple
         post, causal = 0.0, None
         for frame in seen:
             watched = time.process_time()
-            causal = causal or CausalPanoptic(frame.sizes, len(CATEGORIES))
+            causal = causal or CausalPanoptic(frame.sizes, len(mmor().labels.categories))
             causal.add(scores(frame.logits), frame.masks)
             post += time.process_time() - watched
     watch.seconds["post-processing"] = post
@@ -108,10 +110,10 @@ def compare_models(frames: int, size: tuple[int, int]) -> None:
 def run_online(frames: int) -> None:
     """The online model and its post-processing over a long video; prints the largest memory so far in MiB."""
     torch.manual_seed(0)
-    model = OnlineDVIS(small_segmenter(len(CATEGORIES)), SMALL_VIDEO).eval()
+    model = OnlineDVIS(small_segmenter(len(mmor().labels.categories)), SMALL_VIDEO).eval()
     causal = None
     for frame in online_frames(model, windows(frames, (64, 64), length=3)):
-        causal = causal or CausalPanoptic(frame.sizes, len(CATEGORIES))
+        causal = causal or CausalPanoptic(frame.sizes, len(mmor().labels.categories))
         causal.add(scores(frame.logits), frame.masks)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 

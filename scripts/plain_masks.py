@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from operating_room.domain.categories import CATEGORIES
+from operating_room.domain.domain import mmor
 from panoptic_segmentation.scores.vpq import Quality
 
 Segments = Sequence[dict[str, Any]]
@@ -72,7 +72,7 @@ def plain_ids(path: Path) -> np.ndarray:
 def plain_labels(picture: np.ndarray) -> np.ndarray:
     """Colours to labels, one colour after the other."""
     labels = np.zeros(picture.shape[:2], np.uint8)
-    for category in CATEGORIES:
+    for category in mmor().labels.categories:
         labels[(picture == np.array(category.color)).all(-1)] = category.label
     return labels
 

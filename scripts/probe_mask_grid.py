@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import UInt8
 
-from operating_room.domain.categories import CATEGORIES
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import split_takes
 from operating_room.files.readers import read_label_mask
 from operating_room.recordings.dataset import Dataset
@@ -35,13 +35,13 @@ def main(data: Path, out: Path) -> None:
     records: dict[tuple[int, int], list[dict[str, Any]]] = {grid: [] for grid in GRIDS}
     for video in track(videos, "videos"):
         names = [path.name for path in video.pictures()]
-        perfect = [category_map(clean(read_label_mask(path)), SIZE) for path in video.masks()]
+        perfect = [category_map(clean(read_label_mask(path)), SIZE, mmor().labels) for path in video.masks()]
         for grid, there in records.items():
             folder, frames = _folder(out, grid), []
             for name, categories in zip(names, perfect):
                 ids = through_grid(categories, grid)
                 labels = [(int(category), int(category)) for category in np.unique(ids[ids > 0])]
-                frames.append(write_frame(folder, video.video_id, name, ids, labels, SIZE))
+                frames.append(write_frame(folder, video.video_id, name, ids, labels, SIZE, mmor().labels))
             there.append(write_video(folder, video.video_id, frames))
     print(f"| grid of masks | VPQ 4 | {' | '.join(NAMED)} |\n|---|---|{'---|' * len(NAMED)}")
     for grid, there in records.items():
@@ -58,7 +58,7 @@ def through_grid(
     categories: UInt8[np.ndarray, "height width"], grid: tuple[int, int]
 ) -> UInt8[np.ndarray, "height width"]:
     """Each category's mask averaged into the grid's cells, enlarged bilinearly, and the best above one half taken."""
-    masks = F.one_hot(torch.from_numpy(categories).long(), len(CATEGORIES)).permute(2, 0, 1)[None].float()
+    masks = F.one_hot(torch.from_numpy(categories).long(), len(mmor().labels.categories)).permute(2, 0, 1)[None].float()
     small = F.interpolate(masks, size=grid, mode="area")
     scores, best = F.interpolate(small, size=categories.shape, mode="bilinear", align_corners=False)[0, 1:].max(0)
     return torch.where(scores >= 0.5, best + 1, 0).numpy().astype(np.uint8)

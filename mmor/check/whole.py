@@ -58,10 +58,14 @@ def _steps(work: Path, device: torch.device) -> list[str]:
         notes.append(f"{what} {time.perf_counter() - start:.1f} s")
 
     timed("simulate", lambda: synthesize(data, [TAKE], SECONDS, SEED, size=(160, 120), workers=1))
-    videos = [replace(video, frames=video.frames[:FRAMES]) for video in find_videos(Dataset(data), [TAKE])]
+    recorded = Dataset(data)
+    videos = [replace(video, frames=video.frames[:FRAMES]) for video in find_videos(recorded, [TAKE])]
     timed("train segmenter", lambda: _train_segmenter(work, data))
     model_file = BUNDLED / SEGMENTER / "model.safetensors"
-    timed("segment", lambda: predict(*load_segmenter(model_file), videos, work / "masks", "check", model_file))
+    timed(
+        "segment",
+        lambda: predict(*load_segmenter(model_file, recorded.domain), videos, work / "masks", "check", model_file),
+    )
     timed("prepare", lambda: prepare(data, [TAKE], None))
     convert(data, data)
     timed("train scene graphs", lambda: _train_graphs(work, data))

@@ -110,9 +110,10 @@ def predict(
     if num_gpus > 1 and not is_started():
         start_processes(num_gpus)
         return
-    videos = first_frames(find_videos(*open_takes(data, take), annotated=not all_frames), limit)
+    dataset, takes = open_takes(data, take)
+    videos = first_frames(find_videos(dataset, takes, annotated=not all_frames), limit)
     config = read_test_config(model, config_file and experiment_file(config_file), overrides or ())
-    path = predict(*load(model, config), videos, out, name, model, share())
+    path = predict(*load(model, dataset.domain, config), videos, out, name, model, share())
     if is_first():
         typer.echo(f"predictions in {path}")
         if blend:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from operating_room.domain.domain import Domain, mmor
 from operating_room.domain.numbers import file_number
 from operating_room.domain.takes import FOURDOR, MMOR, OWN, SPLITS, TAKES, Take, find_take, split_takes
 from operating_room.errors import UserError
@@ -253,6 +254,7 @@ class Dataset:
         Raises:
             UserError: there is no dataset.
         """
+        self.domain: Domain = mmor()
         self.roots = find_roots(root)
         self.root = next(iter(self.roots.values())).parent  # the folder that holds them
         self._positional_views = positional_views

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from operating_room.files.readers import read_ids, read_picture
-from operating_room.recordings import layout
 from panoptic_segmentation.config.settings import ClipSettings
 from panoptic_segmentation.data.augmentation import draw_augmentation, resize_categories
 from panoptic_segmentation.data.ground_truth import TRAINING_ID_STEP, Size, Video
@@ -88,7 +87,7 @@ class ClipDataset(Dataset):
         if picture_path in self.cache:
             return self.cache[picture_path]
         picture = read_picture(picture_path)
-        if layout.is_station(video.camera):
+        if video.is_station:
             picture = resize_station(picture, self.canvas)
         categories = (read_ids(prepared_path) // TRAINING_ID_STEP).astype(np.uint8)
         if len(self.settings.shortest) > 1:

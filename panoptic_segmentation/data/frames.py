@@ -12,7 +12,6 @@ from torch import Tensor
 
 from operating_room.errors import UserError
 from operating_room.files.readers import read_picture
-from operating_room.recordings import layout
 from operating_room.work.ahead import Ahead
 from panoptic_segmentation.config.settings import InferenceSettings
 from panoptic_segmentation.data.ground_truth import Video
@@ -35,7 +34,7 @@ def windows(
     """
     paths = video.pictures()
     parts = [tuple(paths[start : start + settings.window]) for start in range(0, len(paths), settings.window)]
-    is_station = layout.is_station(video.camera)
+    is_station = video.is_station
     ahead = Ahead(lambda part: [_read(path, is_station, settings) for path in part])
     size: tuple[int, ...] | None = None
     for part, following in zip(parts, [*parts[1:], ()]):

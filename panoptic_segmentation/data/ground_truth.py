@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from operating_room.doctor.file_checks import check_shape
-from operating_room.domain.categories import CATEGORIES, COLORS, LABEL_TO_CATEGORY
-from operating_room.domain.takes import MMOR, Take
+from operating_room.domain.collection import Camera, Collection, Take
+from operating_room.domain.domain import Domain
+from operating_room.domain.labels import Labels
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.png import write_png
 from operating_room.files.readers import read_ids, read_json, read_label_mask
-from operating_room.recordings import layout
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.scores.fingerprints import fingerprint
 from operating_room.work.processes import is_first
@@ -48,10 +48,21 @@ class Video:
     """The annotated frames of one camera of one take, or a part of them."""
 
     root: Path  # of the take's dataset
+    domain: Domain
     take: Take
-    camera: str  # as `layout.SEGMENTATION_CAMERAS` names it
+    camera: str
     frames: tuple[str, ...]  # frame numbers in the order of time
     part: int | None = None
+
+    @property
+    def collection(self) -> Collection:
+        """The dataset of the take."""
+        return self.domain.collection(self.take)
+
+    @property
+    def is_station(self) -> bool:
+        """Whether its pictures are brought to the canvas first, whatever their shape (stage-1 specification, 4.1)."""
+        return self.collection.camera[self.camera].modality == "station_views"
 
     @property
     def whole_id(self) -> str:
@@ -65,16 +76,20 @@ class Video:
 
     def pictures(self) -> list[Path]:
         """The pictures of the frames."""
-        return [layout.segmentation_view(self.root, self.take, self.camera, frame) for frame in self.frames]
+        collection = self.collection
+        return [self.root / collection.picture(self.take, self.camera, frame) for frame in self.frames]
 
     def masks(self) -> list[Path]:
         """The annotated label masks of the frames."""
-        return [layout.label_mask(self.root, self.take, self.camera, frame) for frame in self.frames]
+        collection = self.collection
+        found = (collection.label_mask(self.take, self.camera, frame) for frame in self.frames)
+        return [self.root / mask for mask in found if mask is not None]
 
     def prepared(self, folder: Path, for_validation: bool = False) -> list[Path]:
         """The prepared pictures of the frames below `folder`: ids for training, or class colours for validation."""
-        root = folder / layout.ROOT_NAMES[self.take.dataset]
-        return [layout.panoptic_mask(root, self.take, self.camera, frame, for_validation) for frame in self.frames]
+        collection = self.collection
+        root = folder / collection.root
+        return [root / collection.panoptic_mask(self.take, self.camera, frame, for_validation) for frame in self.frames]
 
 
 def find_videos(
@@ -85,7 +100,7 @@ def find_videos(
     annotated: bool = True,
     with_pictures: bool = True,
 ) -> list[Video]:
-    """The videos of `takes`, MM-OR before 4D-OR; cameras without a frame have none.
+    """The videos of `takes`, MM-OR before 4D-OR, against the order of sample files; cameras without a frame have none.
 
     Takes without any, and annotated frames whose picture is lost, are named on standard error.
 
@@ -95,15 +110,19 @@ def find_videos(
         length: the largest number of frames of a video.
         overlap: frames that a part shares with the one before.
     """
+    domain = dataset.domain
+    require_categories(domain)
+    order = domain.datasets[::-1]
     videos: list[Video] = []
     empty = []
-    for take in sorted(takes, key=lambda take: take.dataset != MMOR):
+    for take in sorted(takes, key=lambda take: order.index(take.dataset)):
         recorded = dataset.take(take)
         before = len(videos)
-        for camera in layout.SEGMENTATION_CAMERAS[take.dataset]:
-            frames = _find_frames(recorded, camera, annotated, with_pictures)
+        for camera in domain.collection(take).labelled_cameras:
+            every = Video(recorded.root, domain, take, camera.name, _frame_numbers(recorded, camera))
+            frames = _with_files(every, recorded, annotated, with_pictures)
             parts = split_video(len(frames), length, overlap)
-            video = Video(recorded.root, take, camera, frames)
+            video = replace(every, frames=frames)
             if len(parts) == 1:
                 videos.append(video)
             else:
@@ -165,18 +184,18 @@ def clean(mask: UInt8[np.ndarray, "height width"], smallest: int = SMALLEST_AREA
     return cleaned
 
 
-def category_map(mask: UInt8[np.ndarray, "_ _"], size: Size) -> CategoryMap:
+def category_map(mask: UInt8[np.ndarray, "_ _"], size: Size, labels: Labels) -> CategoryMap:
     """Category ids of a cleaned label mask at `size`, nearest pixel; unknown labels become background."""
-    ids = LABEL_TO_CATEGORY[mask]
+    ids = labels.label_to_category[mask]
     rows, columns = (_nearest(old, new) for old, new in zip(mask.shape, reversed(size)))
     return ids[np.ix_(rows, columns)]
 
 
-def segment_records(categories: CategoryMap) -> list[dict[str, Any]]:
+def segment_records(categories: CategoryMap, labels: Labels) -> list[dict[str, Any]]:
     """The published records of a frame's segments: one per class, without background."""
     from scipy import ndimage
 
-    areas = np.bincount(categories.ravel(), minlength=len(CATEGORIES))
+    areas = np.bincount(categories.ravel(), minlength=len(labels.categories))
     records = []
     for category, place in enumerate(ndimage.find_objects(categories), start=1):
         if place is None:
@@ -190,7 +209,7 @@ def segment_records(categories: CategoryMap) -> list[dict[str, Any]]:
                 "bbox": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
                 "isthing": 0,
                 "iscrowd": 0,
-                "rgb2idcolor": CATEGORIES[category].color_id,
+                "rgb2idcolor": labels.categories[category].color_id,
             }
         )
     return records
@@ -218,23 +237,26 @@ def prepare(videos: Sequence[Video], folder: Path, name: str, size: Size = CANVA
     """
     if not videos:
         raise UserError("the chosen takes have no annotated frame; choose other takes or add segmentation exports")
-    path, index = ground_truth_path(folder, name), PreparedIndex(folder)
+    path, index, labels = ground_truth_path(folder, name), PreparedIndex(folder), videos[0].domain.labels
+    made_how = f"{size[0]}x{size[1]} {fingerprint([json.dumps(asdict(labels), sort_keys=True)])}"
     jobs: dict[Path, _Job] = {}
     for video in videos:
         # Station pictures are brought to the canvas whatever their shape.
-        pictures = [None] * len(video.frames) if layout.is_station(video.camera) else video.pictures()
+        pictures = [None] * len(video.frames) if video.is_station else video.pictures()
         made = zip(video.prepared(folder), video.prepared(folder, True))
         for mask, both, picture in zip(video.masks(), made, pictures):
-            state = state_of(mask, size)
+            state = state_of(mask, made_how)
             jobs[mask] = _Job(mask, both, picture, state, index.is_known(both, state))
     masks = fingerprint([json.dumps(_video_list(videos, size)), *(str(job.state.mask) for job in jobs.values())])
-    whole = State(masks, f"{size[0]}x{size[1]}")
+    whole = State(masks, made_how)
     if index.is_untouched([path], whole) and all(index.is_untouched(job.made, job.state) for job in jobs.values()):
         return read_json(path)
     records: dict[Path, list[dict[str, Any]]] = {}
     bad: list[str] = []
     new: dict[Sequence[Path], State] = {}
-    results = in_workers(partial(_prepare_frame, size=size), list(jobs.values()), workers, "ground truth", chunk=16)
+    results = in_workers(
+        partial(_prepare_frame, size=size, labels=labels), list(jobs.values()), workers, "ground truth", chunk=16
+    )
     try:
         for job, found in zip(jobs.values(), results):
             if isinstance(found, str):
@@ -257,6 +279,7 @@ def prepare(videos: Sequence[Video], folder: Path, name: str, size: Size = CANVA
 
 def ground_truth(videos: Sequence[Video], records: Mapping[Path, list[dict[str, Any]]], size: Size) -> dict[str, Any]:
     """The published ground-truth JSON (section 7.3) of `videos`, given the segment records of their masks."""
+    labels = videos[0].domain.labels
     annotations = []
     for video in videos:
         frames = []
@@ -264,7 +287,9 @@ def ground_truth(videos: Sequence[Video], records: Mapping[Path, list[dict[str, 
             segments = [segment | {"id": segment["rgb2idcolor"]} for segment in records[mask]]
             frames.append({"image_id": f"{video.video_id}_{i}", "file_name": picture.name, "segments_info": segments})
         annotations.append({"video_id": video.video_id, "annotations": frames})
-    categories = [{"id": c.category_id, "name": c.name, "isthing": 1, "color": list(c.color)} for c in CATEGORIES]
+    categories = [
+        {"id": c.category_id, "name": c.name, "isthing": 1, "color": list(c.color)} for c in labels.categories
+    ]
     return {"categories": categories, "videos": _video_list(videos, size), "annotations": annotations}
 
 
@@ -300,7 +325,7 @@ class _Job:
     is_known: bool  # what was made is of this state of the mask
 
 
-def _prepare_frame(job: _Job, size: Size) -> list[dict[str, Any]] | str:
+def _prepare_frame(job: _Job, size: Size, labels: Labels) -> list[dict[str, Any]] | str:
     """Write a mask's training and evaluation picture, unless they are there and whole; return its segment records.
 
     What is wrong with the mask is returned too, since an exception would end the work on all others.
@@ -310,38 +335,56 @@ def _prepare_frame(job: _Job, size: Size) -> list[dict[str, Any]] | str:
         with suppress(UserError):  # damaged: made again
             categories = (read_ids(training) // TRAINING_ID_STEP).astype(np.uint8)
             read_ids(evaluation)
-            return segment_records(categories)
+            return segment_records(categories, labels)
     try:
-        labels = read_label_mask(job.mask)
+        mask = read_label_mask(job.mask)
         if job.picture is not None:
-            check_shape(labels, job.mask, job.picture)
+            check_shape(mask, job.mask, job.picture)
     except UserError as error:
         return str(error)
-    categories = category_map(clean(labels), size)
-    ids = np.zeros((*categories.shape, 3), np.uint8)
-    ids[..., 0] = categories * TRAINING_ID_STEP  # below 256: the first of the three base-256 digits
-    write_png(evaluation, COLORS[categories])
+    categories = category_map(clean(mask), size, labels)
+    ids = np.zeros((*categories.shape, 3), np.uint8)  # the digits of base 256, the lowest first
+    ids[..., 1], ids[..., 0] = np.divmod(categories.astype(np.uint16) * TRAINING_ID_STEP, 256)
+    write_png(evaluation, labels.colors[categories])
     write_png(training, ids)
-    return segment_records(categories)
+    return segment_records(categories, labels)
 
 
-def _find_frames(recorded: RecordedTake, camera: str, annotated: bool, with_pictures: bool) -> tuple[str, ...]:
-    """Frame numbers with the wanted files (an annotated mask is not an interpolated one), in the order of time."""
-    root, take = recorded.root, recorded.take
-    if annotated and not recorded.list_folder(layout.label_mask_folder(root, take, camera)):
+def require_categories(domain: Domain) -> None:
+    """Of whoever segments.
+
+    Raises:
+        UserError: the domain has nothing to segment into.
+    """
+    if not domain.labels.categories:
+        raise UserError(
+            f"domain {domain.name} has no categories (labels: categories), so there is nothing to segment; "
+            "add those of its masks to its file"
+        )
+
+
+def _frame_numbers(recorded: RecordedTake, camera: Camera) -> tuple[str, ...]:
+    """The frame numbers of a camera, in the order of time."""
+    return tuple(numbers[camera.frame] for numbers in recorded.seconds.values() if camera.frame in numbers)
+
+
+def _with_files(video: Video, recorded: RecordedTake, annotated: bool, with_pictures: bool) -> tuple[str, ...]:
+    """The frames with the wanted files; an annotated mask is not an interpolated one."""
+    folder = video.collection.label_mask_folder(video.take, video.camera)
+    if annotated and (folder is None or not recorded.list_folder(video.root / folder)):
         return ()
-    key = layout.frame_key(take, camera)
-    frames = [numbers[key] for numbers in recorded.seconds.values() if key in numbers]
+    pictures = dict(zip(video.frames, video.pictures()))
+    frames = video.frames
     if annotated:
-        frames = [frame for frame in frames if _exists(recorded, layout.label_mask(root, take, camera, frame))]
+        frames = tuple(frame for frame, mask in zip(frames, video.masks()) if _exists(recorded, mask))
     if not with_pictures:
-        return tuple(frames)
-    seen = [frame for frame in frames if _exists(recorded, layout.segmentation_view(root, take, camera, frame))]
+        return frames
+    seen = tuple(frame for frame in frames if _exists(recorded, pictures[frame]))
     if annotated and len(seen) < len(frames) and is_first():
         lost = next(frame for frame in frames if frame not in set(seen))
-        path = layout.segmentation_view(root, take, camera, lost)
+        path = pictures[lost]
         print(f"{path}: not there, {len(frames) - len(seen)} annotated frames are left out", file=sys.stderr)
-    return tuple(seen)
+    return seen
 
 
 def _exists(recorded: RecordedTake, path: Path) -> bool:

@@ -21,15 +21,15 @@ _FILE = "index.json"
 
 @dataclass(frozen=True)
 class State:
-    """Size and time of a mask and the canvas it was resized to: what its prepared pictures follow from."""
+    """Size and time of a mask and how it was prepared: what its prepared pictures follow from."""
 
     mask: str | None  # None: it is not there
-    canvas: str
+    made_how: str  # the canvas it was resized to, and the digest of the categories
 
 
-def state_of(mask: Path, canvas: tuple[int, int]) -> State:
+def state_of(mask: Path, made_how: str) -> State:
     """The present state of a mask."""
-    return State(stamp_of(mask), f"{canvas[0]}x{canvas[1]}")
+    return State(stamp_of(mask), made_how)
 
 
 def stamp_of(path: Path) -> str | None:
@@ -49,11 +49,11 @@ class PreparedIndex:
 
     def is_known(self, pictures: Sequence[Path], state: State) -> bool:
         """Whether the pictures of a mask were made from this state of it."""
-        return self._known.get(self._key(pictures[0]), [])[:2] == [state.mask, state.canvas]
+        return self._known.get(self._key(pictures[0]), [])[:2] == [state.mask, state.made_how]
 
     def is_untouched(self, pictures: Sequence[Path], state: State) -> bool:
         """Whether besides they are as they were written; else they are looked at."""
-        entry = [state.mask, state.canvas, *map(stamp_of, pictures)]
+        entry = [state.mask, state.made_how, *map(stamp_of, pictures)]
         return None not in entry and self._known.get(self._key(pictures[0])) == entry
 
     def add(self, entries: Mapping[Sequence[Path], State]) -> None:
@@ -62,7 +62,7 @@ class PreparedIndex:
         Other processes may have noted something meanwhile: that is kept.
         """
         new = {
-            self._key(paths[0]): [state.mask, state.canvas, *map(stamp_of, paths)] for paths, state in entries.items()
+            self._key(paths[0]): [state.mask, state.made_how, *map(stamp_of, paths)] for paths, state in entries.items()
         }
         self._known = self._read() | new
         write_json(self._path, self._known)

@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from computing.machine import choose_device, require_memory, wait_for_others
-from operating_room.domain.categories import CATEGORIES
-from operating_room.domain.takes import OWN, Take, splits_of
+from operating_room.domain.domain import OWN, Domain
+from operating_room.domain.stored import store_domain
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path, write_json
 from operating_room.files.readers import read_json, read_picture
@@ -40,6 +40,7 @@ from panoptic_segmentation.data.ground_truth import Video, find_videos, first_fr
 from panoptic_segmentation.data.pictures import edge_size, resize_picture
 from panoptic_segmentation.inference import predictions
 from panoptic_segmentation.inference.panoptic import (
+    CTVIS_THINGS,
     CausalPanoptic,
     PanopticVideo,
     Sizes,
@@ -57,6 +58,7 @@ from panoptic_segmentation.inference.video import (
 from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS
 from panoptic_segmentation.weights.checkpoints import VideoModel, build_model, load_checkpoint, load_model
 from panoptic_segmentation.weights.model_card import ModelCard, read_card
+from panoptic_segmentation.weights.model_domain import require_model_domain
 
 ALL = Share()
 
@@ -66,7 +68,7 @@ class LeftOut(UserError):
 
 
 _MODEL_FILES = ("model.safetensors", "model_final.pth")  # of a folder, the first that is there
-_EXPORTED_SPLITS = ("train", "val", "test", "short_clips")
+_NO_FRAMES = "the chosen takes have no frame to predict; choose other takes, or all frames, not annotated ones"
 _MOST_INSTANCES = 255  # numbers that a picture of instances can show
 _BLEND = 0.5  # share of the class colour in a blend
 
@@ -103,17 +105,19 @@ def model_path(model: Path) -> Path:
     return path
 
 
-def load(model: Path, config: Config | None = None) -> tuple[VideoModel, InferenceSettings]:
+def load(model: Path, domain: Domain, config: Config | None = None) -> tuple[VideoModel, InferenceSettings]:
     """A trained model on the best device, and how it is to be used.
 
     Args:
         model: a .safetensors of ours, which says itself what it is, a published .pth, or a folder with one of them.
+        domain: of the takes; the model must have been trained for it.
         config: of a published checkpoint; its test settings also go before those of a file of ours.
 
     Raises:
-        UserError: no such file, or a .pth without configuration.
+        UserError: no such file, a .pth without configuration, or a model of another domain.
     """
     path = model_path(model)
+    require_model_domain(path, domain)
     if path.suffix == ".safetensors":
         loaded, card = load_model(path)
         settings = config.test if config else _own_settings(path, card)
@@ -155,19 +159,20 @@ def export_masks(
     Raises:
         UserError: see `predict`; where a picture is unreadable, all splits are predicted first.
     """
-    loaded, settings = load(model, read_test_config(model, config_file))
+    model_path(model)  # before the data are looked through
+    dataset = Dataset(data)
+    videos: dict[str, list[Video]] = {}
+    for video in first_frames(find_videos(dataset, dataset.choose(takes), annotated=annotated), limit):
+        videos.setdefault(_split_of(video), []).append(video)
+    if not videos:
+        raise UserError(_NO_FRAMES)
+    loaded, settings = load(model, dataset.domain, read_test_config(model, config_file))
     if isinstance(loaded, OfflineDVIS) and is_first():
         print(
             f"warning: {model} looks into the future; scene graphs from its masks could not be made live. "
             "The CTVIS model does not",
             file=sys.stderr,
         )
-    dataset = Dataset(data)
-    videos: dict[str, list[Video]] = {}
-    for video in first_frames(find_videos(dataset, dataset.choose(takes), annotated=annotated), limit):
-        videos.setdefault(_split_of(video.take), []).append(video)
-    if not videos:
-        predict(loaded, settings, [], output, "none", model)
     settings, problems = replace(settings, task=CAUSAL), []
     for split, chosen in videos.items():
         try:
@@ -205,12 +210,10 @@ def predict(
         UserError: there is no video, or `output` cannot be written or is another model's.
     """
     if not videos:
-        raise UserError(
-            "the chosen takes have no frame to predict; choose other takes, or all frames, not annotated ones"
-        )
+        raise UserError(_NO_FRAMES)
     if isinstance(model, OfflineDVIS):
         _check_memory(model, settings, videos)
-    _claim(output, model_path(origin), settings)
+    _claim(output, model_path(origin), settings, videos[0].domain)
     rank, processes, _ = share
     done, bad = _predict_videos(model, settings, videos[rank::processes], output)
     if processes > 1:
@@ -239,9 +242,15 @@ def _predict_videos(
 
 
 def segment_video(
-    model: VideoModel, settings: InferenceSettings, windows: Iterable[Float[Tensor, "frames 3 height width"]]
+    model: VideoModel,
+    settings: InferenceSettings,
+    windows: Iterable[Float[Tensor, "frames 3 height width"]],
+    things: int,
 ) -> Iterator[PanopticVideo]:
     """The panoptic result of a video, given its frames (RGB, 0..255) in windows: frame by frame, or all at once.
+
+    Classes below `things`, which are the categories, are objects; the published evaluator counts at least so many for
+    CTVIS.
 
     Without looking ahead, a query's class scores are those of the frame, or of its mean logits so far. The mean is good
     where training has taught queries to stay with their objects; else it loses 6 VPQ.
@@ -250,7 +259,7 @@ def segment_video(
     if isinstance(model, OfflineDVIS):
         video = offline_video(model, windows)
         sizes = _output_sizes(video.sizes, settings)
-        yield panoptic_video(video.probabilities, video.masks(), sizes, len(CATEGORIES), *thresholds)
+        yield panoptic_video(video.probabilities, video.masks(), sizes, things, *thresholds)
         return
     frames = ctvis_frames(model, windows) if isinstance(model, CTVIS) else online_frames(model, windows)
     if settings.task == WHOLE_VIDEO:
@@ -258,15 +267,15 @@ def segment_video(
         logits, masks = mean_logits(kept), [frame.masks for frame in kept]  # only masks wait in main memory
         sizes = _output_sizes(kept[0].sizes, settings)
         if isinstance(model, CTVIS):
-            yield ctvis_panoptic(logits, masks, sizes)
+            yield ctvis_panoptic(logits, masks, sizes, max(things, CTVIS_THINGS))
         else:
-            yield panoptic_video(logits.softmax(-1), masks, sizes, len(CATEGORIES), *thresholds)
+            yield panoptic_video(logits.softmax(-1), masks, sizes, things, *thresholds)
         return
     causal: CausalPanoptic | None = None
     for frame in frames:
         if causal is None:
             sizes = _output_sizes(frame.sizes, settings)
-            causal = CausalPanoptic(sizes, len(CATEGORIES), *thresholds, so_far=settings.running_mean)
+            causal = CausalPanoptic(sizes, things, *thresholds, so_far=settings.running_mean)
         yield causal.add(frame.logits, frame.masks)
 
 
@@ -295,15 +304,18 @@ def _predict_video(model: VideoModel, settings: InferenceSettings, video: Video,
     if done is not None:
         return done
     device = next(model.parameters()).device
-    results = segment_video(model, settings, windows(video, settings, device))
+    labels = video.domain.labels
+    results = segment_video(model, settings, windows(video, settings, device), len(labels.categories))
     frames = ((ids, result.segments) for result in results for ids in result.ids)
     records = []
     for name, (ids, segments) in zip(names, frames, strict=True):
-        labels = [(segment.id, segment.category_id) for segment in segments]
+        found = [(segment.id, segment.category_id) for segment in segments]
         numbers = {segment.id: segment.id for segment in segments}
         instances = numbers if max(numbers, default=0) <= _MOST_INSTANCES else None
         records.append(
-            predictions.write_frame(output, video.video_id, name, ids.numpy(), labels, settings.canvas, instances)
+            predictions.write_frame(
+                output, video.video_id, name, ids.numpy(), found, settings.canvas, labels, instances
+            )
         )
     return predictions.write_video(output, video.video_id, records)
 
@@ -328,12 +340,13 @@ def _check_memory(model: OfflineDVIS, settings: InferenceSettings, videos: Seque
         print(f"the offline model keeps the mask features of a whole video: {need / 1e9:.1f} GB for {frames} frames")
 
 
-def _split_of(take: Take) -> str:
-    """The split a take is exported with; takes of one's own have a file of their own."""
-    return next((split for split in _EXPORTED_SPLITS if split in splits_of(take)), OWN)
+def _split_of(video: Video) -> str:
+    """The split a take is exported with, the largest that it is in; takes of one's own have a file of their own."""
+    domain = video.domain
+    return max(domain.splits_of(video.take), key=lambda split: len(domain.split_takes(split)), default=OWN)
 
 
-def _claim(output: Path, origin: Path, settings: InferenceSettings) -> None:
+def _claim(output: Path, origin: Path, settings: InferenceSettings, domain: Domain) -> None:
     """Note in `output` which model its predictions are of.
 
     Raises:
@@ -345,6 +358,7 @@ def _claim(output: Path, origin: Path, settings: InferenceSettings) -> None:
     path = predictions.origin_path(output)
     if path.exists() and (others := _differences(path, claim)):
         raise UserError(f"{output}: holds predictions {others}; choose another folder for these (--out), those stay")
+    store_domain(path.parent, domain)
     write_json(path, claim)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from operating_room.domain.categories import CATEGORIES, COLORS
+from operating_room.domain.labels import Labels
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.png import png_form, write_png
@@ -23,7 +23,7 @@ from operating_room.files.readers import read_json
 from operating_room.recordings.layout import PREDICTION_ORIGIN
 
 Size = tuple[int, int]  # width, height in px
-Labels = Sequence[tuple[int, int]]  # segment id and category id, in the order in which the records are listed
+Segments = Sequence[tuple[int, int]]  # segment id and category id, in the order in which the records are listed
 
 
 def picture_path(output: Path, video_id: str, file_name: str) -> Path:
@@ -56,31 +56,33 @@ def write_frame(
     video_id: str,
     file_name: str,
     ids: Int[np.ndarray, "height width"],
-    labels: Labels,
+    segments: Segments,
     size: Size,
+    labels: Labels,
     instances: Mapping[int, int] | None = None,
 ) -> dict[str, Any]:
     """Write the picture of a frame, resized to `size`, and return its record.
 
     Args:
         ids: segment id per pixel at network resolution, 0 = nothing; areas and boxes are counted here.
-        labels: the video's segments; those without a pixel here or, where `size` is smaller, in the picture, and those
-            of a class beyond the 24 are left out: a record whose colour is nowhere could not be scored.
+        segments: those of the video; those without a pixel here or, where `size` is smaller, in the picture, and those
+            of a class beyond the categories are left out: a record whose colour is nowhere could not be scored.
         size: width and height of the picture.
+        labels: the categories of the domain.
         instances: segment id -> number of the object, 1 to 255, the same in all frames of the video (such as 1 + its
             query). If given, it is each record's `instance_id`, and a second picture shows it (`instance_path`).
     """
     from PIL import Image
     from scipy import ndimage
 
-    categories = np.zeros(max([0, *(number for number, _ in labels)]) + 1, np.uint8)
+    categories = np.zeros(max([0, *(number for number, _ in segments)]) + 1, np.uint8)
     numbers = np.zeros_like(categories)
     places, areas = ndimage.find_objects(ids), np.bincount(ids.ravel(), minlength=len(categories))
     shown = np.asarray(Image.fromarray(ids.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
     is_shown = np.bincount(shown.ravel(), minlength=len(categories)) > 0
     records = []
-    for number, category in labels:
-        if category >= len(CATEGORIES) or not is_shown[number]:
+    for number, category in segments:
+        if category >= len(labels.categories) or not is_shown[number]:
             continue
         categories[number] = category
         rows, columns = places[number - 1]
@@ -90,14 +92,14 @@ def write_frame(
                 "area": int(areas[number]),
                 "category_id": category,
                 "iscrowd": 0,
-                "id": CATEGORIES[category].color_id,
+                "id": labels.categories[category].color_id,
             }
         )
         if instances is not None:
             records[-1]["instance_id"] = numbers[number] = instances[number]
     if instances is not None:
         write_png(instance_path(output, video_id, file_name), numbers[shown][..., None])
-    colors = np.concatenate([COLORS, np.full((len(COLORS), 1), 255, np.uint8)], axis=1)
+    colors = np.concatenate([labels.colors, np.full((len(labels.colors), 1), 255, np.uint8)], axis=1)
     write_png(picture_path(output, video_id, file_name), colors[categories[shown]])
     return {"segments_info": records, "file_name": file_name}
 

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from operating_room.domain.stored import require_domain
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.readers import read_json, require
@@ -69,8 +70,8 @@ def predict_and_evaluate(
     if not config.weights:
         raise UserError("--eval-only needs a model; add MODEL.WEIGHTS and its file")
     origin = Path(config.weights)
-    model, settings = load(origin, config)
     dataset = Dataset(data)
+    model, settings = load(origin, dataset.domain, config)
     splits: dict[str, list[Video]] = {}
     for choice in config.test_choices:
         splits.setdefault(choice.split_name, []).extend(find_videos(dataset, choice.takes(dataset)))
@@ -158,8 +159,10 @@ def evaluate(
         workers: processes that prepare the ground truth.
 
     Raises:
-        UserError: predictions are missing or do not fit the ground truth.
+        UserError: predictions are missing, do not fit the ground truth or were made for another domain.
     """
+    if predictions.origin_path(output).exists() and videos:  # another program's tell nothing
+        require_domain(predictions.origin_path(output).parent, videos[0].domain)
     truth = prepare(videos, prepared, truth_name, canvas, workers)
     path = predictions.split_path(output, split_name)
     predicted, folder_of = _predictions_of(videos, _predicted_videos(path), path)

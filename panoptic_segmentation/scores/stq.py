@@ -15,8 +15,7 @@ from jaxtyping import Int
 
 from panoptic_segmentation.scores.overlap import VOID, Records, VideoOverlap
 
-_CLASSES = 124  # of the published script; a category beyond is an error of the files
-_UNLABELLED = _CLASSES  # one more row and column of the confusion matrix
+_UNLABELLED = -1  # the last row and column of a confusion matrix
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,14 @@ class SegmentationTrackingQuality:
 
 def tracking_quality(videos: Iterable[VideoOverlap]) -> SegmentationTrackingQuality:
     """STQ of `videos`."""
+    videos = list(videos)
+    classes = 1 + max((int(side.category.max(initial=0)) for v in videos for side in (v.truth, v.predicted)), default=0)
     per_video, lengths = {}, {}
     total_association, total_tubes = 0.0, 0
-    confusion = np.zeros((_CLASSES + 1, _CLASSES + 1), int)
+    confusion = np.zeros((classes + 1, classes + 1), int)
     for video in videos:
         association, tubes = _association(video)
-        mine = _confusion(video)
+        mine = _confusion(video, classes)
         per_video[video.video_id] = SequenceQuality(association / max(tubes, 1), _mean_iou(mine))
         lengths[video.video_id] = len(video.joint)
         total_association += association
@@ -81,12 +82,12 @@ def _tubes(records: Records) -> Int[np.ndarray, "frames ids"]:
     return np.searchsorted(found, numbers)
 
 
-def _confusion(video: VideoOverlap) -> Int[np.ndarray, "truth predicted"]:
+def _confusion(video: VideoOverlap, classes: int) -> Int[np.ndarray, "truth predicted"]:
     """Pixels per true and predicted class; true pixels without label are left out."""
     true_class, predicted_class = (
         np.where(records.place >= 0, records.category, _UNLABELLED) for records in (video.truth, video.predicted)
     )
-    confusion = np.zeros((_CLASSES + 1, _CLASSES + 1), int)
+    confusion = np.zeros((classes + 1, classes + 1), int)
     np.add.at(confusion, (true_class[:, :, None], predicted_class[:, None]), video.joint)
     confusion[_UNLABELLED] = 0
     return confusion

@@ -13,9 +13,10 @@ import torch
 
 from computing.machine import choose_device, gpus, half_dtype
 from computing.tracking import check_wandb
+from operating_room.domain.domain import Domain
+from operating_room.domain.stored import stored_domain
 from operating_room.errors import UserError
 from operating_room.files.readers import picture_size
-from operating_room.recordings import layout
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import cpu_threads
 from panoptic_segmentation.config.settings import Config, unused_summary
@@ -26,6 +27,7 @@ from panoptic_segmentation.training.trainer import KEPT, check_batch, readers
 from panoptic_segmentation.training.training_memory import Memory, Step, step_memory
 from panoptic_segmentation.weights.checkpoint_files import read_checkpoint
 from panoptic_segmentation.weights.checkpoints import VideoModel, build_model, check_architecture
+from panoptic_segmentation.weights.model_domain import require_classes, require_start_domain
 
 GB = 1e9  # bytes
 _OBJECTS = 12  # classes that one clip shows; few show more, and each adds little
@@ -50,14 +52,15 @@ def dry_run(
     Nothing is written, and no ground truth is prepared: whether each mask is good shows when it is.
     """
     problems: list[str] = []
-    videos = _videos(config, data, problems)
+    dataset = _dataset(config, data, problems)
+    videos = [] if dataset is None else _videos(config, dataset, problems)
     model = _outline(config)
     sections = [
         *([unused_summary(config)] if config.unused else []),
         _table_of_parts(model),
         *_data(config, videos),
         *_steps(config, videos, processes, problems),
-        *_start(config, model, output, resume, problems),
+        *_start(config, None if dataset is None else dataset.domain, model, output, resume, problems),
         *_files(config, model, output, problems),
         *_memory(config, videos, processes, problems),
     ]
@@ -67,10 +70,19 @@ def dry_run(
     return DryRun("\n".join([*sections, inputs, *(f"  {problem}" for problem in problems)]), problems)
 
 
-def _videos(config: Config, data: Path, problems: list[str]) -> list[Video]:
-    videos: list[Video] = []
+def _dataset(config: Config, data: Path, problems: list[str]) -> Dataset | None:
     try:
         dataset = Dataset(data)
+    except UserError as error:
+        problems.append(str(error))
+        return None
+    _told(problems, lambda: require_classes(config.segmenter, dataset.domain, "this training"))
+    return dataset
+
+
+def _videos(config: Config, dataset: Dataset, problems: list[str]) -> list[Video]:
+    videos: list[Video] = []
+    try:
         for name, choice in zip(config.train_data, config.train_choices):
             takes = choice.takes(dataset)
             there = find_videos(dataset, takes)
@@ -127,11 +139,13 @@ def _steps(config: Config, videos: Sequence[Video], processes: int, problems: li
     return lines
 
 
-def _start(config: Config, model: VideoModel, output: Path, resume: bool, problems: list[str]) -> list[str]:
-    """Where the weights come from."""
+def _start(
+    config: Config, domain: Domain | None, model: VideoModel, output: Path, resume: bool, problems: list[str]
+) -> list[str]:
+    """Where the weights come from; without data there is no domain that they could be strange to."""
     checkpoint = None
     try:
-        checkpoint = begin_folder(config, output, resume, look_only=True)
+        checkpoint = begin_folder(config, domain or stored_domain(output), output, resume, look_only=True)
     except UserError as error:
         problems.append(str(error))
     if checkpoint is not None:
@@ -141,6 +155,8 @@ def _start(config: Config, model: VideoModel, output: Path, resume: bool, proble
         return ["starts from nothing" + advice * (config.segmenter.norm == "frozen")]
     path = Path(config.weights)
     try:
+        if domain is not None:
+            require_start_domain(path, domain)
         report = check_architecture(path, read_checkpoint(path), model, complete=False)
     except UserError as error:
         problems.append(str(error))
@@ -226,7 +242,7 @@ def _picture_sizes(config: Config, videos: Sequence[Video]) -> set[tuple[int, in
     width, height = config.test.canvas
     sizes = {(height, width)} if not videos else set()
     for video in {(video.take, video.camera): video for video in videos}.values():
-        if layout.is_station(video.camera):
+        if video.is_station:
             sizes.add((height, width))
             continue
         try:

@@ -16,13 +16,15 @@ from computing.tracking import finish_wandb
 from computing.training_checkpoints import find_checkpoint, numbered_checkpoints, remove_half_written
 from computing.training_errors import one_line_errors
 from computing.training_progress import shown_progress
+from operating_room.domain.domain import Domain
+from operating_room.domain.stored import DomainNote, require_domain, store_domain
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import is_first, share
 from panoptic_segmentation.config.config_keys import MODEL_KEYS, STAY_KEYS
 from panoptic_segmentation.config.settings import Config, field_value, read_config, save_config, unused_summary
 from panoptic_segmentation.data.clips import ClipDataset, repeat_factors
-from panoptic_segmentation.data.ground_truth import Video, find_videos, prepare
+from panoptic_segmentation.data.ground_truth import Video, find_videos, prepare, require_categories
 from panoptic_segmentation.training.trainer import ClipTrainer, TrainedModel, readers, training_arguments
 from panoptic_segmentation.weights.checkpoints import (
     ModelCard,
@@ -31,6 +33,7 @@ from panoptic_segmentation.weights.checkpoints import (
     save_model,
     save_published,
 )
+from panoptic_segmentation.weights.model_domain import require_classes, require_start_domain
 
 MODEL_FILE, FINAL_FILE, CONFIG_FILE = "model.safetensors", "model_final.pth", "config.yaml"
 _SMALLER = "lower INPUT.SAMPLING_FRAME_NUM, the sizes in INPUT.MIN_SIZE_TRAIN or SOLVER.IMS_PER_BATCH"
@@ -70,9 +73,15 @@ def train(
     arguments = training_arguments(config, output, report_to)
     if config.unused and is_first():
         print(unused_summary(config))
+    dataset = Dataset(data)
+    domain = dataset.domain
+    require_categories(domain)
+    require_classes(config.segmenter, domain, "this training")
+    checkpoint = begin_folder(config, domain, output, resume)
+    if checkpoint is None and config.weights:
+        require_start_domain(Path(config.weights), domain)
     torch.manual_seed(config.seed)  # initial weights
     model = build_model(config.kind, config.segmenter, config.video)
-    checkpoint = begin_folder(config, output, resume)
     if checkpoint is None and config.weights:
         report = load_checkpoint(Path(config.weights), model, complete=False)
         if is_first():
@@ -80,7 +89,7 @@ def train(
     # The first process of all prepares for everybody. Where machines have disks of their own, the first of each other
     # machine finds nothing there and prepares, too; the rest only look.
     with arguments.main_process_first(local=False), arguments.main_process_first(local=True):
-        videos, classes = training_videos(config, data, prepared, workers)
+        videos, classes = training_videos(config, dataset, prepared, workers)
     threshold = config.clips.repeat_threshold
     clips = ClipDataset(
         videos,
@@ -98,28 +107,30 @@ def train(
     with one_line_errors(output, _SMALLER, "DATALOADER.NUM_WORKERS"):
         if is_first():
             save_config(config, output / CONFIG_FILE)
+            store_domain(output, domain)
         with shown_progress(trainer):
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finish_wandb()
     trainer.check_weights()
     if is_first():
-        card = ModelCard(config.kind, config.segmenter, config.video, asdict(config.test))
+        card = ModelCard(config.kind, config.segmenter, config.video, asdict(config.test), DomainNote.of(domain))
         save_model(path, trained.result, card, half)
         save_published(output / FINAL_FILE, trained.result, config.solver.steps - 1, config.losses)
     return path
 
 
-def begin_folder(config: Config, output: Path, resume: bool, look_only: bool = False) -> Path | None:
+def begin_folder(config: Config, domain: Domain, output: Path, resume: bool, look_only: bool = False) -> Path | None:
     """The checkpoint to go on from; what is wrong with newer ones is told, what a killed training has left is cleared.
 
     Args:
         config: the experiment.
+        domain: of the takes.
         output: folder of the training.
         resume: whether it may go on.
         look_only: tell and clear nothing.
 
     Raises:
-        UserError: the folder holds an earlier training that is not to be resumed, or that of another model.
+        UserError: the folder holds an earlier training that is not to be resumed, or that of another model or domain.
     """
     if not resume and (there := numbered_checkpoints(output)):
         raise UserError(f"{there[0]}: is of an earlier training; go on with --resume, or choose another folder")
@@ -130,6 +141,7 @@ def begin_folder(config: Config, output: Path, resume: bool, look_only: bool = F
             raise UserError(f"{model}: is a trained model without checkpoint; choose another folder with --out")
     else:
         _check_same_training(config, found.path)
+        require_domain(output, domain)
     if is_first() and not look_only:
         for line in found.left_out:
             print(line, file=sys.stderr)
@@ -158,12 +170,13 @@ def _check_same_training(config: Config, checkpoint: Path) -> None:
             raise UserError(f"{checkpoint}: {key} was {theirs!r} and is now {mine!r}; choose another folder with --out")
 
 
-def training_videos(config: Config, data: Path, prepared: Path, workers: int = 1) -> tuple[list[Video], list[set[int]]]:
+def training_videos(
+    config: Config, dataset: Dataset, prepared: Path, workers: int = 1
+) -> tuple[list[Video], list[set[int]]]:
     """The videos of the configured training data and the classes in each of their frames.
 
     Their ground truth is prepared below `prepared`.
     """
-    dataset = Dataset(data)
     videos, classes = [], []
     for choice in config.train_choices:
         chosen = find_videos(dataset, choice.takes(dataset))

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import safetensors
 
 from computing.loading import told_by_names
+from operating_room.domain.stored import DomainNote
 from operating_room.errors import UserError
 from panoptic_segmentation.model.segmenter import SegmenterConfig
 from panoptic_segmentation.model.video_models import VideoConfig
@@ -30,6 +31,7 @@ class ModelCard:
     segmenter: SegmenterConfig
     video: VideoConfig = field(default_factory=VideoConfig)  # of the tracker and the refiner
     preprocessing: dict[str, Any] = field(default_factory=dict)  # whatever inference must repeat, JSON values
+    domain: DomainNote | None = None  # whose categories it knows; None: MM-OR's
 
 
 def read_card(path: Path) -> ModelCard:
@@ -61,7 +63,8 @@ def read_card(path: Path) -> ModelCard:
     depths = (*segmenter.depths, segmenter.encoder_layers, segmenter.decoder_layers, video.depth)
     if not all(1 <= size <= _LARGEST for size in sizes) or max(depths) > _DEEPEST:
         raise UserError(f"{path}: its card has sizes that no model has; copy the file again")
-    return ModelCard(card["kind"], segmenter, video, card["preprocessing"])
+    note = None if card.get("domain") is None else typed(DomainNote, card["domain"], f"{path}: domain")
+    return ModelCard(card["kind"], segmenter, video, card["preprocessing"], note)
 
 
 def typed(kind: type[Settings], values: Any, where: str) -> Settings:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from operating_room.domain.categories import LABELS
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import MMOR, TAKES, Take, find_take, split_takes
 from operating_room.errors import UserError
 from operating_room.files.readers import (
@@ -73,7 +73,7 @@ def test_an_mmor_take_is_complete(root: Path, name: str) -> None:
         for camera in layout.SEGMENTATION_CAMERAS[take.dataset]:
             mask = read_label_mask(layout.label_mask(folder, take, camera, frames[layout.frame_key(take, camera)]))
             assert mask.shape == (32, 48)
-            assert set(np.unique(mask)) <= set(LABELS)
+            assert set(np.unique(mask)) <= set(mmor().labels.labels)
             assert len(np.unique(mask)) > 3
     assert len(read_json(layout.tracks(folder, take))) == start + 3
     samples, rate = read_audio(layout.recording(folder, take))

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from operating_room.domain.categories import colors_to_labels
+from operating_room.domain.domain import mmor
 from operating_room.files.readers import read_label_mask, read_picture, read_subtitles
 from operating_room.recordings.masks import reduce_labels
 from operating_room.recordings.transcripts import audio_window, spoken_texts
@@ -23,7 +23,7 @@ def segmask_downsample(folder: Path) -> Iterator[Result]:
         yield compare(case["input"], ours, read_label_mask(folder / case["expected"]), EXACT)
     if case := cases.get("colour_case"):
         name = case["input"].split()[0]  # the file name, with a remark after it
-        labels = colors_to_labels(read_picture(folder / name))
+        labels = mmor().labels.colors_to_labels(read_picture(folder / name))
         yield compare(f"{name} labels", labels, read_label_mask(folder / case["label"]), EXACT)
         expected = read_label_mask(folder / case["expected"])
         yield compare(f"{name} reduced", reduce_labels(labels, size), expected, EXACT)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import split_takes
 from operating_room.recordings import layout
 from operating_room.recordings.dataset import Dataset
@@ -19,6 +20,8 @@ from panoptic_segmentation.inference import predictions
 from panoptic_segmentation.scores import stq, vpq
 from panoptic_segmentation.scores.overlap import read_ids, read_overlaps
 from tests.parity.case import DOUBLE, EXACT, Result, compare, load_json
+
+LABELS = mmor().labels
 
 
 def vpq_case(folder: Path) -> Iterator[Result]:
@@ -65,7 +68,7 @@ def prediction_writing(folder: Path) -> Iterator[Result]:
             station = "simstation" in name
             size = ground_truth.CANVAS if station else tuple(case["image_size_w_h"])
             files = case["file_names"]
-            frames = [predictions.write_frame(output, name, *frame, labels, size) for frame in zip(files, ids)]
+            frames = [predictions.write_frame(output, name, *frame, labels, size, LABELS) for frame in zip(files, ids)]
             yield compare(f"{name} records", predictions.write_video(output, name, frames), theirs, EXACT)
             for file in files:
                 path = predictions.picture_path(output, name, file)
@@ -83,10 +86,12 @@ def panoptic_ground_truth(folder: Path) -> Iterator[Result]:
         cleaned = ground_truth.clean(mask)
         yield compare(f"{name} cleaned", cleaned, np.asarray(Image.open(folder / case["cleaned"]).convert("L")), EXACT)
         yield compare(f"{name} changed", int((cleaned != mask).sum()), case["n_changed_by_cleaning"], EXACT)
-        categories = ground_truth.category_map(cleaned, tuple(case["image_res_w_h"]))
+        categories = ground_truth.category_map(cleaned, tuple(case["image_res_w_h"]), LABELS)
         yield compare(f"{name} categories", categories, np.asarray(Image.open(folder / case["category_map"])), EXACT)
-        yield compare(f"{name} segments", ground_truth.segment_records(categories), case["segments_info"], EXACT)
-        colors = ground_truth.COLORS[categories].astype(int).sum((0, 1)).tolist()
+        yield compare(
+            f"{name} segments", ground_truth.segment_records(categories, LABELS), case["segments_info"], EXACT
+        )
+        colors = LABELS.colors[categories].astype(int).sum((0, 1)).tolist()
         yield compare(f"{name} colours", colors, case["sum_of_rgb_for_val_per_channel"], EXACT)
     for case in cases["splitting"]:
         count, length = case["n_frames"], case["max_video_length"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from operating_room.domain.categories import CATEGORIES, KNOWN_MISTAKES
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import find_take
 from operating_room.graphs.graph_files import load_samples
 from operating_room.graphs.memory import Memory, truncate
@@ -240,10 +240,10 @@ def category_table(path: Path) -> Iterator[Result]:
             "panoptic_id_train": category.category_id * 10,
             "segment_id_from_colour": category.color_id,
         }
-        for category in CATEGORIES
+        for category in mmor().labels.categories
     ]
     yield compare("classes", ours, facts["classes"], EXACT)
-    mistakes = {str(label): name for label, name in KNOWN_MISTAKES.items()}
+    mistakes = {str(label): name for label, name in mmor().labels.mistakes.items()}
     yield compare("known mistakes", mistakes, facts["likely_mistake_labels_ignored"], EXACT)
 
 

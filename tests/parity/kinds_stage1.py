@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from operating_room.domain.categories import colors_to_categories
+from operating_room.domain.domain import mmor
 from operating_room.files.readers import read_picture
 from panoptic_segmentation.config.settings import Rates
 from panoptic_segmentation.data import pictures
@@ -313,9 +313,11 @@ def _evaluated(prefix: str, case: Case, result: PanopticVideo) -> Iterator[Resul
     with TemporaryDirectory() as folder:
         for t, ids in enumerate(result.ids):
             name, size = f"{t}.png", (ids.shape[1], ids.shape[0])
-            records.append(predictions.write_frame(Path(folder), "video", name, ids.numpy(), labels, size))
+            records.append(
+                predictions.write_frame(Path(folder), "video", name, ids.numpy(), labels, size, mmor().labels)
+            )
             picture = read_picture(predictions.picture_path(Path(folder), "video", name))
-            class_maps.append(colors_to_categories(picture))
+            class_maps.append(mmor().labels.colors_to_categories(picture))
     yield pixels(f"{prefix}.class_map", np.stack(class_maps), case.tensors[f"{prefix}.class_map"])
     ours, theirs = (
         [sorted(frame["segments_info"], key=json.dumps) for frame in frames]

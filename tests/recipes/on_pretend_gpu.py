@@ -65,7 +65,7 @@ def segmenter_prediction(stage: str, task: str) -> None:
     model = small_model(config).model.eval().to(DEVICE)
     frames, _ = two_clips(config)
     windows = (window.to(DEVICE) for window in frames[0].split(2))
-    for video in segment_video(model, replace(config.test, task=task, score_threshold=0.0), windows):
+    for video in segment_video(model, replace(config.test, task=task, score_threshold=0.0), windows, 24):
         for ids in video.ids:
             ids.numpy()
 

@@ -55,7 +55,7 @@ def test_prediction_in_16_bits(stage: str, task: str, dtype: torch.dtype) -> Non
     model = small_model(config).model.eval()
     frames, _ = two_clips(config)
     with torch.inference_mode(), torch.autocast("cpu", dtype):
-        videos = list(segment_video(model, config.test, iter(frames[0].split(2))))
+        videos = list(segment_video(model, config.test, iter(frames[0].split(2)), 24))
     assert sum(len(video.ids) for video in videos) == len(frames[0])
 
 

@@ -96,7 +96,7 @@ def test_a_killed_prediction_ends_as_if_nothing_had_happened(tmp_path: Path) -> 
         "from panoptic_segmentation.data.ground_truth import find_videos;"
         "from panoptic_segmentation.inference.predict import load, predict; data, model, out = map(Path, sys.argv[1:]);"
         f"videos = find_videos(Dataset(data), [find_take('{TAKE.name}')], length=6);"
-        "predict(*load(model), videos, out, 'test', model)"
+        "predict(*load(model, videos[0].domain), videos, out, 'test', model)"
     )
     script = dies_in("panoptic_segmentation.inference.predictions", "write_video", 3) + script
     require_killed(start("-c", script, str(tmp_path / "data"), str(origin), str(tmp_path / "killed")))
@@ -104,7 +104,7 @@ def test_a_killed_prediction_ends_as_if_nothing_had_happened(tmp_path: Path) -> 
     assert not predictions.split_path(tmp_path / "killed", "test").exists()
     kept = first.stat().st_mtime_ns
     for folder in ("killed", "whole"):
-        predict(*load(origin), videos, tmp_path / folder, "test", origin)
+        predict(*load(origin, dataset.domain), videos, tmp_path / folder, "test", origin)
     assert first.stat().st_mtime_ns == kept
     files = {path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file()}
     for file in files:
@@ -170,7 +170,7 @@ def test_torchrun_alone_writes_the_prediction_file(tmp_path: Path) -> None:
     start_two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mmor.cli"]
     done = finished(*start_two, *command, str(tmp_path / "two"))
     assert done.stdout.count("predictions in") == 1
-    whole = predict(*load(origin), videos, tmp_path / "one", "test", origin)
+    whole = predict(*load(origin, dataset.domain), videos, tmp_path / "one", "test", origin)
     assert predictions.split_path(tmp_path / "two", "test").read_bytes() == whole.read_bytes()
     assert len(list((tmp_path / "two" / "inference" / "pan_pred").rglob("blend/*.jpg"))) == 14
     videos[1].pictures()[0].write_bytes(b"\xff\xd8")  # of the second process: told once, by the first

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from plain_masks import plain_reduction
 
-from operating_room.domain.categories import CATEGORIES, COLORS, LABELS, colors_to_categories, colors_to_labels
+from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.recordings.masks import reduce_labels
 
@@ -37,10 +37,11 @@ def test_too_small_a_map_is_refused() -> None:
 
 @given(arrays.arrays(np.uint8, st.tuples(st.integers(1, 5), st.integers(1, 5)), elements=st.integers(0, 24)))
 def test_colours_to_labels_and_back(numbers: np.ndarray) -> None:
-    colors = np.vstack([COLORS, np.array([[1, 2, 3]], np.uint8)])  # the last is of no category
+    labels = mmor().labels
+    colors = np.vstack([labels.colors, np.array([[1, 2, 3]], np.uint8)])  # the last is of no category
     picture = colors[numbers]
-    expected = np.where(numbers < len(CATEGORIES), numbers, 0)
+    expected = np.where(numbers < len(labels.categories), numbers, 0)
     transparent = np.dstack([picture, numbers])
     for given_picture in (picture, transparent, np.asfortranarray(picture), picture[::-1][::-1]):
-        np.testing.assert_array_equal(colors_to_categories(given_picture), expected)
-        np.testing.assert_array_equal(colors_to_labels(given_picture), LABELS[expected])
+        np.testing.assert_array_equal(labels.colors_to_categories(given_picture), expected)
+        np.testing.assert_array_equal(labels.colors_to_labels(given_picture), labels.labels[expected])

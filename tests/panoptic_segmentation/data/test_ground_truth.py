@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from operating_room.domain.categories import CATEGORIES, COLORS
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import Take, find_take
 from operating_room.errors import UserError
 from operating_room.files.readers import read_ids, read_label_mask
@@ -33,6 +33,7 @@ from panoptic_segmentation.data.ground_truth import (
 )
 
 TAKE = find_take("001_PKA")
+LABELS = mmor().labels
 
 
 def mask_of(*rows: str) -> np.ndarray:
@@ -82,18 +83,18 @@ def test_cleaning_erases_only_and_nothing_more_the_second_time(seed: int) -> Non
 
 def test_labels_become_categories_and_unknown_ones_background() -> None:
     mask = np.array([[0, 29], [14, 200]], np.uint8)
-    assert category_map(mask, (4, 2)).tolist() == [[0, 0, 23, 23], [0, 0, 0, 0]]
+    assert category_map(mask, (4, 2), LABELS).tolist() == [[0, 0, 23, 23], [0, 0, 0, 0]]
 
 
 def test_records_of_a_frame() -> None:
     categories = np.zeros((6, 8), np.uint8)
     categories[1:3, 2:7] = 5
-    (record,) = segment_records(categories)
+    (record,) = segment_records(categories, LABELS)
     assert record["id"] == 50
     assert record["area"] == 10
     assert record["bbox"] == [2, 1, 5, 2]
-    assert record["rgb2idcolor"] == CATEGORIES[5].color_id
-    assert segment_records(np.zeros((2, 2), np.uint8)) == []
+    assert record["rgb2idcolor"] == LABELS.categories[5].color_id
+    assert segment_records(np.zeros((2, 2), np.uint8), LABELS) == []
 
 
 @given(st.integers(0, 2000), st.integers(4, 300))
@@ -140,7 +141,7 @@ def test_from_a_take_to_prepared_pictures(tmp_path: Path) -> None:
     evaluation = np.asarray(Image.open(videos[0].prepared(tmp_path / "out", for_validation=True)[0]))
     assert training.shape == evaluation.shape == (24, 32, 3)
     assert training[10, 8].tolist() == [50, 0, 0]
-    assert evaluation[10, 8].tolist() == COLORS[5].tolist()
+    assert evaluation[10, 8].tolist() == LABELS.colors[5].tolist()
     assert not list((tmp_path / "data").rglob("panoptic_seg*"))
 
 

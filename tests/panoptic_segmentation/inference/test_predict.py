@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from computing.machine import seeded
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
 from operating_room.files.readers import read_ids
@@ -64,7 +65,7 @@ def new_model(path: Path, kind: str = "ctvis") -> Path:
 @pytest.mark.parametrize("kind", ["ctvis", "online", "offline"])
 def test_every_kind_of_model_writes_the_published_files(tmp_path: Path, videos: list[Video], kind: str) -> None:
     path = new_model(tmp_path / "model.safetensors", kind)
-    path = predict(*load(path), videos, tmp_path / "out", "train", path)
+    path = predict(*load(path, mmor()), videos, tmp_path / "out", "train", path)
     file = json.loads(path.read_text())
     assert [video["video_id"] for video in file["annotations"]] == [video.video_id for video in videos]
     frame = file["annotations"][0]["annotations"][0]
@@ -85,7 +86,7 @@ def test_every_kind_of_model_writes_the_published_files(tmp_path: Path, videos: 
 
 def test_an_interrupted_prediction_goes_on(tmp_path: Path, videos: list[Video]) -> None:
     origin = new_model(tmp_path / "model.safetensors")
-    model, settings = load(origin)
+    model, settings = load(origin, mmor())
     first = predict(model, settings, videos, tmp_path / "out", "train", origin).read_bytes()
     kept, lost = (
         predictions.picture_path(tmp_path / "out", videos[i].video_id, videos[i].pictures()[1].name) for i in (0, 1)
@@ -99,11 +100,11 @@ def test_an_interrupted_prediction_goes_on(tmp_path: Path, videos: list[Video]) 
 
 def test_predictions_of_two_models_do_not_mix(tmp_path: Path, videos: list[Video]) -> None:
     one, other = new_model(tmp_path / "one.safetensors"), new_model(tmp_path / "other.safetensors")
-    predict(*load(one), videos[:1], tmp_path / "out", "train", one)
+    predict(*load(one, mmor()), videos[:1], tmp_path / "out", "train", one)
     with pytest.raises(UserError, match=r"of another model, one\.safetensors; choose another folder") as caught:
-        predict(*load(other), videos[:1], tmp_path / "out", "train", other)
+        predict(*load(other, mmor()), videos[:1], tmp_path / "out", "train", other)
     assert "remove" not in str(caught.value)
-    model, settings = load(one)
+    model, settings = load(one, mmor())
     changed = r"OBJECT_MASK_THRESHOLD 0\.0 \(now 0\.5\); choose another folder for these \(--out\), those stay"
     with pytest.raises(UserError, match=changed):
         predict(model, replace(settings, score_threshold=0.5), videos[:1], tmp_path / "out", "train", one)
@@ -112,10 +113,10 @@ def test_predictions_of_two_models_do_not_mix(tmp_path: Path, videos: list[Video
 @pytest.mark.parametrize("text", ["null", "[]", "{}", "{", '{"model": "x", "sha256": 1}', '{"settings": 3}'])
 def test_a_folder_that_does_not_tell_its_model_is_left_alone(tmp_path: Path, videos: list[Video], text: str) -> None:
     origin = new_model(tmp_path / "model.safetensors")
-    predict(*load(origin), videos[:1], tmp_path / "out", "train", origin)
+    predict(*load(origin, mmor()), videos[:1], tmp_path / "out", "train", origin)
     predictions.origin_path(tmp_path / "out").write_text(text)
     with pytest.raises(UserError, match=r"model\.json does not tell .*choose another folder"):
-        predict(*load(origin), videos[:1], tmp_path / "out", "train", origin)
+        predict(*load(origin, mmor()), videos[:1], tmp_path / "out", "train", origin)
     with pytest.raises(UserError, match=r"model\.json"):
         predicted_size(tmp_path / "out")
 
@@ -134,7 +135,7 @@ def test_predictions_are_scored_at_their_own_size(
 ) -> None:
     assert scored_size(tmp_path / "foreign", (64, 48)) == (64, 48)
     origin = new_model(tmp_path / "model.safetensors")
-    predict(*load(origin), videos[:1], tmp_path / "out", "train", origin)
+    predict(*load(origin, mmor()), videos[:1], tmp_path / "out", "train", origin)
     assert scored_size(tmp_path / "out", None) == scored_size(tmp_path / "out", CANVAS) == CANVAS
     assert capsys.readouterr().err == ""
     assert scored_size(tmp_path / "out", (64, 48)) == CANVAS
@@ -159,7 +160,7 @@ def test_takes_can_be_predicted_one_after_the_other(
     dataset = Dataset(tmp_path / "data")
     both = find_videos(dataset, dataset.choose(None), length=6)
     origin = new_model(tmp_path / "model.safetensors")
-    model, settings = load(origin)
+    model, settings = load(origin, mmor())
     predict(model, settings, videos, tmp_path / "out", "train", origin)
     found = of_predicted_takes(both, tmp_path / "out", "train")
     assert found == videos
@@ -181,7 +182,7 @@ def test_a_first_try_of_a_few_frames(tmp_path: Path, videos: list[Video]) -> Non
     assert first_frames(videos, 6) == videos[:1]
     assert first_frames(videos, None) == first_frames(videos, 100) == videos
     origin = new_model(tmp_path / "model.safetensors")
-    model, settings = load(origin)
+    model, settings = load(origin, mmor())
     predict(model, settings, few, tmp_path / "out", "train", origin)
     evaluate(few, tmp_path / "out", "train", tmp_path / "prepared", TRUTH, CANVAS)
     whole = predict(model, settings, videos, tmp_path / "out", "train", origin).read_bytes()
@@ -194,7 +195,7 @@ def test_a_first_try_of_a_few_frames(tmp_path: Path, videos: list[Video]) -> Non
 
 def test_a_damaged_prediction_is_made_again(tmp_path: Path, videos: list[Video]) -> None:
     origin = new_model(tmp_path / "model.safetensors")
-    model, settings = load(origin)
+    model, settings = load(origin, mmor())
     predict(model, settings, videos, tmp_path / "out", "train", origin)
     arguments = (videos, tmp_path / "out", "train", tmp_path / "prepared", TRUTH, CANVAS)
     first = evaluate(*arguments)
@@ -216,7 +217,7 @@ def test_a_damaged_prediction_is_made_again(tmp_path: Path, videos: list[Video])
 def test_small_pictures_can_be_scored(tmp_path: Path, videos: list[Video]) -> None:
     """Segments that the network sees and a smaller picture does not."""
     origin = new_model(tmp_path / "model.safetensors")
-    model, settings = load(origin)
+    model, settings = load(origin, mmor())
     small = replace(settings, canvas=(4, 3), at_canvas=False)
     predict(model, small, videos, tmp_path / "out", "train", origin)
     evaluate(videos, tmp_path / "out", "train", tmp_path / "prepared", TRUTH, (4, 3))
@@ -226,17 +227,17 @@ def test_published_checkpoints_need_a_configuration(tmp_path: Path, videos: list
     path = tmp_path / "model_final.pth"
     save_published(path, build_model("ctvis", TINY.segmenter, TINY.video))
     with pytest.raises(UserError, match="give the configuration"):
-        load(path)
-    predict(*load(path, TINY), videos[:1], tmp_path / "out", "train", path)
+        load(path, mmor())
+    predict(*load(path, mmor(), TINY), videos[:1], tmp_path / "out", "train", path)
 
 
 def test_all_frames_can_be_predicted_and_evaluated(tmp_path: Path, videos: list[Video]) -> None:
     everything = find_videos(Dataset(tmp_path / "data"), [TAKE], length=6, annotated=False)
     assert sum(len(video.frames) for video in everything) > sum(len(video.frames) for video in videos)
     origin = new_model(tmp_path / "model.safetensors")
-    predict(*load(origin), everything, tmp_path / "out", "train", origin)
+    predict(*load(origin, mmor()), everything, tmp_path / "out", "train", origin)
     evaluate(videos, tmp_path / "out", "train", tmp_path / "prepared", TRUTH, CANVAS)
-    predict(*load(origin), everything[:1], tmp_path / "one", "train", origin)
+    predict(*load(origin, mmor()), everything[:1], tmp_path / "one", "train", origin)
     with pytest.raises(UserError, match="frames without prediction"):
         evaluate(videos, tmp_path / "one", "train", tmp_path / "prepared", TRUTH, CANVAS)
 
@@ -249,7 +250,11 @@ def test_the_truth_as_prediction_scores_100(tmp_path: Path, videos: list[Video])
         for picture, path in zip(video.pictures(), video.prepared(tmp_path / "prepared")):
             ids = (read_ids(path) // 10).astype(np.int32)
             labels = [(int(c), int(c)) for c in np.unique(ids) if c]
-            frames.append(predictions.write_frame(tmp_path / "out", video.video_id, picture.name, ids, labels, CANVAS))
+            frames.append(
+                predictions.write_frame(
+                    tmp_path / "out", video.video_id, picture.name, ids, labels, CANVAS, mmor().labels
+                )
+            )
         done.append(predictions.write_video(tmp_path / "out", video.video_id, frames))
     predictions.write_split(tmp_path / "out", "train", done)
     found = evaluate(videos[:1], tmp_path / "out", "train", tmp_path / "prepared", TRUTH, CANVAS)
@@ -262,10 +267,10 @@ def test_what_is_missing_is_named(tmp_path: Path, videos: list[Video]) -> None:
         evaluate(videos, tmp_path / "out", "val", tmp_path / "prepared", TRUTH, CANVAS)
     origin = new_model(tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="no frame to predict"):
-        predict(*load(origin), [], tmp_path / "out", "val", origin)
+        predict(*load(origin, mmor()), [], tmp_path / "out", "val", origin)
     videos[0].pictures()[3].write_bytes(b"\xff\xd8")
     with pytest.raises(UserError, match=rf"2 of 3 videos are not in it.*{videos[0].pictures()[3].name}"):
-        predict(*load(origin), videos, tmp_path / "out", "val", origin)
+        predict(*load(origin, mmor()), videos, tmp_path / "out", "val", origin)
     kept = json.loads(predictions.split_path(tmp_path / "out", "val").read_text())
     assert [video["video_id"] for video in kept["annotations"]] == [videos[2].video_id]
 
@@ -274,13 +279,17 @@ def test_frames_of_one_video_have_one_shape(tmp_path: Path, videos: list[Video])
     origin = new_model(tmp_path / "model.safetensors")
     Image.new("RGB", (10, 40)).save(videos[2].pictures()[-1])
     with pytest.raises(UserError, match=r"2 of 3 videos .* has other proportions"):
-        predict(*load(origin), videos, tmp_path / "out", "val", origin)
+        predict(*load(origin, mmor()), videos, tmp_path / "out", "val", origin)
 
 
-def test_a_full_disk_stops_with_the_path_and_keeps_what_is_done(tmp_path: Path, videos: list[Video]) -> None:
+def test_a_full_disk_stops_with_the_path_and_keeps_what_is_done(
+    tmp_path: Path, videos: list[Video], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A limit on the size of files stands for the full disk: the system refuses to write the rest of a picture."""
     origin = new_model(tmp_path / "model.safetensors")
-    model, settings = load(origin)
+    model, settings = load(origin, mmor())
+    # The copy of the domain is larger than the pictures, which are to be the first that have no room.
+    monkeypatch.setattr("panoptic_segmentation.inference.predict.store_domain", lambda *_: None)
     predict(model, settings, videos[:1], tmp_path / "out", "val", origin)
     size = max(path.stat().st_size for path in (tmp_path / "out").rglob("*.json"))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -297,7 +306,7 @@ def test_a_full_disk_stops_with_the_path_and_keeps_what_is_done(tmp_path: Path, 
 @pytest.mark.parametrize("kind", ["ctvis", "online"])
 def test_published_scores_are_of_the_whole_video(tmp_path: Path, videos: list[Video], kind: str) -> None:
     origin = new_model(tmp_path / "model.safetensors", kind)
-    model, settings = load(origin)
+    model, settings = load(origin, mmor())
     path = predict(model, replace(settings, task=WHOLE_VIDEO), videos[:1], tmp_path / "whole", "val", origin)
     frames = json.loads(path.read_text())["annotations"][0]["annotations"]
     assert len(frames) == len(videos[0].frames)
@@ -308,7 +317,7 @@ def test_published_scores_are_of_the_whole_video(tmp_path: Path, videos: list[Vi
 
 def test_nothing_found_is_an_empty_picture(tmp_path: Path, videos: list[Video]) -> None:
     origin = new_model(tmp_path / "model.safetensors")
-    model, settings = load(origin)
+    model, settings = load(origin, mmor())
     predict(model, replace(settings, score_threshold=1.0), videos, tmp_path / "out", "val", origin)
     with Image.open(
         predictions.picture_path(tmp_path / "out", videos[0].video_id, videos[0].pictures()[0].name)
@@ -319,10 +328,10 @@ def test_nothing_found_is_an_empty_picture(tmp_path: Path, videos: list[Video]) 
 
 @torch.inference_mode()
 def test_a_running_mean_carries_scores_on(tmp_path: Path, videos: list[Video]) -> None:
-    model, settings = load(new_model(tmp_path / "model.safetensors"))
+    model, settings = load(new_model(tmp_path / "model.safetensors"), mmor())
     frames = 255 * torch.rand(3, 3, 32, 42, generator=torch.Generator().manual_seed(0))
-    alone = list(segment_video(model, settings, [frames]))
-    mean = list(segment_video(model, replace(settings, running_mean=True), [frames]))
+    alone = list(segment_video(model, settings, [frames], 24))
+    mean = list(segment_video(model, replace(settings, running_mean=True), [frames], 24))
     assert [s.score for s in alone[0].segments] == [s.score for s in mean[0].segments]
     assert [s.score for s in alone[2].segments] != [s.score for s in mean[2].segments]
 
@@ -365,7 +374,7 @@ def test_a_damaged_picture_costs_no_other_split(tmp_path: Path) -> None:
 
 def test_blends_show_the_masks(tmp_path: Path, videos: list[Video]) -> None:
     origin = new_model(tmp_path / "model.safetensors")
-    predict(*load(origin), videos[:1], tmp_path / "out", "val", origin)
+    predict(*load(origin, mmor()), videos[:1], tmp_path / "out", "val", origin)
     write_blends(videos[:1], tmp_path / "out")
     picture = predictions.picture_path(tmp_path / "out", videos[0].video_id, videos[0].pictures()[0].name)
     blend = picture.parent / "blend" / f"{picture.stem}.jpg"
@@ -380,7 +389,7 @@ def test_an_interrupted_evaluation_goes_on(
     tmp_path: Path, videos: list[Video], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin = new_model(tmp_path / "model.safetensors")
-    predict(*load(origin), videos, tmp_path / "out", "val", origin)
+    predict(*load(origin, mmor()), videos, tmp_path / "out", "val", origin)
     arguments = (videos, tmp_path / "out", "val", tmp_path / "prepared", TRUTH, CANVAS)
     first = evaluate(*arguments)
     read: list[str] = []
@@ -402,7 +411,7 @@ def test_a_folder_without_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"output_CTVIS: no such model"):
         list(export_masks(tmp_path / "output_CTVIS", None, tmp_path, tmp_path / "out"))
     with pytest.raises(UserError, match=r"holds neither model\.safetensors nor model_final\.pth"):
-        load(tmp_path)
+        load(tmp_path, mmor())
     save_published(tmp_path / "model_final.pth", build_model("ctvis", TINY.segmenter, TINY.video))
     with pytest.raises(UserError, match=r"no config\.yaml beside it"):
         read_test_config(tmp_path, None, ["TEST.RUNNING_MEAN", "true"])
@@ -410,9 +419,9 @@ def test_a_folder_without_model_is_named(tmp_path: Path) -> None:
 
 def test_a_model_that_says_how_it_is_built_is_used_as_told(tmp_path: Path) -> None:
     path = new_model(tmp_path / "model.safetensors")
-    own = load(path)[1]
+    own = load(path, mmor())[1]
     config = read_test_config(path, None, ["INPUT.MIN_SIZE_TEST", "64", "MODEL.MASK_FORMER.TEST.TASK", "vps"])
-    assert load(path, config)[1] == replace(own, shortest=64, task="vps")
+    assert load(path, mmor(), config)[1] == replace(own, shortest=64, task="vps")
     with pytest.raises(UserError, match=r"SOLVER\.MAX_ITER: .* says itself how it is built; .*INPUT\.MIN_SIZE_TEST"):
         read_test_config(path, None, ["SOLVER.MAX_ITER", "4"])
     with pytest.raises(UserError, match=r"did you mean INPUT\.MIN_SIZE_TEST"):

@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from operating_room.domain.categories import CATEGORIES, COLORS
+from operating_room.domain.domain import mmor
 from operating_room.files.readers import read_ids
 from panoptic_segmentation.inference import predictions
+
+LABELS = mmor().labels
 
 
 def test_a_frame(tmp_path: Path) -> None:
@@ -23,19 +25,27 @@ def test_a_frame(tmp_path: Path) -> None:
     ids[1:3, 2:5] = 2
     ids[0, 0] = 3
     labels = [(1, 4), (2, 9), (3, 40)]  # without pixels here, ordinary, of a class beyond the 24
-    record = predictions.write_frame(tmp_path, "001_PKA_1", "camera01_colorimage-000100.jpg", ids, labels, (12, 8))
+    record = predictions.write_frame(
+        tmp_path, "001_PKA_1", "camera01_colorimage-000100.jpg", ids, labels, (12, 8), LABELS
+    )
     assert record["file_name"] == "camera01_colorimage-000100.jpg"
     (segment,) = record["segments_info"]
-    assert segment == {"bbox": [2, 1, 2, 1], "area": 6, "category_id": 9, "iscrowd": 0, "id": CATEGORIES[9].color_id}
+    assert segment == {
+        "bbox": [2, 1, 2, 1],
+        "area": 6,
+        "category_id": 9,
+        "iscrowd": 0,
+        "id": LABELS.categories[9].color_id,
+    }
     with Image.open(tmp_path / "inference" / "pan_pred" / "001_PKA_1" / "camera01_colorimage-000100.png") as image:
         assert (image.mode, image.size) == ("RGBA", (12, 8))
         pixels = np.asarray(image)
-    assert pixels[2, 4].tolist() == [*COLORS[9].tolist(), 255]
+    assert pixels[2, 4].tolist() == [*LABELS.colors[9].tolist(), 255]
     assert pixels[0, 0].tolist() == [0, 0, 0, 255]
 
 
 def test_nothing_predicted_is_a_black_picture(tmp_path: Path) -> None:
-    record = predictions.write_frame(tmp_path, "v", "a.jpg", np.zeros((4, 6), np.int32), [], (6, 4))
+    record = predictions.write_frame(tmp_path, "v", "a.jpg", np.zeros((4, 6), np.int32), [], (6, 4), LABELS)
     assert record["segments_info"] == []
     assert not np.asarray(Image.open(predictions.picture_path(tmp_path, "v", "a.jpg")).convert("RGB")).any()
 
@@ -44,7 +54,7 @@ def test_a_video_counts_as_done_when_all_of_it_is_there(tmp_path: Path) -> None:
     names = ["a.jpg", "b.jpg"]
     assert predictions.read_video(tmp_path, "v", names) is None
     ids = np.ones((4, 6), np.int32)
-    frames = [predictions.write_frame(tmp_path, "v", name, ids, [(1, 3)], (6, 4)) for name in names]
+    frames = [predictions.write_frame(tmp_path, "v", name, ids, [(1, 3)], (6, 4), LABELS) for name in names]
     assert predictions.read_video(tmp_path, "v", names) is None
     video = predictions.write_video(tmp_path, "v", frames)
     assert predictions.read_video(tmp_path, "v", names) == video
@@ -57,7 +67,7 @@ def test_a_video_counts_as_done_when_all_of_it_is_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["[]", "null", "{", '{"annotations": [1]}', '{"annotations": [], "video_id": "v"}'])
 def test_a_video_with_damaged_records_is_not_there(tmp_path: Path, damage: str) -> None:
-    frames = [predictions.write_frame(tmp_path, "v", "a.jpg", np.ones((4, 6), np.int32), [(1, 3)], (6, 4))]
+    frames = [predictions.write_frame(tmp_path, "v", "a.jpg", np.ones((4, 6), np.int32), [(1, 3)], (6, 4), LABELS)]
     predictions.write_video(tmp_path, "v", frames)
     assert predictions.read_video(tmp_path, "v", ["a.jpg"]) is not None
     predictions.video_path(tmp_path, "v").write_text(damage)
@@ -71,7 +81,8 @@ def test_a_video_with_a_damaged_picture_is_not_there(
 ) -> None:
     ids = np.ones((4, 6), np.int32)
     frames = [
-        predictions.write_frame(tmp_path, "v", name, ids, [(1, 3)], (6, 4), {1: 1}) for name in ("a.jpg", "b.jpg")
+        predictions.write_frame(tmp_path, "v", name, ids, [(1, 3)], (6, 4), LABELS, {1: 1})
+        for name in ("a.jpg", "b.jpg")
     ]
     predictions.write_video(tmp_path, "v", frames)
     assert predictions.read_video(tmp_path, "v", ["a.jpg", "b.jpg"]) is not None
@@ -106,7 +117,7 @@ def test_a_picture_smaller_than_the_network_lists_what_it_shows(tmp_path: Path) 
     ids[7, 7] = 3  # one of two segments of a class
     ids[0:2, 4:8] = 4
     labels = [(1, 3), (2, 5), (3, 7), (4, 7)]
-    record = predictions.write_frame(tmp_path, "v", "a.jpg", ids, labels, (4, 4), {n: n for n in range(1, 5)})
+    record = predictions.write_frame(tmp_path, "v", "a.jpg", ids, labels, (4, 4), LABELS, {n: n for n in range(1, 5)})
     listed = {segment["id"] for segment in record["segments_info"]}
     shown = set(np.unique(read_ids(predictions.picture_path(tmp_path, "v", "a.jpg"))).tolist()) - {0}
     assert listed == shown
@@ -122,7 +133,7 @@ def test_every_record_has_a_pixel_and_every_colour_a_record(seed: int, width: in
     ids = np.random.default_rng(seed).integers(0, 6, (7, 9)).astype(np.int32)
     with TemporaryDirectory() as folder:
         output, labels = Path(folder), [(n, 2 * n) for n in range(1, 6)]
-        record = predictions.write_frame(output, "v", "a.jpg", ids, labels, (width, height))
+        record = predictions.write_frame(output, "v", "a.jpg", ids, labels, (width, height), LABELS)
         shown = set(np.unique(read_ids(predictions.picture_path(output, "v", "a.jpg"))).tolist()) - {0}
     assert {segment["id"] for segment in record["segments_info"]} == shown
 

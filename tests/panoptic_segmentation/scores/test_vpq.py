@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from plain_masks import plain_window_sums
 
+from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from panoptic_segmentation.inference import predictions
 from panoptic_segmentation.scores.overlap import VideoOverlap, read_overlaps
@@ -139,7 +140,9 @@ def test_instance_numbers_show_what_class_colours_hide(tmp_path: Path) -> None:
     files: list[dict[str, Any]] = []
     for side, switch in (("truth", 99), ("predicted", 4)):
         frames = [
-            predictions.write_frame(tmp_path / side, "v", f"{i}.jpg", ids, [(1, 3)], (16, 12), {1: 1 + (i >= switch)})
+            predictions.write_frame(
+                tmp_path / side, "v", f"{i}.jpg", ids, [(1, 3)], (16, 12), mmor().labels, {1: 1 + (i >= switch)}
+            )
             for i, ids in enumerate(video)
         ]
         files.append(

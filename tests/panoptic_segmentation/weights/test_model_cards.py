@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from panoptic_segmentation.inference.predict import load
 from panoptic_segmentation.model.video_models import SMALL_VIDEO
@@ -49,7 +50,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_the_card_is_read_whole(file: Path) -> None:
-    _, settings = load(file)
+    _, settings = load(file, mmor())
     assert (settings.shortest, settings.canvas) == (96, (64, 48))
 
 
@@ -98,7 +99,7 @@ def test_odd_cards_are_one_sentence(file: Path, key: str, value: Any, problem: s
 
     rewrite(file, edit)
     with pytest.raises(UserError, match=problem) as error:
-        load(file)
+        load(file, mmor())
     assert str(file) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -107,7 +108,7 @@ def test_odd_cards_are_one_sentence(file: Path, key: str, value: Any, problem: s
 def test_cards_that_are_no_cards(file: Path, text: str) -> None:
     rewrite(file, lambda _header, _card: text)
     with pytest.raises(UserError, match="card"):
-        load(file)
+        load(file, mmor())
 
 
 def test_a_card_of_great_sizes_costs_no_memory(file: Path) -> None:
@@ -158,12 +159,12 @@ def _load_changed(folder: Path, form: str, edit: Callable[[torch.Tensor], torch.
 
 def test_the_wrong_kind_of_model_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is a scene-graph model \(mmor scene-graph infer\); choose another file"):
-        load(SHIPPED / "scene_graph_small")
+        load(SHIPPED / "scene_graph_small", mmor())
     torch.save({"model.layers.0.mlp.up_proj.weight": torch.zeros(2)}, tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match="holds no segmenter, but a language model"):
         load_checkpoint(tmp_path / "pytorch_model.bin", _model("ctvis"))
     with pytest.raises(UserError, match="holds neither"):
-        load(tmp_path)
+        load(tmp_path, mmor())
 
 
 @pytest.mark.parametrize("form", ["published", "ours"])

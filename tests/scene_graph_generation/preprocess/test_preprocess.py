@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 
-from operating_room.domain.categories import BY_ENTITY
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import MMOR, Take, find_take
 from operating_room.errors import UserError
 from operating_room.files.readers import read_audio
@@ -227,7 +227,7 @@ def test_interpolated_masks_fill_gaps(dataset: Dataset) -> None:
 
 def write_prediction(folder: Path, video: str, stem: str, entity: str) -> None:
     pixels = np.zeros((48, 64, 4), np.uint8)
-    pixels[10:30, 10:30] = (*BY_ENTITY[entity].color, 255)
+    pixels[10:30, 10:30] = (*mmor().labels.by_entity[entity].color, 255)
     write(folder / video / f"{stem}.png", picture("PNG", pixels))
 
 
@@ -239,7 +239,7 @@ def test_predicted_masks_of_whole_and_split_videos(dataset: Dataset, tmp_path: P
     write_prediction(predictions, "001_PKA_simstation2", "camera02_000202", "patient")
     write_prediction(predictions, "001_4DOR_2", "camera02_colorimage-000200", "patient")
     assert preprocess_masks(dataset, [TAKE, ROOMLESS], predictions).require() == 5
-    label = {entity: BY_ENTITY[entity].label for entity in ("nurse", "drill", "saw", "patient")}
+    label = {entity: mmor().labels.by_entity[entity].label for entity in ("nurse", "drill", "saw", "patient")}
     assert masks(dataset, TAKE, "000001") == {0: label["nurse"], 2: label["drill"]}
     assert masks(dataset, TAKE, "000002") == {2: label["saw"]}
     assert masks(dataset, TAKE, "000003") == {1: label["patient"]}  # a station camera stands in

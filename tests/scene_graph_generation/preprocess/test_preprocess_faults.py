@@ -18,7 +18,7 @@ import soundfile
 import torch
 
 from operating_room.doctor.file_checks import CHECKS
-from operating_room.domain.categories import BY_ENTITY
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
 from operating_room.files import atomic as files
@@ -217,7 +217,7 @@ def test_stereo_and_other_rates_are_prepared(root: Path) -> None:
 
 def test_predictions_of_another_split_are_named(root: Path, tmp_path: Path) -> None:
     pixels = np.zeros((48, 64, 3), np.uint8)
-    pixels[10:30, 10:30] = BY_ENTITY["nurse"].color
+    pixels[10:30, 10:30] = mmor().labels.by_entity["nurse"].color
     write(tmp_path / "pan_pred" / "002_PKA_1" / "camera01_colorimage-000100.png", picture("PNG", pixels))
     outcome = preprocess_masks(Dataset(root), [TAKE, OTHER], tmp_path / "pan_pred")
     assert outcome.written == 1

@@ -1,0 +1,74 @@
+"""The domain of what was made for one - a model, predictions - stored beside it; with another domain it is refused.
+
+What tells nothing is of MM-OR: published files are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from operating_room.domain.domain import Domain, mmor
+from operating_room.errors import UserError, one_line
+from operating_room.files.atomic import write_text
+
+DOMAIN_FILE = "domain.yaml"
+
+
+@dataclass(frozen=True)
+class DomainNote:
+    """Which domain a file was made for, noted inside it."""
+
+    name: str
+    digest: str  # `Domain.digest`
+
+    @classmethod
+    def of(cls, domain: Domain) -> DomainNote:
+        """The note of a domain."""
+        return cls(domain.name, domain.digest)
+
+
+def store_domain(folder: Path, domain: Domain) -> None:
+    """Write a copy of the domain into the folder of what is made for it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    write_text(folder / DOMAIN_FILE, domain.to_yaml())
+
+
+def stored_domain(folder: Path) -> Domain:
+    """The domain that what lies in a folder was made for: MM-OR's, if the folder holds no copy.
+
+    Raises:
+        UserError: the copy is damaged.
+    """
+    path = folder / DOMAIN_FILE
+    return Domain.read(path) if path.is_file() else mmor()
+
+
+def require_domain(made: Path, domain: Domain, note: DomainNote | None = None) -> None:
+    """Before what was made for one domain is used with another.
+
+    Args:
+        made: the file or folder that was made.
+        domain: what it is to be used with.
+        note: of the file, which goes before the copy beside it.
+
+    Raises:
+        UserError: it was made for another domain; one line says what differs.
+    """
+    if note is not None and note.digest == domain.digest:
+        return
+    there = stored_domain(made if made.is_dir() else made.parent)
+    if note is None and there.digest == domain.digest:
+        return
+    name, differences = there.name, domain.differences(there)
+    if note is not None and note.digest != there.digest:  # the copy is not there any more, or of something else
+        name, differences = note.name, [f"its {DOMAIN_FILE} is not beside it, so what differs is not known"]
+    raise UserError(
+        one_line(
+            f"{made}: was made for another domain than that of the takes, {name} (there) instead of {domain.name} "
+            f"(here): {'; '.join(differences)}. Choose one made for this domain"
+        )
+    )
