@@ -15,6 +15,7 @@ from operating_room.importers.egoexor.tables import (
     RATES,
 )
 from operating_room.importers.egoexor.takes import NO_NUMBER, Facts
+from operating_room.importers.egoexor.words import language
 
 TOLERANCE = 0.02  # by which a rate may differ from another one and still be it
 _SHOWN = 6  # names in a line
@@ -110,6 +111,11 @@ def _graphs(takes: Sequence[Facts]) -> Iterator[str]:
     share = f"{annotated / frames:.1%}" if frames else "none"
     each = f", {sum(take.triplets for take in takes) / annotated:.2f} triplets each" if annotated else ""
     yield f"scene graphs: {annotated} of {frames} frames ({share}){each}"
+    if annotated:
+        entities, predicates = (len(frozenset().union(*(take.words[kind] for take in takes))) for kind in (0, 1))
+        known = language()
+        told = f"{entities} entities of {len(known.entities)}, {predicates} predicates of {len(known.predicates)}"
+        yield f"words in scene graphs: {told}"
     for orders, told in _grouped([take for take in takes if take.annotated], lambda take: take.graph_orders):
         yield f"numbers in scene_graph: {' or '.join(orders)}: {told}"
 

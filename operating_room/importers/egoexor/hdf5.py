@@ -108,6 +108,9 @@ def dataset_at(group: h5py.Group, path: str) -> h5py.Dataset | None:
     found = member(group, path)
     if found is not None and not isinstance(found, h5py.Dataset):
         raise BadRecording(f"{where(found)}: is no array; {_AGAIN}")
+    if found is not None:
+        with told(where(found)):
+            _ = found.shape, found.dtype, found.chunks  # read here, where it is told if they are damaged
     return found
 
 
@@ -118,7 +121,10 @@ def names(group: h5py.Group) -> list[str]:
         BadRecording: it cannot be listed.
     """
     with told(where(group)):
-        return sorted(group, key=lambda name: (len(name), name) if name.isdecimal() else (0, name))
+        found = list(group)
+    if odd := [name for name in found if not isinstance(name, str)]:  # h5py gives bytes that are no UTF-8 as such
+        raise BadRecording(f"{where(group)}: has the name {str(odd[0])[:60]}, which is no text; {_AGAIN}")
+    return sorted(found, key=lambda name: (len(name), name) if name.isdecimal() else (0, name))
 
 
 def subgroups(group: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:

@@ -212,7 +212,7 @@ def _chosen(source: Path, recordings: Recordings, names: Sequence[str] | None) -
     there = {take.name: take for take in recordings.takes}
     for name in names or ():
         if name not in there:
-            why = next((problem for problem in recordings.problems if name in problem), None)
+            why = next((problem for problem in recordings.problems if f"take {name} " in problem), None)
             raise UserError(why or f"{source}: has no take {name}; it has {', '.join(there) or 'none'}")
     return list(recordings.takes) if names is None else [there[name] for name in dict.fromkeys(names)]
 

@@ -27,6 +27,7 @@ from operating_room.importers.egoexor.hdf5 import (
     member,
     names,
     open_hdf5,
+    told,
     where,
 )
 from operating_room.importers.egoexor.source import StoredTake, Tables, read_cameras
@@ -248,9 +249,10 @@ def _others(group: h5py.Group) -> Iterator[str]:
 
 def _fingerprint(cameras: tuple[str, ...], arrays: Mapping[str, h5py.Dataset]) -> str:
     """Of the form of a take and the packed size of its arrays: other recordings differ, and nothing need be read."""
+    sizes = {}
+    for name, each in arrays.items():
+        with told(where(each)):
+            sizes[name] = each.id.get_storage_size()
     return fingerprint(
-        [
-            *cameras,
-            *(f"{name} {array.shape} {array.dtype} {array.id.get_storage_size()}" for name, array in arrays.items()),
-        ]
+        [*cameras, *(f"{name} {each.shape} {each.dtype} {sizes[name]}" for name, each in arrays.items())]
     )

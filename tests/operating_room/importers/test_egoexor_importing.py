@@ -110,6 +110,7 @@ def test_first_contact(tmp_path: Path) -> None:
         "frames per second by the sound: 15.00: MISS_1_1, MISS_2_1, Ultrasound_1_1",
         "frames: 12 in 3 takes",
         "scene graphs: 6 of 12 frames (50.0%), 2.00 triplets each",
+        "words in scene graphs: 5 entities of 36, 3 predicates of 22",
         "numbers in scene_graph: subject, predicate, object: MISS_1_1, MISS_2_1, Ultrasound_1_1",
         "splits: 2 train, 1 val, 1 test",
         "splits name takes that are not in these files: MISS_4_1",
@@ -344,6 +345,12 @@ def test_chosen_takes(tmp_path: Path) -> None:
     assert list(import_egoexor(source, tmp_path / "out", takes=["Ultrasound_1_2"]).imported) == ["Ultrasound_1_2"]
     with pytest.raises(UserError, match="has no take MISS_1_1; it has Ultrasound_1_1, Ultrasound_1_2"):
         import_egoexor(source, tmp_path / "out", takes=["MISS_1_1"])
+    rows = split_rows(take := tiny_take(number=12))
+    source = write_legacy(tmp_path / "b.h5", [take, tiny_take()], {"train": rows[:1], "test": rows[1:]})
+    with pytest.raises(UserError, match="has no take Ultrasound_1_2; it has Ultrasound_1_1"):
+        import_egoexor(source, tmp_path / "out", takes=["Ultrasound_1_2"])
+    with pytest.raises(UserError, match="splits: take Ultrasound_1_12 has frames in test and in train"):
+        import_egoexor(source, tmp_path / "out", takes=["Ultrasound_1_12"])
 
 
 def test_correction_of_the_second_release_is_refused(tmp_path: Path) -> None:

@@ -259,6 +259,19 @@ def test_name_that_is_no_take(tmp_path: Path, name: str) -> None:
     assert "is no take: a name and two numbers are expected" in problem(tmp_path / "a.h5")
 
 
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    """As damage leaves them: h5py gives bytes for one, and fails at the other."""
+    write_legacy(tmp_path / "a.h5", [tiny_take()])
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["data/Ultrasound"].create_group(b"\xff\xfe")
+    assert "data/Ultrasound: has the name b'\\xff\\xfe', which is no text" in problem(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        write_splits(file, {"train": split_rows(tiny_take())})
+    data = (tmp_path / "a.h5").read_bytes()
+    (tmp_path / "a.h5").write_bytes(data.replace(b"take_id", b"ta\xcce_id"))
+    assert problem(tmp_path / "a.h5").startswith(f"{tmp_path / 'a.h5'}:/splits/train: cannot be read (")
+
+
 def test_links_out_of_the_file_are_not_followed(tmp_path: Path) -> None:
     """A file from strangers may name any other file of this machine."""
     write_legacy(tmp_path / "secret.h5x", [tiny_take()])
