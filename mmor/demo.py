@@ -97,7 +97,7 @@ def run_demo(out: Path, seconds: int, seed: int, train: bool) -> Path:
     dataset = Dataset(data)
     graphs_file = out / "scene_graphs.json"
     graphs = infer(SceneGraphGenerator(*load_model(models / GRAPHS)), dataset, {TAKE: None}, graphs_file)
-    scores = evaluate_graphs(truth, graphs_file, out / "scene_graph_scores.json")
+    scores = evaluate_graphs(truth, graphs_file, dataset.domain, out / "scene_graph_scores.json")
 
     print("5/5 writing the report")
     result = TakeResult(
@@ -110,7 +110,7 @@ def run_demo(out: Path, seconds: int, seed: int, train: bool) -> Path:
             for picture in video.pictures()
         },
         scores=scores,
-        constant_scores=score_constant_guess(training_graphs(), truth),
+        constant_scores=score_constant_guess(training_graphs(), truth, dataset.domain),
         quality=quality,
         note=f"Simulated take, seed {seed}, {seconds} s; small models trained on other simulated takes.",
     )

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from operating_room.domain.categories import BY_ENTITY, COLORS, LABEL_TO_CATEGORY, colors_to_categories
-from operating_room.domain.vocabulary import ENTITIES, PREDICATES
+from operating_room.domain.language import Language
 from operating_room.files import readers
 from operating_room.files.atomic import write_text
 from operating_room.graphs.scene_graph import Sample, Triplet, normalise
@@ -28,7 +28,6 @@ from operating_room.work.progress import track
 from panoptic_segmentation.scores import vpq
 
 VIEW_WIDTH = 320  # px, of the pictures in the page
-_SPELLING = {name.lower(): name for name in PREDICATES}
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,8 @@ def _page(result: TakeResult) -> dict[str, Any]:
             {"label": "timepoints", "value": str(len(moments))},
             {"label": "pairs of entities scored", "value": str(overall.predicates.total)},
         ],
-        "entities": list(ENTITIES),
-        "predicates": list(PREDICATES),
+        "entities": list(result.recorded.domain.language.entities),
+        "predicates": list(result.recorded.domain.language.predicates),
         "colors": {name: "#{:02x}{:02x}{:02x}".format(*c.color) for name, c in BY_ENTITY.items()},
         "moments": moments,
         "tables": [_predicate_table(overall, constant), _category_table(result.quality)],
@@ -85,18 +84,21 @@ def _moment(timepoint: Timepoint, sample: Sample, result: TakeResult) -> dict[st
     return {
         "frame_id": sample.frame_id,
         "views": list(_views(timepoint, result.masks)),
-        "triplets": compare_graphs(sample.triplets, result.graphs[sample.sample_id]),
+        "triplets": compare_graphs(sample.triplets, result.graphs[sample.sample_id], result.recorded.domain.language),
         "signals": _signals(timepoint),
     }
 
 
-def compare_graphs(truth: Iterable[Triplet], predicted: Iterable[Triplet]) -> list[tuple[str, str, str, str]]:
+def compare_graphs(
+    truth: Iterable[Triplet], predicted: Iterable[Triplet], language: Language
+) -> list[tuple[str, str, str, str]]:
     """Every true or predicted triplet with its verdict: right, missed (true only) or wrong (predicted only)."""
-    true = {known for known in map(normalise, truth) if known is not None}
-    found = {known for known in map(normalise, predicted) if known is not None}
+    true = {known for triplet in truth if (known := normalise(triplet, language)) is not None}
+    found = {known for triplet in predicted if (known := normalise(triplet, language)) is not None}
+    spelling = {predicate.lower(): predicate for predicate in language.predicates}
     verdicts = {triplet: "right" if triplet in found else "missed" for triplet in true}
     verdicts |= dict.fromkeys(found - true, "wrong")
-    return [(s, o, _SPELLING.get(p, p), verdict) for (s, o, p), verdict in sorted(verdicts.items())]
+    return [(s, o, spelling.get(p, p), verdict) for (s, o, p), verdict in sorted(verdicts.items())]
 
 
 def _views(timepoint: Timepoint, masks: Mapping[Path, Path]) -> Iterable[dict[str, str]]:

@@ -16,6 +16,7 @@ from random import Random
 
 from timing import cpu_seconds
 
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import split_takes
 from operating_room.graphs.graph_files import load_samples
 from operating_room.graphs.memory import Memory
@@ -80,7 +81,7 @@ def generated_samples() -> list[Sample]:
 
 def online_memory(samples: Sequence[Sample]) -> None:
     """What evaluation with online memory does besides running the model."""
-    memory = Memory()
+    memory = Memory(mmor().language.forgotten_spellings)
     for sample in samples:
         memory.text()
         memory.add(sample.triplets, int(sample.frame_id))
@@ -88,7 +89,7 @@ def online_memory(samples: Sequence[Sample]) -> None:
 
 def draw_similar(samples: Sequence[Sample]) -> None:
     """The similar samples of every sample, drawn as for training."""
-    finder, generator = SimilarSamples(samples), Random(0)
+    finder, generator = SimilarSamples(samples, mmor()), Random(0)
     for position in range(len(samples)):
         finder.draw(position, generator)
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import DATASETS, find_take
 from operating_room.graphs.graph_files import SPLIT_NAMES, load_predictions, load_samples
 from operating_room.recordings.dataset import Dataset, Timepoint
@@ -82,11 +83,11 @@ def main(model: Path, data: Path, relations: Path, out: Path, stride: int = 3, s
         usual = usual or predictions
         same = sum(predictions[sample.sample_id] == usual[sample.sample_id] for sample in samples)
         parts = [[s for s in samples if find_take(s.take_name).dataset == d] for d in reversed(DATASETS)]
-        f1 = [score(part, predictions).overall.macro_f1 for part in (samples, *parts)]
+        f1 = [score(part, predictions, mmor()).overall.macro_f1 for part in (samples, *parts)]
         print(f"| {name} | {' | '.join(f'{value:.3f}' for value in f1)} | {same} of {len(samples)} |", flush=True)
     training = relations / "relationships_train.json"
     if training.exists():
-        guess = score_constant_guess(load_samples(training), samples).overall.macro_f1
+        guess = score_constant_guess(load_samples(training), samples, mmor()).overall.macro_f1
         print(f"| constant guess | {guess:.3f} | | | |")
 
 

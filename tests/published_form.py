@@ -18,7 +18,7 @@ import sentencepiece
 import torch
 from torch import Tensor
 
-from operating_room.graphs.prompts import QUESTION
+from operating_room.domain.domain import mmor
 from panoptic_segmentation.weights.checkpoints import build_model, published_state
 from scene_graph_generation.config.settings import LanguageConfig, LoraConfig, MM2SGConfig, PoolerConfig, VisionConfig
 from scene_graph_generation.model.mm2sg import MM2SG
@@ -53,7 +53,10 @@ def write_language(folder: Path, with_vision: bool = False) -> None:
     sizes = LANGUAGE_SIZES
     write_json(folder / "config.json", llava_config())
     write_json(folder / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "max_length": 4096})
-    texts = [QUESTION, "A chat between a user and an assistant. USER: ASSISTANT: <SG> patient,saw,holding; </SG>"] * 20
+    texts = [
+        mmor().language.question,
+        "A chat between a user and an assistant. USER: ASSISTANT: <SG> patient,saw,holding; </SG>",
+    ] * 20
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts), model_prefix=str(folder / "tokenizer"), model_type="bpe",
         vocab_size=sizes.vocabulary, hard_vocab_limit=False, byte_fallback=True, split_digits=True,

@@ -14,6 +14,7 @@ from mmor.cli.options import (
     BitsOption,
     Data,
     Device,
+    DomainFile,
     Limit,
     MaxNewTokens,
     Relations,
@@ -27,6 +28,7 @@ from mmor.cli.options import (
     choose_samples,
     finish,
     load_split,
+    open_dataset,
     samples_folder,
 )
 from mmor.cli.scene_graph import train_model
@@ -48,6 +50,7 @@ PublishedMemory = Annotated[
 def labels(
     out: Annotated[Path, typer.Option(help="Folder that gets the three label folders.")],
     data: Data = Path("data"),
+    domain: DomainFile = None,
     relations: Relations = None,
     split: Split = "train",
     rules: RuleFile = None,
@@ -56,17 +59,18 @@ def labels(
     """Collect the labels of a split. The dataset's own, or derived from its scene graphs where it has none."""
     from collections import Counter
 
-    from operating_room.recordings.dataset import Dataset
     from operating_room.scores.downstream import label_class
     from operating_room.scores.downstream_rules import OUR_FILE, collect_labels, load_rules
 
-    dataset, samples = Dataset(data), load_split(relations, split, data)
-    collected = collect_labels(dataset, samples, load_rules(rules or OUR_FILE), out, derive_all)
+    dataset = open_dataset(data, domain)
+    samples = load_split(relations, split, dataset)
+    collected = collect_labels(dataset, samples, load_rules(rules or OUR_FILE, dataset.domain), out, derive_all)
     for take, sources in collected.sources.items():
         typer.echo(f"{take}: " + ", ".join(f"{task} from {source}" for task, source in sources.items()))
-    for task, takes in collected.labels.items():
+    for name, takes in collected.labels.items():
+        task = dataset.domain.task(name)
         counts = Counter(label_class(task, label) for of_take in takes.values() for label in of_take.values())
-        typer.echo(f"{task}: " + ", ".join(f"{name} {count}" for name, count in counts.most_common()))
+        typer.echo(f"{name}: " + ", ".join(f"{label} {count}" for label, count in counts.most_common()))
     typer.echo(f"labels in {out}")
     finish(collected.problems)
 
@@ -74,6 +78,7 @@ def labels(
 @app.command("samples")
 def samples(
     data: Data = Path("data"),
+    domain: DomainFile = None,
     relations: Relations = None,
     split: Split = "train",
     out: SamplesFolder = None,
@@ -84,21 +89,20 @@ def samples(
     published_memory: PublishedMemory = False,
     seed: Seed = 0,
 ) -> None:
-    """Write the training JSON of all three tasks. In the published mixture."""
+    """Write the training JSON of all tasks. In the published mixture."""
     from random import Random
 
     from operating_room.errors import UserError
-    from operating_room.recordings.dataset import Dataset
     from operating_room.scores.downstream import read_labels
-    from scene_graph_generation.samples.downstream_samples import TASKS, downstream_file_name, downstream_records
+    from scene_graph_generation.samples.downstream_samples import downstream_file_name, downstream_records
     from scene_graph_generation.samples.sample_files import write_samples
 
-    truth = load_split(relations, split, data)
-    dataset = Dataset(data)
-    known, problems = read_labels(dataset, truth, TASKS, labels)
+    dataset = open_dataset(data, domain)
+    truth = load_split(relations, split, dataset)
+    known, problems = read_labels(dataset, truth, labels)
     generator = Random(seed)
     records = downstream_records(
-        truth, known, generator, per_timepoint, temporal_augmentation, drop_history, published_memory
+        truth, known, dataset.domain, generator, per_timepoint, temporal_augmentation, drop_history, published_memory
     )
     path = samples_folder(out, dataset.root) / downstream_file_name(
         split, temporal_augmentation, drop_history, published_memory
@@ -140,6 +144,7 @@ def evaluate(
         ),
     ] = None,
     data: Data = Path("data"),
+    domain: DomainFile = None,
     relations: Relations = None,
     split: Split = "test",
     take: ScoredTakes = None,
@@ -154,7 +159,6 @@ def evaluate(
 ) -> None:
     """Answer and score the three tasks. From true or predicted scene graphs; breaches also by the sterility rule."""
     from operating_room.errors import UserError
-    from operating_room.recordings.dataset import Dataset
     from operating_room.scores.downstream_rules import OUR_FILE, load_rules
     from scene_graph_generation.inference.downstream import evaluate_downstream, read_graphs
     from scene_graph_generation.inference.evaluate import require_results
@@ -165,7 +169,8 @@ def evaluate(
     if graphs is not None and os.path.realpath(out) == os.path.realpath(graphs):
         raise UserError(f"{out}: holds the graphs, which the results would replace; choose another output")
     rule_file = rules or OUR_FILE
-    truth = choose_samples(load_split(relations, split, data), take, limit)
+    dataset = open_dataset(data, domain)
+    truth = choose_samples(load_split(relations, split, dataset), take, limit, dataset.domain)
     about = {
         "folder": None if model_path is None else str(model_path),
         "split": split,
@@ -180,10 +185,10 @@ def evaluate(
             typer.echo(f"note: {model_path} {told} are chance", err=True)
     evaluation = evaluate_downstream(
         generator,
-        Dataset(data),
+        dataset,
         truth if graphs is None else read_graphs(graphs),
         truth,
-        load_rules(rule_file).sterility_breach,
+        load_rules(rule_file, dataset.domain).sterility_breach,
         out,
         about,
         labels,

@@ -17,6 +17,7 @@ from mmor.cli.options import (
     BitsOption,
     Data,
     Device,
+    DomainFile,
     Limit,
     MaxNewTokens,
     Relations,
@@ -24,14 +25,18 @@ from mmor.cli.options import (
     Split,
     Takes,
     choose_samples,
+    chosen_domain,
     finish,
     load_split,
+    open_dataset,
     open_takes,
     split_file,
 )
 
 if TYPE_CHECKING:
+    from operating_room.domain.domain import Domain
     from operating_room.graphs.scene_graph import Sample
+    from operating_room.recordings.dataset import Dataset
     from scene_graph_generation.inference.evaluate import Evaluation
     from scene_graph_generation.inference.generator import SceneGraphGenerator
 
@@ -61,6 +66,7 @@ def infer(
     model: Annotated[Path, typer.Option(*MODEL, help="Folder of the model.")],
     out: Annotated[Path, typer.Option(help="Predictions JSON.")],
     data: Data = Path("data"),
+    domain: DomainFile = None,
     take: Takes = None,
     memory: Annotated[bool, typer.Option(help="Each prompt has the memory of the take's own predictions.")] = True,
     batch_size: BatchSize = 8,
@@ -74,7 +80,7 @@ def infer(
     from scene_graph_generation.inference.infer import answers_path, first_frames, infer, seen_of
 
     answers_path(out)  # refuses an unusable name before a model is loaded
-    dataset, takes = open_takes(data, take)
+    dataset, takes = open_takes(data, domain, take)
     generator = load_generator(model, device, bits, batch_size, max_new_tokens)
     check_sees(generator, model)
     predictions = infer(generator, dataset, first_frames(dataset, takes, limit), out, memory, batch_size)
@@ -92,6 +98,7 @@ def evaluate(
     ] = None,
     config: ConfigOption = Config.MMOR,
     data: Data = Path("data"),
+    domain: DomainFile = None,
     relations: Relations = None,
     split: Split = "test",
     take: ScoredTakes = None,
@@ -110,7 +117,6 @@ def evaluate(
 ) -> None:
     """Score a model or a predictions file. A run that was interrupted is continued."""
     from operating_room.errors import UserError
-    from operating_room.recordings.dataset import Dataset
     from scene_graph_generation.inference.evaluate import evaluate_file, require_results
     from scene_graph_generation.inference.evaluate_all import results_path
 
@@ -118,14 +124,15 @@ def evaluate(
         require_results(out)
     if (model_path is None) == (predictions is None):
         raise UserError("evaluate needs either --model-path FOLDER or --predictions FILE")
-    samples = choose_samples(load_split(relations, split, data), take, limit)
-    truth = split_file(relations or Dataset(data).root, split)
+    dataset = open_dataset(data, domain)
+    samples = choose_samples(load_split(relations, split, dataset), take, limit, dataset.domain)
+    truth = split_file(relations or dataset.root, split)
     if predictions is not None:
-        evaluation = evaluate_file(samples, predictions, out, truth)
+        evaluation = evaluate_file(samples, predictions, dataset.domain, out, truth)
     else:
         assert model_path is not None
-        out = out or results_path(model_path, _results_name(config, split, take, limit))
-        run = _Evaluator(samples, truth, config, split, data, batch_size, device, bits, max_new_tokens)
+        out = out or results_path(model_path, _results_name(config, split, take, limit, dataset.domain))
+        run = _Evaluator(samples, truth, config, split, dataset, batch_size, device, bits, max_new_tokens)
         evaluation = run(model_path, out)
     typer.echo(str(evaluation))
     if out is not None:
@@ -139,6 +146,7 @@ def evaluate_all(
     folder: Annotated[Path, typer.Argument(help="Folder of a training, with its checkpoints.")],
     config: ConfigOption = Config.MMOR,
     data: Data = Path("data"),
+    domain: DomainFile = None,
     relations: Relations = None,
     split: Split = "test",
     take: ScoredTakes = None,
@@ -152,13 +160,13 @@ def evaluate_all(
 ) -> None:
     """Evaluate all checkpoints of a training. What was evaluated already is kept; one table of all."""
     from computing.tracking import finish_wandb
-    from operating_room.recordings.dataset import Dataset
     from scene_graph_generation.inference import evaluate_all
 
-    name = _results_name(config, split, take, limit)
-    samples = choose_samples(load_split(relations, split, data), take, limit)
-    truth = split_file(relations or Dataset(data).root, split)
-    run = _Evaluator(samples, truth, config, split, data, batch_size, device, bits, max_new_tokens, aside=True)
+    dataset = open_dataset(data, domain)
+    name = _results_name(config, split, take, limit, dataset.domain)
+    samples = choose_samples(load_split(relations, split, dataset), take, limit, dataset.domain)
+    truth = split_file(relations or dataset.root, split)
+    run = _Evaluator(samples, truth, config, split, dataset, batch_size, device, bits, max_new_tokens, aside=True)
     log = None if wandb is None else _wandb_log(wandb, f"{folder.name} {name}")
     table = evaluate_all.evaluate_all(folder, name, run, run.about, every, log)
     finish_wandb()
@@ -171,11 +179,13 @@ def evaluate_all(
 def compare(
     first: Annotated[Path, typer.Argument(help="Results JSON of `evaluate`.")],
     second: Annotated[Path, typer.Argument(help="Another one of the same task.")],
+    domain: Annotated[Path | None, typer.Option(help="Domain file (default: MM-OR with 4D-OR).")] = None,
 ) -> None:
     """Tell what changed between two evaluations. Also whether it is more than chance."""
+    from operating_room.domain.domain import mmor
     from operating_room.scores.comparison import compare
 
-    typer.echo(str(compare(first, second)))
+    typer.echo(str(compare(first, second, chosen_domain(domain) or mmor())))
 
 
 def load_generator(
@@ -215,7 +225,7 @@ class _Evaluator:
     truth: Path  # the file they are from
     config: Config
     split: str
-    data: Path
+    dataset: Dataset
     batch_size: int
     device: str | None
     bits: Bits | None
@@ -223,7 +233,6 @@ class _Evaluator:
     aside: bool = False  # texts of another model at the place of ours are put aside, not refused
 
     def __call__(self, model: Path, out: Path) -> Evaluation:
-        from operating_room.recordings.dataset import Dataset
         from scene_graph_generation.inference.answers import put_aside
         from scene_graph_generation.inference.evaluate import evaluate_model
         from scene_graph_generation.inference.evaluate_all import weights_fingerprint
@@ -243,9 +252,7 @@ class _Evaluator:
             "config": str(self.config),
             "split": self.split,
         }
-        return evaluate_model(
-            generator, Dataset(self.data), self.samples, out, about, memory, self.batch_size, self.truth
-        )
+        return evaluate_model(generator, self.dataset, self.samples, out, about, memory, self.batch_size, self.truth)
 
     def about(self, model: Path) -> Mapping[str, Any]:
         """What the results of a model folder must say of themselves to be those of this run."""
@@ -257,21 +264,18 @@ class _Evaluator:
 
     @cached_property
     def _data(self) -> dict[str, Any]:
-        from operating_room.recordings.dataset import Dataset
         from operating_room.scores.fingerprints import annotations_fingerprint, code_version, inputs_fingerprint
 
         return {
             "annotations": annotations_fingerprint(self.samples),
-            "inputs": inputs_fingerprint(Dataset(self.data), self.samples),
+            "inputs": inputs_fingerprint(self.dataset, self.samples),
             "code": code_version(),
         }
 
 
-def _results_name(config: Config, split: str, takes: list[str] | None, limit: int | None) -> str:
+def _results_name(config: Config, split: str, takes: list[str] | None, limit: int | None, domain: Domain) -> str:
     """Of a results file: that of some takes or timepoints never replaces that of the whole split."""
-    from operating_room.domain.takes import find_take
-
-    parts = [str(config), split, *sorted({find_take(name).name for name in takes or ()})]
+    parts = [str(config), split, *sorted({domain.find_take(name).name for name in takes or ()})]
     return "_".join(parts if limit is None else [*parts, f"first{limit}"])
 
 

@@ -12,13 +12,18 @@ from operating_room.errors import UserError
 from operating_room.work.processes import cpu_threads
 
 if TYPE_CHECKING:
-    from operating_room.domain.takes import Take
+    from operating_room.domain.collection import Take
+    from operating_room.domain.domain import Domain
     from operating_room.graphs.scene_graph import Sample
     from operating_room.recordings.dataset import Dataset
 
 MODEL = "--model", "--model-path", "--model_path"  # published: the last
 DATA_FOLDER = "Folder that holds MM-OR_data and/or 4D-OR_data."
 Data = Annotated[Path, typer.Option(help=DATA_FOLDER)]
+DomainFile = Annotated[
+    Path | None,
+    typer.Option("--domain", help="Domain file (default: domain.yaml in the data folder, else MM-OR with 4D-OR)."),
+]
 Takes = Annotated[list[str] | None, typer.Option(help="Take or split; repeat for several (default: all on disk).")]
 Relations = Annotated[
     Path | None,
@@ -46,30 +51,40 @@ TrainingData = Annotated[Path | None, typer.Option(help=DATA_FOLDER)]
 TrainingGpus = Annotated[int, typer.Option(help="Processes, one per GPU; torchrun does as well.", min=1)]
 
 
-def open_takes(data: Path, names: list[str] | None) -> tuple[Dataset, list[Take]]:
-    """The dataset and the chosen takes on disk; a split means those of its takes that are there."""
+def open_dataset(data: Path, domain: Path | None) -> Dataset:
+    """The dataset of a folder, in the domain of a file or in that of the folder."""
     from operating_room.recordings.dataset import Dataset
 
-    dataset = Dataset(data)
+    return Dataset(data, chosen_domain(domain))
+
+
+def chosen_domain(path: Path | None) -> Domain | None:
+    """The domain of a file, if one is given."""
+    from operating_room.domain.domain import Domain
+
+    return None if path is None else Domain.read(path)
+
+
+def open_takes(data: Path, domain: Path | None, names: list[str] | None) -> tuple[Dataset, list[Take]]:
+    """The dataset and the chosen takes on disk; a split means those of its takes that are there."""
+    dataset = open_dataset(data, domain)
     return dataset, dataset.choose(names)
 
 
-def load_split(relations: Path | None, split: str, data: Path) -> list[Sample]:
+def load_split(relations: Path | None, split: str, dataset: Dataset) -> list[Sample]:
     """The samples of a split whose takes are on disk."""
     from operating_room.files.readers import require
     from operating_room.graphs.graph_files import load_samples
-    from operating_room.recordings.dataset import Dataset
 
-    dataset = Dataset(data)
     path = split_file(relations or dataset.root, split)
     on_disk = {take.sample_name for take in dataset.takes()}
-    require(path, f"give its folder as --relations, or `mmor data convert-relations {data}`")
+    require(path, f"give its folder as --relations, or `mmor data convert-relations {dataset.root}`")
     found = load_samples(path)
     if absent := list(dict.fromkeys(sample.take_name for sample in found if sample.take_name not in on_disk)):
-        typer.echo(f"note: {len(absent)} takes of {path.name} are not in {data}: {', '.join(absent)}", err=True)
+        typer.echo(f"note: {len(absent)} takes of {path.name} are not in {dataset.root}: {', '.join(absent)}", err=True)
     samples = [sample for sample in found if sample.take_name in on_disk]
     if not samples:
-        raise UserError(f"{path}: none of its takes is in {data}; unpack or simulate one of the split {split}")
+        raise UserError(f"{path}: none of its takes is in {dataset.root}; unpack or simulate one of the split {split}")
     return samples
 
 
@@ -84,7 +99,7 @@ def split_file(relations: Path, split: str) -> Path:
     Raises:
         UserError: there is no such split.
     """
-    from operating_room.domain.takes import OWN
+    from operating_room.domain.domain import OWN
     from operating_room.graphs.graph_files import SPLIT_NAMES
 
     names = SPLIT_NAMES | {OWN: OWN}
@@ -93,18 +108,16 @@ def split_file(relations: Path, split: str) -> Path:
     return relations / f"relationships_{names[split]}.json"
 
 
-def choose_samples(samples: list[Sample], takes: list[str] | None, limit: int | None) -> list[Sample]:
+def choose_samples(samples: list[Sample], takes: list[str] | None, limit: int | None, domain: Domain) -> list[Sample]:
     """Those of the named takes, or of all; the first `limit` of each.
 
     Raises:
         UserError: a take has no sample here.
     """
-    from operating_room.domain.takes import find_take
-
     there: dict[str, list[Sample]] = {}
     for sample in samples:
         there.setdefault(sample.take_name, []).append(sample)
-    wanted = list(there) if takes is None else [find_take(name).sample_name for name in takes]
+    wanted = list(there) if takes is None else [domain.find_take(name).sample_name for name in takes]
     if missing := [name for name in wanted if name not in there]:
         raise UserError(f"take {missing[0]} is not among those of this split on disk: {', '.join(there)}")
     return [sample for name in dict.fromkeys(wanted) for sample in there[name][:limit]]

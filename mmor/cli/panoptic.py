@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from mmor.cli.options import CPUS, Data, Takes, Workers, experiment_file, open_takes, parse_size, segmenter_file
+from mmor.cli.options import (
+    CPUS,
+    Data,
+    DomainFile,
+    Takes,
+    Workers,
+    experiment_file,
+    open_takes,
+    parse_size,
+    segmenter_file,
+)
 
 app = typer.Typer(help="Panoptic masks: train, predict, score.", no_args_is_help=True)
 
@@ -33,6 +43,7 @@ Blend = Annotated[bool, typer.Option("--blend", help="Also write each picture wi
 def train(
     config_file: ConfigFile = None,
     data: Data = Path("data"),
+    domain: DomainFile = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the model (default: OUTPUT_DIR of the file).")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder, if there is one.")
@@ -93,6 +104,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder that gets inference/pan_pred and the prediction file.")],
     config_file: ModelConfig = None,
     data: Data = Path("data"),
+    domain: DomainFile = None,
     take: Takes = None,
     name: Name = "test",
     all_frames: AllFrames = False,
@@ -110,7 +122,7 @@ def predict(
     if num_gpus > 1 and not is_started():
         start_processes(num_gpus)
         return
-    dataset, takes = open_takes(data, take)
+    dataset, takes = open_takes(data, domain, take)
     videos = first_frames(find_videos(dataset, takes, annotated=not all_frames), limit)
     config = read_test_config(model, config_file and experiment_file(config_file), overrides or ())
     path = predict(*load(model, dataset.domain, config), videos, out, name, model, share())
@@ -126,6 +138,7 @@ def export_masks(
     out: Annotated[Path | None, typer.Option(help="Folder of the predictions (default: masks in the model's).")] = None,
     config_file: ModelConfig = None,
     data: Data = Path("data"),
+    domain: DomainFile = None,
     take: Takes = None,
     all_frames: AllFrames = False,
     limit: Frames = None,
@@ -153,6 +166,7 @@ def export_masks(
 def evaluate(
     out: Annotated[Path, typer.Option(help="Folder with the predictions; gets the scores.")],
     data: Data = Path("data"),
+    domain: DomainFile = None,
     take: PredictedTakes = None,
     name: Name = "test",
     limit: Frames = None,
@@ -168,7 +182,7 @@ def evaluate(
     from panoptic_segmentation.data.ground_truth import find_videos, first_frames
     from panoptic_segmentation.scores.evaluate import evaluate, of_predicted_takes, scored_size
 
-    videos = find_videos(*open_takes(data, take))
+    videos = find_videos(*open_takes(data, domain, take))
     if take is None:
         videos = of_predicted_takes(videos, out, name)
     videos = first_frames(videos, limit)

@@ -11,12 +11,14 @@ import typer
 from mmor.cli.options import (
     CPUS,
     Data,
+    DomainFile,
     Relations,
     SamplesFolder,
     Seed,
     Split,
     finish,
     load_split,
+    open_dataset,
     open_takes,
     samples_folder,
 )
@@ -50,6 +52,7 @@ class AudioEncoder(StrEnum):
 def preprocess(
     step: Annotated[Step, typer.Argument(help="What to prepare.")],
     data: Data = Path("data"),
+    domain: DomainFile = None,
     take: Annotated[
         list[str] | None,
         typer.Option("--take", "--split", help="Take or split; repeat for several (default: all on disk)."),
@@ -91,7 +94,7 @@ def preprocess(
 
     if step in (Step.MASKS, Step.ALL) and (predictions is None) != from_annotations:
         raise UserError("masks come either from --predictions FOLDER or --from-annotations; give one of them")
-    dataset, takes = open_takes(data, take)
+    dataset, takes = open_takes(data, domain, take)
     if out is not None:
         dataset = overlay(dataset, out)
     elif (root := read_only(dataset)) is not None:
@@ -133,6 +136,7 @@ def _transcribe(dataset: Dataset, takes: list[Take], model: str, workers: int, g
 @app.command("samples")
 def samples(
     data: Data = Path("data"),
+    domain: DomainFile = None,
     relations: Relations = None,
     split: Split = "train",
     out: SamplesFolder = None,
@@ -163,7 +167,6 @@ def samples(
 
     from operating_room.errors import UserError
     from operating_room.files.atomic import write_json
-    from operating_room.recordings.dataset import Dataset
     from scene_graph_generation.inputs.tokenizer_files import TOKENIZER, read_tokens
     from scene_graph_generation.preprocess.run import half_copied
     from scene_graph_generation.samples.records import (
@@ -185,9 +188,9 @@ def samples(
         modalities=choose_modalities(modalities),
     )
     tokens = None if tokenizer is None else read_tokens(find_folder(tokenizer, TOKENIZER))
-    graphs = load_split(relations, split, data)
+    dataset = open_dataset(data, domain)
+    graphs = load_split(relations, split, dataset)
     left_out: LeftOut = {}
-    dataset = Dataset(data)
     records = training_records(dataset, graphs, options, Random(seed), left_out)
     counts: Counter[int] = Counter()
     if tokens is not None:

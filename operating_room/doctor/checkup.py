@@ -25,7 +25,7 @@ from operating_room.recordings import layout
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.folders import folders_of_no_take
 from operating_room.recordings.index import read_index, read_seconds
-from operating_room.scores.downstream import CLASSES, label_file, tasks_of
+from operating_room.scores.downstream import label_file
 from operating_room.work.processes import cpu_threads
 from operating_room.work.progress import track
 
@@ -292,18 +292,18 @@ def _files(recorded: RecordedTake) -> Iterator[tuple[str, Path, Callable[[], obj
     if take.dataset == FOURDOR:
         return
     for name, path, check_file in (
-        ("tracker", layout.tracks(root, take), file_checks.check_tracks),
+        ("tracker", layout.tracks(root, take), partial(file_checks.check_tracks, language=recorded.domain.language)),
         ("take_json", layout.take_json(root, take), read_seconds),
         ("recording", layout.recording(root, take), partial(file_checks.check_recording, last=_last(recorded))),
         ("subtitles", layout.subtitles(root, take), check_subtitles),
     ):
         yield name, path, partial(check_file, path)
     frame_ids = {timepoint.frame_id for timepoint in recorded.expected}
-    for task in CLASSES:
-        path = label_file(root, take, task)
-        if task not in tasks_of(take) and not recorded.has(path):
+    for task in recorded.domain.tasks:
+        path = label_file(root, take, task, recorded.domain)
+        if task not in recorded.domain.tasks_of(take) and not recorded.has(path):
             continue  # nobody asks for it
-        yield task, path, partial(file_checks.check_frame_labels, path, task, frame_ids)
+        yield task.name, path, partial(file_checks.check_frame_labels, path, task, frame_ids)
 
 
 def _index_file(recorded: RecordedTake) -> Path:

@@ -23,7 +23,7 @@ from operating_room.recordings.index import read_index
 from operating_room.recordings.questions import timepoint_prompt
 from operating_room.recordings.raw_labels import read_labels
 from operating_room.recordings.views import evaluation_pictures
-from operating_room.scores.downstream import label_file, tasks_of
+from operating_room.scores.downstream import label_file
 
 MISSING = "missing"
 COLUMNS = ("take", "timepoint", "second", "camera", "picture", "label_mask", "interpolated_mask", "scene_graph_label")
@@ -88,7 +88,7 @@ def contents(recorded: RecordedTake, frame_id: str, with_memory: bool = False) -
             memory = str(error)
             problems.append(memory)
     try:
-        prompt = timepoint_prompt(timepoint, past)
+        prompt = timepoint_prompt(timepoint, recorded.domain.language, past)
     except UserError as error:
         prompt = f"cannot be made: {error}"
         problems.append(str(error))
@@ -204,14 +204,14 @@ def _of_take(recorded: RecordedTake) -> Iterator[File]:
     if take.dataset == MMOR:
         paths |= {"take_json": layout.take_json(root, take), "tracks": layout.tracks(root, take)}
         paths |= {"recording": layout.recording(root, take), "subtitles": layout.subtitles(root, take)}
-        paths |= {task: label_file(root, take, task) for task in tasks_of(take)}
+        paths |= {t.name: label_file(root, take, t, recorded.domain) for t in recorded.domain.tasks_of(take)}
     for name, path in paths.items():
         yield File(name, "take", path, "" if recorded.has(path) else MISSING)
 
 
 def _true_memory(recorded: RecordedTake, position: int) -> tuple[str, str]:
     """The memory of the labelled timepoints before a position, and what it is made of."""
-    memory, labelled = Memory(), 0
+    memory, labelled = Memory(recorded.domain.language.forgotten_spellings), 0
     for timepoint in recorded.timepoints[:position]:
         if timepoint.annotation is not None:
             memory.add(read_labels(timepoint.annotation, recorded.take).triplets, int(timepoint.time))
@@ -228,8 +228,8 @@ def _tracker(recorded: RecordedTake, timepoint: Timepoint) -> str:
 
 def _downstream(recorded: RecordedTake, timepoint: Timepoint, problems: list[str]) -> Iterator[tuple[str, Any]]:
     """Task and stored label, of tasks whose label file is there; of one that cannot be read, a problem."""
-    for task in tasks_of(recorded.take):
-        path = label_file(recorded.root, recorded.take, task)
+    for task in recorded.domain.tasks_of(recorded.take):
+        path = label_file(recorded.root, recorded.take, task, recorded.domain)
         if not recorded.has(path):
             continue
         try:
@@ -237,4 +237,4 @@ def _downstream(recorded: RecordedTake, timepoint: Timepoint, problems: list[str
         except UserError as error:
             problems.append(str(error))
             continue
-        yield task, read_json(path).get(timepoint.frame_id)
+        yield task.name, read_json(path).get(timepoint.frame_id)

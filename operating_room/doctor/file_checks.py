@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from operating_room.domain.categories import KNOWN_MISTAKES, LABELS
+from operating_room.domain.domain import Task, mmor
+from operating_room.domain.language import Language
 from operating_room.domain.takes import Take
 from operating_room.errors import UserError
 from operating_room.files.mp3 import read_mp3
@@ -41,16 +43,16 @@ _KNOWN_LABELS = frozenset(LABELS.tolist()) | KNOWN_MISTAKES.keys()
 def check_screen_summary(path: Path) -> None:
     """An object of parts, each with type and template name."""
     try:
-        metadata_blocks(read_screen(path), None, None)
+        metadata_blocks(mmor().language, read_screen(path), None, None)
     except UserError as error:
         raise _named(path, error) from error
 
 
-def check_tracks(path: Path) -> None:
+def check_tracks(path: Path, language: Language) -> None:
     """What every second of it would say in a prompt."""
     for second, element in enumerate(read_tracks(path)):
         try:
-            metadata_blocks(None, element, None)
+            metadata_blocks(language, None, element, None)
         except UserError as error:
             raise UserError(f"{path}: second {second}: {error}") from error
 
@@ -94,7 +96,7 @@ def check_small_mask(path: Path) -> None:
     _check_labels(path, mask)
 
 
-def check_frame_labels(path: Path, task: str, frame_ids: Collection[str]) -> None:
+def check_frame_labels(path: Path, task: Task, frame_ids: Collection[str]) -> None:
     """A downstream label file: frame id -> label, each of a frame that the index has."""
     content = read_json(path)
     if not isinstance(content, dict):

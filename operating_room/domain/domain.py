@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -37,6 +37,7 @@ class Task:
     classes: tuple[str, ...]  # in the order of the report, lower case
     words: str  # in the question: "predict the ..."
     spellings: tuple[str, ...] = ()  # of the classes in label files, where it is another
+    synonyms: Mapping[str, str] = field(default_factory=dict, hash=False)  # in answers, lower case -> class
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,23 @@ class Domain:
             *_differences(_fields(self.labels), _fields(other.labels)),
             *_differences({"tasks": self.tasks}, {"tasks": other.tasks}),
         ]
+
+    def require_same(self, other: Domain, what: str) -> None:
+        """Refuse what was made for another room.
+
+        Args:
+            other: the domain of `what`.
+            what: such as a model, as the message names it.
+
+        Raises:
+            UserError: the two differ in what a model learns from.
+        """
+        if self.digest != other.digest:
+            told = "; ".join(other.differences(self))
+            raise UserError(
+                f"{what} is of the domain {other.name}, which is not that of the data, {self.name} ({told}; `here` is "
+                f"{other.name}); choose one that fits, or train anew"
+            )
 
     # Takes.
 

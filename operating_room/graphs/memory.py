@@ -7,11 +7,11 @@ the length of the take; the published code rebuilt everything from the first fra
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from random import Random
 from typing import NamedTuple
 
-from operating_room.domain.vocabulary import NONE
+from operating_room.domain.language import NONE
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Triplet
 
@@ -19,7 +19,6 @@ SHORT_ENTRIES = 5  # newest changes, told one by one
 MAX_CHARACTERS = 5000  # evaluation keeps this many of the newest characters
 REMOVED = "not "  # prefix of the predicate of a relation that ended
 STYLES = ("short", "long", "longshort")
-IGNORED_PREDICATES = ("closeto", "closeTo")  # too frequent to tell anything
 
 # Training draws a style by one uniform number: the first bound above it wins, None means no memory at all.
 SCENE_GRAPH_STYLES = ((0.5, None), (0.666, "short"), (0.833, "long"), (1.0, "longshort"))
@@ -40,12 +39,12 @@ class Memory:
     The text is the same as `memory_text(memory.log, style)` gives, which goes through the whole log.
 
     Args:
-        keep_close: closeTo relations are remembered as well.
+        forgotten: predicates that are not remembered, in every spelling (`Language.forgotten_spellings`).
     """
 
-    def __init__(self, keep_close: bool = False) -> None:
+    def __init__(self, forgotten: Collection[str]) -> None:
         self.log: list[Change] = []
-        self._ignored = () if keep_close else IGNORED_PREDICATES
+        self._forgotten = forgotten
         self.state: dict[tuple[str, str], str] = {}  # (subject, object) -> predicate, as the log implies
         self._told: set[Triplet] = set()
         self._long = ""
@@ -58,7 +57,7 @@ class Memory:
         frame = {
             (t.subject, t.object): t.predicate
             for t in triplets
-            if t.predicate not in self._ignored and NONE not in (t.subject, t.object)
+            if t.predicate not in self._forgotten and NONE not in (t.subject, t.object)
         }
         appeared = [(pair, predicate) for pair, predicate in frame.items() if pair not in self.state]
         ended = [(pair, REMOVED + predicate) for pair, predicate in self.state.items() if pair not in frame]

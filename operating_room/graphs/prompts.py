@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
 
-from operating_room.domain.vocabulary import PREDICATES, PROMPT_ENTITIES, TRACKER_OBJECTS
+from operating_room.domain.domain import Task
+from operating_room.domain.language import Language
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Triplet, target_text
 
@@ -20,17 +21,15 @@ SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
-QUESTION = (
-    f"Entities: [{', '.join(PROMPT_ENTITIES)}]. Predicates: [{', '.join(PREDICATES)}]. "
-    "Given the following scene graph memory representation, generate a scene graph for timepoint T. "
-    'The output should strictly be a list of triplets, each in the format "entity1,entity2,predicate;". '
-    "Do not provide a narrative or descriptive text."
-)
 BLOCKS = ("robot_metadata", "tracker_metadata", "speech_transcript")  # as the markers name them, in prompt order
 
 
 def human_prompt(
-    robot: Mapping[str, Any] | None, tracker: Mapping[str, Any] | None, speech: str | None, memory: str | None
+    language: Language,
+    robot: Mapping[str, Any] | None,
+    tracker: Mapping[str, Any] | None,
+    speech: str | None,
+    memory: str | None,
 ) -> str:
     """The user's turn: image placeholder, memory, metadata, and the question for the scene graph.
 
@@ -38,6 +37,7 @@ def human_prompt(
     them where a transcript happens to hold `Entities: ` or `<image>` (section 11, fix 5).
 
     Args:
+        language: what the question lists, and which tools the tracker may name.
         robot: parts of the robot's screen, key -> part with `type` and `template_name`.
         tracker: one element of a `take_tracks` file, with its `unique_id_dicts`.
         speech: transcript of the last seconds.
@@ -48,16 +48,16 @@ def human_prompt(
         UserError: a tracker id that is in no published list, or a part or tool without one of its fields.
     """
     remembered = "" if memory is None else f"{MEMORY_START}{memory}{MEMORY_END}.\n"
-    return f"{IMAGE_MARK}\n{remembered}{''.join(metadata_blocks(robot, tracker, speech))}{QUESTION}"
+    return f"{IMAGE_MARK}\n{remembered}{''.join(metadata_blocks(language, robot, tracker, speech))}{language.question}"
 
 
 def metadata_blocks(
-    robot: Mapping[str, Any] | None, tracker: Mapping[str, Any] | None, speech: str | None
+    language: Language, robot: Mapping[str, Any] | None, tracker: Mapping[str, Any] | None, speech: str | None
 ) -> list[str]:
     """The blocks of a prompt that are present, in its order; an empty block is present."""
     texts = (
         None if robot is None else _robot_text(robot),
-        None if tracker is None else _tracker_text(tracker),
+        None if tracker is None else _tracker_text(tracker, language.tools),
         speech,
     )
     return [f"<{name}_start>: {text} <{name}_end>. " for name, text in zip(BLOCKS, texts) if text is not None]
@@ -83,17 +83,17 @@ def conversation(prompt: str) -> str:
     return f"{SYSTEM} USER: {prompt} ASSISTANT:"
 
 
-def downstream_prompt(memory: str | None, triplets: Sequence[Triplet], task: str) -> str:
+def downstream_prompt(memory: str | None, triplets: Sequence[Triplet], task: Task) -> str:
     """The user's turn of a downstream task: memory, current graph, question; no picture (section 10).
 
     Args:
         memory: its text; None is told as `None`, as in the published samples (section 11, mirror 4).
         triplets: the current graph.
-        task: name of the task, like `next_action`.
+        task: in the words of the domain.
     """
     return (
         f"{MEMORY_START}{memory}{MEMORY_END}. {target_text(triplets)}. "
-        f"Given the following scene graph memory representation, predict the {task.replace('_', ' ')}. "
+        f"Given the following scene graph memory representation, predict the {task.words}. "
         "Do not provide a narrative or descriptive text."
     )
 
@@ -107,9 +107,9 @@ def _robot_text(robot: Mapping[str, Any]) -> str:
     return "".join(parts).rstrip(", ")
 
 
-def _tracker_text(tracker: Mapping[str, Any]) -> str:
+def _tracker_text(tracker: Mapping[str, Any], names: Mapping[str, str]) -> str:
     try:
-        tools = [_tool_text(tool) for tool in _listed(tracker["unique_id_dicts"])]
+        tools = [_tool_text(tool, names) for tool in _listed(tracker["unique_id_dicts"])]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         fields = "unique_id, button_state, Translation (3 numbers) and euler_rot (3 numbers)"
         shown = str(tracker)[:100]
@@ -117,10 +117,10 @@ def _tracker_text(tracker: Mapping[str, Any]) -> str:
     return "".join(tools).rstrip("; ")
 
 
-def _tool_text(tool: Mapping[str, Any]) -> str:
-    name = TRACKER_OBJECTS.get(tool["unique_id"])
+def _tool_text(tool: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    name = names.get(tool["unique_id"])
     if name is None:
-        known = ", ".join(TRACKER_OBJECTS)
+        known = ", ".join(names)
         raise UserError(f"tracker id {tool['unique_id']!r} is unknown; take_tracks may name {known}")
     x, y, z = map(_truncated, _listed(tool["Translation"]))
     a, b, c = map(_truncated, _listed(tool["euler_rot"]))

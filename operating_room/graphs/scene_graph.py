@@ -12,15 +12,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
+from operating_room.domain.language import Language
 from operating_room.domain.numbers import file_number
-from operating_room.domain.vocabulary import ENTITIES, PREDICATES, ROLE_SYNONYMS, WORD_SYNONYMS
 from operating_room.errors import UserError
 
 START, END = "<SG>", "</SG>"
 _BLOCK = re.compile(r'""".*?"""', re.DOTALL)
-_ENTITIES = frozenset(ENTITIES)
-_LOWER_PREDICATES = frozenset(predicate.lower() for predicate in PREDICATES)
-VOCABULARY = _ENTITIES | _LOWER_PREDICATES  # one vocabulary for all three slots, as published
 
 
 def sample_id(take_name: str, frame_id: str) -> str:
@@ -118,32 +115,41 @@ def parse(text: str) -> list[Triplet]:
     return triplets
 
 
-def normalise(triplet: Triplet) -> Triplet | None:
-    """The triplet in scoring names (predicate in lower case), or None if a name is outside the vocabulary."""
-    subject, object_ = (ROLE_SYNONYMS.get(name, name).replace(" ", "_") for name in (triplet.subject, triplet.object))
-    words = [WORD_SYNONYMS.get(word.lower(), word.lower()) for word in (subject, object_, triplet.predicate)]
-    return Triplet(*words) if all(word in VOCABULARY for word in words) else None
+def normalise(triplet: Triplet, language: Language) -> Triplet | None:
+    """The triplet in scoring names (predicate in lower case), or None if a name is outside the vocabulary.
+
+    One vocabulary for all three slots, as published.
+    """
+    subject, object_, predicate = triplet
+    words = Triplet(language.entity_name(subject), language.entity_name(object_), language.predicate_name(predicate))
+    return words if language.vocabulary.issuperset(words) else None
 
 
-def true_relation(triplet: Triplet) -> Triplet:
+def true_relation(triplet: Triplet, language: Language) -> Triplet:
     """`normalise` of a relation that people wrote: two entities and a predicate, each in its place.
 
     Raises:
         UserError: a name is in no table, or stands in another's place.
     """
-    known = normalise(triplet)
-    if known is not None and {known.subject, known.object} <= _ENTITIES and known.predicate in _LOWER_PREDICATES:
-        return known
-    wrong = []
-    for name, table in zip(triplet, (ENTITIES, ENTITIES, PREDICATES)):
-        if WORD_SYNONYMS.get(name.lower(), ROLE_SYNONYMS.get(name, name).lower()) not in map(str.lower, table):
-            near = get_close_matches(name, table, 1)
-            kind = "predicate" if table is PREDICATES else "entity"
-            wrong.append(f"{name!r} is no {kind}" + (f" (is it {near[0]}?)" if near else ""))
-    raise UserError(
-        f"the true relation {','.join(triplet)} must be subject,object,predicate in the names of classes.txt and "
-        f"relationships.txt: {', '.join(wrong)}"
+    subject, object_, predicate = triplet
+    entity = language.entity_name, language.entities, "entity"
+    slots = (
+        (subject, *entity),
+        (object_, *entity),
+        (predicate, language.predicate_name, language.predicates, "predicate"),
     )
+    known, wrong = [], []
+    for name, spell, table, kind in slots:
+        known.append(spell(name))
+        if known[-1] not in map(str.lower, table):
+            near = get_close_matches(name, table, 1)
+            wrong.append(f"{name!r} is no {kind}" + (f" (is it {near[0]}?)" if near else ""))
+    if wrong:
+        raise UserError(
+            f"the true relation {','.join(triplet)} must be subject,object,predicate in the names of the domain: "
+            f"{', '.join(wrong)}"
+        )
+    return Triplet(*known)
 
 
 def target_text(triplets: Iterable[Triplet]) -> str:

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from itertools import chain
 from random import Random
 
-from operating_room.domain.takes import find_take
-from operating_room.domain.vocabulary import PREDICATE_LEVELS
+from operating_room.domain.domain import Domain
 from operating_room.graphs.scene_graph import Sample, Triplet
 
 MAX_DRAWN = 20
@@ -27,11 +26,12 @@ class SimilarSamples:
     a common (subject, object) pair; samples without any predicate are similar to each other.
     """
 
-    def __init__(self, samples: Sequence[Sample]) -> None:
+    def __init__(self, samples: Sequence[Sample], domain: Domain) -> None:
         self._takes = [sample.take_name for sample in samples]
-        self._telling = [_telling_triplets(sample) for sample in samples]
+        self._telling = [_telling_triplets(sample, domain.language.levels) for sample in samples]
+        datasets = {take: domain.find_take(take).dataset for take in set(self._takes)}
         self._groups = [
-            (find_take(take).dataset, frozenset(predicate for _, _, predicate in telling))
+            (datasets[take], frozenset(predicate for _, _, predicate in telling))
             for take, telling in zip(self._takes, self._telling)
         ]
         self._members: defaultdict[Group, set[int]] = defaultdict(set)
@@ -78,10 +78,10 @@ class SimilarSamples:
         return by_take
 
 
-def _telling_triplets(sample: Sample) -> frozenset[Triplet]:
+def _telling_triplets(sample: Sample, levels: Sequence[Sequence[str]]) -> frozenset[Triplet]:
     """The triplets whose predicates are of the most distinctive level that the sample has."""
     predicates = {predicate for _, _, predicate in sample.triplets}
-    for level in PREDICATE_LEVELS:
+    for level in levels:
         if telling := predicates.intersection(level):
             return frozenset(triplet for triplet in sample.triplets if triplet.predicate in telling)
     return frozenset()

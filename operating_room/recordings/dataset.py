@@ -75,10 +75,11 @@ _SINGLE_FILES = (
 class RecordedTake:
     """A take on disk. Folders are listed once, when something in them is first asked for."""
 
-    def __init__(self, root: Path, take: Take, positional_views: bool = False) -> None:
+    def __init__(self, root: Path, take: Take, domain: Domain, positional_views: bool = False) -> None:
         """`root` is the folder of the take's dataset; for `positional_views` see `Dataset`."""
         self.root = root
         self.take = take
+        self.domain = domain
         self._positional_views = positional_views
         self._listings: dict[str, frozenset[str]] = {}
 
@@ -243,18 +244,19 @@ class RecordedTake:
 class Dataset:
     """MM-OR and 4D-OR on disk, or one of them."""
 
-    def __init__(self, root: Path, positional_views: bool = False) -> None:
+    def __init__(self, root: Path, domain: Domain | None = None, positional_views: bool = False) -> None:
         """Find the two datasets.
 
         Args:
             root: the folder that holds MM-OR_data and/or 4D-OR_data, or one of these folders itself.
+            domain: what is recorded there; None is MM-OR with 4D-OR.
             positional_views: number the views of a timepoint as the published code does: the n-th picture that exists
                 is camera n, so that a missing camera shifts those after it (fix 1 of section 11).
 
         Raises:
             UserError: there is no dataset.
         """
-        self.domain: Domain = mmor()
+        self.domain = mmor() if domain is None else domain
         self.roots = find_roots(root)
         self.root = next(iter(self.roots.values())).parent  # the folder that holds them
         self._positional_views = positional_views
@@ -274,7 +276,7 @@ class Dataset:
             wanted = layout.ROOT_NAMES[take.dataset]
             raise UserError(f"{self.root}: no {wanted}, which holds the take {take.name}; put or link it there")
         if take not in self._recorded:
-            self._recorded[take] = RecordedTake(self.roots[take.dataset], take, self._positional_views)
+            self._recorded[take] = RecordedTake(self.roots[take.dataset], take, self.domain, self._positional_views)
         return self._recorded[take]
 
     def select(self, split: str) -> list[Take]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from operating_room.domain.language import Language
 from operating_room.errors import UserError
 from operating_room.files.readers import read_json
 from operating_room.graphs.prompts import human_prompt, metadata_blocks, told
@@ -12,11 +13,14 @@ from operating_room.recordings import layout
 from operating_room.recordings.dataset import Timepoint
 
 
-def timepoint_prompt(timepoint: Timepoint, memory: str | None, known: dict[Path, Any] | None = None) -> str:
+def timepoint_prompt(
+    timepoint: Timepoint, language: Language, memory: str | None, known: dict[Path, Any] | None = None
+) -> str:
     """The human prompt from the files of a timepoint.
 
     Args:
         timepoint: what is known.
+        language: of its domain.
         memory: see `human_prompt`.
         known: keeps what has been read, for those who ask for many prompts of one timepoint.
 
@@ -30,11 +34,11 @@ def timepoint_prompt(timepoint: Timepoint, memory: str | None, known: dict[Path,
     robot = None if timepoint.robot_screen is None else known[timepoint.robot_screen]
     speech = None if timepoint.transcript is None else known[timepoint.transcript]
     try:
-        metadata_blocks(robot, None, None)
+        metadata_blocks(language, robot, None, None)
     except UserError as error:
         raise UserError(f"{timepoint.robot_screen}: {error}") from error
     try:
-        return human_prompt(robot, timepoint.tracker, speech, memory)
+        return human_prompt(language, robot, timepoint.tracker, speech, memory)
     except UserError as error:
         file = layout.tracks(Path(), timepoint.take)
         raise UserError(f"{timepoint.sample_id}, second {int(timepoint.time)} of {file}: {error}") from error

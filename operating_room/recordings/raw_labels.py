@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from operating_room.domain.domain import mmor
 from operating_room.domain.numbers import file_number
 from operating_room.domain.takes import FOURDOR, OWN, TAKES, Take, split_takes
 from operating_room.domain.vocabulary import RAW_ENTITY_NAMES
@@ -104,7 +105,7 @@ def label_files(root: Path, take: Take) -> list[Path]:
         root: the folder of the take's dataset.
         take: the take; of 007_TKA only every third file counts.
     """
-    recorded = RecordedTake(root, take)
+    recorded = RecordedTake(root, take, mmor())
     folder = recorded.annotation_folder
     names = [] if folder is None else sorted(name for name in recorded.list_folder(folder) if name.endswith(".json"))
     files = [folder / name for name in names if folder is not None]
@@ -153,7 +154,7 @@ def read_labels(path: Path, take: Take) -> Sample:
         raise UserError(f"{path}: {' and '.join(predicates)} between {pair[0]} and {pair[1]}; only one can stay")
     for triplet in sorted(triplets):
         try:
-            true_relation(triplet)
+            true_relation(triplet, mmor().language)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
     return Sample(take.sample_name, path.stem, tuple(sorted(triplets)))

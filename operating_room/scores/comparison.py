@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from operating_room.domain.takes import find_take
-from operating_room.domain.vocabulary import SCORED_PREDICATES
+from operating_room.domain.domain import Domain, Task
+from operating_room.domain.language import Language
 from operating_room.errors import UserError
 from operating_room.files.readers import read_json, require
 from operating_room.graphs.scene_graph import Sample, as_triplets
 from operating_room.scores import bootstrap
-from operating_room.scores.downstream import CLASSES, judge
+from operating_room.scores.downstream import judge
 from operating_room.scores.reports import Report
 from operating_room.scores.scoring import score_sample
 
@@ -78,12 +78,17 @@ class Comparison:
         return "\n".join(lines)
 
 
-def compare(first: Path, second: Path) -> Comparison:
+def compare(first: Path, second: Path, domain: Domain) -> Comparison:
     """Compare two results files.
 
+    Args:
+        first: a results file.
+        second: another one.
+        domain: whose takes they are about.
+
     Raises:
-        UserError: both are the same file, one is damaged or no results file, they are of different tasks, have no
-            timepoint in common, or were scored against different annotations.
+        UserError: both are the same file, one is damaged or no results file, they are of different tasks or of another
+            domain, have no timepoint in common, or were scored against different annotations.
     """
     if os.path.realpath(first) == os.path.realpath(second):
         raise UserError(f"{first} and {second} are the same file; give two results files")
@@ -96,10 +101,13 @@ def compare(first: Path, second: Path) -> Comparison:
     if not common:
         raise UserError(f"{first} and {second} have no timepoint in common; are they of the same split?")
     abouts = [one["about"] for one in results]
+    for path, about in zip((first, second), abouts):
+        if (scored := about.get("domain", domain.name)) != domain.name:
+            raise UserError(f"{path}: is about the domain {scored}, not {domain.name}; give its file as --domain")
     told = [(name, a, abouts[1][name]) for name, a in abouts[0].items() if None not in (a, abouts[1].get(name))]
     shared: list[Records] = [{sample_id: of_file[sample_id] for sample_id in common} for of_file in records]
     try:
-        scores = (_graph_scores if tasks[0] == "scene_graph" else _downstream_scores)(*shared)
+        scores = (_graph_scores if tasks[0] == "scene_graph" else _downstream_scores)(*shared, domain)
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{first} or {second}: a timepoint lacks {error}; evaluate again") from error
     return Comparison(
@@ -125,41 +133,44 @@ def _read(path: Path) -> dict[str, Any]:
     raise UserError(f"{path}: is no results file; give two that `evaluate` wrote")
 
 
-def _graph_scores(first: Records, second: Records) -> dict[str, list[Difference]]:
+def _graph_scores(first: Records, second: Records, domain: Domain) -> dict[str, list[Difference]]:
     _require_same(first, second, lambda record: record["truth"])
-    return {"predicates": _differences(SCORED_PREDICATES, *map(_judged_graphs, (first, second)))}
+    judged = [_judged_graphs(records, domain.language) for records in (first, second)]
+    return {"predicates": _differences(domain.language.scored_predicates, *judged)}
 
 
-def _judged_graphs(records: Records) -> Judged:
+def _judged_graphs(records: Records, language: Language) -> Judged:
     takes, confusions = [], []
     for sample_id, record in records.items():
         sample = Sample.of_id(sample_id, as_triplets(record["truth"]))
         takes.append(sample.take_name)
-        confusions.append(score_sample(sample, as_triplets(record["predicted"])).predicates.confusion)
+        report = score_sample(sample, as_triplets(record["predicted"]), language)
+        confusions.append(report.predicates.confusion)
     return takes, np.stack(confusions)
 
 
-def _downstream_scores(first: Records, second: Records) -> dict[str, list[Difference]]:
+def _downstream_scores(first: Records, second: Records, domain: Domain) -> dict[str, list[Difference]]:
     found = {}
-    for task, classes in CLASSES.items():
-        _require_same(first, second, lambda record, task=task: record[task]["label"])
+    for task in domain.tasks:
+        _require_same(first, second, lambda record, name=task.name: record[name]["label"])
         for who in ("model", "rule"):
-            if all(who in record[task] for records in (first, second) for record in records.values()):
-                judged = [_judged_answers(records, task, who) for records in (first, second)]
+            if all(who in record[task.name] for records in (first, second) for record in records.values()):
+                judged = [_judged_answers(records, task, who, domain) for records in (first, second)]
                 if judged[0][0]:
-                    found[f"{task}, {who}"] = _differences(classes, *judged)
+                    found[f"{task.name}, {who}"] = _differences(task.classes, *judged)
     return found
 
 
-def _judged_answers(records: Records, task: str, who: str) -> Judged:
+def _judged_answers(records: Records, task: Task, who: str, domain: Domain) -> Judged:
     samples = [Sample.of_id(sample_id) for sample_id in records]
     labels: dict[str, dict[str, Any]] = {}
     for sample in samples:
-        of_take = labels.setdefault(find_take(sample.take_name).name, {})
-        of_take[sample.frame_id] = records[sample.sample_id][task]["label"]
-    judged, _ = judge(task, samples, {key: record[task][who] for key, record in records.items()}, labels)
-    confusions = [Report.from_labels(CLASSES[task], [label], [answer]).confusion for _, label, answer in judged]
-    size = len(CLASSES[task])
+        of_take = labels.setdefault(domain.find_take(sample.take_name).name, {})
+        of_take[sample.frame_id] = records[sample.sample_id][task.name]["label"]
+    answers = {key: record[task.name][who] for key, record in records.items()}
+    judged, _ = judge(task, samples, answers, labels, domain)
+    confusions = [Report.from_labels(task.classes, [label], [answer]).confusion for _, label, answer in judged]
+    size = len(task.classes)
     return [sample.take_name for sample, _, _ in judged], np.array(confusions, np.int64).reshape(-1, size, size + 1)
 
 

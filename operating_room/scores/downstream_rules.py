@@ -11,17 +11,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from operating_room.domain.takes import MMOR, find_take
-from operating_room.domain.vocabulary import ENTITIES, PREDICATES
+from operating_room.domain.domain import Domain, Task, mmor
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.readers import parse_yaml, read_bytes, read_json
 from operating_room.graphs.scene_graph import Sample, Triplet, by_take
 from operating_room.recordings.dataset import Dataset
-from operating_room.scores.downstream import CLASSES, NEXT_ACTIONS, ROBOT_PHASES, label_file, load_labels
+from operating_room.scores.downstream import label_file, load_labels
 from operating_room.scores.sterility import SterilityRule, find_breaches
 
 SOURCES = "sources.json"  # in a folder of collected labels: take -> task -> `dataset` or `rules`
+_SETS = ("predicates", "sterile", "unsterile", "surgeons", "opening", "closing")  # of the sterility rule
 OUR_FILE = Path(__file__).with_name("downstream_rules.yaml")
 
 
@@ -45,15 +45,19 @@ class Rules:
     sterility_breach: SterilityRule
 
 
-def load_rules(path: Path = OUR_FILE) -> Rules:
+def load_rules(path: Path = OUR_FILE, domain: Domain | None = None) -> Rules:
     """Read a rule file.
+
+    Args:
+        path: ours is about MM-OR.
+        domain: whose entities, predicates and tasks the rules are about; None is MM-OR.
 
     Raises:
         UserError: missing, no YAML, or it names something that does not exist.
     """
     values = parse_yaml(read_bytes(path), str(path))
     try:
-        return _rules(values)
+        return _rules(values, mmor() if domain is None else domain)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: is no rule file ({error!r}); it needs the fields of {OUR_FILE}") from error
     except UserError as error:
@@ -116,23 +120,26 @@ def robot_phases(graphs: Iterable[Iterable[Triplet]], phases: Sequence[tuple[str
     return result
 
 
-def derive_labels(samples: Sequence[Sample], rules: Rules, times: Sequence[int]) -> dict[str, dict[str, Any]]:
+def derive_labels(
+    samples: Sequence[Sample], rules: Rules, times: Sequence[int], tasks: Sequence[Task]
+) -> dict[str, dict[str, Any]]:
     """Task -> frame_id -> label, as the dataset stores them, for all timepoints of one take in order of time.
 
     Args:
         samples: the true graphs.
         rules: what the labels follow from.
         times: when each was recorded, in s. The position in the index is no time: there are gaps, and other rates.
+        tasks: which labels are wanted.
     """
     graphs, frames = [sample.triplets for sample in samples], [sample.frame_id for sample in samples]
     actions = next_actions(graphs, rules.next_action, times)
     breaches = find_breaches(graphs, rules.sterility_breach)
-    labels = {
-        "next_action": [action and list(action) for action in actions],
-        "robot_phase": robot_phases(graphs, rules.robot_phase),
-        "sterility_breach": [[list(triplet) for triplet in broken] for broken in breaches],
+    labels: dict[str, list[Any]] = {
+        "class_with_time": [action and list(action) for action in actions],
+        "class": robot_phases(graphs, rules.robot_phase),
+        "sterility": [[list(triplet) for triplet in broken] for broken in breaches],
     }
-    return {task: dict(zip(frames, of_task, strict=True)) for task, of_task in labels.items()}
+    return {task.name: dict(zip(frames, labels[task.kind], strict=True)) for task in tasks}
 
 
 @dataclass(frozen=True)
@@ -147,9 +154,9 @@ class Collected:
 def collect_labels(
     dataset: Dataset, samples: Sequence[Sample], rules: Rules, out: Path, derive_all: bool = False
 ) -> Collected:
-    """Write the labels of all MM-OR takes to `out`: the dataset's own, or derived ones where it has none.
+    """Write the labels of all takes with tasks to `out`: the dataset's own, or derived ones where it has none.
 
-    `out` gets the three label folders and `sources.json`, which tells for each take and task where its labels are from.
+    `out` gets the label folders of the tasks and `sources.json`: for each take and task where its labels are from.
 
     Args:
         dataset: where the takes are.
@@ -161,28 +168,30 @@ def collect_labels(
     Raises:
         UserError: the folder cannot be written.
     """
-    collected = Collected({}, {task: {} for task in CLASSES}, [])
+    domain = dataset.domain
+    tasks = domain.tasks
+    collected = Collected({}, {task.name: {} for task in tasks}, [])
     for name, of_take in by_take(samples).items():
-        take = find_take(name)
-        if take.dataset != MMOR:
+        take = domain.find_take(name)
+        if not domain.tasks_of(take):
             continue
         recorded = dataset.take(take)
         try:
             stored = {
-                task: load_labels(recorded.root, [take], task)[take.name]
-                for task in CLASSES
-                if not derive_all and recorded.has(label_file(recorded.root, take, task))
+                task.name: load_labels(recorded.root, [take], task, domain)[take.name]
+                for task in tasks
+                if not derive_all and recorded.has(label_file(recorded.root, take, task, domain))
             }
             # Checked for stored labels as well: they are looked up by these frame ids.
             times = [int(recorded.timepoint(f"{sample.position:06d}").time) for sample in of_take]
         except UserError as error:
             collected.problems.append(f"{name} is left out: {error}")
             continue
-        derived = derive_labels(of_take, rules, times)
-        collected.sources[take.name] = {task: "dataset" if task in stored else "rules" for task in CLASSES}
-        for task in CLASSES:
-            collected.labels[task][take.name] = stored.get(task, derived[task])
-            write_json(label_file(out, take, task), collected.labels[task][take.name])
+        derived = derive_labels(of_take, rules, times, tasks)
+        collected.sources[take.name] = {task: "dataset" if task in stored else "rules" for task in derived}
+        for task in tasks:
+            collected.labels[task.name][take.name] = stored.get(task.name, derived[task.name])
+            write_json(label_file(out, take, task, domain), collected.labels[task.name][take.name])
     known = out / SOURCES
     earlier = read_json(known) if known.exists() else {}
     if not isinstance(earlier, dict):
@@ -195,8 +204,9 @@ def _begins(triplet: Triplet, rule: ActionRule) -> bool:
     return triplet.object == rule.object and triplet.predicate in rule.begins_with
 
 
-def _rules(values: Any) -> Rules:
+def _rules(values: Any, domain: Domain) -> Rules:
     action, phases, breach = (values[name] for name in ("next_action", "robot_phase", "sterility_breach"))
+    breach = {**{name: _ours()[name] for name in ("patient", *_SETS[3:])}, **breach}
     if type(action["gap"]) is not int:
         raise UserError(f"the gap of next_action is {action['gap']!r}; it must be whole seconds")
     rules = Rules(
@@ -204,7 +214,7 @@ def _rules(values: Any) -> Rules:
             action["object"], action["gap"], dict(action["begins_with"]), action["arrival"], action["departure"]
         ),
         tuple((phase["phase"], frozenset(Triplet(*relation) for relation in phase["relations"])) for phase in phases),
-        SterilityRule(*(frozenset(breach[name]) for name in ("predicates", "sterile", "unsterile"))),
+        SterilityRule(patient=breach["patient"], **{name: frozenset(breach[name]) for name in _SETS}),
     )
     if not rules.robot_phase:
         raise UserError("robot_phase is empty; it needs the phases in order, the first of which begins with the take")
@@ -214,14 +224,25 @@ def _rules(values: Any) -> Rules:
         raise UserError(f"the phase {unbegun[0]!r} needs relations that it begins with")
     relations = [triplet for _, begins_with in rules.robot_phase for triplet in begins_with]
     sets = rules.sterility_breach
-    entities = {rules.next_action.object, *sets.sterile, *sets.unsterile, *(n for t in relations for n in t[:2])}
-    _check(entities, ENTITIES, "entities")
-    predicates = {*rules.next_action.begins_with, *sets.predicates, *(t.predicate for t in relations)}
-    _check(predicates, PREDICATES, "predicates")
+    entities = {rules.next_action.object, *sets.sterile, *sets.unsterile, sets.patient, *sets.surgeons}
+    _check(entities | {name for t in relations for name in t[:2]}, domain.language.entities, "entities")
+    predicates = {*rules.next_action.begins_with, *sets.predicates, *sets.opening, *sets.closing}
+    _check(predicates | {t.predicate for t in relations}, domain.language.predicates, "predicates")
     actions = {*rules.next_action.begins_with.values(), rules.next_action.arrival, rules.next_action.departure}
-    _check(actions, NEXT_ACTIONS, "actions")
-    _check({phase.lower() for phase, _ in rules.robot_phase}, ROBOT_PHASES, "phases")
+    _check(actions, _classes(domain, "class_with_time"), "actions")
+    _check({phase.lower() for phase, _ in rules.robot_phase}, _classes(domain, "class"), "phases")
     return rules
+
+
+@cache
+def _ours() -> dict[str, Any]:
+    """The sterility rule of our file."""
+    return parse_yaml(read_bytes(OUR_FILE), str(OUR_FILE))["sterility_breach"]
+
+
+def _classes(domain: Domain, kind: str) -> list[str]:
+    """The classes of all tasks of a kind."""
+    return [name for task in domain.tasks if task.kind == kind for name in task.classes]
 
 
 def _check(names: Iterable[str], known: Collection[str], what: str) -> None:

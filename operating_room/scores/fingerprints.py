@@ -7,7 +7,6 @@ from hashlib import file_digest, sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Sample
 from operating_room.recordings.dataset import Dataset
@@ -84,7 +83,9 @@ def inputs_fingerprint(dataset: Dataset, samples: Sequence[Sample]) -> str:
     Raises:
         UserError: a take or timepoint is not on disk.
     """
-    timepoints = (dataset.take(find_take(sample.take_name)).timepoint(sample.frame_id) for sample in samples)
+    timepoints = (
+        dataset.take(dataset.domain.find_take(sample.take_name)).timepoint(sample.frame_id) for sample in samples
+    )
     return fingerprint(
         f"{path.relative_to(dataset.root)} {path.stat().st_size if path.exists() else None}"
         for timepoint in timepoints

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from operating_room.domain.takes import FOURDOR, MMOR, find_take
-from operating_room.domain.vocabulary import ENTITIES, NONE, SCORED_PREDICATES
+from operating_room.domain.domain import Domain
+from operating_room.domain.language import NONE, Language
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Sample, Triplet, normalise, true_relation
 from operating_room.scores.reports import Report
@@ -26,16 +26,12 @@ DEFINITIONS = {
     "costs nothing, and a sample without true relations contributes nothing",
     "predicates": "of several triplets for one pair the first counts; a pair without triplet is `none`",
     "macro": "unweighted mean over the names with support, `none` included; the paper's Macro P/R/F1",
-    "macro avg": "scikit-learn's mean over all 17 names, 0 for names without support",
+    "macro avg": "scikit-learn's mean over all names, 0 for names without support",
     "interaction": "whether a pair has any predicate",
     "entities": "whether each entity of the true graph occurs in any predicted triplet; invented entities do not count",
     "division": "0/0 is 0",
 }
 INTERACTIONS = ("no_interaction", "interaction")
-
-_ENTITY_INDEX = {name: index for index, name in enumerate(ENTITIES)}
-_PREDICATE_INDEX = {name.lower(): index for index, name in enumerate(SCORED_PREDICATES)}
-_NONE_INDEX = SCORED_PREDICATES.index(NONE)
 
 
 @dataclass(frozen=True)
@@ -43,15 +39,15 @@ class GraphReport:
     """The scores of one take, one dataset or all samples."""
 
     samples: int
-    predicates: Report  # over ordered pairs of entities, 17 names
-    entities: Report  # 23 names
+    predicates: Report  # over ordered pairs of entities; the last name is `none`
+    entities: Report
 
     @cached_property
     def interaction(self) -> Report:
-        """The predicate report with all 16 predicates taken as one."""
+        """The predicate report with all predicates taken as one."""
         pairs = self.predicates.confusion[:, :-1]
-        none, total = pairs[_NONE_INDEX], pairs.sum()
-        both_none, truly_none, said_none = none[_NONE_INDEX], none.sum(), pairs[:, _NONE_INDEX].sum()
+        none, total = pairs[-1], pairs.sum()
+        both_none, truly_none, said_none = none[-1], none.sum(), pairs[:, -1].sum()
         missed, invented = said_none - both_none, truly_none - both_none
         found = total - both_none - missed - invented
         return Report(INTERACTIONS, np.array([[both_none, invented, 0], [missed, found, 0]], np.int64))
@@ -122,13 +118,14 @@ class SceneGraphScores:
         return "\n".join(lines) + "\n"
 
 
-def score(samples: Sequence[Sample], predictions: Mapping[str, Iterable[Triplet]]) -> SceneGraphScores:
+def score(samples: Sequence[Sample], predictions: Mapping[str, Iterable[Triplet]], domain: Domain) -> SceneGraphScores:
     """Compare predicted with true scene graphs.
 
     Args:
         samples: the truth.
         predictions: sample id -> predicted triplets as parsed (`scene_graph.parse`), in the order of the text; names
             are normalised here. Predictions for other samples are not looked at.
+        domain: whose language and takes these are.
 
     Returns:
         Scores of each take, each dataset and all samples. Without any pair of entities in the truth the support is 0.
@@ -140,18 +137,19 @@ def score(samples: Sequence[Sample], predictions: Mapping[str, Iterable[Triplet]
         raise UserError("there are no samples to score; check the split and the takes on disk")
     if missing := without_prediction(samples, predictions):
         raise UserError(missing)
-    return summarise(samples, [score_sample(sample, predictions[sample.sample_id]) for sample in samples])
+    reports = [score_sample(sample, predictions[sample.sample_id], domain.language) for sample in samples]
+    return summarise(samples, reports, domain)
 
 
-def summarise(samples: Sequence[Sample], reports: Sequence[GraphReport]) -> SceneGraphScores:
+def summarise(samples: Sequence[Sample], reports: Sequence[GraphReport], domain: Domain) -> SceneGraphScores:
     """The scores of each take, each dataset and all samples from those of each sample (`score_sample`)."""
     takes: dict[str, GraphReport] = {}
     for sample, report in zip(samples, reports, strict=True):
         takes[sample.take_name] = takes[sample.take_name] + report if sample.take_name in takes else report
     by_dataset: dict[str, list[GraphReport]] = defaultdict(list)
     for name, report in takes.items():
-        by_dataset[find_take(name).dataset].append(report)
-    datasets = {name: reduce(add, by_dataset[name]) for name in (FOURDOR, MMOR) if name in by_dataset}
+        by_dataset[domain.find_take(name).dataset].append(report)
+    datasets = {name: reduce(add, by_dataset[name]) for name in domain.datasets if name in by_dataset}
     return SceneGraphScores(takes, datasets, reduce(add, takes.values()))
 
 
@@ -170,42 +168,43 @@ def without_prediction(samples: Sequence[Sample], predictions: Collection[str]) 
     )
 
 
-def score_sample(sample: Sample, predicted: Iterable[Triplet]) -> GraphReport:
+def score_sample(sample: Sample, predicted: Iterable[Triplet], language: Language) -> GraphReport:
     """The scores of one sample; those of several are their sum.
 
     Raises:
         UserError: the truth uses a name outside the vocabulary.
     """
-    truth = [_normalised_truth(sample, triplet) for triplet in sample.triplets]
-    found = [triplet for triplet in map(normalise, predicted) if triplet is not None]
-    present, named = sorted(_named(truth)), _named(found)
-    true_predicates, found_predicates = _first_predicates(truth), _first_predicates(found)
-    pairs = list(permutations(present, 2))
+    truth = [_normalised_truth(sample, triplet, language) for triplet in sample.triplets]
+    found = [known for triplet in predicted if (known := normalise(triplet, language)) is not None]
+    present, named = sorted(_named(truth, language)), _named(found, language)
+    true_predicates, found_predicates = _first_predicates(truth, language), _first_predicates(found, language)
+    pairs, none = list(permutations(present, 2)), language.predicate_index[NONE]
     predicates = Report.from_labels(
-        SCORED_PREDICATES,
-        [true_predicates.get(pair, _NONE_INDEX) for pair in pairs],
-        [found_predicates.get(pair, _NONE_INDEX) for pair in pairs],
+        language.scored_predicates,
+        [true_predicates.get(pair, none) for pair in pairs],
+        [found_predicates.get(pair, none) for pair in pairs],
     )
     seen = [index if index in named else -1 for index in present]
-    return GraphReport(1, predicates, Report.from_labels(ENTITIES, present, seen))
+    return GraphReport(1, predicates, Report.from_labels(language.entities, present, seen))
 
 
-def _normalised_truth(sample: Sample, triplet: Triplet) -> Triplet:
+def _normalised_truth(sample: Sample, triplet: Triplet, language: Language) -> Triplet:
     try:
-        return true_relation(triplet)
+        return true_relation(triplet, language)
     except UserError as error:
         raise UserError(f"sample {sample.sample_id}: {error}") from error
 
 
-def _named(triplets: Iterable[Triplet]) -> set[int]:
+def _named(triplets: Iterable[Triplet], language: Language) -> set[int]:
     """Indices of the entities in the triplets; -1 stands for a predicate in the place of an entity."""
-    return {_ENTITY_INDEX.get(name, -1) for triplet in triplets for name in (triplet.subject, triplet.object)}
+    return {language.entity_index.get(name, -1) for triplet in triplets for name in (triplet.subject, triplet.object)}
 
 
-def _first_predicates(triplets: Iterable[Triplet]) -> dict[tuple[int, int], int]:
+def _first_predicates(triplets: Iterable[Triplet], language: Language) -> dict[tuple[int, int], int]:
     """Predicate of each ordered pair of entities; the first one counts, an entity in its place is `none`."""
+    entities, predicates = language.entity_index, language.predicate_index
     first: dict[tuple[int, int], int] = {}
     for subject, object_, predicate in triplets:
-        pair = _ENTITY_INDEX.get(subject, -1), _ENTITY_INDEX.get(object_, -1)
-        first.setdefault(pair, _PREDICATE_INDEX.get(predicate, _NONE_INDEX))
+        pair = entities.get(subject, -1), entities.get(object_, -1)
+        first.setdefault(pair, predicates.get(predicate, predicates[NONE]))
     return first

@@ -10,19 +10,18 @@ from dataclasses import dataclass
 
 from operating_room.graphs.scene_graph import Triplet
 
-_SURGEONS = ("head_surgeon", "assistant_surgeon")
-_PATIENT = "patient"
-_OPENING = ("drilling", "cutting", "sawing", "hammering")  # by a surgeon: from then on the patient is sterile
-_CLOSING = "suturing"  # ends the sterile part of the surgery
-
 
 @dataclass(frozen=True)
 class SterilityRule:
-    """The sets of the sterility rule. The published ones were never released; ours are in `downstream_rules.yaml`."""
+    """The sets of the sterility rule, in `downstream_rules.yaml`. The first three were never released: ours."""
 
     predicates: frozenset[str]  # that carry germs
     sterile: frozenset[str]
     unsterile: frozenset[str]
+    patient: str
+    surgeons: frozenset[str]
+    opening: frozenset[str]  # predicates by a surgeon to the patient, who is sterile from then on
+    closing: frozenset[str]  # predicates that end the sterile part of the surgery
 
 
 def find_breaches(graphs: Iterable[Iterable[Triplet]], rule: SterilityRule) -> list[tuple[Triplet, ...]]:
@@ -41,11 +40,11 @@ def find_breaches(graphs: Iterable[Iterable[Triplet]], rule: SterilityRule) -> l
         broken = []
         for triplet in graph:
             subject, object_, predicate = triplet
-            if subject in _SURGEONS and object_ == _PATIENT and predicate in _OPENING:
+            if subject in rule.surgeons and object_ == rule.patient and predicate in rule.opening:
                 patient_sterile = True
-            elif predicate == _CLOSING:
+            elif predicate in rule.closing:
                 patient_sterile, closed = False, True
-            sterile = rule.sterile | {_PATIENT} if patient_sterile else rule.sterile - {_PATIENT}
+            sterile = rule.sterile | {rule.patient} if patient_sterile else rule.sterile - {rule.patient}
             known = {subject, object_} <= sterile | rule.unsterile
             if predicate in rule.predicates and known and (subject in sterile) != (object_ in sterile):
                 broken.append(triplet)

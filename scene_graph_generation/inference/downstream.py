@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from operating_room.domain.takes import MMOR, find_take
+from operating_room.domain.domain import Domain, Task
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.readers import read_json, require
@@ -20,7 +20,6 @@ from operating_room.graphs.scene_graph import Sample, as_triplets, by_take
 from operating_room.recordings.dataset import Dataset
 from operating_room.scores import bootstrap
 from operating_room.scores.downstream import (
-    CLASSES,
     DEFINITIONS,
     DownstreamScores,
     breach_answers,
@@ -41,8 +40,6 @@ from scene_graph_generation.inference.infer import answers_path, shortened_memor
 from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.samples.downstream_samples import remembered
 
-TASKS = tuple(CLASSES)
-RULED_TASK = "sterility_breach"  # the one that the published evaluation answers by a rule
 Labels = Mapping[str, Mapping[str, Any]]  # take name without suffix -> frame_id -> label
 
 
@@ -110,7 +107,7 @@ def evaluate_downstream(
     published_memory: bool = False,
     batch_size: int = 16,
 ) -> DownstreamEvaluation:
-    """Answer the three tasks for all timepoints of MM-OR takes and score the answers; a killed run is continued.
+    """Answer the tasks for all timepoints of takes that have some, and score the answers; a killed run is continued.
 
     Args:
         generator: the model; None scores the sterility rule alone.
@@ -120,27 +117,31 @@ def evaluate_downstream(
         rule: of sterility.
         out: the results file. The generated texts are kept beside it as JSON lines.
         about: what the results file says of the run besides what is known here.
-        labels: folder with the three label folders; None is the dataset's own.
+        labels: folder with the label folders of the tasks; None is the dataset's own.
         published_memory: the model was trained with the published memory, see `downstream_samples.remembered`.
         batch_size: questions at once.
 
     Raises:
         UserError: no take can be scored, another run is writing `out`, or it holds answers of another run.
     """
-    expected = [sample for sample in expected if find_take(sample.take_name).dataset == MMOR]
-    known, problems = read_labels(dataset, expected, TASKS, labels)
+    domain, tasks = dataset.domain, dataset.domain.tasks
+    expected = [sample for sample in expected if domain.tasks_of(domain.find_take(sample.take_name))]
+    known, problems = read_labels(dataset, expected, labels)
     by_id = {graph.sample_id: graph for graph in graphs}
     samples: list[Sample] = []
     for name, of_take in by_take(expected).items():
         if missing := without_prediction(of_take, by_id):
             problems.append(f"{name} is left out: {missing}")
-        elif find_take(name).name in known[TASKS[0]]:
+        elif domain.find_take(name).name in known[tasks[0].name]:
             samples += [by_id[sample.sample_id] for sample in of_take]
     if not samples:
-        raise UserError(f"nothing can be scored; {problems[0] if problems else 'there is no take of MM-OR'}")
+        raise UserError(
+            f"nothing can be scored; {problems[0] if problems else 'there is no take with downstream tasks'}"
+        )
     asked = {"graphs": annotations_fingerprint(samples), "published_memory": published_memory}
     said: dict[str, str] = {}
     if generator is not None:
+        domain.require_same(generator.domain, "the model")
         asked["model"] = generator.fingerprint
         with open_answers(answers_path(out), asked) as stored:
             said, unanswered = _answer(generator, samples, stored, published_memory, batch_size)
@@ -149,18 +150,24 @@ def evaluate_downstream(
         if not samples:
             raise UserError(f"nothing can be scored; {problems[0]}")
         about = {**about, "max_new_tokens": generator.max_new_tokens}
-    answers = {"rule": {RULED_TASK: breach_answers(samples, rule)}}
+    # As in the published evaluation, the sterility task is answered by the rule, too.
+    answers = {"rule": {t.name: breach_answers(t, samples, rule) for t in tasks if t.kind == "sterility"}}
     if generator is not None:
-        answers["model"] = {task: {s.sample_id: said[_key(s, task)] for s in samples} for task in TASKS}
+        answers["model"] = {t.name: {s.sample_id: said[_key(s, t)] for s in samples} for t in tasks}
+    timed = next((task for task in tasks if task.kind == "class_with_time" and generator is not None), None)
     evaluation = DownstreamEvaluation(
         {
-            task: {who: _score(task, samples, said[task], known[task]) for who, said in answers.items() if task in said}
-            for task in TASKS
-            if any(task in said for said in answers.values())
+            task.name: {
+                who: _score(task, samples, said[task.name], known[task.name], domain)
+                for who, said in answers.items()
+                if task.name in said
+            }
+            for task in tasks
+            if any(task.name in said for said in answers.values())
         },
-        time_errors(samples, answers["model"][TASKS[0]], known[TASKS[0]]) if generator is not None else None,
-        {**about, **asked, "labels": _fingerprint(known), "code": code_version()},
-        _told(samples, answers, known),
+        time_errors(timed, samples, answers["model"][timed.name], known[timed.name], domain) if timed else None,
+        {**about, **asked, "domain": domain.name, "labels": _fingerprint(known), "code": code_version()},
+        _told(samples, answers, known, domain),
         problems,
     )
     write_json(out, evaluation.to_json())
@@ -190,9 +197,10 @@ def _answer(
     generator: SceneGraphGenerator, samples: Sequence[Sample], answers: Answers, published_memory: bool, size: int
 ) -> tuple[dict[str, str], dict[str, str]]:
     """The answers to all questions by their key (what has none yet is asked), and takes with what is wrong there."""
-    prompts = {_key(sample, task): (sample, prompt) for sample, task, prompt in _questions(samples, published_memory)}
-    questions = {key: generator.text_question(prompt) for key, (_, prompt) in prompts.items()}
-    known = {key: answers.find(key, question) for key, question in questions.items()}
+    questions = _questions(samples, generator.domain, published_memory)
+    prompts = {_key(sample, task): (sample, prompt) for sample, task, prompt in questions}
+    asking = {key: generator.text_question(prompt) for key, (_, prompt) in prompts.items()}
+    known = {key: answers.find(key, question) for key, question in asking.items()}
     texts = {key: text for key, text in known.items() if text is not None}
     left = [key for key in prompts if key not in texts]
     problems: dict[str, str] = {}
@@ -211,47 +219,53 @@ def _answer(
                 continue
             shortened.extend(example.dropped_memory > 0 for example in asked.values())
             new = dict(zip(asked, generator.answer(list(asked.values())), strict=True))
-            answers.add([Answer(key, questions[key], text) for key, text in new.items()])
+            answers.add([Answer(key, asking[key], text) for key, text in new.items()])
             texts |= new
     return texts, problems
 
 
-def _questions(samples: Sequence[Sample], published_memory: bool) -> Iterator[tuple[Sample, str, str]]:
+def _questions(samples: Sequence[Sample], domain: Domain, published_memory: bool) -> Iterator[tuple[Sample, Task, str]]:
     """Timepoint, task and prompt of every question: the memory of the take so far, the current graph, the task."""
     for of_take in by_take(samples).values():
-        memory = Memory()
+        memory = Memory(domain.language.forgotten_spellings)
         for sample in of_take:
-            for task in TASKS:
+            for task in domain.tasks:
                 yield sample, task, downstream_prompt(memory.text(), sample.triplets, task)
             memory.add(remembered(sample.triplets, published_memory), sample.position)
 
 
-def _key(sample: Sample, task: str) -> str:
-    return f"{sample.sample_id} {task}"
+def _key(sample: Sample, task: Task) -> str:
+    return f"{sample.sample_id} {task.name}"
 
 
-def _score(task: str, samples: Sequence[Sample], answers: Mapping[str, str], labels: Labels) -> TaskScores:
-    judged, _ = judge(task, samples, answers, labels)
+def _score(
+    task: Task, samples: Sequence[Sample], answers: Mapping[str, str], labels: Labels, domain: Domain
+) -> TaskScores:
+    judged, _ = judge(task, samples, answers, labels, domain)
     takes = [sample.take_name for sample, _, _ in judged]
-    confusions = [Report.from_labels(CLASSES[task], [label], [answer]).confusion for _, label, answer in judged]
-    shape = (0, len(CLASSES[task]), len(CLASSES[task]) + 1)
+    confusions = [Report.from_labels(task.classes, [label], [answer]).confusion for _, label, answer in judged]
+    shape = (0, len(task.classes), len(task.classes) + 1)
     blocks = bootstrap.block_sums(
         takes, np.array(confusions, np.int64).reshape(shape if not judged else (-1, *shape[1:]))
     )
-    return TaskScores(score_downstream(task, samples, answers, labels), bootstrap.intervals(CLASSES[task], blocks))
+    scores = score_downstream(task, samples, answers, labels, domain)
+    return TaskScores(scores, bootstrap.intervals(task.classes, blocks))
 
 
 def _told(
-    samples: Sequence[Sample], answers: Mapping[str, Mapping[str, Mapping[str, str]]], labels: Mapping[str, Labels]
+    samples: Sequence[Sample],
+    answers: Mapping[str, Mapping[str, Mapping[str, str]]],
+    labels: Mapping[str, Labels],
+    domain: Domain,
 ) -> dict[str, dict[str, Any]]:
     """What the results file holds of each timepoint."""
     return {
         sample.sample_id: {
             task: {
-                "label": labels[task][find_take(sample.take_name).name].get(sample.frame_id),
+                "label": labels[task][domain.find_take(sample.take_name).name].get(sample.frame_id),
                 **{who: said[task][sample.sample_id] for who, said in answers.items() if task in said},
             }
-            for task in TASKS
+            for task in labels
         }
         for sample in samples
     }

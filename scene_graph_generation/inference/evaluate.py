@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from operating_room.domain.takes import find_take
-from operating_room.domain.vocabulary import PREDICATES, SCORED_PREDICATES
+from operating_room.domain.domain import Domain
+from operating_room.domain.language import Language
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.readers import read_json
@@ -26,8 +26,6 @@ from scene_graph_generation.inference.answers import open_answers
 from scene_graph_generation.inference.generator import SceneGraphGenerator
 from scene_graph_generation.inference.infer import Predictions, about_answers, answer_takes, answers_path, seen_of
 from scene_graph_generation.inference.seen import Seen
-
-_PREDICATES = {name.lower() for name in PREDICATES}
 
 
 @dataclass(frozen=True)
@@ -65,26 +63,27 @@ class Evaluation:
         return f"{self.scores}\n{seen}{certainty} ({blocks})"
 
 
-def evaluate(samples: Sequence[Sample], predictions: Path, out: Path | None = None) -> SceneGraphScores:
+def evaluate(samples: Sequence[Sample], predictions: Path, domain: Domain, out: Path | None = None) -> SceneGraphScores:
     """Score a predictions file against the truth and write the results file to `out`.
 
     Raises:
         UserError: the file is damaged, or a sample has no prediction.
     """
-    evaluation = evaluate_file(samples, predictions, out)
+    evaluation = evaluate_file(samples, predictions, domain, out)
     if evaluation.problems:
         raise UserError("\n".join(evaluation.problems))
     return evaluation.scores
 
 
 def evaluate_file(
-    samples: Sequence[Sample], predictions: Path, out: Path | None = None, truth: Path | None = None
+    samples: Sequence[Sample], predictions: Path, domain: Domain, out: Path | None = None, truth: Path | None = None
 ) -> Evaluation:
     """Score a predictions file; takes of which it lacks timepoints are left out and told.
 
     Args:
         samples: the truth.
         predictions: sample id -> [subject, predicate, object] lists.
+        domain: whose language they are in.
         out: the results file, if one is wanted.
         truth: the file that `samples` are from, to be named where one of them is wrong.
 
@@ -94,11 +93,11 @@ def evaluate_file(
     if out is not None and os.path.realpath(out) == os.path.realpath(predictions):
         raise UserError(f"{out}: holds the predictions, which the results would replace; choose another output")
     loaded, about = load_predictions(predictions), {"predictions": str(predictions)}
-    usable, problems = _with_usable_truth(samples, truth)
+    usable, problems = _with_usable_truth(samples, domain.language, truth)
     for name, of_take in by_take(usable).items():
         if missing := without_prediction(of_take, loaded):
             problems.append(f"{name} is left out: {missing}")
-    return _evaluate(usable, loaded, {}, about, problems, out)
+    return _evaluate(usable, loaded, {}, about, problems, domain, out)
 
 
 def require_results(out: Path) -> None:
@@ -142,8 +141,11 @@ def evaluate_model(
     Raises:
         UserError: no take could be finished, another run is writing `out`, or it holds answers of another model.
     """
-    usable, wrong = _with_usable_truth(samples, truth)
-    frames = {find_take(name): [sample.frame_id for sample in of_take] for name, of_take in by_take(usable).items()}
+    domain = dataset.domain
+    usable, wrong = _with_usable_truth(samples, domain.language, truth)
+    frames = {
+        domain.find_take(name): [sample.frame_id for sample in of_take] for name, of_take in by_take(usable).items()
+    }
     with open_answers(answers_path(out), about_answers(generator, memory, batch_size)) as answers:
         texts, problems = answer_takes(generator, dataset, frames, answers, memory, batch_size)
         whole = [sample for sample in usable if sample.sample_id in texts]
@@ -155,17 +157,16 @@ def evaluate_model(
             "max_new_tokens": generator.max_new_tokens,
             "inputs": inputs_fingerprint(dataset, whole),
         }
-        takes = dict.fromkeys(find_take(sample.take_name) for sample in whole)
-        seen = seen_of(generator, dataset, texts, takes, memory)
+        seen = seen_of(generator, dataset, texts, [domain.find_take(name) for name in by_take(whole)], memory)
         predictions = {sample_id: parse(text) for sample_id, text in texts.items()}
-        return _evaluate(usable, predictions, texts, about, [*wrong, *problems], out, seen)
+        return _evaluate(usable, predictions, texts, about, [*wrong, *problems], domain, out, seen)
 
 
-def score_constant_guess(training: Sequence[Sample], samples: Sequence[Sample]) -> SceneGraphScores:
+def score_constant_guess(training: Sequence[Sample], samples: Sequence[Sample], domain: Domain) -> SceneGraphScores:
     """What the most frequent graph of the training samples scores when it is said at every timepoint."""
     graphs = Counter(tuple(sorted(sample.triplets)) for sample in training if sample.triplets)
     guess = graphs.most_common(1)[0][0] if graphs else ()
-    return score(samples, {sample.sample_id: guess for sample in samples})
+    return score(samples, {sample.sample_id: guess for sample in samples}, domain)
 
 
 def _evaluate(
@@ -174,6 +175,7 @@ def _evaluate(
     texts: Mapping[str, str],
     about: Mapping[str, Any],
     problems: Sequence[str],
+    domain: Domain,
     out: Path | None,
     seen: Seen | None = None,
 ) -> Evaluation:
@@ -184,13 +186,13 @@ def _evaluate(
         raise UserError(f"nothing can be scored; {'; '.join(problems)}")
     if not scored:
         raise UserError("there are no samples to score; check the split and the takes on disk")
-    reports = [score_sample(sample, predictions[sample.sample_id]) for sample in scored]
+    reports = [score_sample(sample, predictions[sample.sample_id], domain.language) for sample in scored]
     confusions = np.stack([report.predicates.confusion for report in reports])
     blocks = bootstrap.block_sums([sample.take_name for sample in scored], confusions)
     evaluation = Evaluation(
-        summarise(scored, reports),
-        bootstrap.intervals(SCORED_PREDICATES, blocks),
-        {**about, "code": code_version(), "annotations": annotations_fingerprint(scored)},
+        summarise(scored, reports, domain),
+        bootstrap.intervals(domain.language.scored_predicates, blocks),
+        {**about, "domain": domain.name, "code": code_version(), "annotations": annotations_fingerprint(scored)},
         {
             sample.sample_id: {
                 "truth": [list(triplet) for triplet in sample.triplets],
@@ -200,7 +202,7 @@ def _evaluate(
             for sample in scored
         },
         list(problems),
-        [*_notes_on_names(scored, predictions), *(seen.warnings() if seen is not None else ())],
+        [*_notes_on_names(scored, predictions, domain.language), *(seen.warnings() if seen is not None else ())],
         seen,
     )
     if out is not None:
@@ -208,25 +210,28 @@ def _evaluate(
     return evaluation
 
 
-def _with_usable_truth(samples: Sequence[Sample], truth: Path | None) -> tuple[list[Sample], list[str]]:
+def _with_usable_truth(
+    samples: Sequence[Sample], language: Language, truth: Path | None
+) -> tuple[list[Sample], list[str]]:
     """The samples of takes whose truth can be scored, and a line for each other take, before anything is asked."""
     problems = {}
     for name, of_take in by_take(samples).items():
         try:
             for sample in of_take:
-                score_sample(sample, ())
+                score_sample(sample, (), language)
         except UserError as error:
             problems[name] = f"{'' if truth is None else f'{truth}: '}{name} is left out: {error}"
     return [sample for sample in samples if sample.take_name not in problems], list(problems.values())
 
 
-def _notes_on_names(samples: Sequence[Sample], predictions: Predictions) -> list[str]:
+def _notes_on_names(samples: Sequence[Sample], predictions: Predictions, language: Language) -> list[str]:
     """Predictions that cannot count, which a table of scores alone does not tell from a model that is wrong."""
     relations = [(sample.sample_id, triplet) for sample in samples for triplet in predictions[sample.sample_id]]
+    predicates = {name.lower() for name in language.predicates}
     strange = [
         (sample_id, triplet)
         for sample_id, triplet in relations
-        if (known := normalise(triplet)) is None or known.predicate.lower() not in _PREDICATES
+        if (known := normalise(triplet, language)) is None or known.predicate not in predicates
     ]
     if not strange:
         return []

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from computing.machine import free_memory
+from operating_room.domain.domain import Domain, mmor
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Timepoint
 from operating_room.recordings.questions import timepoint_prompt
@@ -38,16 +39,31 @@ class SceneGraphGenerator:
         tokens: its tokenizer.
         device: where it runs.
         max_new_tokens: of an answer; longer ones are cut off.
+        domain: that it was trained for; None is MM-OR with 4D-OR.
     """
 
     max_new_tokens = MAX_NEW_TOKENS
+    _domain: Domain | None = None
 
-    def __init__(self, model: MM2SG, tokens: Tokens, device: str = "cpu", max_new_tokens: int = MAX_NEW_TOKENS) -> None:
+    def __init__(
+        self,
+        model: MM2SG,
+        tokens: Tokens,
+        device: str = "cpu",
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        domain: Domain | None = None,
+    ) -> None:
+        self._domain = domain
         self.model = model.eval().to(device)
         self.max_new_tokens = max_new_tokens
         self._device = device
         self._tokens = tokens
         self._reader = ExampleReader(model.settings, tokens)
+
+    @property
+    def domain(self) -> Domain:
+        """What the model was trained for."""
+        return mmor() if self._domain is None else self._domain
 
     @cached_property
     def fingerprint(self) -> str:
@@ -122,7 +138,8 @@ class SceneGraphGenerator:
     def _ask(self, timepoint: Timepoint, memory: str | None) -> tuple[str, Evidence]:
         """The conversation and the files that go with it."""
         known = _only(timepoint, self.model.settings.modalities)
-        return self._tokens.conversation(timepoint_prompt(known, memory)), Evidence.of_timepoint(known)
+        prompt = timepoint_prompt(known, self.domain.language, memory)
+        return self._tokens.conversation(prompt), Evidence.of_timepoint(known)
 
 
 @cache

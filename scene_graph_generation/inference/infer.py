@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from operating_room.domain.takes import Take
+from operating_room.domain.collection import Take
 from operating_room.errors import UserError
 from operating_room.files.atomic import require_replaceable
 from operating_room.graphs.graph_files import load_predictions, save_predictions
@@ -126,7 +126,11 @@ def answer_takes(
     Returns:
         sample id -> text, and one line for each take that could not be finished; all others are. A bad timepoint
         costs itself, with memory also what comes after it in its take.
+
+    Raises:
+        UserError: the model is of another domain than the data.
     """
+    dataset.domain.require_same(generator.domain, "the model")
     lanes: dict[Take, Sequence[Timepoint]] = {}
     problems: dict[Take, list[str]] = {}
     for take, wanted in frames.items():
@@ -134,7 +138,8 @@ def answer_takes(
             lanes[take] = _timepoints(dataset, take, wanted)
         except UserError as error:
             problems[take] = [str(error)]
-    memories = {take: Memory() for take in lanes}
+    forgotten = dataset.domain.language.forgotten_spellings
+    memories = {take: Memory(forgotten) for take in lanes}
     groups = list((_side_by_side if memory else _in_order)(list(lanes.values()), batch_size))
     texts: dict[str, str] = {}
     changed = 0

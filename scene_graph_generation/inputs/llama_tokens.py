@@ -11,8 +11,8 @@ from pathlib import Path
 from sentencepiece import SentencePieceProcessor
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
+from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
-from operating_room.graphs.prompts import QUESTION
 
 LLAMA_FILE = "tokenizer.model"
 _BLANK = "▁"
@@ -48,7 +48,8 @@ def read_llama_tokenizer(path: Path) -> Tokenizer:
         single=f"{begin} $A", special_tokens=[(begin, source.bos_id())]
     )
     # SentencePiece has other kinds of models, whose pieces are joined in another way: ids must be those that it gives.
-    if tokenizer.encode(QUESTION).ids[1:] != source.encode(QUESTION):
+    question = mmor().language.question
+    if tokenizer.encode(question).ids[1:] != source.encode(question):
         raise UserError(f"{path}: is a SentencePiece tokenizer of another kind; give Llama's {LLAMA_FILE}")
     return tokenizer
 

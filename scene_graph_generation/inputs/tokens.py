@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from operating_room.domain.vocabulary import ENTITIES, PREDICATES
+from operating_room.domain.language import Language
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_text
 from operating_room.graphs.prompts import BLOCKS, IMAGE_MARK, conversation, human_prompt
@@ -92,7 +92,7 @@ class Tokens:
         write_text(folder / FILE, self._tokenizer.to_str())
 
 
-def train_tokens(texts: Iterable[str], vocabulary: int) -> Tokens:
+def train_tokens(texts: Iterable[str], vocabulary: int, language: Language) -> Tokens:
     """A byte-level tokenizer for the closed language of prompts and graphs.
 
     The fixed instruction and each block marker are one token, and so is every entity and predicate with its separator;
@@ -105,7 +105,7 @@ def train_tokens(texts: Iterable[str], vocabulary: int) -> Tokens:
     )
     tokenizer.decoder = decoders.ByteLevel()
     # Longer phrases first: the tokenizer takes the first that fits.
-    fixed = sorted(_fixed_phrases(), key=lambda phrase: (-len(phrase), phrase))
+    fixed = sorted(_fixed_phrases(language), key=lambda phrase: (-len(phrase), phrase))
     special = [BEGIN_TOKEN, END_TOKEN]
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary - len(fixed),
@@ -120,7 +120,7 @@ def train_tokens(texts: Iterable[str], vocabulary: int) -> Tokens:
             for phrase in fixed:
                 text = text.replace(phrase, "\n")
             yield text
-        yield from [_closed_language()] * 20
+        yield from [_closed_language(language)] * 20
 
     tokenizer.train_from_iterator(corpus(), trainer)
     tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in fixed])
@@ -130,17 +130,17 @@ def train_tokens(texts: Iterable[str], vocabulary: int) -> Tokens:
     return Tokens(tokenizer)
 
 
-def _fixed_phrases() -> set[str]:
+def _fixed_phrases(language: Language) -> set[str]:
     """What stands in every conversation, and what opens and closes its blocks."""
-    before, after = conversation(human_prompt(None, None, None, None)).split(IMAGE_MARK)
+    before, after = conversation(human_prompt(language, None, None, None, None)).split(IMAGE_MARK)
     blocks = [("memory", "."), *((name, ". ") for name in BLOCKS)]
     markers = [mark for name, end in blocks for mark in (f"<{name}_start>: ", f"<{name}_end>{end}")]
     return {before, after.strip(), f" {START}", f" {END}", *markers}
 
 
-def _closed_language() -> str:
+def _closed_language(language: Language) -> str:
     """Every entity as subject and object and every predicate, as graphs spell them, in two orders."""
-    triplets = [
-        Triplet(entity, ENTITIES[-1 - i], predicate) for i, entity in enumerate(ENTITIES) for predicate in PREDICATES
-    ]
+    entities = language.entities
+    pairs = list(zip(entities, reversed(entities)))
+    triplets = [Triplet(*pair, predicate) for pair in pairs for predicate in language.predicates]
     return " ".join(target_text((triplet, triplet)) for triplet in triplets)

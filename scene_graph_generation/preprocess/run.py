@@ -55,7 +55,7 @@ def each_take(dataset: Dataset, takes: Sequence[Take], step: Step, title: str, w
     Raises:
         UserError: a worker was ended from outside.
     """
-    recorded = [RecordedTake(dataset.take(take).root, take) for take in takes]
+    recorded = [RecordedTake(dataset.take(take).root, take, dataset.domain) for take in takes]
     return sum(in_workers(partial(_attempt, step), recorded, workers, title), Outcome())
 
 

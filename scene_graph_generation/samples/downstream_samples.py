@@ -6,18 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
-from operating_room.domain.takes import MMOR, find_take
+from operating_room.domain.domain import Domain, Task
+from operating_room.domain.language import NONE
 from operating_room.errors import UserError
 from operating_room.graphs.memory import DOWNSTREAM_STYLES, DROP_PROBABILITY, changes_before, unswapped
 from operating_room.graphs.prompts import downstream_prompt
-from operating_room.graphs.scene_graph import Sample, Triplet, parse, target_text
-from operating_room.scores.downstream import CLASSES, tasks_of
+from operating_room.graphs.scene_graph import Sample, Triplet, by_take, parse, target_text
 from scene_graph_generation.samples.records import Record, change_logs, draw_memory, drop_ending, turns
 
-TASKS = tuple(CLASSES)
 BREACHLESS_PROBABILITY = 0.01  # of asking for a sterility breach where there is none
-_BREACH = "sterility_breach"
-_NO_ACTION, _NO_BREACH = "none", "No"
 
 
 def downstream_file_name(
@@ -43,18 +40,20 @@ def remembered(triplets: Sequence[Triplet], published: bool) -> list[Triplet]:
 def downstream_records(
     samples: Sequence[Sample],
     labels: Mapping[str, Mapping[str, Any]],
+    domain: Domain,
     generator: Random,
     per_timepoint: int = 10,
     augment_memory: bool = True,
     drop_history: float = DROP_PROBABILITY,
     published_memory: bool = False,
 ) -> Iterator[Record]:
-    """Questions for next action, robot phase and sterility breach in the published mixture (section 10).
+    """Questions for the downstream tasks in the published mixture (section 10).
 
     Args:
-        samples: of whole takes of MM-OR; the others are left out, and those of takes without labels. A task that a take
-            has no labels for (`tasks_of`) is not asked of it.
+        samples: of whole takes; those without tasks or without labels are left out. A task that a take has no labels
+            for (`Domain.tasks_of`) is not asked of it.
         labels: of `operating_room.scores.downstream.read_labels`.
+        domain: whose takes and tasks these are.
         generator: source of all draws.
         per_timepoint: records for each sample.
         augment_memory: style of the memory drawn at random and entries dropped, else all of it.
@@ -64,15 +63,19 @@ def downstream_records(
     Raises:
         UserError: labels lack a timepoint or have another form.
     """
-    samples = [
-        s for s in samples if find_take(s.take_name).dataset == MMOR and find_take(s.take_name).name in labels[TASKS[0]]
-    ]
-    logs = change_logs(samples, lambda triplets: remembered(triplets, published_memory))
+    labelled = {
+        name
+        for name in by_take(samples)
+        if domain.tasks_of(take := domain.find_take(name)) and take.name in labels[domain.tasks[0].name]
+    }
+    samples = [sample for sample in samples if sample.take_name in labelled]
+    forgotten = domain.language.forgotten_spellings
+    logs = change_logs(samples, lambda triplets: remembered(triplets, published_memory), forgotten)
     for sample in samples:
-        answers = _answers(labels, sample)
+        answers = _answers(labels, sample, domain)
         history = changes_before(logs[sample.take_name], sample.position)
         for _ in range(per_timepoint):
-            task = _draw_task(tuple(answers), answers[_BREACH] != _NO_BREACH, generator)
+            task = _draw_task(answers, generator)
             memory = draw_memory(history, DOWNSTREAM_STYLES, drop_history, generator if augment_memory else None)
             yield {
                 "id": sample.sample_id,
@@ -95,36 +98,40 @@ def graph_records(samples: Iterable[Sample]) -> list[Record]:
     ]
 
 
-def _answers(labels: Mapping[str, Mapping[str, Any]], sample: Sample) -> dict[str, str]:
+def _answers(labels: Mapping[str, Mapping[str, Any]], sample: Sample, domain: Domain) -> dict[Task, str]:
     """Task -> the text that stands for the label of this sample.
 
     Raises:
         UserError: a label is missing or of another form.
     """
-    take = find_take(sample.take_name)
+    take = domain.find_take(sample.take_name)
     try:
-        return {task: _told(task, labels[task][take.name][sample.frame_id]) for task in tasks_of(take)}
+        return {task: _told(task, labels[task.name][take.name][sample.frame_id]) for task in domain.tasks_of(take)}
     except (KeyError, IndexError, TypeError) as error:
         raise UserError(
             f"{sample.sample_id}: downstream labels are missing or damaged for this timepoint ({error}); "
-            "copy the three take_timestamp_to_* folders again"
+            "copy the folders of the labels again"
         ) from error
 
 
-def _told(task: str, label: Any) -> str:
+def _told(task: Task, label: Any) -> str:
     """A stored label as an answer."""
-    if task == "next_action":  # an empty list is met in the data and scored as none (section 11, fix 6)
-        return f"{label[0]}: {label[1]}" if label else _NO_ACTION
-    if task == _BREACH:
-        return f"Yes: {'; '.join(' '.join(breach) for breach in label)}" if label else _NO_BREACH
+    if task.kind == "class_with_time":  # an empty list is met in the data and scored as none (section 11, fix 6)
+        return f"{label[0]}: {label[1]}" if label else NONE
+    if task.kind == "sterility":
+        broken = "; ".join(" ".join(breach) for breach in label)
+        return f"{task.classes[1].capitalize()}: {broken}" if label else task.classes[0].capitalize()
     if not isinstance(label, str):
-        raise TypeError(f"robot phase {label}")
+        raise TypeError(f"{task.words} {label}")
     return label
 
 
-def _draw_task(tasks: Sequence[str], has_breach: bool, generator: Random) -> str:
+def _draw_task(answers: Mapping[Task, str], generator: Random) -> Task:
     """Any of the tasks; a breach is seldom asked for where there is none."""
+    tasks = list(answers)
     task = generator.choice(tasks)
-    if task == _BREACH and not has_breach and generator.random() >= BREACHLESS_PROBABILITY:
-        task = generator.choice([other for other in tasks if other != _BREACH])
+    breachless = task.kind == "sterility" and answers[task] == task.classes[0].capitalize()
+    others = [other for other in tasks if other.kind != "sterility"]
+    if breachless and generator.random() >= BREACHLESS_PROBABILITY and others:
+        task = generator.choice(others)
     return task

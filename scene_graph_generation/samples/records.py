@@ -7,13 +7,13 @@ random during training). Samples of the downstream tasks are in `downstream_samp
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol, runtime_checkable
 
-from operating_room.domain.takes import find_take
+from operating_room.domain.language import Language
 from operating_room.errors import UserError
 from operating_room.graphs.memory import (
     DROP_PROBABILITY,
@@ -104,8 +104,9 @@ def training_records(
         UserError: a take or timepoint is not on disk, or one of its files is damaged.
     """
     samples = list(_usable(dataset, samples, left_out))
-    logs = change_logs(samples, lambda triplets: parse(target_text(triplets))) if options.temporal else {}
-    similar = SimilarSamples(samples) if options.mixed else None
+    language = dataset.domain.language
+    logs = change_logs(samples, _spoken, language.forgotten_spellings) if options.temporal else {}
+    similar = SimilarSamples(samples, dataset.domain) if options.mixed else None
     drawing = generator if options.augment_memory else None
     known: dict[Path, Any] = {}
 
@@ -119,7 +120,7 @@ def training_records(
         if options.temporal:
             memory = draw_memory(history, SCENE_GRAPH_STYLES, options.drop_history, drawing)
         evidence = mix_modalities(timepoint, others, generator) if others else timepoint
-        return training_record(sample.sample_id, evidence, triplets, memory, dataset.root, known)
+        return training_record(sample.sample_id, evidence, language, triplets, memory, dataset.root, known)
 
     for index, sample in enumerate(samples):
         timepoint = find(sample)
@@ -140,6 +141,7 @@ def training_records(
 def training_record(
     sample_id: str,
     timepoint: Timepoint,
+    language: Language,
     triplets: Iterable[Triplet],
     memory: str | None,
     root: Path,
@@ -160,7 +162,7 @@ def training_record(
         "id": sample_id,
         "timepoint": int(timepoint.frame_id),
         "vis_knowledge_paths": None,
-        "conversations": turns(timepoint_prompt(timepoint, memory, known), target_text(triplets)),
+        "conversations": turns(timepoint_prompt(timepoint, language, memory, known), target_text(triplets)),
         **{key: _relative(value, root) for key, value in files.items() if value},
     }
 
@@ -228,17 +230,30 @@ def draw_memory(
 
 
 def change_logs(
-    samples: Iterable[Sample], remembered: Callable[[tuple[Triplet, ...]], Iterable[Triplet]]
+    samples: Iterable[Sample],
+    remembered: Callable[[tuple[Triplet, ...]], Iterable[Triplet]],
+    forgotten: Collection[str],
 ) -> dict[str, list[Change]]:
-    """The change log of each take, its timepoints in order; `remembered` turns a graph into what memory holds of it."""
+    """The change log of each take, its timepoints in order.
+
+    Args:
+        samples: graphs.
+        remembered: turns a graph into what memory holds of it.
+        forgotten: predicates that memory leaves out, see `Memory`.
+    """
     memories: dict[str, Memory] = {}
     for sample in sorted(samples, key=lambda sample: sample.position):
-        memories.setdefault(sample.take_name, Memory()).add(remembered(sample.triplets), sample.position)
+        memories.setdefault(sample.take_name, Memory(forgotten)).add(remembered(sample.triplets), sample.position)
     return {take_name: memory.log for take_name, memory in memories.items()}
 
 
+def _spoken(triplets: Iterable[Triplet]) -> list[Triplet]:
+    """A graph as an answer tells it, which is what memory holds at inference, too."""
+    return parse(target_text(triplets))
+
+
 def _timepoint(dataset: Dataset, sample: Sample) -> Timepoint:
-    return dataset.take(find_take(sample.take_name)).timepoint(sample.frame_id)
+    return dataset.take(dataset.domain.find_take(sample.take_name)).timepoint(sample.frame_id)
 
 
 def _usable(dataset: Dataset, samples: Iterable[Sample], left_out: LeftOut | None) -> Iterator[Sample]:

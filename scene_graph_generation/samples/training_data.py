@@ -7,14 +7,13 @@ here (mirrored rooms, disturbed memory, fixed view slots, canonical order) is ou
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import torch
 
-from operating_room.domain.takes import find_take
-from operating_room.domain.vocabulary import PREDICATES
 from operating_room.errors import UserError
 from operating_room.files.readers import read_json
 from operating_room.graphs.prompts import BLOCKS, IMAGE_MARK, drop_blocks, without_blocks
@@ -41,6 +40,7 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
     def __init__(self, records: Records, dataset: Dataset, config: TrainConfig, read: ExampleReader) -> None:
         self.records = records
         self._dataset = dataset
+        self._predicates = dataset.domain.language.predicates
         self._config = config
         self._read = read
         self._unread = [block for name, block in zip(TEXT_MODALITIES, BLOCKS) if name not in read.modalities]
@@ -63,7 +63,7 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
             evidence = replace(evidence, audio=None, cloud=None)
         if pictures_only or generator.random() < config.memory_dropout:
             prompt = _MEMORY.sub("", prompt)
-        prompt = disturb_memory(prompt, generator.uniform(0, config.memory_noise), generator)
+        prompt = disturb_memory(prompt, generator.uniform(0, config.memory_noise), self._predicates, generator)
         example = self._read(evidence, self._read.conversation(prompt), self.answer(place))
         return augment_views(example, generator) if config.augment else example
 
@@ -83,7 +83,7 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
     def _slots(self, record: Record) -> tuple[Path | None, ...]:
         """The pictures in the slots of the evaluation, so that a slot is always the same camera."""
         take_name, frame_id = split_sample_id(record["id"])
-        timepoint = self._dataset.take(find_take(take_name)).timepoint(frame_id)
+        timepoint = self._dataset.take(self._dataset.domain.find_take(take_name)).timepoint(frame_id)
         return Evidence.of_timepoint(timepoint).views
 
 
@@ -119,7 +119,7 @@ def record_text(record: Record) -> str:
     return " ".join(_turns(record))
 
 
-def disturb_memory(prompt: str, share: float, generator: Random) -> str:
+def disturb_memory(prompt: str, share: float, predicates: Sequence[str], generator: Random) -> str:
     """Drop a share of the memory's entries or alter their predicate, as a model's own errors would.
 
     Memory at inference holds what the model said before; trained on true memory alone it would trust it blindly.
@@ -128,7 +128,7 @@ def disturb_memory(prompt: str, share: float, generator: Random) -> str:
     def disturb(entry: re.Match[str]) -> str:
         if generator.random() >= share:
             return entry[0]
-        return entry[1] + generator.choice(PREDICATES) + entry[3] if generator.random() < 0.5 else ""
+        return entry[1] + generator.choice(predicates) + entry[3] if generator.random() < 0.5 else ""
 
     before, mark, rest = prompt.partition("<memory_start>")
     memory, end, after = rest.partition("<memory_end>")

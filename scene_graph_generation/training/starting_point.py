@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from computing.machine import choose_device, seeded
+from operating_room.domain.language import Language
 from operating_room.errors import UserError
 from operating_room.work.processes import is_first
 from scene_graph_generation.config.settings import Experiment, MM2SGConfig, StartConfig, with_vocabulary
@@ -28,7 +29,7 @@ from scene_graph_generation.weights.parameter_names import from_published, publi
 from scene_graph_generation.weights.precision import set_precision
 
 
-def begin(experiment: Experiment, texts: Iterable[str]) -> tuple[MM2SG, Tokens]:
+def begin(experiment: Experiment, texts: Iterable[str], language: Language) -> tuple[MM2SG, Tokens]:
     """The model and its tokenizer; `texts` are what the tokenizer of a model from scratch is made of.
 
     Without base, the first stage of a curriculum is a model of ours, which goes on with its own sizes and tokenizer and
@@ -38,7 +39,7 @@ def begin(experiment: Experiment, texts: Iterable[str]) -> tuple[MM2SG, Tokens]:
         UserError: a base or the first stage cannot be loaded, or the settings contradict each other.
     """
     check_start(experiment)
-    model, tokens = _begin(experiment, texts)
+    model, tokens = _begin(experiment, texts, language)
     if experiment.train.gradient_checkpointing:
         model.language.activation_checkpointing_enable({"use_reentrant": False})
     return model, tokens
@@ -67,14 +68,14 @@ def check_start(experiment: Experiment) -> None:
         raise UserError("`pretrain` teaches a vision tower to see, and none is given; add --vision_tower")
 
 
-def _begin(experiment: Experiment, texts: Iterable[str]) -> tuple[MM2SG, Tokens]:
+def _begin(experiment: Experiment, texts: Iterable[str], language: Language) -> tuple[MM2SG, Tokens]:
     start, device = experiment.start, choose_device()
     with seeded(experiment.train.seed, device):  # adapters are drawn where their layers are
         if start.base is None and start.curriculum is not None:
             first, tokens = load_model(start.curriculum)
             return with_modalities(first, experiment.model), tokens
         if start.base is None:
-            tokens = train_tokens(texts, experiment.vocabulary)
+            tokens = train_tokens(texts, experiment.vocabulary, language)
             return MM2SG(with_vocabulary(experiment.model, tokens.size)), tokens
         base = find_folder(start.base)
         tower = None if start.vision is None else find_folder(start.vision)

@@ -64,7 +64,7 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     checkpoint = _begin_folder(experiment, out)
     records = Joined([read_records(path) for path in data])
     _check_same_training(out, experiment, len(records), checkpoint)
-    model, tokens = begin(experiment, map(record_text, records))
+    model, tokens = begin(experiment, map(record_text, records), dataset.domain.language)
     _check_text_only(records, experiment.start)
     keepers = share().processes * max(readers(config), 1)
     read = ExampleReader(model.settings, tokens, keep_views=experiment.start.base is None, readers=keepers)

@@ -10,6 +10,7 @@ import pytest
 
 from mmor import report
 from mmor.report import TakeResult, compare_graphs, write_report
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import find_take
 from operating_room.graphs.graph_files import load_samples
 from operating_room.graphs.scene_graph import Triplet
@@ -30,7 +31,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> TakeResult:
     convert(root, root)
     truth = load_samples(root / "relationships_test.json")[10:13]
     graphs = {sample.sample_id: list(sample.triplets) for sample in truth}
-    scores = scoring.score(truth, graphs)
+    scores = scoring.score(truth, graphs, mmor())
     quality = VideoQuality({length: WindowQuality({}, {}) for length in (4, 8)}, {})
     return TakeResult(Dataset(root).take(TAKE), truth, graphs, {}, scores, scores, quality, "a </script> note")
 
@@ -71,7 +72,7 @@ def test_no_text_ends_or_hides_the_data(
 def test_triplets_are_right_missed_or_wrong() -> None:
     truth = [Triplet("nurse", "drill", "holding"), Triplet("nurse", "patient", "closeTo")]
     predicted = [Triplet("nurse", "drill", "holding"), Triplet("nurse", "saw", "holding"), Triplet("x", "y", "z")]
-    assert compare_graphs(truth, predicted) == [
+    assert compare_graphs(truth, predicted, mmor().language) == [
         ("nurse", "drill", "holding", "right"),
         ("nurse", "patient", "closeTo", "missed"),
         ("nurse", "saw", "holding", "wrong"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mmor.demo import BUNDLED, GRAPHS, prepare
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import find_take
 from operating_room.graphs.scene_graph import Sample, parse
 from operating_room.recordings.dataset import Dataset, Timepoint
@@ -49,6 +50,6 @@ def test_other_masks_other_answers(surgery: tuple[list[Sample], list[Timepoint]]
 
     def macro_f1(texts: list[str]) -> float:
         predictions = {sample.sample_id: parse(text) for sample, text in zip(truth, texts)}
-        return score(truth, predictions).overall.macro_f1
+        return score(truth, predictions, mmor()).overall.macro_f1
 
     assert macro_f1(usual) > max(macro_f1(swapped), macro_f1(blind))

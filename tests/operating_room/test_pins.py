@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from operating_room.domain import categories, vocabulary
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import SPLITS, TAKES, split_takes
 from operating_room.graphs import memory, prompts
 from operating_room.graphs.scene_graph import Triplet, normalise, parse, target_text
 from operating_room.recordings import layout, views
 from operating_room.recordings.dataset import Timepoint
-from operating_room.scores import downstream
 from scene_graph_generation.inputs.tokens import _closed_language, _fixed_phrases
 from scene_graph_generation.samples.downstream_samples import downstream_file_name
 from scene_graph_generation.samples.records import SampleOptions
@@ -39,14 +39,14 @@ TRACKER = {
 
 def human_prompts() -> list[str]:
     choices = product((None, ROBOT), (None, TRACKER), (None, "the saw please"), (None, "0: nurse,drill,holding; "))
-    return [prompts.conversation(prompts.human_prompt(*choice)) for choice in choices]
+    return [prompts.conversation(prompts.human_prompt(mmor().language, *choice)) for choice in choices]
 
 
 def downstream_prompts() -> list[str]:
     graph = (Triplet("head_surgeon", "patient", "drilling"),)
     return [
         prompts.downstream_prompt(text, triplets, task)
-        for task in downstream.CLASSES
+        for task in mmor().tasks
         for text in (None, "0: nurse,drill,holding; ")
         for triplets in ((), graph)
     ]
@@ -61,12 +61,17 @@ def all_triplets() -> list[Triplet]:
 
 def targets() -> list[Any]:
     texts = [target_text((triplet,)) for triplet in all_triplets()]
-    return [texts, target_text(()), [parse(text) for text in texts], [normalise(t) for t in all_triplets()]]
+    return [
+        texts,
+        target_text(()),
+        [parse(text) for text in texts],
+        [normalise(t, mmor().language) for t in all_triplets()],
+    ]
 
 
 def memory_texts() -> list[str]:
     """A surgery of 60 s in which relations come and go, in every style, with and without dropping."""
-    draw, remembered, texts = Random(5), memory.Memory(), []
+    draw, remembered, texts = Random(5), memory.Memory(mmor().language.forgotten_spellings), []
     people, things = vocabulary.PEOPLE[:4], vocabulary.ENTITIES[8:14]
     for time in range(60):
         texts += [remembered.text(style) for style in memory.STYLES]
@@ -135,11 +140,18 @@ def orders() -> list[Any]:
     words = vocabulary.ENTITIES, vocabulary.SCORED_PREDICATES, vocabulary.PEOPLE, vocabulary.PREDICATE_LEVELS
     prompted = vocabulary.PROMPT_ENTITIES, vocabulary.TRACKER_OBJECTS, vocabulary.ROBOT_PHASE_LABELS
     splits = {split: [take.sample_name for take in split_takes(split)] for split in SPLITS}
-    return [words, prompted, downstream.CLASSES, splits, vocabulary.ROLE_SYNONYMS, vocabulary.WORD_SYNONYMS]
+    return [
+        words,
+        prompted,
+        {task.name: task.classes for task in mmor().tasks},
+        splits,
+        vocabulary.ROLE_SYNONYMS,
+        vocabulary.WORD_SYNONYMS,
+    ]
 
 
 def phrases() -> list[Any]:
-    return [sorted(_fixed_phrases()), _closed_language()]
+    return [sorted(_fixed_phrases(mmor().language)), _closed_language(mmor().language)]
 
 
 PINS: dict[Callable[[], Any], str] = {

@@ -7,10 +7,12 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from operating_room.domain.domain import mmor
 from operating_room.domain.vocabulary import ENTITIES, SCORED_PREDICATES
 from operating_room.errors import UserError
 from operating_room.graphs.graph_files import load_samples
@@ -19,9 +21,9 @@ from operating_room.graphs.prompts import conversation, downstream_prompt
 from operating_room.graphs.scene_graph import Sample, Triplet, normalise, parse, target_text
 from operating_room.graphs.similarity import MAX_DRAWN, SimilarSamples
 from operating_room.recordings.raw_labels import convert
-from operating_room.scores.downstream import CLASSES, breach_answers, predicted_samples, score_downstream
+from operating_room.scores.downstream import breach_answers, predicted_samples, score_downstream
+from operating_room.scores.downstream_rules import our_rules
 from operating_room.scores.scoring import GraphReport, score
-from operating_room.scores.sterility import SterilityRule
 from tests.parity.case import DOUBLE, EXACT, Result, compare, load_json
 
 
@@ -73,7 +75,7 @@ def similar_samples(case: Path) -> Iterator[Result]:
     for path in sorted(case.glob("*.json*")):
         facts = load_json(path)
         samples = [real[take_name, frame_id] for take_name, frame_id in facts["subset"]]
-        finder = SimilarSamples(samples)
+        finder = SimilarSamples(samples, mmor())
         candidates, quotas = [], []
         for one in facts["cases"]:
             found = finder.similar(one["sample"])
@@ -100,8 +102,9 @@ def sgg_metric(case: Path) -> Iterator[Result]:
         records = facts["samples"]
         samples = [Sample.from_record(record) for record in records]
         parsed = [parse(record["output"]) for record in records]
-        normalised = [[t for t in map(normalise, triplets) if t is not None] for triplets in parsed]
-        scores = score(samples, {s.sample_id: triplets for s, triplets in zip(samples, parsed, strict=True)})
+        language = mmor().language
+        normalised = [[known for t in of if (known := normalise(t, language)) is not None] for of in parsed]
+        scores = score(samples, {s.sample_id: triplets for s, triplets in zip(samples, parsed, strict=True)}, mmor())
         reports = {
             **{f"take:{name}": report for name, report in scores.takes.items()},
             **{f"dataset:{name}": report for name, report in scores.datasets.items()},
@@ -138,16 +141,21 @@ def downstream_eval(case: Path) -> Iterator[Result]:
             if task == "sterility_breach":
                 sets = facts["assumed_sets"][run["sterility_sets"]]
                 keys = ("STERILITY_BREACH_PREDICATES", "STERILE_ENTITIES", "UNSTERILE_ENTITIES")
-                answers = breach_answers(in_order, SterilityRule(*(frozenset(sets[key]) for key in keys)))
+                names = ("predicates", "sterile", "unsterile")
+                chosen = {name: frozenset(sets[key]) for name, key in zip(names, keys)}
+                rule = replace(our_rules().sterility_breach, **chosen)  # the rest of the rule is published
+                answers = breach_answers(mmor().task(task), in_order, rule)
             else:
                 answers = {sample.sample_id: text for sample, text in zip(in_order, run["outputs"], strict=True)}
-            scores = score_downstream(task, in_order, answers, facts["labels"][task], keep_end_token=True)
+            scores = score_downstream(
+                mmor().task(task), in_order, answers, facts["labels"][task], mmor(), keep_end_token=True
+            )
             reports = {
                 **{f"take:{take}": r.to_json() for take, r in scores.takes.items()},
                 "all": scores.overall.to_json(),
             }
             yield compare(f"{name} scores", reports, run["reports"], DOUBLE)
-            yield compare(f"{name} classes", list(CLASSES[task]), run["class_list"], EXACT)
+            yield compare(f"{name} classes", list(mmor().task(task).classes), run["class_list"], EXACT)
             yield compare(f"{name} unknown labels", scores.unknown_labels, run["unknown_ground_truth"], EXACT)
             prompts = list(_downstream_prompts(in_order, task))
             recorded = run["prompt_first_10"] or []
@@ -221,7 +229,7 @@ def _compare_memory(
 
 
 def _remember(frames: Iterable[tuple[int, Iterable[Triplet]]], keep_close: bool = False) -> Memory:
-    remembered = Memory(keep_close)
+    remembered = Memory(() if keep_close else mmor().language.forgotten_spellings)
     for time, triplets in frames:
         remembered.add(triplets, time)
     return remembered
@@ -230,8 +238,8 @@ def _remember(frames: Iterable[tuple[int, Iterable[Triplet]]], keep_close: bool 
 def _downstream_prompts(samples: Sequence[Sample], task: str) -> Iterator[str]:
     memories: dict[str, Memory] = {}
     for sample in samples:
-        remembered = memories.setdefault(sample.take_name, Memory())
-        yield conversation(downstream_prompt(remembered.text(), sample.triplets, task))
+        remembered = memories.setdefault(sample.take_name, Memory(mmor().language.forgotten_spellings))
+        yield conversation(downstream_prompt(remembered.text(), sample.triplets, mmor().task(task)))
         remembered.add(unswapped(sample.triplets), int(sample.frame_id))
 
 

@@ -16,7 +16,7 @@ from operating_room.domain.domain import mmor
 from operating_room.domain.takes import find_take
 from operating_room.graphs.graph_files import load_samples
 from operating_room.graphs.memory import Memory, truncate
-from operating_room.graphs.prompts import IMAGE_MARK, QUESTION, conversation, drop_blocks, human_prompt, metadata_blocks
+from operating_room.graphs.prompts import IMAGE_MARK, conversation, drop_blocks, human_prompt, metadata_blocks
 from operating_room.graphs.scene_graph import Sample, Triplet, as_triplets, parse, target_text
 from operating_room.graphs.similarity import SimilarSamples
 from operating_room.recordings.dataset import Dataset, Timepoint
@@ -26,7 +26,6 @@ from operating_room.scores.downstream import read_labels
 from scene_graph_generation.inputs.example import IGNORED, IMAGE
 from scene_graph_generation.inputs.tokens import train_tokens
 from scene_graph_generation.samples.downstream_samples import (
-    TASKS,
     downstream_file_name,
     downstream_records,
     graph_records,
@@ -86,9 +85,11 @@ def _templates(facts: Any, _: Path) -> Iterator[Result]:
     for case in facts["cases"]:
         robot, tracker, memory = case["robot_metadata"], case["tracker"], case["memory"]
         speech = None if case["speech_transcript"] is None else case["speech_transcript"]["text"]
-        humans.append(human_prompt(robot, tracker, speech, memory))
-        if any(mark in humans[-1].replace(f"{IMAGE_MARK}\n", "", 1)[: -len(QUESTION)] for mark in MARKS):
-            humans[-1] = _published_prompt(metadata_blocks(robot, tracker, speech), memory)
+        humans.append(human_prompt(mmor().language, robot, tracker, speech, memory))
+        if any(
+            mark in humans[-1].replace(f"{IMAGE_MARK}\n", "", 1)[: -len(mmor().language.question)] for mark in MARKS
+        ):
+            humans[-1] = _published_prompt(metadata_blocks(mmor().language, robot, tracker, speech), memory)
         targets.append(target_text(as_triplets(case["relationships_sub_obj_pred"])))
     yield compare("human", humans, [case["human"] for case in facts["cases"]], EXACT)
     yield compare("target", targets, [case["target"] for case in facts["cases"]], EXACT)
@@ -99,7 +100,7 @@ MARKS = ("Entities: ", IMAGE_MARK)
 
 def _published_prompt(blocks: Sequence[str], memory: str | None) -> str:
     """The prompt by replacing text: it repeats blocks where metadata hold a mark, which ours never does (fix 5)."""
-    text = QUESTION
+    text = mmor().language.question
     for block in blocks:
         text = text.replace(MARKS[0], block + MARKS[0])
     text = f"{IMAGE_MARK}\n{text}"
@@ -118,7 +119,7 @@ def _dataset_items(facts: Any, root: Path) -> Iterator[Result]:
         masks = [_paths(list(timepoint.masks.values()), root) or None for timepoint in timepoints]
         yield compare(f"{split} masks", masks, [item["segmasks_if_enabled"] for item in items], EXACT)
         if items[0]["similar_samples"] is not None:
-            similar = SimilarSamples(samples)
+            similar = SimilarSamples(samples, mmor())
             ids = [[samples[other].sample_id for other in similar.similar(index)] for index in range(len(samples))]
             yield compare(f"{split} similar samples", ids, [item["similar_samples"] for item in items], EXACT)
 
@@ -156,7 +157,7 @@ def _training_samples(facts: Any, root: Path) -> Iterator[Result]:
     texts = {}
     memories: dict[str, Memory] = {}
     for sample in samples:
-        memory = memories.setdefault(sample.take_name, Memory())
+        memory = memories.setdefault(sample.take_name, Memory(mmor().language.forgotten_spellings))
         texts[f"{sample.take_name}_{int(sample.frame_id)}"] = memory.text()
         memory.add(parse(target_text(sample.triplets)), int(sample.frame_id))
     yield compare("memory", texts, facts["take_timepoint_to_memory_str"], EXACT)
@@ -166,7 +167,7 @@ def _training_samples(facts: Any, root: Path) -> Iterator[Result]:
 def _downstream_samples(facts: Any, root: Path) -> Iterator[Result]:
     dataset = Dataset(root)
     samples = _split_samples(root, "train")
-    labels, problems = read_labels(dataset, samples, TASKS)
+    labels, problems = read_labels(dataset, samples)
     yield compare("labels that cannot be used", problems, [], EXACT)
     graphs = facts["all_scene_graphs_train_GT"]
     for name, augment in (("with_temporal_augmentation", True), ("without", False)):
@@ -176,7 +177,9 @@ def _downstream_samples(facts: Any, root: Path) -> Iterator[Result]:
         )
         generator = Scripted(theirs["draws"])
         per_timepoint = len(theirs["samples"]) // len(graphs)
-        made = downstream_records(samples, labels, generator, per_timepoint, augment, 0.0, published_memory=True)
+        made = downstream_records(
+            samples, labels, mmor(), generator, per_timepoint, augment, 0.0, published_memory=True
+        )
         records = list(made)
         yield compare(name, records, theirs["samples"], EXACT)
         yield compare(f"{name} draws left", len(generator.draws), 0, EXACT)
@@ -196,12 +199,12 @@ def _evaluation_prompts(facts: Any, root: Path) -> Iterator[Result]:
         for case in cases:
             sample = samples[case["sample_id"]]
             timepoint = _timepoint(dataset, sample)
-            memory = memories.setdefault(sample.take_name, Memory())
+            memory = memories.setdefault(sample.take_name, Memory(mmor().language.forgotten_spellings))
             told = truncate(memory.text()) if "temporal" in name else None
             memory.add(parse(case["model_output"]), int(sample.frame_id))
             slots = [BLACK if path is None else str(path.relative_to(root)) for path in evaluation_pictures(timepoint)]
             present = (timepoint.point_cloud is not None, timepoint.audio_embedding is not None)
-            ours.append((conversation(timepoint_prompt(timepoint, told)), slots, present))
+            ours.append((conversation(timepoint_prompt(timepoint, mmor().language, told)), slots, present))
         yield compare(f"{name} prompt", [prompt for prompt, _, _ in ours], [c["prompt"] for c in cases], EXACT)
         yield compare(f"{name} slots", [slots for _, slots, _ in ours], [c["image_slots"] for c in cases], EXACT)
         arguments = [case["generate_kwargs"] for case in cases]
@@ -211,10 +214,10 @@ def _evaluation_prompts(facts: Any, root: Path) -> Iterator[Result]:
 
 
 def _evaluation_truncation(facts: Any, _: Path) -> Iterator[Result]:
-    memory = Memory()
+    memory = Memory(mmor().language.forgotten_spellings)
     for time, relations in facts["history_t_sub_pred_obj"]:
         memory.add([Triplet(s, o, p) for s, p, o in relations], time)
-    prompt = conversation(human_prompt(None, None, None, truncate(memory.text())))
+    prompt = conversation(human_prompt(mmor().language, None, None, None, truncate(memory.text())))
     yield compare("prompt", prompt, facts["prompt"], EXACT)
 
 
@@ -257,7 +260,7 @@ def conversation_case(path: Path) -> Iterator[Result]:
     yield compare("full prompt", full, facts["full_prompt"], EXACT)
     yield compare("learnt characters", [len(asked), len(full)], facts["supervised_characters"], EXACT)
     yield compare("learnt text", full[len(asked) :], facts["supervised_text"], EXACT)
-    tokens = train_tokens([full], vocabulary=600)
+    tokens = train_tokens([full], 600, mmor().language)
     ids, learnt = tokens.encode(asked, answer)
     learnt = [token for token in learnt if token != IGNORED]
     said = facts["supervised_text"].removesuffix(END_TOKEN)

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from operating_room.domain.domain import mmor
 from operating_room.recordings.dataset import Dataset
 from panoptic_segmentation.config.config_keys import WHOLE_VIDEO
 from panoptic_segmentation.inference.predict import segment_video
@@ -97,7 +98,7 @@ class SceneGraphs:
         for path in data.glob("*/take_audio_embeddings_per_timepoint/*/*.pt"):
             torch.save(torch.ones(SMALL.model.pooler.audio_width), path)
         records = read_records(data / "samples.json")
-        self.tokens: Tokens = train_tokens(map(record_text, records), SMALL.vocabulary)
+        self.tokens: Tokens = train_tokens(map(record_text, records), SMALL.vocabulary, mmor().language)
         self.settings = with_vocabulary(SMALL.model, self.tokens.size)
         self.dataset = Dataset(data)
         read = ExampleReader(self.settings, self.tokens)

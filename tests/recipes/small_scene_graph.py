@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from computing.experiments import CONFIGS
 from mmor.cli import app
+from operating_room.domain import domain as domains
 from scene_graph_generation.config.settings import MODALITIES, PointConfig, to_mapping, with_vocabulary
 from scene_graph_generation.inputs.tokens import train_tokens
 from scene_graph_generation.model.mm2sg import MM2SG
@@ -51,7 +52,7 @@ def write_recipe(root: Path) -> Path:
     mmor("scene-graph", "samples", *annotated, "--permutations", 2, "--mixed-modalities", "--temporal")
     mmor("downstream", "samples", *annotated, "--per-timepoint", 2)
     texts = [record_text(record) for path in sorted((root / "samples").glob("*.json")) for record in read_records(path)]
-    tokens = train_tokens(texts, SMALL.vocabulary)
+    tokens = train_tokens(texts, SMALL.vocabulary, domains.mmor().language)
     torch.manual_seed(0)
     model = MM2SG(with_vocabulary(SMALL.model, tokens.size))
     save_model(root / "base", model, tokens)

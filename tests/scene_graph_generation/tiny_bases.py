@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from operating_room.domain.domain import mmor
 from operating_room.graphs.prompts import conversation, human_prompt
 from scene_graph_generation.config.settings import LanguageConfig, MM2SGConfig
 from scene_graph_generation.inputs.tokens import train_tokens
@@ -61,7 +62,9 @@ def write_bases(root: Path, suffix: str = ".bin", settings: MM2SGConfig = SETTIN
             }
         )
     )
-    train_tokens([conversation(human_prompt(None, None, "hello", None))], VOCABULARY).save(language)
+    train_tokens(
+        [conversation(human_prompt(mmor().language, None, None, "hello", None))], VOCABULARY, mmor().language
+    ).save(language)
     return language, vision
 
 

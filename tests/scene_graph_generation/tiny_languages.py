@@ -10,6 +10,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from operating_room.domain.domain import mmor
 from operating_room.graphs.prompts import human_prompt
 
 _SIZES = {
@@ -123,7 +124,7 @@ def make_tokenizer(family: str) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator([human_prompt(None, None, "hello", None)], trainer)
+    tokenizer.train_from_iterator([human_prompt(mmor().language, None, None, "hello", None)], trainer)
     tokenizer.add_special_tokens(
         [AddedToken(text, special=True, normalized=False) for text in (*SPECIAL[family], *ENDS[family])]
     )

@@ -224,7 +224,7 @@ def _tasks(value: Value) -> tuple[Task, ...]:
 
 
 def _task(value: Value) -> Task:
-    fields = value.fields(("name", "kind"), ("classes", "words", "spellings"))
+    fields = value.fields(("name", "kind"), ("classes", "words", "spellings", "synonyms"))
     name = _name(fields["name"], "task")
     if name in (*TAKE_FILES, *TIMEPOINT_FILES):
         raise fields["name"].error(f"{name!r} is the name of another file of a take; call the task differently")
@@ -245,7 +245,8 @@ def _task(value: Value) -> Task:
     if kind == "class_with_time" and NONE not in classes:
         raise value.error(f"task {name!r} needs the class {NONE!r}: nothing comes any more")
     words = fields["words"].text() if "words" in fields else name.replace("_", " ")
-    return Task(name, kind, classes, words, spellings)
+    synonyms = _renamed(fields["synonyms"], classes) if "synonyms" in fields else {}
+    return Task(name, kind, classes, words, spellings, synonyms)
 
 
 def _name(value: Value, kind: str) -> str:

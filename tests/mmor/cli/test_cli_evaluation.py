@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mmor import cli
+from operating_room.domain.domain import mmor
 from operating_room.files.atomic import write_json
 from operating_room.graphs.prompts import conversation, human_prompt
 from scene_graph_generation.config.settings import LanguageConfig, MM2SGConfig, PoolerConfig, VisionConfig
@@ -47,7 +48,7 @@ def place(tmp_path: Path) -> Sequence[str | Path]:
 def model(tmp_path: Path) -> Path:
     """Folder of a training with one checkpoint, whose model can hardly stop talking."""
     torch.manual_seed(0)
-    tokens = train_tokens([conversation(human_prompt(None, None, None, None))], 1024)
+    tokens = train_tokens([conversation(human_prompt(mmor().language, None, None, None, None))], 1024, mmor().language)
     config = MM2SGConfig(
         vision=VisionConfig(image_size=28, width=16, layers=1, heads=2, mlp=32, feature_layer=-1),
         pooler=PoolerConfig(layers=1, heads=2, mlp=32, mask_channels=(8, 8, 8, 8, 16)),

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mmor.cli import app
+from operating_room.domain import domain as domains
 from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import parse
@@ -184,7 +185,7 @@ def test_labelled_takes_that_are_not_there_are_told(root: Path) -> None:
 
 def test_token_frequencies_count_the_answers(root: Path) -> None:
     texts = ["<SG> nurse,saw,holding; head surgeon,patient,cutting </SG>"] * 4
-    train_tokens(texts, 700).save(root / "tokens")
+    train_tokens(texts, 700, domains.mmor().language).save(root / "tokens")
     result = samples(root, "--permutations", "3", "--tokenizer", str(root / "tokens"))
     assert result.exit_code == 0, result.output
     counts = json.loads((root / "llava_samples" / "train_token_freqs_7b_3perm.json").read_text())
@@ -196,7 +197,7 @@ def test_token_frequencies_count_the_answers(root: Path) -> None:
 
 def test_a_tokenizer_may_be_a_name_on_the_hub(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """scripts/paper.sh, days after its start: `--tokenizer liuhaotian/llava-v1.5-7b` was taken for a folder."""
-    train_tokens(["<SG> nurse,saw,holding </SG>"], 700).save(tmp_path / "cache")
+    train_tokens(["<SG> nurse,saw,holding </SG>"], 700, domains.mmor().language).save(tmp_path / "cache")
     asked: list[tuple[str, list[str]]] = []
 
     def fetch(name: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mmor.cli import app
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import target_text
@@ -45,7 +46,7 @@ def test_every_file_prompt_and_graph_of_a_timepoint(data: Path, take: str) -> No
     shown = {file["path"] for file in found["files"] if not file["problem"]}
     assert {str(path) for _, path in timepoint.files()} <= shown
     assert len(shown) > 5
-    assert found["prompt"] == timepoint_prompt(timepoint, None)
+    assert found["prompt"] == timepoint_prompt(timepoint, mmor().language, None)
     assert timepoint.annotation is not None
     assert found["graph"] == target_text(read_labels(timepoint.annotation, timepoint.take).triplets)
     assert found["problems"] == []

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.graphs.memory import (
     DOWNSTREAM_STYLES,
@@ -61,7 +62,7 @@ def _entries(triplets: Iterable[Triplet]) -> str:
 
 @given(FRAMES, st.sampled_from(STYLES))
 def test_incremental_equals_from_scratch_at_every_timepoint(frames: list[list[Triplet]], style: str) -> None:
-    memory = Memory()
+    memory = Memory(mmor().language.forgotten_spellings)
     for time, frame in enumerate(frames):
         assert memory.text(style) == from_scratch(frames[:time], style)
         memory.add(frame, time)
@@ -71,11 +72,15 @@ def test_incremental_equals_from_scratch_at_every_timepoint(frames: list[list[Tr
 
 
 def test_no_history_is_only_the_headings() -> None:
-    assert [Memory().text(style) for style in STYLES] == ["Short", "Long", "Long: Short"]
+    assert [Memory(mmor().language.forgotten_spellings).text(style) for style in STYLES] == [
+        "Short",
+        "Long",
+        "Long: Short",
+    ]
 
 
 def test_changing_predicate_is_not_noticed_and_its_end_names_the_old_one() -> None:
-    memory = Memory()
+    memory = Memory(mmor().language.forgotten_spellings)
     memory.add([Triplet("nurse", "saw", "holding")], 0)
     memory.add([Triplet("nurse", "saw", "touching")], 1)
     memory.add([], 2)
@@ -83,7 +88,10 @@ def test_changing_predicate_is_not_noticed_and_its_end_names_the_old_one() -> No
 
 
 def test_close_relations_are_forgotten_unless_kept() -> None:
-    memory, keeper = Memory(), Memory(keep_close=True)
+    memory, keeper = (
+        Memory(mmor().language.forgotten_spellings),
+        Memory(()),
+    )
     for one in (memory, keeper):
         one.add([Triplet("nurse", "saw", "closeTo")], 0)
     assert memory.text("short") == "Short"
@@ -91,7 +99,7 @@ def test_close_relations_are_forgotten_unless_kept() -> None:
 
 
 def test_published_downstream_memory_swaps_object_and_predicate() -> None:
-    memory = Memory()
+    memory = Memory(mmor().language.forgotten_spellings)
     near = [Triplet("nurse", "instrument_table", "closeTo"), Triplet("nurse", "patient", "closeTo")]
     memory.add(unswapped(near), 0)
     memory.add([], 1)
@@ -100,7 +108,7 @@ def test_published_downstream_memory_swaps_object_and_predicate() -> None:
 
 @given(FRAMES, st.integers(0, 2**32), st.sampled_from(STYLES))
 def test_dropping_takes_entries_away_and_follows_the_seed(frames: list[list[Triplet]], seed: int, style: str) -> None:
-    memory = Memory()
+    memory = Memory(mmor().language.forgotten_spellings)
     for time, frame in enumerate(frames):
         memory.add(frame, time)
     dropped = memory_text(memory.log, style, 0.5, Random(seed))
@@ -114,7 +122,7 @@ def test_dropping_needs_a_generator_and_style_must_exist() -> None:
     with pytest.raises(ValueError, match="generator"):
         memory_text([], "long", 0.5)
     with pytest.raises(UserError, match="short, long, longshort"):
-        Memory().text("all")
+        Memory(mmor().language.forgotten_spellings).text("all")
 
 
 def test_truncation_keeps_the_newest_characters() -> None:
@@ -136,7 +144,7 @@ def test_styles_are_drawn_with_the_published_odds(
 
 
 def test_time_per_timepoint_does_not_grow() -> None:
-    memory = Memory()
+    memory = Memory(mmor().language.forgotten_spellings)
     seconds = []
     samples = random_samples(3000, 3, ("001_PKA_MMOR",))
     for part in (samples[:1500], samples[1500:]):

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import Take, find_take
 from operating_room.errors import UserError
-from operating_room.graphs.prompts import QUESTION, conversation, downstream_prompt, drop_blocks, human_prompt
+from operating_room.graphs.prompts import conversation, downstream_prompt, drop_blocks, human_prompt
 from operating_room.graphs.scene_graph import Triplet
 from operating_room.recordings.dataset import Timepoint
 from operating_room.recordings.questions import read_speech, timepoint_prompt
@@ -42,31 +43,31 @@ def timepoint() -> Callable[..., Timepoint]:
 
 
 def test_blocks_stand_in_their_order() -> None:
-    prompt = human_prompt(ROBOT, {"unique_id_dicts": [TOOL]}, "the saw please", "Long: Short")
+    prompt = human_prompt(mmor().language, ROBOT, {"unique_id_dicts": [TOOL]}, "the saw please", "Long: Short")
     assert prompt == (
         "<image>\n<memory_start>: Long: Short<memory_end>.\n"
         "<robot_metadata_start>: popup: robot ready, , main: bone registration <robot_metadata_end>. "
         "<tracker_metadata_start>: base_array: state 1, translation 0 20 3, euler angles 1 -2 0 "
         "<tracker_metadata_end>. "
-        "<speech_transcript_start>: the saw please <speech_transcript_end>. " + QUESTION
+        "<speech_transcript_start>: the saw please <speech_transcript_end>. " + mmor().language.question
     )
 
 
 def test_what_is_missing_has_no_block_and_what_is_empty_has_one() -> None:
-    assert human_prompt(None, None, None, None) == f"<image>\n{QUESTION}"
-    assert human_prompt({}, {"unique_id_dicts": []}, "", "") == (
+    assert human_prompt(mmor().language, None, None, None, None) == f"<image>\n{mmor().language.question}"
+    assert human_prompt(mmor().language, {}, {"unique_id_dicts": []}, "", "") == (
         "<image>\n<memory_start>: <memory_end>.\n<robot_metadata_start>:  <robot_metadata_end>. "
         "<tracker_metadata_start>:  <tracker_metadata_end>. <speech_transcript_start>:  <speech_transcript_end>. "
-        + QUESTION
+        + mmor().language.question
     )
 
 
 @given(speech=st.text(), memory=st.text(), template=st.text())
 def test_text_never_repeats_a_block(speech: str, memory: str, template: str) -> None:
     speech, template = f"Entities: {speech} <image>\n", f"<image>\nEntities: {template}"
-    prompt = human_prompt({"0": {"type": "main", "template_name": template}}, None, speech, memory)
+    prompt = human_prompt(mmor().language, {"0": {"type": "main", "template_name": template}}, None, speech, memory)
     assert prompt.count("<memory_start>") == 1 + speech.count("<memory_start>") + template.count("<memory_start>")
-    assert f"<speech_transcript_start>: {speech} <speech_transcript_end>. {QUESTION}" in prompt
+    assert f"<speech_transcript_start>: {speech} <speech_transcript_end>. {mmor().language.question}" in prompt
     assert prompt.startswith(
         f"<image>\n<memory_start>: {memory}<memory_end>.\n<robot_metadata_start>: main: {template}"[:40]
     )
@@ -74,7 +75,7 @@ def test_text_never_repeats_a_block(speech: str, memory: str, template: str) -> 
 
 def test_unknown_tracker_id_is_named() -> None:
     with pytest.raises(UserError, match="tracker id '8000001' is unknown"):
-        human_prompt(None, {"unique_id_dicts": [TOOL | {"unique_id": "8000001"}]}, None, None)
+        human_prompt(mmor().language, None, {"unique_id_dicts": [TOOL | {"unique_id": "8000001"}]}, None, None)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_unknown_tracker_id_is_named() -> None:
 )
 def test_damaged_tracker_record(tracker: dict[str, object]) -> None:
     with pytest.raises(UserError, match="tracker record"):
-        human_prompt(None, tracker, None, None)
+        human_prompt(mmor().language, None, tracker, None, None)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_damaged_tracker_record(tracker: dict[str, object]) -> None:
 )
 def test_damaged_screen_summary(robot: dict[str, object]) -> None:
     with pytest.raises(UserError, match="screen summary"):
-        human_prompt(robot, None, None, None)
+        human_prompt(mmor().language, robot, None, None, None)
 
 
 def test_words_with_half_a_character_are_refused(tmp_path: Path) -> None:
@@ -129,24 +130,26 @@ def test_prompt_of_a_timepoint(timepoint: Callable[..., Timepoint], tmp_path: Pa
     screen.write_text(json.dumps(ROBOT))
     transcript.write_text(json.dumps({"text": "Ähm"}), encoding="utf-8")
     moment = timepoint(robot_screen=screen, transcript=transcript, tracker={"unique_id_dicts": [TOOL]})
-    assert timepoint_prompt(moment, "Short") == human_prompt(ROBOT, moment.tracker, "Ähm", "Short")
+    assert timepoint_prompt(moment, mmor().language, "Short") == human_prompt(
+        mmor().language, ROBOT, moment.tracker, "Ähm", "Short"
+    )
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"text": 3}', "{}", '{"text": "a'])
 def test_damaged_transcript_is_named(timepoint: Callable[..., Timepoint], tmp_path: Path, content: str) -> None:
     (tmp_path / "words.json").write_text(content)
     with pytest.raises(UserError, match=r"words\.json"):
-        timepoint_prompt(timepoint(transcript=tmp_path / "words.json"), None)
+        timepoint_prompt(timepoint(transcript=tmp_path / "words.json"), mmor().language, None)
 
 
 def test_unknown_tracker_id_names_the_timepoint(timepoint: Callable[..., Timepoint]) -> None:
     with pytest.raises(UserError, match=r"001_PKA_MMOR_000003, second 7 of take_tracks/001_PKA\.json: tracker id"):
-        timepoint_prompt(timepoint(tracker={"unique_id_dicts": [TOOL | {"unique_id": "1"}]}), None)
+        timepoint_prompt(timepoint(tracker={"unique_id_dicts": [TOOL | {"unique_id": "1"}]}), mmor().language, None)
 
 
 def test_dropped_blocks_leave_the_rest_alone() -> None:
-    full = human_prompt(ROBOT, {"unique_id_dicts": [TOOL]}, "two\nlines", "Short: a,b,holding")
-    assert drop_blocks(full, 1.0, Random(0)) == human_prompt(None, None, None, "Short: a,b,holding")
+    full = human_prompt(mmor().language, ROBOT, {"unique_id_dicts": [TOOL]}, "two\nlines", "Short: a,b,holding")
+    assert drop_blocks(full, 1.0, Random(0)) == human_prompt(mmor().language, None, None, None, "Short: a,b,holding")
     assert drop_blocks(full, 0.0, Random(0)) == full
     halves = {drop_blocks(full, 0.5, Random(seed)) for seed in range(100)}
     assert len(halves) == 8  # each block on its own
@@ -158,7 +161,7 @@ def test_conversation_ends_where_the_answer_begins() -> None:
 
 def test_downstream_prompt() -> None:
     triplets = [Triplet("head_surgeon", "patient", "sawing")]
-    assert downstream_prompt(None, triplets, "robot_phase") == (
+    assert downstream_prompt(None, triplets, mmor().task("robot_phase")) == (
         "<memory_start>: None<memory_end>. <SG> head surgeon,patient,sawing </SG>. "
         "Given the following scene graph memory representation, predict the robot phase. "
         "Do not provide a narrative or descriptive text."

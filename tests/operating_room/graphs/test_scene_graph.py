@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Sample, Triplet, normalise, parse, target_text
 from tests.operating_room.graphs import graphs
@@ -24,7 +25,7 @@ def test_parse_never_raises_and_gives_stripped_fields(text: str) -> None:
 @given(graphs)
 def test_target_text_parses_back_to_the_same_graph(graph: tuple[Triplet, ...]) -> None:
     expected = [Triplet(s, o, p.lower()) for s, o, p in graph]
-    assert [normalise(triplet) for triplet in parse(target_text(graph))] == expected
+    assert [normalise(triplet, mmor().language) for triplet in parse(target_text(graph))] == expected
 
 
 def test_target_text_is_spoken_except_for_predicates() -> None:
@@ -36,7 +37,7 @@ def test_target_text_is_spoken_except_for_predicates() -> None:
 def test_unfinished_answer_loses_its_first_triplet() -> None:
     triplets = parse("<SG> nurse,patient,holding; nurse,saw,holding; nur")
     assert triplets == [Triplet("<SG> nurse", "patient", "holding"), Triplet("nurse", "saw", "holding")]
-    assert normalise(triplets[0]) is None
+    assert normalise(triplets[0], mmor().language) is None
 
 
 def test_reasoning_and_text_around_the_graph_are_ignored() -> None:
@@ -55,7 +56,7 @@ def test_reasoning_and_text_around_the_graph_are_ignored() -> None:
     ],
 )
 def test_normalise(raw: tuple[str, str, str], expected: tuple[str, str, str] | None) -> None:
-    assert normalise(Triplet(*raw)) == expected
+    assert normalise(Triplet(*raw), mmor().language) == expected
 
 
 def test_record_round_trip() -> None:

@@ -8,6 +8,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
+from operating_room.domain.domain import mmor
 from operating_room.domain.vocabulary import PREDICATE_LEVELS
 from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.graphs.similarity import MAX_DRAWN, SimilarSamples
@@ -31,7 +32,7 @@ def similar(one: Sample, other: Sample) -> bool:
 def test_index_finds_what_comparing_all_pairs_finds(seed: int, count: int) -> None:
     samples = random_samples(count, seed)
     Random(seed).shuffle(samples)  # takes need not be contiguous
-    finder = SimilarSamples(samples)
+    finder = SimilarSamples(samples, mmor())
     for index, one in enumerate(samples):
         expected = [i for i, other in enumerate(samples) if i != index and similar(one, other)]
         assert finder.similar(index) == expected
@@ -44,7 +45,7 @@ def test_draw_shares_among_takes_and_follows_the_seed() -> None:
     graph = (Triplet("nurse", "saw", "holding"),)
     sizes = {"001_PKA_MMOR": 30, "003_TKA_MMOR": 4, "005_TKA_MMOR": 30}
     samples = [Sample(take, f"{frame:06d}", graph) for take, size in sizes.items() for frame in range(size)]
-    finder = SimilarSamples(samples)
+    finder = SimilarSamples(samples, mmor())
     drawn = finder.draw(0, Random(5))
     assert Counter(samples[index].take_name for index in drawn) == {
         "001_PKA_MMOR": 7,
@@ -58,7 +59,7 @@ def test_draw_shares_among_takes_and_follows_the_seed() -> None:
 def test_takes_of_one_dataset_are_alike_whatever_their_names() -> None:
     graph = (Triplet("nurse", "saw", "holding"),)
     takes = ("my_4DOR_room_MMOR", "001_PKA_MMOR", "001_4DOR")
-    assert SimilarSamples([Sample(take, "000001", graph) for take in takes]).similar(0) == [1]
+    assert SimilarSamples([Sample(take, "000001", graph) for take in takes], mmor()).similar(0) == [1]
 
 
 def test_a_sample_like_no_other_has_no_similar_one() -> None:
@@ -68,6 +69,6 @@ def test_a_sample_like_no_other_has_no_similar_one() -> None:
         Sample("001_4DOR", "000000", (Triplet("nurse", "saw", "holding"),)),  # another dataset
         Sample("001_PKA_MMOR", "000002", ()),
     ]
-    finder = SimilarSamples(samples)
+    finder = SimilarSamples(samples, mmor())
     assert [finder.similar(index) for index in range(4)] == [[]] * 4
     assert finder.draw(0, Random(0)) == []

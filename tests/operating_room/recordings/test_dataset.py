@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def first(root: Path, take: Take = KNEE, positional_views: bool = False) -> Timepoint:
-    return Dataset(root, positional_views).take(take).timepoints[0]
+    return Dataset(root, positional_views=positional_views).take(take).timepoints[0]
 
 
 def names(timepoint: Timepoint) -> list[str]:

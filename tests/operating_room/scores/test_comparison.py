@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.scores.comparison import compare
 
@@ -34,7 +35,7 @@ def answers(path: Path, answer: str) -> Path:
 def test_a_real_change_is_told_from_none(tmp_path: Path) -> None:
     a = graphs(tmp_path / "a.json", TRUTH[:1], memory=False, split="test")
     b = graphs(tmp_path / "b.json", TRUTH, FRAMES[:60], memory=True, split="test")
-    comparison = compare(a, b)
+    comparison = compare(a, b, mmor())
     assert comparison.settings == {"memory": (False, True)}
     assert (comparison.common, comparison.alone, comparison.changed) == (60, (30, 0), 60)
     differences = {one.name: one for one in comparison.scores["predicates"]}
@@ -46,7 +47,7 @@ def test_a_real_change_is_told_from_none(tmp_path: Path) -> None:
 
 
 def test_downstream_tasks_are_compared_by_who_answered(tmp_path: Path) -> None:
-    comparison = compare(answers(tmp_path / "a.json", "saw: 3"), answers(tmp_path / "b.json", "cut: 3"))
+    comparison = compare(answers(tmp_path / "a.json", "saw: 3"), answers(tmp_path / "b.json", "cut: 3"), mmor())
     assert list(comparison.scores) == [
         "next_action, model",
         "robot_phase, model",
@@ -62,14 +63,14 @@ def test_a_file_with_itself_and_with_the_same_answers(tmp_path: Path) -> None:
     (tmp_path / "link.json").symlink_to(a)
     for same in (a, tmp_path / "x" / ".." / "a.json", tmp_path / "link.json"):
         with pytest.raises(UserError, match="are the same file"):
-            compare(a, same)
-    assert str(compare(a, graphs(tmp_path / "b.json", TRUTH))).endswith("so there is nothing to compare")
+            compare(a, same, mmor())
+    assert str(compare(a, graphs(tmp_path / "b.json", TRUTH), mmor())).endswith("so there is nothing to compare")
 
 
 def test_what_only_one_run_says_of_itself_is_one_line(tmp_path: Path) -> None:
     a = graphs(tmp_path / "a.json", TRUTH, predictions="x.json", code="1")
     b = graphs(tmp_path / "b.json", TRUTH[:1], folder="m", memory=True, code="2", split=None)
-    lines = str(compare(a, b)).splitlines()
+    lines = str(compare(a, b, mmor())).splitlines()
     assert lines[:3] == [
         "code: 1 -> 2",
         "only the first file tells: predictions",
@@ -80,17 +81,17 @@ def test_what_only_one_run_says_of_itself_is_one_line(tmp_path: Path) -> None:
 def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
     a = graphs(tmp_path / "a.json", TRUTH)
     with pytest.raises(UserError, match="same task"):
-        compare(a, answers(tmp_path / "b.json", "cut: 3"))
+        compare(a, answers(tmp_path / "b.json", "cut: 3"), mmor())
     with pytest.raises(UserError, match="no timepoint in common"):
-        compare(a, graphs(tmp_path / "b.json", TRUTH, ["002_PKA_MMOR_000000"]))
+        compare(a, graphs(tmp_path / "b.json", TRUTH, ["002_PKA_MMOR_000000"]), mmor())
     other = json.loads(a.read_text())
     other["samples"][FRAMES[5]]["truth"] = []
     (tmp_path / "b.json").write_text(json.dumps(other))
     with pytest.raises(UserError, match="different labels, first of 001_PKA_MMOR_000005"):
-        compare(a, tmp_path / "b.json")
+        compare(a, tmp_path / "b.json", mmor())
     (tmp_path / "b.json").write_text(a.read_text()[:-40])
     with pytest.raises(UserError, match=r"b\.json"):
-        compare(a, tmp_path / "b.json")
+        compare(a, tmp_path / "b.json", mmor())
     (tmp_path / "b.json").write_text("{}")
     with pytest.raises(UserError, match=r"b\.json: is no results file"):
-        compare(a, tmp_path / "b.json")
+        compare(a, tmp_path / "b.json", mmor())

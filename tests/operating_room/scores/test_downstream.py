@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.recordings import layout
 from operating_room.scores.downstream import (
-    CLASSES,
-    ROBOT_PHASES,
     breach_answers,
     load_labels,
     predicted_samples,
     score_downstream,
 )
 from operating_room.scores.downstream_rules import our_rules
-from operating_room.scores.sterility import SterilityRule, find_breaches
+from operating_room.scores.sterility import find_breaches
 
 OUR_RULE = our_rules().sterility_breach
+ROBOT_PHASES = mmor().task("robot_phase").classes
+BREACH = mmor().task("sterility_breach")
 TOUCH = Triplet("circulator", "instrument_table", "touching")
 CUT = Triplet("head_surgeon", "patient", "cutting")
 SUTURE = Triplet("assistant_surgeon", "patient", "suturing")
@@ -58,10 +60,11 @@ def test_things_in_no_set_and_other_predicates_are_no_breach() -> None:
 
 
 def test_sets_can_be_chosen_and_takes_start_anew() -> None:
-    rule = SterilityRule(frozenset({"closeTo"}), frozenset({"drape"}), frozenset({"c_arm"}))
+    sets = {"predicates": frozenset({"closeTo"}), "sterile": frozenset({"drape"}), "unsterile": frozenset({"c_arm"})}
+    rule = replace(OUR_RULE, **sets)
     near = Triplet("c_arm", "drape", "closeTo")
     of_two_takes = [*samples((near,), (SUTURE,)), *samples((near, TOUCH), take="002_PKA_MMOR")]
-    assert breach_answers(of_two_takes, rule) == {
+    assert breach_answers(BREACH, of_two_takes, rule) == {
         "001_PKA_MMOR_000000": "yes",
         "001_PKA_MMOR_000001": "no",
         "002_PKA_MMOR_000000": "yes",
@@ -73,7 +76,7 @@ def test_next_actions_are_read_up_to_the_colon() -> None:
         "001_PKA": {"000000": ["scan", 3], "000001": ["cut", 5], "000002": None, "000003": [], "000004": ["dance", 1]}
     }
     answers = dict(zip(_ids(5), ["Scan Patient: 3", "saw: 1: 2", "cut", " none </s>", "cut"], strict=True))
-    scores = score_downstream("next_action", samples(*[()] * 5), answers, labels)
+    scores = score_downstream(mmor().task("next_action"), samples(*[()] * 5), answers, labels, mmor())
     assert scores.overall.total == 3
     assert scores.overall.to_json()["scan"]["recall"] == 1
     assert scores.overall.to_json()["cut"]["recall"] == 0
@@ -87,28 +90,32 @@ def test_robot_phases_ignore_case_and_skip_004() -> None:
     labels = {"001_PKA": dict(zip((f"{n:06d}" for n in range(9)), stored, strict=True)), "004_PKA": {}}
     answers = dict(zip(_ids(9), [f" {phase.upper()}</s>" for phase in ROBOT_PHASES], strict=True))
     frames = [*samples(*[()] * 9), *samples((), take="004_PKA_MMOR")]
-    scores = score_downstream("robot_phase", frames, answers, labels)
+    scores = score_downstream(mmor().task("robot_phase"), frames, answers, labels, mmor())
     assert list(scores.takes) == ["001_PKA"]
     assert scores.overall.to_json()["accuracy"] == 1
-    published = score_downstream("robot_phase", frames, answers, labels, keep_end_token=True)
+    published = score_downstream(mmor().task("robot_phase"), frames, answers, labels, mmor(), keep_end_token=True)
     assert published.overall.to_json()["micro avg"]["recall"] == 0
 
 
 def test_breaches_are_scored_against_the_stored_lists() -> None:
     labels = {"001_PKA": {"000000": [["circulator", "instrument_table", "touching"]], "000001": []}}
     frames = samples((TOUCH,), (TOUCH,))
-    scores = score_downstream("sterility_breach", frames, breach_answers(frames, OUR_RULE), labels)
+    scores = score_downstream(BREACH, frames, breach_answers(BREACH, frames, OUR_RULE), labels, mmor())
     assert scores.overall.confusion.tolist() == [[0, 1, 0], [0, 1, 0]]
     said = {"001_PKA_MMOR_000000": "Yes: circulator instrument_table touching", "001_PKA_MMOR_000001": "No"}
-    assert score_downstream("sterility_breach", frames, said, labels).overall.to_json()["accuracy"] == 1
+    assert score_downstream(BREACH, frames, said, labels, mmor()).overall.to_json()["accuracy"] == 1
 
 
 def test_scores_as_json_list_all_classes() -> None:
     scores = score_downstream(
-        "next_action", samples(()), {"001_PKA_MMOR_000000": "?"}, {"001_PKA": {"000000": ["cut", 1]}}
+        mmor().task("next_action"),
+        samples(()),
+        {"001_PKA_MMOR_000000": "?"},
+        {"001_PKA": {"000000": ["cut", 1]}},
+        mmor(),
     )
     stored = json.loads(json.dumps(scores.to_json()))
-    assert stored["overall"].keys() >= set(CLASSES["next_action"])
+    assert stored["overall"].keys() >= set(mmor().task("next_action").classes)
     assert stored["overall"]["micro avg"]["support"] == 1
     assert "macro avg" in stored["definitions"]
 
@@ -127,7 +134,7 @@ def test_scores_as_json_list_all_classes() -> None:
 )
 def test_mistakes_of_the_user_are_named(task: str, labels: Any, answers: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        score_downstream(task, samples(()), answers, labels)
+        score_downstream(mmor().task(task), samples(()), answers, labels, mmor())
 
 
 def test_predicted_graphs_come_sorted_with_underscores_only() -> None:
@@ -145,13 +152,13 @@ def test_label_files_are_read_by_take(tmp_path: Path) -> None:
     take = find_take("001_PKA_MMOR")
     path = layout.robot_phase(tmp_path, take)
     with pytest.raises(UserError, match=r"001_PKA\.json"):
-        load_labels(tmp_path, [take], "robot_phase")
+        load_labels(tmp_path, [take], mmor().task("robot_phase"), mmor())
     path.parent.mkdir(parents=True)
     path.write_text('{"000000": "Turn on"}')
-    assert load_labels(tmp_path, [take], "robot_phase") == {"001_PKA": {"000000": "Turn on"}}
+    assert load_labels(tmp_path, [take], mmor().task("robot_phase"), mmor()) == {"001_PKA": {"000000": "Turn on"}}
     path.write_text("[]")
     with pytest.raises(UserError, match="must map frame ids"):
-        load_labels(tmp_path, [take], "robot_phase")
+        load_labels(tmp_path, [take], mmor().task("robot_phase"), mmor())
 
 
 def _ids(count: int) -> list[str]:

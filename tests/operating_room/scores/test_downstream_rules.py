@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from operating_room.domain.domain import mmor
 from operating_room.domain.vocabulary import ROBOT_PHASE_LABELS
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Sample, Triplet
@@ -48,7 +49,10 @@ def test_phases_come_in_order_and_last_until_the_next() -> None:
 def test_derived_labels_have_the_form_of_the_dataset() -> None:
     touch = Triplet("circulator", "instrument_table", "touching")
     labels = derive_labels(
-        [Sample("001_PKA_MMOR", f"{i:06d}", graph) for i, graph in enumerate([(touch,), (LYING,)])], our_rules(), [0, 1]
+        [Sample("001_PKA_MMOR", f"{i:06d}", graph) for i, graph in enumerate([(touch,), (LYING,)])],
+        our_rules(),
+        [0, 1],
+        mmor().tasks,
     )
     assert labels == {
         "next_action": {"000000": ["bring in", 1], "000001": ["bring out", 1]},
@@ -60,7 +64,7 @@ def test_derived_labels_have_the_form_of_the_dataset() -> None:
 def test_seconds_are_those_of_the_clock_and_not_places_in_the_index() -> None:
     samples = [Sample("001_PKA_MMOR", f"{i:06d}", graph) for i, graph in enumerate([(), (), (LYING,), (LYING,)])]
     for times, until in (([0, 1, 2, 3], [2, 1]), ([10, 40, 47, 48], [37, 7])):
-        labels = derive_labels(samples, our_rules(), times)["next_action"]
+        labels = derive_labels(samples, our_rules(), times, mmor().tasks)["next_action"]
         assert [labels["000000"], labels["000001"]] == [["bring in", seconds] for seconds in until]
 
 

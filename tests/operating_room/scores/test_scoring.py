@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from operating_room.domain.domain import mmor
 from operating_room.domain.vocabulary import NONE, PREDICATES
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Sample, Triplet, parse, target_text
@@ -54,7 +55,7 @@ def predict(samples: list[Sample], seed: int) -> dict[str, list[Triplet]]:
 
 
 def scores_of(samples: list[Sample], predictions: dict[str, list[Triplet]]) -> dict:
-    return json.loads(json.dumps(score(samples, predictions).to_json()))
+    return json.loads(json.dumps(score(samples, predictions, mmor()).to_json()))
 
 
 def test_a_dataset_is_not_told_by_a_word_in_the_name_of_a_take() -> None:
@@ -80,7 +81,7 @@ def test_all_scores_lie_between_0_and_1(seed: int) -> None:
 @given(st.integers(0, 1000))
 def test_identity_scores_1_wherever_there_is_support(seed: int) -> None:
     samples = random_samples(12, seed)
-    scores = score(samples, {s.sample_id: parse(target_text(s.triplets)) for s in samples})
+    scores = score(samples, {s.sample_id: parse(target_text(s.triplets)) for s in samples}, mmor())
     for report in (scores.overall, *scores.takes.values(), *scores.datasets.values()):
         assert report.macro_f1 == float(report.predicates.total > 0)
         for part in (report.predicates, report.interaction, report.entities):
@@ -109,7 +110,7 @@ def test_order_of_triplets_of_different_pairs_does_not_matter(graph: tuple[Tripl
 
 def one(truth: list[tuple[str, str, str]], said: str) -> SceneGraphScores:
     sample = Sample("001_PKA_MMOR", "000000", tuple(Triplet(*t) for t in truth))
-    return score([sample], {sample.sample_id: parse(said)})
+    return score([sample], {sample.sample_id: parse(said)}, mmor())
 
 
 def test_pairs_are_those_of_the_true_entities() -> None:
@@ -139,7 +140,7 @@ def test_unknown_names_and_wrong_text_cost_only_what_they_miss() -> None:
 
 def test_parts_add_up_and_are_printed() -> None:
     samples = random_samples(60, 4, ("001_4DOR", "002_4DOR", "002_PKA_MMOR"))
-    scores = score(samples, predict(samples, 4))
+    scores = score(samples, predict(samples, 4), mmor())
     assert list(scores.takes) == ["001_4DOR", "002_4DOR", "002_PKA_MMOR"]
     assert list(scores.datasets) == ["4DOR", "MMOR"]
     pooled = sum(report.predicates.confusion for report in scores.takes.values())
@@ -162,9 +163,9 @@ def test_graphs_without_relations_give_a_report_without_support() -> None:
 def test_mistakes_of_the_user_are_named() -> None:
     samples = random_samples(4, 0)
     with pytest.raises(UserError, match="no samples"):
-        score([], {})
+        score([], {}, mmor())
     with pytest.raises(UserError, match="4 of 4 samples have no prediction, the first is 001_4DOR_000000"):
-        score(samples, {})
+        score(samples, {}, mmor())
     with pytest.raises(UserError, match=r"001_PKA_MMOR_000000: the true relation nurse,spoon,holding"):
         one([("nurse", "spoon", "holding")], "")
     with pytest.raises(UserError, match="nurse,saw,drill"):

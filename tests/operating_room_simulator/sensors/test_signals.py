@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import MMOR_TAKES, find_take
 from operating_room.domain.vocabulary import PREDICATES, TRACKER_OBJECTS
 from operating_room.files.readers import read_subtitles
@@ -61,7 +62,7 @@ def test_the_tracker_sees_tools_in_use(surgery: Surgery) -> None:
 def test_signals_fit_the_prompt(surgery: Surgery) -> None:
     track, summaries = tracker_track(surgery), screen_summaries(surgery)
     for second in (0, 70, 149):
-        text = human_prompt(summaries[second], track[second], None, None)
+        text = human_prompt(mmor().language, summaries[second], track[second], None, None)
         assert "<robot_metadata_start>: main: " in text
 
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import FOURDOR_TAKES, MMOR, MMOR_TAKES, TAKES, Take, find_take
 from operating_room.domain.vocabulary import ENTITIES, PEOPLE, PREDICATES
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Sample, Triplet
-from operating_room.scores.downstream import NEXT_ACTIONS, ROBOT_PHASES
 from operating_room.scores.downstream_rules import our_rules
 from operating_room.scores.sterility import find_breaches
 from operating_room_simulator.story.annotated import annotated_surgery
@@ -53,8 +53,8 @@ def test_a_scripted_surgery_is_consistent(take: Take, seed: int, seconds: int) -
         assert names <= {*moment.people, *moment.things}
         assert set(moment.people) <= set(PEOPLE)
         assert not set(moment.things) & set(PEOPLE)
-        assert moment.next_action is None or moment.next_action[0] in NEXT_ACTIONS
-        assert moment.robot_phase.lower() in (ROBOT_PHASES if take.dataset == MMOR else ("",))
+        assert moment.next_action is None or moment.next_action[0] in mmor().task("next_action").classes
+        assert moment.robot_phase.lower() in (mmor().task("robot_phase").classes if take.dataset == MMOR else ("",))
     assert [m.breaches for m in surgery.moments] == find_breaches(
         (m.triplets for m in surgery.moments), our_rules().sterility_breach
     )
@@ -76,7 +76,7 @@ def test_sterility_is_broken_now_and_then() -> None:
 
 def test_robot_phases_come_in_their_order() -> None:
     phases = [moment.robot_phase.lower() for moment in script_surgery(MMOR_TAKES[0], 0, 300).moments]
-    assert [phase for phase, _ in groupby(phases)] == list(ROBOT_PHASES)
+    assert [phase for phase, _ in groupby(phases)] == list(mmor().task("robot_phase").classes)
 
 
 def test_a_surgery_too_short_for_its_steps_is_refused() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.graphs.prompts import conversation
@@ -206,63 +207,63 @@ def test_true_labels_that_cannot_be_scored_cost_their_take(tmp_path: Path) -> No
     (problem,) = evaluation.problems
     assert problem.startswith("relationships_test.json: 001_PKA_MMOR is left out: sample 001_PKA_MMOR_000002: the true")
     write_json(tmp_path / "p.json", stored(SAMPLES))
-    assert evaluate_file(wrong, tmp_path / "p.json", truth=truth).problems == [problem]
+    assert evaluate_file(wrong, tmp_path / "p.json", mmor(), truth=truth).problems == [problem]
 
 
 def test_right_predictions_score_one(tmp_path: Path) -> None:
     write_json(tmp_path / "p.json", stored(SAMPLES))
-    scores = evaluate(SAMPLES, tmp_path / "p.json", tmp_path / "scores.json")
+    scores = evaluate(SAMPLES, tmp_path / "p.json", mmor(), tmp_path / "scores.json")
     assert scores.overall.macro_f1 == 1.0
     assert json.loads((tmp_path / "scores.json").read_text())["overall"]["macro"]["f1-score"] == 1.0
 
 
 def test_takes_without_predictions_are_left_out_and_told(tmp_path: Path) -> None:
     write_json(tmp_path / "p.json", stored(SAMPLES[:4]))
-    evaluation = evaluate_file(SAMPLES, tmp_path / "p.json")
+    evaluation = evaluate_file(SAMPLES, tmp_path / "p.json", mmor())
     assert evaluation.scores.overall.samples == 3
     (problem,) = evaluation.problems
     assert problem.startswith("001_PKA_MMOR is left out: 2 of 3 samples have no prediction, the first is 001_PKA_MMOR")
     with pytest.raises(UserError, match="001_PKA_MMOR is left out"):
-        evaluate(SAMPLES, tmp_path / "p.json")
+        evaluate(SAMPLES, tmp_path / "p.json", mmor())
 
 
 def test_predictions_of_another_split_are_told(tmp_path: Path) -> None:
     write_json(tmp_path / "p.json", stored([Sample("002_PKA_MMOR", "000000", GRAPH)]))
     with pytest.raises(UserError, match=r"nothing can be scored.*predictions of this split\?"):
-        evaluate_file(SAMPLES, tmp_path / "p.json")
+        evaluate_file(SAMPLES, tmp_path / "p.json", mmor())
 
 
 def test_predictions_of_other_timepoints_name_one_of_them(tmp_path: Path) -> None:
     write_json(tmp_path / "p.json", {"001_PKA_0": []})
     with pytest.raises(UserError, match=r"the first is .*those that are there begin with '001_PKA_0'.*\(--take\)"):
-        evaluate_file(SAMPLES, tmp_path / "p.json")
+        evaluate_file(SAMPLES, tmp_path / "p.json", mmor())
 
 
 def test_relations_that_cannot_count_are_told(tmp_path: Path) -> None:
     """Fault 35: the order of another file, and every predicate is unknown without a word."""
     swapped = {sample.sample_id: [[s, o, p] for s, o, p in sample.triplets] for sample in SAMPLES}
     write_json(tmp_path / "p.json", swapped)
-    (note,) = evaluate_file(SAMPLES, tmp_path / "p.json").notes
+    (note,) = evaluate_file(SAMPLES, tmp_path / "p.json", mmor()).notes
     assert note.startswith("12 of 12 predicted relations do not count: they are not subject, predicate, object")
     assert note.endswith("['nurse', 'saw', 'holding'] of 001_4DOR_000000")
     write_json(tmp_path / "p.json", stored(SAMPLES))
-    assert evaluate_file(SAMPLES, tmp_path / "p.json").notes == []
+    assert evaluate_file(SAMPLES, tmp_path / "p.json", mmor()).notes == []
 
 
 def test_results_never_replace_the_predictions(tmp_path: Path) -> None:
     write_json(tmp_path / "p.json", stored(SAMPLES))
     with pytest.raises(UserError, match=r"p\.json: holds the predictions"):
-        evaluate_file(SAMPLES, tmp_path / "p.json", tmp_path / "." / "p.json")
+        evaluate_file(SAMPLES, tmp_path / "p.json", mmor(), tmp_path / "." / "p.json")
 
 
 def test_a_predictions_file_that_was_cut_off_is_named(tmp_path: Path) -> None:
     write_json(tmp_path / "p.json", stored(SAMPLES))
     (tmp_path / "p.json").write_text((tmp_path / "p.json").read_text()[:-50])
     with pytest.raises(UserError, match=r"p\.json"):
-        evaluate_file(SAMPLES, tmp_path / "p.json")
+        evaluate_file(SAMPLES, tmp_path / "p.json", mmor())
 
 
 def test_the_constant_guess_is_the_most_frequent_graph() -> None:
     training = [*SAMPLES, Sample("003_TKA_MMOR", "000000", (Triplet("mps", "tracker", "touching"),))]
-    assert score_constant_guess(training, SAMPLES).overall.macro_f1 == 1.0
-    assert score_constant_guess(training[6:], SAMPLES).overall.macro_f1 < 0.5
+    assert score_constant_guess(training, SAMPLES, mmor()).overall.macro_f1 == 1.0
+    assert score_constant_guess(training[6:], SAMPLES, mmor()).overall.macro_f1 < 0.5

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
 from operating_room.graphs.graph_files import load_predictions
@@ -176,7 +177,7 @@ def tiny_config(vocabulary: int, max_length: int = 600) -> MM2SGConfig:
 
 def test_a_model_answers_in_text(dataset: Dataset) -> None:
     torch.manual_seed(0)
-    tokens = train_tokens([conversation(human_prompt(None, None, None, None))], 1024)
+    tokens = train_tokens([conversation(human_prompt(mmor().language, None, None, None, None))], 1024, mmor().language)
     config = tiny_config(tokens.size)
     generator = SceneGraphGenerator(MM2SG(config), tokens)
     example = generator.read(dataset.take(MMOR_TAKE).timepoints[0], "Long: Short")
@@ -194,7 +195,7 @@ class Talkative(SceneGraphGenerator):
 
 
 def test_shortened_memory_is_said_once(dataset: Dataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    tokens = train_tokens([conversation(human_prompt(None, None, None, None))], 1024)
+    tokens = train_tokens([conversation(human_prompt(mmor().language, None, None, None, None))], 1024, mmor().language)
     config = tiny_config(tokens.size, 10_000)
     first = SceneGraphGenerator(MM2SG(config), tokens).read(dataset.take(MMOR_TAKE).timepoints[0], "Long: Short")
     limit = len(first.ids) + config.vision.tokens + MASKS_PER_TIMEPOINT + 200
@@ -225,7 +226,7 @@ def test_answers_do_not_outlive_prompt_slots_switches_and_code(tmp_path: Path, m
     assert asked_again(root, out) == []
     assert asked_again(root, out, max_new_tokens=20) == everything
     with monkeypatch.context() as patch:
-        patch.setattr("operating_room.graphs.prompts.QUESTION", "What is going on?")
+        patch.setattr("operating_room.recordings.questions.human_prompt", lambda *_: "<image> What is going on?")
         assert asked_again(root, out, max_new_tokens=20) == everything
     assert asked_again(root, out) == everything
     with monkeypatch.context() as patch:
@@ -319,7 +320,7 @@ def test_a_damaged_transcript_costs_its_take(tmp_path: Path) -> None:
 
 def test_weights_that_are_no_numbers_are_told(dataset: Dataset, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    tokens = train_tokens([conversation(human_prompt(None, None, None, None))], 1024)
+    tokens = train_tokens([conversation(human_prompt(mmor().language, None, None, None, None))], 1024, mmor().language)
     model = MM2SG(tiny_config(tokens.size))
     model.language.lm_head.weight.data[3] = float("nan")
     with pytest.raises(UserError, match="scores are no numbers"):
@@ -328,7 +329,7 @@ def test_weights_that_are_no_numbers_are_told(dataset: Dataset, tmp_path: Path) 
 
 def test_a_full_gpu_is_told(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    tokens = train_tokens([conversation(human_prompt(None, None, None, None))], 1024)
+    tokens = train_tokens([conversation(human_prompt(mmor().language, None, None, None, None))], 1024, mmor().language)
     generator = SceneGraphGenerator(MM2SG(tiny_config(tokens.size)), tokens)
     question = generator.read_text("What comes next?")
 
@@ -344,7 +345,7 @@ def test_memory_of_a_batch_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     published = cache_bytes(MM2SGConfig(), 8)
     assert published == 2 * 32 * 4096 * 2 * (2048 + 300) * 8  # 9.8 GB
     torch.manual_seed(0)
-    tokens = train_tokens([conversation(human_prompt(None, None, None, None))], 1024)
+    tokens = train_tokens([conversation(human_prompt(mmor().language, None, None, None, None))], 1024, mmor().language)
     generator = SceneGraphGenerator(MM2SG(tiny_config(tokens.size)), tokens)
     assert memory_note(generator, 8) is None
     needed = cache_bytes(generator.model.settings, 8, MAX_NEW_TOKENS, 4)

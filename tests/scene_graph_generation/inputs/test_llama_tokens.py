@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
+from operating_room.domain.domain import mmor
 from operating_room.domain.vocabulary import ENTITIES, PREDICATES
 from operating_room.errors import UserError
 from operating_room.graphs.prompts import conversation, human_prompt
@@ -16,7 +17,7 @@ from scene_graph_generation.inputs.example import IGNORED, IMAGE
 from scene_graph_generation.inputs.tokenizer_files import read_tokens
 from scene_graph_generation.inputs.tokens import Tokens
 
-WORDS = (*ENTITIES, *PREDICATES, conversation(human_prompt(None, None, None, None)))
+WORDS = (*ENTITIES, *PREDICATES, conversation(human_prompt(mmor().language, None, None, None, None)))
 MARKS = ("<s>", "</s>", "<unk>", "▁", "<0x", "\0")  # of the tokenizer's own; no text of ours holds them
 
 
@@ -73,7 +74,7 @@ def test_text_around_the_picture_is_tokenised_in_two_parts(tokens: Tokens, refer
 
 def test_it_can_be_saved_as_ours(tokens: Tokens, tmp_path: Path) -> None:
     tokens.save(tmp_path)
-    text = conversation(human_prompt(None, None, None, "Long: head surgeon,patient,drilling"))
+    text = conversation(human_prompt(mmor().language, None, None, None, "Long: head surgeon,patient,drilling"))
     assert read_tokens(tmp_path).encode(text, "<SG> </SG>") == tokens.encode(text, "<SG> </SG>")
 
 

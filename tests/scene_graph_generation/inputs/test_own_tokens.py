@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.graphs.prompts import SYSTEM, human_prompt
 from scene_graph_generation.inputs.example import IGNORED, IMAGE
@@ -79,7 +80,7 @@ def test_an_answer_is_learnt_as_it_will_be_generated(tokens: OwnTokens, question
 def test_a_text_begins_once(tmp_path: Path, family: str) -> None:
     tokens = read_tokens(write_tokens(tmp_path, family))
     first = make_tokenizer(family).token_to_id(SPECIAL[family][0])
-    ids, _ = tokens.encode(tokens.conversation(human_prompt(None, None, None, None)))
+    ids, _ = tokens.encode(tokens.conversation(human_prompt(mmor().language, None, None, None, None)))
     assert ids[0] == first
     if family != "qwen3":  # its first token opens every turn
         assert ids.count(first) == 1
@@ -105,7 +106,9 @@ def test_saved_and_read_again_it_is_the_same(tokens: OwnTokens, tmp_path: Path) 
     (tmp_path / "config.json").write_text('{"language": {}}')  # beside the settings of our own folders
     again = read_tokens(tmp_path)
     assert isinstance(again, OwnTokens)
-    prompt = tokens.conversation(human_prompt(None, None, "drill please", "Long: head surgeon,patient,drilling"))
+    prompt = tokens.conversation(
+        human_prompt(mmor().language, None, None, "drill please", "Long: head surgeon,patient,drilling")
+    )
     assert again.conversation("what?") == tokens.conversation("what?")
     assert again.encode(prompt, "<SG> </SG>") == tokens.encode(prompt, "<SG> </SG>")
     assert (again.end_token, again.end_ids, again.template) == (tokens.end_token, tokens.end_ids, tokens.template)

@@ -12,6 +12,7 @@ import torch
 from pypcd4 import Encoding, PointCloud
 from transformers import CLIPImageProcessorPil
 
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
 from operating_room.files.readers import MAX_POINTS
@@ -163,8 +164,8 @@ def test_a_whole_timepoint(tmp_path: Path) -> None:
         tmp_path / "MM-OR_data" / "take_audio_embeddings_per_timepoint" / "001_PKA" / "000001.pt", torch.ones(8)
     )
     timepoint = Dataset(tmp_path).take(find_take("001_PKA")).timepoints[0]
-    prompt = conversation(human_prompt(None, None, None, None))
-    tokens = train_tokens([prompt], 1024)
+    prompt = conversation(human_prompt(mmor().language, None, None, None, None))
+    tokens = train_tokens([prompt], 1024, mmor().language)
     example = ExampleReader(CONFIG, tokens)(Evidence.of_timepoint(timepoint), prompt)
     assert example.views.shape == (7, 3, 28, 28)
     assert example.audio is not None
@@ -233,8 +234,8 @@ def test_records_with_other_things_than_file_names_are_refused(tmp_path: Path, r
 
 
 MEMORY = "Long: " + "".join(f"nurse,tool {number},holding; " for number in range(300)) + "Short: mps,tracker,touching"
-PROMPT = conversation(human_prompt(None, None, "hello", MEMORY))
-TOKENS = train_tokens([PROMPT], 1024)
+PROMPT = conversation(human_prompt(mmor().language, None, None, "hello", MEMORY))
+TOKENS = train_tokens([PROMPT], 1024, mmor().language)
 NO_FILES = Evidence(())
 
 
@@ -301,7 +302,7 @@ def test_text_that_is_too_long_without_memory_is_refused() -> None:
     with pytest.raises(UserError, match=r"needs \d+ tokens without its memory, the model has room for 8"):
         room_for(8)(NO_FILES, PROMPT)
     with pytest.raises(UserError, match=r"needs \d+ tokens, the model has room for 3"):
-        room_for(3)(NO_FILES, conversation(human_prompt(None, None, None, None)))
+        room_for(3)(NO_FILES, conversation(human_prompt(mmor().language, None, None, None, None)))
 
 
 def test_text_only_samples_have_no_files() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
+from operating_room.domain.domain import mmor
 from operating_room.domain.vocabulary import ENTITIES, PREDICATES
 from operating_room.errors import UserError
 from operating_room.graphs.prompts import conversation, human_prompt
@@ -22,7 +23,8 @@ SPEECH = "Give me the drill. Pin is going in, slowly."
 
 @pytest.fixture(scope="module")
 def tokens() -> Tokens:
-    return train_tokens([conversation(human_prompt(None, None, SPEECH, None))] * 3, vocabulary=1024)
+    language = mmor().language
+    return train_tokens([conversation(human_prompt(language, None, None, SPEECH, None))] * 3, 1024, language)
 
 
 triplets = st.builds(Triplet, st.sampled_from(ENTITIES), st.sampled_from(ENTITIES), st.sampled_from(PREDICATES))
@@ -48,9 +50,9 @@ def test_any_text_can_be_encoded(tokens: Tokens, text: str) -> None:
 
 
 def test_the_fixed_text_is_a_few_tokens(tokens: Tokens) -> None:
-    bare, _ = tokens.encode(conversation(human_prompt(None, None, None, None)))
+    bare, _ = tokens.encode(conversation(human_prompt(mmor().language, None, None, None, None)))
     assert len(bare) == 5  # beginning, system text, image, line break, question
-    blocks, _ = tokens.encode(conversation(human_prompt({}, {"unique_id_dicts": []}, "", "")))
+    blocks, _ = tokens.encode(conversation(human_prompt(mmor().language, {}, {"unique_id_dicts": []}, "", "")))
     assert len(blocks) <= len(bare) + 2 * 4 + 3 + 1  # two markers for each of four blocks, and the blanks of empty ones
 
 
@@ -62,7 +64,7 @@ def test_frequent_speech_is_short(tokens: Tokens) -> None:
 def test_a_saved_tokenizer_is_the_same(tokens: Tokens, tmp_path: Path) -> None:
     tokens.save(tmp_path)
     again = read_tokens(tmp_path)
-    prompt = conversation(human_prompt(None, None, SPEECH, "Long: head surgeon,patient,drilling"))
+    prompt = conversation(human_prompt(mmor().language, None, None, SPEECH, "Long: head surgeon,patient,drilling"))
     assert again.encode(prompt, "<SG> </SG>") == tokens.encode(prompt, "<SG> </SG>")
     assert again.names() == tokens.names()
 

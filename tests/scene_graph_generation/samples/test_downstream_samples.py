@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Sample, Triplet
 from scene_graph_generation.samples.downstream_samples import downstream_file_name, downstream_records, graph_records
@@ -36,7 +37,7 @@ def question(record: dict[str, Any]) -> str:
 
 
 def test_answers() -> None:
-    records = list(downstream_records(SAMPLES, labels(), Random(0), per_timepoint=40))
+    records = list(downstream_records(SAMPLES, labels(), mmor(), Random(0), per_timepoint=40))
     assert len(records) == 40 * len(SAMPLES)
     answers = Counter((record["timepoint"], record["conversations"][1]["value"]) for record in records)
     assert answers.keys() >= {
@@ -51,7 +52,9 @@ def test_answers() -> None:
 
 def test_memory_is_spelled_like_the_graph_or_as_published() -> None:
     for published, expected in ((False, "head surgeon,saw,not holding"), (True, "head_surgeon,holding,not saw")):
-        *_, last = downstream_records(SAMPLES, labels(), Random(0), 1, augment_memory=False, published_memory=published)
+        *_, last = downstream_records(
+            SAMPLES, labels(), mmor(), Random(0), 1, augment_memory=False, published_memory=published
+        )
         assert expected in question(last)
 
 
@@ -63,7 +66,7 @@ def test_file_names_tell_the_memory() -> None:
 
 def test_an_empty_next_action_is_none() -> None:
     """As in scoring (section 11, fix 6)."""
-    records = list(downstream_records(SAMPLES, labels(next_action={"000000": []}), Random(0), 40))
+    records = list(downstream_records(SAMPLES, labels(next_action={"000000": []}), mmor(), Random(0), 40))
     assert ("000000", "none") in {(r["id"][-6:], r["conversations"][1]["value"]) for r in records}
 
 
@@ -72,7 +75,7 @@ def test_a_take_without_phases_is_not_asked_for_them() -> None:
     samples = [Sample("004_PKA_MMOR", sample.frame_id, sample.triplets) for sample in SAMPLES]
     known = {task: {"004_PKA": of_take["001_PKA"]} for task, of_take in labels().items()}
     known["robot_phase"]["004_PKA"] = {}
-    records = list(downstream_records([*samples, *SAMPLES], merge(known, labels()), Random(0), 40))
+    records = list(downstream_records([*samples, *SAMPLES], merge(known, labels()), mmor(), Random(0), 40))
     asked = {(r["id"][:7], question(r).partition("predict the ")[2].partition(".")[0]) for r in records}
     tasks = {"next action", "robot phase", "sterility breach"}
     assert asked == {("004_PKA", task) for task in tasks - {"robot phase"}} | {("001_PKA", task) for task in tasks}
@@ -84,13 +87,13 @@ def merge(*several: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def test_mmor_takes_with_labels_only() -> None:
     others = [Sample("001_4DOR", "000000", GRAPHS[0]), Sample("003_TKA_MMOR", "000000", GRAPHS[0])]
-    assert not list(downstream_records(others, labels(), Random(0)))
+    assert not list(downstream_records(others, labels(), mmor(), Random(0)))
 
 
 @pytest.mark.parametrize("label", [["cut"], 3, "x"])
 def test_damaged_label_is_named(label: object) -> None:
     with pytest.raises(UserError, match="001_PKA_MMOR_000000: downstream labels"):
-        list(downstream_records(SAMPLES, labels(next_action={"000000": label}), Random(0)))
+        list(downstream_records(SAMPLES, labels(next_action={"000000": label}), mmor(), Random(0)))
 
 
 def test_graphs_in_list_form() -> None:

@@ -8,6 +8,7 @@ from random import Random
 
 import torch
 
+from operating_room.domain.domain import mmor
 from operating_room.graphs.prompts import BLOCKS
 from operating_room.recordings.dataset import Dataset
 from scene_graph_generation.config.settings import TEXT_MODALITIES, with_vocabulary
@@ -45,7 +46,7 @@ def test_text_alone_has_nothing_to_augment() -> None:
 def test_training_shows_no_text_that_the_model_does_not_read(tmp_path: Path) -> None:
     """The blocks of robot, tracker and speech go with the modalities, as in evaluation."""
     data = write_samples(tmp_path)
-    tokens = train_tokens(map(record_text, read_records(data / "samples.json")), SHORT.vocabulary)
+    tokens = train_tokens(map(record_text, read_records(data / "samples.json")), SHORT.vocabulary, mmor().language)
     texts = {}
     for modalities in (("views", "robot", "tracker", "speech"), ("views", "speech"), ("views",)):
         settings = replace(with_vocabulary(SHORT.model, tokens.size), modalities=modalities)

@@ -17,6 +17,7 @@ import yaml
 from torch import Tensor
 
 from computing.machine import autocast
+from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
 from scene_graph_generation.config.published_options import ZERO2
@@ -69,7 +70,7 @@ def tuning(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     """The published base training at tiny size, clouds included."""
     root = tmp_path_factory.mktemp("bases")
     settings = replace(SHORT.model, points=POINTS, modalities=(*SHORT.model.modalities, "cloud"))
-    tokens = train_tokens(map(record_text, read_records(data / "samples.json")), SHORT.vocabulary)
+    tokens = train_tokens(map(record_text, read_records(data / "samples.json")), SHORT.vocabulary, mmor().language)
     torch.manual_seed(0)
     settings = replace(settings, pooler=replace(settings.pooler, dropout=0.0))
     model = MM2SG(with_vocabulary(settings, tokens.size))
@@ -112,7 +113,7 @@ def as_zero_does(model: MM2SG, settings: dict[str, Any], groups: list[dict[str, 
 def test_a_step_after_the_cast_and_the_flat_buffers_of_zero(
     tuning: Experiment, data: Path, published: Path, form: str
 ) -> None:
-    model, tokens = begin(tuning, [])
+    model, tokens = begin(tuning, [], mmor().language)
     reader = ExampleReader(model.settings, tokens)
     samples = TrainingSamples(read_records(data / "samples.json"), Dataset(data), tuning.train, reader)
     groups = [group for group in parameter_groups(model, 1e-3, 0.0, 1e-3) if group["params"]]

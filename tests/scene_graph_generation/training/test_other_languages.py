@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.graphs.prompts import human_prompt
 from operating_room.recordings.dataset import Dataset
@@ -83,7 +84,7 @@ def examples(folder: Path, answer: str | None = None) -> list[Example]:
     tokens, draw = read_tokens(folder), torch.Generator().manual_seed(3)
     asked = []
     for views, speech in ((1, None), (3, "the drill please"), (0, "hello there")):
-        question = human_prompt(None, None, speech, None)
+        question = human_prompt(mmor().language, None, None, speech, None)
         prompt = tokens.conversation(question if views else question.replace("<image>\n", ""))
         ids, labels = map(torch.tensor, tokens.encode(prompt, answer))
         shown = torch.randn(views, 3, 28, 28, generator=draw)
@@ -137,7 +138,7 @@ def test_generation_is_that_of_transformers(language: Path, clip: Path) -> None:
 
 def test_a_step_lowers_the_loss(tuning: Experiment) -> None:
     still = replace(tuning.model, pooler=replace(tuning.model.pooler, dropout=0.0))
-    model, _ = begin(replace(tuning, model=still, start=replace(tuning.start, bits=32)), [])
+    model, _ = begin(replace(tuning, model=still, start=replace(tuning.start, bits=32)), [], mmor().language)
     batch = examples(Path(str(tuning.start.base)), "<SG> head surgeon,patient,drilling; </SG>")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, 1e-3)
@@ -306,7 +307,7 @@ def test_a_vocabulary_smaller_than_the_tokenizer_is_refused(clip: Path, tmp_path
     save_file(state, folder / "model.safetensors")
     start = StartConfig(str(folder), str(clip), 16, LoraConfig(4, 8))
     with pytest.raises(UserError, match=r"the tokenizer has \d+ tokens, the model 300"):
-        begin(replace(SHORT, start=start), [])
+        begin(replace(SHORT, start=start), [], mmor().language)
 
 
 def test_weights_that_are_missing_are_named_with_the_right_model(clip: Path, tmp_path: Path) -> None:
@@ -328,7 +329,9 @@ def test_an_adapter_around_another_model_is_refused(tuned: Path, tmp_path: Path)
 def test_without_a_chat_template_it_is_said(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_language(tmp_path / "mistral", "mistral")
     (folder / "chat_template.jinja").unlink()
-    _, tokens = begin(replace(SHORT, start=StartConfig(str(folder), str(clip), 16, LoraConfig(4, 8))), [])
+    _, tokens = begin(
+        replace(SHORT, start=StartConfig(str(folder), str(clip), 16, LoraConfig(4, 8))), [], mmor().language
+    )
     assert "has no chat template; questions are asked as those to Vicuna" in capsys.readouterr().err
     assert tokens.conversation("what?").endswith("USER: what? ASSISTANT:")
 

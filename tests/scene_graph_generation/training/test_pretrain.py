@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch.distributed import TCPStore
 
+from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Triplet, parse
 from operating_room.recordings.dataset import Dataset
@@ -46,7 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(data: Path, config: TrainConfig = EXPERIMENT.train) -> tuple[MM2SG, TrainingSamples]:
     records = read_records(data / "samples.json")
-    model, tokens = begin(EXPERIMENT, map(record_text, records))
+    model, tokens = begin(EXPERIMENT, map(record_text, records), mmor().language)
     return model, TrainingSamples(records, Dataset(data), config, ExampleReader(model.settings, tokens))
 
 

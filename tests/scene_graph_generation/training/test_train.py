@@ -11,6 +11,7 @@ from random import Random
 import pytest
 import torch
 
+from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.graphs.memory import Memory
 from operating_room.graphs.prompts import human_prompt
@@ -117,14 +118,14 @@ def test_every_epoch_has_each_sample_once_in_another_order() -> None:
 
 
 def test_memory_is_disturbed_and_nothing_else() -> None:
-    memory = Memory()
+    memory = Memory(mmor().language.forgotten_spellings)
     for time in range(30):
         memory.add([Triplet("head surgeon", f"tool {time % 7}", "holding"), Triplet("nurse", "saw", "touching")], time)
     text = memory.text()
-    prompt = human_prompt(None, None, "a,b,c; d,e,f", text)
+    prompt = human_prompt(mmor().language, None, None, "a,b,c; d,e,f", text)
     before, after = prompt.split(text)
-    assert disturb_memory(prompt, 0.0, Random(0)) == prompt
-    disturbed = disturb_memory(prompt, 0.5, Random(0))
+    assert disturb_memory(prompt, 0.0, mmor().language.predicates, Random(0)) == prompt
+    disturbed = disturb_memory(prompt, 0.5, mmor().language.predicates, Random(0))
     assert disturbed.startswith(before)
     assert disturbed.endswith(after)
     told = disturbed.removeprefix(before).removesuffix(after)
@@ -132,8 +133,8 @@ def test_memory_is_disturbed_and_nothing_else() -> None:
     assert told.count(";") < text.count(";")
     assert "Long: " in told
     assert "Short: " in told
-    bare = human_prompt(None, None, "a,b,c; d,e,f", None)
-    assert disturb_memory(bare, 1.0, Random(0)) == bare
+    bare = human_prompt(mmor().language, None, None, "a,b,c; d,e,f", None)
+    assert disturb_memory(bare, 1.0, mmor().language.predicates, Random(0)) == bare
 
 
 def test_experiment_files(tmp_path: Path) -> None:

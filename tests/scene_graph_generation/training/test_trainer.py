@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 
+from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import cpu_threads
@@ -173,7 +174,7 @@ def test_balanced_steps_are_even_and_published_ones_begin_short() -> None:
 
 def test_the_end_of_an_answer_counts_once_per_answer(data: Path, tmp_path: Path) -> None:
     records = read_records(data / "samples.json")
-    tokens = train_tokens(map(record_text, records), SHORT.vocabulary)
+    tokens = train_tokens(map(record_text, records), SHORT.vocabulary, mmor().language)
     samples = TrainingSamples(records, Dataset(data), SHORT.train, ExampleReader(SHORT.model, tokens))
     word = next(name for name in tokens.names() if "drilling" in name)
     path = tmp_path / "frequencies.json"
