@@ -16,7 +16,6 @@ import torch
 from timing import cpu_seconds
 from torch import Tensor
 
-from operating_room.domain.categories import LABEL_COUNT
 from scene_graph_generation.config.settings import MM2SGConfig, PointConfig, VisionConfig, read_experiment
 from scene_graph_generation.inputs.example import IMAGE, Example
 from scene_graph_generation.model.decoding import generate
@@ -118,7 +117,7 @@ def small_examples(config: MM2SGConfig, count: int) -> list[Example]:
             views=torch.randn(4, 3, size, size, generator=generator),
             labels=labels[i],
             audio=torch.randn(config.pooler.audio_width, generator=generator),
-            masks=torch.randint(0, LABEL_COUNT, (3, 32, 32), generator=generator).to(torch.uint8),
+            masks=torch.randint(0, config.labels, (config.masks, 32, 32), generator=generator).to(torch.uint8),
         )
         for i in range(count)
     ]

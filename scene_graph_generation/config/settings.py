@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from operating_room.domain.labels import Labels
 from operating_room.errors import UserError
 from operating_room.files.readers import parse_yaml, read_bytes
 from scene_graph_generation.config.language import OtherLanguage
@@ -138,7 +139,7 @@ class MM2SGConfig:
     `batching` decides what a sample without a modality gets (stage-2 specification, section 1, presence rule):
     `independent`: no token, so that a sample never depends on its batch mates; `published`: a filler token whenever
     a batch mate has the modality. `modalities` names what the model was trained to read; the others are not loaded,
-    and a model without "cloud" has no point encoder.
+    and a model without "cloud" has no point encoder. `labels` and `masks` are those of its domain (`with_labels`).
     """
 
     vision: VisionConfig = field(default_factory=VisionConfig)
@@ -148,11 +149,15 @@ class MM2SGConfig:
     max_length: int = 2048  # tokens of a sample, text and visual tokens together
     batching: Literal["independent", "published"] = "independent"
     modalities: tuple[str, ...] = MODALITIES
+    labels: int = 30  # of masks are below this number
+    masks: int = 3  # for each timepoint; 0: the model has no mask encoder
 
     def __post_init__(self) -> None:
         at_least(self, 1, "max_length")
         if unknown := [name for name in self.modalities if name not in MODALITIES]:
             raise UserError(f"modality {unknown[0]!r} does not exist; choose from {', '.join(MODALITIES)}")
+        at_least(self, 1, "labels")
+        at_least(self, 0, "masks")
         divides(self.pooler.heads, self.vision.width, "vision.width", "pooler.heads")
         if self.pooler.mask_channels[-1] != self.vision.width:
             raise UserError(f"the last of pooler.mask_channels must be vision.width, {self.vision.width}")
@@ -336,6 +341,13 @@ def with_vocabulary(config: MM2SGConfig, size: int) -> MM2SGConfig:
             config, language=OtherLanguage({**config.language.config, "vocab_size": size, "pad_token_id": None})
         )
     return dataclasses.replace(config, language=dataclasses.replace(config.language, vocabulary=size))
+
+
+def with_labels(config: MM2SGConfig, labels: Labels) -> MM2SGConfig:
+    """The same model for the masks of a domain; without categories there are none."""
+    if not labels.categories:
+        return dataclasses.replace(config, masks=0)
+    return dataclasses.replace(config, labels=labels.count, masks=labels.masks)
 
 
 def to_mapping(settings: Any) -> dict[str, Any]:

@@ -18,13 +18,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from operating_room.domain.categories import LABEL_COUNT
 from operating_room.errors import UserError
 from operating_room.files.readers import read_label_mask, read_picture, read_point_cloud
 from operating_room.files.tensors import read_vector
 from operating_room.graphs.prompts import IMAGE_MARK, MEMORY_END, MEMORY_START
 from operating_room.recordings.dataset import Timepoint
-from operating_room.recordings.layout import MASKS_PER_TIMEPOINT
 from operating_room.recordings.masks import SMALL
 from operating_room.recordings.views import evaluation_pictures
 from operating_room.scores.fingerprints import stamp
@@ -36,8 +34,7 @@ from scene_graph_generation.inputs.tokens import Tokens
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP
 STD = (0.26862954, 0.26130258, 0.27577711)
 PAD_COLOR = tuple(int(255 * mean) for mean in MEAN)
-CLOUD_TOKENS = AUDIO_TOKENS = 1  # visual tokens beside those of the views; masks have three, however many there are
-OTHER_TOKENS = CLOUD_TOKENS + AUDIO_TOKENS + MASKS_PER_TIMEPOINT
+CLOUD_TOKENS = AUDIO_TOKENS = 1  # visual tokens beside those of the views and of the masks
 KEPT_BYTES = 1 << 30  # of prepared views that all readers of one training or evaluation keep together
 USUAL_POINTS = 20_000  # of a cloud
 BLACK_SIZE = (2048, 1536)  # px, of the picture that stands for a missing view (data specification, section 4.1)
@@ -168,7 +165,7 @@ class ExampleReader:
             self._views(evidence.views),
             None if evidence.cloud is None else read_cloud(evidence.cloud),
             None if evidence.audio is None else read_audio_embedding(evidence.audio, width),
-            read_masks(evidence.masks),
+            read_masks(evidence.masks, self._config),
         )
 
     def _fit(self, prompt: str, answer: str | None, reserve: int, evidence: Evidence) -> tuple[str, int]:
@@ -198,9 +195,14 @@ class ExampleReader:
     def _visual_tokens(self, evidence: Evidence) -> int:
         """How many tokens stand in the place of the image; with published batching batch mates can add to them."""
         if self._config.batching == "published":
-            return self._config.vision.tokens + OTHER_TOKENS
-        parts = (evidence.cloud, CLOUD_TOKENS), (evidence.audio, AUDIO_TOKENS), (evidence.masks, MASKS_PER_TIMEPOINT)
+            return self._config.vision.tokens + other_tokens(self._config)
+        parts = (evidence.cloud, CLOUD_TOKENS), (evidence.audio, AUDIO_TOKENS), (evidence.masks, self._config.masks)
         return self._config.vision.tokens + sum(tokens for part, tokens in parts if part)
+
+
+def other_tokens(config: MM2SGConfig) -> int:
+    """The most visual tokens of a sample beside those of its views; masks have theirs, however many there are."""
+    return CLOUD_TOKENS + AUDIO_TOKENS + config.masks
 
 
 def _stamped(evidence: Evidence) -> _Stamped:
@@ -275,22 +277,21 @@ def read_audio_embedding(path: Path, width: int) -> Float[Tensor, " width"]:
     return read_vector(path, width)
 
 
-def read_masks(paths: Sequence[Path]) -> UInt8[Tensor, "masks 32 32"] | None:
+def read_masks(paths: Sequence[Path], config: MM2SGConfig) -> UInt8[Tensor, "masks 32 32"] | None:
     """The 32x32 label maps of a timepoint, None if there are none.
 
     Raises:
-        UserError: a file is damaged, of another size, has labels out of range, or there are more than three.
+        UserError: a file is damaged, of another size, has labels that the model does not know, or there are more than
+            the model takes.
     """
     if not paths:
         return None
-    if len(paths) > MASKS_PER_TIMEPOINT:
-        raise UserError(
-            f"{paths[-1]}: is mask number {len(paths)} of its timepoint, the model takes {MASKS_PER_TIMEPOINT}"
-        )
+    if len(paths) > config.masks:
+        raise UserError(f"{paths[-1]}: is mask number {len(paths)} of its timepoint, the model takes {config.masks}")
     masks = [read_label_mask(path) for path in paths]
     for path, mask in zip(paths, masks):
-        if mask.shape != (SMALL, SMALL) or mask.max() >= LABEL_COUNT:
-            raise UserError(f"{path}: expected {SMALL}x{SMALL} labels below {LABEL_COUNT}; preprocess masks again")
+        if mask.shape != (SMALL, SMALL) or mask.max() >= config.labels:
+            raise UserError(f"{path}: expected {SMALL}x{SMALL} labels below {config.labels}; preprocess masks again")
     return torch.from_numpy(np.stack(masks))
 
 

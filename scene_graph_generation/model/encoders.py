@@ -9,8 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from operating_room.domain.categories import LABEL_COUNT
-from scene_graph_generation.config.settings import PoolerConfig, VisionConfig
+from scene_graph_generation.config.settings import MM2SGConfig, VisionConfig
 
 
 def stand_out(positions: nn.Embedding) -> None:
@@ -58,10 +57,11 @@ class MaskEncoder(nn.Module):
     layers shrink the differences between masks a thousandfold; a model trained from scratch then never uses them.
     """
 
-    def __init__(self, config: PoolerConfig) -> None:
+    def __init__(self, config: MM2SGConfig) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(LABEL_COUNT, config.mask_embedding)
-        widths = (config.mask_embedding, *config.mask_channels)
+        pooler = config.pooler
+        self.embedding = nn.Embedding(config.labels, pooler.mask_embedding)
+        widths = (pooler.mask_embedding, *pooler.mask_channels)
         convolutions = [
             nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1) for before, after in pairwise(widths)
         ]
@@ -72,7 +72,7 @@ class MaskEncoder(nn.Module):
         self.convolutions = nn.ModuleList(convolutions)
 
     def forward(self, masks: UInt8[Tensor, "masks 32 32"]) -> Float[Tensor, "masks width"]:
-        """Features of label maps; pixel values are raw labels (0..29)."""
+        """Features of label maps; pixel values are raw labels, below `labels` of the settings."""
         hidden = self.embedding(masks.long()).permute(0, 3, 1, 2)
         for convolution in self.convolutions:
             hidden = torch.relu(convolution(hidden))

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 from transformers.models.bert.modeling_bert import BertLayer
 
-from operating_room.recordings.layout import MASKS_PER_TIMEPOINT as MASKS
 from scene_graph_generation.config.settings import MM2SGConfig
 from scene_graph_generation.model.encoders import MaskEncoder, stand_out
 from scene_graph_generation.model.point_transformer import PointEncoder
@@ -88,7 +87,8 @@ def attend(
 class ImagePooler(nn.Module):
     """View pooler, cloud encoder, audio projection and mask encoder, and the order of their tokens.
 
-    A model that was not made for clouds has no point encoder and takes none.
+    A model that was not made for clouds has no point encoder and takes none; one of a domain without masks has no mask
+    encoder.
     """
 
     def __init__(self, config: MM2SGConfig) -> None:
@@ -96,7 +96,8 @@ class ImagePooler(nn.Module):
         self.views = ViewPooler(config)
         self.point_encoder = PointEncoder(config.points, config.vision.width) if "cloud" in config.modalities else None
         self.project_audio = nn.Linear(config.pooler.audio_width, config.vision.width)
-        self.mask_encoder = MaskEncoder(config.pooler)
+        self.mask_encoder = MaskEncoder(config) if config.masks else None
+        self.masks = config.masks  # tokens
         self.published_batching = config.batching == "published"
 
     def forward(
@@ -106,10 +107,10 @@ class ImagePooler(nn.Module):
         audio: Sequence[Float[Tensor, " audio"] | None],
         masks: Sequence[UInt8[Tensor, "_ 32 32"] | None],
     ) -> list[Float[Tensor, "_ width"]]:
-        """Tokens of each sample: those of its first view, then [1 cloud], [1 audio], [3 masks].
+        """Tokens of each sample: those of its first view, then [1 cloud], [1 audio], [`masks` of the settings].
 
         Raises:
-            ValueError: there is a cloud but no point encoder, or more than three masks.
+            ValueError: there is a cloud but no point encoder, or there are more masks than tokens for them.
         """
         parts = [[tokens] for tokens in self._pool_views(views)]
         for values, encode in (
@@ -145,11 +146,11 @@ class ImagePooler(nn.Module):
         vectors = torch.stack([zero if vector is None else vector.to(zero.dtype) for vector in audio])
         return self.project_audio(vectors).unsqueeze(1)
 
-    def _encode_masks(self, masks: list[Tensor | None]) -> Float[Tensor, "samples 3 width"]:
+    def _encode_masks(self, masks: list[Tensor | None]) -> Float[Tensor, "samples masks width"]:
         """Missing masks are zero vectors that do not go through the encoder."""
         counts = [0 if sample is None else len(sample) for sample in masks]
-        if max(counts) > MASKS:
-            raise ValueError(f"a sample has {max(counts)} masks, but there are {MASKS} mask tokens")
+        if self.mask_encoder is None or max(counts) > self.masks:
+            raise ValueError(f"a sample has {max(counts)} masks, but there are {self.masks} mask tokens")
         encoded = self.mask_encoder(torch.cat([sample for sample in masks if sample is not None])).split(
             [count for count, sample in zip(counts, masks) if sample is not None]
         )
@@ -157,7 +158,7 @@ class ImagePooler(nn.Module):
         empty = encoded[0].new_zeros(0, encoded[0].shape[1])
         return torch.stack(
             [
-                F.pad(empty if sample is None else next(present), (0, 0, 0, MASKS - count))
+                F.pad(empty if sample is None else next(present), (0, 0, 0, self.masks - count))
                 for sample, count in zip(masks, counts)
             ]
         )

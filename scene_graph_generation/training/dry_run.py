@@ -10,7 +10,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,14 @@ from computing.machine import gpus
 from computing.training_checkpoints import last_checkpoint
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
-from scene_graph_generation.config.settings import MODALITIES, Experiment, LanguageConfig, MM2SGConfig, with_vocabulary
+from scene_graph_generation.config.settings import (
+    MODALITIES,
+    Experiment,
+    LanguageConfig,
+    MM2SGConfig,
+    with_labels,
+    with_vocabulary,
+)
 from scene_graph_generation.inputs.evidence import Evidence
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.records import Records
@@ -66,9 +73,12 @@ def dry_run(experiment: Experiment, processes: int = 1) -> DryRun:
     out = output_folder(experiment)
     check_start(experiment)
     problems: list[str] = []
+    dataset = _dataset(experiment.files.data, problems)
+    if dataset is not None:
+        experiment = replace(experiment, model=with_labels(experiment.model, dataset.domain.labels))
     model = meta_model(experiment, sizes_of(experiment))
     records = _records(experiment.files.samples, problems)
-    problems += _missing_files(records, experiment.files.data)
+    problems += [] if dataset is None else _missing_files(records, dataset.root)
     problems += _missing_inputs(experiment)
     steps = steps_of(experiment, len(records), processes)
     sections = [
@@ -159,12 +169,16 @@ def _records(paths: Sequence[Path], problems: list[str]) -> Records:
     return Joined(parts)
 
 
-def _missing_files(records: Records, data: Path) -> list[str]:
-    """One line per kind of file that is missing, and one for records that name none properly."""
+def _dataset(data: Path, problems: list[str]) -> Dataset | None:
     try:
-        root = Dataset(data).root
+        return Dataset(data)
     except UserError as error:
-        return [str(error)]
+        problems.append(str(error))
+        return None
+
+
+def _missing_files(records: Records, root: Path) -> list[str]:
+    """One line per kind of file that is missing, and one for records that name none properly."""
     missing: dict[str, set[Path]] = {}
     known: dict[Path, bool] = {}
     problems = []

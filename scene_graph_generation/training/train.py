@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from operating_room.graphs.prompts import IMAGE_MARK
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import is_first, share
 from scene_graph_generation.config.language import OtherLanguage
-from scene_graph_generation.config.settings import Experiment, StartConfig, to_mapping
+from scene_graph_generation.config.settings import Experiment, StartConfig, to_mapping, with_labels
 from scene_graph_generation.inputs.evidence import ExampleReader
 from scene_graph_generation.inputs.tokens import Tokens
 from scene_graph_generation.model.mm2sg import MM2SG
@@ -58,6 +59,7 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
         UserError: the samples or a file they name are damaged, `out` already holds a trained model, the base or the
             first stage cannot be loaded, or something that the settings ask for is not installed.
     """
+    experiment = replace(experiment, model=with_labels(experiment.model, dataset.domain.labels))
     config = experiment.train
     check_start(experiment)
     check_tools(experiment)

@@ -85,6 +85,7 @@ def segmasks(case: Path) -> Iterator[Result]:
     """Mask encoder, and zeros for missing masks."""
     facts, stored = _read(case)
     pooler = ImagePooler(TINY).eval()
+    assert pooler.mask_encoder is not None
     _fill(pooler.mask_encoder, "pooler.mask_encoder.", facts["seed"])
     labels = stored["labels"]
     with torch.no_grad():

@@ -19,7 +19,6 @@ from operating_room.errors import UserError
 from operating_room.graphs.graph_files import load_predictions
 from operating_room.graphs.prompts import conversation, human_prompt
 from operating_room.recordings.dataset import Dataset, Timepoint
-from operating_room.recordings.layout import MASKS_PER_TIMEPOINT
 from scene_graph_generation.config.settings import LanguageConfig, MM2SGConfig, PoolerConfig, VisionConfig
 from scene_graph_generation.inference import generator as generator_module
 from scene_graph_generation.inference.generator import SceneGraphGenerator, memory_note
@@ -198,7 +197,7 @@ def test_shortened_memory_is_said_once(dataset: Dataset, tmp_path: Path, capfd: 
     tokens = train_tokens([conversation(human_prompt(mmor().language, None, None, None, None))], 1024, mmor().language)
     config = tiny_config(tokens.size, 10_000)
     first = SceneGraphGenerator(MM2SG(config), tokens).read(dataset.take(MMOR_TAKE).timepoints[0], "Long: Short")
-    limit = len(first.ids) + config.vision.tokens + MASKS_PER_TIMEPOINT + 200
+    limit = len(first.ids) + config.vision.tokens + config.masks + 200
     generator = Talkative(MM2SG(replace(config, max_length=limit)), tokens)
     infer(generator, dataset, {MMOR_TAKE: None}, tmp_path / "p.json", memory=False)
     assert capfd.readouterr().err == ""

@@ -22,13 +22,13 @@ from scene_graph_generation.config.settings import MM2SGConfig, PoolerConfig, Vi
 from scene_graph_generation.inputs import evidence as timepoint
 from scene_graph_generation.inputs.evidence import (
     MEAN,
-    OTHER_TOKENS,
     PAD_COLOR,
     STD,
     Evidence,
     ExampleReader,
     ViewReader,
     normalise_views,
+    other_tokens,
     prepare_view,
     read_audio_embedding,
     read_cloud,
@@ -139,23 +139,34 @@ def test_damaged_audio_vectors_are_named(tmp_path: Path, content: bytes) -> None
 
 def test_masks_are_stacked(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{i}.png", label_picture(0, i, size=32)) for i in (5, 29)]
-    masks = read_masks(paths)
+    masks = read_masks(paths, MM2SGConfig())
     assert masks is not None
     assert masks.shape == (2, 32, 32)
     assert masks.amax((1, 2)).tolist() == [5, 29]
-    assert read_masks([]) is None
+    assert read_masks([], MM2SGConfig()) is None
 
 
 @pytest.mark.parametrize("content", [label_picture(0, 5, size=31), label_picture(0, 30, size=32), b""])
 def test_unusable_masks_are_named(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(UserError, match=r"m\.png"):
-        read_masks([write(tmp_path / "m.png", content)])
+        read_masks([write(tmp_path / "m.png", content)], MM2SGConfig())
 
 
 def test_four_masks_are_too_many(tmp_path: Path) -> None:
     path = write(tmp_path / "m.png", label_picture(0, 5, size=32))
     with pytest.raises(UserError, match="takes 3"):
-        read_masks([path] * 4)
+        read_masks([path] * 4, MM2SGConfig())
+
+
+def test_masks_of_another_domain(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.png", label_picture(0, 40, size=32))
+    masks = read_masks([path], replace(MM2SGConfig(), labels=41))
+    assert masks is not None
+    assert int(masks.max()) == 40
+    with pytest.raises(UserError, match=r"m\.png: expected 32x32 labels below 30"):
+        read_masks([path], MM2SGConfig())
+    with pytest.raises(UserError, match="takes 0"):
+        read_masks([path], replace(MM2SGConfig(), masks=0))
 
 
 def test_a_whole_timepoint(tmp_path: Path) -> None:
@@ -285,7 +296,7 @@ def test_positions_of_the_language_model_are_for_prompt_and_answer() -> None:
 def test_absent_modalities_need_no_room() -> None:
     """Only published batching can give a sample tokens that it does not have itself."""
     text = len(room_for(10_000)(NO_FILES, PROMPT).ids) - 1 + CONFIG.vision.tokens
-    for batching, room in (("independent", text), ("published", text + OTHER_TOKENS)):
+    for batching, room in (("independent", text), ("published", text + other_tokens(MM2SGConfig()))):
         config = replace(CONFIG, batching=batching, max_length=room)
         assert ExampleReader(config, TOKENS)(NO_FILES, PROMPT).dropped_memory == 0
         tight = replace(config, max_length=room - 1)

@@ -8,8 +8,17 @@ import pytest
 import torch
 from torch import nn
 
+from operating_room.domain.domain import mmor
+from operating_room.domain.labels import Category, Labels
 from operating_room.errors import UserError
-from scene_graph_generation.config.settings import LanguageConfig, MM2SGConfig, PointConfig, PoolerConfig, VisionConfig
+from scene_graph_generation.config.settings import (
+    LanguageConfig,
+    MM2SGConfig,
+    PointConfig,
+    PoolerConfig,
+    VisionConfig,
+    with_labels,
+)
 from scene_graph_generation.inputs.example import IGNORED, IMAGE, Example
 from scene_graph_generation.model.decoding import generate
 from scene_graph_generation.model.mm2sg import MM2SG
@@ -110,6 +119,24 @@ def test_layers_behind_the_feature_layer_do_not_matter() -> None:
 def test_a_cloud_without_point_encoder_is_refused() -> None:
     with pytest.raises(ValueError, match="point encoder"):
         make_model(replace(TINY, modalities=("views", "audio", "masks"))).visual_tokens(make_examples()[2:3])
+
+
+def test_masks_are_those_of_the_domain() -> None:
+    """Another room: labels up to 40, two masks a timepoint; and one without masks, which needs no encoder for them."""
+    masks = torch.full((2, 32, 32), 40, dtype=torch.uint8)
+    example = replace(make_examples()[0], masks=masks)
+    category = Category("ultrasound", (1, 2, 3), 40, 0, "ultrasound")
+    other = make_model(with_labels(TINY, Labels((category,), count=41, masks=2)))
+    assert len(other.visual_tokens([example])[0]) == 4 + 2
+    with pytest.raises(ValueError, match="3 masks, but there are 2 mask tokens"):
+        other.visual_tokens([replace(example, masks=masks[[0, 0, 0]])])
+    assert with_labels(TINY, mmor().labels) == TINY  # the published shapes
+    without = make_model(with_labels(TINY, Labels()))
+    assert without.pooler is not None
+    assert without.pooler.mask_encoder is None
+    assert len(without.visual_tokens([replace(example, masks=None)])[0]) == 4
+    with pytest.raises(ValueError, match="2 masks, but there are 0 mask tokens"):
+        without.visual_tokens([example])
 
 
 def test_too_many_views_are_refused() -> None:
