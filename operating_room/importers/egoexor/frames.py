@@ -3,7 +3,8 @@
 The house layout, of a take in takes/{take}:
 
     views/{camera}/{frame}.jpg or .png
-    gaze/{frame}.npy     float32 [rows, 4]: number of the source, x px, y px, depth m; (-1, -1) was not found
+    gaze/{frame}.npy     float32 [rows, 4]: number of the source (-1: nobody says whose), x px, y px, depth m; (-1, -1)
+                         was not found
     hands/{frame}.npy    float32 [rows, 17]: number of the source, then x, y px of left wrist, left palm, right wrist,
                          right palm, and of the tips of their surface normals in this order; NaN was not found
     clouds/{frame}.npz   points float32 [points, 3] m, colors uint8 [points, 3]
@@ -140,6 +141,10 @@ def _write_gaze(piece: Piece, group: h5py.Group) -> Counts:
         depth = read(array(group, "gaze_depth"), piece.first, piece.last).astype(np.float32)
     else:
         depth = np.full(points.shape[:2], UNKNOWN_DEPTH, np.float32)
+    # NaN is said in the ways that the files have for it, so that rows keep their places and all numbers are some.
+    points[..., 0] = np.where(np.isnan(points[..., 0]), piece.tables.sources[BLANK], points[..., 0])
+    points[np.isnan(points).any(axis=-1), 1:] = _MISSING
+    depth = np.where(np.isnan(depth), np.float32(UNKNOWN_DEPTH), depth)
     if piece.gaze == "corrected":
         points = correct_gaze(points, piece.facts.take.name, piece.tables.sources, piece.facts.size)
     for frame, rows in enumerate(np.concatenate([points, depth[..., None]], axis=2), start=piece.first):

@@ -109,6 +109,9 @@ def inspect_take(take: StoredTake, tables: Tables) -> Facts:
         cameras = read_cameras(group, tables.sources)
         arrays = _arrays(group, len(cameras))
         steps = {name: block_length(array) for name, array in arrays.items()}
+        for name in ("gaze", "gaze_depth", "hands"):
+            if name in arrays:
+                _refuse_infinity(arrays[name])
         graphs, orders = read_graphs(group, tables, arrays["rgb"].shape[0])
         waveform = arrays.get("waveform")
         triplets = [triplet for graph in graphs.values() for triplet in graph]
@@ -198,6 +201,13 @@ _AXES = {
     "s": "samples",
 }
 _KINDS = {"u1": "uint8", "f": "float32"}
+
+
+def _refuse_infinity(dataset: h5py.Dataset) -> None:
+    for first, block in blocks(dataset):
+        if (places := np.isinf(block)).any():
+            frame = first + int(np.argwhere(places)[0, 0])
+            raise BadRecording(f"{where(dataset)}: has infinity in frame {frame}; download the file again")
 
 
 def _row_ids(dataset: h5py.Dataset, known: Mapping[str, int]) -> tuple[int, ...]:

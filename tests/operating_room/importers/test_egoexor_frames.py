@@ -113,6 +113,16 @@ def test_gaze_rows(tmp_path: Path) -> None:
         np.testing.assert_array_equal(rows[:, 3], of(take, "eye_gaze_depth/values")[frame])
 
 
+def test_gaze_that_is_no_number(tmp_path: Path) -> None:
+    """Section 2: said as the files say it: source -1, point (-1, -1), depth 1.0; rows keep their places."""
+    take = tiny_take("Ultrasound", 5, 1, frames=2)
+    gaze, depth = of(take, "eye_gaze/coordinates"), of(take, "eye_gaze_depth/values")
+    gaze[1] = [[np.nan, 4, 5], [1, np.nan, 5], [3, 6, 7]]
+    depth[1] = [0.5, np.nan, 0.25]
+    found = np.load(imported(tmp_path, take) / "gaze/000001.npy")
+    np.testing.assert_array_equal(found, [[-1, 4, 5, 0.5], [1, -1, -1, 1], [3, 6, 7, 0.25]])
+
+
 def test_gaze_without_depth_has_the_value_of_unknown_depth(tmp_path: Path) -> None:
     """Section 2: 1.0 where unknown."""
     take = tiny_take()
