@@ -127,17 +127,6 @@ def names(group: h5py.Group) -> list[str]:
     return sorted(found, key=lambda name: (len(name), name) if name.isdecimal() else (0, name))
 
 
-def subgroups(group: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
-    """Name and group of all groups of a group.
-
-    Raises:
-        BadRecording: one is a link, or no group.
-    """
-    for name in names(group):
-        if (found := group_at(group, name)) is not None:
-            yield name, found
-
-
 def block_length(dataset: h5py.Dataset) -> int:
     """How many rows to read at once: whole chunks of the file, since HDF5 unpacks no less, within READ_BYTES."""
     row = max(1, prod(dataset.shape[1:]) * dataset.dtype.itemsize)

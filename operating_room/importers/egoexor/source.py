@@ -23,7 +23,6 @@ from operating_room.importers.egoexor.hdf5 import (
     group_at,
     names,
     open_hdf5,
-    subgroups,
     text,
     told,
     where,
@@ -199,22 +198,30 @@ def _release(file: h5py.File) -> Release | None:
 def _takes(file: h5py.File, release: Release, problems: list[str]) -> Iterator[StoredTake]:
     """All takes of a file; what cannot be one goes to `problems`."""
     middle, last = _LEVELS[release]
-    root = group_at(file, _ROOTS[release])
-    for surgery, procedures in subgroups(root) if root is not None else ():
-        inner = procedures if middle is None else group_at(procedures, middle)
-        for procedure, group in subgroups(inner) if inner is not None else ():
-            takes = group_at(group, last)
-            for number in names(takes) if takes is not None else ():
-                try:
-                    found = group_at(takes, number) if takes is not None else None
-                    if found is None:
-                        continue
-                    if not (_SURGERY.fullmatch(surgery) and _NUMBER.fullmatch(procedure) and _NUMBER.fullmatch(number)):
-                        raise BadRecording(f"{where(found)}: is no take: a name and two numbers are expected")
+    for surgery, procedures in _children(group_at(file, _ROOTS[release]), problems):
+        inner = procedures if middle is None else _child(procedures, middle, problems)
+        for procedure, group in _children(inner, problems):
+            for number, found in _children(_child(group, last, problems), problems):
+                if _SURGERY.fullmatch(surgery) and _NUMBER.fullmatch(procedure) and _NUMBER.fullmatch(number):
                     name = f"{surgery}_{procedure}_{number}"
                     yield StoredTake(Path(file.filename), str(found.name), release, name)
-                except BadRecording as error:
-                    problems.append(str(error))
+                else:
+                    problems.append(f"{where(found)}: is no take: a name and two numbers are expected")
+
+
+def _children(group: h5py.Group | None, problems: list[str]) -> Iterator[tuple[str, h5py.Group]]:
+    """Name and group of all groups in a group; what is none goes to `problems`."""
+    for name in names(group) if group is not None else ():
+        if group is not None and (found := _child(group, name, problems)) is not None:
+            yield name, found
+
+
+def _child(group: h5py.Group, name: str, problems: list[str]) -> h5py.Group | None:
+    try:
+        return group_at(group, name)
+    except BadRecording as error:
+        problems.append(str(error))
+        return None
 
 
 def _read_tables(file: h5py.File, notes: list[str]) -> Tables:

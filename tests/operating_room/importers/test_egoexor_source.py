@@ -291,6 +291,17 @@ def test_links_out_of_the_file_are_not_followed(tmp_path: Path) -> None:
         assert told.startswith(f"{path}:/data/Ultrasound/1/take/1: is a link to another place, which is not followed")
 
 
+@pytest.mark.parametrize("place", ["data/MISS", "data/Ultrasound/0", "data/Ultrasound/2/take"])
+def test_a_link_above_takes_costs_no_take_beside_it(tmp_path: Path, place: str) -> None:
+    path = write_legacy(tmp_path / "a.h5", [tiny_take(number=2, frames=1), tiny_take("Ultrasound", 3, 1, frames=1)])
+    with h5py.File(path, "a") as file:
+        file[place] = h5py.ExternalLink("b.h5", "/data")
+    found = find_recordings(path)
+    assert [take.name for take in found.takes] == ["Ultrasound_1_2", "Ultrasound_3_1"]
+    (told,) = found.problems
+    assert told.startswith(f"{path}:/{place}: is a link to another place")
+
+
 def test_frame_in_two_splits_costs_its_take(tmp_path: Path) -> None:
     takes = [tiny_take(), tiny_take(number=2)]
     rows = {"train": split_rows(takes[0]), "test": [*split_rows(takes[1]), split_rows(takes[0])[3]]}
