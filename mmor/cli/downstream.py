@@ -125,11 +125,12 @@ def train(
         Path | None, typer.Option(help="Experiment file (default: small_downstream.yaml; published: downstream.yaml).")
     ] = None,
     data: TrainingData = None,
+    domain: DomainFile = None,
     gpus: TrainingGpus = 1,
     dry: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
 ) -> None:
     """Train a model that answers from text alone. Options are those of `mmor scene-graph train`."""
-    files = {"samples": samples, "out": out, "data": data}
+    files = {"samples": samples, "out": out, "data": data, "domain": domain}
     train_model(options or [], config, "small_downstream.yaml", files, gpus, skip_bad_samples=False, dry=dry)
 
 
@@ -179,7 +180,7 @@ def evaluate(
     }
     generator = None
     if model_path is not None:
-        generator = load_generator(model_path, device, bits, batch_size, max_new_tokens)
+        generator = load_generator(model_path, dataset.domain, device, bits, batch_size, max_new_tokens)
         if generator.model.settings.modalities:
             told = "reads pictures, as scene-graph models do; answers of one that `mmor downstream train` did not make"
             typer.echo(f"note: {model_path} {told} are chance", err=True)

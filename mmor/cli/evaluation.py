@@ -81,7 +81,7 @@ def infer(
 
     answers_path(out)  # refuses an unusable name before a model is loaded
     dataset, takes = open_takes(data, domain, take)
-    generator = load_generator(model, device, bits, batch_size, max_new_tokens)
+    generator = load_generator(model, dataset.domain, device, bits, batch_size, max_new_tokens)
     check_sees(generator, model)
     predictions = infer(generator, dataset, first_frames(dataset, takes, limit), out, memory, batch_size)
     seen = seen_of(generator, dataset, predictions, takes, memory)
@@ -189,14 +189,16 @@ def compare(
 
 
 def load_generator(
-    model: Path, device: str | None, bits: Bits | None, batch_size: int, max_new_tokens: int
+    model: Path, domain: Domain, device: str | None, bits: Bits | None, batch_size: int, max_new_tokens: int
 ) -> SceneGraphGenerator:
     """The model of a folder on a device; says how much memory a batch can take beside it.
 
     Raises:
-        UserError: there are several processes, which would write the same file; the model or the device is not there.
+        UserError: there are several processes, which would write the same file; the model or the device is not there;
+            or the model is of another domain than the data.
     """
     from computing.machine import choose_device
+    from operating_room.domain.stored import require_domain
     from operating_room.errors import UserError
     from operating_room.work.processes import share
     from scene_graph_generation.inference.generator import SceneGraphGenerator, memory_note
@@ -210,8 +212,9 @@ def load_generator(
         )
     chosen = choose_device(device)
     choices: dict[Bits | None, precision.Bits | None] = {None: None, "4": 4, "16": 16, "32": 32}
+    require_domain(model, domain)
     loaded = load_model(model, bits=choices[bits], device=str(chosen))
-    generator = SceneGraphGenerator(*loaded, str(chosen), max_new_tokens)
+    generator = SceneGraphGenerator(*loaded, str(chosen), max_new_tokens, domain)
     if note := memory_note(generator, batch_size):
         typer.echo(f"note: {note}", err=True)
     return generator
@@ -240,7 +243,9 @@ class _Evaluator:
         from scene_graph_generation.inference.infer import about_answers, answers_path
 
         answers = answers_path(out)  # refuses an unusable name before a model is loaded
-        generator = load_generator(model, self.device, self.bits, self.batch_size, self.max_new_tokens)
+        generator = load_generator(
+            model, self.dataset.domain, self.device, self.bits, self.batch_size, self.max_new_tokens
+        )
         check_sees(generator, model)
         memory = self.config == Config.MMOR_TEMPORAL_PRED
         if self.aside:

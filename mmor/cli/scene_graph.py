@@ -11,7 +11,7 @@ import typer
 
 from mmor.cli import evaluation as cli_evaluation
 from mmor.cli import preprocess as cli_preprocess
-from mmor.cli.options import TrainedModel, TrainingData, TrainingGpus, experiment_file
+from mmor.cli.options import DomainFile, TrainedModel, TrainingData, TrainingGpus, experiment_file, open_dataset
 from mmor.launch import start_processes
 from operating_room.work.processes import is_first, is_started
 
@@ -34,6 +34,7 @@ def train(
         Path | None, typer.Option(help="Experiment file (default: small.yaml; a published command needs none).")
     ] = None,
     data: TrainingData = None,
+    domain: DomainFile = None,
     gpus: TrainingGpus = 1,
     skip_bad_samples: Annotated[
         bool, typer.Option("--skip-bad-samples", help="Go on without samples that cannot be used, and count them.")
@@ -48,7 +49,7 @@ def train(
     --max_steps N, --pretrain_steps N (of small.yaml, which come first), --learning_rate X, --save_steps N,
     --report_to wandb, --seed N, ... (docs/training.md).
     """
-    files = {"samples": samples, "out": out, "data": data}
+    files = {"samples": samples, "out": out, "data": data, "domain": domain}
     train_model(options or [], config, "small.yaml", files, gpus, skip_bad_samples, dry)
 
 
@@ -103,9 +104,8 @@ def train_model(
     if gpus > 1 and not is_started():
         start_processes(gpus)
         return
-    from operating_room.recordings.dataset import Dataset
-
-    train(experiment, experiment.files.samples, Dataset(experiment.files.data), out)
+    dataset = open_dataset(experiment.files.data, experiment.files.domain)
+    train(experiment, experiment.files.samples, dataset, out)
     if is_first():
         typer.echo(f"model in {out}")
 

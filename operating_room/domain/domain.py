@@ -91,23 +91,6 @@ class Domain:
             *_differences({"tasks": self.tasks}, {"tasks": other.tasks}),
         ]
 
-    def require_same(self, other: Domain, what: str) -> None:
-        """Refuse what was made for another room.
-
-        Args:
-            other: the domain of `what`.
-            what: such as a model, as the message names it.
-
-        Raises:
-            UserError: the two differ in what a model learns from.
-        """
-        if self.digest != other.digest:
-            told = "; ".join(other.differences(self))
-            raise UserError(
-                f"{what} is of the domain {other.name}, which is not that of the data, {self.name} ({told}; `here` is "
-                f"{other.name}); choose one that fits, or train anew"
-            )
-
     # Takes.
 
     def collection(self, of: Take | str) -> Collection:

@@ -5,6 +5,7 @@ What tells nothing is of MM-OR: published files are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,21 @@ def stored_domain(folder: Path) -> Domain:
     return Domain.read(path) if path.is_file() else mmor()
 
 
+def require_same(made: Path | str, there: Domain, domain: Domain) -> None:
+    """Before what was made for one domain is used with another.
+
+    Args:
+        made: what was made, as the message names it.
+        there: its domain.
+        domain: what it is to be used with.
+
+    Raises:
+        UserError: the two differ in what a model learns from; one line says in what.
+    """
+    if there.digest != domain.digest:
+        raise _other_domain(made, there.name, domain, domain.differences(there))
+
+
 def require_domain(made: Path, domain: Domain, note: DomainNote | None = None) -> None:
     """Before what was made for one domain is used with another.
 
@@ -61,14 +77,16 @@ def require_domain(made: Path, domain: Domain, note: DomainNote | None = None) -
     if note is not None and note.digest == domain.digest:
         return
     there = stored_domain(made if made.is_dir() else made.parent)
-    if note is None and there.digest == domain.digest:
-        return
-    name, differences = there.name, domain.differences(there)
     if note is not None and note.digest != there.digest:  # the copy is not there any more, or of something else
-        name, differences = note.name, [f"its {DOMAIN_FILE} is not beside it, so what differs is not known"]
-    raise UserError(
+        unknown = [f"its {DOMAIN_FILE} is not beside it, so what differs is not known"]
+        raise _other_domain(made, note.name, domain, unknown)
+    require_same(made, there, domain)
+
+
+def _other_domain(made: Path | str, there: str, domain: Domain, differences: Sequence[str]) -> UserError:
+    return UserError(
         one_line(
-            f"{made}: was made for another domain than that of the takes, {name} (there) instead of {domain.name} "
+            f"{made}: was made for another domain than that of the takes, {there} (there) instead of {domain.name} "
             f"(here): {'; '.join(differences)}. Choose one made for this domain"
         )
     )

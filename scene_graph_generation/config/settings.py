@@ -273,6 +273,7 @@ class FilesConfig:
 
     samples: tuple[Path, ...] = ()  # training JSON
     data: Path = Path("data")  # paths in the samples start here
+    domain: Path | None = None  # domain file; None: domain.yaml in `data`, else MM-OR with 4D-OR
     out: Path | None = None
     token_frequencies: Path | None = None  # token text -> count; None: counted in the samples
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from operating_room.domain.domain import Domain, Task
+from operating_room.domain.stored import require_same
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.readers import read_json, require
@@ -141,7 +142,7 @@ def evaluate_downstream(
     asked = {"graphs": annotations_fingerprint(samples), "published_memory": published_memory}
     said: dict[str, str] = {}
     if generator is not None:
-        domain.require_same(generator.domain, "the model")
+        require_same("the model", generator.domain, domain)
         asked["model"] = generator.fingerprint
         with open_answers(answers_path(out), asked) as stored:
             said, unanswered = _answer(generator, samples, stored, published_memory, batch_size)

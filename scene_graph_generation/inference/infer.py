@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from operating_room.domain.collection import Take
+from operating_room.domain.stored import require_same
 from operating_room.errors import UserError
 from operating_room.files.atomic import require_replaceable
 from operating_room.graphs.graph_files import load_predictions, save_predictions
@@ -130,7 +131,7 @@ def answer_takes(
     Raises:
         UserError: the model is of another domain than the data.
     """
-    dataset.domain.require_same(generator.domain, "the model")
+    require_same("the model", generator.domain, dataset.domain)
     lanes: dict[Take, Sequence[Timepoint]] = {}
     problems: dict[Take, list[str]] = {}
     for take, wanted in frames.items():

@@ -17,6 +17,7 @@ import torch
 
 from computing.machine import gpus
 from computing.training_checkpoints import last_checkpoint
+from operating_room.domain.domain import Domain
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
 from scene_graph_generation.config.settings import (
@@ -33,7 +34,7 @@ from scene_graph_generation.samples.records import Records
 from scene_graph_generation.samples.sample_files import Joined
 from scene_graph_generation.samples.training_data import read_records
 from scene_graph_generation.training.deepspeed_settings import zero_stage
-from scene_graph_generation.training.starting_point import check_start, choose_trainable, sized_for
+from scene_graph_generation.training.starting_point import check_start, check_start_domain, choose_trainable, sized_for
 from scene_graph_generation.training.train import already_done, missing_tools, output_folder
 from scene_graph_generation.training.training_memory import kept_per_point, memory_per_gpu, usual_and_worst_load
 from scene_graph_generation.weights.adapters import is_adapter
@@ -73,7 +74,7 @@ def dry_run(experiment: Experiment, processes: int = 1) -> DryRun:
     out = output_folder(experiment)
     check_start(experiment)
     problems: list[str] = []
-    dataset = _dataset(experiment.files.data, problems)
+    dataset = _dataset(experiment, problems)
     if dataset is not None:
         experiment = replace(experiment, model=with_labels(experiment.model, dataset.domain.labels))
     model = meta_model(experiment, sizes_of(experiment))
@@ -169,9 +170,12 @@ def _records(paths: Sequence[Path], problems: list[str]) -> Records:
     return Joined(parts)
 
 
-def _dataset(data: Path, problems: list[str]) -> Dataset | None:
+def _dataset(experiment: Experiment, problems: list[str]) -> Dataset | None:
+    domain = experiment.files.domain
     try:
-        return Dataset(data)
+        dataset = Dataset(experiment.files.data, None if domain is None else Domain.read(domain))
+        check_start_domain(experiment.start, dataset.domain)
+        return dataset
     except UserError as error:
         problems.append(str(error))
         return None

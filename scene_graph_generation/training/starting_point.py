@@ -12,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from computing.machine import choose_device, seeded
+from operating_room.domain.domain import Domain
 from operating_room.domain.language import Language
+from operating_room.domain.stored import DOMAIN_FILE, require_domain
 from operating_room.errors import UserError
 from operating_room.work.processes import is_first
 from scene_graph_generation.config.settings import Experiment, MM2SGConfig, StartConfig, with_vocabulary
@@ -66,6 +68,18 @@ def check_start(experiment: Experiment) -> None:
         raise UserError("--unfreeze_n_vision_tower_layers needs --vision_tower, whose layers they are")
     if experiment.pretrain is not None and start.base is not None and start.vision is None:
         raise UserError("`pretrain` teaches a vision tower to see, and none is given; add --vision_tower")
+
+
+def check_start_domain(start: StartConfig, domain: Domain) -> None:
+    """The first stage of a curriculum was trained for a domain; a base only if it says so.
+
+    Raises:
+        UserError: it was another one than that of the takes.
+    """
+    if start.curriculum is not None:
+        require_domain(start.curriculum, domain)
+    if start.base is not None and (Path(start.base) / DOMAIN_FILE).is_file():
+        require_domain(Path(start.base), domain)
 
 
 def _begin(experiment: Experiment, texts: Iterable[str], language: Language) -> tuple[MM2SG, Tokens]:

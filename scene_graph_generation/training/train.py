@@ -16,6 +16,8 @@ from computing.tracking import check_wandb, finish_wandb
 from computing.training_checkpoints import find_checkpoint, last_state, remove_half_written
 from computing.training_errors import one_line_errors
 from computing.training_progress import shown_progress
+from operating_room.domain.domain import Domain
+from operating_room.domain.stored import store_domain
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.readers import read_json
@@ -34,7 +36,7 @@ from scene_graph_generation.training.deepspeed_settings import zero_stage
 from scene_graph_generation.training.loss import answer_frequencies, token_weights
 from scene_graph_generation.training.pretrain import pretrain
 from scene_graph_generation.training.resuming import is_done, settings_that_stay
-from scene_graph_generation.training.starting_point import begin, check_start, load_trained
+from scene_graph_generation.training.starting_point import begin, check_start, check_start_domain, load_trained
 from scene_graph_generation.training.trainer import ModelFolder, SceneGraphTrainer, readers
 from scene_graph_generation.weights.checkpoints import WEIGHTS, load_weights, save_model
 from scene_graph_generation.weights.fine_tuned import OTHER_WEIGHTS, OWN_WEIGHTS, save_published, save_trained
@@ -63,10 +65,12 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     config = experiment.train
     check_start(experiment)
     check_tools(experiment)
+    domain = dataset.domain
+    check_start_domain(experiment.start, domain)
     checkpoint = _begin_folder(experiment, out)
     records = Joined([read_records(path) for path in data])
-    _check_same_training(out, experiment, len(records), checkpoint)
-    model, tokens = begin(experiment, map(record_text, records), dataset.domain.language)
+    _check_same_training(out, experiment, domain, len(records), checkpoint)
+    model, tokens = begin(experiment, map(record_text, records), domain.language)
     _check_text_only(records, experiment.start)
     keepers = share().processes * max(readers(config), 1)
     read = ExampleReader(model.settings, tokens, keep_views=experiment.start.base is None, readers=keepers)
@@ -78,7 +82,7 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     if experiment.pretrain is not None and experiment.pretrain.steps and checkpoint is None and is_first():
         # Other processes get the first one's weights when their training begins.
         pretrain(model.to(choose_device()), samples, experiment.pretrain, config.seed)
-    folder = _folder(model, tokens, experiment.start)
+    folder = _folder(model, tokens, experiment.start, domain)
     trainer = SceneGraphTrainer(model, samples, config, weights, out, folder)
     with one_line_errors(out, _SMALLER, "--dataloader_num_workers"), shown_progress(trainer):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -120,14 +124,17 @@ def _begin_folder(experiment: Experiment, out: Path) -> Path | None:
     return found.path
 
 
-def _check_same_training(out: Path, experiment: Experiment, samples: int, checkpoint: Path | None) -> None:
+def _check_same_training(
+    out: Path, experiment: Experiment, domain: Domain, samples: int, checkpoint: Path | None
+) -> None:
     """Compare with what the training began with: a checkpoint brings its own rates and order, whatever is asked for.
 
     Raises:
         UserError: something that cannot change is another.
     """
     path = out / BEGUN
-    now = json.loads(json.dumps({**settings_that_stay(to_mapping(experiment)), "samples": samples}, default=str))
+    stays = {**settings_that_stay(to_mapping(experiment)), "samples": samples, "domain": domain.digest}
+    now = json.loads(json.dumps(stays, default=str))
     if checkpoint is not None and path.is_file():
         before = read_json(path)
         for name, value in now.items():
@@ -151,18 +158,21 @@ def _check_text_only(records: Records, start: StartConfig) -> None:
             )
 
 
-def _folder(model: MM2SG, tokens: Tokens, start: StartConfig) -> ModelFolder:
-    """Published form for an adapter around the published language model, else ours."""
-    if start.base is None or start.lora is None:
-        return ModelFolder(lambda to: save_model(to, model, tokens), lambda of: load_weights(model, of / WEIGHTS))
+def _folder(model: MM2SG, tokens: Tokens, start: StartConfig, domain: Domain) -> ModelFolder:
+    """Published form for an adapter around the published language model, else ours; with a copy of the domain."""
     base, vision = start.base, start.vision
 
     def save(to: Path) -> None:
-        if isinstance(model.settings.language, OtherLanguage):  # the published form has no place for what it is
+        store_domain(to, domain)
+        if base is None or start.lora is None:
+            save_model(to, model, tokens)
+        elif isinstance(model.settings.language, OtherLanguage):  # the published form has no place for what it is
             save_trained(to, model, tokens, base, vision)
         else:
             save_published(to, model, base, vision)
 
+    if base is None or start.lora is None:
+        return ModelFolder(save, lambda of: load_weights(model, of / WEIGHTS))
     return ModelFolder(save, lambda of: load_trained(model, of))
 
 

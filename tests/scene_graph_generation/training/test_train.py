@@ -11,7 +11,8 @@ from random import Random
 import pytest
 import torch
 
-from operating_room.domain.domain import mmor
+from operating_room.domain.domain import Domain, mmor
+from operating_room.domain.stored import stored_domain
 from operating_room.errors import UserError
 from operating_room.graphs.memory import Memory
 from operating_room.graphs.prompts import human_prompt
@@ -19,6 +20,7 @@ from operating_room.graphs.scene_graph import Triplet, parse
 from operating_room.recordings.dataset import Dataset
 from scene_graph_generation.config.settings import VisionConfig, read_experiment
 from scene_graph_generation.inference.generator import SceneGraphGenerator
+from scene_graph_generation.inference.infer import infer
 from scene_graph_generation.samples.sampler import EpochOrder, similar_length_order
 from scene_graph_generation.samples.training_data import disturb_memory, read_records
 from scene_graph_generation.training.train import train
@@ -53,6 +55,38 @@ def _spoken(graph: list[Triplet]) -> str:
 def test_a_finished_folder_is_not_trained_over(data: Path, trained: Path) -> None:
     with pytest.raises(UserError, match="already"):
         train(EXPERIMENT, [data / "samples.json"], Dataset(data), trained)
+
+
+def other_domain() -> Domain:
+    """MM-OR with one more predicate."""
+    language = mmor().language
+    more = {
+        "predicates": (*language.predicates, "hugging"),
+        "levels": (*language.levels[:-1], (*language.levels[-1], "hugging")),
+    }
+    return replace(mmor(), name="warmer", language=replace(language, **more))
+
+
+def test_a_model_keeps_its_domain_and_is_refused_with_another(data: Path, trained: Path, tmp_path: Path) -> None:
+    for folder in (trained, trained / "checkpoint-60"):
+        assert stored_domain(folder) == mmor()
+    generator = SceneGraphGenerator(*load_model(trained), domain=stored_domain(trained))
+    strange = Dataset(data, other_domain())
+    with pytest.raises(UserError, match=r"mmor \(there\) instead of warmer.*predicates: only here: hugging"):
+        infer(generator, strange, {strange.takes()[0]: None}, tmp_path / "p.json")
+    start = replace(EXPERIMENT.start, curriculum=trained)
+    with pytest.raises(UserError, match=r"was made for another domain.*hugging"):
+        train(replace(EXPERIMENT, start=start), [data / "samples.json"], strange, tmp_path / "second")
+    train(
+        replace(EXPERIMENT, train=replace(EXPERIMENT.train, max_steps=1)),
+        [data / "samples.json"],
+        strange,
+        tmp_path / "own",
+    )
+    assert stored_domain(tmp_path / "own") == other_domain()
+    longer = replace(EXPERIMENT, train=replace(EXPERIMENT.train, max_steps=2))
+    with pytest.raises(UserError, match="domain was"):
+        train(longer, [data / "samples.json"], Dataset(data), tmp_path / "own")
 
 
 def test_a_resumed_training_gives_the_same_model(data: Path, trained: Path, tmp_path: Path) -> None:
