@@ -12,7 +12,8 @@ import torch
 
 from computing.experiments import CONFIGS
 from mmor.report import TakeResult, write_report
-from operating_room.domain.takes import Take, find_take, split_takes
+from operating_room.domain.collection import Take
+from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.graphs.graph_files import load_samples
@@ -41,7 +42,9 @@ from scene_graph_generation.samples.records import SampleOptions, training_recor
 from scene_graph_generation.training.train import train as train_graphs
 from scene_graph_generation.weights.checkpoints import load_model
 
-TAKE = find_take("004_PKA")  # of the test split: no model has been trained on a take of this name, or with this seed
+TAKE = mmor().find_take(
+    "004_PKA"
+)  # of the test split: no model has been trained on a take of this name, or with this seed
 PICTURE_SIZE = (320, 240)  # px
 TRAINING_SEED = 0
 TRAINING_SECONDS = 120  # of each take the bundled models were trained on
@@ -130,7 +133,7 @@ def prepare(data: Path, takes: list[Take], masks: Path | None) -> None:
 
 def training_graphs(seconds: int = TRAINING_SECONDS) -> list[Sample]:
     """The scene graphs of the training takes, which follow from their seed without any picture."""
-    surgeries = [script_surgery(take, TRAINING_SEED, seconds) for take in split_takes("train")]
+    surgeries = [script_surgery(take, TRAINING_SEED, seconds) for take in mmor().split_takes("train")]
     return [
         Sample(surgery.take.sample_name, f"{moment.second:06d}", moment.triplets)
         for surgery in surgeries
@@ -144,7 +147,7 @@ def train_models(work: Path, models: Path) -> None:
     The scene-graph model sees annotated masks here; `scripts/train_small.sh` trains it on predicted ones.
     """
     data = work / "data"
-    takes = split_takes("train")
+    takes = mmor().split_takes("train")
     print(f"training 1/2: simulating {len(takes)} takes of {SHORT_TRAINING_SECONDS} s and preparing them")
     synthesize(data, takes, SHORT_TRAINING_SECONDS, TRAINING_SEED, size=PICTURE_SIZE, workers=cpu_threads())
     convert(data, data)

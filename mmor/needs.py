@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from operating_room.errors import UserError
 
 if TYPE_CHECKING:
-    from operating_room.domain.takes import Take
+    from operating_room.domain.collection import Take
     from operating_room.recordings.dataset import Dataset
 
 GB = 1e9  # bytes

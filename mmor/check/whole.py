@@ -19,7 +19,7 @@ import torch
 from computing.experiments import CONFIGS
 from mmor.check.measure import Outcome
 from mmor.demo import BUNDLED, GRAPHS, SEGMENTER, prepare
-from operating_room.domain.takes import find_take
+from operating_room.domain.domain import mmor
 from operating_room.files.atomic import write_json
 from operating_room.graphs.graph_files import load_samples
 from operating_room.recordings.dataset import Dataset
@@ -36,7 +36,7 @@ from scene_graph_generation.samples.records import SampleOptions, training_recor
 from scene_graph_generation.training.train import train as train_graphs
 from scene_graph_generation.weights.checkpoints import load_model
 
-TAKE = find_take("001_PKA")  # of the training split
+TAKE = mmor().find_take("001_PKA")  # of the training split
 SECONDS, FRAMES, STEPS = 40, 2, 2
 SEED = 77
 _SHORT = ("SOLVER.MAX_ITER", str(STEPS), "SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT_PERIOD", str(STEPS))

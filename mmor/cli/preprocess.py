@@ -24,7 +24,7 @@ from mmor.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from operating_room.domain.takes import Take
+    from operating_room.domain.collection import Take
     from operating_room.recordings.dataset import Dataset
     from scene_graph_generation.preprocess.run import Outcome
 
