@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from computing.machine import free_memory
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import FOURDOR, MMOR, SPLITS, TAKES, Take, find_take, split_takes
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path, write_json
@@ -198,7 +199,7 @@ def _write_piece(piece: _Piece) -> Take:
 
 @lru_cache(maxsize=2)
 def _stage(surgery: Surgery) -> tuple[Room, list[Scene]]:
-    room = Room(surgery.take, surgery.seed)
+    room = Room(surgery.take, surgery.seed, mmor().labels)
     return room, pose(room, surgery)
 
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from operating_room.domain.categories import BY_ENTITY
 from operating_room_simulator.stage.furniture import TABLE_TOP, Placement, elbow_of, marker_array
 from operating_room_simulator.stage.room import Looks
 from operating_room_simulator.stage.solids import (
@@ -23,7 +22,6 @@ from operating_room_simulator.stage.solids import (
     turned,
 )
 
-_BACKGROUND = BY_ENTITY["__background__"].label
 _SHOES: Color = (52.0, 54.0, 60.0)
 _HAIR: Color = (60.0, 42.0, 30.0)
 _EYES: Color = (40.0, 45.0, 55.0)
@@ -60,7 +58,6 @@ def arm_length(looks: Looks) -> float:
 
 def standing_solids(role: str, figure: Figure, looks: Looks) -> list[Solid]:
     """A person on two feet."""
-    label = BY_ENTITY[role].label
     place, frame, lean = figure.place, turned(figure.facing), figure.lean
     tall, wide = looks.height, looks.width
     chest = place.at(0.5 * lean, 0, 0.65 * tall - 0.1 * lean)
@@ -71,27 +68,26 @@ def standing_solids(role: str, figure: Figure, looks: Looks) -> list[Solid]:
     if looks.mask:
         head += [(0.055, -0.055, (0.065, 0.075, 0.055), looks.mask)]
     solids = [
-        rod(CAPSULE, place.at(0, -0.1 * wide, 0.06), place.at(0, -0.09 * wide, 0.4 * tall), 0.075, _SHOES, label),
-        rod(CAPSULE, place.at(0, 0.1 * wide, 0.06), place.at(0, 0.09 * wide, 0.4 * tall), 0.075, _SHOES, label),
+        rod(CAPSULE, place.at(0, -0.1 * wide, 0.06), place.at(0, -0.09 * wide, 0.4 * tall), 0.075, _SHOES, role),
+        rod(CAPSULE, place.at(0, 0.1 * wide, 0.06), place.at(0, 0.09 * wide, 0.4 * tall), 0.075, _SHOES, role),
         Solid(ELLIPSOID, place.at(0.1 * lean, 0, 0.43 * tall), frame, (0.15 * wide, 0.215 * wide, 0.23 * tall),
-              looks.gown, label),
-        Solid(ELLIPSOID, chest, frame, (0.155 * wide, 0.245 * wide, 0.245 * tall), looks.gown, label),
-        *(Solid(ELLIPSOID, place.at(ahead + x, 0, top + z), frame, half, color, label) for x, z, half, color in head),
+              looks.gown, role),
+        Solid(ELLIPSOID, chest, frame, (0.155 * wide, 0.245 * wide, 0.245 * tall), looks.gown, role),
+        *(Solid(ELLIPSOID, place.at(ahead + x, 0, top + z), frame, half, color, role) for x, z, half, color in head),
     ]  # fmt: skip
     for side, hand in ((-1, figure.right_hand), (1, figure.left_hand)):
         start = shoulder(place, looks, lean, side)
         outwards = place.at(-0.3, side * 0.8, 0)
         bend = (outwards[0] - place.x, outwards[1] - place.y, -0.7)
         elbow = elbow_of(start, hand, arm_length(looks) / 2, bend)
-        solids.append(rod(CAPSULE, start, elbow, 0.065 * wide, looks.gown, label))
-        solids.append(rod(CAPSULE, elbow, hand, 0.052, looks.gown if looks.sleeves else looks.skin, label))
-        solids.append(ball(hand, 0.06, looks.gloves if looks.sleeves else looks.skin, label))
+        solids.append(rod(CAPSULE, start, elbow, 0.065 * wide, looks.gown, role))
+        solids.append(rod(CAPSULE, elbow, hand, 0.052, looks.gown if looks.sleeves else looks.skin, role))
+        solids.append(ball(hand, 0.06, looks.gloves if looks.sleeves else looks.skin, role))
     return solids
 
 
 def patient_solids(looks: Looks, knee: Point, operated: bool) -> list[Solid]:
     """The patient on the table, head at negative x, the knee to be operated on bent; a wound once surgery began."""
-    label = BY_ENTITY["patient"].label
     side = math.copysign(1.0, knee[1])
     top = TABLE_TOP
 
@@ -104,40 +100,38 @@ def patient_solids(looks: Looks, knee: Point, operated: bool) -> list[Solid]:
         ((-0.1, -side * 0.1, top + 0.09), (0.9, -side * 0.1, top + 0.07), 0.075),
     ]
     solids = [
-        Solid(ELLIPSOID, (-0.82, 0, top + 0.13), UPRIGHT, (0.13, 0.09, 0.11), looks.skin, label),
-        Solid(ELLIPSOID, (-0.86, 0, top + 0.14), UPRIGHT, (0.11, 0.1, 0.11), looks.cap, label),
-        Solid(ELLIPSOID, (-0.4, 0, top + 0.11), UPRIGHT, (0.34, 0.21, 0.13), looks.gown, label),
-        *(rod(CAPSULE, start, end, radius, looks.skin, label) for start, end, radius in limbs),
+        Solid(ELLIPSOID, (-0.82, 0, top + 0.13), UPRIGHT, (0.13, 0.09, 0.11), looks.skin, "patient"),
+        Solid(ELLIPSOID, (-0.86, 0, top + 0.14), UPRIGHT, (0.11, 0.1, 0.11), looks.cap, "patient"),
+        Solid(ELLIPSOID, (-0.4, 0, top + 0.11), UPRIGHT, (0.34, 0.21, 0.13), looks.gown, "patient"),
+        *(rod(CAPSULE, start, end, radius, looks.skin, "patient") for start, end, radius in limbs),
     ]
     if operated:
         wound = (knee[0] + 0.02, knee[1], knee[2] + 0.05)
-        solids.append(Solid(ELLIPSOID, wound, UPRIGHT, (0.09, 0.05, 0.05), _BLOOD, label))
+        solids.append(Solid(ELLIPSOID, wound, UPRIGHT, (0.09, 0.05, 0.05), _BLOOD, "patient"))
     return solids
 
 
 def leg_markers(knee: Point) -> list[Solid]:
     """Marker arrays that the robot's tracking camera follows, on thigh and shin."""
-    label = BY_ENTITY["patient"].label
     x, y, z = knee
-    return [*marker_array((x - 0.16, y, z + 0.17), label), *marker_array((x + 0.17, y, z + 0.07), label)]
+    return [*marker_array((x - 0.16, y, z + 0.17), "patient"), *marker_array((x + 0.17, y, z + 0.07), "patient")]
 
 
 def drape_solids(knee: Point, on_patient: bool, color: Color) -> list[Solid]:
     """The drape over the patient, with the knee left free, or flat over an empty table."""
-    label = BY_ENTITY["drape"].label
     top = TABLE_TOP
 
     def sheet(start: float, end: float, height: float) -> list[Solid]:
         x, half = (start + end) / 2, (end - start) / 2
-        parts = [Solid(BOX, (x, s * 0.335, top - 0.12), UPRIGHT, (half, 0.012, 0.2), color, label) for s in (-1, 1)]
-        parts.append(Solid(BOX, (x, 0, top + 0.06), UPRIGHT, (half, 0.335, 0.02), color, label))
+        parts = [Solid(BOX, (x, s * 0.335, top - 0.12), UPRIGHT, (half, 0.012, 0.2), color, "drape") for s in (-1, 1)]
+        parts.append(Solid(BOX, (x, 0, top + 0.06), UPRIGHT, (half, 0.335, 0.02), color, "drape"))
         if height:
-            parts.append(Solid(ELLIPSOID, (x, 0, top + 0.05), UPRIGHT, (1.1 * half, 0.34, height), color, label))
+            parts.append(Solid(ELLIPSOID, (x, 0, top + 0.05), UPRIGHT, (1.1 * half, 0.34, height), color, "drape"))
         return parts
 
     if not on_patient:
         return sheet(-0.6, 0.95, 0.0)
-    screen = Solid(BOX, (-0.62, 0, top + 0.32), UPRIGHT, (0.012, 0.42, 0.3), color, label)
+    screen = Solid(BOX, (-0.62, 0, top + 0.32), UPRIGHT, (0.012, 0.42, 0.3), color, "drape")
     return [*sheet(-0.6, knee[0] - 0.14, 0.24), *sheet(knee[0] + 0.26, 1.03, 0.17), screen]
 
 
@@ -146,10 +140,9 @@ def held_drape(figure: Figure, color: Color) -> list[Solid]:
     right, left = figure.right_hand, figure.left_hand
     middle = ((right[0] + left[0]) / 2, (right[1] + left[1]) / 2, (right[2] + left[2]) / 2)
     facing = turned(figure.facing)
-    label = BY_ENTITY["drape"].label
     return [
-        Solid(BOX, (middle[0], middle[1], middle[2] - 0.27), facing, (0.015, 0.36, 0.3), color, label),
-        Solid(ELLIPSOID, middle, facing, (0.08, 0.38, 0.07), color, label),
+        Solid(BOX, (middle[0], middle[1], middle[2] - 0.27), facing, (0.015, 0.36, 0.3), color, "drape"),
+        Solid(ELLIPSOID, middle, facing, (0.08, 0.38, 0.07), color, "drape"),
     ]
 
 
@@ -189,16 +182,15 @@ _TOOLS: dict[str, tuple[tuple[int, tuple[float, float], tuple[float, float], flo
 def tool_solids(tool: str, grip: Point, aim: Point, palette: Mapping[str, Color]) -> list[Solid]:
     """A tool held at `grip` and pointing at `aim`; one without own parts, like a scalpel, is an instrument.
 
-    Instruments, cloth and pointer have no segmentation category: their label is background.
+    Instruments, cloth and pointer have no segmentation category in MM-OR: there they are background.
     """
-    label = BY_ENTITY[tool].label if tool in BY_ENTITY else _BACKGROUND
     length = math.dist(grip, aim) or 1.0
     x, y, z = ((a - g) / length for g, a in zip(grip, aim))
     solids = []
     for kind, (a, drop_a), (b, drop_b), radius, material in _TOOLS.get(tool, _TOOLS["instrument"]):
         start = (grip[0] + a * x, grip[1] + a * y, grip[2] + a * z - drop_a)
         end = (grip[0] + b * x, grip[1] + b * y, grip[2] + b * z - drop_b)
-        solids.append(rod(kind, start, end, radius, palette[material], label))
+        solids.append(rod(kind, start, end, radius, palette[material], tool))
     if tool == "pointer":
-        solids += marker_array((grip[0] - 0.02 * x, grip[1] - 0.02 * y, grip[2] + 0.08), label)
+        solids += marker_array((grip[0] - 0.02 * x, grip[1] - 0.02 * y, grip[2] + 0.08), tool)
     return solids

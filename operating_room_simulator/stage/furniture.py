@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from operating_room.domain.categories import BY_ENTITY
 from operating_room_simulator.stage.solids import (
     BOX,
     CAPSULE,
@@ -69,20 +68,20 @@ class _Builder:
     """Collects the solids of one thing, given in the thing's own frame."""
 
     def __init__(self, entity: str, placement: Placement) -> None:
-        self.label = BY_ENTITY[entity].label
+        self.entity = entity
         self.placement = placement
         self.frame = turned(placement.yaw)
         self.solids: list[Solid] = []
 
     def box(self, centre: Point, half: Point, color: Color) -> None:
-        self.solids.append(Solid(BOX, self.placement.at(*centre), self.frame, half, color, self.label))
+        self.solids.append(Solid(BOX, self.placement.at(*centre), self.frame, half, color, self.entity))
 
     def blob(self, centre: Point, half: Point, color: Color) -> None:
-        self.solids.append(Solid(ELLIPSOID, self.placement.at(*centre), self.frame, half, color, self.label))
+        self.solids.append(Solid(ELLIPSOID, self.placement.at(*centre), self.frame, half, color, self.entity))
 
     def rod(self, start: Point, end: Point, radius: float, color: Color, kind: int = CYLINDER) -> None:
         place = self.placement.at
-        self.solids.append(rod(kind, place(*start), place(*end), radius, color, self.label))
+        self.solids.append(rod(kind, place(*start), place(*end), radius, color, self.entity))
 
 
 def _operating_table(b: _Builder, palette: Palette) -> None:
@@ -196,24 +195,23 @@ def thing_solids(entity: str, placement: Placement, palette: Palette) -> list[So
 
 def robot_arm_solids(placement: Placement, tip: Point, palette: Palette) -> list[Solid]:
     """The robot's arm of two links that reaches from its shoulder to `tip`, elbow up."""
-    label = BY_ENTITY["mako_robot"].label
     shoulder = placement.at(0, 0, ROBOT_SHOULDER)
     elbow = elbow_of(shoulder, tip, ARM_LINK, (0.0, 0.0, 1.0))
     base_array = placement.at(-0.1, 0.2, ROBOT_SHOULDER + 0.3)
     return [
-        rod(CAPSULE, shoulder, elbow, 0.095, palette["robot"], label),
-        ball(elbow, 0.13, palette["robot_trim"], label),
-        rod(CAPSULE, elbow, tip, 0.075, palette["robot"], label),
-        ball(tip, 0.085, palette["steel"], label),
-        *marker_array(base_array, label),
+        rod(CAPSULE, shoulder, elbow, 0.095, palette["robot"], "mako_robot"),
+        ball(elbow, 0.13, palette["robot_trim"], "mako_robot"),
+        rod(CAPSULE, elbow, tip, 0.075, palette["robot"], "mako_robot"),
+        ball(tip, 0.085, palette["steel"], "mako_robot"),
+        *marker_array(base_array, "mako_robot"),
     ]
 
 
-def marker_array(centre: Point, label: int) -> list[Solid]:
+def marker_array(centre: Point, entity: str) -> list[Solid]:
     """Three balls on a cross that the tracking camera follows."""
     x, y, z = centre
     return [
-        ball((x + dx, y, z + dz), 0.03, (235, 235, 235), label, marker=True)
+        ball((x + dx, y, z + dz), 0.03, (235, 235, 235), entity, marker=True)
         for dx, dz in ((-0.1, 0), (0.1, 0), (0, 0.12))
     ]
 

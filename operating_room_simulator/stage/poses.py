@@ -100,7 +100,7 @@ def _scene(room: Room, moment: Moment, plan: FloorPlan, usual: Mapping[str, Plac
     if tip:
         solids += robot_arm_solids(plan.things["mako_robot"], tip, room.palette)
     still = tuple((thing, place) for thing, place in sorted(plan.things.items()) if usual[thing] == place)
-    return Scene(moment.second, figures, lies, plan.things, loose, tip, still, stack(solids))
+    return Scene(moment.second, figures, lies, plan.things, loose, tip, still, stack(solids, room.labels))
 
 
 def _put_down(hosts: Mapping[str, str], things: Mapping[str, Placement], tip: Point | None) -> dict[str, Point]:
@@ -120,7 +120,7 @@ def _shadow(room: Room, figure: Figure) -> Solid:
     """The shade under a person: shows where on the floor somebody stands."""
     red, green, blue = room.palette["floor"]
     shade = (0.7 * red, 0.7 * green, 0.7 * blue)
-    return Solid(CYLINDER, (figure.x, figure.y, 0.0), UPRIGHT, (0.34, 0.34, 0.004), shade, 0)
+    return Solid(CYLINDER, (figure.x, figure.y, 0.0), UPRIGHT, (0.34, 0.34, 0.004), shade, "")
 
 
 def _robot_goal(room: Room, moment: Moment, plan: FloorPlan) -> Point | None:

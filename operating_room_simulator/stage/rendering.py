@@ -58,7 +58,7 @@ class _Backdrops:
         self._kept: OrderedDict[Hashable, _Canvas] = OrderedDict()
 
     def get(self, room: Room, scene: Scene, camera: Camera, width: int, height: int) -> _Canvas:
-        key = (room.take, room.seed, camera.name, width, height, scene.still)
+        key = (room.take, room.seed, room.labels, camera.name, width, height, scene.still)
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]

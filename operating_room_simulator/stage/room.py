@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from operating_room.domain.labels import Labels
 from operating_room.domain.takes import FOURDOR, Take
 from operating_room_simulator.stage.camera import Camera, look_at
 from operating_room_simulator.stage.furniture import TABLE_TOP, Placement, thing_solids
@@ -96,11 +97,12 @@ _VARIED = {"floor", "wall", "band", "door", "cupboard", "cloth", "carton", "matt
 
 
 class Room:
-    """One operating room. Everything in it follows from the take and the seed."""
+    """One operating room. Everything in it follows from the take and the seed; labels of masks, from the domain."""
 
-    def __init__(self, take: Take, seed: int) -> None:
+    def __init__(self, take: Take, seed: int, labels: Labels) -> None:
         self.take = take
         self.seed = seed
+        self.labels = labels
         draw = np.random.default_rng([seed, zlib.crc32(take.sample_name.encode())])
         self.half_x = float(draw.uniform(3.35, 3.75))
         self.half_y = float(draw.uniform(2.85, 3.25))
@@ -133,7 +135,7 @@ class Room:
         solids = _fittings(self)
         for entity, placement in still:
             solids += thing_solids(entity, placement, self.palette)
-        return stack(solids)
+        return stack(solids, self.labels)
 
 
 def _vary(draw: np.random.Generator, tone: Point, hue: Number, saturation: Number, value: Number) -> Color:
@@ -187,13 +189,13 @@ def _fittings(room: Room) -> list[Solid]:
     palette, side = room.palette, room.surgeon_side
     lamp = room.light.lamp
     return [
-        Solid(BOX, (-1.6, side * y, 1.05), UPRIGHT, (0.6, 0.03, 1.05), palette["door"], 0),
-        Solid(BOX, (-1.6, side * (y - 0.04), 1.5), UPRIGHT, (0.2, 0.01, 0.25), (190.0, 210.0, 220.0), 0),
-        Solid(BOX, (x - 0.12, side * 1.9, 1.0), UPRIGHT, (0.14, 0.75, 1.0), palette["cupboard"], 0),
-        Solid(BOX, (x - 0.27, side * 1.9, 1.0), UPRIGHT, (0.01, 0.01, 0.95), palette["device_dark"], 0),
-        Solid(BOX, (1.0, -side * y, 1.7), UPRIGHT, (0.7, 0.04, 0.4), palette["device_dark"], 0),
-        rod(CYLINDER, (lamp[0], lamp[1], lamp[2] + 0.1), (lamp[0], lamp[1], room.height), 0.03, palette["metal"], 0),
-        rod(CYLINDER, lamp, (lamp[0], lamp[1], lamp[2] + 0.12), 0.3, palette["device"], 0),
+        Solid(BOX, (-1.6, side * y, 1.05), UPRIGHT, (0.6, 0.03, 1.05), palette["door"], ""),
+        Solid(BOX, (-1.6, side * (y - 0.04), 1.5), UPRIGHT, (0.2, 0.01, 0.25), (190.0, 210.0, 220.0), ""),
+        Solid(BOX, (x - 0.12, side * 1.9, 1.0), UPRIGHT, (0.14, 0.75, 1.0), palette["cupboard"], ""),
+        Solid(BOX, (x - 0.27, side * 1.9, 1.0), UPRIGHT, (0.01, 0.01, 0.95), palette["device_dark"], ""),
+        Solid(BOX, (1.0, -side * y, 1.7), UPRIGHT, (0.7, 0.04, 0.4), palette["device_dark"], ""),
+        rod(CYLINDER, (lamp[0], lamp[1], lamp[2] + 0.1), (lamp[0], lamp[1], room.height), 0.03, palette["metal"], ""),
+        rod(CYLINDER, lamp, (lamp[0], lamp[1], lamp[2] + 0.12), 0.3, palette["device"], ""),
     ]
 
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from operating_room.domain.labels import Labels
+
 BOX, ELLIPSOID, CAPSULE, CYLINDER = range(4)
 Number = float | int  # shape checking at run time does not take an int for a float
 Point = tuple[Number, Number, Number]
@@ -29,7 +31,7 @@ class Solid(NamedTuple):
     frame: Frame
     half: Point
     color: Color
-    label: int  # raw label of the category table
+    entity: str  # what it is a part of; empty for nothing that graphs or masks know
     marker: bool = False  # reflects infrared light
 
 
@@ -42,21 +44,22 @@ class Solids:
     frame: Float[np.ndarray, "n 3 3"]
     half: Float[np.ndarray, "n 3"]
     color: Float[np.ndarray, "n 3"]
-    label: UInt8[np.ndarray, " n"]
+    label: UInt8[np.ndarray, " n"]  # raw label; 0, the background, for entities without category
     marker: Bool[np.ndarray, " n"]
 
 
-def stack(solids: Sequence[Solid]) -> Solids:
-    """Arrays of a list of solids."""
+def stack(solids: Sequence[Solid], labels: Labels) -> Solids:
+    """Arrays of a list of solids, labelled by the categories of a domain."""
     count = len(solids)
-    kind, centre, frame, half, color, label, marker = zip(*solids) if solids else [()] * 7
+    kind, centre, frame, half, color, entity, marker = zip(*solids) if solids else [()] * 7
+    known = labels.by_entity
     return Solids(
         np.array(kind, np.uint8),
         np.array(centre, float).reshape(count, 3),
         np.array(frame, float).reshape(count, 3, 3),
         np.array(half, float).reshape(count, 3),
         np.array(color, float).reshape(count, 3),
-        np.array(label, np.uint8),
+        np.array([known[name].label if name in known else 0 for name in entity], np.uint8),
         np.array(marker, bool),
     )
 
@@ -88,12 +91,12 @@ def along(start: Point, end: Point) -> Frame:
     return ((side[1] * z, -side[0] * z, side[0] * y - side[1] * x), side, (x, y, z))
 
 
-def rod(kind: int, start: Point, end: Point, radius: float, color: Color, label: int) -> Solid:
+def rod(kind: int, start: Point, end: Point, radius: float, color: Color, entity: str) -> Solid:
     """A capsule, cylinder or square bar from `start` to `end` (m)."""
     centre = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2, (start[2] + end[2]) / 2)
-    return Solid(kind, centre, along(start, end), (radius, radius, math.dist(start, end) / 2), color, label)
+    return Solid(kind, centre, along(start, end), (radius, radius, math.dist(start, end) / 2), color, entity)
 
 
-def ball(centre: Point, radius: float, color: Color, label: int, *, marker: bool = False) -> Solid:
+def ball(centre: Point, radius: float, color: Color, entity: str, *, marker: bool = False) -> Solid:
     """A sphere."""
-    return Solid(ELLIPSOID, centre, UPRIGHT, (radius, radius, radius), color, label, marker)
+    return Solid(ELLIPSOID, centre, UPRIGHT, (radius, radius, radius), color, entity, marker)

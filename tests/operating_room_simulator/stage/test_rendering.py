@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operating_room.domain.categories import BY_ENTITY, LABELS
+from operating_room.domain.domain import mmor
+from operating_room.domain.labels import Category, Labels
 from operating_room.domain.takes import find_take
 from operating_room_simulator.stage import rendering
 from operating_room_simulator.stage.camera import look_at
@@ -22,7 +23,9 @@ from operating_room_simulator.stage.solids import BOX, CAPSULE, CYLINDER, ELLIPS
 from operating_room_simulator.story.story import Surgery, script_surgery
 
 WIDTH, HEIGHT = 64, 48
-EMPTY = stack([])
+LABELS = mmor().labels
+BY_ENTITY = LABELS.by_entity
+EMPTY = stack([], LABELS)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def surgery() -> Surgery:
 
 @pytest.fixture(scope="module")
 def room(surgery: Surgery) -> Room:
-    return Room(surgery.take, surgery.seed)
+    return Room(surgery.take, surgery.seed, LABELS)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,7 @@ def scenes(room: Room, surgery: Surgery) -> list[Scene]:
 
 def only(room: Room, *solids: Solid) -> Scene:
     """A scene of nothing but these solids."""
-    return Scene(0, {}, False, {}, {}, None, (), stack(solids))
+    return Scene(0, {}, False, {}, {}, None, (), stack(solids, LABELS))
 
 
 def inside(solid: Solid, points: np.ndarray, margin: float) -> np.ndarray:
@@ -77,7 +80,7 @@ def test_pictures_show_the_surface_of_a_solid(
     centre = (shift[0], shift[1], 1.0 + 0.3 * shift[2])  # between floor and lamp
     if kind in (CAPSULE, CYLINDER):
         half = (half[0], half[0], half[2])
-    solid = Solid(kind, centre, along((0, 0, 0), direction), half, (200, 100, 50), 7)
+    solid = Solid(kind, centre, along((0, 0, 0), direction), half, (200, 100, 50), "anaesthetist")
     camera = room.cameras[0]
     view = render(room, only(room, solid), camera, WIDTH, HEIGHT)
     rows, columns = np.nonzero(view.labels == 7)
@@ -97,7 +100,7 @@ def test_the_nearer_solid_hides_the_other(room: Room) -> None:
     camera = room.cameras[0]
     middle = camera.position + 2.0 * camera.rotation[2]
     behind = camera.position + 3.0 * camera.rotation[2]
-    near, far = ball(tuple(middle), 0.2, (255, 0, 0), 5), ball(tuple(behind), 0.2, (0, 255, 0), 8)
+    near, far = ball(tuple(middle), 0.2, (255, 0, 0), "patient"), ball(tuple(behind), 0.2, (0, 255, 0), "circulator")
     for order in ((near, far), (far, near)):
         view = render(room, only(room, *order), camera, WIDTH, HEIGHT)
         assert view.labels[HEIGHT // 2, WIDTH // 2] == 5
@@ -107,8 +110,8 @@ def test_the_nearer_solid_hides_the_other(room: Room) -> None:
 
 def test_a_solid_around_or_behind_the_camera_is_harmless(room: Room) -> None:
     camera = room.cameras[0]
-    behind = ball(tuple(camera.position - camera.rotation[2]), 0.3, (255, 0, 0), 5)
-    around = ball(tuple(camera.position), 0.3, (255, 0, 0), 5)
+    behind = ball(tuple(camera.position - camera.rotation[2]), 0.3, (255, 0, 0), "patient")
+    around = ball(tuple(camera.position), 0.3, (255, 0, 0), "patient")
     assert not render(room, only(room, behind, around), camera, WIDTH, HEIGHT).labels.any()
 
 
@@ -127,7 +130,7 @@ def test_same_seed_same_bytes_in_any_order(
 ) -> None:
     views = [[render(room, scene, camera, WIDTH, HEIGHT) for camera in room.cameras] for scene in scenes[:2]]
     monkeypatch.setattr(rendering, "_BACKDROPS", rendering._Backdrops())
-    again = Room(surgery.take, surgery.seed)
+    again = Room(surgery.take, surgery.seed, LABELS)
     other_scenes = pose(again, surgery)
     for second in (1, 0):
         for camera, view in reversed(list(zip(again.cameras, views[second], strict=True))):
@@ -141,7 +144,7 @@ def test_kept_backdrops_are_bounded_in_bytes(room: Room, scenes: list[Scene], mo
     kept = rendering._Backdrops()
     monkeypatch.setattr(rendering, "_BACKDROPS", kept)
     monkeypatch.setattr(rendering, "_KEPT_BYTES", 3 * WIDTH * HEIGHT * (12 + 4 + 1))
-    rooms = [room, Room(room.take, room.seed + 1)]  # also of several takes together
+    rooms = [room, Room(room.take, room.seed + 1, LABELS)]  # also of several takes together
     for each in rooms:
         for camera in each.cameras:
             render(each, scenes[20], camera, WIDTH, HEIGHT)
@@ -171,8 +174,9 @@ def test_memory_of_published_pictures_is_as_said() -> None:
         "from operating_room_simulator.stage.room import Room\n"
         "from operating_room_simulator.story.story import script_surgery\n"
         "from operating_room.domain.takes import find_take\n"
+        "from operating_room.domain.domain import mmor\n"
         "surgery = script_surgery(find_take('001_PKA'), 4, 40)\n"
-        "room = Room(surgery.take, 4)\n"
+        "room = Room(surgery.take, 4, mmor().labels)\n"
         "scene = pose(room, surgery)[20]\n"
         "rendering._KEPT_BYTES = 54_000_000\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
@@ -190,7 +194,7 @@ def test_people_things_and_tools_are_in_the_masks(room: Room, scenes: list[Scene
     for moment, scene in zip(surgery.moments[::8], scenes[::8], strict=True):
         views = [render(room, scene, camera, 128, 96) for camera in room.cameras if not camera.infrared]
         seen = set(np.concatenate([np.unique(view.labels) for view in views]).tolist())
-        assert seen <= set(LABELS.tolist())
+        assert seen <= set(LABELS.labels.tolist())
         for entity in {*scene.people, *scene.things, *scene.loose, *(["patient"] if scene.patient else [])}:
             if entity in BY_ENTITY:
                 counts[entity][0] += 1
@@ -199,6 +203,19 @@ def test_people_things_and_tools_are_in_the_masks(room: Room, scenes: list[Scene
         assert not {BY_ENTITY[entity].label for entity in absent} & seen
     for entity, (present, visible) in counts.items():
         assert visible >= 0.8 * present, entity
+
+
+def test_masks_are_labelled_by_the_domain(surgery: Surgery) -> None:
+    """Another domain's categories: the same picture, its own labels, and background for what it does not know."""
+    other = Labels((Category("none", (0, 0, 0), 0, 0, "none"), Category("table", (9, 9, 9), 77, 1, "operating_table")))
+    views = []
+    for labels in (LABELS, other):
+        room = Room(surgery.take, surgery.seed, labels)
+        views.append(render(room, pose(room, surgery)[20], room.cameras[0], WIDTH, HEIGHT))
+    assert np.array_equal(views[0].color, views[1].color)
+    table = views[0].labels == BY_ENTITY["operating_table"].label
+    assert table.any()
+    assert np.array_equal(views[1].labels, np.where(table, 77, 0))
 
 
 def test_tracking_camera_is_dark_but_for_markers(room: Room, scenes: list[Scene], surgery: Surgery) -> None:
@@ -230,8 +247,9 @@ def test_bytes_do_not_depend_on_the_process() -> None:
         "from operating_room_simulator.stage.room import Room\n"
         "from operating_room_simulator.story.story import script_surgery\n"
         "from operating_room.domain.takes import find_take\n"
+        "from operating_room.domain.domain import mmor\n"
         "surgery = script_surgery(find_take('003_TKA'), 7, 40)\n"
-        "room = Room(surgery.take, surgery.seed)\n"
+        "room = Room(surgery.take, surgery.seed, mmor().labels)\n"
         "digest = hashlib.sha256()\n"
         "for scene in pose(room, surgery):\n"
         "    digest.update(render(room, scene, room.cameras[0], 64, 48).color.tobytes())\n"
