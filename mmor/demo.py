@@ -42,9 +42,8 @@ from scene_graph_generation.samples.records import SampleOptions, training_recor
 from scene_graph_generation.training.train import train as train_graphs
 from scene_graph_generation.weights.checkpoints import load_model
 
-TAKE = mmor().find_take(
-    "004_PKA"
-)  # of the test split: no model has been trained on a take of this name, or with this seed
+# Of the test split: no model has been trained on a take of this name, or with this seed.
+TAKE = mmor().find_take("004_PKA")
 PICTURE_SIZE = (320, 240)  # px
 TRAINING_SEED = 0
 TRAINING_SECONDS = 120  # of each take the bundled models were trained on
