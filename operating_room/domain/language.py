@@ -10,10 +10,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 NONE = "none"  # the last name of the score reports: no relation
-SYSTEM = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
-)
 INSTRUCTION = (
     "Given the following scene graph memory representation, generate a scene graph for timepoint T. "
     'The output should strictly be a list of triplets, each in the format "entity1,entity2,predicate;". '
@@ -35,7 +31,6 @@ class Language:
     raw_names: Mapping[str, str] = field(default_factory=dict, hash=False)  # in annotations -> entity or predicate
     prompted_entities: tuple[str, ...] = ()  # spelled as the prompt lists them, in its order
     prompted_predicates: tuple[str, ...] = ()
-    system: str = SYSTEM
     instruction: str = INSTRUCTION
     forgotten: tuple[str, ...] = ()  # predicates that memory leaves out: too frequent to tell anything
     tools: Mapping[str, str] = field(default_factory=dict, hash=False)  # id in the tracker's records -> prompted name

@@ -14,7 +14,7 @@ from typing import Literal, cast
 from operating_room.domain.collection import TAKE_FILES, TIMEPOINT_FILES, Take
 from operating_room.domain.domain import Domain, Task
 from operating_room.domain.labels import Category, Labels
-from operating_room.domain.language import INSTRUCTION, NONE, SYSTEM, Language
+from operating_room.domain.language import INSTRUCTION, NONE, Language
 from operating_room.domain.reading.collections import read_collections
 from operating_room.domain.reading.nodes import Value, near, read_yaml, require_known
 from operating_room.errors import UserError
@@ -60,7 +60,7 @@ def _is_found(domain: Domain, take: Take) -> bool:
 def _language(value: Value) -> Language:
     optional = (
         *("people", "levels", "role_synonyms", "word_synonyms", "raw_names", "prompted_entities"),
-        *("prompted_predicates", "system", "instruction", "forgotten", "tools"),
+        *("prompted_predicates", "instruction", "forgotten", "tools"),
     )
     fields = value.fields(("entities", "predicates"), optional)
     entities, predicates = _entities(fields["entities"]), _predicates(fields["predicates"])
@@ -86,7 +86,6 @@ def _language(value: Value) -> Language:
         raw_names=_renamed(fields["raw_names"], names) if "raw_names" in fields else {},
         prompted_entities=_prompted_entities(fields, plain),
         prompted_predicates=_prompted_predicates(fields, plain, lower),
-        system=fields["system"].text() if "system" in fields else SYSTEM,
         instruction=fields["instruction"].text() if "instruction" in fields else INSTRUCTION,
         forgotten=_some(fields, "forgotten", predicates, "predicate"),
         tools={id_: tool.text() for id_, (_, tool) in fields["tools"].named().items()} if "tools" in fields else {},

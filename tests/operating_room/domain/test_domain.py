@@ -56,7 +56,7 @@ def test_more_takes_and_other_paths_make_no_other_domain(tmp_path: Path) -> None
         ("classes: [drill, none]", "classes: [drill, cut, none]", ["tasks: not the same: next_step"]),
         ("- [drilling]\n    - [holding, nextTo]", "- [holding]\n    - [drilling, nextTo]",
          ["levels: not the same: holding, drilling"]),
-        ("tools:", "system: Hello.\n  tools:", ["system: another text"]),
+        ("tools:", "instruction: Hello.\n  tools:", ["instruction: another text"]),
     ],
 )  # fmt: skip
 def test_what_a_model_learns_from_makes_another_domain(tmp_path: Path, old: str, new: str, told: list[str]) -> None:
@@ -83,7 +83,7 @@ def test_many_differences_are_told_in_short() -> None:
 
 def test_the_published_domain_keeps_its_digest() -> None:
     """Models are refused by it: whoever changes this line makes all models of MM-OR those of another room."""
-    assert mmor().digest == "7215d21d6fb7bc4a3712272251000cbaf8f88fec81470516180cf5ffc4db95ef"
+    assert mmor().digest == "393f3be2e4c4e14abc3330f62fbbae2288707523d095b91dea8ecd2ca3d82329"
 
 
 def test_names_are_those_of_the_dataset_whose_suffix_or_list_has_them(tmp_path: Path) -> None:

@@ -64,7 +64,6 @@ def test_a_room_in_six_lines_has_what_most_rooms_want(tmp_path: Path) -> None:
     domain = read(tmp_path, SMALL + "cameras: [{name: c, modality: room_views}]}\n")
     assert domain.language.prompted_entities == ("a b",)
     assert (domain.language.prompted_predicates, domain.language.levels) == (("Doing",), (("Doing",),))
-    assert domain.language.system == bundled("mmor").language.system
     (collection,) = domain.collections
     assert (collection.slots.training, collection.slots.evaluation, collection.max_views) == (("c",), ("c",), 1)
     assert (domain.labels.count, domain.tasks, collection.period) == (0, (), 1.0)

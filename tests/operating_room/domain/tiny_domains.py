@@ -141,7 +141,6 @@ def languages(draw: Any) -> Language:
             dict.fromkeys(name.replace("_", " ") for name in some(draw, entities) if name[-1] != "_")
         ),
         prompted_predicates=some(draw, predicates),
-        system=draw(WRITABLE),
         instruction=draw(WRITABLE),
         forgotten=some(draw, predicates),
         tools=draw(st.dictionaries(WRITABLE, WRITABLE, max_size=2)),
