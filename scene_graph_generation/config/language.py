@@ -43,11 +43,10 @@ class OtherLanguage:
             raise UserError(
                 "describes weights of few bits; give a copy in 16 or 32 bits (fewer bits are chosen with --bits)"
             )
-        kind = type(self.library)
-        model = _classes().get(kind, None)
+        model = _classes().get(type(self.library), None)
         if getattr(self.library, "is_encoder_decoder", False):
             raise UserError(f"{self._kind} is an encoder with a decoder; {_GIVE}")
-        if model is None or self.library.sub_configs or getattr(self.library, "is_decoder", True) is False:
+        if model is None or self.library.sub_configs or _sees_what_follows(self.library):
             raise UserError(f"{self._kind} is no language model that writes one token after the other; {_GIVE}")
         taken = inspect.signature(model.forward).parameters
         if missing := [name for name in _CALLED_WITH if name not in taken]:
@@ -107,6 +106,13 @@ class OtherLanguage:
 
 
 _GIVE = "give a causal language model like Llama, Qwen or Mistral, or the published liuhaotian/llava-v1.5-7b"
+
+
+def _sees_what_follows(library: Any) -> bool:
+    """Whether it is a model like BERT, which attends to both sides unless its settings say that it is a decoder."""
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING
+
+    return type(library) in MODEL_FOR_MASKED_LM_MAPPING and getattr(library, "is_decoder", True) is False
 
 
 def _classes() -> Any:

@@ -43,6 +43,8 @@ def begin(experiment: Experiment, texts: Iterable[str], language: Language) -> t
     check_start(experiment)
     model, tokens = _begin(experiment, texts, language)
     if experiment.train.gradient_checkpointing:
+        if not model.language.supports_gradient_checkpointing:
+            raise UserError("this language model cannot compute its layers again; add --gradient_checkpointing False")
         model.language.activation_checkpointing_enable({"use_reentrant": False})
     return model, tokens
 

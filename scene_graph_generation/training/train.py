@@ -248,6 +248,6 @@ def loss_weights(path: Path | None, samples: TrainingSamples, tokens: Tokens, vo
         isinstance(count, (int, float)) and count >= 1 for count in counts.values()
     ):
         raise UserError(f"{path}: expected an object of token texts and their counts, 1 or more; copy or make it again")
-    if not counts.keys() & names.keys():
-        raise UserError(f"{path}: none of its tokens is known to the model's tokenizer; it is of another one")
+    if 2 * len(counts.keys() & names.keys()) < max(len(counts), 1):  # commas and short words are in every tokenizer
+        raise UserError(f"{path}: most of its tokens are unknown to the model's tokenizer; it is of another one")
     return token_weights({tokens.end_token: len(samples), **counts}, names, vocabulary)

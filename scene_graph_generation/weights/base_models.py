@@ -32,6 +32,7 @@ from scene_graph_generation.config.settings import (
 )
 from scene_graph_generation.inputs.tokenizer_files import is_other_language
 from scene_graph_generation.model.mm2sg import MM2SG, new_projector
+from scene_graph_generation.weights.language_base import language_name, read_by_library
 from scene_graph_generation.weights.parameter_names import our_name, published_name
 from scene_graph_generation.weights.precision import build_empty
 
@@ -59,7 +60,11 @@ _VISION_KEYS = {  # ours -> CLIP's config.json
     "heads": "num_attention_heads",
     "mlp": "intermediate_size",
 }
-_NO_SIZES = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")  # of a language model
+# Of a language model's config.json: what says nothing of how it is built.
+_NO_SIZES = (
+    *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache"),
+    *("bos_token_id", "eos_token_id"),  # which its tokenizer's files know better
+)
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -89,7 +94,7 @@ def load_base(
     model = build_empty(settings or found, folder / CONFIG, tower is not None if pictures is None else pictures)
     values, translate = read_config(folder), our_name
     if is_other_language(values):
-        translate = _language_name(model)
+        translate = language_name(model)
         if model.projector is not None:
             model.projector = new_projector(model.settings)
     reports = []
@@ -100,9 +105,9 @@ def load_base(
         reports += [assign(model, _of_clip(state), path) for path, state in read_weights(tower)]
     if wrong := next((report for report in reports if report.reshaped), None):
         raise UserError(f"{wrong.path}: {wrong.reshaped[0]} has another shape than config.json says; copy it again")
-    model.language.tie_weights()
-    empty = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
-    if empty:
+    if translate is not our_name and any(name.startswith("language.") for name in _without_weights(model)):
+        reports.append(assign(model, read_by_library(folder), folder, translate))
+    if empty := _without_weights(model):
         of_vision = empty[0].startswith("vision.")
         right = VISION_BASE if of_vision else LANGUAGE_BASE if translate is our_name else str(base)
         where = tower or folder if of_vision else folder
@@ -111,6 +116,12 @@ def load_base(
             f"give a whole copy of {right}"
         )
     return model
+
+
+def _without_weights(model: MM2SG) -> list[str]:
+    """Names of what no file has given a value yet."""
+    model.language.tie_weights()
+    return [name for name, tensor in model.state_dict().items() if tensor.is_meta]
 
 
 def find_folder(name: str | Path, wanted: Sequence[str] = _WANTED) -> Path:
@@ -284,16 +295,6 @@ def _vision_sizes(folder: Path | None, feature_layer: Any) -> VisionConfig:
     usual = CLIPVisionConfig()  # what is not said is as in the library
     sizes = {ours: values.get(theirs, getattr(usual, theirs)) for ours, theirs in _VISION_KEYS.items()}
     return from_mapping(VisionConfig, {**sizes, "feature_layer": feature_layer}, str(where))
-
-
-def _language_name(model: MM2SG) -> Callable[[str], str]:
-    """Our name of a weight of a language model alone; some files leave out what all names begin with."""
-    known, prefix = set(model.language.state_dict()), model.language.base_model_prefix
-
-    def ours(name: str) -> str:
-        return f"language.{name if name in known else f'{prefix}.{name}'}"
-
-    return ours
 
 
 def _belongs_to_missing_part(model: MM2SG, name: str) -> bool:

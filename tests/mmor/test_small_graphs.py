@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from operating_room.scores.scoring import score
 from operating_room_simulator.story.story import script_surgery
 from operating_room_simulator.writer import write_take
 from scene_graph_generation.inference.generator import SceneGraphGenerator
-from scene_graph_generation.weights.checkpoints import load_model
+from scene_graph_generation.weights.checkpoints import load_model, save_model
 
 TAKE = find_take("002_4DOR")  # cameras and masks are all there is to go by
 SECONDS = (14, 20, 26, 32)  # of a surgery of 40 s; these are drawn
@@ -32,6 +33,13 @@ def surgery(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Sample], lis
     prepare(root, [TAKE], None)
     timepoints = Dataset(root).take(TAKE).timepoints
     return [Sample(TAKE.sample_name, f"{m.second:06d}", m.triplets) for m in moments], list(timepoints)
+
+
+def test_written_again_the_folder_is_byte_for_byte_the_same(tmp_path: Path) -> None:
+    """Names, settings and form of a model folder are what they were when this one was made."""
+    save_model(tmp_path, *load_model(BUNDLED / GRAPHS), torch.float16)
+    bundled = {path.name: path.read_bytes() for path in (BUNDLED / GRAPHS).iterdir()}
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == bundled
 
 
 def test_other_masks_other_answers(surgery: tuple[list[Sample], list[Timepoint]]) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
@@ -315,8 +315,30 @@ def test_weights_that_are_missing_are_named_with_the_right_model(clip: Path, tmp
     state = load_file(folder / "model.safetensors")
     del state["model.layers.1.mlp.up_proj.weight"]
     save_file(state, folder / "model.safetensors")
-    with pytest.raises(UserError, match=rf"up_proj\.weight; give a whole copy of {folder}"):
+    with pytest.raises(UserError, match=rf"1 weights are missing.*up_proj\.weight; give a whole copy of {folder}"):
         load_base(folder, clip)
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="transformers cannot read its weights"):  # it would have to unpickle them
+        load_base(folder, clip)
+
+
+@pytest.mark.parametrize("kind", ["gpt_neox", "falcon", "cohere", "gpt2", "mixtral"])
+def test_families_with_other_names_and_other_scores(clip: Path, tmp_path: Path, kind: str) -> None:
+    """Files that name or divide weights in another way, tied embeddings, scores that are scaled after the last layer."""
+    sizes = {name: CONFIGS["llama3"][name] for name in CONFIGS["llama3"] if name.endswith(("_size", "layers", "heads"))}
+    config = AutoConfig.for_model(kind, **sizes, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path)
+    model, reference = loaded(tmp_path, clip), transformers_own(tmp_path)
+    vectors = torch.randn(2, 9, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(model.language(inputs_embeds=vectors).logits, reference(inputs_embeds=vectors).logits)
+        batch = [Example(torch.tensor([3, 4, 5]), torch.zeros(0, 3, 28, 28), torch.tensor([-100, 4, 5]))]
+        expected = reference(input_ids=batch[0].ids[None]).logits[0, :2]
+        assert torch.allclose(model(batch).logits, expected, atol=1e-5)
+    if kind == "gpt2":
+        with pytest.raises(UserError, match="no linear layers for an adapter"):
+            targets(model)
 
 
 def test_an_adapter_around_another_model_is_refused(tuned: Path, tmp_path: Path) -> None:

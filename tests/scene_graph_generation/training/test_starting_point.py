@@ -204,7 +204,11 @@ def test_a_base_that_is_nowhere_is_named(tuning: Experiment, monkeypatch: pytest
 
 def test_the_frequency_file_decides_what_a_token_weighs(tuning: Experiment, data: Path, tmp_path: Path) -> None:
     path = tmp_path / "frequencies.json"
-    for content, said in (("[]", "counts"), ('{"a": 0}', "counts"), ('{"\\u2581xyz": 5}', "none of its tokens")):
+    for content, said in (
+        ("[]", "counts"),
+        ('{"a": 0}', "counts"),
+        ('{"\\u2581xyz": 5}', "most of its tokens are unknown"),
+    ):
         path.write_text(content)
         wrong = replace(tuning, files=replace(tuning.files, token_frequencies=path))
         with pytest.raises(UserError, match=said):

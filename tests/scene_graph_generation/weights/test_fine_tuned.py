@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from operating_room.errors import UserError
 from scene_graph_generation.config.settings import MM2SGConfig
 from scene_graph_generation.inputs.tokenizer_files import read_tokens
+from scene_graph_generation.inputs.tokens import train_tokens
 from scene_graph_generation.model.decoding import generate
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.weights.adapters import freeze
@@ -252,3 +254,18 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(published: Path, monkeypat
     with pytest.raises(UserError, match=r"liuhaotian/llava-v1\.5-7b: cannot be fetched .*give a local copy") as error:
         load_model(published, base="liuhaotian/llava-v1.5-7b")
     assert "\n" not in str(error.value)
+
+
+def test_settings_are_written_as_ever(tmp_path: Path) -> None:
+    """Digests of what was written before other language models than the published one could be chosen."""
+    save_published(tmp_path, fine_tuned(), "base", "vision")
+    save_trained(tmp_path / "own", fine_tuned(), train_tokens(["hello"], 700), "base", "vision")
+    written = {path.name for path in (tmp_path / "own").iterdir()}
+    assert written == {"config.json", "adapter.json", "tokenizer.json", "trained.safetensors"}
+    for name, digest in {
+        "config.json": "ad4939c442d41338",
+        "adapter_config.json": "ad2b05eaaa2b8b7d",
+        "own/config.json": "59735d445392281e",
+        "own/adapter.json": "88c51e47b19b6fe9",
+    }.items():
+        assert sha256((tmp_path / name).read_bytes()).hexdigest()[:16] == digest, name
