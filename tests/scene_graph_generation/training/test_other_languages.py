@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from computing.experiments import CONFIGS as CONFIGURATIONS
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.graphs.prompts import human_prompt
@@ -24,6 +25,7 @@ from scene_graph_generation.config.settings import (
     MM2SGConfig,
     StartConfig,
     from_mapping,
+    read_experiment,
     to_mapping,
     with_vocabulary,
 )
@@ -248,6 +250,15 @@ def test_a_dry_run_counts_what_transformers_has(tuning: Experiment, data: Path, 
     assert "are those of liuhaotian/llava-v1.5-7b until then" in unknown.text
 
 
+def test_the_experiment_file_is_for_any_of_them(tuning: Experiment, data: Path, tmp_path: Path) -> None:
+    experiment = read_experiment(CONFIGURATIONS / "scene_graph" / "language_model.yaml")
+    small = replace(experiment.train, max_steps=1, batch_size=2, accumulation=1, save_steps=5, workers=0)
+    start = replace(experiment.start, base=tuning.start.base, vision=tuning.start.vision, vision_layers=1)
+    changed = replace(experiment, model=tuning.model, start=start, train=small)
+    train(changed, [data / "samples.json"], Dataset(data), tmp_path)  # counts the tokens of this tokenizer
+    assert load_model(tmp_path, bits=32)[0].settings.language == base_settings(Path(str(start.base)), None).language
+
+
 def test_keys_that_heads_share_take_less_room(language: Path, clip: Path) -> None:
     settings = base_settings(language, clip)
     assert settings.language.key_width == 2 * {"llama3": 16, "qwen3": 32, "mistral": 16}[language.name]
@@ -325,7 +336,7 @@ def test_weights_that_are_missing_are_named_with_the_right_model(clip: Path, tmp
 
 @pytest.mark.parametrize("kind", ["gpt_neox", "falcon", "cohere", "gpt2", "mixtral"])
 def test_families_with_other_names_and_other_scores(clip: Path, tmp_path: Path, kind: str) -> None:
-    """Files that name or divide weights in another way, tied embeddings, scores that are scaled after the last layer."""
+    """Files with other names and forms of weights, tied embeddings, scores that are scaled after the last layer."""
     sizes = {name: CONFIGS["llama3"][name] for name in CONFIGS["llama3"] if name.endswith(("_size", "layers", "heads"))}
     config = AutoConfig.for_model(kind, **sizes, pad_token_id=0, bos_token_id=1, eos_token_id=2)
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path)
