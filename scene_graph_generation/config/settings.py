@@ -352,8 +352,12 @@ def with_labels(config: MM2SGConfig, labels: Labels) -> MM2SGConfig:
 
 
 def to_mapping(settings: Any) -> dict[str, Any]:
-    """The inverse of `from_mapping`, ready for JSON or YAML."""
-    return dataclasses.asdict(settings)
+    """The inverse of `from_mapping`, ready for JSON or YAML; MM-OR's number of labels and masks goes without saying.
+
+    So the folders of its models are what they were before there were other domains, and any version reads them.
+    """
+    unsaid = [(name, getattr(MM2SGConfig, name)) for name in ("labels", "masks")]
+    return dataclasses.asdict(settings, dict_factory=lambda pairs: dict(pair for pair in pairs if pair not in unsaid))
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from scene_graph_generation.config.settings import MM2SGConfig
 from scene_graph_generation.inputs.tokenizer_files import read_tokens
@@ -259,7 +260,7 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(published: Path, monkeypat
 def test_settings_are_written_as_ever(tmp_path: Path) -> None:
     """Digests of what was written before other language models than the published one could be chosen."""
     save_published(tmp_path, fine_tuned(), "base", "vision")
-    save_trained(tmp_path / "own", fine_tuned(), train_tokens(["hello"], 700), "base", "vision")
+    save_trained(tmp_path / "own", fine_tuned(), train_tokens(["hello"], 700, mmor().language), "base", "vision")
     written = {path.name for path in (tmp_path / "own").iterdir()}
     assert written == {"config.json", "adapter.json", "tokenizer.json", "trained.safetensors"}
     for name, digest in {
