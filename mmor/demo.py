@@ -18,8 +18,8 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.graphs.graph_files import load_samples
 from operating_room.graphs.scene_graph import Sample
+from operating_room.recordings.conversion import convert
 from operating_room.recordings.dataset import Dataset
-from operating_room.recordings.raw_labels import convert
 from operating_room.work.processes import cpu_threads
 from operating_room_simulator.story.story import script_surgery
 from operating_room_simulator.writer import synthesize
@@ -81,7 +81,7 @@ def run_demo(out: Path, seconds: int, seed: int, train: bool) -> Path:
     print(f"1/5 simulating {seconds} s of take {TAKE.name}, seed {seed}")
     data = out / "data"
     synthesize(data, [TAKE], seconds, seed, size=PICTURE_SIZE, workers=cpu_threads())
-    convert(data, data)
+    convert(Dataset(data), data)
     truth = [s for s in load_samples(data / "relationships_test.json") if s.take_name == TAKE.sample_name]
 
     print("2/5 segmenting its annotated cameras")
@@ -149,7 +149,7 @@ def train_models(work: Path, models: Path) -> None:
     takes = mmor().split_takes("train")
     print(f"training 1/2: simulating {len(takes)} takes of {SHORT_TRAINING_SECONDS} s and preparing them")
     synthesize(data, takes, SHORT_TRAINING_SECONDS, TRAINING_SEED, size=PICTURE_SIZE, workers=cpu_threads())
-    convert(data, data)
+    convert(Dataset(data), data)
     prepare(data, takes, None)
     print("training 2/2: both models, one process each")
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:

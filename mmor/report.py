@@ -20,13 +20,14 @@ from operating_room.domain.language import Language
 from operating_room.files import readers
 from operating_room.files.atomic import write_text
 from operating_room.graphs.scene_graph import Sample, Triplet, normalise
-from operating_room.recordings import layout
-from operating_room.recordings.dataset import RecordedTake, Timepoint
+from operating_room.recordings.dataset import RecordedTake
 from operating_room.recordings.questions import read_screen, read_speech
+from operating_room.recordings.timepoint import Timepoint
 from operating_room.scores import scoring
 from operating_room.work.progress import track
 from panoptic_segmentation.scores import vpq
 
+_KINDS = {"room_views": "room", "station_views": "station", "tracker_view": "tracking camera", "ego_views": "worn"}
 VIEW_WIDTH = 320  # px, of the pictures in the page
 
 
@@ -102,19 +103,13 @@ def compare_graphs(
 
 
 def _views(timepoint: Timepoint, masks: Mapping[Path, Path]) -> Iterable[dict[str, str]]:
-    stations = {f"station {number}": path for number, path in timepoint.station_views.items()}
-    rooms = {f"room {number}": path for number, path in timepoint.room_views.items()}
-    cameras = {}
-    for camera in layout.SEGMENTATION_CAMERAS[timepoint.take.dataset]:
-        kind = "station" if layout.is_station(camera) else "room"
-        cameras[f"{kind} {layout.camera_number(camera)}"] = camera
-    for name, path in {**rooms, **stations, "tracking camera": timepoint.tracker_view}.items():
-        if path is None:
-            continue
-        view = {"name": name, "picture": _jpeg(readers.read_picture(path))}
+    cameras = timepoint.collection.camera
+    for camera, path in timepoint.views.items():
+        kind = _KINDS[cameras[camera].modality]
+        view = {"name": f"{kind} {camera}", "picture": _jpeg(readers.read_picture(path))}
         if predicted := masks.get(path):
             view["predicted"] = _overlay(colors_to_categories(readers.read_picture(predicted)))
-        if annotated := timepoint.label_masks.get(cameras.get(name, "")):
+        if annotated := timepoint.several("label_masks").get(camera):
             view["annotated"] = _overlay(LABEL_TO_CATEGORY[readers.read_label_mask(annotated)])
         yield view
 
@@ -122,10 +117,10 @@ def _views(timepoint: Timepoint, masks: Mapping[Path, Path]) -> Iterable[dict[st
 def _signals(timepoint: Timepoint) -> dict[str, str]:
     """What the sensors without a picture say, in words."""
     signals = {}
-    if timepoint.transcript is not None:
-        signals["heard"] = read_speech(timepoint.transcript)
-    if timepoint.robot_screen is not None:
-        parts = read_screen(timepoint.robot_screen)
+    if (transcript := timepoint.one("transcript")) is not None:
+        signals["heard"] = read_speech(transcript)
+    if (screen := timepoint.one("robot_screen")) is not None:
+        parts = read_screen(screen)
         signals["robot screen"] = ", ".join(f"{part['type']}: {part['template_name']}" for part in parts.values())
     if timepoint.tracker is not None:
         signals["tracked tools"] = str(len(timepoint.tracker["unique_id_dicts"]))

@@ -140,7 +140,7 @@ def empty_take(root: Path, take: Take, count: int) -> None:
     }
     made: set[Path] = set()
     for timepoint in Dataset(root.parent).take(take).expected:
-        for name, path in timepoint.files():
+        for name, _, path in timepoint.files_by_camera():
             if name not in ("label_masks", "annotation"):
                 if path.parent not in made:
                     path.parent.mkdir(parents=True, exist_ok=True)

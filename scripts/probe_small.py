@@ -9,37 +9,37 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from operating_room.domain.domain import mmor
 from operating_room.domain.takes import DATASETS, find_take
 from operating_room.graphs.graph_files import SPLIT_NAMES, load_predictions, load_samples
-from operating_room.recordings.dataset import Dataset, Timepoint
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.timepoint import Timepoint
 from operating_room.scores.scoring import score
 from scene_graph_generation.inference.evaluate import score_constant_guess
 from scene_graph_generation.inference.infer import SceneGraphGenerator, infer
 from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.weights.checkpoints import load_model
 
-VIEWS: dict[str, Any] = {"room_views": {}, "station_views": {}, "tracker_view": None}
-CLOUD: dict[str, Any] = {"point_cloud": None}
-MASKS: dict[str, Any] = {"masks": {}}
-SOUND: dict[str, Any] = {"audio": None, "audio_embedding": None}
-SPEECH: dict[str, Any] = {"transcript": None}
-ROBOT: dict[str, Any] = {"robot_screen": None, "tracker": None}
-# Row -> (fields without which a timepoint is shown, whether there is memory).
-ROWS: dict[str, tuple[dict[str, Any], bool]] = {
-    "all": ({}, True),
+VIEWS = ("room_views", "station_views", "tracker_view")
+CLOUD = ("point_cloud",)
+MASKS = ("masks",)
+SOUND = ("audio", "audio_embedding")
+SPEECH = ("transcript",)
+ROBOT = ("robot_screen", "tracker")
+# Row -> (modalities without which a timepoint is shown, whether there is memory).
+ROWS: dict[str, tuple[tuple[str, ...], bool]] = {
+    "all": ((), True),
     "no views": (VIEWS, True),
     "no point cloud": (CLOUD, True),
     "no masks": (MASKS, True),
-    "no views, point cloud, masks": ({**VIEWS, **CLOUD, **MASKS}, True),
+    "no views, point cloud, masks": (VIEWS + CLOUD + MASKS, True),
     "no speech": (SPEECH, True),
     "no sound": (SOUND, True),
     "no robot screen, tracker": (ROBOT, True),
-    "all without memory": ({}, False),
+    "all without memory": ((), False),
 }
 
 
@@ -63,10 +63,10 @@ def main(model: Path, data: Path, relations: Path, out: Path, stride: int = 3, s
     others = {take: next(o for o in frames if o.dataset == take.dataset and o != take) for take in frames}
 
     def with_masks_of_another(timepoint: Timepoint) -> Timepoint:
-        return replace(timepoint, masks=dataset.take(others[timepoint.take]).timepoint(timepoint.frame_id).masks)
+        return timepoint.taking("masks", dataset.take(others[timepoint.take]).timepoint(timepoint.frame_id))
 
     changes: dict[str, tuple[Callable[[Timepoint], Timepoint], bool]] = {
-        name: (lambda timepoint, without=without: replace(timepoint, **without), memory)
+        name: (lambda timepoint, without=without: timepoint.without(without), memory)
         for name, (without, memory) in ROWS.items()
     }
     changes["masks of another take"] = (with_masks_of_another, True)

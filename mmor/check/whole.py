@@ -22,8 +22,8 @@ from mmor.demo import BUNDLED, GRAPHS, SEGMENTER, prepare
 from operating_room.domain.domain import mmor
 from operating_room.files.atomic import write_json
 from operating_room.graphs.graph_files import load_samples
+from operating_room.recordings.conversion import convert
 from operating_room.recordings.dataset import Dataset
-from operating_room.recordings.raw_labels import convert
 from operating_room_simulator.writer import synthesize
 from panoptic_segmentation.config.settings import read_config
 from panoptic_segmentation.data.ground_truth import find_videos
@@ -67,7 +67,7 @@ def _steps(work: Path, device: torch.device) -> list[str]:
         lambda: predict(*load_segmenter(model_file, recorded.domain), videos, work / "masks", "check", model_file),
     )
     timed("prepare", lambda: prepare(data, [TAKE], None))
-    convert(data, data)
+    convert(Dataset(data), data)
     timed("train scene graphs", lambda: _train_graphs(work, data))
     generator = SceneGraphGenerator(*load_model(BUNDLED / GRAPHS, device=device), str(device))
     dataset = Dataset(data)

@@ -10,7 +10,6 @@ import typer
 
 from mmor.cli import data_import
 from mmor.cli.options import CPUS, DATA_FOLDER, Data, parse_size
-from operating_room.domain.takes import find_take
 
 if TYPE_CHECKING:
     from operating_room.recordings.dataset import RecordedTake
@@ -35,8 +34,9 @@ def check(
     Takes that are not there are gaps if their split is asked for, else they are only noted.
     """
     from operating_room.doctor import checkup as doctor
+    from operating_room.recordings.dataset import Dataset
 
-    report = doctor.check(root, take)
+    report = doctor.check(Dataset(root), take)
     typer.echo(json.dumps(report.to_json(), indent=1) if as_json else str(report))
     raise typer.Exit(report.exit_code)
 
@@ -98,7 +98,9 @@ def _recorded(data: Path, take: str) -> RecordedTake:
     from operating_room.recordings.dataset import Dataset
 
     dataset = Dataset(data)
-    (chosen,) = dataset.choose([find_take(take).sample_name])  # with its suffix: the name of a split is no take
+    (chosen,) = dataset.choose(
+        [dataset.domain.find_take(take).sample_name]
+    )  # with its suffix: the name of a split is no take
     return dataset.take(chosen)
 
 
@@ -113,10 +115,11 @@ def convert_relations(
 
     Of train, validation and test, each for the takes that are there; also classes.txt and relationships.txt.
     """
+    from operating_room.recordings.conversion import convert
     from operating_room.recordings.dataset import Dataset
-    from operating_room.recordings.raw_labels import convert
 
-    conversion = convert(root, out or Dataset(root).root)
+    dataset = Dataset(root)
+    conversion = convert(dataset, out or dataset.root)
     for path in conversion.written:
         typer.echo(path)
     for problem in conversion.problems:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -17,56 +17,18 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from operating_room.doctor import file_checks
-from operating_room.domain.takes import FOURDOR, MMOR, OWN, SPLITS, Take, split_takes, splits_of
+from operating_room.doctor import take_checks
+from operating_room.domain.collection import Take
+from operating_room.domain.domain import OWN, Domain
 from operating_room.errors import UserError, one_line
 from operating_room.files.readers import check_subtitles
-from operating_room.recordings import layout
 from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.file_checks import check_label_mask
 from operating_room.recordings.folders import folders_of_no_take
-from operating_room.recordings.index import read_index, read_seconds
-from operating_room.scores.downstream import label_file
+from operating_room.recordings.index import read_seconds
+from operating_room.recordings.modalities import BY_NAME, TABLE, UNPACK, files_per_timepoint, modalities_of
 from operating_room.work.processes import cpu_threads
 from operating_room.work.progress import track
-
-# Files per timepoint by modality, as `Timepoint` names them. How many label masks there are is up to the annotators.
-_PER_TIMEPOINT = {
-    MMOR: {
-        "room_views": len(layout.ROOM_CAMERAS[MMOR]),
-        "station_views": len(layout.STATION_CAMERAS),
-        **dict.fromkeys(("tracker_view", "point_cloud", "audio", "audio_embedding", "transcript", "robot_screen"), 1),
-        "tracker": 1,
-        "masks": layout.MASKS_PER_TIMEPOINT,
-        "annotation": 1,
-    },
-    FOURDOR: {
-        "room_views": len(layout.ROOM_CAMERAS[FOURDOR]),
-        "point_cloud": 1,
-        "masks": layout.MASKS_PER_TIMEPOINT,
-        "annotation": 1,
-    },
-}
-_LABEL_MASKS = "label_masks"
-_COLUMNS = {
-    "room_views": "room",
-    "station_views": "station",
-    "tracker_view": "trackcam",
-    "point_cloud": "cloud",
-    "audio": "audio",
-    "audio_embedding": "embedded",
-    "transcript": "words",
-    "robot_screen": "screen",
-    "tracker": "tracker",
-    "masks": "masks",
-    "annotation": "relations",
-    _LABEL_MASKS: "labels",
-}
-_UNPACK = "copy it from the dataset archive"
-_HINTS = {
-    **dict.fromkeys(("room_views", "tracker"), f"normal for some takes, else {_UNPACK}"),
-    **dict.fromkeys(("audio", "audio_embedding", "transcript", "masks"), "`mmor scene-graph preprocess` writes it"),
-}
-_MAIN_SPLITS = ("train", "val", "test", "short_clips")  # every published take is in one of these
 
 
 class Severity(IntEnum):
@@ -91,6 +53,7 @@ class TakeFiles:
     """What is there of one take: number of files by modality, and by name for those that a take has once."""
 
     take: Take
+    splits: tuple[str, ...]
     timepoints: int = 0
     found: Counter[str] = field(default_factory=Counter)
     expected: dict[str, int] = field(default_factory=dict)  # without those whose number cannot be told
@@ -99,7 +62,7 @@ class TakeFiles:
         """The same as JSON values, with the splits of the take."""
         names = [*self.expected, *(self.found.keys() - self.expected.keys())]
         files = {name: {"found": self.found[name], "expected": self.expected.get(name)} for name in names}
-        description = {"take": self.take.name, "dataset": self.take.dataset, "splits": splits_of(self.take)}
+        description = {"take": self.take.name, "dataset": self.take.dataset, "splits": list(self.splits)}
         return {**description, "timepoints": self.timepoints, "files": files}
 
 
@@ -143,28 +106,30 @@ class Checkup:
         )
 
 
-def check(root: Path, names: Sequence[str] | None = None) -> Checkup:
-    """Look at everything below `root`, the folder that holds MM-OR_data and/or 4D-OR_data, or one of these.
+def check(dataset: Dataset, names: Sequence[str] | None = None) -> Checkup:
+    """Look at everything in a dataset.
 
     Args:
-        root: where to look.
+        dataset: where to look.
         names: takes and splits to look at, as in `Dataset.choose`; takes of a named split that are absent are gaps.
             None is all that is there; which published takes are not is only noted.
 
     Raises:
-        UserError: there is no dataset at all, or a named take is not there. Whatever else is wrong goes into the
-            report.
+        UserError: a named take is not there. Whatever else is wrong goes into the report.
     """
-    dataset = Dataset(root)
+    domain = dataset.domain
     takes = dataset.choose(names) if names is not None else dataset.takes()
     visit = _Visit()
     reports = tuple(visit.count(dataset.take(take)) for take in track(takes, "listing takes"))
     on_disk = dataset.takes()
     for name, data in dataset.roots.items():
         if names is None:
-            visit.look_for_folders_of_no_take(data, name)
-        splits = _MAIN_SPLITS if names is None else [split for split in names if split in SPLITS]
-        visit.look_for_absent_takes(data, name, splits, on_disk, Severity.NOTE if names is None else Severity.GAP)
+            visit.look_for_folders_of_no_take(data, name, domain)
+        published = domain.collection(name).splits
+        wanted = (
+            _whole(published) if names is None else {split: published[split] for split in names if split in published}
+        )
+        visit.look_for_absent_takes(data, wanted, on_disk, Severity.NOTE if names is None else Severity.GAP)
     by_folder = sorted(takes, key=lambda take: (take.dataset, take.folder))
     for _, sharing in groupby(by_folder, key=lambda take: (take.dataset, take.folder)):
         visit.look_at_labels([dataset.take(take) for take in sharing])
@@ -174,7 +139,7 @@ def check(root: Path, names: Sequence[str] | None = None) -> Checkup:
             if complaint:
                 visit.note(Severity.BROKEN, path, complaint if str(path) in complaint else f"{path}: {complaint}")
     findings = sorted(visit.findings, key=lambda finding: (-finding.severity, finding.path))
-    return Checkup(root, reports, tuple(findings), len(visit.jobs))
+    return Checkup(dataset.root, reports, tuple(findings), len(visit.jobs))
 
 
 class _Visit:
@@ -191,15 +156,15 @@ class _Visit:
     def count(self, recorded: RecordedTake) -> TakeFiles:
         """Count the files of a take."""
         take = recorded.take
-        report = TakeFiles(take)
+        report = TakeFiles(take, tuple(recorded.domain.splits_of(take)))
         try:
             files = list(_files(recorded))
         except UserError as error:
             self.note(Severity.BROKEN, _index_file(recorded), str(error))
             return report
         report.timepoints = len(recorded.expected)
-        report.expected = {name: number * report.timepoints for name, number in _PER_TIMEPOINT[take.dataset].items()}
-        report.expected |= {name: 1 for name, _, _ in files if name not in _COLUMNS}
+        report.expected = {name: number * report.timepoints for name, number in _per_timepoint(recorded).items()}
+        report.expected |= {name: 1 for name, _, _ in files if name not in BY_NAME}
         missing: dict[str, Path] = {}
         for name, path, job in files:
             if path.name in self._list(recorded, path.parent):
@@ -207,43 +172,43 @@ class _Visit:
                 self.jobs.setdefault(path, job)
             else:
                 missing.setdefault(name, path)
-        if report.found["tracker"]:
+        for name in [row.name for row in TABLE if row.of_take is not None and report.found[row.name]]:
             try:
-                known = {second for second, element in enumerate(recorded.tracks or ()) if element is not None}
-                report.found["tracker"] = sum(int(timepoint.time) in known for timepoint in recorded.expected)
+                known = {second for second, element in enumerate(recorded.elements(name) or ()) if element is not None}
+                report.found[name] = sum(int(timepoint.time) in known for timepoint in recorded.expected)
             except UserError:  # the job on that file says what is wrong
-                del report.found["tracker"], report.expected["tracker"]
+                del report.found[name]
+                report.expected.pop(name, None)
         for name, expected in report.expected.items():
             if lacking := expected - report.found[name]:
                 path = missing.get(name, recorded.index_file)  # without a frame number there is no file name
                 what = f"{lacking} of {expected} files are missing: {name} of take {take.name}"
-                self.note(Severity.GAP, path, f"{path}: {what}; {_HINTS.get(name, _UNPACK)}")
+                self.note(Severity.GAP, path, f"{path}: {what}; {BY_NAME[name].advice if name in BY_NAME else UNPACK}")
         return report
 
-    def look_for_folders_of_no_take(self, root: Path, dataset: str) -> None:
+    def look_for_folders_of_no_take(self, root: Path, dataset: str, domain: Domain) -> None:
         """Note folders that hold a take by the look of it, and why it cannot be used."""
-        for path, reason in folders_of_no_take(root, dataset).items():
+        for path, reason in folders_of_no_take(root, dataset, domain).items():
             self.note(Severity.BROKEN, path, f"{path}: {reason}")
 
     def look_for_absent_takes(
-        self, root: Path, dataset: str, splits: Sequence[str], on_disk: Sequence[Take], severity: Severity
+        self, root: Path, splits: Mapping[str, Sequence[str]], on_disk: Sequence[Take], severity: Severity
     ) -> None:
-        """Note the published takes that are not there."""
-        for split in splits:
-            of_split = split_takes(split, (dataset,))
-            names = [take.name for take in of_split if take not in on_disk]
-            if names:
+        """Note the takes of splits that are not there."""
+        there = {take.name for take in on_disk}
+        for split, of_split in splits.items():
+            if names := [name for name in of_split if name not in there]:
                 what = f"{len(names)} of {len(of_split)} takes of {split} are absent: {', '.join(names)}"
                 self.note(severity, root, f"{root}: {what}; unpack them there if they are needed")
 
     def look_at_labels(self, sharing: Sequence[RecordedTake]) -> None:
         """Look for labels of unknown frames, and into all label masks, in a folder that several takes may share."""
-        root, take = sharing[0].root, sharing[0].take
+        root, take, collection = sharing[0].root, sharing[0].take, sharing[0].collection
         try:
-            sharing[0].list_folder(layout.take_folder(root, take))
+            sharing[0].list_folder(root / take.folder)
         except UserError:
             return  # which has been noted
-        frames: list[dict[str, str]] = []
+        frames: list[Mapping[str, str]] = []
         frame_ids: dict[Take, set[str]] = {}
         for recorded in sharing:
             try:
@@ -252,23 +217,25 @@ class _Visit:
             except UserError:
                 pass  # that index is broken, which has been noted; whether its labels have frames cannot be told
         complete = len(frame_ids) == len(sharing)
-        for camera in layout.SEGMENTATION_CAMERAS[take.dataset]:
-            folder, key = layout.label_mask_folder(root, take, camera), layout.frame_key(take, camera)
-            numbers = {number[key] for number in frames if key in number}
-            known = {layout.label_mask(root, take, camera, n, made).name for n in numbers for made in (False, True)}
+        for camera in collection.labelled_cameras:
+            numbers = {number[camera.frame] for number in frames if camera.frame in number}
+            masks = [collection.label_mask(take, camera.name, n, made) for n in numbers for made in (False, True)]
+            known = {mask.name for mask in masks if mask is not None}
+            folder = root / (collection.label_mask_folder(take, camera.name) or take.folder)
             for name in self._list(sharing[0], folder):
                 if name.endswith(".png"):
-                    self.jobs.setdefault(folder / name, partial(file_checks.check_label_mask, folder / name))
+                    self.jobs.setdefault(
+                        folder / name, partial(check_label_mask, folder / name, take, sharing[0].domain)
+                    )
                     self._require_frame(folder / name, not complete or name in known)
         for recorded in sharing:
-            shared, own = layout.relation_label_folders(root, recorded.take)
-            for folder, known_ids in (
-                (shared, set().union(*frame_ids.values()) if complete else None),
-                (own, frame_ids.get(recorded.take)),
-            ):
-                for name in self._list(recorded, folder):
+            for pattern, folder in zip(collection.annotation, collection.annotation_folders(recorded.take)):
+                known_ids = frame_ids.get(recorded.take)
+                if "{take}" not in pattern:  # the folder's, which has labels of all takes in it
+                    known_ids = set().union(*frame_ids.values()) if complete else None
+                for name in self._list(recorded, root / folder):
                     if name.endswith(".json") and known_ids is not None:
-                        self._require_frame(folder / name, name.removesuffix(".json") in known_ids)
+                        self._require_frame(root / folder / name, name.removesuffix(".json") in known_ids)
 
     def _require_frame(self, path: Path, known: bool) -> None:
         if not known:
@@ -285,25 +252,44 @@ class _Visit:
 
 def _files(recorded: RecordedTake) -> Iterator[tuple[str, Path, Callable[[], object]]]:
     """Name, path and check of every file that a take could have."""
-    root, take = recorded.root, recorded.take
+    take, domain = recorded.take, recorded.domain
     for timepoint in recorded.expected:
-        for name, path in timepoint.files():
-            yield name, path, partial(file_checks.CHECKS[name], path, take)
-    if take.dataset == FOURDOR:
-        return
-    for name, path, check_file in (
-        ("tracker", layout.tracks(root, take), partial(file_checks.check_tracks, language=recorded.domain.language)),
-        ("take_json", layout.take_json(root, take), read_seconds),
-        ("recording", layout.recording(root, take), partial(file_checks.check_recording, last=_last(recorded))),
-        ("subtitles", layout.subtitles(root, take), check_subtitles),
-    ):
-        yield name, path, partial(check_file, path)
+        for name, _, path in timepoint.files_by_camera():
+            if (check_file := BY_NAME[name].check) is not None:
+                yield name, path, partial(check_file, path, take, domain)
+    for row in TABLE:
+        path = None if row.of_take is None else recorded.path(row.of_take.file)
+        if row.of_take is not None and path is not None and (recorded.has(path) or not row.optional):
+            yield row.name, path, partial(row.of_take.check, path, take, domain)
+    checks: dict[str, Callable[[Path], object]] = {
+        "seconds": partial(read_seconds, keys=recorded.collection.frame_keys),
+        "recording": partial(take_checks.check_recording, last=_last(recorded)),
+        "subtitles": check_subtitles,
+    }
+    for name, check_file in checks.items():
+        if (path := recorded.path(name)) is not None:
+            yield name, path, partial(check_file, path)
     frame_ids = {timepoint.frame_id for timepoint in recorded.expected}
-    for task in recorded.domain.tasks:
-        path = label_file(root, take, task, recorded.domain)
-        if task not in recorded.domain.tasks_of(take) and not recorded.has(path):
-            continue  # nobody asks for it
-        yield task.name, path, partial(file_checks.check_frame_labels, path, task, frame_ids)
+    for task in domain.tasks:
+        path = recorded.path(task.name)
+        if path is not None and (task in domain.tasks_of(take) or recorded.has(path)):  # else nobody asks for it
+            yield task.name, path, partial(take_checks.check_frame_labels, path, task, frame_ids)
+
+
+def _per_timepoint(recorded: RecordedTake) -> dict[str, int]:
+    """Files per timepoint by modality. How many label masks there are is up to the annotators."""
+    domain, collection = recorded.domain, recorded.collection
+    rows = [row for row in modalities_of(domain, collection) if not row.optional]
+    return {row.name: files_per_timepoint(row, domain, collection) for row in rows}
+
+
+def _whole(splits: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    """The splits that are no part of one before them."""
+    whole: dict[str, Sequence[str]] = {}
+    for split in sorted(splits, key=lambda split: -len(splits[split])):
+        if not any(set(splits[split]) <= set(other) for other in whole.values()):
+            whole[split] = splits[split]
+    return {split: splits[split] for split in splits if split in whole}
 
 
 def _index_file(recorded: RecordedTake) -> Path:
@@ -311,7 +297,7 @@ def _index_file(recorded: RecordedTake) -> Path:
     try:
         return recorded.index_file
     except UserError:
-        return layout.take_folder(recorded.root, recorded.take)
+        return recorded.root / recorded.take.folder
 
 
 def _last(recorded: RecordedTake) -> int:
@@ -322,9 +308,9 @@ def _last(recorded: RecordedTake) -> int:
         return 0
 
 
-def _frames(recorded: RecordedTake) -> list[dict[str, str]]:
+def _frames(recorded: RecordedTake) -> list[Mapping[str, str]]:
     """The frame numbers in index and take_jsons; annotators may have worked with either."""
-    frames = [numbers for _, numbers in read_index(recorded.index_file)]
+    frames = [element.numbers for element in recorded.index]
     with contextlib.suppress(UserError):  # the check of that file says what is wrong
         frames += recorded.seconds.values()
     return frames
@@ -351,13 +337,14 @@ def _read(job: Callable[[], object]) -> None:
 
 def _table(reports: Sequence[TakeFiles]) -> list[str]:
     """One line per take: found/expected files, or one number where nothing is missing."""
-    rows = [["take", "splits", "timepoints", *_COLUMNS.values(), "take files"]]
+    shown = [row for row in TABLE if any(row.name in report.expected or report.found[row.name] for report in reports)]
+    rows = [["take", "splits", "timepoints", *(row.column for row in shown), "take files"]]
     for report in reports:
         found, expected = report.found, report.expected
-        once = [name for name in expected if name not in _COLUMNS]
-        cells = [_cell(found[name], expected.get(name, found[name])) for name in _COLUMNS]
+        once = [name for name in expected if name not in BY_NAME]
+        cells = [_cell(found[row.name], expected.get(row.name, found[row.name])) for row in shown]
         total = _cell(sum(found[name] for name in once), len(once))
-        splits = ", ".join(splits_of(report.take))
+        splits = ", ".join(report.splits)
         rows.append([report.take.name, splits or OWN, str(report.timepoints), *cells, total])
     widths = [max(map(len, column)) for column in zip(*rows)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]

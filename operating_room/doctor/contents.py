@@ -11,19 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from operating_room.doctor.file_checks import CHECKS, check_frame_labels
-from operating_room.domain.takes import MMOR, OWN, splits_of
+from operating_room.doctor.take_checks import check_frame_labels
+from operating_room.domain.domain import OWN, Task
 from operating_room.errors import UserError
 from operating_room.files.readers import read_json
 from operating_room.graphs.memory import Memory, truncate
 from operating_room.graphs.scene_graph import target_text
-from operating_room.recordings import layout
-from operating_room.recordings.dataset import RecordedTake, Timepoint
-from operating_room.recordings.index import read_index
+from operating_room.recordings.dataset import RecordedTake
+from operating_room.recordings.modalities import BY_NAME, TABLE
 from operating_room.recordings.questions import timepoint_prompt
 from operating_room.recordings.raw_labels import read_labels
-from operating_room.recordings.views import evaluation_pictures
-from operating_room.scores.downstream import label_file
+from operating_room.recordings.timepoint import Timepoint
 
 MISSING = "missing"
 COLUMNS = ("take", "timepoint", "second", "camera", "picture", "label_mask", "interpolated_mask", "scene_graph_label")
@@ -33,7 +31,7 @@ COLUMNS = ("take", "timepoint", "second", "camera", "picture", "label_mask", "in
 class File:
     """A file that a timepoint could have."""
 
-    modality: str  # the name of its field in `Timepoint`
+    modality: str
     camera: str  # or number of a mask; `take` for files of the whole take; empty where there is only one
     path: Path
     problem: str  # `missing`, or what its reader says; empty if all is well
@@ -46,11 +44,11 @@ class Contents:
     sample_id: str
     dataset: str
     splits: tuple[str, ...]
-    second: int  # its time stamp
+    second: int  # since the take began
     frames: Mapping[str, str]  # key of the index -> frame number
     files: tuple[File, ...]
     pictures: tuple[str, ...]  # slots of a model's input at evaluation, in order: file name, or `black`
-    tracker: str  # file with the tool positions, and whether this second has some
+    elements: tuple[tuple[str, str], ...]  # modality with one file of the take, and whether this second has something
     prompt: str  # as in evaluation, or why it cannot be made
     memory: str  # what the memory in it is made of
     graph: str  # as a training target, or why there is none
@@ -93,20 +91,21 @@ def contents(recorded: RecordedTake, frame_id: str, with_memory: bool = False) -
         prompt = f"cannot be made: {error}"
         problems.append(str(error))
     graph = "no label"
-    if timepoint.annotation is not None:
+    if (annotation := timepoint.one("annotation")) is not None:
         try:
-            graph = target_text(read_labels(timepoint.annotation, timepoint.take).triplets)
+            graph = target_text(read_labels(annotation, timepoint.take, timepoint.domain).triplets)
         except UserError as error:
             graph = f"cannot be read: {error}"
+    pictures = timepoint.collection.evaluation_pictures(timepoint.views)
     return Contents(
         timepoint.sample_id,
         timepoint.take.dataset,
-        tuple(splits_of(timepoint.take)) or (OWN,),
-        int(timepoint.time),
-        read_index(recorded.index_file)[position][1],
+        tuple(recorded.domain.splits_of(timepoint.take)) or (OWN,),
+        timepoint.second,
+        _frames(recorded, position),
         files + tuple(_of_take(recorded)),
-        tuple("black" if path is None else path.name for path in evaluation_pictures(timepoint)),
-        _tracker(recorded, timepoint),
+        tuple("black" if path is None else path.name for path in pictures),
+        tuple(_elements(recorded, timepoint, problems)),
         prompt,
         memory,
         graph,
@@ -118,8 +117,9 @@ def contents(recorded: RecordedTake, frame_id: str, with_memory: bool = False) -
 def describe(found: Contents, root: Path) -> str:
     """A timepoint as text; paths are told below `root`."""
     frames = ", ".join(f"{key} {number}" for key, number in found.frames.items())
+    frames = f", frames {frames}" if frames else ""
     lines = [
-        f"{found.sample_id} ({found.dataset}, {', '.join(found.splits)}): second {found.second}, frames {frames}",
+        f"{found.sample_id} ({found.dataset}, {', '.join(found.splits)}): second {found.second}{frames}",
         "",
         f"{'modality':<16} {'camera':<12} file",
     ]
@@ -127,7 +127,8 @@ def describe(found: Contents, root: Path) -> str:
         path = file.path.relative_to(root) if file.path.is_relative_to(root) else file.path
         note = "" if not file.problem else f"  ({file.problem if file.problem == MISSING else 'BROKEN, see below'})"
         lines.append(f"{file.modality:<16} {file.camera:<12} {path}{note}")
-    lines += [f"{'tracker':<16} {'':<12} {found.tracker}", "", "pictures that a model sees in evaluation, in order"]
+    lines += [f"{modality:<16} {'':<12} {told}" for modality, told in found.elements]
+    lines += ["", "pictures that a model sees in evaluation, in order"]
     lines += [f"  {slot} {name}" for slot, name in enumerate(found.pictures, 1)]
     lines += ["", f"prompt (memory: {found.memory})", found.prompt, "", "graph", found.graph]
     if found.downstream:
@@ -145,10 +146,9 @@ def picture_table(recorded: RecordedTake, root: Path) -> Iterator[dict[str, str]
     Raises:
         UserError: the take's index cannot be read.
     """
-    index = read_index(recorded.index_file)
     told = partial(_told, recorded, root)
-    for timepoint, (_, frames) in zip(recorded.expected, index, strict=True):
-        for camera, picture, masks in _cameras(recorded, timepoint, frames):
+    for timepoint, element in zip(recorded.expected, recorded.index, strict=True):
+        for camera, picture, masks in _cameras(recorded, timepoint, element.numbers):
             row = {
                 "take": timepoint.take.name,
                 "timepoint": timepoint.frame_id,
@@ -157,7 +157,7 @@ def picture_table(recorded: RecordedTake, root: Path) -> Iterator[dict[str, str]
                 "picture": told(picture),
                 "label_mask": told(masks[0]),
                 "interpolated_mask": told(masks[1]),
-                "scene_graph_label": told(timepoint.annotation),
+                "scene_graph_label": told(timepoint.one("annotation")),
             }
             if row["picture"] or row["label_mask"] or row["interpolated_mask"]:
                 yield row
@@ -167,17 +167,11 @@ def _cameras(
     recorded: RecordedTake, timepoint: Timepoint, frames: Mapping[str, str]
 ) -> Iterator[tuple[str, Path, tuple[Path | None, Path | None]]]:
     """Camera, picture and label masks (drawn, interpolated) of each camera that has a frame number."""
-    root, take = recorded.root, recorded.take
-    views = {str(camera): path for camera, path in timepoint.room_views.items()}
-    views |= {f"simstation{camera}": path for camera, path in timepoint.station_views.items()}
-    if timepoint.tracker_view is not None:
-        views["trackercam"] = timepoint.tracker_view
-    for camera, picture in views.items():
-        masks: tuple[Path | None, Path | None] = None, None
-        if camera in layout.SEGMENTATION_CAMERAS[take.dataset]:
-            frame = frames[layout.frame_key(take, camera)]
-            masks = layout.label_mask(root, take, camera, frame), layout.label_mask(root, take, camera, frame, True)
-        yield camera, picture, masks
+    take, collection = recorded.take, recorded.collection
+    for camera, picture in timepoint.views.items():
+        frame = frames[collection.camera[camera].frame]
+        drawn, made = (collection.label_mask(take, camera, frame, interpolated) for interpolated in (False, True))
+        yield camera, picture, (drawn and recorded.root / drawn, made and recorded.root / made)
 
 
 def _told(recorded: RecordedTake, root: Path, path: Path | None) -> str:
@@ -191,7 +185,8 @@ def _look(recorded: RecordedTake, name: str, camera: str, path: Path) -> File:
     try:
         if not recorded.has(path):
             return File(name, camera, path, MISSING)
-        CHECKS[name](path, recorded.take)
+        if (check := BY_NAME[name].check) is not None:
+            check(path, recorded.take, recorded.domain)
     except UserError as error:
         return File(name, camera, path, str(error))
     return File(name, camera, path, "")
@@ -199,13 +194,13 @@ def _look(recorded: RecordedTake, name: str, camera: str, path: Path) -> File:
 
 def _of_take(recorded: RecordedTake) -> Iterator[File]:
     """The files of the whole take; these are not opened here."""
-    root, take = recorded.root, recorded.take
-    paths = {"index": recorded.index_file}
-    if take.dataset == MMOR:
-        paths |= {"take_json": layout.take_json(root, take), "tracks": layout.tracks(root, take)}
-        paths |= {"recording": layout.recording(root, take), "subtitles": layout.subtitles(root, take)}
-        paths |= {t.name: label_file(root, take, t, recorded.domain) for t in recorded.domain.tasks_of(take)}
-    for name, path in paths.items():
+    yield File("index", "take", recorded.index_file, "")
+    not_asked = {task.name for task in recorded.domain.tasks} - {task.name for task in _tasks(recorded)}
+    optional = {row.of_take.file for row in TABLE if row.of_take is not None and row.optional}
+    for name in recorded.collection.take_files:
+        path = recorded.path(name)
+        if path is None or name in not_asked or (name in optional and not recorded.has(path)):
+            continue
         yield File(name, "take", path, "" if recorded.has(path) else MISSING)
 
 
@@ -213,24 +208,46 @@ def _true_memory(recorded: RecordedTake, position: int) -> tuple[str, str]:
     """The memory of the labelled timepoints before a position, and what it is made of."""
     memory, labelled = Memory(recorded.domain.language.forgotten_spellings), 0
     for timepoint in recorded.timepoints[:position]:
-        if timepoint.annotation is not None:
-            memory.add(read_labels(timepoint.annotation, recorded.take).triplets, int(timepoint.time))
+        if (annotation := timepoint.one("annotation")) is not None:
+            memory.add(read_labels(annotation, recorded.take, recorded.domain).triplets, timepoint.second)
             labelled += 1
     return truncate(memory.text()), f"the labelled graphs of {labelled} of {position} timepoints before"
 
 
-def _tracker(recorded: RecordedTake, timepoint: Timepoint) -> str:
-    if recorded.tracks is None:
-        return "no file of tracked tools"
-    path = layout.tracks(recorded.root, recorded.take)
-    return f"{path.name}, has {'nothing for ' if timepoint.tracker is None else ''}second {int(timepoint.time)}"
+def _frames(recorded: RecordedTake, position: int) -> dict[str, str]:
+    """The frame numbers of a timepoint in the index."""
+    numbers = recorded.index[position].numbers
+    return {key: numbers[key] for key in sorted(recorded.collection.frame_keys) if key in numbers}
+
+
+def _elements(recorded: RecordedTake, timepoint: Timepoint, problems: list[str]) -> Iterator[tuple[str, str]]:
+    """Modalities with one file for the whole take, each with what this timepoint has of it."""
+    for row in TABLE:
+        path = None if row.of_take is None else recorded.path(row.of_take.file)
+        if path is None:
+            continue
+        if not recorded.has(path):
+            yield row.name, "no file"
+            continue
+        try:
+            there = recorded.with_element(timepoint, row.name).has(row.name)
+        except UserError as error:
+            problems.append(str(error))
+            yield row.name, f"{path.name}, cannot be read"
+            continue
+        yield row.name, f"{path.name}, has {'something' if there else 'nothing'} for second {int(timepoint.time)}"
+
+
+def _tasks(recorded: RecordedTake) -> tuple[Task, ...]:
+    """The downstream tasks whose labels the take can have."""
+    return recorded.domain.tasks_of(recorded.take)
 
 
 def _downstream(recorded: RecordedTake, timepoint: Timepoint, problems: list[str]) -> Iterator[tuple[str, Any]]:
     """Task and stored label, of tasks whose label file is there; of one that cannot be read, a problem."""
-    for task in recorded.domain.tasks_of(recorded.take):
-        path = label_file(recorded.root, recorded.take, task, recorded.domain)
-        if not recorded.has(path):
+    for task in _tasks(recorded):
+        path = recorded.path(task.name)
+        if path is None or not recorded.has(path):
             continue
         try:
             check_frame_labels(path, task, {known.frame_id for known in recorded.expected})

@@ -180,19 +180,16 @@ class Domain:
         return frozenset({ending for c in self.collections for ending in (c.suffix, c.own.ending)} - {""})
 
     def own_take(self, collection: Collection, folder: str) -> Take | None:
-        """The take that a folder of this name, where takes of the dataset lie, holds, if it may be one's own."""
-        if collection.numbered:
-            name = collection.name_of_folder(folder)
-            if (
-                name is None
-                or collection.take(name).folder != folder
-                or not int(name.removesuffix(collection.own.ending))
-            ):
-                return None  # numbers of folders count from 1 and have no leading zeros, other than those people type
-            return collection.take(name)
-        if folder in collection.folders_beside or not self.is_own_name(collection, folder):
+        """The take that a folder, told below that of the dataset, holds if it may be one's own."""
+        name = folder if collection.folder == "{take}" else collection.name_of_folder(folder)
+        if name is None:
             return None
-        return collection.take(folder)
+        if collection.numbered:
+            is_take = collection.take(name).folder == folder and int(name.removesuffix(collection.own.ending))
+            return collection.take(name) if is_take else None  # numbers count from 1 and have no leading zeros
+        if folder in collection.folders_beside or not self.is_own_name(collection, name):
+            return None
+        return collection.take(name)
 
     # Tasks.
 

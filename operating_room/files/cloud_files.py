@@ -7,9 +7,10 @@ import struct
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, UInt32
+from jaxtyping import Float32, Float64, UInt32
 
 from operating_room.errors import UserError
+from operating_room.files.array_files import read_arrays
 from operating_room.files.raw_files import again, brief, read_bytes
 
 MAX_POINTS = 200_000  # of a cloud
@@ -24,6 +25,8 @@ _ERRORS = (ValueError, LookupError, TypeError, AttributeError, struct.error, Run
 def read_point_cloud(path: Path) -> Float32[np.ndarray, "points 6"]:
     """A coloured .pcd (ascii, binary or compressed) as x, y, z in m and r, g, b in 0..1; files hold mm.
 
+    An .npz file holds `points` in m and `colors` of 0..255 (float32 and uint8 [points, 3]).
+
     Colours are one packed `rgb` (or `rgba`) field or the three fields r, g, b, of 0..255 or as fractions of 1. Points
     that are no number are left out: depth cameras write NaN where nothing came back.
 
@@ -31,6 +34,22 @@ def read_point_cloud(path: Path) -> Float32[np.ndarray, "points 6"]:
         UserError: it is missing or damaged; it has no points or too many, coordinates that cannot be millimetres, or
             colours that can be read in two ways.
     """
+    metres, colors = _from_arrays(path) if path.suffix == ".npz" else _from_pcd(path)
+    cloud = np.concatenate([metres, colors], axis=1)
+    cloud = cloud[np.isfinite(cloud).all(axis=1)]
+    if not 0 < len(cloud) <= MAX_POINTS:
+        lost = f", {len(metres) - len(cloud)} more without depth" if len(cloud) < len(metres) else ""
+        raise UserError(
+            f"{path}: has {len(cloud)} points{lost}, expected 1 to {MAX_POINTS}; thin it out or leave it out"
+        )
+    extent = float(np.ptp(cloud[:, :3], axis=0).max())
+    if extent > MAX_EXTENT or (extent < _MIN_EXTENT and len(cloud) >= _FEW_POINTS):
+        unit = "points are in metres" if path.suffix == ".npz" else "files hold millimetres"
+        raise UserError(f"{path}: is {extent:.4g} m wide, expected {_MIN_EXTENT:g} to {MAX_EXTENT:g}; {unit}")
+    return cloud.astype(np.float32)
+
+
+def _from_pcd(path: Path) -> tuple[Float64[np.ndarray, "points 3"], Float32[np.ndarray, "points 3"]]:
     data = read_bytes(path)
     try:
         _check_fields(path, _fields(data))
@@ -45,19 +64,19 @@ def read_point_cloud(path: Path) -> Float32[np.ndarray, "points 6"]:
             colors = _separate_colors(np.stack([points[name].astype(np.float64) for name in "rgb"], axis=1))
     except _ERRORS as error:
         raise UserError(f"{path}: is not a readable point cloud ({brief(error)}); {again(path)}") from error
-    cloud = np.concatenate([metres, colors], axis=1)
-    cloud = cloud[np.isfinite(cloud).all(axis=1)]
-    if not 0 < len(cloud) <= MAX_POINTS:
-        lost = f", {len(points) - len(cloud)} more without depth" if len(cloud) < len(points) else ""
+    return metres, colors
+
+
+def _from_arrays(path: Path) -> tuple[Float32[np.ndarray, "points 3"], Float32[np.ndarray, "points 3"]]:
+    metres, colors = read_arrays(path, ("points", "colors"))
+    forms = [(array.dtype, array.shape[1:]) for array in (metres, colors)]
+    if forms != [(np.float32, (3,)), (np.uint8, (3,))] or len(metres) != len(colors):
+        shown = [f"{array.dtype} {list(array.shape)}" for array in (metres, colors)]
         raise UserError(
-            f"{path}: has {len(cloud)} points{lost}, expected 1 to {MAX_POINTS}; thin it out or leave it out"
+            f"{path}: holds points {shown[0]} and colors {shown[1]}, expected float32 [n, 3] in m and uint8 [n, 3]; "
+            "write it so"
         )
-    extent = float(np.ptp(cloud[:, :3], axis=0).max())
-    if extent > MAX_EXTENT or (extent < _MIN_EXTENT and len(cloud) >= _FEW_POINTS):
-        raise UserError(
-            f"{path}: is {extent:.4g} m wide, expected {_MIN_EXTENT:g} to {MAX_EXTENT:g}; files hold millimetres"
-        )
-    return cloud.astype(np.float32)
+    return metres, colors.astype(np.float32) / 255
 
 
 def check_point_cloud(path: Path) -> None:

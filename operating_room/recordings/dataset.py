@@ -1,75 +1,39 @@
 """The index: which takes are on disk, and which files belong to each of their timepoints.
 
-Data specification, section 1. A modality that a timepoint does not have is None, or absent from its mapping; nothing is
-opened except the index file and the tracks of a take. Cameras are looked up by their number in the file name (fix 1
-of section 11).
+Data specification, section 1. Nothing is opened except the index file and the tracks of a take. Cameras are looked up
+by their name (fix 1 of section 11).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from operating_room.domain.domain import Domain, mmor
+from operating_room.domain.collection import CAMERA_MODALITIES, Collection, Take
+from operating_room.domain.domain import OWN, Domain
 from operating_room.domain.numbers import file_number
-from operating_room.domain.takes import FOURDOR, MMOR, OWN, SPLITS, TAKES, Take, find_take, split_takes
 from operating_room.errors import UserError
-from operating_room.graphs.scene_graph import sample_id
-from operating_room.recordings import layout
-from operating_room.recordings.folders import find_roots, list_names, takes_of_root
-from operating_room.recordings.index import read_index, read_seconds, read_tracks
+from operating_room.recordings.folders import domain_of, find_roots, list_names, takes_of_root, with_splits
+from operating_room.recordings.index import TakeFile, read_index, read_seconds, read_take_file
+from operating_room.recordings.modalities import BY_NAME, TABLE
+from operating_room.recordings.timepoint import Timepoint
 
-Camera = TypeVar("Camera", int, str)
+# Modalities with files of their own for each timepoint, in the order in which it lists them.
+_FILES = tuple(row.name for row in sorted(TABLE, key=lambda row: not row.several) if row.of_take is None)
+# Those with one file for the whole take that each timepoint comes with; the others are read when they are asked for.
+_OF_TAKES = tuple(row.name for row in TABLE if row.of_take is not None and not row.optional)
 
 
 @dataclass(frozen=True)
-class Timepoint:
-    """One element of a take's index file, with the files that exist for it."""
+class Element:
+    """One element of a take's index."""
 
-    take: Take
-    frame_id: str  # position in the index file, six digits
-    time: str  # time stamp, six digits; need not equal the position
-    room_views: Mapping[int, Path] = field(default_factory=dict)  # camera (MM-OR 1..5, 4D-OR 1..6) -> picture
-    station_views: Mapping[int, Path] = field(default_factory=dict)  # 0..3, layout.ROBOT_SCREEN is the robot's screen
-    tracker_view: Path | None = None
-    point_cloud: Path | None = None
-    audio: Path | None = None  # clip
-    audio_embedding: Path | None = None
-    transcript: Path | None = None  # JSON
-    robot_screen: Path | None = None  # JSON summary
-    tracker: dict[str, Any] | None = None  # the element of the take's tracks at this time
-    masks: Mapping[int, Path] = field(default_factory=dict)  # running number 0..2 -> 32x32 mask made from predictions
-    label_masks: Mapping[str, Path] = field(default_factory=dict)  # segmentation camera -> annotated label mask
-    annotation: Path | None = None  # raw relation labels
-
-    @property
-    def sample_id(self) -> str:
-        """`<take>_<frame>`, the key of prediction files."""
-        return sample_id(self.take.sample_name, self.frame_id)
-
-    def files(self) -> Iterator[tuple[str, Path]]:
-        """Modality (the name of its field here) and path of every file of this timepoint; tracks are no file of it."""
-        for name, _, path in self.files_by_camera():
-            yield name, path
-
-    def files_by_camera(self) -> Iterator[tuple[str, str, Path]]:
-        """As `files`, with the camera (or number of a mask) between them; empty where there is only one."""
-        for name in _SEVERAL_FILES:
-            for camera, path in getattr(self, name).items():
-                yield name, str(camera), path
-        for name in _SINGLE_FILES:
-            if (path := getattr(self, name)) is not None:
-                yield name, "", path
-
-
-_SEVERAL_FILES = ("room_views", "station_views", "masks", "label_masks")
-_SINGLE_FILES = (
-    *("tracker_view", "point_cloud", "audio", "audio_embedding"),
-    *("transcript", "robot_screen", "annotation"),
-)
+    frame_id: str  # its position, six digits
+    time: str  # time stamp, six digits
+    numbers: Mapping[str, str]  # what paths are made of: frame_id, time, and the frame numbers of cameras that recorded
 
 
 class RecordedTake:
@@ -82,6 +46,22 @@ class RecordedTake:
         self.domain = domain
         self._positional_views = positional_views
         self._listings: dict[str, frozenset[str]] = {}
+        self._elements: dict[str, Sequence[Any] | None] = {}
+
+    @property
+    def collection(self) -> Collection:
+        """The dataset of the take."""
+        return self.domain.collection(self.take)
+
+    def path(self, name: str, **numbers: str | int) -> Path | None:
+        """A file of the take or of a timepoint, whether it is there or not; None if the dataset has none of that name.
+
+        Also None if its path needs a frame number that is not among `numbers`.
+        """
+        try:
+            return self.root / self.collection.path(name, self.take, **numbers)
+        except KeyError:
+            return None
 
     @cached_property
     def index_file(self) -> Path:
@@ -90,15 +70,54 @@ class RecordedTake:
         Raises:
             UserError: there is none.
         """
-        candidates = layout.index_files(self.root, self.take)
+        candidates = [self.root / path for path in self.collection.index_files(self.take)]
         for path in candidates:
             if self.has(path):
                 return path
-        own, shared = candidates
-        raise UserError(f"{own.parent}: no {own.name} or {shared.name}; unpack the take {self.take.name} there")
+        names = " or ".join(path.name for path in candidates)
+        raise UserError(f"{candidates[0].parent}: no {names}; unpack the take {self.take.name} there")
 
     @cached_property
-    def seconds(self) -> dict[int, dict[str, str]]:
+    def _take_file(self) -> TakeFile | None:
+        """What take.yaml says, in the house layout."""
+        return read_take_file(self.index_file) if self.collection.layout == "house" else None
+
+    @property
+    def pictures(self) -> str:
+        """How names of pictures end: `jpg` or `png`.
+
+        Raises:
+            UserError: the index file is missing or damaged.
+        """
+        return "jpg" if self._take_file is None else self._take_file.pictures
+
+    @property
+    def period(self) -> float:
+        """Seconds between timepoints.
+
+        Raises:
+            UserError: the index file is missing or damaged.
+        """
+        return self.collection.period if self._take_file is None else self._take_file.period
+
+    @cached_property
+    def index(self) -> Sequence[Element]:
+        """The elements of the index.
+
+        Raises:
+            UserError: the index file is missing, damaged or of another form.
+        """
+        if self._take_file is not None:
+            listed = [(f"{position:06d}", {}) for position in range(self._take_file.frames)]
+        else:
+            listed = read_index(self.index_file, self.collection.frame_keys)
+        return tuple(
+            Element(f"{position:06d}", time, {**frames, "time": time, "frame_id": f"{position:06d}"})
+            for position, (time, frames) in enumerate(listed)
+        )
+
+    @cached_property
+    def seconds(self) -> dict[int, Mapping[str, str]]:
         """The frame numbers of each second, in the order of time.
 
         The published code takes them from `take_jsons` in MM-OR, from the index in 4D-OR. A take of one's own without
@@ -107,10 +126,11 @@ class RecordedTake:
         Raises:
             UserError: the file is damaged or of another form.
         """
-        path = layout.take_json(self.root, self.take)
-        if self.take.dataset == MMOR and self.has(path):
-            return read_seconds(path)
-        return {int(time): frames for time, frames in read_index(self.index_file)}
+        path = self._existing(self.path("seconds"))
+        if path is None:
+            return {int(element.time): element.numbers for element in self.index}
+        listed = read_seconds(path, self.collection.frame_keys)
+        return {second: {**frames, "time": f"{second:06d}"} for second, frames in listed.items()}
 
     @cached_property
     def expected(self) -> Sequence[Timepoint]:
@@ -119,10 +139,7 @@ class RecordedTake:
         Raises:
             UserError: the index file is missing, damaged or of another form.
         """
-        return tuple(
-            self._expected(f"{position:06d}", time, frames)
-            for position, (time, frames) in enumerate(read_index(self.index_file))
-        )
+        return tuple(map(self._expected, self.index))
 
     @cached_property
     def timepoints(self) -> Sequence[Timepoint]:
@@ -150,20 +167,35 @@ class RecordedTake:
             )
         return self.timepoints[position]
 
-    @cached_property
-    def tracks(self) -> Sequence[dict[str, Any] | None] | None:
-        """Tracked tools by integer time stamp; None if the take has no such file, which is normal.
+    def elements(self, modality: str) -> Sequence[Any] | None:
+        """The elements of a modality's file of the whole take, by integer time stamp; None if there is no file.
+
+        The file is read once, when it is first asked for. That a take has none is normal.
 
         Raises:
             UserError: the file is damaged or of another form.
         """
-        path = self._existing(layout.tracks(self.root, self.take)) if self.take.dataset == MMOR else None
-        return None if path is None else read_tracks(path)
+        if modality not in self._elements:
+            of_take = BY_NAME[modality].of_take
+            path = None if of_take is None else self._existing(self.path(of_take.file))
+            self._elements[modality] = None if of_take is None or path is None else of_take.read(path)
+        return self._elements[modality]
+
+    def with_element(self, timepoint: Timepoint, modality: str) -> Timepoint:
+        """A timepoint with its element of a modality's file of the whole take, if it has one.
+
+        Raises:
+            UserError: the file is damaged or of another form.
+        """
+        elements, second = self.elements(modality) or (), int(timepoint.time)
+        if second >= len(elements) or elements[second] is None:
+            return timepoint
+        return replace(timepoint, records={**timepoint.records, modality: elements[second]})
 
     @cached_property
     def annotation_folder(self) -> Path | None:
         """The folder with the take's raw relation labels."""
-        folders = layout.relation_label_folders(self.root, self.take)
+        folders = [self.root / folder for folder in self.collection.annotation_folders(self.take)]
         return next((folder for folder in folders if self.list_folder(folder)), None)
 
     def list_folder(self, folder: Path) -> frozenset[str]:
@@ -184,87 +216,72 @@ class RecordedTake:
     def _existing(self, path: Path | None) -> Path | None:
         return path if path is not None and self.has(path) else None
 
-    def _present(self, paths: Mapping[Camera, Path]) -> dict[Camera, Path]:
-        return {key: path for key, path in paths.items() if self.has(path)}
-
-    def _views(self, paths: Mapping[int, Path]) -> dict[int, Path]:
-        present = self._present(paths)
-        # As published: the n-th picture that exists takes the place of the n-th camera.
-        return dict(zip(paths, present.values())) if self._positional_views else present
-
     def _found(self, expected: Timepoint) -> Timepoint:
-        second = int(expected.time)
-        return replace(
-            expected,
-            room_views=self._views(expected.room_views),
-            station_views=self._views(expected.station_views),
-            masks=self._present(expected.masks),
-            label_masks=self._present(expected.label_masks),
-            tracker=self.tracks[second] if self.tracks is not None and second < len(self.tracks) else None,
-            **{name: self._existing(getattr(expected, name)) for name in _SINGLE_FILES},
-        )
+        files = {}
+        for modality, paths in expected.files.items():
+            if present := {key: path for key, path in paths.items() if self.has(path)}:
+                # As published: the n-th picture that exists takes the place of the n-th camera.
+                positional = self._positional_views and modality in CAMERA_MODALITIES
+                files[modality] = dict(zip(paths, present.values())) if positional else present
+        found = replace(expected, files=files)
+        for modality in _OF_TAKES:
+            found = self.with_element(found, modality)
+        return found
 
-    def _expected(self, frame_id: str, time: str, frames: Mapping[str, str]) -> Timepoint:
-        root, take = self.root, self.take
-        room = {camera: layout.frame_key(take, str(camera)) for camera in layout.ROOM_CAMERAS[take.dataset]}
-        segmented = {camera: layout.frame_key(take, camera) for camera in layout.SEGMENTATION_CAMERAS[take.dataset]}
-        labels = self.annotation_folder or layout.relation_label_folders(root, take)[0]
-        cloud = frames.get("pcd") if take.dataset == FOURDOR else time
-        common = Timepoint(
-            take=take,
-            frame_id=frame_id,
-            time=time,
-            room_views={i: layout.room_view(root, take, i, frames[key]) for i, key in room.items() if key in frames},
-            point_cloud=None if cloud is None else layout.point_cloud(root, take, cloud),
-            masks={i: layout.small_mask(root, take, time, i) for i in range(layout.MASKS_PER_TIMEPOINT)},
-            label_masks={
-                camera: layout.label_mask(root, take, camera, frames[key])
-                for camera, key in segmented.items()
-                if key in frames
-            },
-            annotation=layout.relation_label(labels, frame_id),
-        )
-        if take.dataset == FOURDOR:
-            return common
-        station, tracker = (frames.get(key) for key in layout.FRAME_KEYS[MMOR][1:])
-        stations = (
-            {} if station is None else {i: layout.station_view(root, take, i, station) for i in layout.STATION_CAMERAS}
-        )
-        return replace(
-            common,
-            station_views=stations,
-            robot_screen=None if station is None else layout.screen_summary(root, take, station),
-            tracker_view=None if tracker is None else layout.tracker_view(root, take, tracker),
-            audio=layout.audio_clip(root, take, time),
-            audio_embedding=layout.audio_embedding(root, take, time),
-            transcript=layout.transcript(root, take, time),
+    def _expected(self, element: Element) -> Timepoint:
+        collection, take, numbers = self.collection, self.take, element.numbers
+        files: dict[str, dict[str, Path]] = {name: {} for name in _FILES}
+        for camera in collection.cameras:
+            if (frame := numbers.get(camera.frame)) is None:
+                continue
+            files[camera.modality][camera.name] = self.root / collection.picture(
+                take, camera.name, frame, self.pictures
+            )
+            if (mask := collection.label_mask(take, camera.name, frame)) is not None:
+                files["label_masks"][camera.name] = self.root / mask
+        for name in collection.files:
+            if name == "masks":
+                for number in range(self.domain.labels.masks):
+                    files[name][str(number)] = self.root / collection.path(name, take, number=number, **numbers)
+            elif name in files and (path := self.path(name, **numbers)) is not None:
+                files[name][""] = path
+        labels = self.annotation_folder or self.root / collection.annotation_folders(take)[0]
+        files["annotation"][""] = labels / f"{element.frame_id}.json"
+        return Timepoint(
+            take,
+            element.frame_id,
+            element.time,
+            self.domain,
+            {name: of_it for name, of_it in files.items() if of_it},
+            period=None if self._take_file is None else self._take_file.period,
         )
 
 
 class Dataset:
-    """MM-OR and 4D-OR on disk, or one of them."""
+    """The datasets of a domain on disk, or some of them."""
 
     def __init__(self, root: Path, domain: Domain | None = None, positional_views: bool = False) -> None:
-        """Find the two datasets.
+        """Find the datasets.
 
         Args:
-            root: the folder that holds MM-OR_data and/or 4D-OR_data, or one of these folders itself.
-            domain: what is recorded there; None is MM-OR with 4D-OR.
+            root: the folder that holds those of the datasets (MM-OR_data, 4D-OR_data), or one of these itself.
+            domain: what is recorded there; None is what domain.yaml in `root` says, and without it MM-OR with 4D-OR.
             positional_views: number the views of a timepoint as the published code does: the n-th picture that exists
                 is camera n, so that a missing camera shifts those after it (fix 1 of section 11).
 
         Raises:
-            UserError: there is no dataset.
+            UserError: there is no dataset, or its domain or splits are wrong.
         """
-        self.domain = mmor() if domain is None else domain
-        self.roots = find_roots(root)
+        domain = domain_of(root) if domain is None else domain
+        self.roots = find_roots(root, domain)
+        self.domain = with_splits(domain, self.roots)
         self.root = next(iter(self.roots.values())).parent  # the folder that holds them
         self._positional_views = positional_views
         self._recorded: dict[Take, RecordedTake] = {}
 
     def takes(self) -> list[Take]:
-        """The takes on disk, 4D-OR first: the published ones, then the user's own; see `folders.takes_of_root`."""
-        return [take for dataset, root in self.roots.items() for take in takes_of_root(root, dataset)]
+        """The takes on disk, in the order of datasets: the published ones, then the user's own."""
+        return [take for name, root in self.roots.items() for take in takes_of_root(root, name, self.domain)]
 
     def take(self, take: Take) -> RecordedTake:
         """The take of that name; what it holds is looked up when asked for.
@@ -273,7 +290,7 @@ class Dataset:
             UserError: its dataset is not there.
         """
         if take.dataset not in self.roots:
-            wanted = layout.ROOT_NAMES[take.dataset]
+            wanted = self.domain.collection(take).root
             raise UserError(f"{self.root}: no {wanted}, which holds the take {take.name}; put or link it there")
         if take not in self._recorded:
             self._recorded[take] = RecordedTake(self.roots[take.dataset], take, self.domain, self._positional_views)
@@ -287,8 +304,8 @@ class Dataset:
         """
         on_disk = self.takes()
         if split == OWN:
-            return [take for take in on_disk if take not in TAKES]
-        return [take for take in split_takes(split) if take in on_disk]
+            return [take for take in on_disk if take not in self.domain.takes]
+        return [take for take in self.domain.split_takes(split) if take in on_disk]
 
     def choose(self, names: Sequence[str] | None) -> list[Take]:
         """The takes that a user names, each once: a take's name, or a split (also `own`) for its takes on disk.
@@ -302,9 +319,9 @@ class Dataset:
         on_disk = self.takes()
         chosen: list[Take] = []
         for name in names if names is not None else ():
-            if name in (*SPLITS, OWN):
+            if name in (*self.domain.splits, OWN):
                 chosen += self.select(name)
-            elif (take := find_take(name)) in on_disk:
+            elif (take := self.domain.find_take(name)) in on_disk:
                 chosen.append(take)
             else:
                 raise UserError(

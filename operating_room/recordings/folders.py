@@ -1,28 +1,19 @@
-"""What is in the folders of the two datasets: names, takes, and folders that look like takes and are none."""
+"""What is in the folders of the datasets: names, takes, and folders that look like takes and are none."""
 
 from __future__ import annotations
 
 import os
-import re
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path, PurePath
 
-from operating_room.domain.domain import mmor
-from operating_room.domain.takes import (
-    DATASETS,
-    FOURDOR,
-    FOURDOR_TAKES,
-    MMOR,
-    MMOR_TAKES,
-    NAME_RULE,
-    TAKES,
-    Take,
-    is_own_name,
-)
+from operating_room.domain.collection import Collection, Take
+from operating_room.domain.domain import Domain, mmor
+from operating_room.domain.house import SPLITS_FILE
+from operating_room.domain.reading.collections import read_splits
 from operating_room.errors import UserError
-from operating_room.recordings import layout
 
-_FOURDOR_FOLDER = re.compile(r"export_holistic_take([1-9][0-9]{0,2})_processed")
-_SIGNS_OF_A_TAKE = ("colorimage", "simstation", "pcds_sparse")  # besides its index and labels
+DOMAIN_FILE = "domain.yaml"  # says in the folder of a dataset what is recorded there
 
 
 def list_names(folder: Path) -> frozenset[str]:
@@ -46,69 +37,113 @@ def list_names(folder: Path) -> frozenset[str]:
         raise UserError(f"{folder}: cannot be listed ({error.strerror}); check permissions") from error
 
 
-def takes_of_root(root: Path, dataset: str) -> list[Take]:
+def domain_of(root: Path) -> Domain:
+    """What domain.yaml in a folder says is recorded there; without such a file, MM-OR with 4D-OR.
+
+    Raises:
+        UserError: something in the file is wrong.
+    """
+    path = root / DOMAIN_FILE
+    return Domain.read(path) if root.is_dir() and path.is_file() else mmor()
+
+
+def with_splits(domain: Domain, roots: Mapping[str, Path]) -> Domain:
+    """The domain with the splits that stand in the folders of datasets in the house layout.
+
+    Raises:
+        UserError: something in one of these files is wrong.
+    """
+    collections = [
+        read_splits(path, collection)
+        if collection.layout == "house"
+        and collection.name in roots
+        and (path := roots[collection.name] / SPLITS_FILE).is_file()
+        else collection
+        for collection in domain.collections
+    ]
+    return domain if tuple(collections) == domain.collections else replace(domain, collections=tuple(collections))
+
+
+def takes_of_root(root: Path, dataset: str, domain: Domain) -> list[Take]:
     """The takes in the folder of one dataset, the published ones first: each has an index, or cannot be looked into.
 
-    Own takes have a folder of their name in MM-OR, and one of their number in 4D-OR. A take whose folder may not be
-    read is on disk: whoever uses it is told, and nobody takes it for absent.
+    A take whose folder may not be read is on disk: whoever uses it is told, and nobody takes it for absent.
     """
-    published = [take for take in TAKES if take.dataset == dataset]
-    names = sorted(list_names(root) - _published_names(dataset))
-    own = [take for name in names if (take := _own_take(name, dataset)) is not None]
-    return [take for take in published + own if _may_have_index(root, take)]
+    collection = domain.collection(dataset)
+    takes = [*collection.published, *_own_takes(root, collection, domain)]
+    return [take for take in takes if _may_have_index(root, collection, take)]
 
 
-def folders_of_no_take(root: Path, dataset: str) -> dict[Path, str]:
+def folders_of_no_take(root: Path, dataset: str, domain: Domain) -> dict[Path, str]:
     """Folders that hold a take by the look of it, and why it is used by nothing."""
-    known = {take.folder for take in TAKES if take.dataset == dataset}
+    collection = domain.collection(dataset)
+    known = {take.folder for take in collection.published}
     found = {}
-    for name in sorted(list_names(root)):
-        folder = root / name
+    for place in _places(root, collection):
+        folder, own = root / place, domain.own_take(collection, place)
         try:
             inside = list_names(folder)
         except UserError as error:
-            if name in known or _own_take(name, dataset) is None:
+            if place in known or own is None:
                 continue  # it counts as a take, or nobody knows what it is
             found[folder] = str(error).removeprefix(f"{folder}: ")
             continue
-        has_index = any(entry.startswith(layout.INDEX_STEM) and entry.endswith(".json") for entry in inside)
-        if not has_index and not any(e in _SIGNS_OF_A_TAKE or e.startswith("relation_labels") for e in inside):
+        has_index = any(_has_form(name, index) for name in inside for index in collection.index)
+        if not has_index and not any(_has_form(name, sign) for name in inside for sign in _signs(collection)):
             continue
-        shared = next((take.folder for take in TAKES if take.dataset == dataset and take.name == name), name)
-        if shared != name:
+        shared = collection.take(own.name).folder if own is not None and own.name in collection.takes else place
+        if shared != place:
             found[folder] = f"is not read, the files of this take are looked for in {shared}; move them there"
-        elif name not in known and _own_take(name, dataset) is None:
-            found[folder] = f"is not read because of its name: {_rule(dataset)}; rename it"
+        elif place not in known and own is None:
+            rule = collection.own.folders or collection.own.rule
+            found[folder] = f"is not read because of its name: {rule}; rename it"
         elif not has_index:
-            found[folder] = f"has no {layout.INDEX_STEM}.json, so it is no take; copy the index there"
+            name = PurePath(collection.index[-1]).name
+            found[folder] = f"has no {name}, so it is no take; copy the index there"
     return found
 
 
-def find_roots(root: Path) -> dict[str, Path]:
-    """The folder of each dataset that is there, 4D-OR first.
+def holds_labels(folder: Path, collection: Collection) -> bool:
+    """Whether there are raw relation labels in the folder of a take, or nobody can say."""
+    forms = [PurePath(pattern).parent.name for pattern in collection.annotation]
+    try:
+        return any(_has_form(name, form) for name in list_names(folder) for form in forms)
+    except UserError:
+        return True
+
+
+def find_roots(root: Path, domain: Domain) -> dict[str, Path]:
+    """The folder of each dataset that is there, in their order.
 
     Args:
-        root: the folder that holds MM-OR_data and/or 4D-OR_data, or one of these folders itself.
+        root: the folder that holds those of the datasets, or one of these folders itself.
+        domain: which datasets there may be.
 
     Raises:
         UserError: there is none.
     """
     if not root.is_dir():
-        raise UserError(
-            f"{root}: no such folder; give the folder that holds {' and/or '.join(layout.ROOT_NAMES.values())}"
-        )
-    roots = {dataset: root / layout.ROOT_NAMES[dataset] for dataset in DATASETS}
+        names = " and/or ".join(collection.root for collection in domain.collections)
+        raise UserError(f"{root}: no such folder; give the folder that holds {names}")
+    roots = {collection.name: root / collection.root for collection in domain.collections}
     for path in roots.values():
         _refuse_lost_link(path)
     roots = {dataset: path for dataset, path in roots.items() if path.is_dir()}
     if roots:
         return roots
     root = root.resolve() if root.name in ("", "..") else root
-    for dataset, takes in ((MMOR, MMOR_TAKES), (FOURDOR, FOURDOR_TAKES)):
-        if root.name == layout.ROOT_NAMES[dataset] or any((root / take.folder).is_dir() for take in takes):
-            return {dataset: root}
-    names = " nor ".join(layout.ROOT_NAMES.values())
-    raise UserError(f"{root}: holds neither {names}; put or link them there, or give another folder")
+    for collection in domain.collections:
+        if root.name == collection.root or _holds_takes(root, collection):
+            return {collection.name: root}
+    nothing = [collection.root for collection in domain.collections]
+    names = f"neither {' nor '.join(nothing)}" if len(nothing) > 1 else f"no {nothing[0]}"
+    raise UserError(f"{root}: holds {names}; put or link them there, or give another folder")
+
+
+def _holds_takes(root: Path, collection: Collection) -> bool:
+    if collection.layout == "house":
+        return root.joinpath(collection.folder).parent.is_dir()
+    return any((root / take.folder).is_dir() for take in collection.published)
 
 
 def _refuse_lost_link(path: Path, cause: OSError | None = None) -> None:
@@ -118,25 +153,43 @@ def _refuse_lost_link(path: Path, cause: OSError | None = None) -> None:
         ) from cause
 
 
-def _published_names(dataset: str) -> frozenset[str]:
-    return frozenset(name for take in TAKES if take.dataset == dataset for name in (take.folder, take.name))
+def _places(root: Path, collection: Collection) -> Iterator[str]:
+    """The folders that may be those of takes, below the dataset's folder."""
+    parts = collection.folder.split("/")
+    place = next(number for number, part in enumerate(parts) if "{" in part)
+    for name in sorted(list_names(root.joinpath(*parts[:place]))):
+        yield "/".join((*parts[:place], name, *parts[place + 1 :]))
 
 
-def _own_take(name: str, dataset: str) -> Take | None:
-    """The take that a folder of this name holds, if it may be one of the user's own."""
-    if dataset == MMOR:
-        return mmor().collection(MMOR).take(name) if is_own_name(name) and name not in layout.folders_beside() else None
-    number = _FOURDOR_FOLDER.fullmatch(name)
-    return None if number is None else mmor().collection(FOURDOR).take(f"{int(number[1]):03d}_{FOURDOR}")
+def _own_takes(root: Path, collection: Collection, domain: Domain) -> Iterator[Take]:
+    known = {take.folder for take in collection.published}
+    for place in _places(root, collection):
+        take = None if place in known else domain.own_take(collection, place)
+        if take is not None and take.name not in collection.takes:
+            yield take
 
 
-def _may_have_index(root: Path, take: Take) -> bool:
+def _may_have_index(root: Path, collection: Collection, take: Take) -> bool:
+    paths = [root / path for path in collection.index_files(take)]
     try:
-        inside = list_names(layout.take_folder(root, take))
+        return any(path.name in list_names(path.parent) for path in paths)
     except UserError:
         return True
-    return any(path.name in inside for path in layout.index_files(root, take))
 
 
-def _rule(dataset: str) -> str:
-    return NAME_RULE if dataset == MMOR else "folders of 4D-OR are export_holistic_take<number up to 999>_processed"
+def _has_form(name: str, pattern: str) -> bool:
+    """Whether a name is of the form of the last part of a pattern, whatever stands for its fields."""
+    first, *rest = PurePath(pattern).name.split("{")
+    return name.startswith(first) and name.endswith(rest[-1].rpartition("}")[2]) if rest else name == first
+
+
+def _signs(collection: Collection) -> set[str]:
+    """The forms of folders in the folder of a take that hold its pictures, clouds and labels."""
+    patterns = [camera.picture for camera in collection.cameras] + [*collection.annotation, *collection.files.values()]
+    inside = [
+        pattern.removeprefix(f"{before}/").split("/")[0]
+        for pattern in patterns
+        for before in ("{folder}", collection.folder)
+        if pattern.startswith(f"{before}/")
+    ]
+    return {name for name in inside if not name.startswith("{")}

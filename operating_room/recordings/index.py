@@ -7,22 +7,50 @@ masks, and a memory would run backwards.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from operating_room.domain.numbers import file_number
+from operating_room.domain.reading.nodes import read_yaml, require_known
 from operating_room.errors import UserError
 from operating_room.files.readers import read_json
-from operating_room.recordings import layout
 
-_FRAME_KEYS = frozenset(key for keys in layout.FRAME_KEYS.values() for key in keys)
 _COPY_AGAIN = "copy it again or mend it"
+_PICTURES = ("jpg", "png")
+_MOST_FRAMES = 10**6  # frame ids have six digits
 
 
-def read_index(path: Path) -> list[tuple[str, dict[str, str]]]:
+@dataclass(frozen=True)
+class TakeFile:
+    """The take.yaml of a take in the house layout, whose timepoints are numbered from 000000 on."""
+
+    period: float  # s between timepoints
+    frames: int  # how many timepoints
+    pictures: Literal["jpg", "png"]
+
+
+def read_take_file(path: Path) -> TakeFile:
+    """What take.yaml says; `source` is for people and programs that made the take, and not looked at.
+
+    Raises:
+        UserError: the file is missing or no YAML, lacks a key, has an unknown one or a wrong value; with the line.
+    """
+    fields = read_yaml(path).fields(("period", "frames", "pictures"), ("source",))
+    pictures = require_known(fields["pictures"], _PICTURES, "form of pictures")
+    return TakeFile(
+        fields["period"].positive(), fields["frames"].whole(1, _MOST_FRAMES), cast(Literal["jpg", "png"], pictures)
+    )
+
+
+def read_index(path: Path, keys: Collection[str]) -> list[tuple[str, dict[str, str]]]:
     """Time stamp and frame numbers of every timepoint; whatever else an element holds is ignored.
+
+    Args:
+        path: of the index file.
+        keys: of the frame numbers that are known.
 
     Raises:
         UserError: the file is damaged or of another form, lists no timepoint, or time does not grow from each to the
@@ -35,7 +63,7 @@ def read_index(path: Path) -> list[tuple[str, dict[str, str]]]:
     for position, element in enumerate(elements):
         try:
             time, frames, *_ = element
-            index.append((file_number(time), _frame_numbers(frames)))
+            index.append((file_number(time), _frame_numbers(frames, keys)))
         except (TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"{path}: element {position} is not [time stamp, {{camera: frame number}}] but "
@@ -51,8 +79,8 @@ def read_index(path: Path) -> list[tuple[str, dict[str, str]]]:
     return index
 
 
-def read_seconds(path: Path) -> dict[int, dict[str, str]]:
-    """The frame numbers of each second in the order of time, from a file of `take_jsons`.
+def read_seconds(path: Path, keys: Collection[str]) -> dict[int, dict[str, str]]:
+    """The frame numbers of each second in the order of time, from a file of `take_jsons`; `keys` as in `read_index`.
 
     Raises:
         UserError: the file is damaged or of another form, or has a second twice.
@@ -65,7 +93,7 @@ def read_seconds(path: Path) -> dict[int, dict[str, str]]:
             if second in seconds:
                 raise UserError(f"{path}: has second {second} twice; leave one of them out")
             try:
-                seconds[second] = _frame_numbers(frames)
+                seconds[second] = _frame_numbers(frames, keys)
             except (TypeError, ValueError, AttributeError) as error:
                 raise UserError(
                     f"{path}: second {name} has no frame numbers but {str(frames)[:80]}; {_COPY_AGAIN}"
@@ -87,7 +115,7 @@ def read_tracks(path: Path) -> list[dict[str, Any] | None]:
     return elements
 
 
-def _frame_numbers(frames: Mapping[str, Any]) -> dict[str, str]:
+def _frame_numbers(frames: Mapping[str, Any], keys: Collection[str]) -> dict[str, str]:
     """Those of the cameras that are known here; null is a camera that recorded nothing."""
-    known = sorted(_FRAME_KEYS & frames.keys())
+    known = sorted(frames.keys() & keys)
     return {key: file_number(frames[key]) for key in known if frames[key] is not None}

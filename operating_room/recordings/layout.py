@@ -22,7 +22,6 @@ SEGMENTATION_CAMERAS = {
     MMOR: ("1", "4", "5", "simstation0", "simstation2", "simstation3"),
     FOURDOR: ("1", "2", "5"),
 }
-MASKS_PER_TIMEPOINT = 3
 FRAME_KEYS = {
     MMOR: ("azure", "simstation", "trackercam"),
     FOURDOR: ("pcd", *(f"color_{camera}" for camera in ROOM_CAMERAS[FOURDOR])),

@@ -8,6 +8,7 @@ from jaxtyping import UInt8
 from operating_room.errors import UserError
 
 SMALL = 32  # px
+PREDICTION_ORIGIN = "model.json"  # beside stage 1's folder `pan_pred`: which model its pictures are of
 
 
 def reduce_labels(labels: UInt8[np.ndarray, "height width"], size: int = SMALL) -> UInt8[np.ndarray, "size size"]:

@@ -1,4 +1,4 @@
-"""The prompt of a timepoint from its files (data specification, sections 4.2 and 4.3)."""
+"""The prompt of a timepoint from its text files (data specification, sections 4.2 and 4.3), and readers of these."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from operating_room.domain.language import Language
 from operating_room.errors import UserError
 from operating_room.files.readers import read_json
 from operating_room.graphs.prompts import human_prompt, metadata_blocks, told
-from operating_room.recordings import layout
-from operating_room.recordings.dataset import Timepoint
+from operating_room.recordings.timepoint import Timepoint
+
+_LOG_FORM = 'a robot log is {timepoint: {"log_lines": [text, ...]}}'
 
 
 def timepoint_prompt(
@@ -28,19 +29,20 @@ def timepoint_prompt(
         UserError: a file is damaged, or its content cannot be told (see `human_prompt`).
     """
     known = {} if known is None else known
-    for path, read in ((timepoint.robot_screen, read_screen), (timepoint.transcript, read_speech)):
+    screen, transcript = timepoint.one("robot_screen"), timepoint.one("transcript")
+    for path, read in ((screen, read_screen), (transcript, read_speech)):
         if path is not None and path not in known:
             known[path] = read(path)
-    robot = None if timepoint.robot_screen is None else known[timepoint.robot_screen]
-    speech = None if timepoint.transcript is None else known[timepoint.transcript]
+    robot = None if screen is None else known[screen]
+    speech = None if transcript is None else known[transcript]
     try:
         metadata_blocks(language, robot, None, None)
     except UserError as error:
-        raise UserError(f"{timepoint.robot_screen}: {error}") from error
+        raise UserError(f"{screen}: {error}") from error
     try:
         return human_prompt(language, robot, timepoint.tracker, speech, memory)
     except UserError as error:
-        file = layout.tracks(Path(), timepoint.take)
+        file = timepoint.collection.path("tracks", timepoint.take)
         raise UserError(f"{timepoint.sample_id}, second {int(timepoint.time)} of {file}: {error}") from error
 
 
@@ -69,3 +71,27 @@ def read_speech(path: Path) -> str:
         return told(text)
     except ValueError as error:
         raise UserError(f"{path}: 'text' holds {error}; make the transcripts again") from error
+
+
+def read_robot_log(path: Path) -> list[str | None]:
+    """The low-level log of MM-OR's robot, by integer time stamp: lines joined by newlines; None where there are none.
+
+    It was published apart from the other files (June 2025), and no published model reads it. The values of the object
+    belong, in their order, to the time stamps from 0 on.
+
+    Raises:
+        UserError: the file is damaged or of another form.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: {_LOG_FORM}, not {type(content).__name__}; copy it again")
+    texts: list[str | None] = []
+    for name, element in content.items():
+        lines = element.get("log_lines") if isinstance(element, dict) else None
+        if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+            raise UserError(f"{path}: timepoint {name[:20]!r} has no log_lines that are a list of text; {_LOG_FORM}")
+        try:
+            texts.append(told("\n".join(lines)) if lines else None)
+        except ValueError as error:
+            raise UserError(f"{path}: timepoint {name[:20]!r} holds {error}; copy it again") from error
+    return texts

@@ -89,7 +89,7 @@ def inputs_fingerprint(dataset: Dataset, samples: Sequence[Sample]) -> str:
     return fingerprint(
         f"{path.relative_to(dataset.root)} {path.stat().st_size if path.exists() else None}"
         for timepoint in timepoints
-        for _, path in timepoint.files()
+        for _, _, path in timepoint.files_by_camera()
     )
 
 

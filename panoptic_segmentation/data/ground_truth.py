@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from operating_room.doctor.file_checks import check_shape
 from operating_room.domain.collection import Camera, Collection, Take
 from operating_room.domain.domain import Domain
 from operating_room.domain.labels import Labels
@@ -27,6 +26,7 @@ from operating_room.files.atomic import write_json
 from operating_room.files.png import write_png
 from operating_room.files.readers import read_ids, read_json, read_label_mask
 from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.file_checks import check_shape
 from operating_room.scores.fingerprints import fingerprint
 from operating_room.work.processes import is_first
 from operating_room.work.workers import in_workers

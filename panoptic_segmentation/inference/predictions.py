@@ -20,7 +20,7 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.png import png_form, write_png
 from operating_room.files.readers import read_json
-from operating_room.recordings.layout import PREDICTION_ORIGIN
+from operating_room.recordings.masks import PREDICTION_ORIGIN
 
 Size = tuple[int, int]  # width, height in px
 Segments = Sequence[tuple[int, int]]  # segment id and category id, in the order in which the records are listed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -13,8 +12,9 @@ import torch
 from computing.machine import free_memory
 from operating_room.domain.domain import Domain, mmor
 from operating_room.errors import UserError
-from operating_room.recordings.dataset import Timepoint
+from operating_room.recordings.modalities import TABLE
 from operating_room.recordings.questions import timepoint_prompt
+from operating_room.recordings.timepoint import Timepoint
 from operating_room.scores.fingerprints import fingerprint, source_fingerprint, stamp
 from scene_graph_generation.inputs.evidence import Evidence, ExampleReader
 from scene_graph_generation.inputs.example import Example
@@ -175,6 +175,6 @@ def memory_note(generator: SceneGraphGenerator, batch_size: int) -> str | None:
 
 
 def _only(timepoint: Timepoint, modalities: Sequence[str]) -> Timepoint:
-    """The timepoint without the text modalities that the model was not made for."""
-    fields = {"robot": "robot_screen", "tracker": "tracker", "speech": "transcript"}
-    return replace(timepoint, **{field: None for name, field in fields.items() if name not in modalities})
+    """Without the texts of modalities that the model was not made for; `Evidence.only` does the same for files."""
+    texts = [row for row in TABLE if row.input is not None and row.record is None]
+    return timepoint.without([row.name for row in texts if row.input not in modalities])

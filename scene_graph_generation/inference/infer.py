@@ -16,7 +16,8 @@ from operating_room.files.atomic import require_replaceable
 from operating_room.graphs.graph_files import load_predictions, save_predictions
 from operating_room.graphs.memory import Memory, truncate
 from operating_room.graphs.scene_graph import Triplet, parse
-from operating_room.recordings.dataset import Dataset, Timepoint
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.timepoint import Timepoint
 from operating_room.work.progress import track
 from scene_graph_generation.inference.answers import Answer, Answers, open_answers
 from scene_graph_generation.inference.generator import SceneGraphGenerator

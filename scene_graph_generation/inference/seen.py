@@ -5,32 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from operating_room.domain.takes import FOURDOR
-from operating_room.recordings.dataset import Timepoint
-from operating_room.recordings.views import evaluation_pictures
+from operating_room.domain.domain import Domain
+from operating_room.recordings.modalities import BY_NAME, TABLE, modalities_of
+from operating_room.recordings.timepoint import Timepoint
 
 FEW = 0.1  # share of the timepoints below which a modality is told to be missing
+_MEMORY = "memory"
 # What is counted -> the modality of `config.MODALITIES` that a model must know to be shown it.
-KINDS = {
-    "room views": "views",
-    "station views": "views",  # three stand in where no room camera recorded; else only that of the robot's screen
-    "tracker view": "views",
-    "cloud": "cloud",
-    "audio": "audio",
-    "masks": "masks",
-    "robot": "robot",
-    "tracker": "tracker",
-    "speech": "speech",
-    "memory": "memory",
-}
-_MADE_BY = {
-    "audio": "mmor scene-graph preprocess audio-embeddings",
-    "masks": "mmor scene-graph preprocess masks",
-    "speech": "mmor scene-graph preprocess transcripts",
-}
-_FOURDOR = ("room views", "cloud", "masks", "memory")  # what takes of 4D-OR can have
+KINDS = {row.kind: row.input for row in TABLE if row.kind and row.input} | {_MEMORY: _MEMORY}
+_UNPUBLISHED = {row.kind for row in TABLE if not row.published}  # told where takes can have them
+_MADE_BY = {row.input: f"mmor scene-graph preprocess {row.made_by}" for row in TABLE if row.input and row.made_by}
 
 
 @dataclass(frozen=True)
@@ -82,27 +69,29 @@ def count_seen(timepoints: Iterable[Timepoint], modalities: Sequence[str], memor
     """
     had, files, could = Counter[str](), Counter[str](), Counter[str]()
     for timepoint in timepoints:
-        could.update(_FOURDOR if timepoint.take.dataset == FOURDOR else [*KINDS])
+        could.update(_possible(timepoint.domain, timepoint.take.dataset))
         found = Counter(_inputs(timepoint))
         files += found
         had.update(found.keys())
         had["memory"] += memory
     known = {*modalities, *(["memory"] if memory else [])}
-    return Seen({kind: Presence(KINDS[kind] in known, had[kind], could[kind], files[kind]) for kind in KINDS})
+    told = [kind for kind in KINDS if could[kind] or kind not in _UNPUBLISHED]
+    return Seen({kind: Presence(KINDS[kind] in known, had[kind], could[kind], files[kind]) for kind in told})
+
+
+@cache
+def _possible(domain: Domain, dataset: str) -> frozenset[str]:
+    """The kinds that takes of a dataset can have."""
+    rows = modalities_of(domain, domain.collection(dataset))
+    return frozenset({row.kind for row in rows if row.kind}) | {_MEMORY}
 
 
 def _inputs(timepoint: Timepoint) -> Iterator[str]:
     """The kind of each input."""
-    rooms, stations = set(timepoint.room_views.values()), set(timepoint.station_views.values())
-    for picture in evaluation_pictures(timepoint):
+    modality = {path: name for name, _, path in timepoint.files_by_camera()}
+    for picture in timepoint.collection.evaluation_pictures(timepoint.views):
         if picture is not None:
-            yield "room views" if picture in rooms else "station views" if picture in stations else "tracker view"
-    yield from ["masks"] * len(timepoint.masks)
-    single = {
-        "cloud": timepoint.point_cloud,
-        "audio": timepoint.audio_embedding,
-        "robot": timepoint.robot_screen,
-        "tracker": timepoint.tracker,
-        "speech": timepoint.transcript,
-    }
-    yield from (kind for kind, value in single.items() if value is not None)
+            yield BY_NAME[modality[picture]].kind or ""
+    for row in TABLE:
+        if row.kind and row.input != "views":
+            yield from [row.kind] * max(len(timepoint.several(row.name)), row.name in timepoint.records)

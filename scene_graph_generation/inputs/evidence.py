@@ -22,9 +22,8 @@ from operating_room.errors import UserError
 from operating_room.files.readers import read_label_mask, read_picture, read_point_cloud
 from operating_room.files.tensors import read_vector
 from operating_room.graphs.prompts import IMAGE_MARK, MEMORY_END, MEMORY_START
-from operating_room.recordings.dataset import Timepoint
 from operating_room.recordings.masks import SMALL
-from operating_room.recordings.views import evaluation_pictures
+from operating_room.recordings.timepoint import Timepoint
 from operating_room.scores.fingerprints import stamp
 from operating_room.work.ahead import Ahead
 from scene_graph_generation.config.settings import MM2SGConfig
@@ -52,9 +51,9 @@ class Evidence:
     @classmethod
     def of_timepoint(cls, timepoint: Timepoint) -> Evidence:
         """What evaluation shows of a timepoint."""
-        masks = tuple(timepoint.masks[number] for number in sorted(timepoint.masks))
-        views = tuple(evaluation_pictures(timepoint))
-        return cls(views, timepoint.point_cloud, timepoint.audio_embedding, masks)
+        masks = tuple(path for _, path in sorted(timepoint.several("masks").items()))
+        views = tuple(timepoint.collection.evaluation_pictures(timepoint.views))
+        return cls(views, timepoint.one("point_cloud"), timepoint.one("audio_embedding"), masks)
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any], root: Path) -> Evidence:

@@ -23,8 +23,7 @@ from operating_room.files.atomic import atomic_path
 from operating_room.files.readers import read_json, read_label_mask, read_picture
 from operating_room.recordings import layout
 from operating_room.recordings.dataset import Dataset, RecordedTake
-from operating_room.recordings.index import read_index
-from operating_room.recordings.masks import reduce_labels
+from operating_room.recordings.masks import PREDICTION_ORIGIN, reduce_labels
 from operating_room.scores.fingerprints import fingerprint
 from scene_graph_generation.preprocess.run import SETTINGS, Outcome, each_take, settle
 
@@ -64,7 +63,7 @@ def _source(predictions: Path | None) -> str:
     """
     if predictions is None:
         return "annotations"
-    origin = predictions.absolute().parent / layout.PREDICTION_ORIGIN
+    origin = predictions.absolute().parent / PREDICTION_ORIGIN
     if not origin.exists():  # another program's
         return "predictions"
     return f"predictions of model {fingerprint([json.dumps(read_json(origin), sort_keys=True)])}"
@@ -94,7 +93,8 @@ def _write_masks(recorded: RecordedTake, predictions: Path | None, source: str, 
 
 def _sources(recorded: RecordedTake, find: Finder) -> Iterator[tuple[str, int, Path]]:
     """Time stamp, number and large mask of everything that is found; station cameras only stand in for room cameras."""
-    for time, frames in read_index(recorded.index_file):
+    for element in recorded.index:
+        time, frames = element.time, element.numbers
         for cameras in _camera_groups(recorded.take):
             keys = [layout.frame_key(recorded.take, camera) for camera in cameras]
             paths = [find(camera, frames[key]) if key in frames else None for camera, key in zip(cameras, keys)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol, runtime_checkable
@@ -27,9 +27,10 @@ from operating_room.graphs.memory import (
 from operating_room.graphs.prompts import drop_blocks
 from operating_room.graphs.scene_graph import Sample, Triplet, parse, target_text
 from operating_room.graphs.similarity import SimilarSamples
-from operating_room.recordings.dataset import Dataset, Timepoint
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.modalities import BY_NAME, TABLE
 from operating_room.recordings.questions import timepoint_prompt
-from operating_room.recordings.views import training_pictures
+from operating_room.recordings.timepoint import Timepoint
 
 Record = dict[str, Any]
 
@@ -49,19 +50,18 @@ class Records(Protocol):
 
 
 MAX_VIEWS = 7
-MIXED = ("audio_embedding", "robot_screen", "tracker", "transcript")  # modalities of a timepoint that may be swapped
-MODALITIES = {  # by their names in the names of training files, what they are in a `Timepoint`
-    "AZURE": ("room_views",),
-    "SIMSTATION": ("station_views",),
-    "TRACKERCAM": ("tracker_view",),
-    "PC": ("point_cloud",),
-    "AUDIO": ("audio_embedding", "audio"),
-    "SPEECH": ("transcript",),
-    "ROBOTMETA": ("robot_screen",),
-    "TRACKINGMETA": ("tracker",),
-    "PREDSEGMASKS": ("masks",),
+# By their names in the names of training files, what they are in a `Timepoint`.
+MODALITIES = {
+    name: tuple(row.name for row in TABLE if row.training == name)
+    for name in dict.fromkeys(row.training for row in TABLE if row.training)
 }
-_NOTHING = {field.name: {} if field.default is MISSING else None for field in fields(Timepoint)}
+PUBLISHED = tuple(name for name, rows in MODALITIES.items() if BY_NAME[rows[0]].published)
+_MIXED = [name for _, name in sorted((row.mixed, row.name) for row in TABLE if row.mixed is not None)]
+# With one file in a record; those that no model reads come last, as published.
+_ONE_FILE = sorted(
+    (row for row in TABLE if row.record and not row.several and row.input != "views"), key=lambda row: row.input is None
+)
+_OPTIONAL = [row for row in TABLE if row.of_take is not None and row.optional]  # read when they are asked for
 LeftOut = dict[str, list[str]]  # take name -> one line for each of its timepoints that cannot be used
 
 
@@ -75,7 +75,7 @@ class SampleOptions:
     drop_history: float = DROP_PROBABILITY  # of a memory entry, if augmented
     mixed: bool = False  # modalities swapped with those of similar samples
     # Masks too, which the published dataset class has switched off though it names them (section 11, fix 2).
-    modalities: tuple[str, ...] = tuple(MODALITIES)
+    modalities: tuple[str, ...] = PUBLISHED
 
     def file_name(self, split: str) -> str:
         """The name of the training file, as published."""
@@ -111,7 +111,7 @@ def training_records(
     known: dict[Path, Any] = {}
 
     def find(sample: Sample) -> Timepoint:
-        return _select(_timepoint(dataset, sample), options.modalities)
+        return _select(dataset, _timepoint(dataset, sample), options.modalities)
 
     def make(timepoint: Timepoint, others: Sequence[Timepoint], sample: Sample, history: Sequence[Change]) -> Record:
         triplets = list(sample.triplets)
@@ -152,11 +152,9 @@ def training_record(
     `known` keeps what has been read, for those who make many records.
     """
     files: dict[str, Path | list[Path] | None] = {
-        "image": training_pictures(timepoint),
-        "segmasks": [timepoint.masks[number] for number in sorted(timepoint.masks)],
-        "pc": timepoint.point_cloud,
-        "audio": timepoint.audio_embedding,
-        "raw_audio": timepoint.audio,
+        "image": timepoint.collection.training_pictures(timepoint.views),
+        "segmasks": [path for _, path in sorted(timepoint.several("masks").items())],
+        **{row.record: timepoint.one(row.name) for row in _ONE_FILE if row.record is not None},
     }
     return {
         "id": sample_id,
@@ -168,12 +166,12 @@ def training_record(
 
 
 def choose_modalities(names: str | None) -> tuple[str, ...]:
-    """The modalities of a list like `AZURE,PC`, in the order of file names; None means all.
+    """The modalities of a list like `AZURE,PC`, in the order of file names; None means all published ones.
 
     Raises:
         UserError: there is no such modality.
     """
-    wanted = list(MODALITIES) if names is None else [name.strip().upper() for name in names.split(",")]
+    wanted = list(PUBLISHED) if names is None else [name.strip().upper() for name in names.split(",")]
     if unknown := [name for name in wanted if name not in MODALITIES]:
         raise UserError(f"modality {unknown[0]!r} does not exist; choose from {','.join(MODALITIES)}")
     return tuple(name for name in MODALITIES if name in wanted)
@@ -193,10 +191,9 @@ def mix_modalities(timepoint: Timepoint, similar: Sequence[Timepoint], generator
 
     One similar timepoint is drawn for each of these that the timepoint has; if that one lacks it, the own one stays.
     """
-    for name in MIXED:
-        if getattr(timepoint, name) is not None:
-            other = getattr(generator.choice(similar), name)
-            timepoint = timepoint if other is None else replace(timepoint, **{name: other})
+    for name in _MIXED:
+        if timepoint.has(name):
+            timepoint = timepoint.taking(name, generator.choice(similar))
     return timepoint
 
 
@@ -274,15 +271,19 @@ def _leave_out(sample: Sample, error: UserError, left_out: LeftOut | None) -> No
     left_out.setdefault(sample.take_name, []).append(str(error))
 
 
-def _select(timepoint: Timepoint, modalities: Sequence[str]) -> Timepoint:
+def _select(dataset: Dataset, timepoint: Timepoint, modalities: Sequence[str]) -> Timepoint:
     """The timepoint with these modalities only."""
-    left_out = [name for modality, names in MODALITIES.items() if modality not in modalities for name in names]
-    return replace(timepoint, **{name: _NOTHING[name] for name in left_out}) if left_out else timepoint
+    for row in _OPTIONAL:
+        if row.training in modalities:
+            timepoint = dataset.take(timepoint.take).with_element(timepoint, row.name)
+    return timepoint.without(
+        [name for modality, names in MODALITIES.items() if modality not in modalities for name in names]
+    )
 
 
 def _has_evidence(timepoint: Timepoint) -> bool:
     """Whether there is anything but the question to answer from."""
-    return any(getattr(timepoint, name) for names in MODALITIES.values() for name in names)
+    return any(timepoint.has(name) for names in MODALITIES.values() for name in names)
 
 
 def turns(question: str, answer: str) -> list[dict[str, str]]:

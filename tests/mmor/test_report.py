@@ -14,8 +14,8 @@ from operating_room.domain.domain import mmor
 from operating_room.domain.takes import find_take
 from operating_room.graphs.graph_files import load_samples
 from operating_room.graphs.scene_graph import Triplet
+from operating_room.recordings.conversion import convert
 from operating_room.recordings.dataset import Dataset
-from operating_room.recordings.raw_labels import convert
 from operating_room.scores import scoring
 from operating_room_simulator.writer import synthesize
 from panoptic_segmentation.scores.vpq import VideoQuality, WindowQuality
@@ -28,7 +28,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> TakeResult:
     """A short simulated take, predicted perfectly."""
     root = tmp_path_factory.mktemp("report")
     synthesize(root, [TAKE], 40, 3, size=(32, 24))
-    convert(root, root)
+    convert(Dataset(root), root)
     truth = load_samples(root / "relationships_test.json")[10:13]
     graphs = {sample.sample_id: list(sample.triplets) for sample in truth}
     scores = scoring.score(truth, graphs, mmor())

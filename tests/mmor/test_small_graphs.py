@@ -12,7 +12,8 @@ from mmor.demo import BUNDLED, GRAPHS, prepare
 from operating_room.domain.domain import mmor
 from operating_room.domain.takes import find_take
 from operating_room.graphs.scene_graph import Sample, parse
-from operating_room.recordings.dataset import Dataset, Timepoint
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.timepoint import Timepoint
 from operating_room.scores.scoring import score
 from operating_room_simulator.story.story import script_surgery
 from operating_room_simulator.writer import write_take
@@ -51,8 +52,8 @@ def test_other_masks_other_answers(surgery: tuple[list[Sample], list[Timepoint]]
         return generator.answer([generator.read(timepoint, None) for timepoint in timepoints])
 
     usual = answers(seen)
-    swapped = answers([replace(a, masks=b.masks) for a, b in zip(seen, reversed(seen))])
-    blind = answers([replace(timepoint, masks={}, room_views={}) for timepoint in seen])
+    swapped = answers([a.taking("masks", b) for a, b in zip(seen, reversed(seen))])
+    blind = answers([timepoint.without(["masks", "room_views"]) for timepoint in seen])
     assert sum(a != b for a, b in zip(usual, swapped)) >= 3
     assert sum(a != b for a, b in zip(usual, blind)) >= 3
 

@@ -20,8 +20,7 @@ from operating_room.domain.domain import mmor
 from operating_room.domain.takes import SPLITS, TAKES, split_takes
 from operating_room.graphs import memory, prompts
 from operating_room.graphs.scene_graph import Triplet, normalise, parse, target_text
-from operating_room.recordings import layout, views
-from operating_room.recordings.dataset import Timepoint
+from operating_room.recordings import layout
 from scene_graph_generation.inputs.tokens import _closed_language, _fixed_phrases
 from scene_graph_generation.samples.downstream_samples import downstream_file_name
 from scene_graph_generation.samples.records import SampleOptions
@@ -110,16 +109,20 @@ def paths() -> list[Any]:
 def slots() -> list[Any]:
     """Which picture is shown in which place, with all cameras and with each one missing."""
     found = []
-    for take in (TAKES[0], TAKES[-1]):
-        rooms = {camera: Path(f"room{camera}") for camera in layout.ROOM_CAMERAS[take.dataset]}
-        stations = {} if take.dataset == "4DOR" else {i: Path(f"station{i}") for i in layout.STATION_CAMERAS}
+    for take in (mmor().takes[0], mmor().takes[-1]):
+        collection = mmor().collection(take)
+        rooms = {camera.name: Path(f"room{camera.name}") for camera in collection.cameras_of("room_views")}
+        stations = {
+            camera.name: Path(f"station{camera.name.removeprefix('simstation')}")
+            for camera in collection.cameras_of("station_views")
+        }
         lacking = [({}, stations), (rooms, {}), ({}, {})]
         lacking += [({k: v for k, v in rooms.items() if k != camera}, stations) for camera in (None, *rooms)]
         for room, station in lacking:
-            for tracker in (None, Path("tracker")):
-                point = Timepoint(take, "000000", "000000", room, station_views=station, tracker_view=tracker)
-                found.append([str(path) for path in views.training_pictures(point)])
-                found.append([str(path) for path in views.evaluation_pictures(point)])
+            for tracker in ({}, {"trackercam": Path("tracker")}):
+                seen = {**room, **station, **(tracker if collection.cameras_of("tracker_view") else {})}
+                found.append([str(path) for path in collection.training_pictures(seen)])
+                found.append([str(path) for path in collection.evaluation_pictures(seen)])
     return found
 
 

@@ -22,7 +22,8 @@ from operating_room.files.readers import (
 from operating_room.graphs.scene_graph import Sample
 from operating_room.recordings import layout
 from operating_room.recordings import raw_labels as relations
-from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.conversion import label_files
+from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.work.workers import in_workers
 from operating_room_simulator import writer
 from operating_room_simulator.records import frame_numbers, raw_labels, start_second, write_records
@@ -100,11 +101,11 @@ def test_the_index_finds_everything(root: Path) -> None:
     recorded = Dataset(root).take(find_take("012_2_PKA"))
     for number, timepoint in enumerate(recorded.timepoints):
         assert timepoint.frame_id == f"{number:06d}"
-        assert list(timepoint.room_views) == [1, 2, 3, 4, 5]
-        assert list(timepoint.station_views) == [0, 1, 2, 3]
+        assert list(timepoint.several("room_views")) == ["1", "2", "3", "4", "5"]
+        assert list(timepoint.several("station_views")) == [f"simstation{number}" for number in range(4)]
         assert timepoint.tracker is not None
-        assert None not in (timepoint.tracker_view, timepoint.point_cloud, timepoint.robot_screen, timepoint.annotation)
-        assert set(timepoint.label_masks) == set(layout.SEGMENTATION_CAMERAS[MMOR])
+        assert all(map(timepoint.has, ("tracker_view", "point_cloud", "robot_screen", "annotation")))
+        assert set(timepoint.several("label_masks")) == set(layout.SEGMENTATION_CAMERAS[MMOR])
 
 
 @pytest.mark.parametrize("take", TAKES, ids=lambda take: take.name)
@@ -112,7 +113,8 @@ def test_label_conversion_gives_the_story_back(take: Take, tmp_path: Path, monke
     monkeypatch.setattr("operating_room_simulator.records._write_recording", lambda *_: None)
     surgery = script_surgery(take, 1, 60)
     write_records(tmp_path, surgery)
-    samples = [relations.read_labels(path, take) for path in relations.label_files(tmp_path, take)]
+    files = label_files(RecordedTake(tmp_path, take, mmor()))
+    samples = [relations.read_labels(path, take, mmor()) for path in files]
     step = 3 if take.name == "007_TKA" else 1
     assert [sample.frame_id for sample in samples] == [f"{second:06d}" for second in range(0, 60, step)]
     assert [sample.triplets for sample in samples] == [moment.triplets for moment in surgery.moments[::step]]

@@ -24,8 +24,8 @@ from operating_room.files.readers import read_audio, read_label_mask, read_pictu
 from operating_room.graphs.prompts import IMAGE_MARK, MEMORY_END, MEMORY_START
 from operating_room.graphs.scene_graph import parse, split_sample_id, target_text
 from operating_room.recordings import layout
-from operating_room.recordings.dataset import Dataset, Timepoint
-from operating_room.recordings.views import evaluation_pictures
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.timepoint import Timepoint
 from scene_graph_generation.config.settings import MM2SGConfig
 from scene_graph_generation.inference.generator import SceneGraphGenerator
 from scene_graph_generation.inputs.evidence import Evidence
@@ -189,7 +189,8 @@ def evaluation_prompts(config: str, cases: Sequence[Mapping[str, Any]], root: Pa
     ours, theirs = [], []
     for (_, evidence), case in zip(shown, cases):
         name, frame = split_sample_id(case["sample_id"])
-        pictures = [evaluation_pictures(d.take(find_take(name)).timepoint(frame)) for d in (named, counted)]
+        timepoints = [dataset.take(find_take(name)).timepoint(frame) for dataset in (named, counted)]
+        pictures = [timepoint.collection.evaluation_pictures(timepoint.views) for timepoint in timepoints]
         if pictures[0] == pictures[1]:
             ours.append([BLACK if path is None else path.relative_to(root).as_posix() for path in evidence.views])
             theirs.append(case["image_slots"])

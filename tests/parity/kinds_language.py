@@ -20,7 +20,8 @@ from operating_room.graphs.memory import STYLES, Memory, changes_before, memory_
 from operating_room.graphs.prompts import conversation, downstream_prompt
 from operating_room.graphs.scene_graph import Sample, Triplet, normalise, parse, target_text
 from operating_room.graphs.similarity import MAX_DRAWN, SimilarSamples
-from operating_room.recordings.raw_labels import convert
+from operating_room.recordings.conversion import convert
+from operating_room.recordings.dataset import Dataset
 from operating_room.scores.downstream import breach_answers, predicted_samples, score_downstream
 from operating_room.scores.downstream_rules import our_rules
 from operating_room.scores.scoring import GraphReport, score
@@ -35,7 +36,7 @@ def relation_conversion(case: Path) -> Iterator[Result]:
             root, out = Path(folder), Path(folder) / "out"
             for name, raw in facts["raw_files"].items():
                 _write(root / name, raw)
-            result = convert(root, out)
+            result = convert(Dataset(root), out)
             ours = {name: load_json(out / f"relationships_{name}.json") for name in facts["expected"]}
             yield compare(f"{path.name} samples", ours, facts["expected"], EXACT)
             for name in ("classes", "relationships"):
@@ -183,7 +184,7 @@ def _rejected(case: dict[str, Any]) -> int:
         path = Path(folder) / case["path"]
         _write(path, case["raw"])
         try:
-            convert(Path(folder), Path(folder) / "out")
+            convert(Dataset(Path(folder)), Path(folder) / "out")
         except UserError as error:
             return int(str(path) in str(error))
     return 0

@@ -19,9 +19,9 @@ from operating_room.graphs.memory import Memory, truncate
 from operating_room.graphs.prompts import IMAGE_MARK, conversation, drop_blocks, human_prompt, metadata_blocks
 from operating_room.graphs.scene_graph import Sample, Triplet, as_triplets, parse, target_text
 from operating_room.graphs.similarity import SimilarSamples
-from operating_room.recordings.dataset import Dataset, Timepoint
+from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.questions import timepoint_prompt
-from operating_room.recordings.views import evaluation_pictures
+from operating_room.recordings.timepoint import Timepoint
 from operating_room.scores.downstream import read_labels
 from scene_graph_generation.inputs.example import IGNORED, IMAGE
 from scene_graph_generation.inputs.tokens import train_tokens
@@ -116,7 +116,7 @@ def _dataset_items(facts: Any, root: Path) -> Iterator[Result]:
         timepoints = [_timepoint(dataset, sample) for sample in samples]
         ours = [_item(timepoint, item["multimodal_data"], root) for timepoint, item in zip(timepoints, items)]
         yield compare(f"{split} items", ours, [item["multimodal_data"] for item in items], EXACT)
-        masks = [_paths(list(timepoint.masks.values()), root) or None for timepoint in timepoints]
+        masks = [_paths(list(timepoint.several("masks").values()), root) or None for timepoint in timepoints]
         yield compare(f"{split} masks", masks, [item["segmasks_if_enabled"] for item in items], EXACT)
         if items[0]["similar_samples"] is not None:
             similar = SimilarSamples(samples, mmor())
@@ -127,16 +127,16 @@ def _dataset_items(facts: Any, root: Path) -> Iterator[Result]:
 def _item(timepoint: Timepoint, theirs: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """A timepoint as the published dataset class returns it: views always as lists, the rest only where present."""
     views = {
-        "azure": list(timepoint.room_views.values()),
-        "simstation": list(timepoint.station_views.values()),
-        "trackercam": [timepoint.tracker_view],
+        "azure": list(timepoint.several("room_views").values()),
+        "simstation": list(timepoint.several("station_views").values()),
+        "trackercam": [timepoint.several("tracker_view").get("trackercam")],
     }
     files = {
-        "pc": timepoint.point_cloud,
-        "robot_metadata": timepoint.robot_screen,
-        "audio": timepoint.audio_embedding,
-        "raw_audio": timepoint.audio,
-        "speech_transcript": timepoint.transcript,
+        "pc": timepoint.one("point_cloud"),
+        "robot_metadata": timepoint.one("robot_screen"),
+        "audio": timepoint.one("audio_embedding"),
+        "raw_audio": timepoint.one("audio"),
+        "speech_transcript": timepoint.one("transcript"),
     }
     item = {name: _paths(paths, root) for name, paths in views.items()}
     item = {name: paths for name, paths in item.items() if paths or name in theirs}  # 4D-OR has no station, no tracker
@@ -202,8 +202,9 @@ def _evaluation_prompts(facts: Any, root: Path) -> Iterator[Result]:
             memory = memories.setdefault(sample.take_name, Memory(mmor().language.forgotten_spellings))
             told = truncate(memory.text()) if "temporal" in name else None
             memory.add(parse(case["model_output"]), int(sample.frame_id))
-            slots = [BLACK if path is None else str(path.relative_to(root)) for path in evaluation_pictures(timepoint)]
-            present = (timepoint.point_cloud is not None, timepoint.audio_embedding is not None)
+            pictures = timepoint.collection.evaluation_pictures(timepoint.views)
+            slots = [BLACK if path is None else str(path.relative_to(root)) for path in pictures]
+            present = (timepoint.one("point_cloud") is not None, timepoint.one("audio_embedding") is not None)
             ours.append((conversation(timepoint_prompt(timepoint, mmor().language, told)), slots, present))
         yield compare(f"{name} prompt", [prompt for prompt, _, _ in ours], [c["prompt"] for c in cases], EXACT)
         yield compare(f"{name} slots", [slots for _, slots, _ in ours], [c["image_slots"] for c in cases], EXACT)

@@ -245,11 +245,13 @@ def test_a_dataset_that_cannot_be_written(root: Path, tmp_path: Path, monkeypatc
     made = Dataset(out)
     assert made.takes() == Dataset(root).takes()
     texts = [
-        json.loads(point.transcript.read_text())["text"] for point in made.take(TAKE).timepoints if point.transcript
+        json.loads(path.read_text())["text"]
+        for point in made.take(TAKE).timepoints
+        if (path := point.one("transcript"))
     ]
     assert texts[0] == "from the archive"
     assert len(texts) == 3
-    assert all(len(point.masks) == 3 for take in made.takes() for point in made.take(take).timepoints)
+    assert all(len(point.several("masks")) == 3 for take in made.takes() for point in made.take(take).timepoints)
     write_mmor(root / "MM-OR_data", "005_TKA")  # has come since
     assert preprocess(root, "transcripts", "--out", str(out)).exit_code == 0
     assert len(Dataset(out).takes()) == 4

@@ -44,11 +44,12 @@ def test_every_file_prompt_and_graph_of_a_timepoint(data: Path, take: str) -> No
     timepoint = Dataset(data).take(find_take(take)).timepoint("1")
     found = show(data, take, "1")
     shown = {file["path"] for file in found["files"] if not file["problem"]}
-    assert {str(path) for _, path in timepoint.files()} <= shown
+    assert {str(path) for _, _, path in timepoint.files_by_camera()} <= shown
     assert len(shown) > 5
+    annotation = timepoint.one("annotation")
+    assert annotation is not None
     assert found["prompt"] == timepoint_prompt(timepoint, mmor().language, None)
-    assert timepoint.annotation is not None
-    assert found["graph"] == target_text(read_labels(timepoint.annotation, timepoint.take).triplets)
+    assert found["graph"] == target_text(read_labels(annotation, timepoint.take, mmor()).triplets)
     assert found["problems"] == []
 
 
@@ -63,18 +64,19 @@ def test_the_text_names_them_below_the_folder(data: Path) -> None:
 
 def test_a_missing_file_is_no_fault_and_a_broken_one_is(data: Path) -> None:
     timepoint = Dataset(data).take(find_take(MMOR_NAME)).timepoint("0")
-    assert timepoint.transcript is not None
-    timepoint.transcript.unlink()
+    transcript, screen = timepoint.one("transcript"), timepoint.one("robot_screen")
+    assert transcript is not None
+    assert screen is not None
+    transcript.unlink()
     found = show(data, MMOR_NAME, "0")
     assert [file["modality"] for file in found["files"] if file["problem"] == "missing"] == ["transcript"]
-    write(timepoint.room_views[1], b"no picture")
+    write(timepoint.several("room_views")["1"], b"no picture")
     found = show(data, MMOR_NAME, "0", code=2)
     assert [file["camera"] for file in found["files"] if file["problem"] not in ("", "missing")] == ["1"]
-    assert str(timepoint.room_views[1]) in found["problems"][0]
-    assert timepoint.robot_screen is not None
-    write(timepoint.robot_screen, "[")
+    assert str(timepoint.several("room_views")["1"]) in found["problems"][0]
+    write(screen, "[")
     found = show(data, MMOR_NAME, "0", code=2)
-    assert found["prompt"].startswith(f"cannot be made: {timepoint.robot_screen}")
+    assert found["prompt"].startswith(f"cannot be made: {screen}")
     assert len(found["problems"]) == 2
 
 
@@ -118,19 +120,22 @@ def test_labels_stand_beside_their_pictures(data: Path, take: str) -> None:
         if row["label_mask"]:
             # masks carry the name of their picture
             assert Path(row["label_mask"]).stem == Path(row["picture"]).stem
-            assert data / row["label_mask"] == timepoint.label_masks[row["camera"]]
-        assert timepoint.annotation is None or data / row["scene_graph_label"] == timepoint.annotation
+            assert data / row["label_mask"] == timepoint.several("label_masks")[row["camera"]]
+        assert timepoint.one("annotation") is None or data / row["scene_graph_label"] == timepoint.one("annotation")
     pictures = [
-        path for point in recorded.timepoints for name, path in point.files() if name.endswith(("views", "view"))
+        path
+        for point in recorded.timepoints
+        for name, _, path in point.files_by_camera()
+        if name.endswith(("views", "view"))
     ]
     assert sorted(data / row["picture"] for row in rows) == sorted(pictures)
-    masks = [path for point in recorded.timepoints for path in point.label_masks.values()]
+    masks = [path for point in recorded.timepoints for path in point.several("label_masks").values()]
     assert sorted(data / row["label_mask"] for row in rows if row["label_mask"]) == sorted(masks)
 
 
 def test_a_label_without_picture_has_a_row(data: Path, tmp_path: Path) -> None:
     recorded = Dataset(data).take(find_take(MMOR_NAME))
-    camera, mask = next(iter(recorded.timepoint("0").label_masks.items()))
+    camera, mask = next(iter(recorded.timepoint("0").several("label_masks").items()))
     frame = mask.stem.rsplit("-", 1)[-1]
     made = layout.label_mask(recorded.root, recorded.take, camera, frame, interpolated=True)
     write(made, mask.read_bytes())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,16 @@ import soundfile
 from pypcd4 import Encoding, PointCloud
 
 from operating_room.doctor import checkup as doctor
-from operating_room.doctor.checkup import Checkup, Finding, Severity, check, file_checks
-from operating_room.domain.takes import Take, find_take
+from operating_room.doctor.checkup import Checkup, Finding, Severity
+from operating_room.domain.collection import Take
+from operating_room.domain.domain import Domain, mmor
+from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
 from operating_room.recordings import folders, layout
 from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.modalities import BY_NAME
 from tests.operating_room.tiny_dataset import (
+    FOURDOR_NAME,
     MMOR_NAME,
     SRT,
     cloud,
@@ -32,6 +38,7 @@ from tests.operating_room.tiny_dataset import (
     write_mmor,
 )
 
+DOMAIN = mmor()
 FOURDOR_FOLDER = "4D-OR_data/export_holistic_take1_processed"
 TAKE = f"MM-OR_data/{MMOR_NAME}"
 
@@ -42,14 +49,18 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def only_these_takes(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+def only_these_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the published lists held the two takes of the tiny dataset only."""
-    takes = Dataset(root).takes()
+    names = {"MMOR": (MMOR_NAME,), "4DOR": (FOURDOR_NAME,)}
+    collections = tuple(
+        replace(c, takes=names[c.name], splits=dict.fromkeys(("train", "small_train"), names[c.name]))
+        for c in mmor().collections
+    )
+    monkeypatch.setattr(sys.modules[__name__], "DOMAIN", replace(mmor(), collections=collections))
 
-    def split_takes(split: str, datasets: tuple[str, ...]) -> list[Take]:
-        return [take for take in takes if split == "train" and take.dataset in datasets]
 
-    monkeypatch.setattr(doctor, "split_takes", split_takes)
+def check(root: Path, names: Sequence[str] | None = None) -> Checkup:
+    return doctor.check(Dataset(root, DOMAIN), names)
 
 
 def broken(report: Checkup) -> list[Finding]:
@@ -185,12 +196,12 @@ def test_links_that_lead_nowhere_are_named(root: Path, what: str) -> None:
 def test_a_reader_that_stumbles_costs_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fault 32 was one: a picture of 1x1 px divided by zero and nothing was reported of anything."""
     bad = root / TAKE / "colorimage" / "camera02_colorimage-000101.jpg"
-    check_file = file_checks.CHECKS["room_views"]
+    row = BY_NAME["room_views"]
 
-    def stumble(path: Path, take: Take) -> object:
-        return 1 // 0 if path == bad else check_file(path, take)
+    def stumble(path: Path, take: Take, domain: Domain) -> object:
+        return 1 // 0 if path == bad or row.check is None else row.check(path, take, domain)
 
-    monkeypatch.setitem(file_checks.CHECKS, "room_views", stumble)
+    monkeypatch.setitem(BY_NAME, "room_views", replace(row, check=stumble))
     (finding,) = check(root).findings
     assert (finding.path, finding.severity) == (bad, Severity.BROKEN)
     assert "cannot be read (ZeroDivisionError" in finding.message

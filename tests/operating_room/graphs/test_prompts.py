@@ -17,9 +17,8 @@ from operating_room.domain.takes import Take, find_take
 from operating_room.errors import UserError
 from operating_room.graphs.prompts import conversation, downstream_prompt, drop_blocks, human_prompt
 from operating_room.graphs.scene_graph import Triplet
-from operating_room.recordings.dataset import Timepoint
 from operating_room.recordings.questions import read_speech, timepoint_prompt
-from operating_room.recordings.views import evaluation_pictures, training_pictures
+from operating_room.recordings.timepoint import Timepoint
 
 ROBOT = {
     "2": {"type": "main", "template_name": "bone registration"},
@@ -31,13 +30,9 @@ SURGERY = find_take("001_PKA")
 
 @pytest.fixture
 def timepoint() -> Callable[..., Timepoint]:
-    def make(take: Take = SURGERY, **present: Any) -> Timepoint:
-        absent: dict[str, Any] = {
-            **{name: {} for name in ("room_views", "station_views", "masks", "label_masks")},
-            **dict.fromkeys(("tracker_view", "point_cloud", "audio", "audio_embedding", "transcript")),
-            **dict.fromkeys(("robot_screen", "tracker", "annotation")),
-        }
-        return Timepoint(take=take, frame_id="000003", time="000007", **(absent | present))
+    def make(take: Take = SURGERY, tracker: Any = None, **present: Path) -> Timepoint:
+        files = {modality: {"": path} for modality, path in present.items()}
+        return Timepoint(take, "000003", "000007", mmor(), files, {} if tracker is None else {"tracker": tracker})
 
     return make
 
@@ -168,30 +163,25 @@ def test_downstream_prompt() -> None:
     )
 
 
-def test_pictures_of_a_full_timepoint(timepoint: Callable[..., Timepoint]) -> None:
-    moment = timepoint(room_views=_views("room", 6), station_views=_views("station", 4), tracker_view=Path("tracker"))
-    room = ["room1", "room4", "room5", "room2", "room3"]
-    assert _names(training_pictures(moment)) == [*room, "station2", "station0", "station1", "station3", "tracker"]
-    assert _names(evaluation_pictures(moment)) == [*room, "station1", "tracker"]
+def test_pictures_of_a_full_timepoint() -> None:
+    collection = mmor().collection("MMOR")
+    room = ["1", "4", "5", "2", "3"]
+    views = {camera.name: camera.name for camera in collection.cameras}
+    stations = [f"simstation{number}" for number in (2, 0, 1, 3)]
+    assert collection.training_pictures(views) == [*room, *stations, "trackercam"]
+    assert collection.evaluation_pictures(views) == [*room, "simstation1", "trackercam"]
 
 
-def test_pictures_without_room_cameras(timepoint: Callable[..., Timepoint]) -> None:
-    moment = timepoint(station_views=_views("station", 4))
-    assert _names(evaluation_pictures(moment)) == ["station2", "station0", "station3", "station1"]
-    assert _names(evaluation_pictures(timepoint(tracker_view=Path("tracker")))) == [None] * 5 + ["tracker"]
-    assert training_pictures(timepoint()) == []
+def test_pictures_without_room_cameras() -> None:
+    collection = mmor().collection("MMOR")
+    stations = {f"simstation{number}": number for number in range(4)}
+    assert collection.evaluation_pictures(stations) == [2, 0, 3, 1]
+    assert collection.evaluation_pictures({"trackercam": "tracker"}) == [None] * 5 + ["tracker"]
+    assert collection.training_pictures({}) == []
 
 
-def test_a_missing_camera_leaves_its_own_slot_black(timepoint: Callable[..., Timepoint]) -> None:
-    views = {camera: path for camera, path in _views("room", 7).items() if camera != 3}
-    moment = timepoint(find_take("001_4DOR"), room_views=views)
-    assert _names(evaluation_pictures(moment)) == ["room2", "room1", None, "room5"]
-    assert _names(training_pictures(moment)) == ["room2", "room1", "room5"]
-
-
-def _views(name: str, count: int) -> dict[int, Path]:
-    return {camera: Path(f"{name}{camera}") for camera in range(count)}
-
-
-def _names(pictures: list[Path] | list[Path | None]) -> list[str | None]:
-    return [None if path is None else path.name for path in pictures]
+def test_a_missing_camera_leaves_its_own_slot_black() -> None:
+    collection = mmor().collection("4DOR")
+    views = {str(camera): camera for camera in (1, 2, 4, 5, 6)}
+    assert collection.evaluation_pictures(views) == [2, 1, None, 5]
+    assert collection.training_pictures(views) == [2, 1, 5]

@@ -11,13 +11,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import Take, find_take
 from operating_room.errors import UserError
 from operating_room.recordings import folders as folders_module
-from operating_room.recordings.dataset import Dataset, Timepoint
+from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.index import read_index, read_seconds
+from operating_room.recordings.timepoint import Timepoint
 from tests.operating_room.tiny_dataset import MMOR_NAME, write, write_dataset, write_fourdor, write_mmor
 
+KEYS = ("azure", "simstation", "trackercam", "pcd")
 KNEE, ARM = find_take(MMOR_NAME), find_take("001_4DOR")
 
 
@@ -31,47 +34,52 @@ def first(root: Path, take: Take = KNEE, positional_views: bool = False) -> Time
 
 
 def names(timepoint: Timepoint) -> list[str]:
-    return [path.name for path in timepoint.room_views.values()]
+    return [path.name for path in timepoint.several("room_views").values()]
 
 
 def test_a_complete_timepoint_of_mmor(root: Path) -> None:
     timepoint = Dataset(root).take(KNEE).timepoint("000002")
     data = root / "MM-OR_data"
     assert (timepoint.frame_id, timepoint.time) == ("000002", "000003")
-    assert timepoint.room_views[4] == data / MMOR_NAME / "colorimage" / "camera04_colorimage-000102.jpg"
-    assert list(timepoint.room_views) == [1, 2, 3, 4, 5]
-    assert timepoint.station_views[0] == data / MMOR_NAME / "simstation" / "camera00_000202.jpg"
-    assert timepoint.tracker_view == data / MMOR_NAME / "trackercam" / "000302.jpg"
-    assert timepoint.point_cloud == data / "take_point_clouds_sparse" / MMOR_NAME / "000003.pcd"
-    assert timepoint.audio == data / "take_audio_per_timepoint" / MMOR_NAME / "000003.mp3"
-    assert timepoint.audio_embedding == data / "take_audio_embeddings_per_timepoint" / MMOR_NAME / "000003.pt"
-    assert timepoint.transcript == data / "take_transcripts_per_timepoint" / MMOR_NAME / "000003.json"
-    assert timepoint.robot_screen == data / "screen_summaries" / MMOR_NAME / "000202.json"
+    assert timepoint.several("room_views")["4"] == data / MMOR_NAME / "colorimage" / "camera04_colorimage-000102.jpg"
+    assert list(timepoint.several("room_views")) == ["1", "2", "3", "4", "5"]
+    assert timepoint.several("station_views")["simstation0"] == data / MMOR_NAME / "simstation" / "camera00_000202.jpg"
+    assert timepoint.several("tracker_view").get("trackercam") == data / MMOR_NAME / "trackercam" / "000302.jpg"
+    assert timepoint.one("point_cloud") == data / "take_point_clouds_sparse" / MMOR_NAME / "000003.pcd"
+    assert timepoint.one("audio") == data / "take_audio_per_timepoint" / MMOR_NAME / "000003.mp3"
+    assert timepoint.one("audio_embedding") == data / "take_audio_embeddings_per_timepoint" / MMOR_NAME / "000003.pt"
+    assert timepoint.one("transcript") == data / "take_transcripts_per_timepoint" / MMOR_NAME / "000003.json"
+    assert timepoint.one("robot_screen") == data / "screen_summaries" / MMOR_NAME / "000202.json"
     assert timepoint.tracker is not None
     assert timepoint.tracker["n"] == 3
-    assert [path.name for path in timepoint.masks.values()] == [f"000003_{i}_GTFalse.png" for i in range(3)]
-    assert list(timepoint.label_masks) == ["1", "4", "5", "simstation0", "simstation2", "simstation3"]
-    assert timepoint.annotation == data / MMOR_NAME / "relation_labels" / "000002.json"
+    assert [path.name for path in timepoint.several("masks").values()] == [f"000003_{i}_GTFalse.png" for i in range(3)]
+    assert list(timepoint.several("label_masks")) == ["1", "4", "5", "simstation0", "simstation2", "simstation3"]
+    assert timepoint.one("annotation") == data / MMOR_NAME / "relation_labels" / "000002.json"
 
 
 def test_a_complete_timepoint_of_fourdor(root: Path) -> None:
     timepoint = Dataset(root).take(ARM).timepoint("000001")
     folder = root / "4D-OR_data" / "export_holistic_take1_processed"
-    assert timepoint.room_views[6] == folder / "colorimage" / "camera06_colorimage-000601.jpg"
-    assert timepoint.point_cloud == folder / "pcds_sparse" / "000401.pcd"
-    assert list(timepoint.label_masks) == ["1", "2", "5"]
-    assert timepoint.label_masks["5"].name == "camera05_colorimage-000501.png"
-    assert not timepoint.station_views
-    only_mmor = (timepoint.tracker_view, timepoint.audio, timepoint.transcript, timepoint.robot_screen)
-    assert (*only_mmor, timepoint.audio_embedding, timepoint.tracker) == (None,) * 6
+    assert timepoint.several("room_views")["6"] == folder / "colorimage" / "camera06_colorimage-000601.jpg"
+    assert timepoint.one("point_cloud") == folder / "pcds_sparse" / "000401.pcd"
+    assert list(timepoint.several("label_masks")) == ["1", "2", "5"]
+    assert timepoint.several("label_masks")["5"].name == "camera05_colorimage-000501.png"
+    assert not timepoint.several("station_views")
+    only_mmor = (
+        timepoint.several("tracker_view").get("trackercam"),
+        timepoint.one("audio"),
+        timepoint.one("transcript"),
+        timepoint.one("robot_screen"),
+    )
+    assert (*only_mmor, timepoint.one("audio_embedding"), timepoint.tracker) == (None,) * 6
 
 
 def test_a_missing_camera_shifts_none(root: Path) -> None:
     (root / "4D-OR_data/export_holistic_take1_processed/colorimage/camera04_colorimage-000400.jpg").unlink()
-    assert list(first(root, ARM).room_views) == [1, 2, 3, 5, 6]
-    published = first(root, ARM, positional_views=True).room_views
-    assert list(published) == [1, 2, 3, 4, 5]
-    assert published[5].name == "camera06_colorimage-000600.jpg"
+    assert list(first(root, ARM).several("room_views")) == ["1", "2", "3", "5", "6"]
+    published = first(root, ARM, positional_views=True).several("room_views")
+    assert list(published) == ["1", "2", "3", "4", "5"]
+    assert published["5"].name == "camera06_colorimage-000600.jpg"
 
 
 def test_what_is_missing_is_none(root: Path) -> None:
@@ -79,19 +87,19 @@ def test_what_is_missing_is_none(root: Path) -> None:
     for path in data.rglob("*"):
         if path.is_file() and not path.name.startswith("timestamp_to_pcd"):
             path.unlink()
-    assert first(root) == Timepoint(KNEE, "000000", "000001")
+    assert first(root) == Timepoint(KNEE, "000000", "000001", mmor())
     for folder in [*data.glob("take_*"), *data.glob("*/colorimage")]:
         shutil.rmtree(folder)
-    assert first(root) == Timepoint(KNEE, "000000", "000001")
+    assert first(root) == Timepoint(KNEE, "000000", "000001", mmor())
 
 
 def test_frames_that_the_index_does_not_have(root: Path) -> None:
     write(root / "MM-OR_data" / MMOR_NAME / "timestamp_to_pcd_and_frames_list.json", [["000001", {"azure": None}]])
     timepoint = first(root)
-    assert not timepoint.room_views
-    assert not timepoint.station_views
-    assert timepoint.robot_screen is None
-    assert timepoint.audio is not None
+    assert not timepoint.several("room_views")
+    assert not timepoint.several("station_views")
+    assert timepoint.one("robot_screen") is None
+    assert timepoint.one("audio") is not None
 
 
 def test_no_tracker_file_and_a_short_one(root: Path) -> None:
@@ -115,7 +123,7 @@ def test_takes_that_share_a_folder(tmp_path: Path) -> None:
 def test_labels_in_the_folder_of_the_take(root: Path) -> None:
     folder = root / "MM-OR_data" / MMOR_NAME
     (folder / "relation_labels").rename(folder / f"relation_labels_{MMOR_NAME}")
-    assert first(root).annotation == folder / f"relation_labels_{MMOR_NAME}" / "000000.json"
+    assert first(root).one("annotation") == folder / f"relation_labels_{MMOR_NAME}" / "000000.json"
 
 
 def test_either_root_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,9 +183,9 @@ def test_damaged_index(content: str, tmp_path: Path) -> None:
 def test_numbers_have_one_spelling(number: object, root: Path) -> None:
     """Fault 1: frame numbers that were no text of six digits found no file, without a word."""
     path = write(root / "index.json", [[number, {"azure": number, "simstation": None, "other": []}]])
-    assert read_index(path) == [("000017", {"azure": "000017"})]
+    assert read_index(path, KEYS) == [("000017", {"azure": "000017"})]
     path = write(root / "seconds.json", {"timestamps": {"3": {"azure": number}, "02": {"pcd": number}}})
-    assert list(read_seconds(path).items()) == [(2, {"pcd": "000017"}), (3, {"azure": "000017"})]
+    assert list(read_seconds(path, KEYS).items()) == [(2, {"pcd": "000017"}), (3, {"azure": "000017"})]
 
 
 @pytest.mark.parametrize("kind", [int, float, str])
@@ -185,7 +193,7 @@ def test_cameras_are_found_however_their_numbers_are_written(kind: Callable[[int
     index = root / "MM-OR_data" / MMOR_NAME / "timestamp_to_pcd_and_frames_list.json"
     seconds = root / "MM-OR_data" / "take_jsons" / f"{MMOR_NAME}.json"
     before = Dataset(root).take(KNEE)
-    files = [list(timepoint.files()) for timepoint in before.timepoints]
+    files = [list(timepoint.files_by_camera()) for timepoint in before.timepoints]
 
     def respell(frames: dict[str, str]) -> dict[str, object]:
         return {key: kind(int(number)) for key, number in frames.items()}
@@ -194,7 +202,7 @@ def test_cameras_are_found_however_their_numbers_are_written(kind: Callable[[int
     content = json.loads(seconds.read_text())["timestamps"]
     write(seconds, {"timestamps": {second: respell(frames) for second, frames in content.items()}})
     after = Dataset(root).take(KNEE)
-    assert [list(timepoint.files()) for timepoint in after.timepoints] == files
+    assert [list(timepoint.files_by_camera()) for timepoint in after.timepoints] == files
     assert after.seconds == before.seconds
 
 
@@ -204,7 +212,7 @@ def test_cameras_are_found_however_their_numbers_are_written(kind: Callable[[int
 def test_damaged_seconds(timestamps: object, tmp_path: Path) -> None:
     path = write(tmp_path / "seconds.json", {"timestamps": timestamps})
     with pytest.raises(UserError) as refusal:
-        read_seconds(path)
+        read_seconds(path, KEYS)
     assert str(path) in str(refusal.value)
 
 
@@ -212,7 +220,7 @@ def test_damaged_seconds(timestamps: object, tmp_path: Path) -> None:
 def test_time_grows(times: list[object], tmp_path: Path) -> None:
     path = write(tmp_path / "index.json", [[time, {}] for time in times])
     with pytest.raises(UserError, match=r"index\.json: elements \d and \d have .*, but time must grow"):
-        read_index(path)
+        read_index(path, KEYS)
 
 
 def test_own_is_a_split(root: Path) -> None:
@@ -241,7 +249,7 @@ def test_damaged_frame_numbers(frames: object, tmp_path: Path) -> None:
 
 def refuse_index(path: Path) -> None:
     with pytest.raises(UserError) as refusal:
-        read_index(path)
+        read_index(path, KEYS)
     assert str(path) in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -258,7 +266,7 @@ json_values = st.recursive(
 def test_any_json_is_an_index_or_a_sentence(tmp_path: Path, content: list) -> None:
     path = write(tmp_path / "index.json", json.dumps(content))
     try:
-        index = read_index(path)
+        index = read_index(path, KEYS)
     except UserError:
         return
     assert all(number.isdigit() for time, frames in index for number in (time, *frames.values()))

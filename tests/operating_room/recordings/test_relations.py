@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import Take, find_take
 from operating_room.errors import UserError
 from operating_room.graphs.graph_files import load_predictions, load_samples, save_predictions, save_samples
 from operating_room.graphs.scene_graph import Triplet
-from operating_room.recordings.raw_labels import convert, label_files, read_labels
+from operating_room.recordings.conversion import convert, label_files
+from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.raw_labels import read_labels
 from tests.operating_room.graphs import random_samples
 
 FOURDOR_TAKE, MMOR_TAKE = find_take("002_4DOR"), find_take("001_PKA")
@@ -33,7 +36,7 @@ def fourdor(*relations: list[Any], roles: dict[str, str] | None = None) -> dict[
 
 
 def graph(path: Path, take: Take) -> set[tuple[str, ...]]:
-    return set(read_labels(path, take).triplets)
+    return set(read_labels(path, take, mmor()).triplets)
 
 
 def test_fourdor_people_get_roles_and_implied_relations(tmp_path: Path) -> None:
@@ -45,7 +48,7 @@ def test_fourdor_people_get_roles_and_implied_relations(tmp_path: Path) -> None:
         ["human_2", "Operating", "secondary_table"],
         roles=roles,
     )
-    sample = read_labels(put(tmp_path / "000012.json", raw), FOURDOR_TAKE)
+    sample = read_labels(put(tmp_path / "000012.json", raw), FOURDOR_TAKE, mmor())
     assert (sample.take_name, sample.frame_id) == ("002_4DOR", "000012")
     assert list(sample.triplets) == [
         ("circulator", "instrument_table", "closeTo"),
@@ -86,7 +89,7 @@ def test_same_triplet_twice_collapses_but_two_predicates_for_a_pair_are_refused(
         tmp_path / "000001.json", {"rel_annotations": [["nurse", "holding", "saw"], ["nurse", "touching", "saw"]]}
     )
     with pytest.raises(UserError, match=r"000001\.json: holding and touching between nurse and saw"):
-        read_labels(path, MMOR_TAKE)
+        read_labels(path, MMOR_TAKE, mmor())
 
 
 @pytest.mark.parametrize(
@@ -96,7 +99,7 @@ def test_same_triplet_twice_collapses_but_two_predicates_for_a_pair_are_refused(
 @pytest.mark.parametrize("take", [FOURDOR_TAKE, MMOR_TAKE])
 def test_malformed_label_files_are_named(tmp_path: Path, raw: Any, take: Take) -> None:
     with pytest.raises(UserError, match=r"000000\.json: .*relation label file"):
-        read_labels(put(tmp_path / "000000.json", raw), take)
+        read_labels(put(tmp_path / "000000.json", raw), take, mmor())
 
 
 @pytest.mark.parametrize(
@@ -112,7 +115,7 @@ def test_names_outside_the_tables_are_named(tmp_path: Path, take: Take, relation
     """Fault 9: a misspelt name became an answer to learn."""
     path = put(tmp_path / "000000.json", {"rel_annotations": [relation], "human_name_annotations": {}})
     with pytest.raises(UserError, match=rf"000000\.json: the true relation .*{said}"):
-        read_labels(path, take)
+        read_labels(path, take, mmor())
 
 
 @pytest.mark.parametrize("raw", ["ot", "AE", "anest", "tool", "opertating_table", "Head-Surgeon"])
@@ -125,7 +128,7 @@ def test_spellings_met_in_labels_are_names(tmp_path: Path, raw: str) -> None:
 def test_label_files_are_named_after_a_frame(tmp_path: Path, name: str) -> None:
     """Fault 24: 5.json became frame 5, of which no prediction was found."""
     with pytest.raises(UserError, match=r"\.json: the name must be a frame id of six digits"):
-        read_labels(put(tmp_path / f"{name}.json", {"rel_annotations": []}), MMOR_TAKE)
+        read_labels(put(tmp_path / f"{name}.json", {"rel_annotations": []}), MMOR_TAKE, mmor())
 
 
 def test_own_takes_that_cannot_be_used_are_told(tmp_path: Path) -> None:
@@ -134,7 +137,7 @@ def test_own_takes_that_cannot_be_used_are_told(tmp_path: Path) -> None:
     for name in ("OP 12", "knee_MMOR"):
         put(tmp_path / "MM-OR_data" / name / "relation_labels" / "000000.json", {"rel_annotations": []})
         put(tmp_path / "MM-OR_data" / name / "timestamp_to_pcd_and_frames_list.json", [["000000", {}]])
-    problems = convert(tmp_path, tmp_path / "out").problems
+    problems = convert(Dataset(tmp_path), tmp_path / "out").problems
     assert [Path(problem.split(": ")[0]).name for problem in problems] == ["OP 12", "knee_MMOR"]
     assert all("because of its name" in problem and "index" not in problem for problem in problems)
 
@@ -145,7 +148,7 @@ def test_names_that_are_all_there_are_not_written_again(tmp_path: Path) -> None:
     out.mkdir()
     (out / "classes.txt").write_text("drape\ninstrument\nnurse\nsaw")
     (out / "relationships.txt").write_text("touching")
-    written = convert(tmp_path, out).written
+    written = convert(Dataset(tmp_path), out).written
     assert (out / "classes.txt").read_text() == "drape\ninstrument\nnurse\nsaw"
     assert (out / "relationships.txt").read_text() == "holding"
     assert [path.name for path in written[3:]] == ["relationships.txt"]
@@ -174,10 +177,13 @@ def test_frame_ids_that_are_no_number_are_named_by_who_needs_one(tmp_path: Path,
 def test_007_is_thinned_by_position_and_shared_folders_are_kept_apart(tmp_path: Path) -> None:
     for frame in (0, 2, 4, 6, 8):
         put(tmp_path / f"007_TKA/relation_labels/{frame:06d}.json", {"rel_annotations": []})
-    assert [path.stem for path in label_files(tmp_path, find_take("007_TKA"))] == ["000000", "000006"]
+    assert [path.stem for path in label_files(RecordedTake(tmp_path, find_take("007_TKA"), mmor()))] == [
+        "000000",
+        "000006",
+    ]
     put(tmp_path / "012_PKA/relation_labels_012_2_PKA/000003.json", {"rel_annotations": []})
-    assert not label_files(tmp_path, find_take("012_1_PKA"))
-    assert [path.stem for path in label_files(tmp_path, find_take("012_2_PKA"))] == ["000003"]
+    assert not label_files(RecordedTake(tmp_path, find_take("012_1_PKA"), mmor()))
+    assert [path.stem for path in label_files(RecordedTake(tmp_path, find_take("012_2_PKA"), mmor()))] == ["000003"]
 
 
 def test_convert_writes_splits_and_names_and_reports_bad_files(tmp_path: Path) -> None:
@@ -189,7 +195,7 @@ def test_convert_writes_splits_and_names_and_reports_bad_files(tmp_path: Path) -
         tmp_path / "MM-OR_data/013_PKA/relation_labels/000000.json",
         {"rel_annotations": [["mps", "scanning", "monitor"]]},
     )
-    result = convert(tmp_path, tmp_path / "out")
+    result = convert(Dataset(tmp_path), tmp_path / "out")
     assert [path.name for path in result.written] == [
         *("relationships_train.json", "relationships_validation.json", "relationships_test.json"),
         *("classes.txt", "relationships.txt"),
@@ -206,16 +212,16 @@ def test_convert_writes_splits_and_names_and_reports_bad_files(tmp_path: Path) -
 
 def test_convert_accepts_the_folder_of_one_dataset(tmp_path: Path) -> None:
     put(tmp_path / MMOR_FOLDER / "000001.json", {"rel_annotations": []})
-    written = convert(tmp_path / "MM-OR_data", tmp_path / "out").written
+    written = convert(Dataset(tmp_path / "MM-OR_data"), tmp_path / "out").written
     assert [sample.sample_id for sample in load_samples(written[0])] == ["001_PKA_MMOR_000001"]
 
 
 def test_convert_without_labels_says_where_it_looked(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds neither"):
-        convert(tmp_path, tmp_path / "out")
+        convert(Dataset(tmp_path), tmp_path / "out")
     put(tmp_path / MMOR_FOLDER / "000001.json", [])
     with pytest.raises(UserError, match=r"the first of 1 problems.*000001\.json"):
-        convert(tmp_path, tmp_path / "out")
+        convert(Dataset(tmp_path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -223,7 +229,7 @@ def test_folders_of_no_published_take_are_reported(tmp_path: Path) -> None:
     put(tmp_path / FOURDOR_FOLDER / "000000.json", fourdor())
     put(tmp_path / "4D-OR_data/export_holistic_take11_processed/relation_labels/000000.json", fourdor())
     put(tmp_path / "MM-OR_data/900_PKA/relation_labels/000000.json", {"rel_annotations": []})
-    problems = convert(tmp_path, tmp_path / "out").problems
+    problems = convert(Dataset(tmp_path), tmp_path / "out").problems
     assert [Path(problem.split(": ")[0]).name for problem in problems] == [
         "export_holistic_take11_processed",
         "900_PKA",

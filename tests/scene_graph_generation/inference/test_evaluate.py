@@ -22,7 +22,8 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.graphs.prompts import conversation
 from operating_room.graphs.scene_graph import Sample, Triplet
-from operating_room.recordings.dataset import Dataset, Timepoint
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.timepoint import Timepoint
 from scene_graph_generation.config.settings import MM2SGConfig
 from scene_graph_generation.inference.answers import Answer, open_answers, put_aside
 from scene_graph_generation.inference.evaluate import evaluate, evaluate_file, evaluate_model, score_constant_guess

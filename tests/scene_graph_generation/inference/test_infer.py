@@ -18,7 +18,8 @@ from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
 from operating_room.graphs.graph_files import load_predictions
 from operating_room.graphs.prompts import conversation, human_prompt
-from operating_room.recordings.dataset import Dataset, Timepoint
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.timepoint import Timepoint
 from scene_graph_generation.config.settings import LanguageConfig, MM2SGConfig, PoolerConfig, VisionConfig
 from scene_graph_generation.inference import generator as generator_module
 from scene_graph_generation.inference.generator import SceneGraphGenerator, memory_note
@@ -121,7 +122,7 @@ def test_an_interrupted_run_goes_on_with_what_it_remembers(dataset: Dataset, tmp
 def test_what_has_changed_is_asked_again(tmp_path: Path) -> None:
     root = write_dataset(tmp_path / "data")
     infer(Scripted(), Dataset(root), {MMOR_TAKE: None}, tmp_path / "p.json")
-    changed = next(iter(Dataset(root).take(MMOR_TAKE).timepoint("000001").masks.values()))
+    changed = next(iter(Dataset(root).take(MMOR_TAKE).timepoint("000001").several("masks").values()))
     changed.write_bytes(changed.read_bytes() + b"\0")
     generator = Scripted()
     assert len(infer(generator, Dataset(root), {MMOR_TAKE: None}, tmp_path / "p.json")) == 3

@@ -201,7 +201,8 @@ def test_transcripts_know_what_was_said_by_then(dataset: Dataset) -> None:
 def masks(dataset: Dataset, take: Take, time: str = "000001") -> dict[int, int]:
     """Number -> largest label of the masks that are read."""
     timepoint = next(t for t in Dataset(dataset.root).take(take).timepoints if t.time == time)
-    return {number: int(np.asarray(Image.open(path)).max()) for number, path in timepoint.masks.items()}
+    found = timepoint.several("masks").items()
+    return {int(number): int(np.asarray(Image.open(path)).max()) for number, path in found}
 
 
 def test_annotated_masks_have_their_own_name_unless_asked(dataset: Dataset) -> None:

@@ -17,7 +17,6 @@ import pytest
 import soundfile
 import torch
 
-from operating_room.doctor.file_checks import CHECKS
 from operating_room.domain.domain import mmor
 from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
@@ -25,6 +24,7 @@ from operating_room.files import atomic as files
 from operating_room.files.readers import read_json, read_subtitles
 from operating_room.recordings import layout
 from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.modalities import BY_NAME
 from scene_graph_generation.preprocess import run
 from scene_graph_generation.preprocess.audio import preprocess_audio
 from scene_graph_generation.preprocess.embeddings import mel_encoder, preprocess_audio_embeddings
@@ -74,11 +74,13 @@ def whole_files(root: Path, modality: str) -> int:
         path
         for take in (TAKE, OTHER)
         for timepoint in Dataset(root).take(take).timepoints
-        for name, path in timepoint.files()
+        for name, _, path in timepoint.files_by_camera()
         if name == modality
     ]
+    check = BY_NAME[modality].check
+    assert check is not None
     for path in paths:
-        CHECKS[modality](path, TAKE)
+        check(path, TAKE, mmor())
     return len(paths)
 
 

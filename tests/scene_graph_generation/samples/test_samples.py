@@ -133,13 +133,13 @@ def test_mixing_swaps_what_both_have(root: Path) -> None:
     recorded = Dataset(root).take(take)
     first, second, third = (recorded.timepoint(f"{second:06d}") for second in range(3))
     mixed = mix_modalities(first, [second], Random(0))
-    assert mixed.audio_embedding == second.audio_embedding
-    assert mixed.robot_screen == second.robot_screen
-    assert mixed.room_views == first.room_views
+    assert mixed.one("audio_embedding") == second.one("audio_embedding")
+    assert mixed.one("robot_screen") == second.one("robot_screen")
+    assert mixed.several("room_views") == first.several("room_views")
     mixed = mix_modalities(first, [third], Random(0))
-    assert mixed.audio_embedding == first.audio_embedding
-    assert mixed.transcript == third.transcript
-    assert mix_modalities(third, [first], Random(0)).audio_embedding is None
+    assert mixed.one("audio_embedding") == first.one("audio_embedding")
+    assert mixed.one("transcript") == third.one("transcript")
+    assert mix_modalities(third, [first], Random(0)).one("audio_embedding") is None
 
 
 def test_file_names_are_the_published_ones() -> None:

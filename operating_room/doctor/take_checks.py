@@ -1,0 +1,36 @@
+"""Whether the files of a whole take are what they should be: its recording, and the labels of downstream tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from operating_room.domain.domain import Task
+from operating_room.errors import UserError
+from operating_room.files.mp3 import read_mp3
+from operating_room.files.readers import again, check_audio, read_json
+from operating_room.recordings.transcripts import CLIP_S
+from operating_room.scores.downstream import label_class
+
+
+def check_recording(path: Path, last: int) -> None:
+    """An mp3 that can be cut into clips and decoded, as long as its take, whose last second is `last`."""
+    duration_s = read_mp3(path).duration_s
+    check_audio(path)
+    if duration_s < last - CLIP_S:
+        raise UserError(f"{path}: ends after {duration_s:.0f} s, the take after {last} s; {again(path)}")
+
+
+def check_frame_labels(path: Path, task: Task, frame_ids: Collection[str]) -> None:
+    """A downstream label file: frame id -> label, each of a frame that the index has."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must map frame ids to labels; {again(path)}")
+    for frame_id, label in content.items():
+        try:
+            label_class(task, label)
+        except UserError as error:
+            raise UserError(f"{path}: frame {frame_id} has the label {str(label)[:60]!r}; {again(path)}") from error
+    if unknown := sorted(content.keys() - set(frame_ids)):
+        what = f"labels {len(unknown)} frames that the index does not have, the first is {unknown[0]}"
+        raise UserError(f"{path}: {what}; copy the right index")

@@ -1,0 +1,101 @@
+"""The raw labels of all takes -> the files that training and evaluation read (data specification, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from operating_room.domain.collection import Take
+from operating_room.domain.domain import OWN
+from operating_room.errors import UserError
+from operating_room.files.atomic import write_text
+from operating_room.files.readers import read_bytes
+from operating_room.graphs.graph_files import SPLIT_NAMES, save_samples
+from operating_room.graphs.scene_graph import Sample
+from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.folders import folders_of_no_take, holds_labels
+from operating_room.recordings.raw_labels import INSTRUMENT, read_labels
+from operating_room.work.progress import track
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert` wrote, and one line for each label file or folder that could not be used."""
+
+    written: list[Path]
+    problems: list[str]
+
+
+def convert(dataset: Dataset, out: Path) -> Conversion:
+    """Convert the raw labels of all takes on disk to the files that training and evaluation read.
+
+    Writes `relationships_{train,validation,test}.json` for the takes of the splits, `relationships_own.json` for takes
+    of one's own if there are any, and `classes.txt` and `relationships.txt` with all names in use, those of the short
+    clips included; such a file that has all these names is left as it is, so that few takes never shorten it. Label
+    files that cannot be used are left out and reported.
+
+    Args:
+        dataset: where the takes are.
+        out: the folder to write to.
+
+    Raises:
+        UserError: there is no usable label file in the dataset, or `out` cannot be written.
+    """
+    domain, roots = dataset.domain, dataset.roots
+    own = dataset.select(OWN)
+    samples: dict[Take, list[Sample]] = {take: [] for take in (*domain.takes, *own)}
+    # Published takes, whose labels are read without an index, too.
+    published = {roots[take.dataset] / take.folder for take in domain.takes if take.dataset in roots}
+    problems = [
+        f"{folder}: {reason}; its labels are left out"
+        for name, root_of_dataset in roots.items()
+        for folder, reason in folders_of_no_take(root_of_dataset, name, domain).items()
+        if folder not in published and holds_labels(folder, domain.collection(name))
+    ]
+    for take in track([take for take in samples if take.dataset in roots], "converting relation labels"):
+        try:
+            files = label_files(dataset.take(take))
+        except UserError as error:
+            problems.append(f"{take.sample_name} is left out: {error}")
+            continue
+        for path in files:
+            try:
+                samples[take].append(read_labels(path, take, domain))
+            except UserError as error:
+                problems.append(str(error))
+    if not any(samples.values()):
+        found = f"nothing can be used, the first of {len(problems)} problems: {problems[0]}" if problems else "no files"
+        raise UserError(f"{dataset.root}: looked for relation labels in the folders of the takes; {found}")
+    contents = {
+        f"relationships_{name}.json": [s for take in domain.split_takes(split) for s in samples[take]]
+        for split, name in SPLIT_NAMES.items()
+        if split in domain.splits
+    }
+    if own:
+        contents[f"relationships_{OWN}.json"] = [s for take in own for s in samples[take]]
+    for name, of_split in contents.items():
+        save_samples(out / name, of_split)
+    triplets = [triplet for of_take in samples.values() for sample in of_take for triplet in sample.triplets]
+    entities = {name for t in triplets for name in (t.subject, t.object)}
+    entities |= {INSTRUMENT}.intersection(domain.language.entities)
+    names = {"classes.txt": entities, "relationships.txt": {t.predicate for t in triplets}}
+    written = [out / name for name in contents]
+    for name, words in names.items():
+        if _lacks(out / name, words):
+            write_text(out / name, "\n".join(sorted(words)))
+            written.append(out / name)
+    return Conversion(written, problems)
+
+
+def label_files(recorded: RecordedTake) -> list[Path]:
+    """The raw label files of a take that count, in the order of their names; of 007_TKA only every third does."""
+    folder = recorded.annotation_folder
+    names = [] if folder is None else sorted(name for name in recorded.list_folder(folder) if name.endswith(".json"))
+    files = [folder / name for name in names if folder is not None]
+    return files[:: recorded.collection.thinned.get(recorded.take.name, 1)]
+
+
+def _lacks(path: Path, words: Iterable[str]) -> bool:
+    """Whether a file with a name per line lacks one of these, or is not there."""
+    return not path.exists() or not set(words) <= set(read_bytes(path).decode("utf-8", "replace").split("\n"))
