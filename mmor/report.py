@@ -74,6 +74,7 @@ def _page(result: TakeResult) -> dict[str, Any]:
         ],
         "entities": list(result.recorded.domain.language.entities),
         "predicates": list(result.recorded.domain.language.predicates),
+        "forgotten": list(result.recorded.domain.language.forgotten),
         "colors": {name: "#{:02x}{:02x}{:02x}".format(*c.color) for name, c in BY_ENTITY.items()},
         "moments": moments,
         "tables": [_predicate_table(overall, constant), _category_table(result.quality)],
