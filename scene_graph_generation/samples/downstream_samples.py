@@ -128,10 +128,10 @@ def _told(task: Task, label: Any) -> str:
 
 def _draw_task(answers: Mapping[Task, str], generator: Random) -> Task:
     """Any of the tasks; a breach is seldom asked for where there is none."""
-    tasks = list(answers)
-    task = generator.choice(tasks)
+    tasks = {task.name: task for task in answers}
+    task = tasks[generator.choice(list(tasks))]
     breachless = task.kind == "sterility" and answers[task] == task.classes[0].capitalize()
-    others = [other for other in tasks if other.kind != "sterility"]
+    others = [name for name, other in tasks.items() if other.kind != "sterility"]
     if breachless and generator.random() >= BREACHLESS_PROBABILITY and others:
-        task = generator.choice(others)
+        task = tasks[generator.choice(others)]
     return task

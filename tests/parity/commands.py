@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from mmor.cli import app
 from operating_room.domain.takes import MMOR, find_take
 from operating_room.files.readers import read_audio, read_label_mask, read_picture
-from operating_room.graphs.prompts import IMAGE_MARK, MEMORY_END, MEMORY_START
+from operating_room.graphs.prompts import IMAGE_MARK, MEMORY_END, MEMORY_START, conversation
 from operating_room.graphs.scene_graph import parse, split_sample_id, target_text
 from operating_room.recordings import layout
 from operating_room.recordings.dataset import Dataset
@@ -143,6 +143,7 @@ class Listener(SceneGraphGenerator):
     """Notes what the model would be shown and gives the recorded answers."""
 
     fingerprint = "recorded"
+    _tokens: Any = SimpleNamespace(conversation=conversation)
 
     def __init__(self, cases: Sequence[Mapping[str, Any]]) -> None:
         self.shown: dict[str, tuple[str, Evidence]] = {}
