@@ -161,7 +161,7 @@ def train_models(work: Path, models: Path) -> None:
 def _train_segmenter(data: Path, models: Path) -> None:
     torch.set_num_threads(1)
     config = read_config(CONFIGS / "panoptic" / "small.yaml", SHORT_SEGMENTER)
-    train_segmenter(config, data, models / SEGMENTER, models / SEGMENTER / "ground_truth", resume=True)
+    train_segmenter(config, Dataset(data), models / SEGMENTER, models / SEGMENTER / "ground_truth", resume=True)
 
 
 def _train_graphs(data: Path, work: Path, models: Path) -> None:

@@ -78,7 +78,7 @@ def _steps(work: Path, device: torch.device) -> list[str]:
 
 def _train_segmenter(work: Path, data: Path) -> None:
     config = read_config(CONFIGS / "panoptic" / "small.yaml", (*_SHORT, *_SMALL))
-    train_segmenter(config, data, work / "segmenter", work / "ground_truth")
+    train_segmenter(config, Dataset(data), work / "segmenter", work / "ground_truth")
 
 
 def _train_graphs(work: Path, data: Path) -> None:

@@ -13,7 +13,9 @@ from mmor.cli.options import (
     DomainFile,
     Takes,
     Workers,
+    chosen_domain,
     experiment_file,
+    open_dataset,
     open_takes,
     parse_size,
     segmenter_file,
@@ -77,7 +79,7 @@ def train(
         from operating_room.errors import UserError
         from panoptic_segmentation.training.dry_run import dry_run
 
-        report = dry_run(config, data, folder, resume, num_gpus * num_machines, report_to)
+        report = dry_run(config, data, folder, resume, num_gpus * num_machines, report_to, chosen_domain(domain))
         typer.echo(report.text)
         if report.problems:
             raise UserError(f"training would not start: {len(report.problems)} problems, see above")
@@ -85,15 +87,16 @@ def train(
     if num_gpus * num_machines > 1 and not is_started():
         start_processes(num_gpus, num_machines, machine_rank, dist_url)
         return
+    dataset = open_dataset(data, domain)
     if eval_only:
         from panoptic_segmentation.scores.evaluate import predict_and_evaluate
 
-        for evaluation in predict_and_evaluate(config, data, folder, prepared, workers, share()):
+        for evaluation in predict_and_evaluate(config, dataset, folder, prepared, workers, share()):
             typer.echo(str(evaluation))
         return
     from panoptic_segmentation.training.train import train
 
-    path = train(config, data, folder, prepared, resume=resume, workers=workers, report_to=report_to)
+    path = train(config, dataset, folder, prepared, resume=resume, workers=workers, report_to=report_to)
     if is_first():
         typer.echo(f"model in {path}")
 
@@ -157,7 +160,8 @@ def export_masks(
         return
     config = config_file and experiment_file(config_file)
     folder = out or (model if model.is_dir() else model.parent) / "masks"
-    for path in export_masks(model, config, data, folder, take, not all_frames, share(), limit):
+    dataset = open_dataset(data, domain)
+    for path in export_masks(model, config, dataset, folder, take, not all_frames, share(), limit):
         if is_first():
             typer.echo(f"predictions in {path}")
 

@@ -91,6 +91,18 @@ class Domain:
             *_differences({"tasks": self.tasks}, {"tasks": other.tasks}),
         ]
 
+    def require_categories(self) -> None:
+        """Of whoever segments.
+
+        Raises:
+            UserError: there is nothing to segment into.
+        """
+        if not self.labels.categories:
+            raise UserError(
+                f"domain {self.name} has no categories (labels: categories), so there is nothing to segment; add those "
+                "of its masks to its file"
+            )
+
     # Takes.
 
     def collection(self, of: Take | str) -> Collection:

@@ -111,7 +111,7 @@ def find_videos(
         overlap: frames that a part shares with the one before.
     """
     domain = dataset.domain
-    require_categories(domain)
+    domain.require_categories()
     order = domain.datasets[::-1]
     videos: list[Video] = []
     empty = []
@@ -348,19 +348,6 @@ def _prepare_frame(job: _Job, size: Size, labels: Labels) -> list[dict[str, Any]
     write_png(evaluation, labels.colors[categories])
     write_png(training, ids)
     return segment_records(categories, labels)
-
-
-def require_categories(domain: Domain) -> None:
-    """Of whoever segments.
-
-    Raises:
-        UserError: the domain has nothing to segment into.
-    """
-    if not domain.labels.categories:
-        raise UserError(
-            f"domain {domain.name} has no categories (labels: categories), so there is nothing to segment; "
-            "add those of its masks to its file"
-        )
 
 
 def _frame_numbers(recorded: RecordedTake, camera: Camera) -> tuple[str, ...]:

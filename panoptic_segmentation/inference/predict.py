@@ -138,7 +138,7 @@ def _own_settings(path: Path, card: ModelCard) -> InferenceSettings:
 def export_masks(
     model: Path,
     config_file: Path | None,
-    data: Path,
+    dataset: Dataset,
     output: Path,
     takes: Sequence[str] | None = None,
     annotated: bool = True,
@@ -160,7 +160,6 @@ def export_masks(
         UserError: see `predict`; where a picture is unreadable, all splits are predicted first.
     """
     model_path(model)  # before the data are looked through
-    dataset = Dataset(data)
     videos: dict[str, list[Video]] = {}
     for video in first_frames(find_videos(dataset, dataset.choose(takes), annotated=annotated), limit):
         videos.setdefault(_split_of(video), []).append(video)

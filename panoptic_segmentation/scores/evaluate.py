@@ -56,7 +56,7 @@ class Evaluation:
 
 
 def predict_and_evaluate(
-    config: Config, data: Path, output: Path, prepared: Path, workers: int = 1, share: Share = ALL
+    config: Config, dataset: Dataset, output: Path, prepared: Path, workers: int = 1, share: Share = ALL
 ) -> Iterator[Evaluation]:
     """Predict and score every split of `config.test_data` with `config.weights`, below `output`.
 
@@ -70,7 +70,6 @@ def predict_and_evaluate(
     if not config.weights:
         raise UserError("--eval-only needs a model; add MODEL.WEIGHTS and its file")
     origin = Path(config.weights)
-    dataset = Dataset(data)
     model, settings = load(origin, dataset.domain, config)
     splits: dict[str, list[Video]] = {}
     for choice in config.test_choices:

@@ -45,14 +45,20 @@ class DryRun:
 
 
 def dry_run(
-    config: Config, data: Path, output: Path, resume: bool = False, processes: int = 1, report_to: str = "none"
+    config: Config,
+    data: Path,
+    output: Path,
+    resume: bool = False,
+    processes: int = 1,
+    report_to: str = "none",
+    domain: Domain | None = None,
 ) -> DryRun:
     """Report on the training that `panoptic_segmentation.training.train.train` would do with these arguments.
 
     Nothing is written, and no ground truth is prepared: whether each mask is good shows when it is.
     """
     problems: list[str] = []
-    dataset = _dataset(config, data, problems)
+    dataset = _dataset(config, data, domain, problems)
     videos = [] if dataset is None else _videos(config, dataset, problems)
     model = _outline(config)
     sections = [
@@ -70,9 +76,9 @@ def dry_run(
     return DryRun("\n".join([*sections, inputs, *(f"  {problem}" for problem in problems)]), problems)
 
 
-def _dataset(config: Config, data: Path, problems: list[str]) -> Dataset | None:
+def _dataset(config: Config, data: Path, domain: Domain | None, problems: list[str]) -> Dataset | None:
     try:
-        dataset = Dataset(data)
+        dataset = Dataset(data, domain)
     except UserError as error:
         problems.append(str(error))
         return None

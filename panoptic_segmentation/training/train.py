@@ -24,7 +24,7 @@ from operating_room.work.processes import is_first, share
 from panoptic_segmentation.config.config_keys import MODEL_KEYS, STAY_KEYS
 from panoptic_segmentation.config.settings import Config, field_value, read_config, save_config, unused_summary
 from panoptic_segmentation.data.clips import ClipDataset, repeat_factors
-from panoptic_segmentation.data.ground_truth import Video, find_videos, prepare, require_categories
+from panoptic_segmentation.data.ground_truth import Video, find_videos, prepare
 from panoptic_segmentation.training.trainer import ClipTrainer, TrainedModel, readers, training_arguments
 from panoptic_segmentation.weights.checkpoints import (
     ModelCard,
@@ -41,7 +41,7 @@ _SMALLER = "lower INPUT.SAMPLING_FRAME_NUM, the sizes in INPUT.MIN_SIZE_TRAIN or
 
 def train(
     config: Config,
-    data: Path,
+    dataset: Dataset,
     output: Path,
     prepared: Path,
     resume: bool = False,
@@ -54,7 +54,7 @@ def train(
     Under torchrun every process takes its share of each batch.
 
     Args:
-        data: folder of MM-OR_data and/or 4D-OR_data.
+        dataset: where the takes are, of whose domain the model will be.
         output: folder of the model, and of checkpoints on the way: `checkpoint-N` to resume from, and the model alone
             as `model_<N-1, seven digits>.pth`, as published.
         prepared: folder of the prepared ground truth, which is completed here.
@@ -73,9 +73,8 @@ def train(
     arguments = training_arguments(config, output, report_to)
     if config.unused and is_first():
         print(unused_summary(config))
-    dataset = Dataset(data)
     domain = dataset.domain
-    require_categories(domain)
+    domain.require_categories()
     require_classes(config.segmenter, domain, "this training")
     checkpoint = begin_folder(config, domain, output, resume)
     if checkpoint is None and config.weights:
@@ -140,8 +139,8 @@ def begin_folder(config: Config, domain: Domain, output: Path, resume: bool, loo
         if model is not None:
             raise UserError(f"{model}: is a trained model without checkpoint; choose another folder with --out")
     else:
-        _check_same_training(config, found.path)
         require_domain(output, domain)
+        _check_same_training(config, found.path)
     if is_first() and not look_only:
         for line in found.left_out:
             print(line, file=sys.stderr)

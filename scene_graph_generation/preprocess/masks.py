@@ -9,25 +9,25 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
-from operating_room.domain.categories import colors_to_labels
-from operating_room.domain.takes import Take
+from operating_room.domain.collection import CAMERA_MODALITIES, Camera, Take
+from operating_room.domain.domain import Domain
+from operating_room.domain.stored import require_domain
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path
 from operating_room.files.readers import read_json, read_label_mask, read_picture
-from operating_room.recordings import layout
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.masks import PREDICTION_ORIGIN, reduce_labels
 from operating_room.scores.fingerprints import fingerprint
 from scene_graph_generation.preprocess.run import SETTINGS, Outcome, each_take, settle
 
-Finder = Callable[[str, str], Path | None]  # camera, frame number -> large mask
+Finder = Callable[[Camera, str], Path | None]  # camera, frame number -> large mask
 
 
 def preprocess_masks(
@@ -45,35 +45,45 @@ def preprocess_masks(
         workers: takes at once.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, its pictures were made for another domain, or the domain has no categories.
     """
+    dataset.domain.require_categories()
     if predictions is not None and not predictions.is_dir():
         raise UserError(
             f"{predictions}: no such folder; give inference/pan_pred in the --out of `mmor panoptic predict`"
         )
-    step = partial(_write_masks, predictions=predictions, source=_source(predictions), as_predictions=as_predictions)
+    source = _source(predictions, dataset.domain)
+    step = partial(_write_masks, predictions=predictions, source=source, as_predictions=as_predictions)
     return each_take(dataset, takes, step, "small masks", workers)
 
 
-def _source(predictions: Path | None) -> str:
+def _source(predictions: Path | None, domain: Domain) -> str:
     """Where masks come from; predictions by the model and settings that are noted beside them.
 
     Raises:
-        UserError: that note is damaged.
+        UserError: that note is damaged, or they were made for another domain.
     """
     if predictions is None:
         return "annotations"
     origin = predictions.absolute().parent / PREDICTION_ORIGIN
     if not origin.exists():  # another program's
         return "predictions"
+    require_domain(origin.parent, domain)
     return f"predictions of model {fingerprint([json.dumps(read_json(origin), sort_keys=True)])}"
 
 
 def _write_masks(recorded: RecordedTake, predictions: Path | None, source: str, as_predictions: bool) -> Iterator[Path]:
     find = _annotated(recorded) if predictions is None else _predicted(recorded, predictions)
     annotated = predictions is None and not as_predictions
-    place = partial(layout.small_mask, recorded.root, recorded.take, from_annotation=annotated)
-    found = [(place(time, number), large) for time, number, large in _sources(recorded, find)]
+    name = "masks_from_annotation" if annotated else "masks"
+    if name not in recorded.collection.files:
+        raise UserError(
+            f"{recorded.root}: takes of {recorded.collection.name} have no files called {name} in their domain"
+        )
+    found = [
+        (recorded.root / recorded.collection.path(name, recorded.take, number=number, **numbers), large)
+        for numbers, number, large in _sources(recorded, find)
+    ]
     if found:
         larges, names = [large for _, large in found], [path.name for path, _ in found]
         folder = found[0][0].parent
@@ -82,8 +92,9 @@ def _write_masks(recorded: RecordedTake, predictions: Path | None, source: str, 
         settle(folder, {"source": source}, f"_GT{annotated}", larges, names, note)
     for path, large in found:
         if not recorded.has(path):
-            labels = read_label_mask(large) if predictions is None else colors_to_labels(read_picture(large))
-            _write_mask(path, reduce_labels(labels))
+            labels = recorded.domain.labels
+            mask = read_label_mask(large) if predictions is None else labels.colors_to_labels(read_picture(large))
+            _write_mask(path, reduce_labels(mask))
             yield path
     if predictions is not None and not found:
         raise UserError(
@@ -91,26 +102,29 @@ def _write_masks(recorded: RecordedTake, predictions: Path | None, source: str, 
         )
 
 
-def _sources(recorded: RecordedTake, find: Finder) -> Iterator[tuple[str, int, Path]]:
-    """Time stamp, number and large mask of everything that is found; station cameras only stand in for room cameras."""
+def _sources(recorded: RecordedTake, find: Finder) -> Iterator[tuple[Mapping[str, str], int, Path]]:
+    """What a timepoint's paths are made of, number and large mask of everything that is found.
+
+    Station cameras only stand in for room cameras.
+    """
+    groups = _camera_groups(recorded)
     for element in recorded.index:
-        time, frames = element.time, element.numbers
-        for cameras in _camera_groups(recorded.take):
-            keys = [layout.frame_key(recorded.take, camera) for camera in cameras]
-            paths = [find(camera, frames[key]) if key in frames else None for camera, key in zip(cameras, keys)]
+        for cameras in groups:
+            frames = [element.numbers.get(camera.frame) for camera in cameras]
+            paths = [None if frame is None else find(camera, frame) for camera, frame in zip(cameras, frames)]
             if any(paths):
-                yield from ((time, number, path) for number, path in enumerate(paths) if path is not None)
+                yield from ((element.numbers, number, path) for number, path in enumerate(paths) if path is not None)
                 break
 
 
 def _annotated(recorded: RecordedTake) -> Finder:
     """Finds the annotated mask of a camera's frame, else the interpolated one."""
 
-    def find(camera: str, frame: str) -> Path | None:
+    def find(camera: Camera, frame: str) -> Path | None:
         for interpolated in (False, True):
-            path = layout.label_mask(recorded.root, recorded.take, camera, frame, interpolated)
-            if path.name in recorded.list_folder(path.parent):
-                return path
+            path = recorded.collection.label_mask(recorded.take, camera.name, frame, interpolated)
+            if path is not None and recorded.has(recorded.root / path):
+                return recorded.root / path
         return None
 
     return find
@@ -118,20 +132,25 @@ def _annotated(recorded: RecordedTake) -> Finder:
 
 def _predicted(recorded: RecordedTake, predictions: Path) -> Finder:
     """Finds the class-colour picture of a camera's frame, whether its video was cut into parts or not."""
-    cameras = layout.SEGMENTATION_CAMERAS[recorded.take.dataset]
-    videos = {camera: _video(predictions, recorded.take, camera) for camera in cameras}
+    collection = recorded.collection
+    videos = {camera.name: _video(predictions, recorded.take, camera.name) for camera in collection.labelled_cameras}
 
-    def find(camera: str, frame: str) -> Path | None:
-        return videos[camera].get(layout.segmentation_view(recorded.root, recorded.take, camera, frame).stem)
+    def find(camera: Camera, frame: str) -> Path | None:
+        return videos[camera.name].get(collection.picture(recorded.take, camera.name, frame).stem)
 
     return find
 
 
-def _camera_groups(take: Take) -> list[tuple[str, ...]]:
-    """The segmentation cameras three by three: room cameras, then the station cameras that stand in for them."""
-    cameras = layout.SEGMENTATION_CAMERAS[take.dataset]
-    groups = [tuple(camera for camera in cameras if layout.is_station(camera) == station) for station in (False, True)]
-    return [group for group in groups if group]
+def _camera_groups(recorded: RecordedTake) -> list[list[Camera]]:
+    """The cameras with masks by modality: room cameras, then the station cameras that stand in for them.
+
+    Of each modality as many as there are small masks for a timepoint.
+    """
+    groups: dict[str, list[Camera]] = {}
+    for camera in recorded.collection.labelled_cameras:
+        groups.setdefault(camera.modality, []).append(camera)
+    masks = recorded.domain.labels.masks
+    return [groups[modality][:masks] for modality in CAMERA_MODALITIES if modality in groups]
 
 
 def _video(predictions: Path, take: Take, camera: str) -> dict[str, Path]:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from computing.training_checkpoints import last_checkpoint
 from mmor import cli
 from operating_room.domain.takes import find_take
+from operating_room.recordings.dataset import Dataset
 from panoptic_segmentation.config.settings import Config, save_config
 from panoptic_segmentation.data.ground_truth import find_videos
 from panoptic_segmentation.inference import predictions
@@ -62,7 +63,7 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
     process = start("-m", "mmor.cli", "panoptic", "train", *options, "--out", str(tmp_path / "two"))
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
-    train(SEPARATE, tmp_path / "data", tmp_path / "one", tmp_path / "two" / "ground_truth")
+    train(SEPARATE, Dataset(tmp_path / "data"), tmp_path / "one", tmp_path / "two" / "ground_truth")
     assert len(losses(tmp_path / "one", 4)) == 4
     assert losses(tmp_path / "two", 4) == pytest.approx(losses(tmp_path / "one", 4), rel=1e-4)
 
@@ -79,8 +80,8 @@ def test_a_killed_training_ends_as_if_nothing_had_happened(tmp_path: Path) -> No
     assert checkpoint == tmp_path / "killed" / "checkpoint-4"
     assert not (tmp_path / "killed" / "model.safetensors").exists()
     prepared = tmp_path / "killed" / "ground_truth"
-    paths = [train(LONG, tmp_path / "data", tmp_path / "killed", prepared, resume=True)]
-    paths.append(train(LONG, tmp_path / "data", tmp_path / "whole", prepared))
+    paths = [train(LONG, Dataset(tmp_path / "data"), tmp_path / "killed", prepared, resume=True)]
+    paths.append(train(LONG, Dataset(tmp_path / "data"), tmp_path / "whole", prepared))
     resumed, whole = (published_state(load_model(path)[0]) for path in paths)
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 

@@ -342,13 +342,13 @@ def test_masks_for_scene_graphs_never_look_ahead(tmp_path: Path, capsys: pytest.
     folder.mkdir()
     save_published(folder / "model_final.pth", build_model("ctvis", TINY.segmenter, TINY.video))
     save_config(replace(TINY, test=replace(TINY.test, task=WHOLE_VIDEO)), folder / "config.yaml")
-    paths = list(export_masks(folder, None, tmp_path / "data", tmp_path / "out"))
+    paths = list(export_masks(folder, None, Dataset(tmp_path / "data"), tmp_path / "out"))
     assert [path.name for path in paths] == ["pred_train.json"]
     settings = json.loads((tmp_path / "out" / "inference" / "model.json").read_text())["settings"]
     assert settings["task"] == "causal"
     assert "future" not in capsys.readouterr().err
     new_model(tmp_path / "offline.safetensors", "offline")
-    list(export_masks(tmp_path / "offline.safetensors", None, tmp_path / "data", tmp_path / "out2"))
+    list(export_masks(tmp_path / "offline.safetensors", None, Dataset(tmp_path / "data"), tmp_path / "out2"))
     shown = capsys.readouterr()
     assert "looks into the future" in shown.err
     assert "mask features of a whole video" in shown.out
@@ -362,12 +362,12 @@ def test_a_damaged_picture_costs_no_other_split(tmp_path: Path) -> None:
     video.pictures()[1].write_bytes(b"no picture")
     path, found, scored = new_model(tmp_path / "model.safetensors"), [], []
     with pytest.raises(UserError, match=r"pred_train\.json: 1 of 1 videos"):
-        found.extend(export_masks(path, None, tmp_path / "data", tmp_path / "masks"))
+        found.extend(export_masks(path, None, Dataset(tmp_path / "data"), tmp_path / "masks"))
     assert [file.name for file in found] == ["pred_val.json"]
     test = ("mmor_panoptic_train", "mmor_panoptic_val")
     config = replace(TINY, weights=str(path), test_data=test)
     with pytest.raises(UserError, match=r"pred_train\.json: 1 of 1 videos"):
-        scored.extend(predict_and_evaluate(config, tmp_path / "data", tmp_path / "out", tmp_path / "prepared"))
+        scored.extend(predict_and_evaluate(config, Dataset(tmp_path / "data"), tmp_path / "out", tmp_path / "prepared"))
     assert len(scored) == 1
     assert (tmp_path / "out" / "inference" / "vpq_val.json").exists()
 
@@ -409,7 +409,7 @@ def test_an_interrupted_evaluation_goes_on(
 
 def test_a_folder_without_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"output_CTVIS: no such model"):
-        list(export_masks(tmp_path / "output_CTVIS", None, tmp_path, tmp_path / "out"))
+        list(export_masks(tmp_path / "output_CTVIS", None, write_take(tmp_path / "data", 4), tmp_path / "out"))
     with pytest.raises(UserError, match=r"holds neither model\.safetensors nor model_final\.pth"):
         load(tmp_path, mmor())
     save_published(tmp_path / "model_final.pth", build_model("ctvis", TINY.segmenter, TINY.video))

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from operating_room.errors import UserError
+from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import cpu_threads
 from panoptic_segmentation.config.config_keys import CONSTANT_LINEAR
 from panoptic_segmentation.config.settings import ClipSettings, Config, InferenceSettings, Solver, read_config
@@ -44,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data, prepared ground truth and a finished run."""
     root = tmp_path_factory.mktemp("train")
     write_take(root / "data", 7)
-    train(TINY, root / "data", root / "run", root / "prepared")
+    train(TINY, Dataset(root / "data"), root / "run", root / "prepared")
     return root
 
 
@@ -58,7 +59,7 @@ def test_a_run_leaves_a_model_that_says_what_it_is(trained: Path) -> None:
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained / "run" / "checkpoint-2", tmp_path / "checkpoint-2")
-    path = train(TINY, trained / "data", tmp_path, trained / "prepared", resume=True)
+    path = train(TINY, Dataset(trained / "data"), tmp_path, trained / "prepared", resume=True)
     resumed, whole = (published_state(load_model(p)[0]) for p in (path, trained / "run" / "model.safetensors"))
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
@@ -68,7 +69,7 @@ def test_later_stages_start_from_the_one_before(trained: Path, tmp_path: Path, a
     solver = replace(TINY.solver, steps=2, batch_size=1, average_decay=0.0)
     weights = str(trained / "run" / "model.safetensors")
     config = replace(TINY, architecture=architecture, weights=weights, solver=solver)
-    model, card = load_model(train(config, trained / "data", tmp_path, trained / "prepared"))
+    model, card = load_model(train(config, Dataset(trained / "data"), tmp_path, trained / "prepared"))
     assert card.kind == config.kind
     start = published_state(load_model(Path(weights))[0])
     end = published_state(model)
@@ -80,10 +81,10 @@ def test_the_guided_half_does_not_start_again_after_resuming(trained: Path, tmp_
     solver = replace(TINY.solver, batch_size=1, average_decay=0.0, checkpoint_every=3)
     weights = str(trained / "run" / "model.safetensors")
     config = replace(TINY, architecture="DVIS_Plus_online", weights=weights, solver=solver)
-    whole = train(config, trained / "data", tmp_path / "whole", trained / "prepared")
+    whole = train(config, Dataset(trained / "data"), tmp_path / "whole", trained / "prepared")
     shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "resumed" / "checkpoint-3")
     config = replace(config, weights="not read again.pth")
-    resumed = train(config, trained / "data", tmp_path / "resumed", trained / "prepared", resume=True)
+    resumed = train(config, Dataset(trained / "data"), tmp_path / "resumed", trained / "prepared", resume=True)
     states = [published_state(load_model(path)[0]) for path in (whole, resumed)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     model = TrainedModel(load_model(whole)[0].train(), config)
@@ -120,7 +121,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
 ) -> None:
     folder = begun(trained, tmp_path / "run")
     damage(folder / "checkpoint-4" / name)
-    path = train(TINY, trained / "data", folder, trained / "prepared", resume=True)
+    path = train(TINY, Dataset(trained / "data"), folder, trained / "prepared", resume=True)
     shown = capsys.readouterr()
     assert "checkpoint-4" in shown.err
     assert "left out" in shown.err
@@ -134,20 +135,20 @@ def test_without_any_whole_checkpoint_nothing_begins_anew(trained: Path, tmp_pat
     for checkpoint in folder.glob("checkpoint-*"):
         cut(checkpoint / "optimizer.pt")
     with pytest.raises(UserError, match=r"checkpoint-4/optimizer\.pt: damaged.*choose another folder"):
-        train(TINY, trained / "data", folder, trained / "prepared", resume=True)
+        train(TINY, Dataset(trained / "data"), folder, trained / "prepared", resume=True)
 
 
 def test_a_trained_model_is_never_overwritten(trained: Path, tmp_path: Path) -> None:
     shutil.copy(trained / "run" / "model_final.pth", tmp_path)
     for resume in (False, True):
         with pytest.raises(UserError, match=r"model_final\.pth: is a trained model"):
-            train(TINY, trained / "data", tmp_path, trained / "prepared", resume=resume)
+            train(TINY, Dataset(trained / "data"), tmp_path, trained / "prepared", resume=resume)
 
 
 def test_another_training_is_not_resumed(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = begun(trained, tmp_path / "run")
     with pytest.raises(UserError, match=r"checkpoint-4: is of an earlier training; go on with --resume"):
-        train(TINY, trained / "data", folder, trained / "prepared")
+        train(TINY, Dataset(trained / "data"), folder, trained / "prepared")
     others = {
         "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES was 6 and is now 9": replace(
             TINY, segmenter=replace(TINY.segmenter, queries=9)
@@ -158,10 +159,10 @@ def test_another_training_is_not_resumed(trained: Path, tmp_path: Path, capsys: 
     }
     for told, other in others.items():
         with pytest.raises(UserError, match=f"checkpoint-4: {told}"):
-            train(other, trained / "data", folder, trained / "prepared", resume=True)
+            train(other, Dataset(trained / "data"), folder, trained / "prepared", resume=True)
     (folder / "config.yaml").write_text("[")
     longer = replace(TINY, solver=replace(TINY.solver, steps=5))
-    train(longer, trained / "data", folder, trained / "prepared", resume=True)
+    train(longer, Dataset(trained / "data"), folder, trained / "prepared", resume=True)
     assert "whether this is the same training is not checked" in capsys.readouterr().err
     assert (folder / "checkpoint-5").exists()
 
@@ -171,7 +172,7 @@ def test_a_training_that_diverges_is_an_error(trained: Path, tmp_path: Path, arc
     config = replace(TINY, architecture=architecture, solver=replace(TINY.solver, clip=False, batch_size=1, steps=8))
     config = replace(config, rates=replace(TINY.rates, base=1e30))
     with pytest.raises(UserError, match=r"diverged.*lower the learning rate"):
-        train(config, trained / "data", tmp_path, trained / "prepared")
+        train(config, Dataset(trained / "data"), tmp_path, trained / "prepared")
     assert not (tmp_path / "model.safetensors").exists()
     assert not (tmp_path / "model_final.pth").exists()
 
@@ -191,7 +192,7 @@ def test_weights_that_are_no_numbers_are_not_saved(
     monkeypatch.setattr(TrainedModel, "update_average", spoil)
     config = replace(TINY, solver=replace(TINY.solver, steps=3))
     with pytest.raises(UserError, match=r"at step 4?.*no finite numbers any more.*checkpoint-2 is from before"):
-        train(config, trained / "data", tmp_path, trained / "prepared")
+        train(config, Dataset(trained / "data"), tmp_path, trained / "prepared")
     assert not (tmp_path / "model_final.pth").exists()
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
 
@@ -202,7 +203,7 @@ def test_what_killed_trainings_leave_is_cleared(trained: Path, tmp_path: Path) -
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
     (folder / "checkpoint-best").mkdir()
-    train(TINY, trained / "data", folder, trained / "prepared", resume=True)
+    train(TINY, Dataset(trained / "data"), folder, trained / "prepared", resume=True)
     assert not half.exists()
     assert (folder / "checkpoint-best").exists()
 
@@ -215,7 +216,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_checkpoint(trained: Path, tm
     resource.setrlimit(resource.RLIMIT_FSIZE, (there.stat().st_size - 1, hard))
     try:
         with pytest.raises(UserError, match=r"cannot be written .*check free space") as caught:
-            train(TINY, trained / "data", tmp_path / "full", trained / "prepared")
+            train(TINY, Dataset(trained / "data"), tmp_path / "full", trained / "prepared")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(caught.value)
@@ -226,7 +227,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_checkpoint(trained: Path, tm
 def test_readers_are_no_more_than_processors(trained: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     config = replace(TINY, workers=64, solver=replace(TINY.solver, steps=1))
     assert readers(config) == cpu_threads()
-    train(config, trained / "data", tmp_path, trained / "prepared")
+    train(config, Dataset(trained / "data"), tmp_path, trained / "prepared")
     assert not [warning for warning in recwarn if "worker" in str(warning.message)]
 
 
@@ -244,7 +245,7 @@ def test_a_full_disk_and_a_bad_frame_are_one_line(trained: Path, tmp_path: Path)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         with pytest.raises(UserError, match=r"cannot be written .*check free space") as caught:
-            train(TINY, trained / "data", tmp_path / "full", trained / "prepared")
+            train(TINY, Dataset(trained / "data"), tmp_path / "full", trained / "prepared")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(caught.value)
@@ -252,7 +253,7 @@ def test_a_full_disk_and_a_bad_frame_are_one_line(trained: Path, tmp_path: Path)
     for picture in (tmp_path / "data").rglob("*.jpg"):
         picture.write_bytes(b"\xff\xd8")
     with pytest.raises(UserError, match=r"jpg: is not a readable") as caught:
-        train(replace(TINY, workers=1), tmp_path / "data", tmp_path / "bad", tmp_path / "prepared")
+        train(replace(TINY, workers=1), Dataset(tmp_path / "data"), tmp_path / "bad", tmp_path / "prepared")
     assert "\n" not in str(caught.value)
 
 
@@ -261,10 +262,13 @@ def test_wrong_weights_are_refused_before_anything_is_written(trained: Path, tmp
         TINY, segmenter=replace(TINY.segmenter, width=64), weights=str(trained / "run" / "model.safetensors")
     )
     with pytest.raises(UserError, match="another architecture"):
-        train(larger, trained / "data", tmp_path / "run", trained / "prepared")
+        train(larger, Dataset(trained / "data"), tmp_path / "run", trained / "prepared")
     with pytest.raises(UserError, match="no annotated frame"):
         train(
-            replace(TINY, train_data=("mmor_panoptic_val",)), trained / "data", tmp_path / "run", trained / "prepared"
+            replace(TINY, train_data=("mmor_panoptic_val",)),
+            Dataset(trained / "data"),
+            tmp_path / "run",
+            trained / "prepared",
         )
     assert not (tmp_path / "run").exists()
 
