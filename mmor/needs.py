@@ -112,16 +112,16 @@ def _segmenter_training(values: Mapping[str, Any], facts: Facts, dataset: Datase
 
 
 def _segmenter_predictions(values: Mapping[str, Any], facts: Facts, dataset: Dataset | None) -> None:
-    from operating_room.recordings.layout import SEGMENTATION_CAMERAS, label_mask_folder
-
     facts.makes.append((values["out"] or values["model"]) / "inference")
     _need_gpus(values["num_gpus"], facts, too_large=False)
     if dataset is None:
         return
     for take in _chosen(dataset, values["take"]):
         recorded = dataset.take(take)
-        folders = [label_mask_folder(recorded.root, take, camera) for camera in SEGMENTATION_CAMERAS[take.dataset]]
-        facts.disk += PREDICTED_FRAME * sum(len(recorded.list_folder(folder)) for folder in folders)
+        collection = recorded.collection
+        folders = [collection.label_mask_folder(take, camera.name) for camera in collection.labelled_cameras]
+        there = [recorded.list_folder(recorded.root / folder) for folder in folders if folder is not None]
+        facts.disk += PREDICTED_FRAME * sum(map(len, there))
 
 
 def _segmenter_scores(values: Mapping[str, Any], facts: Facts, dataset: Dataset | None) -> None:

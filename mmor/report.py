@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from operating_room.domain.categories import BY_ENTITY, COLORS, LABEL_TO_CATEGORY, colors_to_categories
+from operating_room.domain.labels import Labels
 from operating_room.domain.language import Language
 from operating_room.files import readers
 from operating_room.files.atomic import write_text
@@ -60,6 +60,7 @@ def write_report(path: Path, result: TakeResult) -> None:
 
 def _page(result: TakeResult) -> dict[str, Any]:
     overall, constant = result.scores.overall, result.constant_scores.overall
+    labels = result.recorded.domain.labels
     frames = {timepoint.frame_id: timepoint for timepoint in result.recorded.timepoints}
     moments = [_moment(frames[sample.frame_id], sample, result) for sample in track(result.truth, "report: timepoints")]
     return {
@@ -75,7 +76,7 @@ def _page(result: TakeResult) -> dict[str, Any]:
         "entities": list(result.recorded.domain.language.entities),
         "predicates": list(result.recorded.domain.language.predicates),
         "forgotten": list(result.recorded.domain.language.forgotten),
-        "colors": {name: "#{:02x}{:02x}{:02x}".format(*c.color) for name, c in BY_ENTITY.items()},
+        "colors": {name: "#{:02x}{:02x}{:02x}".format(*c.color) for name, c in labels.by_entity.items()},
         "moments": moments,
         "tables": [_predicate_table(overall, constant), _category_table(result.quality)],
         "definitions": {**scoring.DEFINITIONS, **{f"VPQ: {name}": text for name, text in vpq.DEFINITIONS.items()}},
@@ -104,14 +105,14 @@ def compare_graphs(
 
 
 def _views(timepoint: Timepoint, masks: Mapping[Path, Path]) -> Iterable[dict[str, str]]:
-    cameras = timepoint.collection.camera
+    cameras, labels = timepoint.collection.camera, timepoint.domain.labels
     for camera, path in timepoint.views.items():
         kind = _KINDS[cameras[camera].modality]
         view = {"name": f"{kind} {camera}", "picture": _jpeg(readers.read_picture(path))}
         if predicted := masks.get(path):
-            view["predicted"] = _overlay(colors_to_categories(readers.read_picture(predicted)))
+            view["predicted"] = _overlay(labels.colors_to_categories(readers.read_picture(predicted)), labels)
         if annotated := timepoint.several("label_masks").get(camera):
-            view["annotated"] = _overlay(LABEL_TO_CATEGORY[readers.read_label_mask(annotated)])
+            view["annotated"] = _overlay(labels.label_to_category[readers.read_label_mask(annotated)], labels)
         yield view
 
 
@@ -160,10 +161,10 @@ def _jpeg(picture: UInt8[np.ndarray, "height width 3"]) -> str:
     return _encode(image, "JPEG", quality=80)
 
 
-def _overlay(categories: UInt8[np.ndarray, "height width"]) -> str:
+def _overlay(categories: UInt8[np.ndarray, "height width"], labels: Labels) -> str:
     """A category map as a palette picture whose background is transparent."""
     image = Image.fromarray(categories).resize((VIEW_WIDTH, VIEW_WIDTH * categories.shape[0] // categories.shape[1]), 0)
-    image.putpalette(COLORS.tobytes())
+    image.putpalette(labels.colors.tobytes())
     return _encode(image, "PNG", transparency=0, bits=8)
 
 

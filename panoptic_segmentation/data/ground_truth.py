@@ -52,6 +52,7 @@ class Video:
     take: Take
     camera: str
     frames: tuple[str, ...]  # frame numbers in the order of time
+    pictures_end: str = "jpg"  # jpg or png, as the take says
     part: int | None = None
 
     @property
@@ -77,7 +78,8 @@ class Video:
     def pictures(self) -> list[Path]:
         """The pictures of the frames."""
         collection = self.collection
-        return [self.root / collection.picture(self.take, self.camera, frame) for frame in self.frames]
+        end = self.pictures_end
+        return [self.root / collection.picture(self.take, self.camera, frame, end) for frame in self.frames]
 
     def masks(self) -> list[Path]:
         """The annotated label masks of the frames."""
@@ -119,7 +121,7 @@ def find_videos(
         recorded = dataset.take(take)
         before = len(videos)
         for camera in domain.collection(take).labelled_cameras:
-            every = Video(recorded.root, domain, take, camera.name, _frame_numbers(recorded, camera))
+            every = Video(recorded.root, domain, take, camera.name, _frame_numbers(recorded, camera), recorded.pictures)
             frames = _with_files(every, recorded, annotated, with_pictures)
             parts = split_video(len(frames), length, overlap)
             video = replace(every, frames=frames)

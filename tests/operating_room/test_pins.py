@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from operating_room.domain import categories, vocabulary
+from operating_room.domain import vocabulary
 from operating_room.domain.domain import mmor
 from operating_room.domain.takes import SPLITS, TAKES, split_takes
 from operating_room.graphs import memory, prompts
@@ -135,8 +135,9 @@ def names() -> list[Any]:
 
 
 def colors() -> list[Any]:
-    table = [[str(part) for part in (c.name, c.color, c.label, c.category_id)] for c in categories.CATEGORIES]
-    return [table, [list(map(str, item)) for item in categories.KNOWN_MISTAKES.items()], categories.LABEL_COUNT]
+    labels = mmor().labels
+    table = [[str(part) for part in (c.name, c.color, c.label, c.category_id)] for c in labels.categories]
+    return [table, [list(map(str, item)) for item in labels.mistakes.items()], labels.count]
 
 
 def orders() -> list[Any]:
