@@ -376,7 +376,9 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return _convert(next(fitting, arguments[0]), value, where)
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(_convert(arguments[0], item, where) for item in value)
-    if origin is dict and isinstance(value, Mapping):
+    if origin is dict:
+        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+            raise UserError(f"{where}: expected a mapping of settings, got {str(value)[:60]!r}")
         return dict(value)
     if kind in (int, float) and isinstance(value, (str, int)) and not isinstance(value, bool):
         with contextlib.suppress(ValueError, OverflowError):

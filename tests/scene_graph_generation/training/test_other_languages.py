@@ -309,6 +309,29 @@ def test_what_cannot_be_used_is_refused_by_name(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("described", "said"),
+    [
+        ("{config: 3}", "language: config: expected a mapping of settings, got '3'"),
+        ("{config: {1: 2}}", "language: config: expected a mapping of settings"),
+        ("{config: {hidden_size: 64}}", "model_type None is unknown"),
+        ("{config: {model_type: qwen3}, width: 3}", "unknown setting 'config'"),
+        (
+            "{config: {model_type: llama, hidden_size: 30, num_attention_heads: 4}}",
+            "describes no llama that can be built",
+        ),
+        ("[]", "expected a mapping of settings"),
+    ],
+)
+def test_a_description_in_an_experiment_file_is_checked(tmp_path: Path, described: str, said: str) -> None:
+    path = tmp_path / "e.yaml"
+    path.write_text(f"model: {{language: {described}}}")
+    with pytest.raises(UserError, match=said) as error:
+        read_experiment(path)
+    assert str(error.value).startswith(f"{path}: model: ")
+    assert "\n" not in str(error.value)
+
+
 def test_a_vocabulary_smaller_than_the_tokenizer_is_refused(clip: Path, tmp_path: Path) -> None:
     folder = write_language(tmp_path / "qwen3", "qwen3")
     config = json.loads((folder / "config.json").read_text())
