@@ -8,7 +8,7 @@ cast only inside the rectangle that its corners project to. What stands still is
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from jaxtyping import Float, Float32, UInt8
 
 from operating_room_simulator.stage.camera import Camera
 from operating_room_simulator.stage.poses import Scene
-from operating_room_simulator.stage.room import Light, Room
+from operating_room_simulator.stage.room import Light, Room, Shell
 from operating_room_simulator.stage.solids import BOX, CAPSULE, ELLIPSOID, Solids
 
 _NEAR = 0.08  # m; nothing is drawn nearer to the camera
@@ -57,14 +57,21 @@ class _Backdrops:
     def __init__(self) -> None:
         self._kept: OrderedDict[Hashable, _Canvas] = OrderedDict()
 
+<<<<<<< HEAD
     def get(self, room: Room, scene: Scene, camera: Camera, width: int, height: int) -> _Canvas:
         key = (room.take, room.seed, room.labels, camera.name, width, height, scene.still)
+=======
+    def get(
+        self, key: Hashable, shell: Shell, still: Callable[[], Solids], camera: Camera, width: int, height: int
+    ) -> _Canvas:
+        key = (key, camera.name, width, height)
+>>>>>>> 5f8bd39 (A simulator for any domain: story, room, cameras and glasses, sound, in the house layout)
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        canvas = _empty_room(room, camera, width, height)
+        canvas = _empty_room(shell, camera, width, height)
         self._make_space(canvas.size)
-        _draw(canvas, room.still_solids(scene.still), camera, room.light)
+        _draw(canvas, still(), camera, shell.light)
         if canvas.size <= _KEPT_BYTES:
             self._kept[key] = canvas
         return canvas
@@ -89,39 +96,81 @@ def render(room: Room, scene: Scene, camera: Camera, width: int, height: int) ->
     Sensor noise follows from the seed of the room, the camera and the second, whatever was rendered before: the same
     seed gives the same bytes in any order.
     """
-    backdrop = _BACKDROPS.get(room, scene, camera, width, height)
-    canvas = _Canvas(backdrop.color.copy(), backdrop.depth.copy(), backdrop.labels.copy())
-    _draw(canvas, scene.moving, camera, room.light)
+    key = (room.take, room.seed, room.labels, scene.still)
+    noise = np.random.default_rng([room.seed, room.cameras.index(camera), scene.second])
+    size = width, height
+    return standing(key, room.shell, lambda: room.still_solids(scene.still), scene.moving, camera, size, noise)
 
-    generator = np.random.default_rng([room.seed, room.cameras.index(camera), scene.second])
+
+def standing(
+    key: Hashable,
+    shell: Shell,
+    still: Callable[[], Solids],
+    moving: Solids,
+    camera: Camera,
+    size: tuple[int, int],
+    noise: np.random.Generator,
+) -> View:
+    """What a camera that stands still sees.
+
+    Args:
+        key: of all that stands still; with the name of the camera it says whether the backdrop is drawn already.
+        shell: the room.
+        still: the solids that stand still, asked for when their backdrop is drawn.
+        moving: all other solids.
+        camera: which camera.
+        size: width and height of the picture in px.
+        noise: of its sensor.
+    """
+    backdrop = _BACKDROPS.get(key, shell, still, camera, *size)
+    canvas = _Canvas(backdrop.color.copy(), backdrop.depth.copy(), backdrop.labels.copy())
+    return _exposed(canvas, shell, moving, camera, noise)
+
+
+def carried(shell: Shell, solids: Solids, camera: Camera, size: tuple[int, int], noise: np.random.Generator) -> View:
+    """What a camera that moves sees; see `standing`."""
+    return _exposed(_empty_room(shell, camera, *size), shell, solids, camera, noise)
+
+
+def _exposed(canvas: _Canvas, shell: Shell, solids: Solids, camera: Camera, noise: np.random.Generator) -> View:
+    _draw(canvas, solids, camera, shell.light)
     color = canvas.color
     if camera.infrared:
         color = np.repeat(color.mean(2, keepdims=True), 3, 2)
     color *= np.array(camera.exposure, np.float32)
-    color += generator.standard_normal((height, width, 1), np.float32) * np.float32(_NOISE)
+    color += noise.standard_normal((*canvas.depth.shape, 1), np.float32) * np.float32(_NOISE)
     return View(np.clip(color, 0, 255, out=color).astype(np.uint8), canvas.depth, canvas.labels)
 
 
 def point_cloud(room: Room, scene: Scene, views: Mapping[str, View], count: int = 3000) -> Float32[np.ndarray, "n 6"]:
-    """A sparse coloured cloud from what the room cameras among `views` (by camera name) see of `scene`.
+    """A sparse coloured cloud from what the room cameras among `views` (by camera name) see of `scene`; see `cloud`.
 
-    Returns x, y, z in world coordinates (m), then red, green and blue in 0..1; empty without room cameras. The points
-    are drawn evenly from the cameras' pixels; like sensor noise they follow from seed and second.
+    Like sensor noise the points follow from seed and second.
     """
     shots = [(room.camera(name), view) for name, view in sorted(views.items()) if name.startswith("room")]
-    generator = np.random.default_rng([room.seed, len(room.cameras), scene.second])
+    return cloud(shots, np.random.default_rng([room.seed, len(room.cameras), scene.second]), count)
+
+
+def cloud(
+    shots: Sequence[tuple[Camera, View]], noise: np.random.Generator, count: int = 3000
+) -> Float32[np.ndarray, "n 6"]:
+    """A sparse coloured cloud of what these cameras see.
+
+    Returns x, y, z in world coordinates (m), then red, green and blue in 0..1; empty without cameras. The points are
+    drawn evenly from the cameras' pixels.
+    """
     parts = [np.zeros((0, 6), np.float32)]
     for number, (camera, view) in enumerate(shots):
         share = count // len(shots) + (number < count % len(shots))
         height, width = view.depth.shape
-        rows, columns = np.divmod(generator.integers(0, height * width, share), width)
-        depth = view.depth[rows, columns] * (1 + _DEPTH_NOISE * generator.standard_normal(share))
+        rows, columns = np.divmod(noise.integers(0, height * width, share), width)
+        depth = view.depth[rows, columns] * (1 + _DEPTH_NOISE * noise.standard_normal(share))
         points = camera.unproject(np.column_stack([columns, rows]).astype(float), depth, width, height)
         parts.append(np.column_stack([points, view.color[rows, columns] / 255]).astype(np.float32))
     return np.concatenate(parts)
 
 
-def _empty_room(room: Room, camera: Camera, width: int, height: int) -> _Canvas:
+def _empty_room(shell: Shell, camera: Camera, width: int, height: int) -> _Canvas:
     """Floor, walls and ceiling seen from inside: floor tiles, a darker band along the walls, light of the lamp."""
     canvas = _Canvas(
         np.empty((height, width, 3), np.float32),
@@ -131,33 +180,32 @@ def _empty_room(room: Room, camera: Camera, width: int, height: int) -> _Canvas:
     rows = max(1, _BAND // width)
     for top in range(0, height, rows):
         band = slice(top, min(top + rows, height))
-        canvas.color[band], canvas.depth[band] = _empty_band(room, camera, width, height, band)
+        canvas.color[band], canvas.depth[band] = _empty_band(shell, camera, width, height, band)
     return canvas
 
 
 def _empty_band(
-    room: Room, camera: Camera, width: int, height: int, rows: slice
+    shell: Shell, camera: Camera, width: int, height: int, rows: slice
 ) -> tuple[Float[np.ndarray, "rows width 3"], Float[np.ndarray, "rows width"]]:
     """Colour and depth of some rows of an empty room."""
     pixels = np.stack(np.meshgrid(np.arange(width), np.arange(rows.start, rows.stop), [1.0]), -1)[:, :, 0]
     rays = pixels @ (camera.rotation.T @ np.linalg.inv(camera.intrinsics(width, height))).T
     rays = np.where(np.abs(rays) < 1e-9, 1e-9, rays)
-    low, high = room.bounds
-    exits = (np.where(rays > 0, high, low) - camera.position) / rays
+    exits = (np.where(rays > 0, shell.high, shell.low) - camera.position) / rays
     axis = exits.argmin(2)
     depth = exits.min(2)
     place = camera.position + depth[..., None] * rays
     tile = np.floor(place[..., :2] / 0.6)
     tiling = 1 + 0.05 * np.sin(tile @ [12.9898, 78.233] * 43.7)
-    floor = room.palette["floor"] * tiling[..., None]
+    floor = shell.floor * tiling[..., None]
     band = place[..., 2] < 1.0
-    wall = np.where(band[..., None], room.palette["band"], room.palette["wall"]) * (1 - 0.08 * axis[..., None])
+    wall = np.where(band[..., None], shell.band, shell.wall) * (1 - 0.08 * axis[..., None])
     ceiling = np.full(3, 215.0)
     upright = (axis == 2)[..., None]
     surface = np.where(upright, np.where((place[..., 2] < 1e-3)[..., None], floor, ceiling), wall)
-    away = np.array(room.light.lamp) - place
-    lamp = room.light.power / (1 + (away**2).sum(2) / 6)
-    return surface * (room.light.ambient + 0.5 * lamp)[..., None], depth
+    away = np.array(shell.light.lamp) - place
+    lamp = shell.light.power / (1 + (away**2).sum(2) / 6)
+    return surface * (shell.light.ambient + 0.5 * lamp)[..., None], depth
 
 
 def _draw(canvas: _Canvas, solids: Solids, camera: Camera, light: Light) -> None:

@@ -7,8 +7,10 @@ import math
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from jaxtyping import Float
 
 from operating_room.domain.labels import Labels
 from operating_room.domain.takes import FOURDOR, Take
@@ -35,6 +37,18 @@ class Light:
     lamp: Point  # position, m
     power: float
     ambient: float
+
+
+@dataclass(frozen=True, eq=False)
+class Shell:
+    """What a room is from inside: its box, the colours of its floor and walls, its light."""
+
+    low: Float[np.ndarray, "3"]  # corner, m
+    high: Float[np.ndarray, "3"]  # the opposite one
+    floor: Color
+    wall: Color
+    band: Color  # along the walls, to 1 m
+    light: Light
 
 
 @dataclass(frozen=True)
@@ -107,10 +121,6 @@ class Room:
         self.half_x = float(draw.uniform(3.35, 3.75))
         self.half_y = float(draw.uniform(2.85, 3.25))
         self.height = float(draw.uniform(2.9, 3.2))
-        self.bounds = (
-            np.array([-self.half_x, -self.half_y, 0.0]),
-            np.array([self.half_x, self.half_y, self.height]),
-        )
         self.surgeon_side = int(draw.choice((-1, 1)))  # the side of the table (sign of y) where the head surgeon stands
         self.knee: Point = (float(draw.uniform(0.25, 0.45)), 0.09 * self.surgeon_side, TABLE_TOP + 0.26)
         self.light = Light(
@@ -125,6 +135,16 @@ class Room:
         self.looks = {role: _looks(draw, role) for role in _CLOTHES}
         self.parked = _parked(draw, self.surgeon_side, self.half_x, self.half_y)
         self.cameras = _cameras(draw, self)
+
+    @cached_property
+    def shell(self) -> Shell:
+        """The empty room."""
+        return Shell(
+            np.array([-self.half_x, -self.half_y, 0.0]),
+            np.array([self.half_x, self.half_y, self.height]),
+            *(self.palette[name] for name in ("floor", "wall", "band")),
+            self.light,
+        )
 
     def camera(self, name: str) -> Camera:
         """The camera `room1`..., `station0`... or `tracker`."""

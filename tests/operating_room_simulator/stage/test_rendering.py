@@ -150,16 +150,17 @@ def test_kept_backdrops_are_bounded_in_bytes(room: Room, scenes: list[Scene], mo
             render(each, scenes[20], camera, WIDTH, HEIGHT)
             assert sum(canvas.size for canvas in kept._kept.values()) <= rendering._KEPT_BYTES
     assert len(kept._kept) == 3
-    drawn = kept.get(rooms[1], scenes[20], rooms[1].cameras[-1], WIDTH, HEIGHT)
-    assert kept.get(rooms[1], scenes[20], rooms[1].cameras[-1], WIDTH, HEIGHT) is drawn
+    (last, drawn) = next(reversed(kept._kept.items()))
+    render(rooms[1], scenes[20], rooms[1].cameras[-1], WIDTH, HEIGHT)
+    assert kept._kept[last] is drawn
     render(room, scenes[20], room.cameras[0], 4 * WIDTH, HEIGHT)  # larger than all that may be kept
     assert not kept._kept
 
 
 def test_a_room_drawn_in_bands_is_the_room_drawn_at_once(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = rendering._empty_room(room, room.cameras[0], WIDTH, HEIGHT)
+    whole = rendering._empty_room(room.shell, room.cameras[0], WIDTH, HEIGHT)
     monkeypatch.setattr(rendering, "_BAND", 5 * WIDTH)
-    bands = rendering._empty_room(room, room.cameras[0], WIDTH, HEIGHT)
+    bands = rendering._empty_room(room.shell, room.cameras[0], WIDTH, HEIGHT)
     assert np.allclose(whole.color, bands.color, rtol=1e-6)
     assert np.allclose(whole.depth, bands.depth, rtol=1e-6)
     assert whole.depth.min() > 0
@@ -230,7 +231,7 @@ def test_point_cloud(room: Room, scenes: list[Scene]) -> None:
     views = {camera.name: render(room, scenes[20], camera, WIDTH, HEIGHT) for camera in room.cameras}
     cloud = point_cloud(room, scenes[20], views, 1000)
     assert cloud.shape == (1000, 6)
-    low, high = room.bounds
+    low, high = room.shell.low, room.shell.high
     assert (cloud[:, :3] >= low - 0.1).all()
     assert (cloud[:, :3] <= high + 0.1).all()
     assert 0 <= cloud[:, 3:].min() <= cloud[:, 3:].max() <= 1
