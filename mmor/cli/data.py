@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from mmor.cli import data_import
-from mmor.cli.options import CPUS, DATA_FOLDER, Data, parse_size
+from mmor.cli.options import CPUS, DATA_FOLDER, Data, chosen_domain, parse_size
+from operating_room.errors import UserError
 
 if TYPE_CHECKING:
     from operating_room.recordings.dataset import RecordedTake
@@ -129,14 +130,27 @@ def convert_relations(
 
 @app.command("synthesize")
 def synthesize(
-    out: Annotated[Path, typer.Option(help="Folder that gets MM-OR_data and 4D-OR_data.")],
+    out: Annotated[Path, typer.Option(help="Folder that gets MM-OR_data and 4D-OR_data, or the takes of --domain.")],
     take: Annotated[list[str] | None, typer.Option(help="Take or split (default: test); repeat for several.")] = None,
     seconds: Annotated[
         int,
         typer.Option(
-            help="Timepoints of each take, one per second: 40 or more; with --relations 1 or more.", min=1, max=100_000
+            help="Length of each take: 40 or more in MM-OR and 4D-OR without --relations, whose timepoints are 1 s "
+            "apart.",
+            min=1,
+            max=100_000,
         ),
     ] = 60,
+    domain: Annotated[
+        Path | None, typer.Option(help="Takes of the room that this domain file describes, in the house layout.")
+    ] = None,
+    layout: Annotated[
+        Literal["house", "egoexor-hdf5"] | None,
+        typer.Option(help="Of the takes of --domain: house, or egoexor-hdf5, files like those of EgoExOR."),
+    ] = None,
+    period: Annotated[
+        float | None, typer.Option(help="With a domain: s between timepoints (default: as the domain says).", min=0.001)
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.", min=0)] = 0,
     size: Annotated[str, typer.Option(help="Width x height of the pictures in px.")] = "320x240",
     workers: Annotated[int, typer.Option(help="Processes at most (fewer where memory is short).", min=1)] = CPUS,
@@ -151,6 +165,16 @@ def synthesize(
     mask_stride: Annotated[int, typer.Option(help="Only every n-th timepoint has label masks.", min=1)] = 1,
 ) -> None:
     """Write simulated takes in the published layout. A finished take is left as it is; an interrupted one is redone."""
+    if domain is not None or layout is not None:
+        if relations or without_room_cameras or without_cameras or without_tracker or missing_frames:
+            raise UserError(
+                "--relations, --without-... and --missing-frames are of MM-OR and 4D-OR; leave out --domain"
+            )
+        count = _synthesize_rooms(out, take, seconds, seed, size, workers, domain, layout, period, mask_stride)
+        typer.echo(f"{count} takes are in {out}")
+        return
+    if period is not None:
+        raise UserError("--period goes with --domain; timepoints of MM-OR and 4D-OR are 1 s apart")
     from operating_room.graphs.graph_files import load_samples
     from operating_room_simulator import writer
     from operating_room_simulator.story import annotated, story
@@ -169,3 +193,33 @@ def synthesize(
         surgeries = [annotated.annotated_surgery(each, samples, seed, seconds) for each in takes]
     writer.write_takes(out, surgeries, size=parse_size(size), workers=workers, faults=faults, mask_stride=mask_stride)
     typer.echo(f"{len(surgeries)} takes are in {out}")
+
+
+def _synthesize_rooms(
+    out: Path,
+    names: list[str] | None,
+    seconds: int,
+    seed: int,
+    size: str,
+    workers: int,
+    domain: Path | None,
+    layout: Literal["house", "egoexor-hdf5"] | None,
+    period: float | None,
+    mask_stride: int,
+) -> int:
+    """Write takes of any domain; how many there are."""
+    from operating_room.domain.domain import bundled
+    from operating_room_simulator.any_room import hdf5, house, story
+
+    room = chosen_domain(domain) or bundled("egoexor")
+    if not names:
+        raise UserError("--domain needs --take NAME, once for each take")
+    takes = [
+        take for name in names for take in (room.split_takes(name) if name in room.splits else [room.find_take(name)])
+    ]
+    stories = [story.tell(room, take, seed, seconds, period) for take in dict.fromkeys(takes)]
+    if layout == "egoexor-hdf5":
+        hdf5.write_files(out, stories, parse_size(size))
+    else:
+        house.write_takes(out, stories, parse_size(size), workers, mask_stride)
+    return len(stories)

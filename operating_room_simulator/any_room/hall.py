@@ -19,7 +19,9 @@ from operating_room_simulator.stage.solids import (
     BOX,
     CYLINDER,
     ELLIPSOID,
+    UPRIGHT,
     Color,
+    Number,
     Point,
     Solid,
     Solids,
@@ -76,8 +78,8 @@ class Hall:
     def still(self) -> Solids:
         """The solids of all that stands still."""
         solids = [
-            Solid(BOX, (0, 0, BED.top - 0.06), turned(0), (1.0, 0.29, 0.06), _tone(230, 0.25, 0.35), self.bed),
-            Solid(BOX, (0, 0, 0.42), turned(0), (0.25, 0.15, 0.42), _METAL, self.bed),
+            Solid(BOX, (0, 0, BED.top - 0.06), UPRIGHT, (1.0, 0.29, 0.06), _tone(230, 0.25, 0.35), self.bed),
+            Solid(BOX, (0, 0, 0.42), UPRIGHT, (0.25, 0.15, 0.42), _METAL, self.bed),
         ]
         for name, place in self.large.items():
             solids += self._thing(name, place)
@@ -213,6 +215,6 @@ def _hue(number: int, turn: float) -> float:
     return (137.508 * number + 16 * turn) % 360
 
 
-def _tone(hue: float, saturation: float, value: float) -> Color:
+def _tone(hue: Number, saturation: Number, value: Number) -> Color:
     red, green, blue = colorsys.hsv_to_rgb(hue % 360 / 360, saturation, value)
     return (255 * red, 255 * green, 255 * blue)

@@ -67,9 +67,8 @@ def _spot(hall: Hall, story: Story, now: Mapping[str, Activity], name: str) -> S
     if target in (PATIENT, story.cast.bed):
         x, y = hall.at_bed[name]
         return (x, y + math.copysign(gap - CONTACT, y))
-    if target in hall.idle:  # another person: stand beside them, unless they are on their way to this one
-        other = now.get(target)
-        ox, oy = hall.idle[target] if other is None or other.object == name else _spot(hall, story, now, target)
+    if target in hall.idle:  # stand beside another person, who goes to nobody meanwhile
+        ox, oy = _spot(hall, story, now, target)
         x, y = hall.idle[name]
         far = math.hypot(x - ox, y - oy) or 1.0
         reach = 0.62 if kind != "near" else 0.8

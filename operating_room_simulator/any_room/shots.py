@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -28,14 +28,15 @@ class Shot:
 class Recorder:
     """The cameras of a take."""
 
-    def __init__(self, story: Story, size: tuple[int, int]) -> None:
-        """`size` is width and height of the pictures in px."""
+    def __init__(self, story: Story, size: tuple[int, int], only: Collection[str] | None = None) -> None:
+        """Those of the take's dataset, or only some; `size` is width and height of the pictures in px."""
         self.story = story
         self.size = size
         self.hall = Hall(story)
         self.collection = story.domain.collection(story.take)
         self.number = {camera.name: place for place, camera in enumerate(self.collection.cameras, start=1)}
-        self.worn = wearers(story)
+        self.only = frozenset(self.number if only is None else only)
+        self.worn = {name: person for name, person in wearers(story).items() if name in self.only}
 
     @cached_property
     def scenes(self) -> list[Scene]:
@@ -48,6 +49,8 @@ class Recorder:
         views: dict[str, View] = {}
         gaze, hands = [], []
         for name, number in self.number.items():
+            if name not in self.only:
+                continue
             noise = np.random.default_rng([self.story.seed, hall.number, number, frame])
             if name in hall.cameras:
                 views[name] = standing(

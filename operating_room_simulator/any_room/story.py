@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -87,7 +88,7 @@ class Story:
         return tuple(sorted(Triplet(*pair, predicate) for pair, predicate in graph.items()))
 
 
-def tell(domain: Domain, take: Take, seed: int, seconds: float, period: float | None = None) -> Story:
+def tell(domain: Domain, take: Take, seed: int, seconds: float | int, period: float | None = None) -> Story:
     """Make up a take.
 
     Args:
@@ -103,7 +104,7 @@ def tell(domain: Domain, take: Take, seed: int, seconds: float, period: float | 
     period = domain.collection(take).period if period is None else period
     if not (0 < period < math.inf and period <= seconds < math.inf and seed >= 0):
         raise UserError(f"a take of {seconds:g} s with a timepoint every {period:g} s has none; ask for a longer one")
-    story = Story(domain, take, seed, seconds, period)
+    story = Story(domain, take, seed, float(seconds), period)
     if story.frames > MOST_TIMEPOINTS:
         raise UserError(f"a take of {seconds:g} s with a timepoint every {period:g} s has more than {MOST_TIMEPOINTS}")
     cast_of(domain)
@@ -124,18 +125,25 @@ def _activities(story: Story) -> list[Activity]:
             for _ in range(_TRIES):
                 predicate = draw.choices(mine, weights)[0]
                 object_ = draw.choice(habits[predicate].objects)
-                busy = {
-                    name
-                    for other in told
-                    if other.start_s < end + _PAUSE[0] and start < other.end_s + _PAUSE[0]
-                    for name in (other.object, other.tool)
-                }
-                if object_ != person and (object_ not in cast.small or object_ not in busy):
-                    tool = _free_tool(habits[predicate], busy)
-                    told.append(Activity(person, predicate, object_, tool, start, min(end, story.seconds)))
-                    break
+                meanwhile = [
+                    other for other in told if other.start_s < end + _PAUSE[0] and start < other.end_s + _PAUSE[0]
+                ]
+                busy = {name for other in meanwhile for name in (other.object, other.tool)}
+                if object_ in cast.small and object_ in busy:
+                    continue
+                if object_ in cast.staff and not _can_meet(person, object_, meanwhile, cast):
+                    continue
+                tool = _free_tool(habits[predicate], busy)
+                told.append(Activity(person, predicate, object_, tool, start, min(end, story.seconds)))
+                break
             start = end + draw.uniform(*_PAUSE)
     return told
+
+
+def _can_meet(person: str, other: str, meanwhile: Sequence[Activity], cast: Cast) -> bool:
+    """Whether one can go to another: both would not know where to, if the other went to somebody as well."""
+    going = {activity.person for activity in meanwhile if activity.object in cast.staff}
+    return person != other and other not in going and all(activity.object != person for activity in meanwhile)
 
 
 def _free_tool(habit: Habit, busy: set[str | None]) -> str | None:

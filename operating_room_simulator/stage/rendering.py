@@ -57,15 +57,10 @@ class _Backdrops:
     def __init__(self) -> None:
         self._kept: OrderedDict[Hashable, _Canvas] = OrderedDict()
 
-<<<<<<< HEAD
-    def get(self, room: Room, scene: Scene, camera: Camera, width: int, height: int) -> _Canvas:
-        key = (room.take, room.seed, room.labels, camera.name, width, height, scene.still)
-=======
     def get(
         self, key: Hashable, shell: Shell, still: Callable[[], Solids], camera: Camera, width: int, height: int
     ) -> _Canvas:
         key = (key, camera.name, width, height)
->>>>>>> 5f8bd39 (A simulator for any domain: story, room, cameras and glasses, sound, in the house layout)
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
