@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from operating_room.domain.takes import FOURDOR, MMOR, TAKES, Take
+from operating_room.domain.collection import Take
+from operating_room.domain.domain import mmor
+from operating_room.domain.takes import FOURDOR, MMOR
 from operating_room.domain.vocabulary import PEOPLE, RAW_ENTITY_NAMES
 from operating_room.files.atomic import atomic_path, write_json, write_text
 from operating_room.graphs.scene_graph import Triplet
-from operating_room.recordings import layout
 from operating_room_simulator.sensors import signals, sound
 from operating_room_simulator.story.story import Surgery
 
@@ -36,9 +37,10 @@ def time_stamp(surgery: Surgery, second: int) -> str:
 def frame_numbers(take: Take, second: int) -> dict[str, str]:
     """The frame numbers of a moment, by the keys of the index file; cameras count at their own pace."""
     if take.dataset == FOURDOR:
-        colors = {f"color_{camera}": f"{3 * second + 10 * camera + 500:06d}" for camera in layout.ROOM_CAMERAS[FOURDOR]}
+        cameras = mmor().collection(take).cameras_of("room_views")
+        colors = {camera.frame: f"{3 * second + 10 * int(camera.name) + 500:06d}" for camera in cameras}
         return {"pcd": f"{second + 400:06d}", **colors}
-    mates = [other for other in TAKES if other.dataset == MMOR and other.folder == take.folder]
+    mates = [other for other in mmor().collection(take).published if other.folder == take.folder]
     base = _BLOCK * mates.index(take) if take in mates else 0
     return {
         "azure": f"{base + 100 + 3 * second:06d}",
@@ -50,29 +52,34 @@ def frame_numbers(take: Take, second: int) -> dict[str, str]:
 def write_records(root: Path, surgery: Surgery, with_tracker: bool = True) -> None:
     """Write everything that is not made once per second from pictures: labels, index, tracker, transcript, sound."""
     take, moments = surgery.take, surgery.moments
-    folder = layout.relation_label_folders(root, take)[int(_shares_folder(take))]
+    collection = mmor().collection(take)
+
+    def path(name: str) -> Path:
+        return root / collection.path(name, take)
+
     for moment in moments:
         raw = raw_labels(take, moment.triplets, moment.people)
-        write_json(layout.relation_label(folder, f"{moment.second:06d}"), raw)
+        labels = collection.annotation_files(take, f"{moment.second:06d}")[int(_shares_folder(take))]
+        write_json(root / labels, raw)
     if take.dataset == MMOR:
         start = start_second(surgery)
         said = signals.subtitles(surgery, start)
         if said:  # a few seconds may be silent
-            write_text(layout.subtitles(root, take), signals.srt_text(said))
-        _write_recording(layout.recording(root, take), surgery, said, start)
+            write_text(path("subtitles"), signals.srt_text(said))
+        _write_recording(path("recording"), surgery, said, start)
         if with_tracker:
-            write_json(layout.tracks(root, take), signals.tracker_track(surgery, start))
+            write_json(path("tracks"), signals.tracker_track(surgery, start))
         seconds = {str(start + moment.second): frame_numbers(take, moment.second) for moment in moments}
-        write_json(layout.take_json(root, take), {"timestamps": seconds})
+        write_json(path("seconds"), {"timestamps": seconds})
         frame_ids = [f"{moment.second:06d}" for moment in moments]
         actions = [moment.next_action for moment in moments]
-        write_json(layout.next_action(root, take), dict(zip(frame_ids, actions, strict=True)))
+        write_json(path("next_action"), dict(zip(frame_ids, actions, strict=True)))
         phases = [moment.robot_phase for moment in moments]
-        write_json(layout.robot_phase(root, take), dict(zip(frame_ids, phases, strict=True)))
+        write_json(path("robot_phase"), dict(zip(frame_ids, phases, strict=True)))
         breaches = [moment.breaches for moment in moments]
-        write_json(layout.sterility_breach(root, take), dict(zip(frame_ids, breaches, strict=True)))
+        write_json(path("sterility_breach"), dict(zip(frame_ids, breaches, strict=True)))
     index = [[time_stamp(surgery, moment.second), frame_numbers(take, moment.second)] for moment in moments]
-    write_json(layout.index_files(root, take)[0 if _shares_folder(take) else 1], index)
+    write_json(root / collection.index_files(take)[0 if _shares_folder(take) else 1], index)
 
 
 def raw_labels(take: Take, triplets: Sequence[Triplet], people: Sequence[str]) -> dict[str, Any]:

@@ -21,12 +21,12 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from computing.machine import free_memory
+from operating_room.domain.collection import Camera, Take
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import FOURDOR, MMOR, SPLITS, TAKES, Take, find_take, split_takes
+from operating_room.domain.takes import MMOR
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path, write_json
 from operating_room.files.readers import read_json
-from operating_room.recordings import layout
 from operating_room.work.workers import in_workers
 from operating_room_simulator.records import frame_numbers, time_stamp, write_records
 from operating_room_simulator.sensors import signals
@@ -35,6 +35,7 @@ from operating_room_simulator.stage.rendering import View, memory, point_cloud, 
 from operating_room_simulator.stage.room import Room
 from operating_room_simulator.story.story import Surgery, script_surgery
 
+_ROBOT_SCREEN = "simstation1"  # the camera that films it
 _VERSION = 1  # counts up whenever the same seed gives other bytes
 _PIECE = 20  # s drawn by one process at a time
 # Bytes that a process takes without any picture, and for each second of a take: its scenes and its sound (measured).
@@ -136,7 +137,9 @@ def named_takes(names: Iterable[str]) -> list[Take]:
     Raises:
         UserError: a name is neither.
     """
-    takes = [take for name in names for take in (split_takes(name) if name in SPLITS else [find_take(name)])]
+    domain = mmor()
+    chosen = (domain.split_takes(name) if name in domain.splits else [domain.find_take(name)] for name in names)
+    takes = [take for each in chosen for take in each]
     return list(dict.fromkeys(takes))
 
 
@@ -184,7 +187,7 @@ def _one_thread() -> Generator[None]:
 def _write_piece(piece: _Piece) -> Take:
     """Draw some seconds of a take; the piece with the first second also writes what the take has once."""
     surgery, take = piece.surgery, piece.surgery.take
-    folder = piece.root / layout.ROOT_NAMES[take.dataset]
+    folder = piece.root / mmor().collection(take).root
     if 0 in piece.seconds:
         write_records(folder, surgery, with_tracker=take.name not in piece.faults.no_tracker)
     if take.name in piece.faults.no_cameras:
@@ -206,7 +209,7 @@ def _stage(surgery: Surgery) -> tuple[Room, list[Scene]]:
 def _write_second(folder: Path, piece: _Piece, room: Room, scene: Scene, second: int) -> None:
     """Write pictures, masks, point cloud and screen summary of one moment."""
     surgery, faults, take = piece.surgery, piece.faults, piece.surgery.take
-    frames = frame_numbers(take, second)
+    collection, frames = mmor().collection(take), frame_numbers(take, second)
     lost = random.Random(f"lost {take.sample_name} {surgery.seed} {second}")
 
     def kept() -> bool:
@@ -215,40 +218,44 @@ def _write_second(folder: Path, piece: _Piece, room: Room, scene: Scene, second:
     def shoot(name: str) -> View:
         return render(room, scene, room.camera(name), *piece.size)
 
+    def write_picture(camera: Camera, picture: UInt8[np.ndarray, "height width 3"]) -> None:
+        _write_jpeg(folder / collection.picture(take, camera.name, frames[camera.frame]), picture)
+
     views: dict[str, View] = {}
     if take.name not in faults.no_room_cameras:
-        views = {f"room{number}": shoot(f"room{number}") for number in layout.ROOM_CAMERAS[take.dataset]}
-        for number in layout.ROOM_CAMERAS[take.dataset]:
+        rooms = collection.cameras_of("room_views")
+        views = {camera.name: shoot(f"room{camera.name}") for camera in rooms}
+        for camera in rooms:
             if kept():
-                frame = frames[layout.frame_key(take, str(number))]
-                _write_jpeg(layout.room_view(folder, take, number, frame), views[f"room{number}"].color)
+                write_picture(camera, views[camera.name].color)
         if kept():
-            number = frames["pcd"] if take.dataset == FOURDOR else time_stamp(surgery, second)
-            _write_cloud(layout.point_cloud(folder, take, number), point_cloud(room, scene, views))
+            path = collection.path("point_cloud", take, time=time_stamp(surgery, second), **frames)
+            _write_cloud(folder / path, point_cloud(room, scene, {f"room{name}": view for name, view in views.items()}))
     if take.dataset == MMOR:
-        frame = frames["simstation"]
-        pictures = {layout.ROBOT_SCREEN: signals.screen_picture(surgery.moments[second], *piece.size)}
-        for number in layout.STATION_CAMERAS:
-            if number != layout.ROBOT_SCREEN:
-                views[f"station{number}"] = shoot(f"station{number}")
-                pictures[number] = views[f"station{number}"].color
+        for camera in collection.cameras_of("station_views"):
+            if camera.name == _ROBOT_SCREEN:
+                picture = signals.screen_picture(surgery.moments[second], *piece.size)
+            else:
+                views[camera.name] = shoot(f"station{camera.name.removeprefix('simstation')}")
+                picture = views[camera.name].color
             if kept():
-                _write_jpeg(layout.station_view(folder, take, number, frame), pictures[number])
+                write_picture(camera, picture)
+        (tracker,) = collection.cameras_of("tracker_view")
         if kept():
-            _write_jpeg(layout.tracker_view(folder, take, frames["trackercam"]), shoot("tracker").color)
+            write_picture(tracker, shoot("tracker").color)
         if kept():
             _write_summary(folder, surgery, second)
     if second % piece.mask_stride == 0:
-        for camera in layout.SEGMENTATION_CAMERAS[take.dataset]:
-            view = views.get(f"{'station' if layout.is_station(camera) else 'room'}{layout.camera_number(camera)}")
-            if view is not None:
-                frame = frames[layout.frame_key(take, camera)]
-                _write_png(layout.label_mask(folder, take, camera, frame), view.labels)
+        for camera in collection.labelled_cameras:
+            mask = collection.label_mask(take, camera.name, frames[camera.frame])
+            if mask is not None and camera.name in views:
+                _write_png(folder / mask, views[camera.name].labels)
 
 
 def _write_summary(folder: Path, surgery: Surgery, second: int) -> None:
-    frame = frame_numbers(surgery.take, second)["simstation"]
-    write_json(layout.screen_summary(folder, surgery.take, frame), _summaries(surgery)[second])
+    take = surgery.take
+    path = mmor().collection(take).path("robot_screen", take, **frame_numbers(take, second))
+    write_json(folder / path, _summaries(surgery)[second])
 
 
 @lru_cache(maxsize=2)
@@ -299,7 +306,7 @@ def _recipe(surgery: Surgery, size: tuple[int, int], faults: Faults, mask_stride
 
 
 def _note(root: Path, take: Take) -> Path:
-    return root / layout.ROOT_NAMES[take.dataset] / ".synthetic" / f"{take.name}.json"
+    return root / mmor().collection(take).root / ".synthetic" / f"{take.name}.json"
 
 
 def _is_finished(root: Path, take: Take, recipe: dict[str, Any]) -> bool:
@@ -328,12 +335,13 @@ def _is_finished(root: Path, take: Take, recipe: dict[str, Any]) -> bool:
 
 def _recorded(root: Path, take: Take) -> Path | None:
     """A file or folder of a take that nobody simulated, if there is one."""
-    folder = root / layout.ROOT_NAMES[take.dataset]
-    mates = [mate for mate in TAKES if mate.dataset == take.dataset and mate.folder == take.folder]
-    pictures = layout.take_folder(folder, take)
-    known = [*layout.index_files(folder, take)]
+    collection = mmor().collection(take)
+    folder = root / collection.root
+    mates = [mate for mate in collection.published if mate.folder == take.folder]
+    pictures = folder / take.folder
+    known = [folder / path for path in collection.index_files(take)]
     if not any(_note(root, mate).exists() for mate in mates):  # else the folder is theirs
         known.append(pictures)
-    if take.dataset == MMOR:
-        known += [path(folder, take) for path in (layout.take_json, layout.recording, layout.subtitles, layout.tracks)]
+    names = [name for name in ("seconds", "recording", "subtitles", "tracks") if name in collection.take_files]
+    known += [folder / collection.path(name, take) for name in names]
     return next((path for path in known if path.exists()), None)

@@ -19,11 +19,11 @@ from random import Random
 
 from timing import cpu_seconds
 
+from operating_room.domain.domain import mmor
 from operating_room.domain.takes import MMOR, Take, find_take, split_takes
 from operating_room.files.atomic import write_json
 from operating_room.graphs.graph_files import load_samples, save_samples
 from operating_room.graphs.scene_graph import Sample
-from operating_room.recordings import layout
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.transcripts import audio_window
 from operating_room_simulator.story.story import script_surgery
@@ -97,7 +97,7 @@ def preprocessing(root: Path, seconds: int, size: str, ffmpeg: str | None) -> No
 
 def ffmpeg_process(ffmpeg: str, dataset: Dataset, out: Path) -> float:
     """CPU seconds of what the published code runs for one clip."""
-    recording = layout.recording(dataset.roots[MMOR], TAKE)
+    recording = dataset.roots[MMOR] / mmor().collection(MMOR).path("recording", TAKE)
 
     def cut() -> int:
         for second in range(1, PROCESSES + 1):
@@ -121,19 +121,19 @@ def empty_split(root: Path, timepoints: int) -> None:
             Sample(take.sample_name, f"{moment.second:06d}", moment.triplets)
             for moment in script_surgery(take, 0, count).moments
         ]
-        empty_take(root / layout.ROOT_NAMES[take.dataset], take, count)
+        empty_take(root / mmor().collection(take).root, take, count)
     save_samples(root / "relationships_train.json", graphs)
 
 
 def empty_take(root: Path, take: Take, count: int) -> None:
     """A take in which only what prompts tell has content."""
     index = [
-        [f"{second:06d}", dict.fromkeys(layout.FRAME_KEYS[take.dataset], f"{second:06d}")] for second in range(count)
+        [f"{second:06d}", dict.fromkeys(mmor().collection(take).frame_keys, f"{second:06d}")] for second in range(count)
     ]
-    write_json(layout.index_files(root, take)[1 if take.folder.startswith("export") else 0], index)
+    write_json(root / mmor().collection(take).index_files(take)[0], index)
     tool = {"unique_id": "8000050", "button_state": 0, "Translation": [1.5, 2.5, 3.5], "euler_rot": [10.1, 20.2, 30.3]}
     if take.dataset == MMOR:
-        write_json(layout.tracks(root, take), [{"unique_id_dicts": [tool] * 3}] * count)
+        write_json(root / mmor().collection(take).path("tracks", take), [{"unique_id_dicts": [tool] * 3}] * count)
     content = {
         "transcript": json.dumps({"text": "could you hand me the saw please, and keep the leg still " * 3}),
         "robot_screen": json.dumps({str(n): {"type": "main", "template_name": "bone registration"} for n in range(6)}),

@@ -116,6 +116,14 @@ class RecordedTake:
             for position, (time, frames) in enumerate(listed)
         )
 
+    def at(self, time: str) -> float:
+        """When a time stamp is, in s since the take began.
+
+        Raises:
+            UserError: the index file is missing or damaged.
+        """
+        return float(time) if self._take_file is None else int(time) * self._take_file.period
+
     @cached_property
     def seconds(self) -> dict[int, Mapping[str, str]]:
         """The frame numbers of each second, in the order of time.

@@ -11,7 +11,7 @@ CHARACTERS = 200  # how much of their text
 CLIP_S = 2  # length of a clip of sound
 
 
-def spoken_text(subtitles: Sequence[Subtitle], second: int) -> str:
+def spoken_text(subtitles: Sequence[Subtitle], second: int | float) -> str:
     """What was said up to a second: the last four subtitles that have ended by then, their last 200 characters.
 
     "Last" is meant in file order, as published, even where the file is not sorted by time.
@@ -20,12 +20,12 @@ def spoken_text(subtitles: Sequence[Subtitle], second: int) -> str:
     return " ".join(ended[-SUBTITLES:])[-CHARACTERS:]
 
 
-def spoken_texts(subtitles: Sequence[Subtitle], seconds: Iterable[int]) -> dict[int, str]:
+def spoken_texts(subtitles: Sequence[Subtitle], seconds: Iterable[int | float]) -> dict[int | float, str]:
     """`spoken_text` of each second."""
     return {second: spoken_text(subtitles, second) for second in seconds}
 
 
-def audio_window(second: int, causal: bool = False) -> tuple[int, int]:
+def audio_window(second: int | float, causal: bool = False) -> tuple[int | float, int | float]:
     """Start and duration in s of the sound that belongs to a second.
 
     The published window reaches one second into the future: [t - 1, t + 1], cut at the start of the take (quirk 8 of

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
 
-from operating_room.domain.takes import Take
+from operating_room.domain.collection import Take
 from operating_room.errors import UserError
-from operating_room.files.atomic import write_bytes
+from operating_room.files.atomic import atomic_path, write_bytes
 from operating_room.files.mp3 import read_mp3
-from operating_room.recordings import layout
+from operating_room.files.readers import read_audio
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.transcripts import CLIP_S, audio_window
 from scene_graph_generation.preprocess.run import Outcome, each_take, missing, places, settle
@@ -38,40 +38,61 @@ def preprocess_audio(dataset: Dataset, takes: Sequence[Take], causal: bool = Fal
 
 
 def _write_clips(recorded: RecordedTake, causal: bool) -> Iterator[Path]:
-    recording = layout.recording(recorded.root, recorded.take)
-    if not recorded.has(recording):
+    recording, files = recorded.path("recording"), places(recorded, "audio")
+    if recording is None or not recorded.has(recording) or not files:
         return
-    files = places(recorded, layout.audio_clip)
-    folder = layout.audio_clip(recorded.root, recorded.take, "").parent
+    folder = next(iter(files.values())).parent
     settle(folder, {"window": window_name(causal)}, sources=[recording], made=[path.name for path in files.values()])
     if not (clips := missing(recorded, files)):
         return
-    sound = read_mp3(recording)
-    for time, path in clips:
-        start, duration = audio_window(int(time), causal)
-        if clip := sound.cut(start, start + duration):
-            write_bytes(path, clip)
-            yield path
-    require_whole(recording, sound.duration_s, int(clips[-1][0]))
+    if recording.suffix == ".mp3":
+        sound = read_mp3(recording)
+        for time, path in clips:
+            start, duration = audio_window(recorded.at(time), causal)
+            if clip := sound.cut(round(start), round(start + duration)):
+                write_bytes(path, clip)
+                yield path
+    else:
+        import soundfile
+
+        paths = dict(clips)
+        for time, samples, rate in read_clips(recording, {time: recorded.at(time) for time in paths}, causal):
+            with atomic_path(paths[time]) as temporary:
+                soundfile.write(temporary, samples, rate, format=paths[time].suffix[1:].upper())
+            yield paths[time]
+    require_whole(recording, sound_length(recording), recorded.at(clips[-1][0]))
 
 
-def read_clips(recording: Path, times: Iterable[str], causal: bool = False) -> Iterator[tuple[str, Samples, int]]:
+def sound_length(recording: Path) -> float:
+    """How long a recording is, in s.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if recording.suffix == ".mp3":
+        return read_mp3(recording).duration_s
+    samples, rate = read_audio(recording)
+    return len(samples) / rate
+
+
+def read_clips(recording: Path, times: Mapping[str, float], causal: bool = False) -> Iterator[tuple[str, Samples, int]]:
     """Time stamp, samples and rate in Hz of the sound around each of these times, which must be in order.
 
     The recording is decoded once from its beginning and never held as a whole. Nothing comes for a time after its end.
 
     Raises:
-        UserError: the recording is damaged, empty or no mp3.
+        UserError: the recording is damaged or empty, or no mp3 though it is called so.
     """
     import soundfile
 
-    read_mp3(recording)  # finds damage that decoders pass over
+    if recording.suffix == ".mp3":
+        read_mp3(recording)  # finds damage that decoders pass over
     try:
         with soundfile.SoundFile(recording) as file:
             rate = file.samplerate
             held, end = np.zeros((0, file.channels), np.float32), 0  # the last samples, and where they end
-            for time in times:
-                start, duration = (seconds * rate for seconds in audio_window(int(time), causal))
+            for time, second in times.items():
+                start, duration = (round(seconds * rate) for seconds in audio_window(second, causal))
                 while end < start + duration and len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
                     held, end = np.concatenate([held[max(0, start - end + len(held)) :], block]), end + len(block)
                 if len(clip := held[max(0, start - end + len(held)) :][:duration]) and start < end:
@@ -80,7 +101,7 @@ def read_clips(recording: Path, times: Iterable[str], causal: bool = False) -> I
         raise UserError(f"{recording}: cannot be decoded; copy it again from the dataset archive") from error
 
 
-def require_whole(recording: Path, duration_s: float, last: int) -> None:
+def require_whole(recording: Path, duration_s: float, last: float) -> None:
     """Compare the length of a recording with the last second of its take.
 
     Raises:
@@ -88,7 +109,7 @@ def require_whole(recording: Path, duration_s: float, last: int) -> None:
     """
     if duration_s < last - CLIP_S:
         raise UserError(
-            f"{recording}: ends after {duration_s:.0f} s, the take after {last} s; what is there has been used, "
+            f"{recording}: ends after {duration_s:.0f} s, the take after {last:.0f} s; what is there has been used, "
             "copy the recording again from the dataset archive"
         )
 

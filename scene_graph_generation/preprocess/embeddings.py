@@ -21,14 +21,12 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from computing.machine import choose_device
-from operating_room.domain.takes import Take
+from operating_room.domain.collection import Take
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_bytes
-from operating_room.files.mp3 import read_mp3
 from operating_room.files.readers import read_audio
-from operating_room.recordings import layout
 from operating_room.recordings.dataset import Dataset, RecordedTake
-from scene_graph_generation.preprocess.audio import Samples, read_clips, require_whole, window_name
+from scene_graph_generation.preprocess.audio import Samples, read_clips, require_whole, sound_length, window_name
 from scene_graph_generation.preprocess.run import Outcome, each_take, missing, places, settle
 
 Encoder = Callable[[Sequence[Samples], int], Float[Tensor, "clips 512"]]  # clips of one rate, and that rate in Hz
@@ -61,29 +59,28 @@ def preprocess_audio_embeddings(
 
 
 def _write_vectors(recorded: RecordedTake, encoder: Encoder, causal: bool) -> Iterator[Path]:
-    root, take = recorded.root, recorded.take
-    recording, heard = layout.recording(root, take), layout.audio_clip(root, take, "").parent
-    files = places(recorded, layout.audio_embedding)
-    clips = [] if recorded.has(recording) else sorted(n for n in recorded.list_folder(heard) if n.endswith(".mp3"))
-    sources = [recording] if recorded.has(recording) else [heard / name for name in clips]
-    if not sources:
+    recording, clips = recorded.path("recording"), places(recorded, "audio")
+    files = places(recorded, "audio_embedding")
+    if recording is not None and not recorded.has(recording):
+        recording = None
+    sources = [recording] if recording is not None else [path for path in clips.values() if recorded.has(path)]
+    if not sources or not files:
         return
-    folder, names = layout.audio_embedding(root, take, "").parent, [path.name for path in files.values()]
+    folder, names = next(iter(files.values())).parent, [path.name for path in files.values()]
     settle(folder, {"encoder": str(encoder), "window": window_name(causal)}, sources=sources, made=names)
     if not (paths := dict(missing(recorded, files))):
         return
-    if recorded.has(recording):
-        found = read_clips(recording, paths, causal)
+    if recording is not None:
+        found = read_clips(recording, {time: recorded.at(time) for time in paths}, causal)
     else:
-        by_time = {time: layout.audio_clip(root, take, time) for time in paths}
-        found = ((time, *read_audio(clip)) for time, clip in by_time.items() if recorded.has(clip))
+        found = ((time, *read_audio(clips[time])) for time in paths if time in clips and recorded.has(clips[time]))
     for batch in _batches(found):
         vectors = encoder([samples for _, samples, _ in batch], batch[0][2])
         for (time, _, _), vector in zip(batch, vectors):
             _write_vector(paths[time], vector.clone())  # a view would store the whole batch
             yield paths[time]
-    if recorded.has(recording):
-        require_whole(recording, read_mp3(recording).duration_s, int(max(paths)))
+    if recording is not None:
+        require_whole(recording, sound_length(recording), recorded.at(max(paths)))
 
 
 @dataclass(frozen=True)

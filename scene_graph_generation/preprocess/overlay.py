@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from operating_room.domain.takes import find_take
+from operating_room.domain.collection import Collection
 from operating_room.errors import UserError
-from operating_room.recordings import layout
 from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.folders import DOMAIN_FILE
+from operating_room.recordings.modalities import TABLE
 
-_ANY = find_take("any")
-_MASKS = layout.small_mask(Path(), _ANY, "", 0).parts[0]
-WRITTEN = {  # folders of a dataset that preprocessing writes into
-    *(place(Path(), _ANY, "").parts[0] for place in (layout.audio_clip, layout.audio_embedding, layout.transcript)),
-    *(_MASKS, f".{_MASKS}"),  # the masks, and how they were made
-    layout.subtitles(Path(), _ANY).parts[0],
-}
+_MADE_OF_TAKES = ("subtitles",)  # speech recognition
+_MADE = (*(row.name for row in TABLE if row.made_by), "masks_from_annotation")
+
+
+def written(collection: Collection) -> set[str]:
+    """The folders of a dataset, below its own or that of a take, that preprocessing writes into."""
+    patterns = [collection.files.get(name) for name in _MADE]
+    patterns += [collection.take_files.get(name) for name in _MADE_OF_TAKES]
+    folders = {pattern.split("/")[0] for pattern in patterns if pattern is not None}
+    return folders | {f".{name}" for name in folders}  # the latter tell how the files were made
 
 
 def overlay(dataset: Dataset, out: Path) -> Dataset:
@@ -28,19 +32,22 @@ def overlay(dataset: Dataset, out: Path) -> Dataset:
         UserError: `out` is the dataset itself, holds something else, or cannot be written.
     """
     for name, root in dataset.roots.items():
-        target = out / layout.ROOT_NAMES[name]
+        collection = dataset.domain.collection(name)
+        target, folders = out / collection.root, written(collection)
         if os.path.realpath(target) == os.path.realpath(root):
             raise UserError(f"{out}: is the dataset itself; leave out --out, or give another folder")
         try:
             target.mkdir(parents=True, exist_ok=True)
             for entry in sorted(root.iterdir()):
-                if entry.name in WRITTEN and entry.is_dir():
+                if entry.name in folders and entry.is_dir():
                     _mirror(entry, target / entry.name)
                 else:
                     _link(entry, target / entry.name)
+            if (root / DOMAIN_FILE).is_file():  # looked for in `out`, too
+                _link(root / DOMAIN_FILE, out / DOMAIN_FILE)
         except OSError as error:
             raise UserError(f"{target}: cannot be written ({error.strerror}); choose another --out") from error
-    return Dataset(out)
+    return Dataset(out, dataset.domain)
 
 
 def read_only(dataset: Dataset) -> Path | None:

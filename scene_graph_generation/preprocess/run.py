@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from operating_room.domain.takes import SPLITS, TAKES, Take, split_takes
+from operating_room.domain.collection import Take
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.readers import read_json
-from operating_room.recordings import layout
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.folders import list_names
 from operating_room.scores.fingerprints import content_fingerprint
@@ -59,18 +58,15 @@ def each_take(dataset: Dataset, takes: Sequence[Take], step: Step, title: str, w
     return sum(in_workers(partial(_attempt, step), recorded, workers, title), Outcome())
 
 
-def places(recorded: RecordedTake, place: Callable[[Path, Take, str], Path]) -> dict[str, Path]:
-    """Path of the file of each second of a take, by time stamp in the order of time.
-
-    Args:
-        recorded: the take.
-        place: the path of the file of one time stamp.
+def places(recorded: RecordedTake, modality: str) -> dict[str, Path]:
+    """Path of the file of each second of a take, by time stamp in the order of time; none if there can be no such file.
 
     Raises:
         UserError: the list of seconds is damaged.
     """
-    times = [f"{second:06d}" for second in recorded.seconds]
-    return {time: place(recorded.root, recorded.take, time) for time in times}
+    numbers = {numbers["time"]: numbers for numbers in recorded.seconds.values()}
+    paths = {time: recorded.path(modality, **of_it) for time, of_it in numbers.items()}
+    return {time: path for time, path in paths.items() if path is not None}
 
 
 def missing(recorded: RecordedTake, files: Mapping[str, Path]) -> list[tuple[str, Path]]:
@@ -130,11 +126,13 @@ def half_copied(dataset: Dataset, names: Sequence[str] | None) -> Iterator[str]:
         dataset: where to look.
         names: as in `Dataset.choose`; takes that are named one by one are required there.
     """
-    wanted = TAKES if names is None else [take for name in names if name in SPLITS for take in split_takes(name)]
+    domain = dataset.domain
+    splits = [name for name in names or () if name in domain.splits]
+    wanted = domain.takes if names is None else [take for name in splits for take in domain.split_takes(name)]
     known = {(take.dataset, take.folder) for take in dataset.takes()}
     for take in dict.fromkeys(take for take in wanted if (take.dataset, take.folder) not in known):
         if take.dataset in dataset.roots and (folder := dataset.roots[take.dataset] / take.folder).is_dir():
-            index = layout.index_files(dataset.roots[take.dataset], take)[1].name
+            index = domain.collection(take).index_files(take)[-1].name
             yield f"{folder}: has no {index}; copy the take again from the dataset archive"
 
 

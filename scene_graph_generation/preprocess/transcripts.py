@@ -8,15 +8,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from operating_room.domain.takes import Take
+from operating_room.domain.collection import Take
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json, write_text
-from operating_room.files.mp3 import read_mp3
 from operating_room.files.readers import check_subtitles, read_json, read_subtitles
-from operating_room.recordings import layout
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.transcripts import spoken_texts
 from operating_room.scores.fingerprints import content_fingerprint
+from scene_graph_generation.preprocess.audio import sound_length
 from scene_graph_generation.preprocess.run import SETTINGS, Outcome, each_take, missing, places, settle
 
 WHISPER = "large-v3"
@@ -47,28 +46,28 @@ def transcribe(dataset: Dataset, takes: Sequence[Take], model: str = WHISPER, wo
 
 
 def _write_texts(recorded: RecordedTake) -> Iterator[Path]:
-    path = layout.subtitles(recorded.root, recorded.take)
-    if not recorded.has(path):
+    path, files = recorded.path("subtitles"), places(recorded, "transcript")
+    if path is None or not recorded.has(path) or not files:
         return
-    files = places(recorded, layout.transcript)
-    folder = layout.transcript(recorded.root, recorded.take, "").parent
+    folder = next(iter(files.values())).parent
     note = path.with_name(f".{path.stem}{SETTINGS}.json")
     settle(folder, {}, sources=[path], made=[text.name for text in files.values()], note=note)
     if texts := missing(recorded, files):
-        spoken = spoken_texts(read_subtitles(path), [int(time) for time, _ in texts])
+        spoken = spoken_texts(read_subtitles(path), [recorded.at(time) for time, _ in texts])
         for time, text in texts:
-            write_json(text, {"text": spoken[int(time)]})
+            write_json(text, {"text": spoken[recorded.at(time)]})
             yield text
     check_subtitles(path)  # what was written follows the order of the file, as published; that may be the wrong words
 
 
 def _write_subtitles(recorded: RecordedTake, model: str) -> Iterator[Path]:
-    recording = layout.recording(recorded.root, recorded.take)
-    path = layout.subtitles(recorded.root, recorded.take)
+    recording, path = recorded.path("recording"), recorded.path("subtitles")
+    if recording is None or path is None:
+        return
     origin = path.with_name(f".{path.stem}.recognised.json")  # fingerprints of the recording and of the subtitles
     if not recorded.has(recording) or (recorded.has(path) and not _is_outdated(path, origin, recording)):
         return
-    read_mp3(recording)
+    sound_length(recording)  # finds damage that decoders pass over
     heard = content_fingerprint([recording])
     import srt
 

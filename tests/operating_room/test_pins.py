@@ -20,7 +20,6 @@ from operating_room.domain.domain import mmor
 from operating_room.domain.takes import SPLITS, TAKES, split_takes
 from operating_room.graphs import memory, prompts
 from operating_room.graphs.scene_graph import Triplet, normalise, parse, target_text
-from operating_room.recordings import layout
 from scene_graph_generation.inputs.tokens import _closed_language, _fixed_phrases
 from scene_graph_generation.samples.downstream_samples import downstream_file_name
 from scene_graph_generation.samples.records import SampleOptions
@@ -86,23 +85,25 @@ def paths() -> list[Any]:
     """Every path of every published take, for one frame."""
     found: list[Any] = [[take.sample_name, take.folder, take.dataset] for take in TAKES]
     for take in TAKES:
-        found += map(str, (*layout.index_files(ROOT, take), *layout.relation_label_folders(ROOT, take)))
-        of_take = (layout.take_folder, layout.take_json, layout.tracks, layout.recording, layout.subtitles)
-        labels = (layout.next_action, layout.robot_phase, layout.sterility_breach)
-        found += [str(path(ROOT, take)) for path in (*of_take, *labels)]
-        of_frame = (layout.screen_summary, layout.audio_clip, layout.audio_embedding, layout.transcript)
-        more = (layout.point_cloud, layout.tracker_view)
-        found += [str(path(ROOT, take, "000017")) for path in (*of_frame, *more)]
-        found += [str(layout.room_view(ROOT, take, camera, "000017")) for camera in layout.ROOM_CAMERAS[take.dataset]]
-        found += [str(layout.station_view(ROOT, take, camera, "000017")) for camera in layout.STATION_CAMERAS]
-        found += [
-            str(layout.small_mask(ROOT, take, "000017", number, flag)) for number in range(3) for flag in (False, True)
-        ]
-        for camera in layout.SEGMENTATION_CAMERAS[take.dataset]:
-            pair = layout.segmentation_view, layout.label_mask, layout.panoptic_mask
-            found += [str(path(ROOT, take, camera, "000017")) for path in pair]
-            found += [layout.frame_key(take, camera), str(layout.label_mask(ROOT, take, camera, "17", True))]
-            found += [str(layout.panoptic_mask(ROOT, take, camera, "17", True))]
+        own, files = mmor().collection(take), mmor().collection("MMOR")  # which have one form for what both could have
+        found += [str(ROOT / path) for path in (*own.index_files(take), *own.annotation_folders(take))]
+        of_take = ("seconds", "tracks", "recording", "subtitles", "next_action", "robot_phase", "sterility_breach")
+        found += [str(ROOT / take.folder), *(str(ROOT / files.path(name, take)) for name in of_take)]
+        of_frame = ("robot_screen", "audio", "audio_embedding", "transcript")
+        numbers = dict.fromkeys(("time", "simstation", "pcd"), "000017")
+        found += [str(ROOT / files.path(name, take, **numbers)) for name in of_frame]
+        found += [str(ROOT / own.path("point_cloud", take, **numbers))]
+        found += [str(ROOT / files.picture(take, "trackercam", "000017"))]
+        for modality, collection in (("room_views", own), ("station_views", files)):
+            cameras = [camera.name for camera in collection.cameras_of(modality)]
+            found += [str(ROOT / collection.picture(take, camera, "000017")) for camera in cameras]
+        names = ("masks", "masks_from_annotation")
+        found += [str(ROOT / own.path(n, take, time="000017", number=i)) for i in range(3) for n in names]
+        for camera in own.labelled_cameras:
+            of_camera = own.picture, own.label_mask, own.panoptic_mask
+            found += [str(ROOT / (path(take, camera.name, "000017") or "")) for path in of_camera]
+            found += [camera.frame, str(ROOT / (own.label_mask(take, camera.name, "17", True) or ""))]
+            found += [str(ROOT / own.panoptic_mask(take, camera.name, "17", True))]
     return found
 
 

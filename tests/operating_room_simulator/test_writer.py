@@ -20,7 +20,6 @@ from operating_room.files.readers import (
     read_subtitles,
 )
 from operating_room.graphs.scene_graph import Sample
-from operating_room.recordings import layout
 from operating_room.recordings import raw_labels as relations
 from operating_room.recordings.conversion import label_files
 from operating_room.recordings.dataset import Dataset, RecordedTake
@@ -30,6 +29,7 @@ from operating_room_simulator.records import frame_numbers, raw_labels, start_se
 from operating_room_simulator.story.annotated import annotated_surgery
 from operating_room_simulator.story.story import Surgery, script_surgery
 from operating_room_simulator.writer import Faults, named_takes, synthesize, write_take, write_takes
+from tests.operating_room.published import index_place, mask_place, picture_place, place
 
 SIZE = (48, 32)
 
@@ -59,41 +59,38 @@ def test_an_mmor_take_is_complete(root: Path, name: str) -> None:
     index = read_json(folder / "012_PKA" / f"timestamp_to_pcd_and_frames_list_{name}.json")
     start = int(index[0][0])
     assert [element[0] for element in index] == [f"{start + second:06d}" for second in range(3)]
-    assert read_json(layout.take_json(folder, take))["timestamps"] == {str(int(ts)): frames for ts, frames in index}
+    assert read_json(place(folder, "seconds", take))["timestamps"] == {str(int(ts)): frames for ts, frames in index}
     for ts, frames in index:
-        for camera in layout.ROOM_CAMERAS[take.dataset]:
-            assert read_picture(layout.room_view(folder, take, camera, frames["azure"])).shape == (32, 48, 3)
-        for camera in layout.STATION_CAMERAS:
-            read_picture(layout.station_view(folder, take, camera, frames["simstation"]))
-        read_picture(layout.tracker_view(folder, take, frames["trackercam"]))
-        summary = read_json(layout.screen_summary(folder, take, frames["simstation"]))
+        for camera in mmor().collection(take).cameras:
+            assert read_picture(picture_place(folder, take, camera.name, frames[camera.frame])).shape == (32, 48, 3)
+        summary = read_json(place(folder, "robot_screen", take, simstation=frames["simstation"]))
         assert all({"type", "template_name"} <= set(part) for part in summary.values())
-        cloud = read_point_cloud(layout.point_cloud(folder, take, ts))
+        cloud = read_point_cloud(place(folder, "point_cloud", take, time=ts))
         assert np.abs(cloud[:, :3]).max() < 6  # m
         assert 0.05 < cloud[:, 3:].mean() < 0.95
-        for camera in layout.SEGMENTATION_CAMERAS[take.dataset]:
-            mask = read_label_mask(layout.label_mask(folder, take, camera, frames[layout.frame_key(take, camera)]))
+        for camera in mmor().collection(take).labelled_cameras:
+            mask = read_label_mask(mask_place(folder, take, camera.name, frames[camera.frame]))
             assert mask.shape == (32, 48)
             assert set(np.unique(mask)) <= set(mmor().labels.labels)
             assert len(np.unique(mask)) > 3
-    assert len(read_json(layout.tracks(folder, take))) == start + 3
-    samples, rate = read_audio(layout.recording(folder, take))
+    assert len(read_json(place(folder, "tracks", take))) == start + 3
+    samples, rate = read_audio(place(folder, "recording", take))
     assert len(samples) == pytest.approx((start + 3) * rate, rel=0.1)
-    for path in (layout.next_action, layout.robot_phase, layout.sterility_breach):
-        assert list(read_json(path(folder, take))) == ["000000", "000001", "000002"]
+    for task in ("next_action", "robot_phase", "sterility_breach"):
+        assert list(read_json(place(folder, task, take))) == ["000000", "000001", "000002"]
 
 
 def test_a_fourdor_take_is_complete(root: Path) -> None:
     take, folder = find_take("002_4DOR"), root / "4D-OR_data"
-    index = read_json(layout.index_files(folder, take)[1])
+    index = read_json(index_place(folder, take, of_folder=True))
     for ts, frames in index:
         assert set(frames) == {"pcd", *(f"color_{camera}" for camera in range(1, 7))}
         assert frames["pcd"] != ts
-        read_point_cloud(layout.point_cloud(folder, take, frames["pcd"]))
+        read_point_cloud(place(folder, "point_cloud", take, **frames))
         for camera in range(1, 7):
-            read_picture(layout.room_view(folder, take, camera, frames[f"color_{camera}"]))
-        for camera in layout.SEGMENTATION_CAMERAS[take.dataset]:
-            read_label_mask(layout.label_mask(folder, take, camera, frames[f"color_{camera}"]))
+            read_picture(picture_place(folder, take, str(camera), frames[f"color_{camera}"]))
+        for camera in [camera.name for camera in mmor().collection(take).labelled_cameras]:
+            read_label_mask(mask_place(folder, take, camera, frames[f"color_{camera}"]))
     assert {path.name for path in folder.iterdir()} == {".synthetic", "export_holistic_take2_processed"}
 
 
@@ -105,7 +102,9 @@ def test_the_index_finds_everything(root: Path) -> None:
         assert list(timepoint.several("station_views")) == [f"simstation{number}" for number in range(4)]
         assert timepoint.tracker is not None
         assert all(map(timepoint.has, ("tracker_view", "point_cloud", "robot_screen", "annotation")))
-        assert set(timepoint.several("label_masks")) == set(layout.SEGMENTATION_CAMERAS[MMOR])
+        assert set(timepoint.several("label_masks")) == {
+            camera.name for camera in mmor().collection(MMOR).labelled_cameras
+        }
 
 
 @pytest.mark.parametrize("take", TAKES, ids=lambda take: take.name)
@@ -119,7 +118,7 @@ def test_label_conversion_gives_the_story_back(take: Take, tmp_path: Path, monke
     assert [sample.frame_id for sample in samples] == [f"{second:06d}" for second in range(0, 60, step)]
     assert [sample.triplets for sample in samples] == [moment.triplets for moment in surgery.moments[::step]]
     if take.dataset == MMOR:
-        assert len(read_subtitles(layout.subtitles(tmp_path, take))) > 5
+        assert len(read_subtitles(place(tmp_path, "subtitles", take))) > 5
 
 
 def test_raw_labels_look_like_the_published_ones() -> None:
@@ -188,7 +187,7 @@ def test_other_takes_are_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="simulated with other options"):
         write_take(tmp_path, surgery, size=(64, 48))
     recorded = tmp_path / "recorded"
-    index = layout.index_files(recorded / "4D-OR_data", surgery.take)[1]
+    index = index_place(recorded / "4D-OR_data", surgery.take, of_folder=True)
     index.parent.mkdir(parents=True)
     index.write_text("[]")
     with pytest.raises(UserError, match="was not simulated"):

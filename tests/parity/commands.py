@@ -19,11 +19,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mmor.cli import app
+from operating_room.domain.domain import bundled
 from operating_room.domain.takes import MMOR, find_take
 from operating_room.files.readers import read_audio, read_label_mask, read_picture
 from operating_room.graphs.prompts import IMAGE_MARK, MEMORY_END, MEMORY_START, conversation
 from operating_room.graphs.scene_graph import parse, split_sample_id, target_text
-from operating_room.recordings import layout
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.timepoint import Timepoint
 from scene_graph_generation.config.settings import MM2SGConfig
@@ -31,6 +31,7 @@ from scene_graph_generation.inference.generator import SceneGraphGenerator
 from scene_graph_generation.inputs.evidence import Evidence
 from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.samples.sample_files import read_shards, shard_folder
+from tests.operating_room.published import index_place, mask_place, picture_place, place
 from tests.parity.case import EXACT, Result, compare
 
 TAKE = find_take("001_PKA")
@@ -53,10 +54,12 @@ def transcripts(folder: Path, cases: Sequence[Mapping[str, Any]], root: Path) ->
     for number, case in enumerate(cases):
         tree = root / f"transcripts{number}"
         data = make_take(tree, map(int, case["text_per_second"]))
-        write(layout.subtitles(data, TAKE), (folder / case["srt"]).read_bytes())
+        write(place(data, "subtitles", TAKE), (folder / case["srt"]).read_bytes())
         with suppress(AssertionError):  # it tells of subtitles that are not in the order of time, having written all
             mmor("scene-graph", "preprocess", "transcripts", "--data", tree)
-        paths = {second: layout.transcript(data, TAKE, f"{int(second):06d}") for second in case["text_per_second"]}
+        paths = {
+            second: place(data, "transcript", TAKE, time=f"{int(second):06d}") for second in case["text_per_second"]
+        }
         ours = {second: json.loads(path.read_text())["text"] for second, path in paths.items()}
         yield compare(f"{case['srt']} by command", ours, case["text_per_second"], EXACT)
 
@@ -66,7 +69,7 @@ def audio_clips(windows: Sequence[Mapping[str, Any]], root: Path) -> Iterator[Re
     seconds = [int(window["timepoint"]) for window in windows]
     tree = root / "audio"
     data = make_take(tree, seconds)
-    recording = layout.recording(data, TAKE)
+    recording = place(data, "recording", TAKE)
     recording.parent.mkdir()
     noise = np.random.default_rng(0).normal(0, 0.1, RATE * (max(seconds) + 1))
     soundfile.write(recording, noise, RATE, format="MP3")
@@ -74,7 +77,7 @@ def audio_clips(windows: Sequence[Mapping[str, Any]], root: Path) -> Iterator[Re
     whole, _ = read_audio(recording)
     for second, window in zip(seconds, windows):
         start, duration = (round(window[name] * RATE) for name in ("start_second", "duration_seconds"))
-        clip, _ = read_audio(layout.audio_clip(data, TAKE, f"{second:06d}"))
+        clip, _ = read_audio(place(data, "audio", TAKE, time=f"{second:06d}"))
         theirs = whole[start : start + duration]
         yield compare(f"clip of second {second} by command", clip, theirs, SAME_SOUND)
 
@@ -85,21 +88,21 @@ def small_masks(folder: Path, facts: Mapping[str, Any], root: Path) -> Iterator[
     tree = root / "masks"
     data = make_take(tree, range(len(cases)))
     for number, (name, _) in enumerate(cases):
-        write(layout.label_mask(data, TAKE, "4", f"{number:06d}"), (folder / name).read_bytes())
+        write(mask_place(data, TAKE, "4", f"{number:06d}"), (folder / name).read_bytes())
     mmor("scene-graph", "preprocess", "masks", "--data", tree, "--from-annotations")
     for number, (name, expected) in enumerate(cases):
-        ours = read_label_mask(layout.small_mask(data, TAKE, f"{number:06d}", 1))
+        ours = read_label_mask(place(data, "masks", TAKE, time=f"{number:06d}", number=1))
         yield compare(f"{name} by command", ours, read_label_mask(folder / expected), EXACT)
     if case := facts.get("colour_case"):
         tree = root / "predicted"
         data = make_take(tree, range(1))
         name = case["input"].split()[0]
-        stem = layout.segmentation_view(data, TAKE, "5", "000000").stem
+        stem = picture_place(data, TAKE, "5", "000000").stem
         picture = tree / "pan_pred" / f"{TAKE.name}_5" / f"{stem}.png"
         picture.parent.mkdir(parents=True)
         Image.fromarray(read_picture(folder / name)).save(picture)
         mmor("scene-graph", "preprocess", "masks", "--data", tree, "--predictions", tree / "pan_pred")
-        ours = read_label_mask(layout.small_mask(data, TAKE, "000000", 2))
+        ours = read_label_mask(place(data, "masks", TAKE, time="000000", number=2))
         yield compare(f"{name} by command", ours, read_label_mask(folder / case["expected"]), EXACT)
 
 
@@ -205,11 +208,12 @@ def by_id(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def make_take(tree: Path, seconds: Any) -> Path:
     """A take of MM-OR with an index and a list of seconds, and nothing else; returns the folder of the dataset."""
-    data = tree / layout.ROOT_NAMES[MMOR]
-    frames = {second: dict.fromkeys(layout.FRAME_KEYS[MMOR], f"{second:06d}") for second in seconds}
+    collection = bundled("mmor").collection(MMOR)
+    data = tree / collection.root
+    frames = {second: dict.fromkeys(collection.frame_keys, f"{second:06d}") for second in seconds}
     index = [[f"{second:06d}", numbers] for second, numbers in frames.items()]
-    write(layout.index_files(data, TAKE)[1], json.dumps(index).encode())
-    write(layout.take_json(data, TAKE), json.dumps({"timestamps": {str(s): f for s, f in frames.items()}}).encode())
+    write(index_place(data, TAKE, of_folder=True), json.dumps(index).encode())
+    write(place(data, "seconds", TAKE), json.dumps({"timestamps": {str(s): f for s, f in frames.items()}}).encode())
     return data
 
 

@@ -15,10 +15,10 @@ from operating_room.domain.domain import mmor
 from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import target_text
-from operating_room.recordings import layout
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.questions import timepoint_prompt
 from operating_room.recordings.raw_labels import read_labels
+from tests.operating_room.published import mask_place, picture_place, place
 from tests.operating_room.tiny_dataset import FOURDOR_NAME, MMOR_NAME, write, write_dataset
 
 
@@ -82,7 +82,7 @@ def test_a_missing_file_is_no_fault_and_a_broken_one_is(data: Path) -> None:
 
 @pytest.mark.parametrize("labels", [[], {"000000": 7}, {"000000": ["cut", True]}, {"000009": ["cut", 1]}])
 def test_a_label_file_that_evaluation_would_refuse_is_broken(data: Path, labels: object) -> None:
-    path = layout.next_action(data / "MM-OR_data", find_take(MMOR_NAME))
+    path = place(data / "MM-OR_data", "next_action", find_take(MMOR_NAME))
     path.write_text(json.dumps(labels))
     found = show(data, MMOR_NAME, "0", code=2)
     assert [problem.startswith(f"{path}: ") for problem in found["problems"]] == [True]
@@ -137,10 +137,10 @@ def test_a_label_without_picture_has_a_row(data: Path, tmp_path: Path) -> None:
     recorded = Dataset(data).take(find_take(MMOR_NAME))
     camera, mask = next(iter(recorded.timepoint("0").several("label_masks").items()))
     frame = mask.stem.rsplit("-", 1)[-1]
-    made = layout.label_mask(recorded.root, recorded.take, camera, frame, interpolated=True)
+    made = mask_place(recorded.root, recorded.take, camera, frame, interpolated=True)
     write(made, mask.read_bytes())
     mask.unlink()
-    layout.segmentation_view(recorded.root, recorded.take, camera, frame).unlink()
+    picture_place(recorded.root, recorded.take, camera, frame).unlink()
     (row,) = (row for row in table(data, MMOR_NAME) if row["timepoint"] == "000000" and row["camera"] == camera)
     assert (row["picture"], row["label_mask"], data / row["interpolated_mask"]) == ("", "", made)
     out = tmp_path / "table.csv"

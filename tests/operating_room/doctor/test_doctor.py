@@ -22,9 +22,10 @@ from operating_room.domain.collection import Take
 from operating_room.domain.domain import Domain, mmor
 from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
-from operating_room.recordings import folders, layout
+from operating_room.recordings import folders
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.modalities import BY_NAME
+from tests.operating_room.published import place
 from tests.operating_room.tiny_dataset import (
     FOURDOR_NAME,
     MMOR_NAME,
@@ -415,7 +416,7 @@ def test_only_files_of_the_archives_are_to_be_copied_from_there(root: Path) -> N
 
 def test_the_phases_that_nobody_evaluates_are_no_gap(tmp_path: Path) -> None:
     write_mmor(tmp_path / "MM-OR_data", "004_PKA")
-    phases = layout.robot_phase(tmp_path / "MM-OR_data", find_take("004_PKA"))
+    phases = place(tmp_path / "MM-OR_data", "robot_phase", find_take("004_PKA"))
     assert not check(tmp_path, ["004_PKA"]).exit_code
     phases.unlink()
     assert not check(tmp_path, ["004_PKA"]).exit_code

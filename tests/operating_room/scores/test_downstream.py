@@ -13,7 +13,6 @@ from operating_room.domain.domain import mmor
 from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Sample, Triplet
-from operating_room.recordings import layout
 from operating_room.scores.downstream import (
     breach_answers,
     load_labels,
@@ -22,6 +21,7 @@ from operating_room.scores.downstream import (
 )
 from operating_room.scores.downstream_rules import our_rules
 from operating_room.scores.sterility import find_breaches
+from tests.operating_room.published import place
 
 OUR_RULE = our_rules().sterility_breach
 ROBOT_PHASES = mmor().task("robot_phase").classes
@@ -150,7 +150,7 @@ def test_predicted_graphs_come_sorted_with_underscores_only() -> None:
 
 def test_label_files_are_read_by_take(tmp_path: Path) -> None:
     take = find_take("001_PKA_MMOR")
-    path = layout.robot_phase(tmp_path, take)
+    path = place(tmp_path, "robot_phase", take)
     with pytest.raises(UserError, match=r"001_PKA\.json"):
         load_labels(tmp_path, [take], mmor().task("robot_phase"), mmor())
     path.parent.mkdir(parents=True)

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
-from operating_room.recordings import layout
 from operating_room.recordings.dataset import Dataset
 from panoptic_segmentation.config.data_choice import data_choice
 from panoptic_segmentation.config.settings import ClipSettings
@@ -28,6 +27,7 @@ from panoptic_segmentation.data.clips import (
 )
 from panoptic_segmentation.data.ground_truth import find_videos, prepare
 from panoptic_segmentation.model.segmenter import PIXEL_MEAN
+from tests.operating_room.published import index_place
 from tests.panoptic_segmentation.data.test_ground_truth import TAKE, write_take
 
 CTVIS = ClipSettings(frames=10, reach=20)
@@ -158,7 +158,7 @@ def test_a_lost_picture_is_named(clips: ClipDataset) -> None:
 def test_own_takes_are_a_data_set(tmp_path: Path) -> None:
     root = tmp_path / "MM-OR_data"
     for name in ("001_PKA", "mine"):
-        index = layout.index_files(root, find_take(name))[0]
+        index = index_place(root, find_take(name))
         index.parent.mkdir(parents=True)
         index.write_text("[]")
     dataset = Dataset(tmp_path)

@@ -19,7 +19,6 @@ from operating_room.domain.domain import mmor
 from operating_room.domain.takes import Take, find_take
 from operating_room.errors import UserError
 from operating_room.files.readers import read_ids, read_label_mask
-from operating_room.recordings import layout
 from operating_room.recordings.dataset import Dataset
 from panoptic_segmentation.data import ground_truth
 from panoptic_segmentation.data.ground_truth import (
@@ -31,6 +30,7 @@ from panoptic_segmentation.data.ground_truth import (
     segment_records,
     split_video,
 )
+from tests.operating_room.published import index_place, mask_place, picture_place
 
 TAKE = find_take("001_PKA")
 LABELS = mmor().labels
@@ -110,13 +110,13 @@ def write_take(root: Path, frames: int, take: Take = TAKE) -> Dataset:
     """A take with room camera 1: pictures of all frames, masks of all but the third."""
     folder = root / "MM-OR_data"
     numbers = [f"{100 + 3 * i:06d}" for i in range(frames)]
-    index = layout.index_files(folder, take)[0]
+    index = index_place(folder, take)
     index.parent.mkdir(parents=True)
     index.write_text(json.dumps([[f"{i:06d}", {"azure": number}] for i, number in enumerate(numbers)]))
     for i, number in enumerate(numbers):
         mask, picture = (
-            layout.label_mask(folder, take, "1", number),
-            layout.segmentation_view(folder, take, "1", number),
+            mask_place(folder, take, "1", number),
+            picture_place(folder, take, "1", number),
         )
         for path in (mask, picture):
             path.parent.mkdir(parents=True, exist_ok=True)

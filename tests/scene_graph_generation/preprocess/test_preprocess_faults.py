@@ -22,8 +22,8 @@ from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
 from operating_room.files import atomic as files
 from operating_room.files.readers import read_json, read_subtitles
-from operating_room.recordings import layout
 from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.masks import PREDICTION_ORIGIN
 from operating_room.recordings.modalities import BY_NAME
 from scene_graph_generation.preprocess import run
 from scene_graph_generation.preprocess.audio import preprocess_audio
@@ -31,6 +31,7 @@ from scene_graph_generation.preprocess.embeddings import mel_encoder, preprocess
 from scene_graph_generation.preprocess.masks import preprocess_masks
 from scene_graph_generation.preprocess.run import Outcome, half_copied
 from scene_graph_generation.preprocess.transcripts import preprocess_transcripts, transcribe
+from tests.operating_room.published import place
 from tests.operating_room.tiny_dataset import label_picture, picture, sound, write, write_dataset, write_mmor
 
 FORK = get_context("fork")
@@ -237,7 +238,7 @@ def test_a_damaged_prediction_is_named_and_leaves_nothing(root: Path, tmp_path: 
 
 def test_masks_of_two_sources_are_not_mixed(root: Path, tmp_path: Path) -> None:
     masks(root).require()
-    layout.small_mask(root / "MM-OR_data", TAKE, "000001", 0).unlink()
+    place(root / "MM-OR_data", "masks", TAKE, time="000001", number=0).unlink()
     pixels = np.zeros((48, 64, 3), np.uint8)
     write(tmp_path / "pan_pred" / "001_PKA_1" / "camera01_colorimage-000100.png", picture("PNG", pixels))
     (problem,) = preprocess_masks(Dataset(root), [TAKE], tmp_path / "pan_pred").problems
@@ -245,7 +246,7 @@ def test_masks_of_two_sources_are_not_mixed(root: Path, tmp_path: Path) -> None:
 
 
 def test_masks_of_two_models_are_not_mixed(root: Path, tmp_path: Path) -> None:
-    predictions, origin = tmp_path / "pan_pred", tmp_path / layout.PREDICTION_ORIGIN
+    predictions, origin = tmp_path / "pan_pred", tmp_path / PREDICTION_ORIGIN
     write(predictions / "001_PKA_1" / "camera01_colorimage-000100.png", picture("PNG", np.zeros((48, 64, 3), np.uint8)))
     origin.write_text('{"model": "first.safetensors", "sha256": "1"}')
     assert preprocess_masks(Dataset(root), [TAKE], predictions).require() == 1
@@ -288,7 +289,7 @@ def whisper(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("whisper")
 def test_speech_recognition_writes_missing_transcripts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = layout.subtitles(root / "MM-OR_data", TAKE)
+    missing = place(root / "MM-OR_data", "subtitles", TAKE)
     missing.unlink()
     assert transcribe(Dataset(root), [TAKE, OTHER], "small").require() == 1
     assert [(cue.start_s, cue.end_s, cue.text) for cue in read_subtitles(missing)] == [
@@ -296,7 +297,7 @@ def test_speech_recognition_writes_missing_transcripts(root: Path, monkeypatch: 
         (1.25, 2.0, "thank you"),
     ]
     assert transcripts(root).require() == 6
-    assert read_json(layout.transcript(root / "MM-OR_data", TAKE, "000002")) == {"text": "the saw thank you"}
+    assert read_json(place(root / "MM-OR_data", "transcript", TAKE, time="000002")) == {"text": "the saw thank you"}
     missing.unlink()
     monkeypatch.setattr(FakeWhisper, "heard", ())
     (problem,) = transcribe(Dataset(root), [TAKE], "small").problems
@@ -326,18 +327,18 @@ def changed(path: Path, content: str | bytes) -> None:
 def test_other_subtitles_are_other_transcripts(root: Path) -> None:
     """Review: transcripts, clips and vectors were never made again when what they are made of changed."""
     transcripts(root).require()
-    path = layout.subtitles(root / "MM-OR_data", TAKE)
+    path = place(root / "MM-OR_data", "subtitles", TAKE)
     changed(path, path.read_text().replace("the saw", "my tool"))
     assert transcripts(root).require() == 3
-    assert read_json(layout.transcript(root / "MM-OR_data", TAKE, "000001")) == {"text": "my tool"}
+    assert read_json(place(root / "MM-OR_data", "transcript", TAKE, time="000001")) == {"text": "my tool"}
     assert transcripts(root).require() == 0
 
 
 def test_another_recording_is_heard_again(root: Path) -> None:
     clips(root).require()
     embeddings(root).require()
-    recording = layout.recording(root / "MM-OR_data", TAKE)
-    vector = layout.audio_embedding(root / "MM-OR_data", TAKE, "000001")
+    recording = place(root / "MM-OR_data", "recording", TAKE)
+    vector = place(root / "MM-OR_data", "audio_embedding", TAKE, time="000001")
     before = torch.load(vector)
     os.utime(recording, ns=(0, 0))
     assert clips(root).require() == embeddings(root).require() == 0  # a copy is the same recording
@@ -349,16 +350,16 @@ def test_another_recording_is_heard_again(root: Path) -> None:
 def test_vectors_of_clips_follow_the_clips(root: Path) -> None:
     clips(root).require()
     for take in (TAKE, OTHER):
-        layout.recording(root / "MM-OR_data", take).unlink()
+        place(root / "MM-OR_data", "recording", take).unlink()
     assert embeddings(root).require() == 6
-    changed(layout.audio_clip(root / "MM-OR_data", TAKE, "000002"), sound(2.0))
+    changed(place(root / "MM-OR_data", "audio", TAKE, time="000002"), sound(2.0))
     assert embeddings(root).require() == 3
 
 
 def test_masks_follow_what_they_are_made_of(root: Path, tmp_path: Path) -> None:
     masks(root).require()
     large = root / "MM-OR_data" / "001_PKA" / "segmentation_export_4" / "camera04_colorimage-000101.png"
-    small = layout.small_mask(root / "MM-OR_data", TAKE, "000002", 1)
+    small = place(root / "MM-OR_data", "masks", TAKE, time="000002", number=1)
     before = small.read_bytes()
     write(large, label_picture(0, 3, 7))
     assert masks(root).require() == 9
@@ -370,10 +371,10 @@ def test_masks_follow_what_they_are_made_of(root: Path, tmp_path: Path) -> None:
 
 def test_files_from_elsewhere_are_never_made_again(root: Path) -> None:
     for second in range(1, 4):
-        layout.transcript(root / "MM-OR_data", TAKE, f"{second:06d}").parent.mkdir(parents=True, exist_ok=True)
-        write(layout.transcript(root / "MM-OR_data", TAKE, f"{second:06d}"), {"text": "published"})
+        place(root / "MM-OR_data", "transcript", TAKE, time=f"{second:06d}").parent.mkdir(parents=True, exist_ok=True)
+        write(place(root / "MM-OR_data", "transcript", TAKE, time=f"{second:06d}"), {"text": "published"})
     assert transcripts(root).require() == 3  # of the other take
-    path = layout.subtitles(root / "MM-OR_data", TAKE)
+    path = place(root / "MM-OR_data", "subtitles", TAKE)
     path.write_text(path.read_text().replace("saw", "drill"))
     assert transcripts(root).require() == 0
 
@@ -382,7 +383,7 @@ def test_a_kill_between_old_and_new_leaves_nothing_that_passes_for_new(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transcripts(root).require()
-    path = layout.subtitles(root / "MM-OR_data", TAKE)
+    path = place(root / "MM-OR_data", "subtitles", TAKE)
     path.write_text(path.read_text().replace("the saw", "my tool"))
 
     def killed(*_: object) -> None:
@@ -399,7 +400,7 @@ def test_a_kill_between_old_and_new_leaves_nothing_that_passes_for_new(
 def test_damaged_settings_are_named(root: Path, content: str) -> None:
     """Fault 50."""
     embeddings(root).require()
-    settings = layout.audio_embedding(root / "MM-OR_data", TAKE, "").parent / ".settings.json"
+    settings = place(root / "MM-OR_data", "audio_embedding", TAKE, time="").parent / ".settings.json"
     settings.write_text(content)
     (problem,) = embeddings(root).problems
     assert str(settings) in problem
@@ -417,10 +418,10 @@ def test_embeddings_of_a_recording_that_ends_early_are_told(root: Path) -> None:
 
 
 def test_a_link_to_nothing_costs_its_take(root: Path, tmp_path: Path) -> None:
-    for path in (layout.recording, layout.subtitles):
-        place = path(root / "MM-OR_data", TAKE)
-        place.unlink()
-        place.symlink_to(tmp_path / "nowhere")
+    for name in ("recording", "subtitles"):
+        path = place(root / "MM-OR_data", name, TAKE)
+        path.unlink()
+        path.symlink_to(tmp_path / "nowhere")
     for step in (clips, embeddings, transcripts):
         outcome = step(root)
         assert outcome.written == 3
@@ -430,7 +431,7 @@ def test_a_link_to_nothing_costs_its_take(root: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("whisper")
 def test_speech_is_recognised_again_in_another_recording(root: Path) -> None:
-    path, recording = (place(root / "MM-OR_data", TAKE) for place in (layout.subtitles, layout.recording))
+    path, recording = (place(root / "MM-OR_data", name, TAKE) for name in ("subtitles", "recording"))
     assert transcribe(Dataset(root), [TAKE], "small").require() == 0  # subtitles of the dataset
     path.unlink()
     assert transcribe(Dataset(root), [TAKE], "small").require() == 1
