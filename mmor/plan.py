@@ -128,7 +128,7 @@ def _command_line() -> Any:
 def _facts(step: Step, makers: Mapping[Path, Step]) -> Facts:
     name, values = parse(step.words)
     data = next((Path(values[key]) for key in ("data", "root") if values.get(key) is not None), None)
-    dataset, problem = _dataset(data, makers)
+    dataset, problem = _dataset(data, values.get("domain"), makers)
     try:
         facts = facts_of(name, values, dataset)
     except UserError as error:
@@ -138,14 +138,14 @@ def _facts(step: Step, makers: Mapping[Path, Step]) -> Facts:
     return facts
 
 
-def _dataset(data: Path | None, makers: Mapping[Path, Step]) -> tuple[Dataset | None, str | None]:
+def _dataset(data: Path | None, domain: Path | None, makers: Mapping[Path, Step]) -> tuple[Dataset | None, str | None]:
     """The data that a command reads, if it is there already, and what is wrong with it."""
-    from operating_room.recordings.dataset import Dataset
+    from mmor.cli.options import open_dataset
 
     if data is None or not data.is_dir():
         return None, None
     try:
-        return Dataset(data), None
+        return open_dataset(data, domain), None
     except UserError as error:
         step = _maker(data, makers)
         return None, None if step is not None and not step.done else str(error)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mmor.cli import data_import
-from mmor.cli.options import CPUS, DATA_FOLDER, Data, chosen_domain, parse_size
+from mmor.cli.options import CPUS, DATA_FOLDER, Data, DomainFile, chosen_domain, open_dataset, parse_size
 from operating_room.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ Root = Annotated[Path, typer.Argument(help=DATA_FOLDER)]
 @app.command("check")
 def check(
     root: Root = Path("data"),
+    domain: DomainFile = None,
     take: Annotated[
         list[str] | None,
         typer.Option(help="Only this take, or the takes of this split; repeat for several (default: all on disk)."),
@@ -35,9 +36,8 @@ def check(
     Takes that are not there are gaps if their split is asked for, else they are only noted.
     """
     from operating_room.doctor import checkup as doctor
-    from operating_room.recordings.dataset import Dataset
 
-    report = doctor.check(Dataset(root), take)
+    report = doctor.check(open_dataset(root, domain), take)
     typer.echo(json.dumps(report.to_json(), indent=1) if as_json else str(report))
     raise typer.Exit(report.exit_code)
 
@@ -47,6 +47,7 @@ def show(
     take: Annotated[str, typer.Argument(help="Name of the take.")],
     frame: Annotated[str, typer.Argument(help="Position of the timepoint in the take's index, like 12 or 000012.")],
     data: Data = Path("data"),
+    domain: DomainFile = None,
     memory: Annotated[
         bool, typer.Option("--memory", help="Put the memory of the labelled graphs before it into the prompt.")
     ] = False,
@@ -60,7 +61,7 @@ def show(
     """
     from operating_room.doctor.contents import contents, describe
 
-    recorded = _recorded(data, take)
+    recorded = _recorded(data, domain, take)
     found = contents(recorded, frame, memory)
     typer.echo(json.dumps(found.to_json(), indent=1) if as_json else describe(found, recorded.root.parent))
     raise typer.Exit(2 if found.problems else 0)
@@ -70,6 +71,7 @@ def show(
 def table(
     take: Annotated[str, typer.Argument(help="Name of the take.")],
     data: Data = Path("data"),
+    domain: DomainFile = None,
     out: Annotated[Path | None, typer.Option(help="CSV file (default: print it).")] = None,
 ) -> None:
     """Write as CSV which labels belong to which picture.
@@ -83,7 +85,7 @@ def table(
     from operating_room.doctor.contents import COLUMNS, picture_table
     from operating_room.files.atomic import write_text
 
-    recorded = _recorded(data, take)
+    recorded = _recorded(data, domain, take)
     text = StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -95,19 +97,17 @@ def table(
         typer.echo(f"{text.getvalue().count(chr(10)) - 1} pictures in {out}", err=True)
 
 
-def _recorded(data: Path, take: str) -> RecordedTake:
-    from operating_room.recordings.dataset import Dataset
-
-    dataset = Dataset(data)
-    (chosen,) = dataset.choose(
-        [dataset.domain.find_take(take).sample_name]
-    )  # with its suffix: the name of a split is no take
+def _recorded(data: Path, domain: Path | None, take: str) -> RecordedTake:
+    dataset = open_dataset(data, domain)
+    name = dataset.domain.find_take(take).sample_name  # with its suffix: the name of a split is no take
+    (chosen,) = dataset.choose([name])
     return dataset.take(chosen)
 
 
 @app.command("convert-relations")
 def convert_relations(
     root: Root = Path("data"),
+    domain: DomainFile = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the files (default: the data folder, where --relations looks).")
     ] = None,
@@ -117,9 +117,8 @@ def convert_relations(
     Of train, validation and test, each for the takes that are there; also classes.txt and relationships.txt.
     """
     from operating_room.recordings.conversion import convert
-    from operating_room.recordings.dataset import Dataset
 
-    dataset = Dataset(root)
+    dataset = open_dataset(root, domain)
     conversion = convert(dataset, out or dataset.root)
     for path in conversion.written:
         typer.echo(path)
