@@ -10,16 +10,14 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from enum import IntEnum
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-from operating_room.doctor import take_checks
+from operating_room.doctor import house_checks, take_checks
+from operating_room.doctor.findings import Checkup, Finding, Severity, TakeFiles
 from operating_room.domain.collection import Take
-from operating_room.domain.domain import OWN, Domain
+from operating_room.domain.domain import Domain
 from operating_room.errors import UserError, one_line
 from operating_room.files.readers import check_subtitles
 from operating_room.recordings.dataset import Dataset, RecordedTake
@@ -29,81 +27,6 @@ from operating_room.recordings.index import read_seconds
 from operating_room.recordings.modalities import BY_NAME, TABLE, UNPACK, files_per_timepoint, modalities_of
 from operating_room.work.processes import cpu_threads
 from operating_room.work.progress import track
-
-
-class Severity(IntEnum):
-    """How bad a finding is; the worst one is the exit code."""
-
-    NOTE = 0  # worth knowing, and nothing is wrong
-    GAP = 1  # something is not there
-    BROKEN = 2  # something is there and cannot be used
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One problem; the message is one line and names the file."""
-
-    severity: Severity
-    path: Path
-    message: str
-
-
-@dataclass
-class TakeFiles:
-    """What is there of one take: number of files by modality, and by name for those that a take has once."""
-
-    take: Take
-    splits: tuple[str, ...]
-    timepoints: int = 0
-    found: Counter[str] = field(default_factory=Counter)
-    expected: dict[str, int] = field(default_factory=dict)  # without those whose number cannot be told
-
-    def to_json(self) -> dict[str, Any]:
-        """The same as JSON values, with the splits of the take."""
-        names = [*self.expected, *(self.found.keys() - self.expected.keys())]
-        files = {name: {"found": self.found[name], "expected": self.expected.get(name)} for name in names}
-        description = {"take": self.take.name, "dataset": self.take.dataset, "splits": list(self.splits)}
-        return {**description, "timepoints": self.timepoints, "files": files}
-
-
-@dataclass(frozen=True)
-class Checkup:
-    """The result of `check`: print it, or store `to_json()`."""
-
-    root: Path
-    takes: tuple[TakeFiles, ...]
-    findings: tuple[Finding, ...]  # the broken before the gaps
-    opened: int  # files that were looked into
-
-    @property
-    def exit_code(self) -> int:
-        """0 complete, 1 gaps, 2 broken files."""
-        return max((int(finding.severity) for finding in self.findings), default=0)
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything as JSON values."""
-        return {
-            "root": str(self.root),
-            "exit_code": self.exit_code,
-            "opened": self.opened,
-            "takes": [take.to_json() for take in self.takes],
-            "findings": [
-                {"severity": finding.severity.name.lower(), "path": str(finding.path), "message": finding.message}
-                for finding in self.findings
-            ],
-        }
-
-    def __str__(self) -> str:
-        count = Counter(finding.severity for finding in self.findings)
-        return "\n".join(
-            [
-                *_table(self.takes),
-                "",
-                *(f"{finding.severity.name.lower():<6}  {finding.message}" for finding in self.findings),
-                f"{len(self.takes)} takes, {self.opened} files opened: "
-                f"{count[Severity.BROKEN]} broken, {count[Severity.GAP]} gaps",
-            ]
-        )
 
 
 def check(dataset: Dataset, names: Sequence[str] | None = None) -> Checkup:
@@ -125,7 +48,12 @@ def check(dataset: Dataset, names: Sequence[str] | None = None) -> Checkup:
     for name, data in dataset.roots.items():
         if names is None:
             visit.look_for_folders_of_no_take(data, name, domain)
-        published = domain.collection(name).splits
+        collection = domain.collection(name)
+        if collection.layout == "house":
+            for finding in house_checks.look_at_splits(data, {take.name for take in on_disk}):
+                visit.note(*finding)
+            continue
+        published = collection.splits
         wanted = (
             _whole(published) if names is None else {split: published[split] for split in names if split in published}
         )
@@ -133,6 +61,9 @@ def check(dataset: Dataset, names: Sequence[str] | None = None) -> Checkup:
     by_folder = sorted(takes, key=lambda take: (take.dataset, take.folder))
     for _, sharing in groupby(by_folder, key=lambda take: (take.dataset, take.folder)):
         visit.look_at_labels([dataset.take(take) for take in sharing])
+    for take in takes:
+        if domain.collection(take).layout == "house":
+            visit.look_beside(dataset.take(take))
     with ThreadPoolExecutor(cpu_threads()) as pool:
         complaints = track(pool.map(_complaint, visit.jobs.values()), "checking files", total=len(visit.jobs))
         for path, complaint in zip(visit.jobs, complaints):
@@ -163,15 +94,21 @@ class _Visit:
             self.note(Severity.BROKEN, _index_file(recorded), str(error))
             return report
         report.timepoints = len(recorded.expected)
-        report.expected = {name: number * report.timepoints for name, number in _per_timepoint(recorded).items()}
-        report.expected |= {name: 1 for name, _, _ in files if name not in BY_NAME}
         missing: dict[str, Path] = {}
+        counted: Counter[str] = Counter()
         for name, path, job in files:
-            if path.name in self._list(recorded, path.parent):
+            names = self._list(recorded, path.parent)
+            counted[name] += bool(names) and (name not in BY_NAME or not BY_NAME[name].optional)
+            if path.name in names:
                 report.found[name] += 1
                 self.jobs.setdefault(path, job)
             else:
                 missing.setdefault(name, path)
+        if recorded.collection.layout == "house":  # where a camera or modality without a folder was not used
+            report.expected = dict(+counted)
+        else:
+            report.expected = {name: number * report.timepoints for name, number in _per_timepoint(recorded).items()}
+            report.expected |= {name: 1 for name, _, _ in files if name not in BY_NAME}
         for name in [row.name for row in TABLE if row.of_take is not None and report.found[row.name]]:
             try:
                 known = {second for second, element in enumerate(recorded.elements(name) or ()) if element is not None}
@@ -185,6 +122,15 @@ class _Visit:
                 what = f"{lacking} of {expected} files are missing: {name} of take {take.name}"
                 self.note(Severity.GAP, path, f"{path}: {what}; {BY_NAME[name].advice if name in BY_NAME else UNPACK}")
         return report
+
+    def look_beside(self, recorded: RecordedTake) -> None:
+        """Note what is in the folder of a take in the house layout and read by nothing."""
+        try:
+            found = list(house_checks.look_at_take(recorded))
+        except UserError:
+            return  # its index is broken, or a folder closed, which has been noted
+        for finding in found:
+            self.note(*finding)
 
     def look_for_folders_of_no_take(self, root: Path, dataset: str, domain: Domain) -> None:
         """Note folders that hold a take by the look of it, and why it cannot be used."""
@@ -267,7 +213,8 @@ def _files(recorded: RecordedTake) -> Iterator[tuple[str, Path, Callable[[], obj
         "subtitles": check_subtitles,
     }
     for name, check_file in checks.items():
-        if (path := recorded.path(name)) is not None:
+        path = recorded.path(name)
+        if path is not None and (recorded.has(path) or recorded.collection.layout != "house"):
             yield name, path, partial(check_file, path)
     frame_ids = {timepoint.frame_id for timepoint in recorded.expected}
     for task in domain.tasks:
@@ -300,12 +247,12 @@ def _index_file(recorded: RecordedTake) -> Path:
         return recorded.root / recorded.take.folder
 
 
-def _last(recorded: RecordedTake) -> int:
+def _last(recorded: RecordedTake) -> float:
     """The last second of a take, of which there are words and sound."""
     try:
-        return list(recorded.seconds)[-1]
+        return recorded.at(f"{list(recorded.seconds)[-1]:06d}")
     except (UserError, IndexError):  # the check of that file says what is wrong
-        return 0
+        return 0.0
 
 
 def _frames(recorded: RecordedTake) -> list[Mapping[str, str]]:
@@ -333,24 +280,3 @@ def _read(job: Callable[[], object]) -> None:
     except Exception as error:  # whatever a reader stumbles over, the file is bad
         what = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         raise UserError(f"cannot be read ({what}); do not use this file, and please report it") from error
-
-
-def _table(reports: Sequence[TakeFiles]) -> list[str]:
-    """One line per take: found/expected files, or one number where nothing is missing."""
-    shown = [row for row in TABLE if any(row.name in report.expected or report.found[row.name] for report in reports)]
-    rows = [["take", "splits", "timepoints", *(row.column for row in shown), "take files"]]
-    for report in reports:
-        found, expected = report.found, report.expected
-        once = [name for name in expected if name not in BY_NAME]
-        cells = [_cell(found[row.name], expected.get(row.name, found[row.name])) for row in shown]
-        total = _cell(sum(found[name] for name in once), len(once))
-        splits = ", ".join(report.splits)
-        rows.append([report.take.name, splits or OWN, str(report.timepoints), *cells, total])
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-
-
-def _cell(found: int, expected: int) -> str:
-    if found == expected:
-        return str(found) if found else "-"
-    return f"{found}/{expected}"

@@ -8,17 +8,21 @@ from pathlib import Path
 from operating_room.domain.domain import Task
 from operating_room.errors import UserError
 from operating_room.files.mp3 import read_mp3
-from operating_room.files.readers import again, check_audio, read_json
+from operating_room.files.readers import again, check_audio, read_audio, read_json
 from operating_room.recordings.transcripts import CLIP_S
 from operating_room.scores.downstream import label_class
 
 
-def check_recording(path: Path, last: int) -> None:
-    """An mp3 that can be cut into clips and decoded, as long as its take, whose last second is `last`."""
-    duration_s = read_mp3(path).duration_s
-    check_audio(path)
+def check_recording(path: Path, last: float) -> None:
+    """Sound (of an mp3: that can be cut into clips) as long as its take, whose last second is `last`."""
+    if path.suffix == ".mp3":
+        duration_s = read_mp3(path).duration_s
+        check_audio(path)
+    else:
+        samples, rate = read_audio(path)
+        duration_s = len(samples) / rate
     if duration_s < last - CLIP_S:
-        raise UserError(f"{path}: ends after {duration_s:.0f} s, the take after {last} s; {again(path)}")
+        raise UserError(f"{path}: ends after {duration_s:.0f} s, the take after {last:.0f} s; {again(path)}")
 
 
 def check_frame_labels(path: Path, task: Task, frame_ids: Collection[str]) -> None:

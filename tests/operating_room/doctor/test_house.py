@@ -1,0 +1,169 @@
+"""Takes of another room, in the house layout: complete ones are whole, and whatever nobody would read is told."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from mmor.cli import app
+from operating_room.doctor.checkup import check
+from operating_room.doctor.findings import Checkup, Severity
+from operating_room.errors import UserError
+from operating_room.graphs.graph_files import load_samples
+from operating_room.recordings.dataset import Dataset
+from tests.operating_room.tiny_dataset import picture, write
+from tests.operating_room.tiny_house import FRAMES, array, cloud_arrays, write_house, write_take
+
+SOUP = Path("takes/soup")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_house(tmp_path / "Kitchen_data")
+
+
+def told(report: Checkup, severity: Severity) -> list[str]:
+    return [finding.message for finding in report.findings if finding.severity == severity]
+
+
+def run(*words: str | Path, code: int = 0) -> str:
+    result = CliRunner().invoke(app, list(map(str, words)))
+    assert result.exit_code == code, (result.output, result.exception)
+    return result.stdout
+
+
+def test_complete_takes_only_lack_what_preprocessing_makes(root: Path) -> None:
+    report = check(Dataset(root))
+    assert report.findings == ()
+    soup = report.to_json()["takes"][0]
+    assert (soup["take"], soup["splits"], soup["timepoints"]) == ("soup", ["train"], FRAMES)
+    assert soup["files"]["room_views"] == {"found": 2 * FRAMES, "expected": 2 * FRAMES}
+    assert soup["files"]["gaze"] == {"found": FRAMES, "expected": FRAMES}
+    assert soup["files"]["recording"] == {"found": 1, "expected": 1}
+    assert "masks" not in soup["files"]
+    header = str(report).splitlines()[0].split()
+    assert {"ego", "gaze", "hands", "cloud"} <= set(header)
+    assert not {"tracker", "screen", "robot"} & set(header)  # what this room cannot have
+
+
+def test_a_camera_that_was_not_used_is_no_gap_and_a_lost_picture_is(root: Path) -> None:
+    for path in (root / SOUP / "views" / "door").iterdir():
+        path.unlink()
+    assert check(Dataset(root)).findings == ()
+    (root / SOUP / "views" / "screen" / "000002.jpg").unlink()
+    (message,) = told(check(Dataset(root)), Severity.GAP)
+    assert "1 of 4 files are missing: station_views of take soup" in message
+    for camera in ("ceiling", "screen", "glasses"):
+        (root / SOUP / "views" / camera / "000001.jpg").unlink()
+    assert any(
+        "1 of 4 timepoints have no picture of any camera, the first is 000001" in m
+        for m in told(check(Dataset(root)), Severity.GAP)
+    )
+
+
+DAMAGE: list[tuple[str, bytes | str | list[Any], str]] = [
+    ("views/cieling/000000.jpg", picture(), "the domain knows no camera 'cieling' (is it ceiling?)"),
+    ("views/door/000004.jpg", picture(), "belongs to no timepoint, as 1 of 5 files there"),
+    ("views/door/000000.png", picture("PNG"), "belongs to no timepoint"),
+    ("label_masks/ceiling/000009.png", b"x", "is the label of a frame that the index does not have"),
+    ("graphs/000009.json", [], "is the label of a frame that the index does not have"),
+    ("gazes/000000.npy", b"x", "'gazes' is no folder of the house layout (is it gaze?)"),
+    ("gaze/000001.npy", array(np.zeros((1, 3), np.float32)), "float32 [1, 3], expected float32 [rows, 4]"),
+    ("gaze/000001.npy", array(np.zeros((1, 4))), "float64 [1, 4], expected float32"),
+    ("gaze/000001.npy", array(np.full((1, 4), np.nan, np.float32)), "what is no number"),
+    ("hands/000001.npy", array(np.full((1, 17), np.inf, np.float32)), "hold infinity"),
+    ("hands/000001.npy", array(np.array([[None]])), "is no readable .npy file"),
+    ("hands/000001.npy", b"\x93NUMPY\x01", "is no readable .npy file"),
+    ("clouds/000001.npz", cloud_arrays()[:-9], "is no readable .npz file"),
+    ("clouds/000001.npz", cloud_arrays(0), "has 0 points"),
+    ("graphs/000001.json", [["cook", "stirring", "pan"]], "'stirring' is no entity"),
+    ("graphs/000001.json", [["cook", "pan"]], "needs a list of [subject, object, predicate]"),
+    ("sound.flac", b"x", "sound.flac"),
+    ("take.yaml", "period: 0\nframes: 4\npictures: jpg\n", "take.yaml:1: must be a number above 0"),
+    ("take.yaml", "period: 1\nframes: 0\npictures: jpg\n", "take.yaml:2: must be a whole number from 1"),
+    ("take.yaml", "period: 1\nframes: 4\npictures: gif\n", "take.yaml:3: 'gif' is no form of pictures"),
+    ("take.yaml", "period: 1\nframes: 4\npictures: jpg\nfps: 3\n", "take.yaml:4: unknown key 'fps'"),
+    ("take.yaml", "period: 1\n", "the key 'frames' is missing"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "expected"), DAMAGE, ids=lambda value: str(value)[:40])
+def test_what_nobody_could_read_is_told(root: Path, name: str, content: bytes | str | list[Any], expected: str) -> None:
+    write(root / SOUP / name, content)
+    messages = told(check(Dataset(root)), Severity.BROKEN)
+    assert [message for message in messages if expected in message and name.split("/")[0] in message] == messages[:1]
+    assert all("\n" not in message for message in messages)
+
+
+def test_a_folder_that_the_domain_does_not_list_is_told(root: Path) -> None:
+    text = (root / "domain.yaml").read_text()
+    write(root / "domain.yaml", text.replace("gaze, hands, ", "").replace("audio, ", "").replace(", label_masks", ""))
+    messages = told(check(Dataset(root), ["soup"]), Severity.BROKEN)
+    listed = ("gaze", "hands", "audio", "label_masks")
+    assert len(messages) == len(listed)
+    assert all(any(f"does not list {name}" in message for message in messages) for name in listed)
+    write(root / SOUP / "notes.txt", "hello")
+    assert any("notes.txt: is no file of the house layout" in m for m in told(check(Dataset(root)), Severity.NOTE))
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"),
+    [
+        ("train: [soup]\nval: [soup]\n", "splits.yaml:2: take 'soup' is in val and in train"),
+        ("train: soup\n", "splits.yaml:1: must be a list"),
+        ("train:\n  - 7\n", "splits.yaml:2: must be text"),
+        ("- soup\n", "splits.yaml:1: must be a mapping"),
+    ],
+)
+def test_wrong_splits_are_one_line(root: Path, splits: str, expected: str) -> None:
+    write(root / "splits.yaml", splits)
+    with pytest.raises(UserError) as refusal:
+        Dataset(root)
+    assert expected in str(refusal.value)
+
+
+def test_takes_of_splits_that_are_not_there_are_told_with_their_line(root: Path) -> None:
+    write(root / "splits.yaml", "train: [soup]\nval:\n  - stew\n  - stu\n")
+    (message,) = told(check(Dataset(root)), Severity.GAP)
+    assert message.startswith(f"{root / 'splits.yaml'}:4: take 'stu' of val is not in")
+    (root / "splits.yaml").unlink()
+    assert Dataset(root).select("own") == Dataset(root).takes()
+    assert "every take is one of your own" in told(check(Dataset(root)), Severity.NOTE)[0]
+
+
+def test_folders_without_take_yaml_are_told(root: Path) -> None:
+    (root / SOUP / "take.yaml").unlink()
+    assert [take.name for take in Dataset(root).takes()] == ["stew"]
+    messages = told(check(Dataset(root)), Severity.BROKEN)
+    assert [message for message in messages if "has no take.yaml, so it is no take" in message] == messages[:1]
+
+
+def test_every_command_of_data_works_on_another_room(root: Path, tmp_path: Path) -> None:
+    assert "0 broken, 0 gaps" in run("data", "check", root)
+    shown = json.loads(run("data", "show", "soup", "3", "--data", root, "--json"))
+    assert (shown["second"], shown["splits"], shown["frames"]) == (1, ["train"], {})
+    assert shown["pictures"] == ["000003.jpg"] * 3
+    assert "Entities: [cook, helper, pan, stove]. Predicates: [stirring, holding, beside]" in shown["prompt"]
+    assert shown["graph"] == "<SG> cook,pan,stirring; helper,stove,beside </SG>"
+    assert "soup" in run("data", "show", "soup", "3", "--data", root, "--memory")
+    rows = list(csv.DictReader(run("data", "table", "soup", "--data", root).splitlines()))
+    assert len(rows) == 4 * FRAMES
+    assert rows[0]["label_mask"] == "Kitchen_data/takes/soup/label_masks/ceiling/000000.png"
+    written = run("data", "convert-relations", root, "--out", tmp_path / "out").split()
+    assert [Path(path).name for path in written][:3] == [
+        f"relationships_{name}.json" for name in ("train", "validation", "test")
+    ]
+    assert [sample.sample_id for sample in load_samples(Path(written[0]))] == [f"soup_{i:06d}" for i in range(FRAMES)]
+
+
+def test_time_is_that_of_the_period(root: Path) -> None:
+    write_take(root / SOUP, period=1 / 15)
+    write(root / SOUP / "take.yaml", f"period: {1 / 15}\nframes: 31\npictures: jpg\n")
+    timepoints = Dataset(root).take(Dataset(root).domain.find_take("soup")).timepoints
+    assert [timepoints[frame].second for frame in (0, 14, 15, 29, 30)] == [0, 0, 1, 1, 2]
