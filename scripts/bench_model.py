@@ -116,8 +116,10 @@ def small_examples(config: MM2SGConfig, count: int) -> list[Example]:
             ids=ids[i],
             views=torch.randn(4, 3, size, size, generator=generator),
             labels=labels[i],
-            audio=torch.randn(config.pooler.audio_width, generator=generator),
-            masks=torch.randint(0, config.labels, (config.masks, 32, 32), generator=generator).to(torch.uint8),
+            others={
+                "audio": torch.randn(config.pooler.audio_width, generator=generator),
+                "masks": torch.randint(0, config.labels, (config.masks, 32, 32), generator=generator).to(torch.uint8),
+            },
         )
         for i in range(count)
     ]

@@ -91,9 +91,11 @@ def timepoint(size: Size, device: torch.device, views: int | None = None) -> Exa
         ids=ids,
         labels=labels,
         views=torch.randn(size.views if views is None else views, 3, edge, edge, generator=draw),
-        cloud=cloud,
-        audio=torch.randn(config.pooler.audio_width, generator=draw),
-        masks=torch.randint(0, 24, (3, 32, 32), generator=draw).to(torch.uint8),
+        others={
+            "cloud": cloud,
+            "audio": torch.randn(config.pooler.audio_width, generator=draw),
+            "masks": torch.randint(0, 24, (3, 32, 32), generator=draw).to(torch.uint8),
+        },
     ).to(device)
 
 

@@ -30,8 +30,9 @@ from scene_graph_generation.config.setting_checks import (
 
 Settings = TypeVar("Settings")
 _WORDS = {"true": True, "false": False}  # values on the command line that are no text
-MODALITIES = ("views", "cloud", "audio", "masks", "robot", "tracker", "speech")
+MODALITIES = ("views", "cloud", "audio", "masks", "robot", "tracker", "speech")  # of MM-OR's model
 TEXT_MODALITIES = MODALITIES[-3:]  # blocks of the prompt, in its order
+ALL_MODALITIES = (*MODALITIES, "gaze", "hands")
 MASK_STEPS = 5  # convolutions that halve a label map of 32x32 down to one pixel
 SMALLEST_VOXEL = 0.01  # m; clouds of up to 600 m are read, and a curve has 2^16 voxels a side
 SMALLEST_VOCABULARY = 300  # 256 bytes, and the phrases that are one token
@@ -68,7 +69,11 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class PoolerConfig:
-    """The view pooler and the encoders of audio and masks; everything is as wide as the vision tower."""
+    """The view pooler and the encoders beside it; everything is as wide as the vision tower.
+
+    With the branches `ego_exo`, EgoExOR's (arXiv 2505.24287), what glasses see and what the room's cameras see is
+    pooled apart, each with its gaze and hands or its sound and cloud, and each gives as many tokens as a view.
+    """
 
     layers: int = 2
     heads: int = 8
@@ -78,9 +83,13 @@ class PoolerConfig:
     audio_width: int = 512
     mask_embedding: int = 8
     mask_channels: tuple[int, ...] = (64, 128, 256, 512, 1024)  # the last one is the vision width
+    branches: Literal["one", "ego_exo"] = "one"
+    body_width: int = 512  # between the two layers that encode gaze and those that encode hands
+    max_depth: float = 1.0  # m; what is looked at further away counts as so far
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "layers", "heads", "mlp", "max_views", "audio_width", "mask_embedding")
+        at_least(self, 1, "layers", "heads", "mlp", "max_views", "audio_width", "mask_embedding", "body_width")
+        above_zero(self, "max_depth")
         below_one(self, "dropout")
         if len(self.mask_channels) != MASK_STEPS or min(self.mask_channels) < 1:
             raise UserError(f"mask_channels are {MASK_STEPS} numbers of at least 1, got {self.mask_channels}")
@@ -154,8 +163,10 @@ class MM2SGConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "max_length")
-        if unknown := [name for name in self.modalities if name not in MODALITIES]:
-            raise UserError(f"modality {unknown[0]!r} does not exist; choose from {', '.join(MODALITIES)}")
+        if unknown := [name for name in self.modalities if name not in ALL_MODALITIES]:
+            raise UserError(f"modality {unknown[0]!r} does not exist; choose from {', '.join(ALL_MODALITIES)}")
+        if self.batching == "published" and (self.pooler.branches != "one" or {"gaze", "hands"} & {*self.modalities}):
+            raise UserError("batching: published is that of MM-OR's model; leave it out with branches, gaze or hands")
         at_least(self, 1, "labels")
         at_least(self, 0, "masks")
         divides(self.pooler.heads, self.vision.width, "vision.width", "pooler.heads")
@@ -352,11 +363,12 @@ def with_labels(config: MM2SGConfig, labels: Labels) -> MM2SGConfig:
 
 
 def to_mapping(settings: Any) -> dict[str, Any]:
-    """The inverse of `from_mapping`, ready for JSON or YAML; MM-OR's number of labels and masks goes without saying.
+    """The inverse of `from_mapping`, ready for JSON or YAML; what only other domains need goes without saying.
 
     So the folders of its models are what they were before there were other domains, and any version reads them.
     """
     unsaid = [(name, getattr(MM2SGConfig, name)) for name in ("labels", "masks")]
+    unsaid += [(name, getattr(PoolerConfig, name)) for name in ("branches", "body_width", "max_depth")]
     return dataclasses.asdict(settings, dict_factory=lambda pairs: dict(pair for pair in pairs if pair not in unsaid))
 
 

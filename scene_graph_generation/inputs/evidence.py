@@ -1,14 +1,13 @@
-"""The files of one timepoint to tensors: views, audio vector, masks, point cloud (stage-2 specification, section 6).
+"""The files of one timepoint to tensors: views, and what there is besides (stage-2 specification, section 6).
 
-A modality that a timepoint does not have is None. Views are kept as bytes and normalised last, so that they can be
-cached.
+Views are kept as bytes and normalised last, so that they can be cached.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,23 +18,22 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from operating_room.errors import UserError
-from operating_room.files.readers import read_label_mask, read_picture, read_point_cloud
-from operating_room.files.tensors import read_vector
+from operating_room.files.readers import read_picture
 from operating_room.graphs.prompts import IMAGE_MARK, MEMORY_END, MEMORY_START
-from operating_room.recordings.masks import SMALL
 from operating_room.recordings.timepoint import Timepoint
 from operating_room.scores.fingerprints import stamp
 from operating_room.work.ahead import Ahead
 from scene_graph_generation.config.settings import MM2SGConfig
 from scene_graph_generation.inputs.example import IMAGE, Example
+from scene_graph_generation.inputs.modalities import BRANCHES, MODALITIES, other_tokens
 from scene_graph_generation.inputs.tokens import Tokens
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP
 STD = (0.26862954, 0.26130258, 0.27577711)
 PAD_COLOR = tuple(int(255 * mean) for mean in MEAN)
-CLOUD_TOKENS = AUDIO_TOKENS = 1  # visual tokens beside those of the views and of the masks
 KEPT_BYTES = 1 << 30  # of prepared views that all readers of one training or evaluation keep together
 USUAL_POINTS = 20_000  # of a cloud
+EGO_KEY = "ego_image"  # of training records: number of the camera -> which of `image` are of glasses
 BLACK_SIZE = (2048, 1536)  # px, of the picture that stands for a missing view (data specification, section 4.1)
 
 
@@ -44,16 +42,33 @@ class Evidence:
     """The files of one sample that become tensors."""
 
     views: tuple[Path | None, ...]  # in slot order; None is a black picture
-    cloud: Path | None = None
-    audio: Path | None = None  # embedding
-    masks: tuple[Path, ...] = ()
+    # By the names of `inputs.modalities`. Mappings are no part of the hash, only of equality.
+    others: Mapping[str, tuple[Path, ...]] = field(default_factory=dict, hash=False)
+    ego: Mapping[int, Path] = field(
+        default_factory=dict, hash=False
+    )  # camera of the domain -> which views are glasses'
+
+    @property
+    def cloud(self) -> Path | None:
+        """The point cloud."""
+        return next(iter(self.others.get("cloud", ())), None)
+
+    @property
+    def audio(self) -> Path | None:
+        """The embedding of the sound."""
+        return next(iter(self.others.get("audio", ())), None)
+
+    @property
+    def masks(self) -> tuple[Path, ...]:
+        """Label maps."""
+        return self.others.get("masks", ())
 
     @classmethod
     def of_timepoint(cls, timepoint: Timepoint) -> Evidence:
         """What evaluation shows of a timepoint."""
-        masks = tuple(path for _, path in sorted(timepoint.several("masks").items()))
-        views = tuple(timepoint.collection.evaluation_pictures(timepoint.views))
-        return cls(views, timepoint.one("point_cloud"), timepoint.one("audio_embedding"), masks)
+        found = {row.name: timepoint.several(row.recorded.name) for row in MODALITIES}
+        others = {name: tuple(path for _, path in sorted(files.items())) for name, files in found.items() if files}
+        return cls(tuple(timepoint.collection.evaluation_pictures(timepoint.views)), others, ego_pictures(timepoint))
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any], root: Path) -> Evidence:
@@ -70,21 +85,28 @@ class Evidence:
                 raise UserError(f"{key!r} must name files, got {str(value)[:60]!r}; make the training file again")
             return tuple(root / name for name in names)
 
-        one = {key: next(iter(paths(key)), None) for key in ("pc", "audio")}
-        return cls(paths("image"), one["pc"], one["audio"], paths("segmasks"))
+        ego = record.get(EGO_KEY) or {}
+        if not isinstance(ego, dict) or not all(n.isdecimal() and isinstance(name, str) for n, name in ego.items()):
+            told = f"{EGO_KEY!r} must name a file for each camera's number, got {str(ego)[:60]!r}"
+            raise UserError(f"{told}; make the training file again")
+        others = {row.name: files for row in MODALITIES if (files := paths(row.key))}
+        return cls(paths("image"), others, {int(number): root / name for number, name in ego.items()})
 
     def only(self, modalities: Sequence[str]) -> Evidence:
         """Without the files of other modalities, which a model that was not made for them never opens."""
-        return Evidence(
-            self.views if "views" in modalities else (),
-            self.cloud if "cloud" in modalities else None,
-            self.audio if "audio" in modalities else None,
-            self.masks if "masks" in modalities else (),
-        )
+        seen = "views" in modalities
+        others = {name: files for name, files in self.others.items() if name in modalities}
+        return Evidence(self.views if seen else (), others, self.ego if seen else {})
 
     def files(self) -> list[Path]:
         """All files."""
-        return [path for path in (*self.views, self.cloud, self.audio, *self.masks) if path is not None]
+        return [path for path in self.views if path is not None] + [p for files in self.others.values() for p in files]
+
+
+def ego_pictures(timepoint: Timepoint) -> dict[int, Path]:
+    """The pictures of glasses by the number of the camera, which is its place, from 1, among those of the domain."""
+    shown = timepoint.several("ego_views")
+    return {n: shown[c.name] for n, c in enumerate(timepoint.collection.cameras, 1) if c.name in shown}
 
 
 _Stamped = tuple[Evidence, tuple[str, ...]]
@@ -95,9 +117,8 @@ class _Read:
     """The files of a sample as tensors."""
 
     views: Float[Tensor, "views 3 size size"]
-    cloud: Float[Tensor, "points 6"] | None
-    audio: Float[Tensor, " width"] | None
-    masks: UInt8[Tensor, "masks 32 32"] | None
+    ego: int
+    others: Mapping[str, Tensor]
 
 
 class ExampleReader:
@@ -147,9 +168,8 @@ class ExampleReader:
             ids=torch.tensor(ids),
             labels=None if answer is None else torch.tensor(labels),
             views=self._views.none() if found is None else found.views,
-            cloud=None if found is None else found.cloud,
-            audio=None if found is None else found.audio,
-            masks=None if found is None else found.masks,
+            others={} if found is None else found.others,
+            ego=0 if found is None else found.ego,
             dropped_memory=dropped,
         )
 
@@ -158,14 +178,32 @@ class ExampleReader:
         self._ahead.begin(_stamped(one.only(self._config.modalities)) for one in evidence)
 
     def _read(self, stamped: _Stamped) -> _Read:
-        evidence = stamped[0]
-        width = self._config.pooler.audio_width
-        return _Read(
-            self._views(evidence.views),
-            None if evidence.cloud is None else read_cloud(evidence.cloud),
-            None if evidence.audio is None else read_audio_embedding(evidence.audio, width),
-            read_masks(evidence.masks, self._config),
-        )
+        evidence, config = stamped[0], self._config
+        views, ego = evidence.views, {n: path for n, path in evidence.ego.items() if path in evidence.views}
+        if config.pooler.branches == "ego_exo":
+            views = (*ego.values(), *(path for path in views if path is None or path not in ego.values()))
+        self._check_views(len(views), len(ego), evidence)
+        given = [(row, evidence.others[row.name]) for row in MODALITIES if row.name in evidence.others]
+        return _Read(self._views(views), len(ego), {row.name: row.read(paths, ego, config) for row, paths in given})
+
+    def _check_views(self, views: int, ego: int, evidence: Evidence) -> None:
+        """The pooler has places for so many views; what is pooled with them takes some, too.
+
+        Raises:
+            UserError: there are more.
+        """
+        config, of_room = self._config, [row for row in MODALITIES if row.name in BRANCHES["exo"]]
+        parts = {"": (views, 0)}
+        if config.pooler.branches == "ego_exo":
+            beside = sum(row.tokens(config) for row in of_room if row.name in evidence.others)
+            parts = {" of glasses": (ego, 2 * ego), " of the room": (views - ego, beside)}  # gaze and hands of each
+        for which, (count, beside) in parts.items():
+            if count and count * config.vision.tokens + beside > config.pooler.max_views * config.vision.tokens:
+                path = next(path for path in evidence.views if path)
+                raise UserError(
+                    f"{path}: is one of {count} views{which}, more than the model has places for (pooler.max_views is "
+                    f"{config.pooler.max_views}); train one with more"
+                )
 
     def _fit(self, prompt: str, answer: str | None, reserve: int, evidence: Evidence) -> tuple[str, int]:
         """The prompt with as much of its memory as the context has room for, and how many characters that cost."""
@@ -193,15 +231,13 @@ class ExampleReader:
 
     def _visual_tokens(self, evidence: Evidence) -> int:
         """How many tokens stand in the place of the image; with published batching batch mates can add to them."""
-        if self._config.batching == "published":
-            return self._config.vision.tokens + other_tokens(self._config)
-        parts = (evidence.cloud, CLOUD_TOKENS), (evidence.audio, AUDIO_TOKENS), (evidence.masks, self._config.masks)
-        return self._config.vision.tokens + sum(tokens for part, tokens in parts if part)
-
-
-def other_tokens(config: MM2SGConfig) -> int:
-    """The most visual tokens of a sample beside those of its views; masks have theirs, however many there are."""
-    return CLOUD_TOKENS + AUDIO_TOKENS + config.masks
+        config = self._config
+        if config.pooler.branches == "ego_exo":
+            ego = len({*evidence.ego.values()} & {*evidence.views})
+            return config.vision.tokens * (bool(ego) + (ego < len(evidence.views) or not evidence.views))
+        if config.batching == "published":
+            return config.vision.tokens + other_tokens(config)
+        return config.vision.tokens + sum(row.tokens(config) for row in MODALITIES if row.name in evidence.others)
 
 
 def _stamped(evidence: Evidence) -> _Stamped:
@@ -265,39 +301,3 @@ class ViewReader:
             self._room -= view.nbytes
             self._kept[path] = view
         return view
-
-
-def read_audio_embedding(path: Path, width: int) -> Float[Tensor, " width"]:
-    """The stored audio vector.
-
-    Raises:
-        UserError: see `operating_room.files.tensors.read_vector`.
-    """
-    return read_vector(path, width)
-
-
-def read_masks(paths: Sequence[Path], config: MM2SGConfig) -> UInt8[Tensor, "masks 32 32"] | None:
-    """The 32x32 label maps of a timepoint, None if there are none.
-
-    Raises:
-        UserError: a file is damaged, of another size, has labels that the model does not know, or there are more than
-            the model takes.
-    """
-    if not paths:
-        return None
-    if len(paths) > config.masks:
-        raise UserError(f"{paths[-1]}: is mask number {len(paths)} of its timepoint, the model takes {config.masks}")
-    masks = [read_label_mask(path) for path in paths]
-    for path, mask in zip(paths, masks):
-        if mask.shape != (SMALL, SMALL) or mask.max() >= config.labels:
-            raise UserError(f"{path}: expected {SMALL}x{SMALL} labels below {config.labels}; preprocess masks again")
-    return torch.from_numpy(np.stack(masks))
-
-
-def read_cloud(path: Path) -> Float[Tensor, "points 6"]:
-    """Coordinates in metres and colours in 0..1.
-
-    Raises:
-        UserError: see `operating_room.files.readers.read_point_cloud`.
-    """
-    return torch.from_numpy(read_point_cloud(path))

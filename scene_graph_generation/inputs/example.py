@@ -6,8 +6,8 @@ has to stand for padding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -22,15 +22,33 @@ IGNORED = -100  # label of what is not learnt
 
 @dataclass(frozen=True)
 class Example:
-    """One sample as tensors; a modality that it does not have is None."""
+    """One sample as tensors. `others` holds what there is besides views, by the names of `inputs.modalities`."""
 
     ids: Int[Tensor, " tokens"]  # with IMAGE exactly once, or not at all if there are no views
     views: Float[Tensor, "views 3 size size"]  # normalised; none in a question that needs nothing but its text
     labels: Int[Tensor, " tokens"] | None = None
-    cloud: Float[Tensor, "points 6"] | None = None  # x, y, z in m, red, green, blue in 0..1
-    audio: Float[Tensor, " audio"] | None = None
-    masks: UInt8[Tensor, "masks 32 32"] | None = None  # one to three label maps
+    others: Mapping[str, Tensor] = field(default_factory=dict)
+    ego: int = 0  # so many of the views, the first ones, are of glasses
     dropped_memory: int = 0  # characters that were cut off the oldest end of the memory, so that the sample fits
+
+    @property
+    def cloud(self) -> Float[Tensor, "points 6"] | None:
+        """x, y, z in m, red, green, blue in 0..1."""
+        return self.others.get("cloud")
+
+    @property
+    def audio(self) -> Float[Tensor, " audio"] | None:
+        """The embedding of the sound."""
+        return self.others.get("audio")
+
+    @property
+    def masks(self) -> UInt8[Tensor, "masks 32 32"] | None:
+        """Label maps."""
+        return self.others.get("masks")
+
+    def without(self, *names: str) -> Example:
+        """The sample without these modalities."""
+        return replace(self, others={name: value for name, value in self.others.items() if name not in names})
 
     @cached_property
     def image_places(self) -> list[int]:
@@ -39,14 +57,12 @@ class Example:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Example:
         """The same sample on another device (accelerate calls this on every batch)."""
-        moved = replace(
-            self,
-            **{
-                name: value.to(device, non_blocking=non_blocking)
-                for name, value in vars(self).items()
-                if isinstance(value, Tensor)
-            },
-        )
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        here = [
+            {name: value.to(device, non_blocking=non_blocking) for name, value in of.items()}
+            for of in (tensors, self.others)
+        ]
+        moved = replace(self, **here[0], others=here[1])
         # Looked for before the move: to ask a GPU would make the CPU wait for all that it still has to do.
         vars(moved)["image_places"] = self.image_places
         return moved

@@ -1,10 +1,16 @@
-"""One modality to features: the CLIP vision tower and the mask encoder (stage-2 specification, section 1)."""
+"""One modality to features: the vision tower, and the encoders of sound, masks, gaze and hands.
+
+Stage-2 specification, section 1; EgoExOR (arXiv 2505.24287). What `encode` is given are the inputs of several samples;
+None is a sample without, which is only given where a batch mate's modality is to fill its place (published batching).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
@@ -70,6 +76,7 @@ class MaskEncoder(nn.Module):
             if convolution.bias is not None:
                 nn.init.zeros_(convolution.bias)
         self.convolutions = nn.ModuleList(convolutions)
+        self.tokens = config.masks
 
     def forward(self, masks: UInt8[Tensor, "masks 32 32"]) -> Float[Tensor, "masks width"]:
         """Features of label maps; pixel values are raw labels, below `labels` of the settings."""
@@ -77,3 +84,58 @@ class MaskEncoder(nn.Module):
         for convolution in self.convolutions:
             hidden = torch.relu(convolution(hidden))
         return hidden.flatten(1)
+
+    def encode(self, masks: Sequence[UInt8[Tensor, "_ 32 32"] | None]) -> Float[Tensor, "samples tokens width"]:
+        """Missing masks are zero vectors that do not go through the encoder.
+
+        Raises:
+            ValueError: there are more masks than tokens for them.
+        """
+        counts = [0 if sample is None else len(sample) for sample in masks]
+        if max(counts) > self.tokens:
+            raise ValueError(f"a sample has {max(counts)} masks, but there are {self.tokens} mask tokens")
+        encoded = self(torch.cat([sample for sample in masks if sample is not None])).split(
+            [count for count, sample in zip(counts, masks) if sample is not None]
+        )
+        present = iter(encoded)
+        empty = encoded[0].new_zeros(0, encoded[0].shape[1])
+        return torch.stack(
+            [
+                F.pad(empty if sample is None else next(present), (0, 0, 0, self.tokens - count))
+                for sample, count in zip(masks, counts)
+            ]
+        )
+
+
+class AudioProjection(nn.Linear):
+    """The embedding of a second of sound to a token."""
+
+    def encode(self, vectors: Sequence[Float[Tensor, " audio"] | None]) -> Float[Tensor, "samples 1 width"]:
+        """A missing vector is zero and goes through the projection."""
+        zero = self.weight.new_zeros(self.in_features)
+        return self(torch.stack([zero if vector is None else vector.to(zero.dtype) for vector in vectors])).unsqueeze(1)
+
+
+class BodyEncoder(nn.Module):
+    """Numbers about a person, where they look or where their hands are, to a token (EgoExOR).
+
+    Args:
+        limits: of each number; more counts as so much, less than 0 or none (NaN) as 0, as published.
+        config: of the model.
+    """
+
+    def __init__(self, limits: Sequence[float], config: MM2SGConfig) -> None:
+        super().__init__()
+        self.limits = tuple(limits)
+        inner, width = config.pooler.body_width, config.vision.width
+        self.mlp = nn.Sequential(nn.Linear(len(self.limits), inner), nn.ReLU(), nn.Linear(inner, width), nn.ReLU())
+
+    def forward(self, people: Float[Tensor, "people numbers"]) -> Float[Tensor, "people width"]:
+        """A token for each person."""
+        most = people.new_tensor(self.limits)
+        dtype = next(self.mlp.parameters()).dtype
+        return self.mlp(people.nan_to_num(0.0).clamp(min=0).minimum(most).to(dtype))
+
+    def encode(self, samples: Sequence[Float[Tensor, "_ numbers"]]) -> tuple[Float[Tensor, "_ width"], ...]:
+        """The tokens of each sample."""
+        return self(torch.cat(list(samples))).split([len(sample) for sample in samples])

@@ -61,6 +61,8 @@ class MM2SG(nn.Module):
     def visual_tokens(self, examples: Sequence[Example]) -> list[Float[Tensor, "_ width"]]:
         """Projected tokens of each sample: 576 of its first view (in the published size), [cloud], [audio], [3 masks].
 
+        With two branches: 576 of the first view of glasses, 576 of the first of the room, and no others.
+
         All views of the batch go through the vision tower in one call. A sample without views is text only: no tokens.
         """
         device = next(self.language.parameters()).device
@@ -73,9 +75,8 @@ class MM2SG(nn.Module):
         features = self.vision(torch.cat([example.views for example in seen]))
         pooled = self.pooler(
             features.split([len(example.views) for example in seen]),
-            [example.cloud for example in seen],
-            [example.audio for example in seen],
-            [example.masks for example in seen],
+            [example.others for example in seen],
+            [example.ego for example in seen],
         )
         tokens = iter(self.projector(torch.cat(pooled)).split([len(tokens) for tokens in pooled]))
         return [next(tokens) if len(example.views) else nothing for example in examples]

@@ -72,9 +72,10 @@ class PointEncoder(nn.Module):
     same cloud always gives the same vector.
     """
 
-    def __init__(self, config: PointConfig, width: int) -> None:
+    def __init__(self, config: PointConfig, width: int, shared_origin: bool = False) -> None:
         super().__init__()
         self.settings = config
+        self.shared_origin = shared_origin  # of the clouds that are encoded together
         channels = config.channels
         self.embedding = nn.ModuleDict({"stem": Stem(channels[0])})
         drops = iter(torch.linspace(0, config.drop_path, sum(config.depths), device="cpu").tolist())
@@ -109,6 +110,10 @@ class PointEncoder(nn.Module):
         """
         with torch.autocast(self.project_pc.weight.device.type, enabled=False):
             return self.project_pc(self.pool(clouds, shared_origin, self._curve_orders(generator)))
+
+    def encode(self, clouds: Sequence[Float[Tensor, "_ 6"] | None]) -> Float[Tensor, "clouds 1 width"]:
+        """One token per cloud."""
+        return self(clouds, self.shared_origin).unsqueeze(1)
 
     def pool(
         self,

@@ -1,19 +1,23 @@
-"""The image pooler: all modalities of a sample to one short sequence of tokens (stage-2 specification, section 1)."""
+"""The image pooler: all modalities of a sample to one short sequence of tokens.
+
+Stage-2 specification, section 1; with two branches as EgoExOR (arXiv 2505.24287).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 from transformers.models.bert.modeling_bert import BertLayer
 
 from scene_graph_generation.config.settings import MM2SGConfig
-from scene_graph_generation.model.encoders import MaskEncoder, stand_out
+from scene_graph_generation.inputs.modalities import BRANCHES, MODALITIES
+from scene_graph_generation.model.encoders import AudioProjection, BodyEncoder, MaskEncoder, stand_out
 from scene_graph_generation.model.point_transformer import PointEncoder
 
 
@@ -43,18 +47,26 @@ class ViewPooler(nn.Module):
         )
         stand_out(self.bert.embeddings.position_embeddings)
 
-    def forward(self, views: Float[Tensor, "samples views tokens width"]) -> Float[Tensor, "samples tokens width"]:
+    def forward(
+        self,
+        views: Float[Tensor, "samples views tokens width"],
+        others: Float[Tensor, "samples others width"] | None = None,
+    ) -> Float[Tensor, "samples tokens width"]:
         """Pool samples that have the same number of views; the order of the views is the order of their slots.
 
         Of the last layer only the tokens of the first view are computed: they need the keys and values of all
-        tokens, but no other token's query, residual or feed-forward part.
+        tokens, but no other token's query, residual or feed-forward part. `others` stand behind the views.
 
         Raises:
-            ValueError: there are more views than positions.
+            ValueError: there are more tokens than positions.
         """
-        if views.shape[1] > self.max_views:
-            raise ValueError(f"{views.shape[1]} views, but the pooler has positions for {self.max_views}")
-        hidden = self.bert.embeddings(inputs_embeds=views.flatten(1, 2))
+        tokens = views.flatten(1, 2)
+        if others is not None:
+            tokens = torch.cat([tokens, others], dim=1)
+        if tokens.shape[1] > self.max_views * self.tokens_per_view:
+            beside = "" if others is None else f" and {others.shape[1]} other tokens"
+            raise ValueError(f"{views.shape[1]} views{beside}, but the pooler has positions for {self.max_views} views")
+        hidden = self.bert.embeddings(inputs_embeds=tokens)
         for layer in self.layers[:-1]:
             hidden = attend(layer, hidden, hidden)
         return attend(self.layers[-1], hidden[:, : self.tokens_per_view], hidden)
@@ -85,80 +97,75 @@ def attend(
 
 
 class ImagePooler(nn.Module):
-    """View pooler, cloud encoder, audio projection and mask encoder, and the order of their tokens.
+    """View pooler and the encoders of all that stands beside the views, and the order of their tokens.
 
-    A model that was not made for clouds has no point encoder and takes none; one of a domain without masks has no mask
-    encoder.
+    A model has an encoder for what it was made for and no other: without clouds no point encoder, without masks in its
+    domain no mask encoder.
     """
 
     def __init__(self, config: MM2SGConfig) -> None:
         super().__init__()
-        self.views = ViewPooler(config)
-        self.point_encoder = PointEncoder(config.points, config.vision.width) if "cloud" in config.modalities else None
-        self.project_audio = nn.Linear(config.pooler.audio_width, config.vision.width)
-        self.mask_encoder = MaskEncoder(config) if config.masks else None
-        self.masks = config.masks  # tokens
+        pooler, width, has = config.pooler, config.vision.width, config.modalities
         self.published_batching = config.batching == "published"
+        self.two_branches = pooler.branches == "ego_exo"
+        self.views = ViewPooler(config)
+        self.point_encoder = PointEncoder(config.points, width, self.published_batching) if "cloud" in has else None
+        self.project_audio = AudioProjection(pooler.audio_width, width)
+        self.mask_encoder = MaskEncoder(config) if config.masks else None
+        self.gaze_encoder = BodyEncoder((1.0, 1.0, pooler.max_depth), config) if "gaze" in has else None
+        self.hand_encoder = BodyEncoder((1.0,) * 16, config) if "hands" in has else None
 
     def forward(
         self,
         views: Sequence[Float[Tensor, "_ tokens width"]],
-        clouds: Sequence[Float[Tensor, "_ 6"] | None],
-        audio: Sequence[Float[Tensor, " audio"] | None],
-        masks: Sequence[UInt8[Tensor, "_ 32 32"] | None],
+        others: Sequence[Mapping[str, Tensor]],
+        ego: Sequence[int],
     ) -> list[Float[Tensor, "_ width"]]:
-        """Tokens of each sample: those of its first view, then [1 cloud], [1 audio], [`masks` of the settings].
+        """Tokens of each sample: those of its first view, then those of `others` in the order of `MODALITIES`.
+
+        Of two branches: the first `ego` views of a sample are those of glasses, and give as many tokens as one of
+        them, then those of the room's cameras. A branch without views gives none.
 
         Raises:
-            ValueError: there is a cloud but no point encoder, or there are more masks than tokens for them.
+            ValueError: there is something that the model has no encoder for, or too much of it.
         """
-        parts = [[tokens] for tokens in self._pool_views(views)]
-        for values, encode in (
-            (clouds, self._encode_clouds),
-            (audio, self._encode_audio),
-            (masks, self._encode_masks),
-        ):
-            wanted = [i for i, value in enumerate(values) if value is not None]
-            if wanted and self.published_batching:
-                wanted = list(range(len(values)))
-            if wanted:
-                for i, tokens in zip(wanted, encode([values[i] for i in wanted])):
-                    parts[i].append(tokens)
-        return [torch.cat(tokens) for tokens in parts]
-
-    def _pool_views(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """Samples with the same number of views go through the pooler together, so nothing is padded."""
-        pooled: dict[int, Tensor] = {}
-        for count in {len(sample) for sample in views}:
-            members = [i for i, sample in enumerate(views) if len(sample) == count]
-            pooled.update(zip(members, self.views(torch.stack([views[i] for i in members]))))
-        return [pooled[i] for i in range(len(views))]
-
-    def _encode_clouds(self, clouds: list[Tensor | None]) -> Float[Tensor, "samples 1 width"]:
-        if self.point_encoder is None:
-            raise ValueError("this model has no point encoder, but a sample has a point cloud")
-        tokens = self.point_encoder(clouds, self.published_batching).unsqueeze(1)
-        return tokens.to(self.project_audio.weight.dtype)  # the point encoder is always float32
-
-    def _encode_audio(self, audio: list[Tensor | None]) -> Float[Tensor, "samples 1 width"]:
-        """A missing vector is zero and goes through the projection."""
-        zero = self.project_audio.weight.new_zeros(self.project_audio.in_features)
-        vectors = torch.stack([zero if vector is None else vector.to(zero.dtype) for vector in audio])
-        return self.project_audio(vectors).unsqueeze(1)
-
-    def _encode_masks(self, masks: list[Tensor | None]) -> Float[Tensor, "samples masks width"]:
-        """Missing masks are zero vectors that do not go through the encoder."""
-        counts = [0 if sample is None else len(sample) for sample in masks]
-        if self.mask_encoder is None or max(counts) > self.masks:
-            raise ValueError(f"a sample has {max(counts)} masks, but there are {self.masks} mask tokens")
-        encoded = self.mask_encoder(torch.cat([sample for sample in masks if sample is not None])).split(
-            [count for count, sample in zip(counts, masks) if sample is not None]
-        )
-        present = iter(encoded)
-        empty = encoded[0].new_zeros(0, encoded[0].shape[1])
-        return torch.stack(
-            [
-                F.pad(empty if sample is None else next(present), (0, 0, 0, self.masks - count))
-                for sample, count in zip(masks, counts)
+        if self.two_branches:
+            found = self._encode(others)
+            parts = [
+                (tokens, [of_sample[name] for name in names if name in of_sample])
+                for sample, of_sample, count in zip(views, found, ego)
+                for tokens, names in ((sample[:count], BRANCHES["ego"]), (sample[count:], BRANCHES["exo"]))
             ]
-        )
+            pooled = self._pool(parts)
+            return [torch.cat(both) for both in zip(pooled[::2], pooled[1::2])]
+        pooled = self._pool([(sample, []) for sample in views])
+        return [torch.cat([tokens, *more.values()]) for tokens, more in zip(pooled, self._encode(others))]
+
+    def _pool(self, parts: Sequence[tuple[Tensor, list[Tensor]]]) -> list[Tensor]:
+        """Views with others behind them; those of the same length go together, so nothing is padded."""
+        pooled: dict[int, Tensor] = {}
+        sizes = [(len(views), sum(map(len, others))) for views, others in parts]
+        for size in sorted(set(sizes)):
+            members = [i for i, other in enumerate(sizes) if other == size]
+            views = torch.stack([parts[i][0] for i in members])
+            others = torch.stack([torch.cat(parts[i][1]) for i in members]) if size[1] else None
+            # Without views there is nothing to keep: what is beside them is only seen through them.
+            pooled.update(zip(members, self.views(views, others) if size[0] else views.flatten(1, 2)))
+        return [pooled[i] for i in range(len(parts))]
+
+    def _encode(self, others: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Float[Tensor, "_ width"]]]:
+        """The tokens of each modality of each sample."""
+        found: list[dict[str, Tensor]] = [{} for _ in others]
+        for row in MODALITIES:
+            wanted = [i for i, sample in enumerate(others) if row.name in sample]
+            if not wanted:
+                continue
+            encoder = getattr(self, row.encoder)
+            if encoder is None:
+                raise ValueError(f"this model has no encoder for {row.name}, but a sample has it")
+            if self.published_batching:
+                wanted = list(range(len(others)))
+            tokens = encoder.encode([others[i].get(row.name) for i in wanted])
+            for i, of_sample in zip(wanted, tokens):
+                found[i][row.name] = of_sample.to(self.project_audio.weight.dtype)  # the point encoder's are float32
+        return found

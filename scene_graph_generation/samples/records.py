@@ -31,6 +31,8 @@ from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.modalities import BY_NAME, TABLE
 from operating_room.recordings.questions import timepoint_prompt
 from operating_room.recordings.timepoint import Timepoint
+from scene_graph_generation.inputs.evidence import EGO_KEY, ego_pictures
+from scene_graph_generation.inputs.modalities import MODALITIES as MODEL_MODALITIES
 
 Record = dict[str, Any]
 
@@ -156,12 +158,14 @@ def training_record(
         "segmasks": [path for _, path in sorted(timepoint.several("masks").items())],
         **{row.record: timepoint.one(row.name) for row in _ONE_FILE if row.record is not None},
     }
+    ego = ego_pictures(timepoint)
     return {
         "id": sample_id,
         "timepoint": int(timepoint.frame_id),
         "vis_knowledge_paths": None,
         "conversations": turns(timepoint_prompt(timepoint, language, memory, known), target_text(triplets)),
         **{key: _relative(value, root) for key, value in files.items() if value},
+        **({EGO_KEY: {str(n): _relative(path, root) for n, path in ego.items()}} if ego else {}),
     }
 
 
@@ -208,9 +212,9 @@ def augment_record(record: Record, generator: Random, drop_probability: float = 
         augmented["image"] = pictures[: generator.randint(1, min(MAX_VIEWS, len(pictures)))]
     question, answer = (turn["value"] for turn in record["conversations"])
     augmented["conversations"] = turns(drop_blocks(question, drop_probability, generator), answer)
-    for key in ("pc", "audio", "segmasks"):
-        if key in record and generator.random() <= drop_probability:
-            del augmented[key]
+    for row in MODEL_MODALITIES:
+        if row.key in record and generator.random() <= drop_probability:
+            del augmented[row.key]
     return augmented
 
 

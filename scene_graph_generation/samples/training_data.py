@@ -22,6 +22,7 @@ from operating_room.recordings.dataset import Dataset
 from scene_graph_generation.config.settings import TEXT_MODALITIES, TrainConfig
 from scene_graph_generation.inputs.evidence import Evidence, ExampleReader
 from scene_graph_generation.inputs.example import Example
+from scene_graph_generation.inputs.modalities import MODALITIES
 from scene_graph_generation.samples.records import Record, Records, augment_record
 from scene_graph_generation.samples.sample_files import find_shards, read_shards
 
@@ -60,7 +61,7 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
         pictures_only = bool(evidence.views) and generator.random() < config.pictures_only
         if pictures_only:
             prompt = drop_blocks(prompt, 1.0, generator)
-            evidence = replace(evidence, audio=None, cloud=None)
+            evidence = evidence.only(("views", "masks"))
         if pictures_only or generator.random() < config.memory_dropout:
             prompt = _MEMORY.sub("", prompt)
         prompt = disturb_memory(prompt, generator.uniform(0, config.memory_noise), self._predicates, generator)
@@ -72,7 +73,8 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
         record = self.records[index]
         evidence = Evidence.of_record(record, self._dataset.root)
         shown = self._slots(record) if views and evidence.views else ()
-        evidence = replace(evidence, views=shown, cloud=evidence.cloud if cloud else None)
+        kept = [name for name in evidence.others if cloud or name != "cloud"]
+        evidence = replace(evidence.only(("views", *kept)), views=shown)
         return augment_views(self._read(evidence, IMAGE_MARK), generator)
 
     def answer(self, index: int) -> str:
@@ -136,25 +138,24 @@ def disturb_memory(prompt: str, share: float, predicates: Sequence[str], generat
 
 
 def augment_views(example: Example, generator: Random) -> Example:
-    """Mirror all views and masks together, shift each view by up to a sixteenth, and vary light and colour.
+    """Mirror all views together, shift each view by up to a sixteenth, and vary light and colour.
 
-    A mirrored room is a possible room; relations have no left and right. Its point cloud is mirrored with it. A sample
-    that is text only stays as it is.
+    A mirrored room is a possible room; relations have no left and right. Masks, point cloud, gaze and hands are
+    mirrored with it. A sample that is text only stays as it is.
     """
-    views, masks, cloud = example.views, example.masks, example.cloud
+    views, others = example.views, example.others
     if not len(views):
         return example
     if generator.random() < 0.5:
         views = views.flip(-1)
-        masks = None if masks is None else masks.flip(-1)
-        cloud = None if cloud is None else cloud * cloud.new_tensor([-1, 1, 1, 1, 1, 1])
+        others = {row.name: row.mirrored(others[row.name]) for row in MODALITIES if row.name in others}
     reach = views.shape[-1] // 16
     padded = torch.nn.functional.pad(views, (reach,) * 4)
     size = views.shape[-1]
     corners = [(generator.randint(0, 2 * reach), generator.randint(0, 2 * reach)) for _ in views]
     views = torch.stack([view[:, y : y + size, x : x + size] for view, (y, x) in zip(padded, corners)])
     gain, offset = (torch.tensor([generator.uniform(-0.2, 0.2) for _ in range(3)]).view(3, 1, 1) for _ in range(2))
-    return replace(example, views=views * (1 + gain) + offset, masks=masks, cloud=cloud)
+    return replace(example, views=views * (1 + gain) + offset, others=others)
 
 
 def _turns(record: Record) -> tuple[str, str]:

@@ -21,7 +21,6 @@ from operating_room.domain.domain import Domain
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
 from scene_graph_generation.config.settings import (
-    MODALITIES,
     Experiment,
     LanguageConfig,
     MM2SGConfig,
@@ -46,7 +45,7 @@ PARTS = {
     "vision.": "vision tower",
     "pooler.views.": "view pooler",
     "pooler.point_encoder.": "point encoder",
-    "pooler.": "audio and masks",
+    "pooler.": "other encoders",
     "projector.": "projector",
     "language.": "language model",
 }
@@ -192,8 +191,7 @@ def _missing_files(records: Records, root: Path) -> list[str]:
         except UserError as error:
             problems.append(f"sample {record['id']}: {error}")
             continue
-        kinds = zip(MODALITIES, (evidence.views, (evidence.cloud,), (evidence.audio,), evidence.masks))
-        for kind, paths in kinds:
+        for kind, paths in {"views": evidence.views, **evidence.others}.items():
             for path in paths:
                 if path is not None and path not in known:
                     known[path] = _is_file(path)

@@ -23,10 +23,10 @@ from computing.training_checkpoints import keep_newest, written_or_removed
 from computing.training_errors import diverged
 from operating_room.errors import UserError
 from operating_room.files.tensors import is_finite
-from operating_room.recordings.masks import SMALL
 from operating_room.work.processes import cpu_threads, join_alone
 from scene_graph_generation.config.settings import TrainConfig
 from scene_graph_generation.inputs.example import Example
+from scene_graph_generation.inputs.modalities import MODALITIES
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.sampler import EpochOrder, length_grouped_order, similar_length_order
 from scene_graph_generation.samples.training_data import TrainingSamples, record_text
@@ -135,16 +135,15 @@ class SceneGraphTrainer(Trainer):
         is last in the backward pass, and there all these gradients become ready in one order. A cloud of one point
         leaves the statistics of batch normalisation alone.
         """
-        settings, device = self._model.settings, like.ids.device
-        size = settings.vision.image_size
+        settings = self._model.settings
+        size, ego = settings.vision.image_size, int(settings.pooler.branches == "ego_exo")
         everything = Example(
             ids=like.ids[:1],
-            views=torch.zeros(1, 3, size, size, device=device),
-            cloud=None if self._model.pooler.point_encoder is None else torch.zeros(1, 6, device=device),
-            audio=torch.zeros(settings.pooler.audio_width, device=device),
-            masks=torch.zeros(1, SMALL, SMALL, dtype=torch.uint8, device=device),
+            views=torch.zeros(1 + ego, 3, size, size),
+            others={row.name: least for row in MODALITIES if (least := row.least(settings)) is not None},
+            ego=ego,
         )
-        return 0.0 * self._model.visual_tokens([everything])[0].sum()
+        return 0.0 * self._model.visual_tokens([everything.to(like.ids.device)])[0].sum()
 
     def _usable(self, inputs: dict[str, Any]) -> list[Example]:
         """The examples of a batch; says what is wrong with bad samples and whose memory was shortened.

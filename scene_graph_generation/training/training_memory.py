@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from operating_room.graphs.prompts import IMAGE_MARK
 from scene_graph_generation.config.settings import Experiment, PointConfig
-from scene_graph_generation.inputs.evidence import USUAL_POINTS, other_tokens
+from scene_graph_generation.inputs.evidence import USUAL_POINTS
+from scene_graph_generation.inputs.modalities import other_tokens
 from scene_graph_generation.model.decoding import MAX_NEW_TOKENS
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.records import Record

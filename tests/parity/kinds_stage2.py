@@ -19,6 +19,7 @@ from transformers import TrainingArguments, get_scheduler
 from scene_graph_generation.config.settings import LanguageConfig, MM2SGConfig, PointConfig, TrainConfig, VisionConfig
 from scene_graph_generation.inputs.evidence import normalise_views, prepare_view
 from scene_graph_generation.inputs.example import Example
+from scene_graph_generation.inputs.modalities import MODALITIES
 from scene_graph_generation.model.decoding import generate
 from scene_graph_generation.model.encoders import VisionTower
 from scene_graph_generation.model.mm2sg import MM2SG
@@ -63,7 +64,7 @@ def bert(case: Path) -> Iterator[Result]:
     pooler = ImagePooler(TINY).eval()
     _fill(pooler.views, "pooler.views.", facts["seed"])
     with torch.no_grad():
-        mixed = torch.stack(pooler._pool_views(samples))
+        mixed = torch.stack(pooler._pool([(sample, []) for sample in samples]))
         uniform = torch.stack([sample[:2] for sample in samples[1:]])
         embedded = pooler.views.bert.embeddings(inputs_embeds=uniform.flatten(1, 2))
         first, second = pooler.views.layers
@@ -90,7 +91,7 @@ def segmasks(case: Path) -> Iterator[Result]:
     labels = stored["labels"]
     with torch.no_grad():
         encoded = pooler.mask_encoder(labels)
-        batch = pooler._encode_masks([labels[:3], None, labels[3:4], labels[4:6]])
+        batch = pooler.mask_encoder.encode([labels[:3], None, labels[3:4], labels[4:6]])
     yield compare("encoder", encoded, stored["encoder_out"], 1e-5)
     yield compare("batch", batch, stored["batch_out"], 1e-5)
 
@@ -102,8 +103,8 @@ def audio(case: Path) -> Iterator[Result]:
     _fill(pooler.project_audio, "pooler.project_audio.", facts["seed"])
     first, second, third = stored["audio"]
     with torch.no_grad():
-        mixed = pooler._encode_audio([first, None, second, third])
-        absent = pooler._encode_audio([None, None])
+        mixed = pooler.project_audio.encode([first, None, second, third])
+        absent = pooler.project_audio.encode([None, None])
     yield compare("batch", mixed[:, 0], stored["out"], 1e-5)
     yield compare("all absent", absent[:, 0], stored["out_all_none"], 1e-5)
 
@@ -359,17 +360,14 @@ def _examples(facts: dict[str, Any], stored: dict[str, Tensor]) -> list[Example]
             ids=stored[f"in.{i}.input_ids"],
             labels=stored[f"in.{i}.labels"],
             views=_generated(entry, facts["seed"]),
-            cloud=stored.get(f"in.{i}.pc"),
-            audio=stored.get(f"in.{i}.audio"),
-            masks=stored.get(f"in.{i}.segmasks"),
+            others={row.name: stored[key] for row in MODALITIES if (key := f"in.{i}.{row.key}") in stored},
         )
         for i, entry in enumerate(facts["inputs"])
     ]
 
 
 def _subset(example: Example, parts: Sequence[str]) -> Example:
-    absent = {name: None for name in ("cloud", "audio", "masks") if name not in parts}
-    return dataclasses.replace(example, **absent)
+    return example.without(*({"cloud", "audio", "masks"} - {*parts}))
 
 
 def _prompt_only(example: Example) -> Example:

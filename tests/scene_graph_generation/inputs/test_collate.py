@@ -72,7 +72,9 @@ def test_a_sample_without_views_is_its_text() -> None:
 
 
 def test_an_example_moves_with_everything_it_has() -> None:
-    example = Example(ids=torch.tensor([IMAGE]), views=torch.zeros(1, 3, 2, 2), audio=torch.zeros(4)).to("meta")
+    example = Example(ids=torch.tensor([IMAGE]), views=torch.zeros(1, 3, 2, 2), others={"audio": torch.zeros(4)}).to(
+        "meta"
+    )
     assert example.views.is_meta
     assert example.audio is not None
     assert example.audio.is_meta

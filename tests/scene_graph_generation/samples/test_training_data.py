@@ -23,7 +23,9 @@ def test_a_mirrored_room_is_mirrored_in_all_that_shows_it() -> None:
     generator = torch.Generator().manual_seed(0)
     masks = torch.randint(0, 9, (3, 32, 32), generator=generator, dtype=torch.uint8)
     cloud = torch.rand(5, 6, generator=generator) + 0.1
-    example = Example(torch.tensor([IMAGE]), torch.rand(2, 3, 32, 32, generator=generator), cloud=cloud, masks=masks)
+    example = Example(
+        torch.tensor([IMAGE]), torch.rand(2, 3, 32, 32, generator=generator), others={"cloud": cloud, "masks": masks}
+    )
     seen = set()
     for seed in range(8):
         augmented = augment_views(example, Random(seed))

@@ -163,7 +163,7 @@ def test_steps(published: Experiment, samples: int, gpus: int, epochs: float, ex
 
 
 def small(data: Path, out: Path) -> Experiment:
-    return replace(EXPERIMENT, files=FilesConfig((data / "samples.json",), data, out))
+    return replace(EXPERIMENT, files=FilesConfig((data / "samples.json",), data, out=out))
 
 
 def test_a_training_that_can_start(data: Path, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_the_folder_of_one_dataset_will_do(data: Path, tmp_path: Path) -> None:
     report = dry_run(
         replace(
             small(data, tmp_path / "out"),
-            files=FilesConfig((data / "samples.json",), data / "MM-OR_data", tmp_path / "out"),
+            files=FilesConfig((data / "samples.json",), data / "MM-OR_data", out=tmp_path / "out"),
         )
     )
     assert report.problems == []
@@ -219,7 +219,7 @@ def test_names_that_no_file_can_have_are_missing_files(data: Path, tmp_path: Pat
     records = json.loads((data / "samples.json").read_text())
     records[0]["audio"], records[1]["pc"] = "x" * 5000, "a\0b"
     (tmp_path / "samples.json").write_text(json.dumps(records))
-    files = FilesConfig((tmp_path / "samples.json",), data, tmp_path / "out")
+    files = FilesConfig((tmp_path / "samples.json",), data, out=tmp_path / "out")
     said = "\n".join(dry_run(replace(small(data, tmp_path), files=files)).problems)
     assert "missing, as are 0 more of audio" in said
     assert "missing, as are 0 more of cloud" in said
