@@ -283,7 +283,12 @@ class Dataset:
         domain = domain_of(root) if domain is None else domain
         self.roots = find_roots(root, domain)
         self.domain = with_splits(domain, self.roots)
-        self.root = next(iter(self.roots.values())).parent  # the folder that holds them
+        name, first = next(iter(self.roots.items()))
+        collection = self.domain.collection(name)
+        # The folder that holds them, where files of all of them are written. What is recorded in the house layout is
+        # mostly a folder by itself, with any name; what is made of it stays in there.
+        alone = collection.layout == "house" and first != root / collection.root
+        self.root = first if alone else first.parent
         self._positional_views = positional_views
         self._recorded: dict[Take, RecordedTake] = {}
 
