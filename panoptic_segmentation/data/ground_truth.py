@@ -106,6 +106,10 @@ def find_videos(
 
     Takes without any, and annotated frames whose picture is lost, are named on standard error.
 
+    Raises:
+        UserError: the domain has no categories, the index of a take is missing or damaged, or two videos would have one
+            name.
+
     Args:
         annotated: only frames with an annotated mask, as published; else all.
         with_pictures: only frames whose picture is there; the published preparation does not look.
@@ -131,6 +135,7 @@ def find_videos(
                 videos += [replace(video, frames=frames[part], part=n) for n, part in enumerate(parts)]
         if len(videos) == before:
             empty.append(take.name)
+    _check_names(videos)
     if empty and is_first():
         names = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
         print(f"left out for want of {'annotated ' * annotated}frames: {names}", file=sys.stderr)
@@ -350,6 +355,22 @@ def _prepare_frame(job: _Job, size: Size, labels: Labels) -> list[dict[str, Any]
     write_png(evaluation, labels.colors[categories])
     write_png(training, ids)
     return segment_records(categories, labels)
+
+
+def _check_names(videos: Sequence[Video]) -> None:
+    """Names of takes and cameras are joined by `_`, which both may hold.
+
+    Raises:
+        UserError: two videos have one name.
+    """
+    known: dict[str, Video] = {}
+    for video in videos:
+        other = known.setdefault(video.video_id, video)
+        if other is not video:
+            raise UserError(
+                f"takes {other.take.name} and {video.take.name} have a camera {other.camera} and {video.camera}, whose "
+                f"videos would both be called {video.video_id}; rename a take or a camera"
+            )
 
 
 def _frame_numbers(recorded: RecordedTake, camera: Camera) -> tuple[str, ...]:

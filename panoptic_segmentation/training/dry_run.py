@@ -184,7 +184,8 @@ def _files(config: Config, model: VideoModel, output: Path, problems: list[str])
         problems.append(f"{existing}: {free / GB:.1f} GB free, training needs up to {needed / GB:.1f} GB")
     model_file, kept = f"{weights / GB:.2f} GB", f"{one / GB:.2f} GB, {KEPT} kept"
     return [
-        f"writes {output}{os.sep}: model.safetensors and model_final.pth ({model_file} each), config.yaml;",
+        f"writes {output}{os.sep}: model.safetensors and model_final.pth ({model_file} each), config.yaml and "
+        "domain.yaml;",
         f"  every {solver.checkpoint_every} steps and at the end, {saves} times: model_<step>.pth ({model_file}, all "
         f"kept) and checkpoint-N ({kept}); {needed / GB:.1f} GB in all",
     ]

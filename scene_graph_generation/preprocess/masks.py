@@ -94,7 +94,11 @@ def _write_masks(recorded: RecordedTake, predictions: Path | None, source: str, 
         if not recorded.has(path):
             labels = recorded.domain.labels
             mask = read_label_mask(large) if predictions is None else labels.colors_to_labels(read_picture(large))
-            _write_mask(path, reduce_labels(mask))
+            try:
+                small = reduce_labels(mask)
+            except UserError as error:
+                raise UserError(f"{large}: {error}") from error
+            _write_mask(path, small)
             yield path
     if predictions is not None and not found:
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mmor.cli import app
+from operating_room.domain.collection import OwnTakes
 from operating_room.domain.domain import Domain, mmor
 from operating_room.domain.labels import Category, Labels
 from operating_room.domain.stored import DOMAIN_FILE
 from operating_room.errors import UserError
 from operating_room.files.readers import read_picture
 from operating_room.recordings.dataset import Dataset
+from operating_room_simulator.any_room.house import write_takes
 from panoptic_segmentation.config.settings import Config
 from panoptic_segmentation.data.ground_truth import find_videos, prepare
 from panoptic_segmentation.inference import predictions
@@ -27,6 +30,7 @@ from panoptic_segmentation.training.dry_run import dry_run
 from panoptic_segmentation.training.train import train
 from panoptic_segmentation.weights.checkpoints import load_model, save_published
 from scene_graph_generation.preprocess.masks import preprocess_masks
+from tests.operating_room_simulator.any_room.tiny_rooms import TEXT, tale
 from tests.panoptic_segmentation.data.test_ground_truth import TAKE, write_take
 from tests.panoptic_segmentation.inference.test_predict import new_model
 from tests.panoptic_segmentation.training.test_panoptic_train import TINY
@@ -175,6 +179,58 @@ def test_models_of_another_domain_are_refused(trained: Path, tmp_path: Path) -> 
         train(
             replace(SMALL, segmenter=TINY.segmenter), Dataset(trained / "data"), trained / "run", tmp_path, resume=True
         )
+
+
+def write_eye_clinic(root: Path) -> Dataset:
+    """A take of a made-up room in the house layout, whose pictures are PNG, with masks for stage 2."""
+    text = TEXT.replace("  count: 8\n", "  count: 8\n  masks: 2\n").replace("label_masks]", "label_masks, masks]")
+    (root / "eye.yaml").write_text(text)
+    domain = Domain.read(root / "eye.yaml")
+    write_takes(root / "eye_clinic", [tale(domain, "eye_1", seconds=3)], (64, 48))
+    for path in (root / "eye_clinic").rglob("*.jpg"):
+        Image.open(path).save(path.with_suffix(".png"))
+        path.unlink()
+    take_file = root / "eye_clinic" / "takes" / "eye_1" / "take.yaml"
+    take_file.write_text(take_file.read_text().replace("pictures: jpg", "pictures: png"))
+    return Dataset(root / "eye_clinic")
+
+
+def test_a_room_of_the_house_layout_from_masks_to_scores(tmp_path: Path) -> None:
+    dataset = write_eye_clinic(tmp_path)
+    assert dataset.domain.name == "eye_clinic"
+    (take,) = dataset.takes()
+    videos = find_videos(dataset, [take])
+    assert [video.video_id for video in videos] == [f"eye_1_{c}" for c in ("door", "window", "shelf", "surgeon")]
+    assert {path.suffix for video in videos for path in video.pictures()} == {".png"}
+    config = replace(SMALL, segmenter=TINY.segmenter, train_data=("eyeclinic_panoptic_own",))
+    if dataset.domain.splits:
+        config = replace(config, train_data=(f"eyeclinic_panoptic_{dataset.domain.splits_of(take)[0]}",))
+    train(config, dataset, tmp_path / "run", tmp_path / "prepared")
+    path = predict(*load(tmp_path / "run", dataset.domain), videos, tmp_path / "out", "own", tmp_path / "run")
+    assert path.name == "pred_own.json"
+    result = evaluate(videos, tmp_path / "out", "own", tmp_path / "prepared", "truth", (64, 48))
+    assert set(result.classes.names.values()) == {c.name for c in dataset.domain.labels.categories}
+    outcome = preprocess_masks(Dataset(tmp_path / "eye_clinic"), [take], tmp_path / "out" / "inference" / "pan_pred")
+    assert outcome.problems == ()
+    there = Dataset(tmp_path / "eye_clinic").take(take).timepoints[0].several("masks")  # of the first two room cameras
+    assert sorted(there) == ["0", "1"]
+    labels = {int(label) for small in there.values() for label in np.unique(np.asarray(Image.open(small)))}
+    assert labels <= set(dataset.domain.labels.labels.tolist())
+
+
+def test_names_that_make_one_video_of_two_cameras_are_refused(tmp_path: Path) -> None:
+    dataset = write_dental(tmp_path / "data")
+    collection = dataset.domain.collection("MMOR")
+    twin = replace(collection.camera["1"], name="PKA_1")
+    cameras = replace(collection, cameras=(*collection.cameras, twin), own=OwnTakes())
+    domain = replace(dataset.domain, collections=(cameras,))
+    takes = [domain.find_take("001_PKA"), domain.find_take("001")]
+    copy = tmp_path / "data" / "MM-OR_data" / "001"
+    shutil.copytree(copy.with_name("001_PKA"), copy)
+    (index,) = copy.glob("*.json")
+    index.rename(index.with_name(index.name.replace("001_PKA", "001")))
+    with pytest.raises(UserError, match=r"001_PKA and 001 .* 001_PKA_1"):
+        find_videos(Dataset(tmp_path / "data", domain), takes, annotated=False, with_pictures=False)
 
 
 def test_the_command_refuses_in_one_line(trained: Path, tmp_path: Path) -> None:
