@@ -97,6 +97,7 @@ def contents(recorded: RecordedTake, frame_id: str, with_memory: bool = False) -
         except UserError as error:
             graph = f"cannot be read: {error}"
     pictures = timepoint.collection.evaluation_pictures(timepoint.views)
+    camera = {path: name for name, path in timepoint.views.items()}
     return Contents(
         timepoint.sample_id,
         timepoint.take.dataset,
@@ -104,7 +105,7 @@ def contents(recorded: RecordedTake, frame_id: str, with_memory: bool = False) -
         timepoint.second,
         _frames(recorded, position),
         files + tuple(_of_take(recorded)),
-        tuple("black" if path is None else path.name for path in pictures),
+        tuple("black" if path is None else f"{camera[path]}: {path.name}" for path in pictures),
         tuple(_elements(recorded, timepoint, problems)),
         prompt,
         memory,
