@@ -156,6 +156,7 @@ def _samples_folder(values: Mapping[str, Any], dataset: Dataset | None) -> Path:
 
 
 def _samples(values: Mapping[str, Any], facts: Facts, dataset: Dataset | None) -> None:
+    from operating_room.domain.domain import mmor
     from scene_graph_generation.samples.records import SampleOptions, choose_modalities
     from scene_graph_generation.samples.sample_files import frequency_file_name
 
@@ -165,7 +166,7 @@ def _samples(values: Mapping[str, Any], facts: Facts, dataset: Dataset | None) -
         augment_memory=values["temporal_augmentation"],
         drop_history=values["drop_history"],
         mixed=values["mixed_modalities"],
-        modalities=choose_modalities(values["modalities"]),
+        modalities=choose_modalities(values["modalities"], mmor() if dataset is None else dataset.domain),
     )
     facts.makes.append(_samples_folder(values, dataset) / options.file_name(values["split"]))
     if values["tokenizer"] is not None:

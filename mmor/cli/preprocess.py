@@ -179,16 +179,16 @@ def samples(
     from scene_graph_generation.samples.sample_files import count_answer_tokens, frequency_file_name, write_samples
     from scene_graph_generation.weights.base_models import find_folder
 
+    dataset = open_dataset(data, domain)
     options = SampleOptions(
         permutations=permutations,
         temporal=temporal,
         augment_memory=temporal_augmentation,
         drop_history=drop_history,
         mixed=mixed_modalities,
-        modalities=choose_modalities(modalities),
+        modalities=choose_modalities(modalities, dataset.domain),
     )
     tokens = None if tokenizer is None else read_tokens(find_folder(tokenizer, TOKENIZER))
-    dataset = open_dataset(data, domain)
     graphs = load_split(relations, split, dataset)
     left_out: LeftOut = {}
     records = training_records(dataset, graphs, options, Random(seed), left_out)

@@ -22,6 +22,8 @@ SYSTEM = (
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
 BLOCKS = ("robot_metadata", "tracker_metadata", "speech_transcript")  # as the markers name them, in prompt order
+ROBOT_LOG = "robot_log"  # the block behind them where samples are asked to have it; no published prompt has
+LOG_CHARACTERS = 400  # how much of it, from its end: some seconds log pages
 
 
 def human_prompt(
@@ -30,6 +32,7 @@ def human_prompt(
     tracker: Mapping[str, Any] | None,
     speech: str | None,
     memory: str | None,
+    robot_log: str | None = None,
 ) -> str:
     """The user's turn: image placeholder, memory, metadata, and the question for the scene graph.
 
@@ -43,12 +46,16 @@ def human_prompt(
         speech: transcript of the last seconds.
         memory: text of `graphs.memory`. None means no block, as for the others; the question mentions a memory anyway
             (section 11, mirror 5).
+        robot_log: lines of the robot's low-level log, of which the last characters are told.
 
     Raises:
         UserError: a tracker id that is in no published list, or a part or tool without one of its fields.
     """
     remembered = "" if memory is None else f"{MEMORY_START}{memory}{MEMORY_END}.\n"
-    return f"{IMAGE_MARK}\n{remembered}{''.join(metadata_blocks(language, robot, tracker, speech))}{language.question}"
+    blocks = metadata_blocks(language, robot, tracker, speech)
+    if robot_log is not None:
+        blocks.append(_block(ROBOT_LOG, robot_log[-LOG_CHARACTERS:]))
+    return f"{IMAGE_MARK}\n{remembered}{''.join(blocks)}{language.question}"
 
 
 def metadata_blocks(
@@ -60,19 +67,24 @@ def metadata_blocks(
         None if tracker is None else _tracker_text(tracker, language.tools),
         speech,
     )
-    return [f"<{name}_start>: {text} <{name}_end>. " for name, text in zip(BLOCKS, texts) if text is not None]
+    return [_block(name, text) for name, text in zip(BLOCKS, texts) if text is not None]
+
+
+def _block(name: str, text: str) -> str:
+    return f"<{name}_start>: {text} <{name}_end>. "
 
 
 def drop_blocks(prompt: str, probability: float, generator: Random) -> str:
     """Leave out each metadata block with a probability, as in training (section 4.3); the memory always stays.
 
-    One number is drawn per kind of block, whether the prompt has it or not.
+    One number is drawn per kind of published block, there or not; one more for a log if there is one.
     """
-    return without_blocks(prompt, [name for name in BLOCKS if generator.random() < probability])
+    names = [*BLOCKS, *([ROBOT_LOG] if f"<{ROBOT_LOG}_start>" in prompt else [])]
+    return without_blocks(prompt, [name for name in names if generator.random() < probability])
 
 
 def without_blocks(prompt: str, names: Iterable[str]) -> str:
-    """The prompt without these metadata blocks (names of `BLOCKS`)."""
+    """The prompt without these metadata blocks (names of `BLOCKS`, `ROBOT_LOG`)."""
     for name in names:
         prompt = re.sub(rf"<{name}_start>.*?<{name}_end>\. ", "", prompt, flags=re.DOTALL)
     return prompt

@@ -8,7 +8,7 @@ from typing import Any
 from operating_room.domain.language import Language
 from operating_room.errors import UserError
 from operating_room.files.readers import read_json
-from operating_room.graphs.prompts import human_prompt, metadata_blocks, told
+from operating_room.graphs.prompts import ROBOT_LOG, human_prompt, metadata_blocks, told
 from operating_room.recordings.timepoint import Timepoint
 
 _LOG_FORM = 'a robot log is {timepoint: {"log_lines": [text, ...]}}'
@@ -40,7 +40,7 @@ def timepoint_prompt(
     except UserError as error:
         raise UserError(f"{screen}: {error}") from error
     try:
-        return human_prompt(language, robot, timepoint.tracker, speech, memory)
+        return human_prompt(language, robot, timepoint.tracker, speech, memory, timepoint.records.get(ROBOT_LOG))
     except UserError as error:
         file = timepoint.collection.path("tracks", timepoint.take)
         raise UserError(f"{timepoint.sample_id}, second {int(timepoint.time)} of {file}: {error}") from error

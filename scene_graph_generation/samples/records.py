@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Protocol, runtime_checkable
 
+from operating_room.domain.domain import Domain
 from operating_room.domain.language import Language
 from operating_room.errors import UserError
 from operating_room.graphs.memory import (
@@ -28,7 +29,7 @@ from operating_room.graphs.prompts import drop_blocks
 from operating_room.graphs.scene_graph import Sample, Triplet, parse, target_text
 from operating_room.graphs.similarity import SimilarSamples
 from operating_room.recordings.dataset import Dataset
-from operating_room.recordings.modalities import BY_NAME, TABLE
+from operating_room.recordings.modalities import BY_NAME, TABLE, modalities_of
 from operating_room.recordings.questions import timepoint_prompt
 from operating_room.recordings.timepoint import Timepoint
 from scene_graph_generation.inputs.evidence import EGO_KEY, ego_pictures
@@ -169,13 +170,17 @@ def training_record(
     }
 
 
-def choose_modalities(names: str | None) -> tuple[str, ...]:
-    """The modalities of a list like `AZURE,PC`, in the order of file names; None means all published ones.
+def choose_modalities(names: str | None, domain: Domain) -> tuple[str, ...]:
+    """The modalities of a list like `AZURE,PC`, in the order of file names.
+
+    None means all that takes of the domain can have, without what most of them lack; of MM-OR the published ones.
 
     Raises:
         UserError: there is no such modality.
     """
-    wanted = list(PUBLISHED) if names is None else [name.strip().upper() for name in names.split(",")]
+    possible = {row.training for c in domain.collections for row in modalities_of(domain, c) if not row.optional}
+    usual = [name for name in MODALITIES if name in possible]
+    wanted = usual if names is None else [name.strip().upper() for name in names.split(",")]
     if unknown := [name for name in wanted if name not in MODALITIES]:
         raise UserError(f"modality {unknown[0]!r} does not exist; choose from {','.join(MODALITIES)}")
     return tuple(name for name in MODALITIES if name in wanted)

@@ -1,0 +1,106 @@
+"""Arrays are read whole or refused in a sentence; nothing in them is run."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from operating_room.errors import UserError
+from operating_room.files.array_files import read_gaze, read_hands
+from operating_room.files.readers import read_point_cloud
+from tests.operating_room.tiny_house import array, cloud_arrays
+
+ANYTHING = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    gaze = np.array([[1, 30.5, 20, 0.7], [2, -1, -1, 1]], np.float32)
+    hands = np.full((2, 17), np.nan, np.float32)
+    (tmp_path / "gaze.npy").write_bytes(array(gaze))
+    (tmp_path / "hands.npy").write_bytes(array(hands))
+    np.testing.assert_array_equal(read_gaze(tmp_path / "gaze.npy"), gaze)
+    np.testing.assert_array_equal(read_hands(tmp_path / "hands.npy"), hands)
+    (tmp_path / "none.npy").write_bytes(array(gaze[:0]))
+    assert read_gaze(tmp_path / "none.npy").shape == (0, 4)
+
+
+def test_a_cloud_is_in_metres_and_fractions(tmp_path: Path) -> None:
+    path = tmp_path / "cloud.npz"
+    points = np.array([[0, 0, 0], [1, 2, 3], [np.nan, 0, 0]], np.float32)
+    colors = np.array([[0, 0, 0], [255, 51, 0], [9, 9, 9]], np.uint8)
+    np.savez_compressed(path, points=points, colors=colors)
+    np.testing.assert_allclose(read_point_cloud(path), [[0, 0, 0, 0, 0, 0], [1, 2, 3, 1, 0.2, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "expected"),
+    [
+        ({"points": np.zeros((2, 3), np.float32)}, "has no array 'colors'"),
+        ({"points": np.zeros((2, 3)), "colors": np.zeros((2, 3), np.uint8)}, "points float64"),
+        ({"points": np.zeros((2, 3), np.float32), "colors": np.zeros((1, 3), np.uint8)}, "colors uint8 [1, 3]"),
+        ({"points": np.float32(1), "colors": np.zeros((2, 3), np.uint8)}, "points float32 []"),
+        ({"points": np.array([None]), "colors": np.zeros((2, 3), np.uint8)}, "no readable .npz"),
+        ({"points": np.full((20, 3), 1e-5, np.float32), "colors": np.zeros((20, 3), np.uint8)}, "points are in metres"),
+    ],
+)
+def test_other_arrays_are_no_cloud(tmp_path: Path, arrays: dict[str, np.ndarray], expected: str) -> None:
+    path = tmp_path / "cloud.npz"
+    np.savez(path, allow_pickle=True, **arrays)
+    with pytest.raises(UserError) as refusal:
+        read_point_cloud(path)
+    assert str(refusal.value).startswith(f"{path}: ")
+    assert expected in str(refusal.value)
+
+
+class Trap:
+    """Whoever unpickles it makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return os.mkdir, (self.folder,)
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([Trap(tmp_path / "trapped")], object), allow_pickle=True)
+    (tmp_path / "gaze.npy").write_bytes(buffer.getvalue())
+    with pytest.raises(UserError, match=r"no readable \.npy"):
+        read_gaze(tmp_path / "gaze.npy")
+    assert not (tmp_path / "trapped").exists()
+
+
+@ANYTHING
+@given(st.data())
+def test_damaged_arrays_are_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+    whole = array(np.ones((3, 4), np.float32))
+    damaged = bytearray(whole)
+    for _ in range(data.draw(st.integers(0, 3))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    (tmp_path / "gaze.npy").write_bytes(bytes(damaged)[: data.draw(st.integers(0, len(damaged)))])
+    try:
+        told = str(read_gaze(tmp_path / "gaze.npy").shape[1])
+    except UserError as error:
+        told = str(error)
+    assert told == "4" or told.startswith(f"{tmp_path / 'gaze.npy'}: ")
+
+
+@ANYTHING
+@given(st.data())
+def test_damaged_clouds_are_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+    damaged = bytearray(cloud_arrays())
+    for _ in range(data.draw(st.integers(0, 3))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    (tmp_path / "cloud.npz").write_bytes(bytes(damaged)[: data.draw(st.integers(0, len(damaged)))])
+    try:
+        told = str(read_point_cloud(tmp_path / "cloud.npz").shape[1])
+    except UserError as error:
+        told = str(error)
+    assert told == "6" or told.startswith(f"{tmp_path / 'cloud.npz'}: ")
