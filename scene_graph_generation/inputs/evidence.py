@@ -136,6 +136,11 @@ class ExampleReader:
         """What the model was made for."""
         return self._config.modalities
 
+    @property
+    def two_branches(self) -> bool:
+        """Whether the model looks at views of glasses and of the room apart."""
+        return self._config.pooler.branches == "ego_exo"
+
     def conversation(self, prompt: str) -> str:
         """The conversation of the model around a question, up to where its answer begins."""
         return self._tokens.conversation(prompt)
@@ -180,7 +185,7 @@ class ExampleReader:
     def _read(self, stamped: _Stamped) -> _Read:
         evidence, config = stamped[0], self._config
         views, ego = evidence.views, {n: path for n, path in evidence.ego.items() if path in evidence.views}
-        if config.pooler.branches == "ego_exo":
+        if self.two_branches:
             views = (*ego.values(), *(path for path in views if path is None or path not in ego.values()))
         self._check_views(len(views), len(ego), evidence)
         given = [(row, evidence.others[row.name]) for row in MODALITIES if row.name in evidence.others]
@@ -194,7 +199,7 @@ class ExampleReader:
         """
         config, of_room = self._config, [row for row in MODALITIES if row.name in BRANCHES["exo"]]
         parts = {"": (views, 0)}
-        if config.pooler.branches == "ego_exo":
+        if self.two_branches:
             beside = sum(row.tokens(config) for row in of_room if row.name in evidence.others)
             parts = {" of glasses": (ego, 2 * ego), " of the room": (views - ego, beside)}  # gaze and hands of each
         for which, (count, beside) in parts.items():
@@ -232,7 +237,7 @@ class ExampleReader:
     def _visual_tokens(self, evidence: Evidence) -> int:
         """How many tokens stand in the place of the image; with published batching batch mates can add to them."""
         config = self._config
-        if config.pooler.branches == "ego_exo":
+        if self.two_branches:
             ego = len({*evidence.ego.values()} & {*evidence.views})
             return config.vision.tokens * (bool(ego) + (ego < len(evidence.views) or not evidence.views))
         if config.batching == "published":

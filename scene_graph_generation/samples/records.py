@@ -53,6 +53,7 @@ class Records(Protocol):
 
 
 MAX_VIEWS = 7
+ROOM_VIEWS = 2, 5  # so many at least and at most with two branches
 # By their names in the names of training files, what they are in a `Timepoint`.
 MODALITIES = {
     name: tuple(row.name for row in TABLE if row.training == name)
@@ -206,15 +207,22 @@ def mix_modalities(timepoint: Timepoint, similar: Sequence[Timepoint], generator
     return timepoint
 
 
-def augment_record(record: Record, generator: Random, drop_probability: float = 0.5) -> Record:
+def augment_record(
+    record: Record, generator: Random, drop_probability: float = 0.5, two_branches: bool = False
+) -> Record:
     """A record as one access of the training sees it: few pictures in random order, modalities left out at random.
 
-    The first picture of the result provides the visual tokens. Memory is never left out here.
+    The first picture of the result provides the visual tokens. Memory is never left out here. For a model of two
+    branches all pictures of glasses stay, in their order, with a few of the room (EgoExOR, arXiv 2505.24287).
     """
     augmented = dict(record)
-    if pictures := list(record.get("image", ())):
+    ego = list(record.get(EGO_KEY, {}).values()) if two_branches else []
+    if pictures := [name for name in record.get("image", ()) if name not in ego]:
         generator.shuffle(pictures)
-        augmented["image"] = pictures[: generator.randint(1, min(MAX_VIEWS, len(pictures)))]
+        fewest, most = ROOM_VIEWS if two_branches else (1, MAX_VIEWS)
+        pictures = pictures[: generator.randint(min(fewest, len(pictures)), min(most, len(pictures)))]
+    if ego or pictures:
+        augmented["image"] = [*ego, *pictures]
     question, answer = (turn["value"] for turn in record["conversations"])
     augmented["conversations"] = turns(drop_blocks(question, drop_probability, generator), answer)
     for row in MODEL_MODALITIES:

@@ -53,7 +53,7 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
         epoch, place = index
         config, generator = self._config, Random(f"{self._config.seed} {epoch} {place}")
         record = self.records[place]
-        augmented = augment_record(record, generator, config.modality_dropout)
+        augmented = augment_record(record, generator, config.modality_dropout, self._read.two_branches)
         prompt = without_blocks(_turns(augmented)[0], self._unread)
         evidence = Evidence.of_record(augmented, self._dataset.root)
         if not config.shuffle_views and evidence.views:

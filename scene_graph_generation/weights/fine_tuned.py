@@ -9,7 +9,7 @@ Ours: config.json and adapter.json, trained.safetensors with all of it, tokenize
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.tensors import check_numbers, read_tensors, write_pickle, write_safetensors
 from scene_graph_generation.config.language import OtherLanguage
-from scene_graph_generation.config.settings import LanguageConfig, LoraConfig, from_mapping, to_mapping
+from scene_graph_generation.config.settings import LanguageConfig, LoraConfig, MM2SGConfig, from_mapping, to_mapping
 from scene_graph_generation.inputs.tokens import Tokens
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.weights.adapter_config import (
@@ -47,7 +47,9 @@ from scene_graph_generation.weights.precision import Bits, check_memory, default
 
 ADAPTER_WEIGHTS, OTHER_WEIGHTS = "adapter_model.bin", "non_lora_trainables.bin"
 OWN_ADAPTER, OWN_WEIGHTS = "adapter.json", "trained.safetensors"
+_IMAGE_POOLER = "model.image_pooler."
 _POOLER = "image_pooler.bert.encoder."
+_HEADS = 16  # of EgoExOR's pooler
 _VISION_LAYERS = "model.vision_tower.vision_tower.vision_model.encoder.layers."
 
 
@@ -65,6 +67,34 @@ class FineTuned:
     def reads_pictures(self) -> bool:
         """Whether it has what stands in front of the language model; one of text only has an adapter alone."""
         return any(_POOLER in name for name in self.state)
+
+    def with_branches(self, settings: MM2SGConfig) -> MM2SGConfig:
+        """The settings of EgoExOR's model where the weights are its: no file of the published folder says them.
+
+        Its pooler has two branches, gaze and hands, and no masks. Sizes are read off the weights; of heads these tell
+        nothing, it has 16.
+        """
+        sizes = {
+            name.split(_IMAGE_POOLER)[1]: tensor.shape for name, tensor in self.state.items() if _IMAGE_POOLER in name
+        }
+        if "gaze_encoder.mlp.0.weight" not in sizes or settings.pooler.branches == "ego_exo":
+            return settings
+        try:
+            pooler = replace(
+                settings.pooler,
+                branches="ego_exo",
+                layers=1 + max(int(name.split(".")[3]) for name in sizes if name.startswith("bert.encoder.layer.")),
+                heads=_HEADS,
+                mlp=sizes["bert.encoder.layer.0.intermediate.dense.weight"][0],
+                max_views=sizes["bert.embeddings.position_embeddings.weight"][0] // settings.vision.tokens,
+                audio_width=sizes["audio_projector.weight"][1],
+                body_width=sizes["gaze_encoder.mlp.0.weight"][0],
+            )
+        except (KeyError, IndexError, ValueError) as error:
+            raise UserError(
+                f"{self.folder}: lacks a part of EgoExOR's image pooler ({error}); copy it again"
+            ) from error
+        return replace(settings, pooler=pooler, masks=0, modalities=("views", "cloud", "audio", "gaze", "hands"))
 
 
 def read_fine_tuned(folder: Path) -> FineTuned:
@@ -113,7 +143,7 @@ def load_fine_tuned(
     """
     base, vision = find_folder(base or tuned.base), vision or tuned.vision
     tower = find_folder(vision) if vision is not None and tuned.reads_pictures else None
-    settings = base_settings(tuned.folder, tower)
+    settings = tuned.with_branches(base_settings(tuned.folder, tower))
     planned = outline(settings, tuned.folder / CONFIG, tuned.reads_pictures)
     bits = bits or default_bits(planned, device)
     adapter_size = sum(4 * tensor.numel() for name, tensor in tuned.state.items() if is_adapter(name))  # float32
@@ -168,13 +198,19 @@ def save_trained(
 
 def adapter_state(model: MM2SG) -> dict[str, Tensor]:
     """The entries of adapter_model.bin."""
-    return {WRAPPED + published_name(name): tensor for name, tensor in _trained(model) if is_adapter(name)}
+    return {WRAPPED + _published_name(model, name): tensor for name, tensor in _trained(model) if is_adapter(name)}
 
 
 def other_state(model: MM2SG) -> dict[str, Tensor]:
     """The entries of non_lora_trainables.bin: trainable parameters without the adapter, and every buffer."""
-    trained = {WRAPPED + published_name(name): tensor for name, tensor in _trained(model) if not is_adapter(name)}
+    trained = {
+        WRAPPED + _published_name(model, name): tensor for name, tensor in _trained(model) if not is_adapter(name)
+    }
     return trained | {WRAPPED + name: tensor for name, tensor in _computed_buffers(model)}
+
+
+def _published_name(model: MM2SG, ours: str) -> str:
+    return published_name(ours, model.settings.pooler.branches == "ego_exo")
 
 
 def _trained(model: MM2SG) -> Iterator[tuple[str, Tensor]]:
@@ -215,7 +251,7 @@ def _check_complete(model: MM2SG, others: LoadReport, adapter: LoadReport) -> Lo
     given = [name for name, _ in model.named_parameters() if name in matched]
     begun = tuple(part for part in parts if any(name.startswith(part) for name in given))
     missing = [
-        published_name(name)
+        _published_name(model, name)
         for name in model.state_dict()
         if name not in matched and (is_adapter(name) or name.startswith(begun or ("-",)))
     ]

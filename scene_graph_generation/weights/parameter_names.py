@@ -20,6 +20,8 @@ _PREFIXES = (
     ("model.image_pooler.bert.", "pooler.views.bert."),
     ("model.image_pooler.point_transformer.", "pooler.point_encoder."),
     ("model.image_pooler.project_audio.", "pooler.project_audio."),
+    ("model.image_pooler.gaze_encoder.", "pooler.gaze_encoder."),
+    ("model.image_pooler.hand_encoder.", "pooler.hand_encoder."),
     ("model.image_pooler.segmasks_encoder.embedding.", "pooler.mask_encoder.embedding."),
     *(
         (f"model.image_pooler.segmasks_encoder.conv{i + 1}.", f"pooler.mask_encoder.convolutions.{i}.")
@@ -30,6 +32,8 @@ _PREFIXES = (
     ("model.", "language.model."),
     ("language.", "language."),  # of a language model whose parts have other names: as they are
 )
+# What EgoExOR's files call differently (two branches of the pooler, arXiv 2505.24287).
+_TWO_BRANCHES = (("model.image_pooler.audio_projector.", "pooler.project_audio."), *_PREFIXES)
 # Buffers of the published files that are computed here.
 _COMPUTED = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached", "position_ids", "token_type_ids")
 
@@ -43,14 +47,15 @@ def our_name(published: str) -> str | None:
     if published.endswith(_COMPUTED):
         return None
     bare = published.removeprefix(WRAPPED)
-    name = _translate(bare.removeprefix("model.") if bare.startswith("model.model.") else bare, _PREFIXES)
+    name = _translate(bare.removeprefix("model.") if bare.startswith("model.model.") else bare, _TWO_BRANCHES)
     return name.replace(".lora_A.weight", ".lora_A.default.weight").replace(".lora_B.weight", ".lora_B.default.weight")
 
 
-def published_name(ours: str) -> str:
-    """The published name of one of our parameters, not wrapped."""
+def published_name(ours: str, two_branches: bool = False) -> str:
+    """The published name of one of our parameters, not wrapped, in MM-OR's files or in EgoExOR's."""
     bare = ours.replace(".base_layer.", ".").replace(".default.", ".")
-    return _translate(bare, tuple((own, published) for published, own in _PREFIXES))
+    prefixes = _TWO_BRANCHES if two_branches else _PREFIXES
+    return _translate(bare, tuple((own, published) for published, own in prefixes))
 
 
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

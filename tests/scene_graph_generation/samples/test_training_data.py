@@ -15,6 +15,7 @@ from scene_graph_generation.config.settings import TEXT_MODALITIES, with_vocabul
 from scene_graph_generation.inputs.evidence import ExampleReader
 from scene_graph_generation.inputs.example import IMAGE, Example
 from scene_graph_generation.inputs.tokens import train_tokens
+from scene_graph_generation.samples.records import augment_record, turns
 from scene_graph_generation.samples.training_data import TrainingSamples, augment_views, read_records, record_text
 from tests.scene_graph_generation.tiny_training import SHORT, write_samples
 
@@ -59,3 +60,21 @@ def test_training_shows_no_text_that_the_model_does_not_read(tmp_path: Path) -> 
     for modalities, text in texts.items():
         for name, block in zip(TEXT_MODALITIES, BLOCKS):
             assert (block in text) == (name in modalities), (modalities, block)
+
+
+def test_all_views_of_glasses_stay_with_two_branches() -> None:
+    """EgoExOR (egoexor.md, section 9): glasses in the order of the file, and 2 to 5 random views of the room."""
+    room = [f"room{i}.jpg" for i in range(8)]
+    record = {
+        "image": ["b.jpg", *room, "a.jpg"],
+        "ego_image": {"1": "b.jpg", "2": "a.jpg"},
+        "conversations": turns("what?", "that"),
+    }
+    drawn = [augment_record(record, Random(seed), 0.0, two_branches=True)["image"] for seed in range(60)]
+    assert all(pictures[:2] == ["b.jpg", "a.jpg"] for pictures in drawn)
+    assert {len(pictures) - 2 for pictures in drawn} == {2, 3, 4, 5}
+    assert {name for pictures in drawn for name in pictures[2:]} == {*room}
+    without = {**record, "image": ["b.jpg", "a.jpg"]}
+    assert augment_record(without, Random(0), 0.0, two_branches=True)["image"] == ["b.jpg", "a.jpg"]
+    mixed = [augment_record(record, Random(seed), 0.0)["image"] for seed in range(60)]
+    assert {len(pictures) for pictures in mixed} == set(range(1, 8))  # one branch: as in MM-OR
