@@ -87,6 +87,8 @@ def _segmenter(path: Path) -> str:
     if classes is not None and classes.dim():
         lines.append(f"classes: {len(classes) - 1}")
     if "sem_seg_head" in parts:
+        if (domain := _domain(path)) is not None:
+            lines.append(f"domain: {domain}")
         if path.suffix == ".safetensors" and _has_card(path):
             needs = "nothing: how it is built is inside"
         elif path.with_name("config.yaml").is_file():
@@ -102,6 +104,16 @@ def _has_card(path: Path) -> bool:
     except UserError:
         return False
     return True
+
+
+def _domain(path: Path) -> str | None:
+    """The name of a segmenter's domain; None if it tells none, as those of MM-OR and of everyday pictures."""
+    from operating_room.domain.stored import DOMAIN_FILE, stored_domain
+    from panoptic_segmentation.weights.checkpoints import read_card
+
+    if path.suffix == ".safetensors" and _has_card(path) and (note := read_card(path).domain) is not None:
+        return note.name
+    return stored_domain(path.parent).name if path.with_name(DOMAIN_FILE).is_file() else None
 
 
 def _fine_tuned(folder: Path) -> str:

@@ -36,7 +36,7 @@ def test_a_healthy_machine_passes(tmp_path: Path) -> None:
     result = RUN.invoke(cli.app, ["check", "--data", str(tmp_path), "--json", str(out)])
     assert result.exit_code == 0, result.output
     assert "0 FAIL" in result.output
-    assert "holds neither MM-OR_data nor 4D-OR_data" in result.output
+    assert "holds neither 4D-OR_data nor MM-OR_data" in result.output
     found = json.loads(out.read_text())
     rows = [SimpleNamespace(**row) for row in found["rows"]]
     for kind in ("ctvis", "online", "offline"):

@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mmor.cli import app
+from mmor.inspection import inspect
 from operating_room.domain.collection import OwnTakes
 from operating_room.domain.domain import Domain, mmor
 from operating_room.domain.labels import Category, Labels
@@ -242,6 +243,9 @@ def test_the_command_refuses_in_one_line(trained: Path, tmp_path: Path) -> None:
     assert "\n" not in str(refused.exception)
     done = RUN.invoke(app, ["panoptic", "predict", *options, str(trained / "run")])
     assert done.exit_code == 0, done.exception
+    for model in ("model.safetensors", "model_final.pth"):
+        assert "domain: dental" in inspect(trained / "run" / model)
+    assert "domain:" not in inspect(ours)
 
 
 def test_a_copy_that_is_lost_or_of_something_else_is_told(trained: Path, tmp_path: Path) -> None:
