@@ -12,11 +12,10 @@ from typing import Any
 
 from operating_room.domain.collection import Take
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import FOURDOR, MMOR
-from operating_room.domain.vocabulary import PEOPLE, RAW_ENTITY_NAMES
 from operating_room.files.atomic import atomic_path, write_json, write_text
 from operating_room.graphs.scene_graph import Triplet
 from operating_room_simulator.sensors import signals, sound
+from operating_room_simulator.story.steps import PEOPLE, playbook_of
 from operating_room_simulator.story.story import Surgery
 
 _BLOCK = 90_000  # frame numbers that each take of a shared folder has for itself
@@ -24,7 +23,7 @@ _BLOCK = 90_000  # frame numbers that each take of a shared folder has for itsel
 
 def start_second(surgery: Surgery) -> int:
     """When the first moment happens, in s from the start of the take's recording: up to 3 s later in MM-OR."""
-    if surgery.take.dataset == FOURDOR:
+    if not playbook_of(surgery.take).multimodal:
         return 0
     return zlib.crc32(f"start {surgery.take.name} {surgery.seed}".encode()) % 4
 
@@ -36,7 +35,7 @@ def time_stamp(surgery: Surgery, second: int) -> str:
 
 def frame_numbers(take: Take, second: int) -> dict[str, str]:
     """The frame numbers of a moment, by the keys of the index file; cameras count at their own pace."""
-    if take.dataset == FOURDOR:
+    if not playbook_of(take).multimodal:
         cameras = mmor().collection(take).cameras_of("room_views")
         colors = {camera.frame: f"{3 * second + 10 * int(camera.name) + 500:06d}" for camera in cameras}
         return {"pcd": f"{second + 400:06d}", **colors}
@@ -61,7 +60,7 @@ def write_records(root: Path, surgery: Surgery, with_tracker: bool = True) -> No
         raw = raw_labels(take, moment.triplets, moment.people)
         labels = collection.annotation_files(take, f"{moment.second:06d}")[int(_shares_folder(take))]
         write_json(root / labels, raw)
-    if take.dataset == MMOR:
+    if playbook_of(take).multimodal:
         start = start_second(surgery)
         said = signals.subtitles(surgery, start)
         if said:  # a few seconds may be silent
@@ -84,8 +83,8 @@ def write_records(root: Path, surgery: Surgery, with_tracker: bool = True) -> No
 
 def raw_labels(take: Take, triplets: Sequence[Triplet], people: Sequence[str]) -> dict[str, Any]:
     """A raw annotation that label conversion turns into `triplets`: relations as subject, predicate, object."""
-    if take.dataset == MMOR:
-        short = {entity: raw for raw, entity in RAW_ENTITY_NAMES.items()}
+    if playbook_of(take).multimodal:
+        short = {entity: raw for raw, entity in mmor().language.raw_names.items()}
         relations = [[short.get(s, s), predicate, short.get(o, o)] for s, o, predicate in triplets]
         return {"rel_annotations": relations}
     humans = {person: f"human_{i}" for i, person in enumerate(p for p in people if p != "patient")}
@@ -118,4 +117,4 @@ def _write_recording(path: Path, surgery: Surgery, said: Sequence[signals.Subtit
 
 
 def _shares_folder(take: Take) -> bool:
-    return take.dataset == MMOR and take.folder != take.name
+    return playbook_of(take).multimodal and take.folder != take.name

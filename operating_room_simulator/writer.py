@@ -23,7 +23,6 @@ from jaxtyping import Float32, UInt8
 from computing.machine import free_memory
 from operating_room.domain.collection import Camera, Take
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import MMOR
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path, write_json
 from operating_room.files.readers import read_json
@@ -33,6 +32,7 @@ from operating_room_simulator.sensors import signals
 from operating_room_simulator.stage.poses import Scene, pose
 from operating_room_simulator.stage.rendering import View, memory, point_cloud, render
 from operating_room_simulator.stage.room import Room
+from operating_room_simulator.story.steps import playbook_of
 from operating_room_simulator.story.story import Surgery, script_surgery
 
 _ROBOT_SCREEN = "simstation1"  # the camera that films it
@@ -191,7 +191,7 @@ def _write_piece(piece: _Piece) -> Take:
     if 0 in piece.seconds:
         write_records(folder, surgery, with_tracker=take.name not in piece.faults.no_tracker)
     if take.name in piece.faults.no_cameras:
-        for second in piece.seconds if take.dataset == MMOR else ():
+        for second in piece.seconds if playbook_of(take).multimodal else ():
             _write_summary(folder, surgery, second)
         return take
     room, scenes = _stage(surgery)
@@ -231,7 +231,7 @@ def _write_second(folder: Path, piece: _Piece, room: Room, scene: Scene, second:
         if kept():
             path = collection.path("point_cloud", take, time=time_stamp(surgery, second), **frames)
             _write_cloud(folder / path, point_cloud(room, scene, {f"room{name}": view for name, view in views.items()}))
-    if take.dataset == MMOR:
+    if playbook_of(take).multimodal:
         for camera in collection.cameras_of("station_views"):
             if camera.name == _ROBOT_SCREEN:
                 picture = signals.screen_picture(surgery.moments[second], *piece.size)

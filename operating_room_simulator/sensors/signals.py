@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from operating_room.domain.vocabulary import ROBOT_PHASE_LABELS, TRACKER_OBJECTS
+from operating_room.domain.domain import mmor
 from operating_room.files.readers import Subtitle
 from operating_room.graphs.scene_graph import Triplet
 from operating_room_simulator.story.phrases import ANNOUNCED, CHATTER, HAND_OVER, PHRASES
@@ -42,7 +43,7 @@ _STEP_PAGES = {
     "cleaning": "case review",
     "departure": "shut down",
 }
-_BASE_ARRAY, _CALIBRATION_ARRAY, _CALIBRATION = ROBOT_PHASE_LABELS[4:7]  # what is installed, and used
+_BASE_ARRAY, _CALIBRATION_ARRAY, _CALIBRATION = (phase for phase, _ in ROBOT_PHASES[4:7])  # what is installed, and used
 _SET_UP = ("arrival", "preparation", "draping")  # steps in which the page follows the phase
 _MISSED = 0.04  # of pop-ups are not recognised on the filmed screen, of tools are hidden from the tracking camera
 
@@ -123,8 +124,15 @@ def _draw_bones(draw: Any, moment: Moment, width: int, height: int) -> None:
             draw.ellipse((px - 2, py - 2, px + 2, py + 2), fill=(20, 190, 60))
 
 
-_TOOL_IDS = {name: tool for tool, name in reversed(list(TRACKER_OBJECTS.items()))}
-_SPARE_CALIBRATION_ARRAY = list(TRACKER_OBJECTS)[-1]  # the one that stays on the robot for the MPS's own calibration
+@cache
+def _tool_ids() -> dict[str, str]:
+    """The tracker's id of each tool by name; of two of one name, the first."""
+    return {name: tool for tool, name in reversed(list(mmor().language.tools.items()))}
+
+
+def _spare_calibration_array() -> str:
+    """The id of the one that stays on the robot for the MPS's own calibration."""
+    return list(mmor().language.tools)[-1]
 
 
 def tracker_track(surgery: Surgery, start: int = 0) -> list[dict[str, Any]]:
@@ -134,8 +142,9 @@ def tracker_track(surgery: Surgery, start: int = 0) -> list[dict[str, Any]]:
     and the probe tips while somebody calibrates. Positions in mm in the frame of the camera, angles in degrees.
     """
     rng = _generator(surgery, "tracker")
-    home = {tool: [rng.uniform(-300, 300), rng.uniform(-200, 200), rng.uniform(1100, 1700)] for tool in TRACKER_OBJECTS}
-    turn = {tool: [rng.uniform(-170, 170) for _ in range(3)] for tool in TRACKER_OBJECTS}
+    known, ids = mmor().language.tools, _tool_ids()
+    home = {tool: [rng.uniform(-300, 300), rng.uniform(-200, 200), rng.uniform(1100, 1700)] for tool in known}
+    turn = {tool: [rng.uniform(-170, 170) for _ in range(3)] for tool in known}
     track: list[dict[str, Any]] = [{"unique_id_dicts": [], "timestamp": time} for time in range(start)]
     pinned = False
     for moment in surgery.moments:
@@ -145,8 +154,8 @@ def tracker_track(surgery: Surgery, start: int = 0) -> list[dict[str, Any]]:
         for tool in _visible_tools(moment, pinned):
             if rng.random() < _MISSED:
                 continue
-            pressed = tool in (_TOOL_IDS["blue_tip"], _TOOL_IDS["green_tip"]) or _is_calibrated_by("nurse", moment)
-            moved = pressed or (tool == _TOOL_IDS["base_array"] and _robot_moves(moment))
+            pressed = tool in (ids["blue_tip"], ids["green_tip"]) or _is_calibrated_by("nurse", moment)
+            moved = pressed or (tool == ids["base_array"] and _robot_moves(moment))
             reach = 40.0 if moved else 0.5
             tools.append(
                 {
@@ -174,8 +183,8 @@ def _visible_tools(moment: Moment, pinned: bool) -> list[str]:
         tools.append("green_tip")
     if _is_calibrated_by("assistant_surgeon", moment):
         tools.append("blue_tip")
-    ids = [_TOOL_IDS[name] for name in tools]
-    return ids + [_SPARE_CALIBRATION_ARRAY] * _is_calibrated_by("mps", moment)
+    ids = [_tool_ids()[name] for name in tools]
+    return ids + [_spare_calibration_array()] * _is_calibrated_by("mps", moment)
 
 
 def _is_calibrated_by(person: str, moment: Moment) -> bool:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from operating_room.domain.vocabulary import PEOPLE
 from operating_room.graphs.scene_graph import Triplet
 from operating_room_simulator.stage.furniture import FOOTPRINTS, Footprint, Placement
 from operating_room_simulator.stage.room import Room
+from operating_room_simulator.story.steps import PEOPLE
 from operating_room_simulator.story.story import Moment
 
 CLOSE, CONTACT = 0.7, 0.42  # m between a person's axis and the edge of a thing

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from operating_room.domain.vocabulary import PEOPLE
 from operating_room_simulator.stage.bodies import (
     Figure,
     drape_solids,
@@ -31,7 +30,7 @@ from operating_room_simulator.stage.furniture import (
 from operating_room_simulator.stage.gestures import figure_of, tasks_of
 from operating_room_simulator.stage.room import Room
 from operating_room_simulator.stage.solids import CYLINDER, UPRIGHT, Point, Solid, Solids, stack
-from operating_room_simulator.story.steps import STEPS
+from operating_room_simulator.story.steps import PEOPLE, STEPS
 from operating_room_simulator.story.story import Moment, Surgery
 
 _OPERATED = frozenset(STEPS[STEPS.index("cutting") :])

@@ -12,8 +12,8 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float
 
+from operating_room.domain.collection import Take
 from operating_room.domain.labels import Labels
-from operating_room.domain.takes import FOURDOR, Take
 from operating_room_simulator.stage.camera import Camera, look_at
 from operating_room_simulator.stage.furniture import TABLE_TOP, Placement, thing_solids
 from operating_room_simulator.stage.solids import (
@@ -28,6 +28,7 @@ from operating_room_simulator.stage.solids import (
     rod,
     stack,
 )
+from operating_room_simulator.story.steps import playbook_of
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ def _cameras(draw: np.random.Generator, room: Room) -> list[Camera]:
         camera("room4", (x, -side * y, high), middle, 72),
         camera("room5", (0.5, side * y, high), (0.2, -0.3, 0.85), 84),
     ]
-    if room.take.dataset == FOURDOR:
+    if not playbook_of(room.take).multimodal:
         return [*cameras, camera("room6", (0.2, -side * y, high), (0.2, 0.3, 0.85), 84)]
     return [
         *cameras,

@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from operating_room.domain.takes import MMOR, Take
-from operating_room.domain.vocabulary import PEOPLE
+from operating_room.domain.collection import Take
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Sample, Triplet
-from operating_room_simulator.story.steps import PLAYBOOKS, ROBOT_PHASES, STEPS
+from operating_room_simulator.story.steps import PEOPLE, ROBOT_PHASES, ROBOTIC, STEPS, playbook_of
 from operating_room_simulator.story.story import Surgery, assemble, closed
 
 _STAY = 15  # s; who is mentioned again within this time has not left the room in between
 _PATIENT_STAY = 3  # s; a patient is mentioned in every annotated second
 _SURGEONS = ("head_surgeon", "assistant_surgeon")
 _ACTION_STEPS = {
-    **{predicate: step for step, (predicate, _) in PLAYBOOKS[MMOR].actions.items()},
+    **{predicate: step for step, (predicate, _) in ROBOTIC.actions.items()},
     "scanning": "scanning",
 }
 
@@ -47,7 +46,7 @@ def annotated_surgery(take: Take, samples: Sequence[Sample], seed: int, seconds:
     steps = _steps(graphs)
     people = _people(graphs)
     phases = [""] * len(graphs)
-    if take.dataset == MMOR:
+    if playbook_of(take).multimodal:
         last = len(ROBOT_PHASES) - 1
         set_up = next(
             (i for i, step in enumerate(steps) if STEPS.index(step) >= STEPS.index("calibration")), len(steps)

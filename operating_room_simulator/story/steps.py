@@ -1,4 +1,7 @@
-"""What each person does in each step of a surgery: the tables from which `story` draws.
+"""What each person does in each step of a surgery of MM-OR and 4D-OR: the tables from which `story` draws.
+
+Story, stage, sensors and writer of this package are theirs and no other's; `any_room` is for all others. Names
+are those of their domain, with which they are compared before a story is told.
 
 An activity is a short text, `object predicate; object predicate`; its subject is the person of the table row. An empty
 text is a person who stands aside. Numbers are relative frequencies. Names are those of the domain.
@@ -11,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from operating_room.domain.takes import FOURDOR, MMOR
-from operating_room.domain.vocabulary import ROBOT_PHASE_LABELS
+from operating_room.domain.collection import Take
+from operating_room.domain.domain import Domain
+from operating_room.errors import UserError
 
 STEPS = (
     "arrival",
@@ -46,6 +50,10 @@ STEP_WEIGHTS = {
     "departure": 8.0,
 }
 
+PEOPLE = (
+    *("anaesthetist", "assistant_surgeon", "circulator", "head_surgeon", "mps", "nurse", "patient", "student"),
+    "unrelated_person",
+)
 Choices = tuple[tuple[int, str], ...]
 IDLE: Choices = ((1, ""),)
 
@@ -61,6 +69,7 @@ class Playbook:
     pause: str  # the surgeon between two strokes; the tool in hand is added
     helping: Choices  # the other surgeon; {surgeon} is the one who works
     things: tuple[str, ...]  # what stands in the room from first to last second
+    multimodal: bool  # sound, speech, robot, tracker and station cameras; else room cameras and point clouds only
 
 
 _TOOLS = {"cutting": "instrument", "cementing": "instrument", "suturing": "instrument", "cleaning": "instrument"}
@@ -184,6 +193,7 @@ MMOR_PLAYBOOK = Playbook(
         *("operating_table", "instrument_table", "secondary_table", "anesthesia_equipment", "monitor"),
         *("mps_station", "mako_robot", "tracker", "instrument", "drill", "saw", "hammer"),
     ),
+    multimodal=True,
 )
 
 FOURDOR_PLAYBOOK = Playbook(
@@ -237,23 +247,24 @@ FOURDOR_PLAYBOOK = Playbook(
         (1, "instrument_table touching"),
     ),
     things=("operating_table", "instrument_table", "secondary_table", "anesthesia_equipment", "instrument"),
+    multimodal=False,
 )
 
-PLAYBOOKS = {MMOR: MMOR_PLAYBOOK, FOURDOR: FOURDOR_PLAYBOOK}
+PLAYBOOKS = {"MMOR": MMOR_PLAYBOOK, "4DOR": FOURDOR_PLAYBOOK}  # by dataset
+ROBOTIC = MMOR_PLAYBOOK  # the one with all steps
 
 # The robot is set up by nurse and MPS before the first cut: the published phases in order, with what they do.
-_PHASE_ACTIVITIES: tuple[dict[str, str], ...] = (
-    {"mps": "mps_station manipulating"},
-    {"mps": "mako_robot calibrating"},
-    {"mps": "mako_robot closeTo", "nurse": "mako_robot manipulating"},
-    {"nurse": "mako_robot manipulating; saw holding"},
-    {"nurse": "mako_robot manipulating; instrument holding"},
-    {"nurse": "mako_robot touching; instrument holding"},
-    {"nurse": "mako_robot calibrating", "mps": "mps_station manipulating"},
-    {"nurse": "mako_robot touching"},
-    {"nurse": "mako_robot touching; saw holding"},
+ROBOT_PHASES: tuple[tuple[str, dict[str, str]], ...] = (
+    ("Turn on", {"mps": "mps_station manipulating"}),
+    ("Initial Calibration by MPS", {"mps": "mako_robot calibrating"}),
+    ("Dressing the robot, to make it sterile", {"mps": "mako_robot closeTo", "nurse": "mako_robot manipulating"}),
+    ("Install the Saw by nurse", {"nurse": "mako_robot manipulating; saw holding"}),
+    ("Install base array by nurse", {"nurse": "mako_robot manipulating; instrument holding"}),
+    ("Install calibration array", {"nurse": "mako_robot touching; instrument holding"}),
+    ("Calibrate the robot by nurse", {"nurse": "mako_robot calibrating", "mps": "mps_station manipulating"}),
+    ("Remove calibration array", {"nurse": "mako_robot touching"}),
+    ("Install actual Saw tip", {"nurse": "mako_robot touching; saw holding"}),
 )
-ROBOT_PHASES = tuple(zip(ROBOT_PHASE_LABELS, _PHASE_ACTIVITIES, strict=True))
 
 # Who else may come in, and what they do there.
 GUESTS: dict[str, Choices] = {
@@ -271,3 +282,42 @@ BREACHES: tuple[tuple[str, str], ...] = (
     ("assistant_surgeon", "secondary_table touching"),
     ("nurse", "secondary_table touching"),
 )
+
+
+def playbook_of(take: Take) -> Playbook:
+    """The people of a take's dataset and their activities."""
+    return PLAYBOOKS[take.dataset]
+
+
+def require_names(domain: Domain) -> None:
+    """Before a story is told: its names are those of the domain that labels and files go by.
+
+    Raises:
+        UserError: the domain has other people, entities, predicates or phases of the robot.
+    """
+    language = domain.language
+    books = [book for name, book in PLAYBOOKS.items() if name in domain.datasets]
+    activities = (
+        {
+            text
+            for book in books
+            for choices in (
+                *book.background.values(),
+                *(c for step in book.steps.values() for c in step.values()),
+                book.helping,
+            )
+            for _, text in choices
+        }
+        | {text for _, activities in ROBOT_PHASES for text in activities.values()}
+        | {text for _, text in BREACHES}
+    )
+    parts = [part.split() for text in activities for part in text.split("; ") if part]
+    entities = {name for part in parts for name in part[:1]} - {"{surgeon}"}
+    unknown = [
+        *sorted(set(PEOPLE) - set(language.people)),
+        *sorted(entities - set(language.entities)),
+        *sorted({predicate for _, predicate in parts} - set(language.predicates)),
+        *(phase for phase, _ in ROBOT_PHASES if phase not in domain.task("robot_phase").spellings),
+    ]
+    if unknown:
+        raise UserError(f"domain {domain.name}: the simulated surgery has {unknown[0]!r}, which this domain has not")

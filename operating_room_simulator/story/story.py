@@ -11,8 +11,8 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from operating_room.domain.takes import FOURDOR, MMOR, Take
-from operating_room.domain.vocabulary import PEOPLE
+from operating_room.domain.collection import Take
+from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Triplet
 from operating_room.recordings.raw_labels import complete
@@ -22,12 +22,14 @@ from operating_room_simulator.story.steps import (
     BREACHES,
     GUESTS,
     IDLE,
-    PLAYBOOKS,
+    PEOPLE,
     ROBOT_PHASES,
     STEP_WEIGHTS,
     STEPS,
     Choices,
     Playbook,
+    playbook_of,
+    require_names,
 )
 
 MIN_SECONDS = 40
@@ -68,12 +70,13 @@ def script_surgery(take: Take, seed: int, seconds: int) -> Surgery:
             f"a surgery of {seconds} s is too short for its {len(STEPS)} steps; ask for {MIN_SECONDS} or more"
         )
     rng = random.Random(f"story {take.sample_name} {seed}")
-    playbook = PLAYBOOKS[take.dataset]
-    steps = _timetable(rng, take.dataset, seconds)
+    playbook = playbook_of(take)
+    require_names(mmor())
+    steps = _timetable(rng, playbook.multimodal, seconds)
     first = {step: steps.index(step) for step in reversed(steps)}
     patient_in, patient_out = first["preparation"], seconds - (seconds - first["departure"]) // 2
     tracks = _staff_tracks(rng, playbook, steps, patient_in, patient_out)
-    if take.dataset == MMOR:
+    if playbook.multimodal:
         phases = _set_up_robot(rng, tracks, seconds, min(first["cutting"], first["calibration"]))
         _break_sterility(rng, tracks, range(first["cutting"], min(first["suturing"], first["departure"])))
     else:
@@ -86,7 +89,7 @@ def script_surgery(take: Take, seed: int, seconds: int) -> Surgery:
         relations = [relation for person in present for relation in _activity(person, tracks[person][second] or "")]
         if patient_in <= second < patient_out:
             present.append("patient")
-            relations += _standing_relations(take.dataset, step, relations, second in drape)
+            relations += _standing_relations(playbook.multimodal, step, relations, second in drape)
         known = {*present, *playbook.things, "drape", "c_arm"}
         if "patient" not in present:
             known.remove("operating_table")  # in the labels, table and patient always occur together
@@ -112,7 +115,7 @@ def assemble(
     phases: Sequence[str],
 ) -> tuple[Moment, ...]:
     """Moments with their derived labels: what is in the room, next action, breaches."""
-    standing = PLAYBOOKS[take.dataset].things
+    standing = playbook_of(take).things
     rules = our_rules()
     actions, broken = next_actions(graphs, rules.next_action), find_breaches(graphs, rules.sterility_breach)
     derived = zip(graphs, actions, broken, strict=True)
@@ -131,7 +134,7 @@ def assemble(
     )
 
 
-def _timetable(rng: random.Random, dataset: str, seconds: int) -> list[str]:
+def _timetable(rng: random.Random, multimodal: bool, seconds: int) -> list[str]:
     """The step of each second: order, repetitions and durations vary, every step gets at least 2 s."""
     bone = ["drilling", "sawing", "hammering"]
     if rng.random() < 0.4:
@@ -141,7 +144,7 @@ def _timetable(rng: random.Random, dataset: str, seconds: int) -> list[str]:
     core = ["cutting", *(step for step, _ in itertools.groupby(bone)), "cementing"]
     closing = ["suturing", "cleaning"] if rng.random() < 0.6 else ["cleaning", "suturing"]
     opening = ["arrival", "preparation"]
-    if dataset == MMOR:
+    if multimodal:
         opening.append("draping")
         core.insert(rng.choice((0, 1, 2)), "calibration")
         if rng.random() < 0.85:
@@ -271,9 +274,9 @@ def _activity(person: str, text: str) -> list[Triplet]:
     return [Triplet(person, *part.split()) for part in text.split("; ") if part]
 
 
-def _standing_relations(dataset: str, step: str, relations: Sequence[Triplet], draped: bool) -> list[Triplet]:
+def _standing_relations(multimodal: bool, step: str, relations: Sequence[Triplet], draped: bool) -> list[Triplet]:
     """Relations of things among each other while the patient is in the room."""
-    if dataset == FOURDOR:
+    if not multimodal:
         return [Triplet("patient", "anesthesia_equipment", "closeTo")]
     standing = []
     if draped:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from operating_room.domain.collection import Take
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import MMOR, TAKES, Take, find_take, split_takes
 from operating_room.errors import UserError
 from operating_room.files.readers import (
     read_audio,
@@ -41,7 +41,7 @@ def _digests(root: Path) -> Mapping[str, str]:
 
 def _short(name: str, seconds: int = 3, seed: int = 0) -> Surgery:
     """The middle of a surgery, where most is going on."""
-    surgery = script_surgery(find_take(name), seed, 40)
+    surgery = script_surgery(mmor().find_take(name), seed, 40)
     samples = [Sample(surgery.take.sample_name, "", m.triplets) for m in surgery.moments[20 : 20 + seconds]]
     return annotated_surgery(surgery.take, samples, seed)
 
@@ -55,7 +55,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", ["012_1_PKA", "012_2_PKA"])
 def test_an_mmor_take_is_complete(root: Path, name: str) -> None:
-    take, folder = find_take(name), root / "MM-OR_data"
+    take, folder = mmor().find_take(name), root / "MM-OR_data"
     index = read_json(folder / "012_PKA" / f"timestamp_to_pcd_and_frames_list_{name}.json")
     start = int(index[0][0])
     assert [element[0] for element in index] == [f"{start + second:06d}" for second in range(3)]
@@ -81,7 +81,7 @@ def test_an_mmor_take_is_complete(root: Path, name: str) -> None:
 
 
 def test_a_fourdor_take_is_complete(root: Path) -> None:
-    take, folder = find_take("002_4DOR"), root / "4D-OR_data"
+    take, folder = mmor().find_take("002_4DOR"), root / "4D-OR_data"
     index = read_json(index_place(folder, take, of_folder=True))
     for ts, frames in index:
         assert set(frames) == {"pcd", *(f"color_{camera}" for camera in range(1, 7))}
@@ -95,7 +95,7 @@ def test_a_fourdor_take_is_complete(root: Path) -> None:
 
 
 def test_the_index_finds_everything(root: Path) -> None:
-    recorded = Dataset(root).take(find_take("012_2_PKA"))
+    recorded = Dataset(root).take(mmor().find_take("012_2_PKA"))
     for number, timepoint in enumerate(recorded.timepoints):
         assert timepoint.frame_id == f"{number:06d}"
         assert list(timepoint.several("room_views")) == ["1", "2", "3", "4", "5"]
@@ -103,11 +103,11 @@ def test_the_index_finds_everything(root: Path) -> None:
         assert timepoint.tracker is not None
         assert all(map(timepoint.has, ("tracker_view", "point_cloud", "robot_screen", "annotation")))
         assert set(timepoint.several("label_masks")) == {
-            camera.name for camera in mmor().collection(MMOR).labelled_cameras
+            camera.name for camera in mmor().collection("MMOR").labelled_cameras
         }
 
 
-@pytest.mark.parametrize("take", TAKES, ids=lambda take: take.name)
+@pytest.mark.parametrize("take", mmor().takes, ids=lambda take: take.name)
 def test_label_conversion_gives_the_story_back(take: Take, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("operating_room_simulator.records._write_recording", lambda *_: None)
     surgery = script_surgery(take, 1, 60)
@@ -117,27 +117,27 @@ def test_label_conversion_gives_the_story_back(take: Take, tmp_path: Path, monke
     step = 3 if take.name == "007_TKA" else 1
     assert [sample.frame_id for sample in samples] == [f"{second:06d}" for second in range(0, 60, step)]
     assert [sample.triplets for sample in samples] == [moment.triplets for moment in surgery.moments[::step]]
-    if take.dataset == MMOR:
+    if take.dataset == "MMOR":
         assert len(read_subtitles(place(tmp_path, "subtitles", take))) > 5
 
 
 def test_raw_labels_look_like_the_published_ones() -> None:
-    moment = script_surgery(find_take("001_4DOR"), 0, 60).moments[30]
-    raw = raw_labels(find_take("001_4DOR"), moment.triplets, moment.people)
+    moment = script_surgery(mmor().find_take("001_4DOR"), 0, 60).moments[30]
+    raw = raw_labels(mmor().find_take("001_4DOR"), moment.triplets, moment.people)
     assert set(raw) == {"rel_annotations", "human_name_annotations"}
     assert {"head-surgeon", "assistant-surgeon"} <= set(raw["human_name_annotations"].values())
     assert ["Patient", "LyingOn", "operating_table", "", ""] in raw["rel_annotations"]
 
 
 def test_takes_of_one_folder_do_not_share_frames() -> None:
-    takes = [take for take in TAKES if take.folder == "023-032_PKA"]
+    takes = [take for take in mmor().takes if take.folder == "023-032_PKA"]
     numbers = [frame_numbers(take, second)["azure"] for take in takes for second in range(0, 20_000, 1000)]
     assert len(set(numbers)) == len(numbers)
     assert all(len(number) == 6 for number in numbers)
 
 
 def test_time_stamps_need_not_be_positions() -> None:
-    assert len({start_second(script_surgery(take, 0, 40)) for take in split_takes("train", (MMOR,))}) > 1
+    assert len({start_second(script_surgery(take, 0, 40)) for take in mmor().split_takes("train", ("MMOR",))}) > 1
 
 
 def test_same_seed_same_bytes_whatever_the_number_of_processes(
@@ -270,15 +270,15 @@ def test_faults(tmp_path: Path) -> None:
 def test_bad_options_are_refused_before_anything_is_written(tmp_path: Path, options: dict, message: str) -> None:
     defaults: dict[str, Any] = {"seconds": 40, "size": SIZE}
     with pytest.raises(UserError, match=message):
-        synthesize(tmp_path, [find_take("001_PKA")], **{**defaults, **options})
+        synthesize(tmp_path, [mmor().find_take("001_PKA")], **{**defaults, **options})
     assert not list(tmp_path.iterdir())
 
 
 def test_takes_are_named_one_by_one_or_by_split() -> None:
     assert named_takes(["mini_train", "013_PKA", "001_PKA_MMOR"]) == [
-        find_take("001_4DOR"),
-        find_take("013_PKA"),
-        find_take("001_PKA"),
+        mmor().find_take("001_4DOR"),
+        mmor().find_take("013_PKA"),
+        mmor().find_take("001_PKA"),
     ]
     with pytest.raises(UserError, match="11_4DOR"):
         named_takes(["11_4DOR"])

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import MMOR_TAKES, find_take
-from operating_room.domain.vocabulary import PREDICATES, TRACKER_OBJECTS
 from operating_room.files.readers import read_subtitles
 from operating_room.graphs.prompts import human_prompt
 from operating_room_simulator.sensors.signals import (
@@ -24,7 +22,7 @@ from operating_room_simulator.story.story import Surgery, script_surgery
 
 @pytest.fixture(scope="module")
 def surgery() -> Surgery:
-    return script_surgery(find_take("005_TKA"), 2, 150)
+    return script_surgery(mmor().find_take("005_TKA"), 2, 150)
 
 
 def _seconds(surgery: Surgery, person: str, predicate: str) -> list[int]:
@@ -51,7 +49,7 @@ def test_the_tracker_sees_tools_in_use(surgery: Surgery) -> None:
     track = tracker_track(surgery, start=2)
     assert len(track) == len(surgery.moments) + 2
     assert track[0]["unique_id_dicts"] == track[1]["unique_id_dicts"] == []
-    seen = [{TRACKER_OBJECTS[tool["unique_id"]] for tool in entry["unique_id_dicts"]} for entry in track[2:]]
+    seen = [{mmor().language.tools[tool["unique_id"]] for tool in entry["unique_id_dicts"]} for entry in track[2:]]
     nurse, surgeon = _seconds(surgery, "nurse", "calibrating"), _seconds(surgery, "head_surgeon", "calibrating")
     assert sum("calibration_array" in seen[second] for second in nurse) > 0.7 * len(nurse)
     assert sum("green_tip" in seen[second] for second in surgeon) > 0.7 * len(surgeon)
@@ -80,7 +78,7 @@ def test_hidden_actions_are_announced() -> None:
     """What sensors hardly show is mentioned within the last four subtitles in most of its seconds."""
     for action in ("cementing", "scanning", "suturing"):
         heard = total = 0
-        for take in MMOR_TAKES[:8]:
+        for take in mmor().collection("MMOR").published[:8]:
             surgery = script_surgery(take, 0, 120)
             said = subtitles(surgery)
             for second in {s for who in ("head_surgeon", "circulator") for s in _seconds(surgery, who, action)}:
@@ -91,10 +89,12 @@ def test_hidden_actions_are_announced() -> None:
 
 
 def test_teams_talk_differently() -> None:
-    texts = [{s.text for s in subtitles(script_surgery(take, 0, 200))} for take in MMOR_TAKES[:2]]
+    texts = [
+        {s.text for s in subtitles(script_surgery(take, 0, 200))} for take in mmor().collection("MMOR").published[:2]
+    ]
     assert texts[0] != texts[1]
 
 
 def test_topics_are_predicates_or_steps() -> None:
-    assert set(PHRASES) <= {*PREDICATES, *STEPS}
+    assert set(PHRASES) <= {*mmor().language.predicates, *STEPS}
     assert set(ANNOUNCED) <= set(PHRASES)

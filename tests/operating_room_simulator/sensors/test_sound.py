@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from operating_room.domain.takes import MMOR_TAKES, find_take
+from operating_room.domain.domain import mmor
 from operating_room.graphs.scene_graph import Triplet
 from operating_room_simulator.sensors.signals import subtitles
 from operating_room_simulator.sensors.sound import RATE, waveform
@@ -16,7 +16,7 @@ from operating_room_simulator.story.story import Surgery, assemble, script_surge
 
 def _working(predicate: str, seed: int, seconds: int = 6) -> Surgery:
     """A surgery of one action."""
-    take = find_take("001_PKA")
+    take = mmor().find_take("001_PKA")
     graph = (Triplet("head_surgeon", "patient", predicate),)
     people = ("head_surgeon", "patient")
     moments = assemble(take, ["sawing"] * seconds, [graph] * seconds, [people] * seconds, ["Turn on"] * seconds)
@@ -51,7 +51,7 @@ def test_drill_saw_and_hammer_sound_different(seed: int) -> None:
 
 
 def test_sound_is_where_the_action_is() -> None:
-    surgery = script_surgery(find_take("001_PKA"), 1, 60)
+    surgery = script_surgery(mmor().find_take("001_PKA"), 1, 60)
     wave = waveform(surgery, [], start=2)
     assert len(wave) == 62 * RATE
     drilling = [any(t.predicate == "drilling" for t in m.triplets) for m in surgery.moments]
@@ -71,7 +71,7 @@ def test_takes_sound_different_and_seeds_repeat() -> None:
 
 
 def test_voices_are_where_the_transcript_has_words() -> None:
-    surgery = script_surgery(MMOR_TAKES[3], 0, 60)
+    surgery = script_surgery(mmor().collection("MMOR").published[3], 0, 60)
     said = subtitles(surgery)
     difference = np.abs(waveform(surgery, said) - waveform(surgery, []))
     middle = [round((s.start_s + s.end_s) / 2 * RATE) for s in said]
@@ -80,7 +80,7 @@ def test_voices_are_where_the_transcript_has_words() -> None:
 
 
 def test_two_minutes_take_less_than_two_cpu_seconds() -> None:
-    surgery = script_surgery(find_take("001_PKA"), 1, 120)
+    surgery = script_surgery(mmor().find_take("001_PKA"), 1, 120)
     said: Sequence = subtitles(surgery)
     start = time.process_time()
     waveform(surgery, said)
@@ -89,7 +89,7 @@ def test_two_minutes_take_less_than_two_cpu_seconds() -> None:
 
 def test_an_hour_takes_no_gigabytes() -> None:
     """What is held at once, counted by NumPy's own allocations: 2 times 4 bytes a sample and little more."""
-    surgery = script_surgery(find_take("001_PKA"), 1, 600)
+    surgery = script_surgery(mmor().find_take("001_PKA"), 1, 600)
     said = subtitles(surgery, 0)
     tracemalloc.start()
     waveform(surgery, said)

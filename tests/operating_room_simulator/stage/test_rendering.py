@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from operating_room.domain.domain import mmor
 from operating_room.domain.labels import Category, Labels
-from operating_room.domain.takes import find_take
 from operating_room_simulator.stage import rendering
 from operating_room_simulator.stage.camera import look_at
 from operating_room_simulator.stage.poses import Scene, pose
@@ -30,7 +29,7 @@ EMPTY = stack([], LABELS)
 
 @pytest.fixture(scope="module")
 def surgery() -> Surgery:
-    return script_surgery(find_take("001_PKA"), 4, 40)
+    return script_surgery(mmor().find_take("001_PKA"), 4, 40)
 
 
 @pytest.fixture(scope="module")
@@ -174,9 +173,8 @@ def test_memory_of_published_pictures_is_as_said() -> None:
         "from operating_room_simulator.stage.poses import pose\n"
         "from operating_room_simulator.stage.room import Room\n"
         "from operating_room_simulator.story.story import script_surgery\n"
-        "from operating_room.domain.takes import find_take\n"
         "from operating_room.domain.domain import mmor\n"
-        "surgery = script_surgery(find_take('001_PKA'), 4, 40)\n"
+        "surgery = script_surgery(mmor().find_take('001_PKA'), 4, 40)\n"
         "room = Room(surgery.take, 4, mmor().labels)\n"
         "scene = pose(room, surgery)[20]\n"
         "rendering._KEPT_BYTES = 54_000_000\n"
@@ -247,9 +245,8 @@ def test_bytes_do_not_depend_on_the_process() -> None:
         "from operating_room_simulator.stage.rendering import render\n"
         "from operating_room_simulator.stage.room import Room\n"
         "from operating_room_simulator.story.story import script_surgery\n"
-        "from operating_room.domain.takes import find_take\n"
         "from operating_room.domain.domain import mmor\n"
-        "surgery = script_surgery(find_take('003_TKA'), 7, 40)\n"
+        "surgery = script_surgery(mmor().find_take('003_TKA'), 7, 40)\n"
         "room = Room(surgery.take, surgery.seed, mmor().labels)\n"
         "digest = hashlib.sha256()\n"
         "for scene in pose(room, surgery):\n"

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import find_take
-from operating_room.domain.vocabulary import ENTITIES, PEOPLE, PREDICATES
 from operating_room.graphs.scene_graph import Triplet
 from operating_room_simulator.stage.bodies import Figure
 from operating_room_simulator.stage.floor import PATIENT, SURGERY, distance_to
@@ -103,13 +101,13 @@ def shares(room: Room, surgery: Surgery) -> tuple[float, dict[tuple[str, ...], l
 
 @pytest.mark.parametrize("name", ["001_PKA", "002_4DOR"])
 def test_relations_can_be_seen(name: str) -> None:
-    surgery = script_surgery(find_take(name), 3, 60)
+    surgery = script_surgery(mmor().find_take(name), 3, 60)
     share, _ = shares(Room(surgery.take, surgery.seed, LABELS), surgery)
     assert share > 0.95
 
 
 def test_people_without_relation_keep_apart() -> None:
-    surgery = script_surgery(find_take("005_TKA"), 5, 40)
+    surgery = script_surgery(mmor().find_take("005_TKA"), 5, 40)
     room = Room(surgery.take, surgery.seed, LABELS)
     close = []
     for moment, scene in zip(surgery.moments, pose(room, surgery), strict=True):
@@ -122,7 +120,7 @@ def test_people_without_relation_keep_apart() -> None:
 
 
 def test_people_walk() -> None:
-    surgery = script_surgery(find_take("003_TKA"), 1, 40)
+    surgery = script_surgery(mmor().find_take("003_TKA"), 1, 40)
     scenes = pose(Room(surgery.take, surgery.seed, LABELS), surgery)
     for before, after in itertools.pairwise(scenes):
         for person in before.people.keys() & after.people.keys():
@@ -131,7 +129,7 @@ def test_people_walk() -> None:
 
 
 def test_whoever_is_absent_is_not_posed() -> None:
-    surgery = script_surgery(find_take("001_PKA"), 1, 40)
+    surgery = script_surgery(mmor().find_take("001_PKA"), 1, 40)
     for moment, scene in zip(surgery.moments, pose(Room(surgery.take, 1, LABELS), surgery), strict=True):
         assert set(scene.people) == set(moment.people) - {"patient"}
         assert scene.patient == ("patient" in moment.people)
@@ -140,34 +138,37 @@ def test_whoever_is_absent_is_not_posed() -> None:
 
 def test_any_graph_can_be_posed() -> None:
     """Annotated graphs hold odd relations; whatever the vocabulary allows is posed, satisfied or not."""
-    surgery = script_surgery(find_take("001_PKA"), 1, 40)
+    surgery = script_surgery(mmor().find_take("001_PKA"), 1, 40)
     draw = random.Random(0)
     moments = []
     for moment in surgery.moments[:25]:
-        pairs = {(draw.choice(ENTITIES), draw.choice(ENTITIES)) for _ in range(draw.randint(0, 14))}
-        triplets = tuple(Triplet(*pair, draw.choice(PREDICATES)) for pair in sorted(pairs))
-        people = tuple(draw.sample(PEOPLE, draw.randint(0, 4)))
+        pairs = {
+            (draw.choice(mmor().language.entities), draw.choice(mmor().language.entities))
+            for _ in range(draw.randint(0, 14))
+        }
+        triplets = tuple(Triplet(*pair, draw.choice(mmor().language.predicates)) for pair in sorted(pairs))
+        people = tuple(draw.sample(mmor().language.people, draw.randint(0, 4)))
         moments.append(replace(moment, triplets=triplets, people=people, things=()))
     scenes = pose(Room(surgery.take, 1, LABELS), replace(surgery, moments=tuple(moments)))
     for moment, scene in zip(moments, scenes, strict=True):
-        assert {name for triplet in moment.triplets for name in triplet[:2]} & set(PEOPLE) - {"patient"} <= set(
-            scene.people
-        )
+        assert {name for triplet in moment.triplets for name in triplet[:2]} & set(mmor().language.people) - {
+            "patient"
+        } <= set(scene.people)
         assert all(np.isfinite(getattr(scene.moving, field)).all() for field in ("centre", "frame", "half"))
 
 
 def test_rooms_differ_by_take_and_seed_only() -> None:
-    first, again = Room(find_take("001_PKA"), 1, LABELS), Room(find_take("001_PKA"), 1, LABELS)
+    first, again = Room(mmor().find_take("001_PKA"), 1, LABELS), Room(mmor().find_take("001_PKA"), 1, LABELS)
     assert first.palette == again.palette
     assert first.looks == again.looks
     assert first.parked == again.parked
-    for other in (Room(find_take("002_PKA"), 1, LABELS), Room(find_take("001_PKA"), 2, LABELS)):
+    for other in (Room(mmor().find_take("002_PKA"), 1, LABELS), Room(mmor().find_take("001_PKA"), 2, LABELS)):
         assert other.palette != first.palette
         assert other.looks != first.looks
 
 
 def test_cameras_of_both_datasets() -> None:
-    mmor_room, fourdor = Room(find_take("001_PKA"), 1, LABELS), Room(find_take("001_4DOR"), 1, LABELS)
+    mmor_room, fourdor = Room(mmor().find_take("001_PKA"), 1, LABELS), Room(mmor().find_take("001_4DOR"), 1, LABELS)
     stations = ["station0", "station2", "station3"]  # 1 is the robot screen
     assert [c.name for c in mmor_room.cameras] == [*(f"room{n}" for n in range(1, 6)), *stations, "tracker"]
     assert [c.name for c in fourdor.cameras] == [f"room{n}" for n in range(1, 7)]

@@ -1,37 +1,51 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import groupby
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from operating_room.domain.collection import Take
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import FOURDOR_TAKES, MMOR, MMOR_TAKES, TAKES, Take, find_take
-from operating_room.domain.vocabulary import ENTITIES, PEOPLE, PREDICATES
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.scores.downstream_rules import our_rules
 from operating_room.scores.sterility import find_breaches
 from operating_room_simulator.story.annotated import annotated_surgery
-from operating_room_simulator.story.steps import BREACHES, GUESTS, PLAYBOOKS, STEP_WEIGHTS, STEPS, Playbook
+from operating_room_simulator.story.steps import (
+    BREACHES,
+    GUESTS,
+    PLAYBOOKS,
+    STEP_WEIGHTS,
+    STEPS,
+    Playbook,
+    require_names,
+)
 from operating_room_simulator.story.story import MIN_SECONDS, Surgery, closed, script_surgery
 
 
 def _handful() -> list[Surgery]:
-    return [script_surgery(take, 3, 120) for take in (*MMOR_TAKES[:6], *FOURDOR_TAKES[:2])]
+    return [
+        script_surgery(take, 3, 120)
+        for take in (*mmor().collection("MMOR").published[:6], *mmor().collection("4DOR").published[:2])
+    ]
 
 
 def test_a_handful_of_takes_shows_every_entity_and_every_predicate() -> None:
     triplets = [t for surgery in _handful() for moment in surgery.moments for t in moment.triplets]
-    assert {t.predicate for t in triplets} == set(PREDICATES)
-    assert {name for t in triplets for name in t[:2]} == set(ENTITIES)
+    assert {t.predicate for t in triplets} == set(mmor().language.predicates)
+    assert {name for t in triplets for name in t[:2]} == set(mmor().language.entities)
 
 
 def test_graphs_are_as_full_as_real_ones() -> None:
     """The published graphs have 8.9 (MM-OR) and 8.0 (4D-OR) triplets, mostly closeTo, lyingOn and holding."""
-    for dataset, takes in (("MM-OR", MMOR_TAKES[:6]), ("4D-OR", FOURDOR_TAKES[:6])):
+    for dataset, takes in (
+        ("MM-OR", mmor().collection("MMOR").published[:6]),
+        ("4D-OR", mmor().collection("4DOR").published[:6]),
+    ):
         moments = [moment for take in takes for moment in script_surgery(take, 0, 250).moments]
         counts = Counter(t.predicate for moment in moments for t in moment.triplets)
         assert 7 < counts.total() / len(moments) < 12, dataset
@@ -40,28 +54,28 @@ def test_graphs_are_as_full_as_real_ones() -> None:
 
 
 @settings(max_examples=12, deadline=None)
-@given(st.sampled_from(TAKES), st.integers(0, 1000), st.integers(MIN_SECONDS, 250))
+@given(st.sampled_from(mmor().takes), st.integers(0, 1000), st.integers(MIN_SECONDS, 250))
 def test_a_scripted_surgery_is_consistent(take: Take, seed: int, seconds: int) -> None:
     surgery = script_surgery(take, seed, seconds)
     assert surgery == script_surgery(take, seed, seconds)
     assert [moment.second for moment in surgery.moments] == list(range(seconds))
-    required = set(STEPS) - {"scanning"} if take.dataset == MMOR else set(PLAYBOOKS[take.dataset].actions)
+    required = set(STEPS) - {"scanning"} if take.dataset == "MMOR" else set(PLAYBOOKS[take.dataset].actions)
     assert required <= {moment.step for moment in surgery.moments}
     for moment in surgery.moments:
         assert moment.triplets == closed(moment.triplets)
         names = {name for t in moment.triplets for name in t[:2]}
         assert names <= {*moment.people, *moment.things}
-        assert set(moment.people) <= set(PEOPLE)
-        assert not set(moment.things) & set(PEOPLE)
+        assert set(moment.people) <= set(mmor().language.people)
+        assert not set(moment.things) & set(mmor().language.people)
         assert moment.next_action is None or moment.next_action[0] in mmor().task("next_action").classes
-        assert moment.robot_phase.lower() in (mmor().task("robot_phase").classes if take.dataset == MMOR else ("",))
+        assert moment.robot_phase.lower() in (mmor().task("robot_phase").classes if take.dataset == "MMOR" else ("",))
     assert [m.breaches for m in surgery.moments] == find_breaches(
         (m.triplets for m in surgery.moments), our_rules().sterility_breach
     )
 
 
 def test_surgeries_differ_by_seed_and_by_take() -> None:
-    one, other = find_take("001_PKA"), find_take("002_PKA")
+    one, other = mmor().find_take("001_PKA"), mmor().find_take("002_PKA")
     assert script_surgery(one, 0, 60).moments != script_surgery(one, 1, 60).moments
     assert script_surgery(one, 0, 60).moments != script_surgery(other, 0, 60).moments
     orders = {tuple(step for step, _ in groupby(m.step for m in s.moments)) for s in _handful()}
@@ -69,19 +83,23 @@ def test_surgeries_differ_by_seed_and_by_take() -> None:
 
 
 def test_sterility_is_broken_now_and_then() -> None:
-    moments = [moment for take in MMOR_TAKES[:12] for moment in script_surgery(take, 0, 200).moments]
+    moments = [
+        moment for take in mmor().collection("MMOR").published[:12] for moment in script_surgery(take, 0, 200).moments
+    ]
     share = sum(bool(moment.breaches) for moment in moments) / len(moments)
     assert 0.003 < share < 0.05
 
 
 def test_robot_phases_come_in_their_order() -> None:
-    phases = [moment.robot_phase.lower() for moment in script_surgery(MMOR_TAKES[0], 0, 300).moments]
+    phases = [
+        moment.robot_phase.lower() for moment in script_surgery(mmor().collection("MMOR").published[0], 0, 300).moments
+    ]
     assert [phase for phase, _ in groupby(phases)] == list(mmor().task("robot_phase").classes)
 
 
 def test_a_surgery_too_short_for_its_steps_is_refused() -> None:
     with pytest.raises(UserError, match="too short"):
-        script_surgery(MMOR_TAKES[0], 0, MIN_SECONDS - 1)
+        script_surgery(mmor().collection("MMOR").published[0], 0, MIN_SECONDS - 1)
 
 
 def test_closing_a_graph_adds_what_label_conversion_adds() -> None:
@@ -96,7 +114,7 @@ def test_closing_a_graph_adds_what_label_conversion_adds() -> None:
 
 
 def test_annotations_become_a_surgery_with_the_same_graphs() -> None:
-    scripted = script_surgery(find_take("002_PKA"), 5, 80)
+    scripted = script_surgery(mmor().find_take("002_PKA"), 5, 80)
     samples = [Sample("002_PKA_MMOR", f"{m.second:06d}", m.triplets) for m in scripted.moments]
     surgery = annotated_surgery(scripted.take, [Sample("009_TKA_MMOR", "000000", ()), *samples], 1)
     assert [m.triplets for m in surgery.moments] == [m.triplets for m in scripted.moments]
@@ -107,11 +125,11 @@ def test_annotations_become_a_surgery_with_the_same_graphs() -> None:
     assert surgery.moments[0].step == "arrival"
     assert surgery.moments[0].robot_phase == "Turn on"
     with pytest.raises(UserError, match="no sample of take 004_PKA_MMOR"):
-        annotated_surgery(find_take("004_PKA"), samples, 1)
+        annotated_surgery(mmor().find_take("004_PKA"), samples, 1)
 
 
 def test_a_stretch_of_annotations_shows_as_much_as_it_can() -> None:
-    scripted = script_surgery(find_take("002_PKA"), 5, 80)
+    scripted = script_surgery(mmor().find_take("002_PKA"), 5, 80)
     samples = [Sample("002_PKA_MMOR", f"{m.second:06d}", m.triplets) for m in scripted.moments]
     surgery = annotated_surgery(scripted.take, samples, 1, seconds=30)
     assert [moment.second for moment in surgery.moments] == list(range(30))
@@ -127,10 +145,17 @@ def test_the_tables_use_the_published_names(playbook: Playbook) -> None:
     activities = [(person, text) for person, choices in rows for _, text in choices] + list(BREACHES)
     activities += [("head_surgeon", text.format(surgeon="assistant_surgeon")) for _, text in playbook.helping]
     for person, text in activities:
-        assert person in PEOPLE
+        assert person in mmor().language.people
         for part in filter(None, text.split("; ")):
             object_, predicate = part.split()
-            assert object_ in ENTITIES
-            assert predicate in PREDICATES
-    assert set(playbook.things) <= set(ENTITIES)
+            assert object_ in mmor().language.entities
+            assert predicate in mmor().language.predicates
+    assert set(playbook.things) <= set(mmor().language.entities)
     assert set(STEP_WEIGHTS) == set(STEPS)
+
+
+def test_names_are_compared_with_the_domain() -> None:
+    require_names(mmor())
+    other = replace(mmor().language, people=mmor().language.people[1:])
+    with pytest.raises(UserError, match="the simulated surgery has 'anaesthetist', which this domain has not"):
+        require_names(replace(mmor(), language=other))
