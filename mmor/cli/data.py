@@ -29,15 +29,24 @@ def check(
         list[str] | None,
         typer.Option(help="Only this take, or the takes of this split; repeat for several (default: all on disk)."),
     ] = None,
+    people: Annotated[
+        Path | None,
+        typer.Option(help="File of persons by take and role: tell who is on both sides of a split."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Tell what is on disk and what is wrong with it. Exit code: 0 complete, 1 gaps, 2 broken files.
 
     Takes that are not there are gaps if their split is asked for, else they are only noted.
     """
-    from operating_room.doctor import checkup as doctor
+    from dataclasses import replace
 
-    report = doctor.check(open_dataset(root, domain), take)
+    from operating_room.doctor import checkup as doctor
+    from operating_room.recordings.people import people_of_splits, read_people
+
+    dataset = open_dataset(root, domain)
+    known = () if people is None else tuple(people_of_splits(read_people(people, dataset.domain), dataset.domain))
+    report = replace(doctor.check(dataset, take), people=known)
     typer.echo(json.dumps(report.to_json(), indent=1) if as_json else str(report))
     raise typer.Exit(report.exit_code)
 
@@ -222,3 +231,41 @@ def _synthesize_rooms(
     else:
         house.write_takes(out, stories, parse_size(size), workers, mask_stride)
     return len(stories)
+
+
+@app.command("people")
+def people(
+    file: Annotated[Path, typer.Argument(help="Persons by take and role (mmor_human_names_per_take_anonymized.json).")],
+    domain: DomainFile = None,
+    data: Annotated[Path | None, typer.Option(help="Data folder, for a domain.yaml and splits.yaml in it.")] = None,
+    role: Annotated[
+        list[str] | None, typer.Option(help="Only people in this role count; repeat for several (default: all).")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write a domain file whose splits share nobody; give it as --domain to any command."),
+    ] = None,
+) -> None:
+    """Tell who stands on both sides of a split, and make splits that share nobody.
+
+    Takes only ever leave a split. Models know nothing of splits, so one of the same domain goes with the new file.
+    """
+    from operating_room.domain.domain import mmor
+    from operating_room.files.atomic import write_text
+    from operating_room.recordings.people import disjoint_splits, people_of_splits, people_table, read_people
+
+    room = open_dataset(data, domain).domain if data is not None else chosen_domain(domain) or mmor()
+    persons = read_people(file, room)
+    typer.echo("\n".join(people_table(people_of_splits(persons, room))))
+    if out is None:
+        return
+    made = disjoint_splits(persons, room, tuple(role or ()))
+    write_text(out, made.domain.to_yaml())
+    typer.echo("")
+    for split, names in made.kept.items():
+        typer.echo(f"{split}: {', '.join(names) or 'nothing'}")
+    for name, why in made.left_out.items():
+        typer.echo(f"left out: {name} {why}", err=True)
+    for title in made.untold:
+        typer.echo(f"note: {file.name} names nobody of {title}; its splits are as they were", err=True)
+    typer.echo(f"{out}: domain with these splits; give it as --domain, and convert the relations anew with it")

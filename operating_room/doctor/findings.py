@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from operating_room.domain.collection import Take
 from operating_room.domain.domain import OWN
 from operating_room.recordings.modalities import BY_NAME, TABLE
+from operating_room.recordings.people import Person, people_table
 
 
 class Severity(IntEnum):
@@ -57,6 +58,7 @@ class Checkup:
     takes: tuple[TakeFiles, ...]
     findings: tuple[Finding, ...]  # the broken before the gaps
     opened: int  # files that were looked into
+    people: tuple[Person, ...] = ()  # if a file of them was given
 
     @property
     def exit_code(self) -> int:
@@ -70,6 +72,7 @@ class Checkup:
             "exit_code": self.exit_code,
             "opened": self.opened,
             "takes": [take.to_json() for take in self.takes],
+            **({"people": [asdict(person) for person in self.people]} if self.people else {}),
             "findings": [
                 {"severity": finding.severity.name.lower(), "path": str(finding.path), "message": finding.message}
                 for finding in self.findings
@@ -82,6 +85,7 @@ class Checkup:
             [
                 *_table(self.takes),
                 "",
+                *([*people_table(self.people), ""] if self.people else []),
                 *(f"{finding.severity.name.lower():<6}  {finding.message}" for finding in self.findings),
                 f"{len(self.takes)} takes, {self.opened} files opened: "
                 f"{count[Severity.BROKEN]} broken, {count[Severity.GAP]} gaps",

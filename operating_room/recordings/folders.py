@@ -48,7 +48,7 @@ def domain_of(root: Path) -> Domain:
 
 
 def with_splits(domain: Domain, roots: Mapping[str, Path]) -> Domain:
-    """The domain with the splits that stand in the folders of datasets in the house layout.
+    """The domain with the splits that stand in the folders of datasets in the house layout, if it names none itself.
 
     Raises:
         UserError: something in one of these files is wrong.
@@ -56,6 +56,7 @@ def with_splits(domain: Domain, roots: Mapping[str, Path]) -> Domain:
     collections = [
         read_splits(path, collection)
         if collection.layout == "house"
+        and not collection.splits  # those that the domain names itself count
         and collection.name in roots
         and (path := roots[collection.name] / SPLITS_FILE).is_file()
         else collection

@@ -148,7 +148,7 @@ def test_every_command_of_data_works_on_another_room(root: Path, tmp_path: Path)
     assert "0 broken, 0 gaps" in run("data", "check", root)
     shown = json.loads(run("data", "show", "soup", "3", "--data", root, "--json"))
     assert (shown["second"], shown["splits"], shown["frames"]) == (1, ["train"], {})
-    assert shown["pictures"] == ["000003.jpg"] * 3
+    assert shown["pictures"] == [f"{camera}: 000003.jpg" for camera in ("ceiling", "door", "glasses")]
     assert "Entities: [cook, helper, pan, stove]. Predicates: [stirring, holding, beside]" in shown["prompt"]
     assert shown["graph"] == "<SG> cook,pan,stirring; helper,stove,beside </SG>"
     assert "soup" in run("data", "show", "soup", "3", "--data", root, "--memory")
