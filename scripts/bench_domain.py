@@ -17,7 +17,6 @@ from random import Random
 from timing import cpu_seconds
 
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import split_takes
 from operating_room.graphs.graph_files import load_samples
 from operating_room.graphs.memory import Memory
 from operating_room.graphs.scene_graph import Sample, parse, target_text
@@ -73,7 +72,7 @@ def main() -> None:
 def generated_samples() -> list[Sample]:
     """Scripted surgeries as long as the takes of the validation set."""
     samples = []
-    for take in split_takes("val"):
+    for take in mmor().split_takes("val"):
         surgery = script_surgery(take, seed=0, seconds=VALIDATION_SIZES[take.sample_name])
         samples += [Sample(take.sample_name, f"{m.second:06d}", m.triplets) for m in surgery.moments]
     return samples

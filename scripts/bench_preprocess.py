@@ -19,8 +19,8 @@ from random import Random
 
 from timing import cpu_seconds
 
+from operating_room.domain.collection import Take
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import MMOR, Take, find_take, split_takes
 from operating_room.files.atomic import write_json
 from operating_room.graphs.graph_files import load_samples, save_samples
 from operating_room.graphs.scene_graph import Sample
@@ -28,7 +28,7 @@ from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.transcripts import audio_window
 from operating_room_simulator.story.story import script_surgery
 
-TAKE = find_take("001_PKA")
+TAKE = mmor().find_take("001_PKA")
 SIDE_BY_SIDE = 8  # takes that are evaluated in one batch
 SEED = 7  # of these takes; the bundled model was trained on others
 PROCESSES = 20  # clips that ffmpeg cuts, to know its time for one
@@ -97,7 +97,7 @@ def preprocessing(root: Path, seconds: int, size: str, ffmpeg: str | None) -> No
 
 def ffmpeg_process(ffmpeg: str, dataset: Dataset, out: Path) -> float:
     """CPU seconds of what the published code runs for one clip."""
-    recording = dataset.roots[MMOR] / mmor().collection(MMOR).path("recording", TAKE)
+    recording = dataset.roots["MMOR"] / mmor().collection("MMOR").path("recording", TAKE)
 
     def cut() -> int:
         for second in range(1, PROCESSES + 1):
@@ -113,7 +113,7 @@ def ffmpeg_process(ffmpeg: str, dataset: Dataset, out: Path) -> float:
 
 def empty_split(root: Path, timepoints: int) -> None:
     """The training split with empty pictures, clouds and sound, and with words, screens and graphs."""
-    takes = split_takes("train")
+    takes = mmor().split_takes("train")
     graphs = []
     for number, take in enumerate(takes):
         count = timepoints // len(takes) + (number < timepoints % len(takes))
@@ -132,7 +132,7 @@ def empty_take(root: Path, take: Take, count: int) -> None:
     ]
     write_json(root / mmor().collection(take).index_files(take)[0], index)
     tool = {"unique_id": "8000050", "button_state": 0, "Translation": [1.5, 2.5, 3.5], "euler_rot": [10.1, 20.2, 30.3]}
-    if take.dataset == MMOR:
+    if take.dataset == "MMOR":
         write_json(root / mmor().collection(take).path("tracks", take), [{"unique_id_dicts": [tool] * 3}] * count)
     content = {
         "transcript": json.dumps({"text": "could you hand me the saw please, and keep the leg still " * 3}),
@@ -158,7 +158,7 @@ def evaluation(root: Path, seconds: int) -> None:
     from scene_graph_generation.weights.checkpoints import load_model
 
     torch.set_num_threads(1)
-    takes = [*split_takes("test"), *split_takes("val")][:SIDE_BY_SIDE]
+    takes = [*mmor().split_takes("test"), *mmor().split_takes("val")][:SIDE_BY_SIDE]
     synthesize(root, takes, seconds, SEED)
     prepare(root, takes, None)
     generator = SceneGraphGenerator(*load_model(BUNDLED / GRAPHS))

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import split_takes
 from operating_room.files.readers import read_label_mask
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.progress import track
@@ -31,7 +30,7 @@ NAMED = ("hammer", "cementer", "tracker", "secondary_table", "patient")
 
 def main(data: Path, out: Path) -> None:
     """Print a table row for each grid."""
-    videos = find_videos(Dataset(data), split_takes("test"))[::4]
+    videos = find_videos(Dataset(data), mmor().split_takes("test"))[::4]
     records: dict[tuple[int, int], list[dict[str, Any]]] = {grid: [] for grid in GRIDS}
     for video in track(videos, "videos"):
         names = [path.name for path in video.pictures()]

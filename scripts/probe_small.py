@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import DATASETS, find_take
 from operating_room.graphs.graph_files import SPLIT_NAMES, load_predictions, load_samples
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.timepoint import Timepoint
@@ -59,7 +58,7 @@ def main(model: Path, data: Path, relations: Path, out: Path, stride: int = 3, s
     dataset = Dataset(data)
     frames: dict[Any, list[str]] = {}
     for sample in samples:
-        frames.setdefault(find_take(sample.take_name), []).append(sample.frame_id)
+        frames.setdefault(mmor().find_take(sample.take_name), []).append(sample.frame_id)
     others = {take: next(o for o in frames if o.dataset == take.dataset and o != take) for take in frames}
 
     def with_masks_of_another(timepoint: Timepoint) -> Timepoint:
@@ -82,7 +81,7 @@ def main(model: Path, data: Path, relations: Path, out: Path, stride: int = 3, s
         predictions = load_predictions(file)
         usual = usual or predictions
         same = sum(predictions[sample.sample_id] == usual[sample.sample_id] for sample in samples)
-        parts = [[s for s in samples if find_take(s.take_name).dataset == d] for d in reversed(DATASETS)]
+        parts = [[s for s in samples if mmor().find_take(s.take_name).dataset == d] for d in reversed(mmor().datasets)]
         f1 = [score(part, predictions, mmor()).overall.macro_f1 for part in (samples, *parts)]
         print(f"| {name} | {' | '.join(f'{value:.3f}' for value in f1)} | {same} of {len(samples)} |", flush=True)
     training = relations / "relationships_train.json"

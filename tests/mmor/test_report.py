@@ -11,7 +11,6 @@ import pytest
 from mmor import report
 from mmor.report import TakeResult, compare_graphs, write_report
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import find_take
 from operating_room.graphs.graph_files import load_samples
 from operating_room.graphs.scene_graph import Triplet
 from operating_room.recordings.conversion import convert
@@ -20,7 +19,7 @@ from operating_room.scores import scoring
 from operating_room_simulator.writer import synthesize
 from panoptic_segmentation.scores.vpq import VideoQuality, WindowQuality
 
-TAKE = find_take("002_4DOR")
+TAKE = mmor().find_take("002_4DOR")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import torch
 
 from mmor.demo import BUNDLED, GRAPHS, prepare
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import find_take
 from operating_room.graphs.scene_graph import Sample, parse
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.timepoint import Timepoint
@@ -20,7 +19,7 @@ from operating_room_simulator.writer import write_take
 from scene_graph_generation.inference.generator import SceneGraphGenerator
 from scene_graph_generation.weights.checkpoints import load_model, save_model
 
-TAKE = find_take("002_4DOR")  # cameras and masks are all there is to go by
+TAKE = mmor().find_take("002_4DOR")  # cameras and masks are all there is to go by
 SECONDS = (14, 20, 26, 32)  # of a surgery of 40 s; these are drawn
 
 

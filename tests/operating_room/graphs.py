@@ -6,10 +6,15 @@ from random import Random
 
 from hypothesis import strategies as st
 
-from operating_room.domain.vocabulary import ENTITIES, PREDICATES
+from operating_room.domain.domain import mmor
 from operating_room.graphs.scene_graph import Sample, Triplet
 
-triplets = st.builds(Triplet, st.sampled_from(ENTITIES), st.sampled_from(ENTITIES), st.sampled_from(PREDICATES))
+triplets = st.builds(
+    Triplet,
+    st.sampled_from(mmor().language.entities),
+    st.sampled_from(mmor().language.entities),
+    st.sampled_from(mmor().language.predicates),
+)
 graphs = st.lists(triplets, max_size=8).map(tuple)
 
 
@@ -22,8 +27,8 @@ def random_samples(count: int, seed: int, take_names: tuple[str, ...] = ("001_4D
         for frame in range(count // len(take_names)):
             for _ in range(generator.randrange(3)):
                 graph.pop(generator.choice([*graph, ("", "")]), None)
-                pair = generator.sample(ENTITIES[:12], 2)
-                graph[pair[0], pair[1]] = generator.choice(PREDICATES)
+                pair = generator.sample(mmor().language.entities[:12], 2)
+                graph[pair[0], pair[1]] = generator.choice(mmor().language.predicates)
             triplets = sorted(Triplet(subject, object_, predicate) for (subject, object_), predicate in graph.items())
             samples.append(Sample(take_name, f"{frame:06d}", tuple(triplets)))
     return samples

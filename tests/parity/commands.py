@@ -19,8 +19,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mmor.cli import app
+from operating_room.domain import domain as domains
 from operating_room.domain.domain import bundled
-from operating_room.domain.takes import MMOR, find_take
 from operating_room.files.readers import read_audio, read_label_mask, read_picture
 from operating_room.graphs.prompts import IMAGE_MARK, MEMORY_END, MEMORY_START, conversation
 from operating_room.graphs.scene_graph import parse, split_sample_id, target_text
@@ -34,7 +34,7 @@ from scene_graph_generation.samples.sample_files import read_shards, shard_folde
 from tests.operating_room.published import index_place, mask_place, picture_place, place
 from tests.parity.case import EXACT, Result, compare
 
-TAKE = find_take("001_PKA")
+TAKE = domains.mmor().find_take("001_PKA")
 RATE = 8000  # Hz
 BLACK = "black 2048x1536"  # the picture that stands for a missing one
 NOT_SHOWN = "camera06_"  # a camera of 4D-OR that no sample shows
@@ -193,7 +193,7 @@ def evaluation_prompts(config: str, cases: Sequence[Mapping[str, Any]], root: Pa
     ours, theirs = [], []
     for (_, evidence), case in zip(shown, cases):
         name, frame = split_sample_id(case["sample_id"])
-        timepoints = [dataset.take(find_take(name)).timepoint(frame) for dataset in (named, counted)]
+        timepoints = [dataset.take(domains.mmor().find_take(name)).timepoint(frame) for dataset in (named, counted)]
         pictures = [timepoint.collection.evaluation_pictures(timepoint.views) for timepoint in timepoints]
         if pictures[0] == pictures[1]:
             ours.append([BLACK if path is None else path.relative_to(root).as_posix() for path in evidence.views])
@@ -208,7 +208,7 @@ def by_id(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def make_take(tree: Path, seconds: Any) -> Path:
     """A take of MM-OR with an index and a list of seconds, and nothing else; returns the folder of the dataset."""
-    collection = bundled("mmor").collection(MMOR)
+    collection = bundled("mmor").collection("MMOR")
     data = tree / collection.root
     frames = {second: dict.fromkeys(collection.frame_keys, f"{second:06d}") for second in seconds}
     index = [[f"{second:06d}", numbers] for second, numbers in frames.items()]

@@ -13,7 +13,6 @@ from random import Random
 from typing import Any
 
 from operating_room.domain.domain import mmor
-from operating_room.domain.vocabulary import ENTITIES, SCORED_PREDICATES
 from operating_room.errors import UserError
 from operating_room.graphs.graph_files import load_samples
 from operating_room.graphs.memory import STYLES, Memory, changes_before, memory_text, truncate, unswapped
@@ -113,7 +112,11 @@ def sgg_metric(case: Path) -> Iterator[Result]:
         }
         scored = {name: report for name, report in reports.items() if report.predicates.total}  # others made it fail
         for name, ours, theirs in (
-            ("names", [list(SCORED_PREDICATES), list(ENTITIES)], [facts["relation_names"], facts["class_names"]]),
+            (
+                "names",
+                [list(mmor().language.scored_predicates), list(mmor().language.entities)],
+                [facts["relation_names"], facts["class_names"]],
+            ),
             ("parsed", list(map(_published_order, parsed)), [r["raw_triplets_sub_pred_obj"] for r in records]),
             ("normalised", list(map(_published_order, normalised)), [r["normalised_sub_pred_obj"] for r in records]),
             ("label lists", _label_counts(scores.takes), _listed_counts(facts["lists"])),
@@ -283,7 +286,11 @@ def _label_counts(takes: dict[str, GraphReport]) -> dict[str, Any]:
 def _listed_counts(lists: dict[str, dict[str, list[int]]]) -> dict[str, Any]:
     """The same from the recorded label lists of each take."""
     counts: dict[str, Any] = {}
-    sizes = {"rel": len(SCORED_PREDICATES), "rel_binary_interaction": 2, "entity": len(ENTITIES)}
+    sizes = {
+        "rel": len(mmor().language.scored_predicates),
+        "rel_binary_interaction": 2,
+        "entity": len(mmor().language.entities),
+    }
     for take in lists["val_take_rel_gts"]:
         counts[take] = []
         for kind, size in sizes.items():

@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image
 
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import split_takes
 from operating_room.recordings.dataset import Dataset
 from panoptic_segmentation.data import ground_truth
 from panoptic_segmentation.inference import predictions
@@ -111,7 +110,9 @@ def _chain(folder: Path) -> Iterator[Result]:
         with tarfile.open(folder / "tree.tar.gz") as archive:
             archive.extractall(root, filter="data")
         dataset = Dataset(root)
-        takes = [take for take in split_takes("val") if (root / mmor().collection(take).root / take.folder).is_dir()]
+        takes = [
+            take for take in mmor().split_takes("val") if (root / mmor().collection(take).root / take.folder).is_dir()
+        ]
         videos = ground_truth.find_videos(dataset, takes, length, with_pictures=False)
         yield compare("chain videos", [_video_record(video, root) for video in videos], chain["videos"], EXACT)
         ours = ground_truth.prepare(videos, root, "hybridor_ground_truth_val", (image["width"], image["height"]))

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import find_take
 from operating_room.graphs.graph_files import load_samples
 from operating_room.graphs.memory import Memory, truncate
 from operating_room.graphs.prompts import IMAGE_MARK, conversation, drop_blocks, human_prompt, metadata_blocks
@@ -306,7 +305,7 @@ def _split_samples(root: Path, split: str) -> list[Sample]:
 
 
 def _timepoint(dataset: Dataset, sample: Sample) -> Timepoint:
-    return dataset.take(find_take(sample.take_name)).timepoint(sample.frame_id)
+    return dataset.take(mmor().find_take(sample.take_name)).timepoint(sample.frame_id)
 
 
 def _paths(paths: Sequence[Path | None], root: Path) -> list[str]:

@@ -15,7 +15,8 @@ from types import SimpleNamespace
 import pytest
 
 from mmor.plan import make_plan, parse, read_steps
-from operating_room.domain.takes import FOURDOR, MMOR, SPLITS, Take, split_takes
+from operating_room.domain.collection import Take
+from operating_room.domain.domain import mmor
 from scene_graph_generation.config.published_options import read_options
 from tests.operating_room.tiny_dataset import write
 
@@ -69,17 +70,17 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
     return Script(tmp_path)
 
 
-def write_indices(root: Path, datasets: tuple[str, ...] = (MMOR, FOURDOR)) -> Path:
+def write_indices(root: Path, datasets: tuple[str, ...] = ("MMOR", "4DOR")) -> Path:
     """The index files of all takes, and nothing else."""
-    for take in {take for split in SPLITS for take in split_takes(split)}:
+    for take in {take for split in mmor().splits for take in mmor().split_takes(split)}:
         if take.dataset in datasets:
-            folder = root / ("MM-OR_data" if take.dataset == MMOR else "4D-OR_data") / take.folder
+            folder = root / ("MM-OR_data" if take.dataset == "MMOR" else "4D-OR_data") / take.folder
             write(folder / f"timestamp_to_pcd_and_frames_list{_ending(take)}.json", [["000000", {"azure": "000001"}]])
     return root
 
 
 def _ending(take: Take) -> str:
-    return "" if take.folder == take.name or take.dataset == FOURDOR else f"_{take.name}"
+    return "" if take.folder == take.name or take.dataset == "4DOR" else f"_{take.name}"
 
 
 @pytest.mark.parametrize("dataset", SETS)
@@ -118,7 +119,7 @@ def test_what_is_there_is_not_missing(script: Script, monkeypatch: pytest.Monkey
 
 
 def test_the_other_dataset_is_missed(script: Script) -> None:
-    data = write_indices(script.folder / "data", (MMOR,))
+    data = write_indices(script.folder / "data", ("MMOR",))
     missing = "\n".join(script.plan("HybridOR", DATA=str(data)).missing)
     assert f"{data}: holds no take of 4DOR of the split train" in missing
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from computing.training_checkpoints import last_checkpoint
 from mmor import cli
-from operating_room.domain.takes import find_take
+from operating_room.domain.domain import mmor
 from operating_room.recordings.dataset import Dataset
 from panoptic_segmentation.config.settings import Config, save_config
 from panoptic_segmentation.data.ground_truth import find_videos
@@ -93,10 +93,10 @@ def test_a_killed_prediction_ends_as_if_nothing_had_happened(tmp_path: Path) -> 
     script = (
         "import sys; from pathlib import Path;"
         "from operating_room.recordings.dataset import Dataset;"
-        "from operating_room.domain.takes import find_take;"
+        "from operating_room.domain.takes import mmor().find_take;"
         "from panoptic_segmentation.data.ground_truth import find_videos;"
         "from panoptic_segmentation.inference.predict import load, predict; data, model, out = map(Path, sys.argv[1:]);"
-        f"videos = find_videos(Dataset(data), [find_take('{TAKE.name}')], length=6);"
+        f"videos = find_videos(Dataset(data), [mmor().find_take('{TAKE.name}')], length=6);"
         "predict(*load(model, videos[0].domain), videos, out, 'test', model)"
     )
     script = dies_in("panoptic_segmentation.inference.predictions", "write_video", 3) + script
@@ -163,7 +163,7 @@ def test_torchrun_alone_writes_the_prediction_file(tmp_path: Path) -> None:
     """Each process predicts its videos; the first one waits and writes the file of all."""
     dataset = write_take(tmp_path / "data", 9)
     for take in ("002_PKA", "004_TKA"):
-        write_take(tmp_path / "data", 4, find_take(take))
+        write_take(tmp_path / "data", 4, mmor().find_take(take))
     videos = find_videos(dataset, dataset.choose(None))
     assert len(videos) == 3
     origin = new_model(tmp_path / "model.safetensors")
@@ -185,7 +185,7 @@ def test_torchrun_alone_writes_the_prediction_file(tmp_path: Path) -> None:
 
 def test_two_processes_predict_and_score(tmp_path: Path) -> None:
     write_take(tmp_path / "data", 9)
-    write_take(tmp_path / "data", 4, find_take("002_PKA"))
+    write_take(tmp_path / "data", 4, mmor().find_take("002_PKA"))
     config = replace(TINY, test_data=("mmor_panoptic_train",))
     save_config(config, tmp_path / "config.yaml")
     save_published(tmp_path / "model_final.pth", build_model("ctvis", TINY.segmenter, TINY.video))

@@ -14,7 +14,6 @@ from typer.testing import CliRunner, Result
 
 from mmor.cli import app
 from operating_room.domain import domain as domains
-from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import parse
 from operating_room.recordings.dataset import Dataset
@@ -23,7 +22,7 @@ from scene_graph_generation.preprocess import embeddings
 from scene_graph_generation.samples.sample_files import read_shards, shard_folder
 from tests.operating_room.tiny_dataset import picture, write, write_dataset, write_mmor
 
-TAKE = find_take("001_PKA")
+TAKE = domains.mmor().find_take("001_PKA")
 GRAPH = [["head_surgeon", "patient", "cutting"], ["nurse", "patient", "closeTo"], ["nurse", "saw", "holding"]]
 
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from operating_room.domain.collection import Take
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import Take, find_take
 from operating_room.errors import UserError
 from operating_room.graphs.prompts import conversation, downstream_prompt, drop_blocks, human_prompt
 from operating_room.graphs.scene_graph import Triplet
@@ -25,7 +25,7 @@ ROBOT = {
     "10": {"type": "popup", "template_name": "robot ready, "},
 }
 TOOL = {"unique_id": "8000050", "button_state": 1, "Translation": [-0.9, 20.7, 3], "euler_rot": [1.5, -2.5, 0]}
-SURGERY = find_take("001_PKA")
+SURGERY = mmor().find_take("001_PKA")
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operating_room.domain.domain import mmor
-from operating_room.domain.vocabulary import PREDICATE_LEVELS
 from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.graphs.similarity import MAX_DRAWN, SimilarSamples
 from tests.operating_room.graphs import random_samples
@@ -19,7 +18,7 @@ def similar(one: Sample, other: Sample) -> bool:
     """Section 4.4 word by word."""
     if ("4DOR" in one.take_name) != ("4DOR" in other.take_name):
         return False
-    for level in PREDICATE_LEVELS:
+    for level in mmor().language.levels:
         ours, theirs = ([t for t in s.triplets if t.predicate in level] for s in (one, other))
         if {t.predicate for t in ours} != {t.predicate for t in theirs}:
             return False

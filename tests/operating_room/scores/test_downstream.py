@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.scores.downstream import (
@@ -149,7 +148,7 @@ def test_predicted_graphs_come_sorted_with_underscores_only() -> None:
 
 
 def test_label_files_are_read_by_take(tmp_path: Path) -> None:
-    take = find_take("001_PKA_MMOR")
+    take = mmor().find_take("001_PKA_MMOR")
     path = place(tmp_path, "robot_phase", take)
     with pytest.raises(UserError, match=r"001_PKA\.json"):
         load_labels(tmp_path, [take], mmor().task("robot_phase"), mmor())

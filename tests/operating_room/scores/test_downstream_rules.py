@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from operating_room.domain.domain import mmor
-from operating_room.domain.vocabulary import ROBOT_PHASE_LABELS
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.scores.downstream_rules import (
@@ -41,9 +40,9 @@ def test_phases_come_in_order_and_last_until_the_next() -> None:
     dressing = Triplet("nurse", "mako_robot", "manipulating")
     saw = Triplet("nurse", "saw", "holding")
     phases = our_rules().robot_phase
-    assert [phase for phase, _ in phases] == list(ROBOT_PHASE_LABELS)
+    assert [phase for phase, _ in phases] == list(mmor().task("robot_phase").spellings)
     graphs = [[], [dressing, saw], [calibrating], [], [dressing, saw], [dressing, saw]]
-    assert robot_phases(graphs, phases) == [ROBOT_PHASE_LABELS[i] for i in (0, 0, 1, 1, 2, 3)]
+    assert robot_phases(graphs, phases) == [mmor().task("robot_phase").spellings[i] for i in (0, 0, 1, 1, 2, 3)]
 
 
 def test_derived_labels_have_the_form_of_the_dataset() -> None:
@@ -56,7 +55,7 @@ def test_derived_labels_have_the_form_of_the_dataset() -> None:
     )
     assert labels == {
         "next_action": {"000000": ["bring in", 1], "000001": ["bring out", 1]},
-        "robot_phase": dict.fromkeys(("000000", "000001"), ROBOT_PHASE_LABELS[0]),
+        "robot_phase": dict.fromkeys(("000000", "000001"), mmor().task("robot_phase").spellings[0]),
         "sterility_breach": {"000000": [list(touch)], "000001": []},
     }
 

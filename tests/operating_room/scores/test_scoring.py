@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operating_room.domain.domain import mmor
-from operating_room.domain.vocabulary import NONE, PREDICATES
+from operating_room.domain.language import NONE
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Sample, Triplet, parse, target_text
 from operating_room.scores.reports import Report
@@ -47,7 +47,9 @@ def predict(samples: list[Sample], seed: int) -> dict[str, list[Triplet]]:
     predictions = {}
     for sample in samples:
         kept = [t for t in sample.triplets if generator.random() < 0.6]
-        wrong = [t._replace(predicate=generator.choice(PREDICATES)) for t in kept if generator.random() < 0.4]
+        wrong = [
+            t._replace(predicate=generator.choice(mmor().language.predicates)) for t in kept if generator.random() < 0.4
+        ]
         extra = [generator.choice(generator.choice(samples).triplets or [Triplet("nurse", "saw", "x")])]
         predictions[sample.sample_id] = [*wrong, *kept, *extra]
         generator.shuffle(predictions[sample.sample_id])
@@ -127,10 +129,13 @@ def test_first_triplet_of_a_pair_counts_and_an_entity_is_no_predicate() -> None:
     truth = [("nurse", "saw", "holding")]
     assert one(truth, "nurse,saw,holding; nurse,saw,touching").overall.macro_f1 == 1
     assert (
-        one(truth, "nurse,saw,touching; nurse,saw,holding").overall.predicates.recall[PREDICATES.index("holding")] == 0
+        one(truth, "nurse,saw,touching; nurse,saw,holding").overall.predicates.recall[
+            mmor().language.predicates.index("holding")
+        ]
+        == 0
     )
     mistaken = one(truth, "nurse,saw,drill").overall.predicates.confusion
-    assert mistaken[PREDICATES.index("holding"), -2] == 1  # counts as none
+    assert mistaken[mmor().language.predicates.index("holding"), -2] == 1  # counts as none
 
 
 def test_unknown_names_and_wrong_text_cost_only_what_they_miss() -> None:

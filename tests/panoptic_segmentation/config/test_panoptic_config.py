@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import MMOR
 from operating_room.errors import UserError
 from panoptic_segmentation.config import setting_limits
 from panoptic_segmentation.config.config_keys import FIXED, KEYS, WHOLE_VIDEO
@@ -67,7 +66,7 @@ def test_bases_overrides_and_what_is_not_used(tmp_path: Path) -> None:
     assert config.unused == ("MODEL.RPN.NMS", "VERSION")
     (choice,) = config.train_choices
     assert (choice.datasets(mmor()), choice.split, choice.ground_truth_name) == (
-        (MMOR,),
+        ("MMOR",),
         "small_train",
         "mmor_ground_truth_train_small",
     )

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operating_room.domain.takes import find_take
+from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
 from panoptic_segmentation.config.data_choice import data_choice
@@ -158,7 +158,7 @@ def test_a_lost_picture_is_named(clips: ClipDataset) -> None:
 def test_own_takes_are_a_data_set(tmp_path: Path) -> None:
     root = tmp_path / "MM-OR_data"
     for name in ("001_PKA", "mine"):
-        index = index_place(root, find_take(name))
+        index = index_place(root, mmor().find_take(name))
         index.parent.mkdir(parents=True)
         index.write_text("[]")
     dataset = Dataset(tmp_path)

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from operating_room.domain.collection import Take
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import Take, find_take
 from operating_room.errors import UserError
 from operating_room.files.readers import read_ids, read_label_mask
 from operating_room.recordings.dataset import Dataset
@@ -32,7 +32,7 @@ from panoptic_segmentation.data.ground_truth import (
 )
 from tests.operating_room.published import index_place, mask_place, picture_place
 
-TAKE = find_take("001_PKA")
+TAKE = mmor().find_take("001_PKA")
 LABELS = mmor().labels
 
 

@@ -15,7 +15,6 @@ from PIL import Image
 
 from computing.machine import seeded
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
 from operating_room.files.readers import read_ids
 from operating_room.recordings.dataset import Dataset
@@ -156,7 +155,7 @@ def test_damaged_overlaps_are_made_again(tmp_path: Path) -> None:
 def test_takes_can_be_predicted_one_after_the_other(
     tmp_path: Path, videos: list[Video], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_take(tmp_path / "data", 5, find_take("002_PKA"))
+    write_take(tmp_path / "data", 5, mmor().find_take("002_PKA"))
     dataset = Dataset(tmp_path / "data")
     both = find_videos(dataset, dataset.choose(None), length=6)
     origin = new_model(tmp_path / "model.safetensors")
@@ -357,8 +356,8 @@ def test_masks_for_scene_graphs_never_look_ahead(tmp_path: Path, capsys: pytest.
 def test_a_damaged_picture_costs_no_other_split(tmp_path: Path) -> None:
     """Whether masks are exported for stage 2, or a model is evaluated."""
     for name in ("001_PKA", "002_PKA"):
-        write_take(tmp_path / "data", 4, find_take(name))
-    (video,) = find_videos(Dataset(tmp_path / "data"), [find_take("001_PKA")])
+        write_take(tmp_path / "data", 4, mmor().find_take(name))
+    (video,) = find_videos(Dataset(tmp_path / "data"), [mmor().find_take("001_PKA")])
     video.pictures()[1].write_bytes(b"no picture")
     path, found, scored = new_model(tmp_path / "model.safetensors"), [], []
     with pytest.raises(UserError, match=r"pred_train\.json: 1 of 1 videos"):

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
 from operating_room.graphs.graph_files import load_predictions
 from operating_room.graphs.prompts import conversation, human_prompt
@@ -29,7 +28,7 @@ from scene_graph_generation.model.decoding import MAX_NEW_TOKENS, cache_bytes
 from scene_graph_generation.model.mm2sg import MM2SG
 from tests.operating_room.tiny_dataset import write_dataset
 
-MMOR_TAKE, FOURDOR_TAKE = find_take("001_PKA"), find_take("001_4DOR")
+MMOR_TAKE, FOURDOR_TAKE = mmor().find_take("001_PKA"), mmor().find_take("001_4DOR")
 
 
 class Question(NamedTuple):

@@ -10,14 +10,17 @@ from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from operating_room.domain.domain import mmor
-from operating_room.domain.vocabulary import ENTITIES, PREDICATES
 from operating_room.errors import UserError
 from operating_room.graphs.prompts import conversation, human_prompt
 from scene_graph_generation.inputs.example import IGNORED, IMAGE
 from scene_graph_generation.inputs.tokenizer_files import read_tokens
 from scene_graph_generation.inputs.tokens import Tokens
 
-WORDS = (*ENTITIES, *PREDICATES, conversation(human_prompt(mmor().language, None, None, None, None)))
+WORDS = (
+    *mmor().language.entities,
+    *mmor().language.predicates,
+    conversation(human_prompt(mmor().language, None, None, None, None)),
+)
 MARKS = ("<s>", "</s>", "<unk>", "▁", "<0x", "\0")  # of the tokenizer's own; no text of ours holds them
 
 

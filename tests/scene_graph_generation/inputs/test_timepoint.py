@@ -13,7 +13,6 @@ from pypcd4 import Encoding, PointCloud
 from transformers import CLIPImageProcessorPil
 
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
 from operating_room.files.readers import MAX_POINTS
 from operating_room.graphs.prompts import conversation, human_prompt
@@ -168,7 +167,7 @@ def test_a_whole_timepoint(tmp_path: Path) -> None:
     save_tensor(
         tmp_path / "MM-OR_data" / "take_audio_embeddings_per_timepoint" / "001_PKA" / "000001.pt", torch.ones(8)
     )
-    timepoint = Dataset(tmp_path).take(find_take("001_PKA")).timepoints[0]
+    timepoint = Dataset(tmp_path).take(mmor().find_take("001_PKA")).timepoints[0]
     prompt = conversation(human_prompt(mmor().language, None, None, None, None))
     tokens = train_tokens([prompt], 1024, mmor().language)
     example = ExampleReader(CONFIG, tokens)(Evidence.of_timepoint(timepoint), prompt)
@@ -323,7 +322,7 @@ def test_what_was_read_ahead_is_what_is_read(tmp_path: Path) -> None:
     folder = tmp_path / "MM-OR_data" / "take_audio_embeddings_per_timepoint" / "001_PKA"
     for second in range(1, 4):
         save_tensor(folder / f"{second:06d}.pt", torch.full((8,), float(second)))
-    first, second, third = map(Evidence.of_timepoint, Dataset(tmp_path).take(find_take("001_PKA")).timepoints)
+    first, second, third = map(Evidence.of_timepoint, Dataset(tmp_path).take(mmor().find_take("001_PKA")).timepoints)
     plain, ahead = ExampleReader(CONFIG, TOKENS), ExampleReader(CONFIG, TOKENS)
     ahead.read_ahead([first, second, third])
     for evidence in (first, second):

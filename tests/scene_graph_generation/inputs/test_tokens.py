@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
 from operating_room.domain.domain import mmor
-from operating_room.domain.vocabulary import ENTITIES, PREDICATES
 from operating_room.errors import UserError
 from operating_room.graphs.prompts import conversation, human_prompt
 from operating_room.graphs.scene_graph import Triplet, parse, target_text
@@ -27,7 +26,12 @@ def tokens() -> Tokens:
     return train_tokens([conversation(human_prompt(language, None, None, SPEECH, None))] * 3, 1024, language)
 
 
-triplets = st.builds(Triplet, st.sampled_from(ENTITIES), st.sampled_from(ENTITIES), st.sampled_from(PREDICATES))
+triplets = st.builds(
+    Triplet,
+    st.sampled_from(mmor().language.entities),
+    st.sampled_from(mmor().language.entities),
+    st.sampled_from(mmor().language.predicates),
+)
 
 
 @given(st.lists(triplets, max_size=12))

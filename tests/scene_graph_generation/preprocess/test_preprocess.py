@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 
+from operating_room.domain.collection import Take
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import MMOR, Take, find_take
 from operating_room.errors import UserError
 from operating_room.files.readers import read_audio
 from operating_room.recordings.dataset import Dataset
@@ -31,7 +31,7 @@ from scene_graph_generation.preprocess.transcripts import preprocess_transcripts
 from tests.operating_room.published import mask_place, place
 from tests.operating_room.tiny_dataset import picture, write, write_dataset
 
-TAKE, ROOMLESS = find_take("001_PKA"), find_take("001_4DOR")
+TAKE, ROOMLESS = mmor().find_take("001_PKA"), mmor().find_take("001_4DOR")
 TIMES = ["000001", "000002", "000003"]
 
 
@@ -46,53 +46,53 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 def stored(dataset: Dataset, folder: str) -> list[str]:
-    return sorted(path.name for path in (dataset.roots[MMOR] / folder / TAKE.name).iterdir() if path.name[0] != ".")
+    return sorted(path.name for path in (dataset.roots["MMOR"] / folder / TAKE.name).iterdir() if path.name[0] != ".")
 
 
 def test_clips_last_two_seconds_and_are_written_once(dataset: Dataset) -> None:
     assert preprocess_audio(dataset, [TAKE, ROOMLESS]).require() == 3
     assert stored(dataset, "take_audio_per_timepoint") == [f"{time}.mp3" for time in TIMES]
-    samples, rate = read_audio(place(dataset.roots[MMOR], "audio", TAKE, time=TIMES[0]))
+    samples, rate = read_audio(place(dataset.roots["MMOR"], "audio", TAKE, time=TIMES[0]))
     assert len(samples) / rate == pytest.approx(2.0, abs=0.15)
     assert preprocess_audio(dataset, [TAKE]).require() == 0
-    place(dataset.roots[MMOR], "audio", TAKE, time=TIMES[1]).unlink()
+    place(dataset.roots["MMOR"], "audio", TAKE, time=TIMES[1]).unlink()
     assert preprocess_audio(dataset, [TAKE]).require() == 1
 
 
 def test_embeddings_are_made_without_clips(dataset: Dataset) -> None:
     assert preprocess_audio_embeddings(dataset, [TAKE, ROOMLESS], mel_encoder).require() == 3
     assert stored(dataset, "take_audio_embeddings_per_timepoint") == [f"{time}.pt" for time in TIMES]
-    vector = torch.load(place(dataset.roots[MMOR], "audio_embedding", TAKE, time=TIMES[0]), weights_only=True)
+    vector = torch.load(place(dataset.roots["MMOR"], "audio_embedding", TAKE, time=TIMES[0]), weights_only=True)
     assert vector.shape == (512,)
-    assert not (dataset.roots[MMOR] / "take_audio_per_timepoint").exists()
+    assert not (dataset.roots["MMOR"] / "take_audio_per_timepoint").exists()
     assert preprocess_audio_embeddings(dataset, [TAKE], mel_encoder).require() == 0
 
 
 def test_embeddings_are_the_same_from_recording_and_clips(dataset: Dataset) -> None:
     def vectors() -> torch.Tensor:
         preprocess_audio_embeddings(dataset, [TAKE], mel_encoder).require()
-        paths = [place(dataset.roots[MMOR], "audio_embedding", TAKE, time=time) for time in TIMES]
+        paths = [place(dataset.roots["MMOR"], "audio_embedding", TAKE, time=time) for time in TIMES]
         stored = torch.stack([torch.load(path, weights_only=True) for path in paths])
         shutil.rmtree(paths[0].parent)
         return stored
 
     preprocess_audio(dataset, [TAKE]).require()
     from_recording = vectors()
-    place(dataset.roots[MMOR], "recording", TAKE).unlink()
+    place(dataset.roots["MMOR"], "recording", TAKE).unlink()
     torch.testing.assert_close(vectors(), from_recording, rtol=1e-4, atol=1e-4)
 
 
 def test_a_take_without_recording_is_passed_over(dataset: Dataset) -> None:
-    place(dataset.roots[MMOR], "recording", TAKE).unlink()
+    place(dataset.roots["MMOR"], "recording", TAKE).unlink()
     assert preprocess_audio(dataset, [TAKE]).require() == 0
     assert preprocess_audio_embeddings(dataset, [TAKE], mel_encoder).require() == 0
 
 
 def test_clips_hold_just_the_samples_of_their_window(dataset: Dataset) -> None:
-    whole, rate = read_audio(place(dataset.roots[MMOR], "recording", TAKE))
+    whole, rate = read_audio(place(dataset.roots["MMOR"], "recording", TAKE))
     preprocess_audio(dataset, [TAKE]).require()
     for time, start, end in ((TIMES[0], 0, 2), (TIMES[1], 1, 3), (TIMES[2], 2, 3)):
-        clip, _ = read_audio(place(dataset.roots[MMOR], "audio", TAKE, time=time))
+        clip, _ = read_audio(place(dataset.roots["MMOR"], "audio", TAKE, time=time))
         np.testing.assert_allclose(clip, whole[start * rate : end * rate], atol=1e-6)
 
 
@@ -100,25 +100,25 @@ def test_causal_clips_end_at_their_second(dataset: Dataset) -> None:
     preprocess_audio(dataset, [TAKE], causal=True).require()
     lengths = {}
     for time in TIMES:
-        samples, rate = read_audio(place(dataset.roots[MMOR], "audio", TAKE, time=time))
+        samples, rate = read_audio(place(dataset.roots["MMOR"], "audio", TAKE, time=time))
         lengths[time] = len(samples) / rate
     assert lengths == {"000001": 1.0, "000002": 2.0, "000003": 2.0}
 
 
 def test_clips_of_two_windows_are_not_mixed(dataset: Dataset) -> None:
     preprocess_audio(dataset, [TAKE]).require()
-    place(dataset.roots[MMOR], "audio", TAKE, time=TIMES[1]).unlink()
+    place(dataset.roots["MMOR"], "audio", TAKE, time=TIMES[1]).unlink()
     (problem,) = preprocess_audio(dataset, [TAKE], causal=True).problems
     assert "published window, not causal window" in problem
 
 
 def test_a_take_without_list_of_seconds_has_them_in_its_index(dataset: Dataset) -> None:
-    place(dataset.roots[MMOR], "seconds", TAKE).unlink()
+    place(dataset.roots["MMOR"], "seconds", TAKE).unlink()
     assert preprocess_audio(dataset, [TAKE]).require() == 3
 
 
 def test_seconds_are_sorted_by_number(dataset: Dataset) -> None:
-    write(place(dataset.roots[MMOR], "seconds", TAKE), {"timestamps": {"10": {}, "9": {}, "100": {}}})
+    write(place(dataset.roots["MMOR"], "seconds", TAKE), {"timestamps": {"10": {}, "9": {}, "100": {}}})
     assert list(Dataset(dataset.root).take(TAKE).seconds) == [9, 10, 100]
 
 
@@ -168,7 +168,7 @@ def test_clap_reads_a_local_folder_in_batches(dataset: Dataset, tmp_path: Path) 
     published = clap_encoder(encoder.name, published_feeding=True)
     assert not torch.allclose(published(clips, 16_000), together, atol=1e-3)
     assert preprocess_audio_embeddings(dataset, [TAKE], encoder).require() == 3
-    place(dataset.roots[MMOR], "audio_embedding", TAKE, time=TIMES[0]).unlink()
+    place(dataset.roots["MMOR"], "audio_embedding", TAKE, time=TIMES[0]).unlink()
     (problem,) = preprocess_audio_embeddings(dataset, [TAKE], published).problems
     assert "fed with mono at 48 kHz" in problem
 
@@ -194,7 +194,7 @@ def test_clap_without_hub_is_one_sentence() -> None:
 def test_transcripts_know_what_was_said_by_then(dataset: Dataset) -> None:
     assert preprocess_transcripts(dataset, [TAKE, ROOMLESS]).require() == 3
     texts = [
-        json.loads(place(dataset.roots[MMOR], "transcript", TAKE, time=time).read_text())["text"] for time in TIMES
+        json.loads(place(dataset.roots["MMOR"], "transcript", TAKE, time=time).read_text())["text"] for time in TIMES
     ]
     assert texts == ["the saw", "the saw thank you", "the saw thank you"]
     assert preprocess_transcripts(dataset, [TAKE]).require() == 0
@@ -210,20 +210,20 @@ def masks(dataset: Dataset, take: Take, time: str = "000001") -> dict[int, int]:
 def test_annotated_masks_have_their_own_name_unless_asked(dataset: Dataset) -> None:
     assert preprocess_masks(dataset, [TAKE, ROOMLESS], None).require() == 3 * 3 + 3 * 3
     assert masks(dataset, TAKE) == {}
-    assert place(dataset.roots[MMOR], "masks_from_annotation", TAKE, time="000001", number=0).is_file()
+    assert place(dataset.roots["MMOR"], "masks_from_annotation", TAKE, time="000001", number=0).is_file()
     assert preprocess_masks(dataset, [TAKE], None, as_predictions=True).require() == 9
     assert masks(dataset, TAKE) == {0: 10, 1: 10, 2: 10}
 
 
 def test_a_missing_camera_shifts_no_other_mask(dataset: Dataset) -> None:
-    mask_place(dataset.roots[MMOR], TAKE, "4", "000100").unlink()
+    mask_place(dataset.roots["MMOR"], TAKE, "4", "000100").unlink()
     preprocess_masks(dataset, [TAKE], None, as_predictions=True)
     assert masks(dataset, TAKE) == {0: 10, 2: 10}
 
 
 def test_interpolated_masks_fill_gaps(dataset: Dataset) -> None:
-    path = mask_place(dataset.roots[MMOR], TAKE, "4", "000100")
-    path.rename(mask_place(dataset.roots[MMOR], TAKE, "4", "000100", interpolated=True))
+    path = mask_place(dataset.roots["MMOR"], TAKE, "4", "000100")
+    path.rename(mask_place(dataset.roots["MMOR"], TAKE, "4", "000100", interpolated=True))
     preprocess_masks(dataset, [TAKE], None, as_predictions=True)
     assert masks(dataset, TAKE) == {0: 10, 1: 10, 2: 10}
 

@@ -18,7 +18,6 @@ import soundfile
 import torch
 
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
 from operating_room.files import atomic as files
 from operating_room.files.readers import read_json, read_subtitles
@@ -35,7 +34,7 @@ from tests.operating_room.published import place
 from tests.operating_room.tiny_dataset import label_picture, picture, sound, write, write_dataset, write_mmor
 
 FORK = get_context("fork")
-TAKE, OTHER = find_take("001_PKA"), find_take("002_PKA")
+TAKE, OTHER = mmor().find_take("001_PKA"), mmor().find_take("002_PKA")
 
 
 @pytest.fixture
