@@ -174,28 +174,44 @@ def score_sample(sample: Sample, predicted: Iterable[Triplet], language: Languag
     Raises:
         UserError: the truth uses a name outside the vocabulary.
     """
-    truth = [_normalised_truth(sample, triplet, language) for triplet in sample.triplets]
-    found = [known for triplet in predicted if (known := normalise(triplet, language)) is not None]
-    present, named = sorted(_named(truth, language)), _named(found, language)
-    true_predicates, found_predicates = _first_predicates(truth, language), _first_predicates(found, language)
-    pairs, none = list(permutations(present, 2)), language.predicate_index[NONE]
-    predicates = Report.from_labels(
-        language.scored_predicates,
-        [true_predicates.get(pair, none) for pair in pairs],
-        [found_predicates.get(pair, none) for pair in pairs],
-    )
+    truth, found = true_graph(sample, language), predicted_graph(predicted, language)
+    present, named = sorted(named_entities(truth, language)), named_entities(found, language)
     seen = [index if index in named else -1 for index in present]
+    predicates = predicate_report(truth, found, present, language)
     return GraphReport(1, predicates, Report.from_labels(language.entities, present, seen))
 
 
-def _normalised_truth(sample: Sample, triplet: Triplet, language: Language) -> Triplet:
+def true_graph(sample: Sample, language: Language) -> list[Triplet]:
+    """The truth of a sample in scoring names.
+
+    Raises:
+        UserError: it uses a name outside the vocabulary.
+    """
     try:
-        return true_relation(triplet, language)
+        return [true_relation(triplet, language) for triplet in sample.triplets]
     except UserError as error:
         raise UserError(f"sample {sample.sample_id}: {error}") from error
 
 
-def _named(triplets: Iterable[Triplet], language: Language) -> set[int]:
+def predicted_graph(triplets: Iterable[Triplet], language: Language) -> list[Triplet]:
+    """What was predicted in scoring names; triplets with a name outside the vocabulary are left out."""
+    return [known for triplet in triplets if (known := normalise(triplet, language)) is not None]
+
+
+def predicate_report(
+    truth: Iterable[Triplet], found: Iterable[Triplet], entities: Iterable[int], language: Language
+) -> Report:
+    """Over the ordered pairs of different ones of these entities (indices)."""
+    pairs, none = list(permutations(entities, 2)), language.predicate_index[NONE]
+    true_predicates, found_predicates = _first_predicates(truth, language), _first_predicates(found, language)
+    return Report.from_labels(
+        language.scored_predicates,
+        [true_predicates.get(pair, none) for pair in pairs],
+        [found_predicates.get(pair, none) for pair in pairs],
+    )
+
+
+def named_entities(triplets: Iterable[Triplet], language: Language) -> set[int]:
     """Indices of the entities in the triplets; -1 stands for a predicate in the place of an entity."""
     return {language.entity_index.get(name, -1) for triplet in triplets for name in (triplet.subject, triplet.object)}
 

@@ -20,6 +20,7 @@ from operating_room.graphs.graph_files import load_predictions
 from operating_room.graphs.scene_graph import Sample, by_take, normalise, parse
 from operating_room.recordings.dataset import Dataset
 from operating_room.scores import bootstrap
+from operating_room.scores.egoexor import EgoExORScores, score_both
 from operating_room.scores.fingerprints import annotations_fingerprint, code_version, inputs_fingerprint
 from operating_room.scores.scoring import SceneGraphScores, score, score_sample, summarise, without_prediction
 from scene_graph_generation.inference.answers import open_answers
@@ -39,6 +40,7 @@ class Evaluation:
     problems: list[str]  # one line for each take that is left out
     notes: list[str]  # one line for each thing to know before the numbers are believed
     seen: Seen | None = None  # what the scored timepoints had; None where predictions came as a file
+    egoexor: EgoExORScores | None = None  # of its takes: the published score beside ours
 
     def to_json(self) -> dict[str, Any]:
         """The results file."""
@@ -49,6 +51,7 @@ class Evaluation:
             "task": "scene_graph",
             "about": self.about,
             **results,
+            **({} if self.egoexor is None else {"egoexor": self.egoexor.to_json()}),
             "modalities": None if self.seen is None else self.seen.to_json(),
             "problems": self.problems,
             "notes": self.notes,
@@ -60,7 +63,8 @@ class Evaluation:
         certainty = f"Macro F1 {macro:.4f} {bootstrap.describe(self.intervals, 'macro f1-score')}"
         seen = "" if self.seen is None else f"{self.seen}\n"
         blocks = f"{bootstrap.LEVEL} % bootstrap over blocks of {bootstrap.BLOCK} timepoints"
-        return f"{self.scores}\n{seen}{certainty} ({blocks})"
+        both = "" if self.egoexor is None else f"{self.egoexor}\n"
+        return f"{self.scores}\n{both}{seen}{certainty} ({blocks})"
 
 
 def evaluate(samples: Sequence[Sample], predictions: Path, domain: Domain, out: Path | None = None) -> SceneGraphScores:
@@ -189,8 +193,9 @@ def _evaluate(
     reports = [score_sample(sample, predictions[sample.sample_id], domain.language) for sample in scored]
     confusions = np.stack([report.predicates.confusion for report in reports])
     blocks = bootstrap.block_sums([sample.take_name for sample in scored], confusions)
+    scores = summarise(scored, reports, domain)
     evaluation = Evaluation(
-        summarise(scored, reports, domain),
+        scores,
         bootstrap.intervals(domain.language.scored_predicates, blocks),
         {**about, "domain": domain.name, "code": code_version(), "annotations": annotations_fingerprint(scored)},
         {
@@ -204,6 +209,7 @@ def _evaluate(
         list(problems),
         [*_notes_on_names(scored, predictions, domain.language), *(seen.warnings() if seen is not None else ())],
         seen,
+        score_both(scored, predictions, scores, domain),
     )
     if out is not None:
         write_json(out, evaluation.to_json())
