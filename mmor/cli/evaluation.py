@@ -179,7 +179,7 @@ def evaluate_all(
 def compare(
     first: Annotated[Path, typer.Argument(help="Results JSON of `evaluate`.")],
     second: Annotated[Path, typer.Argument(help="Another one of the same task.")],
-    domain: Annotated[Path | None, typer.Option(help="Domain file (default: MM-OR with 4D-OR).")] = None,
+    domain: Annotated[Path | None, typer.Option(help="A file, mmor or egoexor (default: mmor, with 4D-OR).")] = None,
 ) -> None:
     """Tell what changed between two evaluations. Also whether it is more than chance."""
     from operating_room.domain.domain import mmor

@@ -22,7 +22,10 @@ DATA_FOLDER = "Folder that holds MM-OR_data and/or 4D-OR_data."
 Data = Annotated[Path, typer.Option(help=DATA_FOLDER)]
 DomainFile = Annotated[
     Path | None,
-    typer.Option("--domain", help="Domain file (default: domain.yaml in the data folder, else MM-OR with 4D-OR)."),
+    typer.Option(
+        "--domain",
+        help="Domain: a file, mmor or egoexor (default: domain.yaml in the data folder, else mmor, with 4D-OR).",
+    ),
 ]
 Takes = Annotated[list[str] | None, typer.Option(help="Take or split; repeat for several (default: all on disk).")]
 Relations = Annotated[
@@ -59,10 +62,10 @@ def open_dataset(data: Path, domain: Path | None) -> Dataset:
 
 
 def chosen_domain(path: Path | None) -> Domain | None:
-    """The domain of a file, if one is given."""
-    from operating_room.domain.domain import Domain
+    """The domain of a file or name, if one is given."""
+    from operating_room.domain.domain import find_domain
 
-    return None if path is None else Domain.read(path)
+    return None if path is None else find_domain(path)
 
 
 def open_takes(data: Path, domain: Path | None, names: list[str] | None) -> tuple[Dataset, list[Take]]:

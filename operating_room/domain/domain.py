@@ -241,6 +241,15 @@ def bundled(name: str) -> Domain:
     return Domain.read(folder / f"{name}.yaml")
 
 
+def find_domain(given: Path) -> Domain:
+    """The domain of a file, or the bundled one of that name, as users give it.
+
+    Raises:
+        UserError: there is neither, or something in the file is wrong.
+    """
+    return Domain.read(given) if given.suffix or given.exists() else bundled(str(given))
+
+
 def mmor() -> Domain:
     """MM-OR with 4D-OR, as published."""
     return bundled("mmor")

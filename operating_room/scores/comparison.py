@@ -103,7 +103,7 @@ def compare(first: Path, second: Path, domain: Domain) -> Comparison:
     abouts = [one["about"] for one in results]
     for path, about in zip((first, second), abouts):
         if (scored := about.get("domain", domain.name)) != domain.name:
-            raise UserError(f"{path}: is about the domain {scored}, not {domain.name}; give its file as --domain")
+            raise UserError(f"{path}: is about the domain {scored}, not {domain.name}; give it as --domain")
     told = [(name, a, abouts[1][name]) for name, a in abouts[0].items() if None not in (a, abouts[1].get(name))]
     shared: list[Records] = [{sample_id: of_file[sample_id] for sample_id in common} for of_file in records]
     try:

@@ -17,7 +17,7 @@ import torch
 
 from computing.machine import gpus
 from computing.training_checkpoints import last_checkpoint
-from operating_room.domain.domain import Domain
+from operating_room.domain.domain import find_domain
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
 from scene_graph_generation.config.settings import (
@@ -172,7 +172,7 @@ def _records(paths: Sequence[Path], problems: list[str]) -> Records:
 def _dataset(experiment: Experiment, problems: list[str]) -> Dataset | None:
     domain = experiment.files.domain
     try:
-        dataset = Dataset(experiment.files.data, None if domain is None else Domain.read(domain))
+        dataset = Dataset(experiment.files.data, None if domain is None else find_domain(domain))
         check_start_domain(experiment.start, dataset.domain)
         return dataset
     except UserError as error:

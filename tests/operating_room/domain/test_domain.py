@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from operating_room.domain.collection import Collection, Slots, Take
-from operating_room.domain.domain import Domain, bundled, mmor
+from operating_room.domain.domain import Domain, bundled, find_domain, mmor
 from operating_room.errors import UserError
 from tests.operating_room.domain.tiny_domains import TEXT
 
@@ -134,3 +134,14 @@ def test_a_domain_says_which_splits_and_tasks_it_has(tmp_path: Path) -> None:
     assert [task.name for task in domain.tasks_of(domain.find_take("a1"))] == ["mood"]
     assert domain.tasks_of(domain.find_take("b1")) == ()  # told not to be evaluated
     assert domain.max_views == 2
+
+
+def test_a_domain_is_found_by_file_or_name(tmp_path: Path) -> None:
+    file = tmp_path / "room"
+    file.write_text(TEXT)
+    assert find_domain(file).name == "dental"
+    assert find_domain(Path("egoexor")) is bundled("egoexor")
+    with pytest.raises(UserError, match=r"'egoexo'; there are egoexor, mmor"):
+        find_domain(Path("egoexo"))
+    with pytest.raises(UserError, match=r"nowhere\.yaml"):
+        find_domain(tmp_path / "nowhere.yaml")
