@@ -15,9 +15,7 @@ from typing import Any
 
 import pytest
 
-from operating_room.domain import vocabulary
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import SPLITS, TAKES, split_takes
 from operating_room.graphs import memory, prompts
 from operating_room.graphs.scene_graph import Triplet, normalise, parse, target_text
 from scene_graph_generation.inputs.tokens import _closed_language, _fixed_phrases
@@ -25,12 +23,12 @@ from scene_graph_generation.samples.downstream_samples import downstream_file_na
 from scene_graph_generation.samples.records import SampleOptions
 from scene_graph_generation.samples.sample_files import frequency_file_name
 
-ROOT = Path("root")
+ROOT, LANGUAGE = Path("root"), mmor().language
 ROBOT = {"b": {"type": "Button", "template_name": "Next"}, "a": {"type": "Title", "template_name": "Femur"}}
 TRACKER = {
     "unique_id_dicts": [
         {"unique_id": number, "button_state": 1, "Translation": [1.9, -2.9, 3], "euler_rot": [0.5, -90.7, 180]}
-        for number in sorted(vocabulary.TRACKER_OBJECTS)
+        for number in sorted(LANGUAGE.tools)
     ]
 }
 
@@ -51,9 +49,9 @@ def downstream_prompts() -> list[str]:
 
 
 def all_triplets() -> list[Triplet]:
-    names = (*vocabulary.ENTITIES, *vocabulary.ROLE_SYNONYMS, *vocabulary.WORD_SYNONYMS)
+    names = (*LANGUAGE.entities, *LANGUAGE.role_synonyms, *LANGUAGE.word_synonyms)
     return [
-        Triplet(name, names[-1 - i], predicate) for i, name in enumerate(names) for predicate in vocabulary.PREDICATES
+        Triplet(name, names[-1 - i], predicate) for i, name in enumerate(names) for predicate in LANGUAGE.predicates
     ]
 
 
@@ -70,12 +68,10 @@ def targets() -> list[Any]:
 def memory_texts() -> list[str]:
     """A surgery of 60 s in which relations come and go, in every style, with and without dropping."""
     draw, remembered, texts = Random(5), memory.Memory(mmor().language.forgotten_spellings), []
-    people, things = vocabulary.PEOPLE[:4], vocabulary.ENTITIES[8:14]
+    people, things = LANGUAGE.people[:4], LANGUAGE.entities[8:14]
     for time in range(60):
         texts += [remembered.text(style) for style in memory.STYLES]
-        graph = [
-            Triplet(draw.choice(people), draw.choice(things), draw.choice(vocabulary.PREDICATES)) for _ in range(3)
-        ]
+        graph = [Triplet(draw.choice(people), draw.choice(things), draw.choice(LANGUAGE.predicates)) for _ in range(3)]
         remembered.add(graph, time)
     texts += [memory.memory_text(remembered.log, style, 0.5, Random(1)) for style in memory.STYLES]
     return [*texts, memory.truncate("x" * 6000)]
@@ -83,8 +79,8 @@ def memory_texts() -> list[str]:
 
 def paths() -> list[Any]:
     """Every path of every published take, for one frame."""
-    found: list[Any] = [[take.sample_name, take.folder, take.dataset] for take in TAKES]
-    for take in TAKES:
+    found: list[Any] = [[take.sample_name, take.folder, take.dataset] for take in mmor().takes]
+    for take in mmor().takes:
         own, files = mmor().collection(take), mmor().collection("MMOR")  # which have one form for what both could have
         found += [str(ROOT / path) for path in (*own.index_files(take), *own.annotation_folders(take))]
         of_take = ("seconds", "tracks", "recording", "subtitles", "next_action", "robot_phase", "sterility_breach")
@@ -142,16 +138,16 @@ def colors() -> list[Any]:
 
 
 def orders() -> list[Any]:
-    words = vocabulary.ENTITIES, vocabulary.SCORED_PREDICATES, vocabulary.PEOPLE, vocabulary.PREDICATE_LEVELS
-    prompted = vocabulary.PROMPT_ENTITIES, vocabulary.TRACKER_OBJECTS, vocabulary.ROBOT_PHASE_LABELS
-    splits = {split: [take.sample_name for take in split_takes(split)] for split in SPLITS}
+    words = LANGUAGE.entities, LANGUAGE.scored_predicates, LANGUAGE.people, LANGUAGE.levels
+    prompted = LANGUAGE.prompted_entities, LANGUAGE.tools, mmor().task("robot_phase").spellings
+    splits = {split: [take.sample_name for take in mmor().split_takes(split)] for split in mmor().splits}
     return [
         words,
         prompted,
         {task.name: task.classes for task in mmor().tasks},
         splits,
-        vocabulary.ROLE_SYNONYMS,
-        vocabulary.WORD_SYNONYMS,
+        LANGUAGE.role_synonyms,
+        LANGUAGE.word_synonyms,
     ]
 
 

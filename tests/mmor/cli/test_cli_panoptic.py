@@ -93,7 +93,7 @@ def test_a_killed_prediction_ends_as_if_nothing_had_happened(tmp_path: Path) -> 
     script = (
         "import sys; from pathlib import Path;"
         "from operating_room.recordings.dataset import Dataset;"
-        "from operating_room.domain.takes import mmor().find_take;"
+        "from operating_room.domain.domain import mmor;"
         "from panoptic_segmentation.data.ground_truth import find_videos;"
         "from panoptic_segmentation.inference.predict import load, predict; data, model, out = map(Path, sys.argv[1:]);"
         f"videos = find_videos(Dataset(data), [mmor().find_take('{TAKE.name}')], length=6);"

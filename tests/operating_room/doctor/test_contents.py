@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from mmor.cli import app
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import target_text
 from operating_room.recordings.dataset import Dataset
@@ -41,7 +40,7 @@ def table(data: Path, take: str) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("take", [MMOR_NAME, FOURDOR_NAME])
 def test_every_file_prompt_and_graph_of_a_timepoint(data: Path, take: str) -> None:
-    timepoint = Dataset(data).take(find_take(take)).timepoint("1")
+    timepoint = Dataset(data).take(mmor().find_take(take)).timepoint("1")
     found = show(data, take, "1")
     shown = {file["path"] for file in found["files"] if not file["problem"]}
     assert {str(path) for _, _, path in timepoint.files_by_camera()} <= shown
@@ -63,7 +62,7 @@ def test_the_text_names_them_below_the_folder(data: Path) -> None:
 
 
 def test_a_missing_file_is_no_fault_and_a_broken_one_is(data: Path) -> None:
-    timepoint = Dataset(data).take(find_take(MMOR_NAME)).timepoint("0")
+    timepoint = Dataset(data).take(mmor().find_take(MMOR_NAME)).timepoint("0")
     transcript, screen = timepoint.one("transcript"), timepoint.one("robot_screen")
     assert transcript is not None
     assert screen is not None
@@ -82,7 +81,7 @@ def test_a_missing_file_is_no_fault_and_a_broken_one_is(data: Path) -> None:
 
 @pytest.mark.parametrize("labels", [[], {"000000": 7}, {"000000": ["cut", True]}, {"000009": ["cut", 1]}])
 def test_a_label_file_that_evaluation_would_refuse_is_broken(data: Path, labels: object) -> None:
-    path = place(data / "MM-OR_data", "next_action", find_take(MMOR_NAME))
+    path = place(data / "MM-OR_data", "next_action", mmor().find_take(MMOR_NAME))
     path.write_text(json.dumps(labels))
     found = show(data, MMOR_NAME, "0", code=2)
     assert [problem.startswith(f"{path}: ") for problem in found["problems"]] == [True]
@@ -110,7 +109,7 @@ def test_what_is_not_there_is_said(data: Path) -> None:
 
 @pytest.mark.parametrize("take", [MMOR_NAME, FOURDOR_NAME])
 def test_labels_stand_beside_their_pictures(data: Path, take: str) -> None:
-    recorded = Dataset(data).take(find_take(take))
+    recorded = Dataset(data).take(mmor().find_take(take))
     rows = table(data, take)
     assert {row["timepoint"] for row in rows} == {"000000", "000001", "000002"}
     for row in rows:
@@ -134,7 +133,7 @@ def test_labels_stand_beside_their_pictures(data: Path, take: str) -> None:
 
 
 def test_a_label_without_picture_has_a_row(data: Path, tmp_path: Path) -> None:
-    recorded = Dataset(data).take(find_take(MMOR_NAME))
+    recorded = Dataset(data).take(mmor().find_take(MMOR_NAME))
     camera, mask = next(iter(recorded.timepoint("0").several("label_masks").items()))
     frame = mask.stem.rsplit("-", 1)[-1]
     made = mask_place(recorded.root, recorded.take, camera, frame, interpolated=True)

@@ -20,7 +20,6 @@ from operating_room.doctor import checkup as doctor
 from operating_room.doctor.checkup import Checkup, Finding, Severity
 from operating_room.domain.collection import Take
 from operating_room.domain.domain import Domain, mmor
-from operating_room.domain.takes import find_take
 from operating_room.errors import UserError
 from operating_room.recordings import folders
 from operating_room.recordings.dataset import Dataset
@@ -187,7 +186,7 @@ def test_links_that_lead_nowhere_are_named(root: Path, what: str) -> None:
     assert any(str(place) in finding.message for finding in broken(report))
     if what != "a file":
         assert any("which is not there; mount or link it again" in finding.message for finding in broken(report))
-    recorded = Dataset(root).take(find_take(MMOR_NAME))
+    recorded = Dataset(root).take(mmor().find_take(MMOR_NAME))
     if what in ("a folder", "a folder above"):
         with pytest.raises(UserError, match="which is not there"):
             _ = recorded.timepoints
@@ -264,7 +263,7 @@ def test_time_must_grow(root: Path, folder: str, damage: Callable[[Any], object]
     assert finding.path == path
     assert expected in finding.message
     with pytest.raises(UserError, match="time must grow"):
-        _ = Dataset(root).take(find_take(MMOR_NAME if folder == TAKE else "001_4DOR")).timepoints
+        _ = Dataset(root).take(mmor().find_take(MMOR_NAME if folder == TAKE else "001_4DOR")).timepoints
 
 
 @pytest.mark.usefixtures("only_these_takes")
@@ -416,7 +415,7 @@ def test_only_files_of_the_archives_are_to_be_copied_from_there(root: Path) -> N
 
 def test_the_phases_that_nobody_evaluates_are_no_gap(tmp_path: Path) -> None:
     write_mmor(tmp_path / "MM-OR_data", "004_PKA")
-    phases = place(tmp_path / "MM-OR_data", "robot_phase", find_take("004_PKA"))
+    phases = place(tmp_path / "MM-OR_data", "robot_phase", mmor().find_take("004_PKA"))
     assert not check(tmp_path, ["004_PKA"]).exit_code
     phases.unlink()
     assert not check(tmp_path, ["004_PKA"]).exit_code

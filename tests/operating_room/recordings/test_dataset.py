@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from operating_room.domain.collection import Take
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import Take, find_take
 from operating_room.errors import UserError
 from operating_room.recordings import folders as folders_module
 from operating_room.recordings.dataset import Dataset
@@ -21,7 +21,7 @@ from operating_room.recordings.timepoint import Timepoint
 from tests.operating_room.tiny_dataset import MMOR_NAME, write, write_dataset, write_fourdor, write_mmor
 
 KEYS = ("azure", "simstation", "trackercam", "pcd")
-KNEE, ARM = find_take(MMOR_NAME), find_take("001_4DOR")
+KNEE, ARM = mmor().find_take(MMOR_NAME), mmor().find_take("001_4DOR")
 
 
 @pytest.fixture
@@ -113,10 +113,10 @@ def test_no_tracker_file_and_a_short_one(root: Path) -> None:
 def test_takes_that_share_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "MM-OR_data" / "012_PKA"
     write(folder / "timestamp_to_pcd_and_frames_list_012_2_PKA.json", [["000005", {}]])
-    assert Dataset(tmp_path).takes() == [find_take("012_2_PKA")]
+    assert Dataset(tmp_path).takes() == [mmor().find_take("012_2_PKA")]
     write(folder / "timestamp_to_pcd_and_frames_list.json", [["000009", {}]])
     both = Dataset(tmp_path)
-    assert both.takes() == [find_take("012_1_PKA"), find_take("012_2_PKA")]
+    assert both.takes() == [mmor().find_take("012_1_PKA"), mmor().find_take("012_2_PKA")]
     assert [both.take(take).timepoints[0].time for take in both.takes()] == ["000009", "000005"]
 
 
@@ -141,12 +141,12 @@ def test_either_root_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_splits_and_own_takes(root: Path) -> None:
     write_mmor(root / "MM-OR_data", "my_knee-1")
     found = Dataset(root)
-    assert found.takes() == [ARM, KNEE, find_take("my_knee-1")]
+    assert found.takes() == [ARM, KNEE, mmor().find_take("my_knee-1")]
     (root / "4D-OR_data" / ARM.folder).rename(root / "4D-OR_data" / "export_holistic_take101_processed")
-    assert Dataset(root).takes() == [find_take("101_4DOR"), KNEE, find_take("my_knee-1")]
-    assert len(Dataset(root).take(find_take("101_4DOR")).timepoints) == 3
+    assert Dataset(root).takes() == [mmor().find_take("101_4DOR"), KNEE, mmor().find_take("my_knee-1")]
+    assert len(Dataset(root).take(mmor().find_take("101_4DOR")).timepoints) == 3
     with pytest.raises(UserError, match="001_4DOR to 010_4DOR, own ones up to 999_4DOR"):
-        find_take("one_4DOR")
+        mmor().find_take("one_4DOR")
 
 
 def test_splits(root: Path) -> None:
@@ -171,7 +171,7 @@ def test_unknown_timepoint_and_missing_index(root: Path) -> None:
         with pytest.raises(UserError, match="000000 to 000002"):
             Dataset(root).take(KNEE).timepoint(frame_id)
     with pytest.raises(UserError, match=r"no timestamp_to_pcd_and_frames_list_002_PKA\.json"):
-        _ = Dataset(root).take(find_take("002_PKA")).timepoints
+        _ = Dataset(root).take(mmor().find_take("002_PKA")).timepoints
 
 
 @pytest.mark.parametrize("content", ["", "[", "{}", "[]", '"text"', "[1]", '["ab"]', "[[]]", '[["000001"]]'])
@@ -227,14 +227,14 @@ def test_own_is_a_split(root: Path) -> None:
     with pytest.raises(UserError, match="none of the takes of own is there"):
         Dataset(root).choose(["own"])
     write_mmor(root / "MM-OR_data", "knee")
-    assert Dataset(root).choose(["own"]) == Dataset(root).select("own") == [find_take("knee")]
-    assert Dataset(root).choose(["own", "knee/", "001_PKA_MMOR/"]) == [find_take("knee"), KNEE]
+    assert Dataset(root).choose(["own"]) == Dataset(root).select("own") == [mmor().find_take("knee")]
+    assert Dataset(root).choose(["own", "knee/", "001_PKA_MMOR/"]) == [mmor().find_take("knee"), KNEE]
 
 
 @pytest.mark.parametrize("name", ["", "/", "_MMOR", "a b", "a.b", "../x", "knee_MMOR_MMOR", "\u00e4"])
 def test_names_that_are_no_takes(name: str) -> None:
     with pytest.raises(UserError, match="take names have letters, digits"):
-        find_take(name)
+        mmor().find_take(name)
 
 
 @pytest.mark.parametrize("time", ["x", -1, True, None, 1.5, "", float("nan"), float("inf"), 10**9, "1" * 5000])

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from operating_room.domain.collection import Take
 from operating_room.domain.domain import mmor
-from operating_room.domain.takes import Take, find_take
 from operating_room.errors import UserError
 from operating_room.graphs.graph_files import load_predictions, load_samples, save_predictions, save_samples
 from operating_room.graphs.scene_graph import Triplet
@@ -20,7 +20,7 @@ from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.raw_labels import read_labels
 from tests.operating_room.graphs import random_samples
 
-FOURDOR_TAKE, MMOR_TAKE = find_take("002_4DOR"), find_take("001_PKA")
+FOURDOR_TAKE, MMOR_TAKE = mmor().find_take("002_4DOR"), mmor().find_take("001_PKA")
 FOURDOR_FOLDER = "4D-OR_data/export_holistic_take2_processed/relation_labels"
 MMOR_FOLDER = "MM-OR_data/001_PKA/relation_labels"
 
@@ -177,13 +177,15 @@ def test_frame_ids_that_are_no_number_are_named_by_who_needs_one(tmp_path: Path,
 def test_007_is_thinned_by_position_and_shared_folders_are_kept_apart(tmp_path: Path) -> None:
     for frame in (0, 2, 4, 6, 8):
         put(tmp_path / f"007_TKA/relation_labels/{frame:06d}.json", {"rel_annotations": []})
-    assert [path.stem for path in label_files(RecordedTake(tmp_path, find_take("007_TKA"), mmor()))] == [
+    assert [path.stem for path in label_files(RecordedTake(tmp_path, mmor().find_take("007_TKA"), mmor()))] == [
         "000000",
         "000006",
     ]
     put(tmp_path / "012_PKA/relation_labels_012_2_PKA/000003.json", {"rel_annotations": []})
-    assert not label_files(RecordedTake(tmp_path, find_take("012_1_PKA"), mmor()))
-    assert [path.stem for path in label_files(RecordedTake(tmp_path, find_take("012_2_PKA"), mmor()))] == ["000003"]
+    assert not label_files(RecordedTake(tmp_path, mmor().find_take("012_1_PKA"), mmor()))
+    assert [path.stem for path in label_files(RecordedTake(tmp_path, mmor().find_take("012_2_PKA"), mmor()))] == [
+        "000003"
+    ]
 
 
 def test_convert_writes_splits_and_names_and_reports_bad_files(tmp_path: Path) -> None:
