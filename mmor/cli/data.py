@@ -246,9 +246,10 @@ def people(
         typer.Option(help="Write a domain file whose splits share nobody; give it as --domain to any command."),
     ] = None,
 ) -> None:
-    """Tell who stands on both sides of a split, and make splits that share nobody.
+    """Tell who is on both sides of a split.
 
-    Takes only ever leave a split. Models know nothing of splits, so one of the same domain goes with the new file.
+    With --out, make splits that share nobody. Takes only ever leave a split. Models know nothing of splits, so those of
+    the domain go with the new file.
     """
     from operating_room.domain.domain import mmor
     from operating_room.files.atomic import write_text

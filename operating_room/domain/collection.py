@@ -223,8 +223,13 @@ class Collection:
 
     def label_mask(self, take: Take, camera: str, frame: str, interpolated: bool = False) -> Path | None:
         """The annotated label mask of a frame, or the automatically interpolated one; named like the picture."""
-        folder, stem = self.label_mask_folder(take, camera), self.picture(take, camera, frame).stem
-        return None if folder is None else folder / f"{stem}{INTERPOLATED if interpolated else ''}.png"
+        folder = self.label_mask_folder(take, camera)
+        return None if folder is None else folder / self.mask_name(self.picture(take, camera, frame), interpolated)
+
+    @staticmethod
+    def mask_name(picture: Path, interpolated: bool = False) -> str:
+        """What the label mask of a picture is called."""
+        return f"{picture.stem}{INTERPOLATED if interpolated else ''}.png"
 
     def labelled_picture(self, take: Take, camera: str, mask: str, pictures: str = "jpg") -> Path:
         """The picture that belongs to a label mask, told from its name."""

@@ -48,7 +48,7 @@ class RecordedTake:
         self._listings: dict[str, frozenset[str]] = {}
         self._elements: dict[str, Sequence[Any] | None] = {}
 
-    @property
+    @cached_property
     def collection(self) -> Collection:
         """The dataset of the take."""
         return self.domain.collection(self.take)
@@ -236,25 +236,37 @@ class RecordedTake:
             found = self.with_element(found, modality)
         return found
 
+    @cached_property
+    def _label_folder(self) -> Path:
+        """The folder with the take's raw relation labels, whether it is there or not."""
+        return self.annotation_folder or self.root / self.collection.annotation_folders(self.take)[0]
+
+    @cached_property
+    def _mask_folders(self) -> dict[str, Path]:
+        """The folder of label masks of each camera that has them."""
+        folders = {
+            camera.name: self.collection.label_mask_folder(self.take, camera.name)
+            for camera in self.collection.labelled_cameras
+        }
+        return {name: self.root / folder for name, folder in folders.items() if folder is not None}
+
     def _expected(self, element: Element) -> Timepoint:
-        collection, take, numbers = self.collection, self.take, element.numbers
+        collection, take, numbers, ending = self.collection, self.take, element.numbers, self.pictures
         files: dict[str, dict[str, Path]] = {name: {} for name in _FILES}
         for camera in collection.cameras:
             if (frame := numbers.get(camera.frame)) is None:
                 continue
-            files[camera.modality][camera.name] = self.root / collection.picture(
-                take, camera.name, frame, self.pictures
-            )
-            if (mask := collection.label_mask(take, camera.name, frame)) is not None:
-                files["label_masks"][camera.name] = self.root / mask
+            picture = self.root / collection.picture(take, camera.name, frame, ending)
+            files[camera.modality][camera.name] = picture
+            if (folder := self._mask_folders.get(camera.name)) is not None:
+                files["label_masks"][camera.name] = folder / collection.mask_name(picture)
         for name in collection.files:
             if name == "masks":
                 for number in range(self.domain.labels.masks):
                     files[name][str(number)] = self.root / collection.path(name, take, number=number, **numbers)
             elif name in files and (path := self.path(name, **numbers)) is not None:
                 files[name][""] = path
-        labels = self.annotation_folder or self.root / collection.annotation_folders(take)[0]
-        files["annotation"][""] = labels / f"{element.frame_id}.json"
+        files["annotation"][""] = self._label_folder / f"{element.frame_id}.json"
         return Timepoint(
             take,
             element.frame_id,
