@@ -58,6 +58,24 @@ ConfigOption = Annotated[
         help="mmor: without memory; mmor_temporal_pred: with the memory of the take's own predictions.",
     ),
 ]
+
+
+class Roles(StrEnum):
+    """Who asks and who answers, as the conversation calls them."""
+
+    AS_TRAINED = "as_trained"
+    AS_EVALUATED = "as_evaluated"
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """In the conversation; EgoExOR's published evaluator asks with other ones than its training."""
+        return ("USER", "ASSISTANT") if self == Roles.AS_TRAINED else ("human", "gpt")
+
+
+RolesOption = Annotated[
+    Roles,
+    typer.Option(help="as_evaluated: the model is asked as by EgoExOR's published evaluator, `human: ... gpt:`."),
+]
 BatchSize = Annotated[int, typer.Option(help="Timepoints at once; with memory: takes side by side.", min=1)]
 
 
@@ -74,6 +92,7 @@ def infer(
     max_new_tokens: MaxNewTokens = 300,
     device: Device = None,
     bits: BitsOption = None,
+    roles: RolesOption = Roles.AS_TRAINED,
 ) -> None:
     """Generate the scene graphs of whole takes. A run that was interrupted is continued."""
     from scene_graph_generation.inference.generator import check_sees
@@ -81,7 +100,7 @@ def infer(
 
     answers_path(out)  # refuses an unusable name before a model is loaded
     dataset, takes = open_takes(data, domain, take)
-    generator = load_generator(model, dataset.domain, device, bits, batch_size, max_new_tokens)
+    generator = load_generator(model, dataset.domain, device, bits, batch_size, max_new_tokens, roles.names)
     check_sees(generator, model)
     predictions = infer(generator, dataset, first_frames(dataset, takes, limit), out, memory, batch_size)
     seen = seen_of(generator, dataset, predictions, takes, memory)
@@ -114,6 +133,7 @@ def evaluate(
     batch_size: BatchSize = 8,
     device: Device = None,
     bits: BitsOption = None,
+    roles: RolesOption = Roles.AS_TRAINED,
 ) -> None:
     """Score a model or a predictions file. A run that was interrupted is continued."""
     from operating_room.errors import UserError
@@ -131,8 +151,10 @@ def evaluate(
         evaluation = evaluate_file(samples, predictions, dataset.domain, out, truth)
     else:
         assert model_path is not None
-        out = out or results_path(model_path, _results_name(config, split, take, limit, dataset.domain))
-        run = _Evaluator(samples, truth, config, split, dataset, batch_size, device, bits, max_new_tokens)
+        name = _results_name(config, split, take, limit, dataset.domain)
+        name += "" if roles == Roles.AS_TRAINED else f"_{roles}"
+        out = out or results_path(model_path, name)
+        run = _Evaluator(samples, truth, config, split, dataset, batch_size, device, bits, max_new_tokens, roles=roles)
         evaluation = run(model_path, out)
     typer.echo(str(evaluation))
     if out is not None:
@@ -189,7 +211,13 @@ def compare(
 
 
 def load_generator(
-    model: Path, domain: Domain, device: str | None, bits: Bits | None, batch_size: int, max_new_tokens: int
+    model: Path,
+    domain: Domain,
+    device: str | None,
+    bits: Bits | None,
+    batch_size: int,
+    max_new_tokens: int,
+    roles: tuple[str, str] = Roles.AS_TRAINED.names,
 ) -> SceneGraphGenerator:
     """The model of a folder on a device; says how much memory a batch can take beside it.
 
@@ -214,7 +242,7 @@ def load_generator(
     choices: dict[Bits | None, precision.Bits | None] = {None: None, "4": 4, "16": 16, "32": 32}
     require_domain(model, domain)
     loaded = load_model(model, bits=choices[bits], device=str(chosen))
-    generator = SceneGraphGenerator(*loaded, str(chosen), max_new_tokens, domain)
+    generator = SceneGraphGenerator(*loaded, str(chosen), max_new_tokens, domain, roles)
     if note := memory_note(generator, batch_size):
         typer.echo(f"note: {note}", err=True)
     return generator
@@ -233,6 +261,7 @@ class _Evaluator:
     device: str | None
     bits: Bits | None
     max_new_tokens: int
+    roles: Roles = Roles.AS_TRAINED
     aside: bool = False  # texts of another model at the place of ours are put aside, not refused
 
     def __call__(self, model: Path, out: Path) -> Evaluation:
@@ -244,7 +273,13 @@ class _Evaluator:
 
         answers = answers_path(out)  # refuses an unusable name before a model is loaded
         generator = load_generator(
-            model, self.dataset.domain, self.device, self.bits, self.batch_size, self.max_new_tokens
+            model,
+            self.dataset.domain,
+            self.device,
+            self.bits,
+            self.batch_size,
+            self.max_new_tokens,
+            self.roles.names,
         )
         check_sees(generator, model)
         memory = self.config == Config.MMOR_TEMPORAL_PRED
@@ -256,6 +291,7 @@ class _Evaluator:
             "bits": self.bits,
             "config": str(self.config),
             "split": self.split,
+            **({} if self.roles == Roles.AS_TRAINED else {"roles": str(self.roles)}),
         }
         return evaluate_model(generator, self.dataset, self.samples, out, about, memory, self.batch_size, self.truth)
 

@@ -30,7 +30,9 @@ DomainFile = Annotated[
 Takes = Annotated[list[str] | None, typer.Option(help="Take or split; repeat for several (default: all on disk).")]
 Relations = Annotated[
     Path | None,
-    typer.Option(help="Folder with the relationships_*.json files (default: the data folder, as convert-relations)."),
+    typer.Option(
+        help="Folder with the relationships_*.json files (default: the data folder, as convert-relations), or one file."
+    ),
 ]
 Split = Annotated[str, typer.Option(help="train, val, test, or own (takes in no published list).")]
 ScoredTakes = Annotated[
@@ -97,7 +99,7 @@ def samples_folder(chosen: Path | None, root: Path) -> Path:
 
 
 def split_file(relations: Path, split: str) -> Path:
-    """The file with the samples of a split.
+    """The file with the samples of a split in a folder; or the one that was given.
 
     Raises:
         UserError: there is no such split.
@@ -105,6 +107,8 @@ def split_file(relations: Path, split: str) -> Path:
     from operating_room.domain.domain import OWN
     from operating_room.graphs.graph_files import SPLIT_NAMES
 
+    if relations.is_file():
+        return relations
     names = SPLIT_NAMES | {OWN: OWN}
     if split not in names:
         raise UserError(f"split {split!r} has no relations file; choose one of {', '.join(names)}")

@@ -41,6 +41,13 @@ class Step(StrEnum):
     ALL = "all"
 
 
+class SampleForm(StrEnum):
+    """How training samples name what there is to see."""
+
+    PATHS = "paths"
+    EGOEXOR = "egoexor"
+
+
 class AudioEncoder(StrEnum):
     """Where audio vectors come from: CLAP as published, or our weightless mel descriptor."""
 
@@ -155,6 +162,10 @@ def samples(
             help="Some of AZURE,SIMSTATION,TRACKERCAM,PC,AUDIO,SPEECH,ROBOTMETA,TRACKINGMETA,PREDSEGMASKS (all)."
         ),
     ] = None,
+    form: Annotated[
+        SampleForm,
+        typer.Option(help="egoexor: EgoExOR's published form, without paths, for programs that read its files."),
+    ] = SampleForm.PATHS,
     tokenizer: Annotated[
         str | None,
         typer.Option(help="Folder or hub name of a model: also count its tokens in the answers (token frequencies)."),
@@ -169,6 +180,7 @@ def samples(
     from operating_room.files.atomic import write_json
     from scene_graph_generation.inputs.tokenizer_files import TOKENIZER, read_tokens
     from scene_graph_generation.preprocess.run import half_copied
+    from scene_graph_generation.samples import egoexor
     from scene_graph_generation.samples.records import (
         LeftOut,
         SampleOptions,
@@ -191,12 +203,20 @@ def samples(
     tokens = None if tokenizer is None else read_tokens(find_folder(tokenizer, TOKENIZER))
     graphs = load_split(relations, split, dataset)
     left_out: LeftOut = {}
-    records = training_records(dataset, graphs, options, Random(seed), left_out)
+    name, frequency_name = options.file_name(split), frequency_file_name(split, permutations)
+    if form == SampleForm.EGOEXOR:
+        if temporal or mixed_modalities or modalities:
+            raise UserError("--form egoexor has no memory, no mixed and no chosen modalities; leave these options out")
+        records = egoexor.published_records(dataset, graphs, permutations, Random(seed), left_out)
+        name = egoexor.published_file_name(split, options)
+        frequency_name = egoexor.published_frequency_name(permutations)
+    else:
+        records = training_records(dataset, graphs, options, Random(seed), left_out)
     counts: Counter[int] = Counter()
     if tokens is not None:
         records = count_answer_tokens(records, tokens, counts)
     folder = samples_folder(out, dataset.root)
-    path = folder / options.file_name(split)
+    path = folder / name
     written = write_samples(path, records, len(graphs) * permutations, Random(f"order {seed}"))
     problems = [*half_copied(dataset, [split]), *describe(left_out, graphs)]
     if not written:
@@ -204,7 +224,7 @@ def samples(
     typer.echo(f"{written} records in {path}")
     if tokens is not None:
         texts = {token: text for text, token in tokens.names().items()}
-        frequencies = folder / frequency_file_name(split, permutations)
+        frequencies = folder / frequency_name
         write_json(frequencies, {texts[token]: count for token, count in counts.items()})
         typer.echo(f"token frequencies in {frequencies}")
     finish(problems)

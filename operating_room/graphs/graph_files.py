@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.readers import read_json, require
-from operating_room.graphs.scene_graph import Sample, Triplet, is_relation
+from operating_room.graphs.scene_graph import Sample, Triplet, is_relation, parse
 
 SPLIT_NAMES = {"train": "train", "val": "validation", "test": "test"}  # split -> its name in file names
 _PREDICTIONS = "predictions map sample ids to lists of [subject, predicate, object]"
 
 
 def load_samples(path: Path) -> list[Sample]:
-    """The samples of a `relationships_*.json` (or `.json.gz`) in the order of the file.
+    """The samples of a `relationships_*.json` (or `.json.gz`) in the order of the file, or of EgoExOR's sample files.
 
     Raises:
         UserError: missing or unreadable, no list of samples, or a sample twice.
@@ -25,13 +26,38 @@ def load_samples(path: Path) -> list[Sample]:
     if not isinstance(records, list):
         raise UserError(f"{path}: must be a list of samples with take_name, frame_id and relationships")
     try:
-        samples = [Sample.from_record(record) for record in records]
+        samples = [
+            _of_egoexor(r) if isinstance(r, dict) and "hdf5_indices" in r else Sample.from_record(r) for r in records
+        ]
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     (sample_id, count), *_ = Counter(sample.sample_id for sample in samples).most_common(1) or [("", 0)]
     if count > 1:
         raise UserError(f"{path}: sample {sample_id} is there {count} times; remove all but one")
     return samples
+
+
+def _of_egoexor(record: Mapping[str, Any]) -> Sample:
+    """A published sample of EgoExOR (arXiv 2505.24287): a place in its HDF5 files, and the graph as its target.
+
+    Raises:
+        UserError: a field is missing or of another type.
+    """
+    match record:
+        case {
+            "hdf5_indices": {
+                "surgery_type": str(surgery),
+                "procedure_id": int(a),
+                "take_id": int(b),
+                "frame_idx": int(n),
+            },
+            "conversations": [dict(), {"value": str(target)}],
+        } if n >= 0:
+            return Sample(f"{surgery}_{a}_{b}", f"{n:06d}", tuple(parse(target)))
+    raise UserError(
+        "a sample of EgoExOR needs hdf5_indices (surgery_type, procedure_id, take_id, frame_idx) and two turns; got "
+        f"{str(record)[:120]}"
+    )
 
 
 def save_samples(path: Path, samples: Iterable[Sample]) -> None:

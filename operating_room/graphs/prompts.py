@@ -21,6 +21,7 @@ SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
+ROLES = ("USER", "ASSISTANT")
 BLOCKS = ("robot_metadata", "tracker_metadata", "speech_transcript")  # as the markers name them, in prompt order
 ROBOT_LOG = "robot_log"  # the block behind them where samples are asked to have it; no published prompt has
 LOG_CHARACTERS = 400  # how much of it, from its end: some seconds log pages
@@ -90,9 +91,9 @@ def without_blocks(prompt: str, names: Iterable[str]) -> str:
     return prompt
 
 
-def conversation(prompt: str) -> str:
-    """The vicuna-v1 conversation up to where the answer begins."""
-    return f"{SYSTEM} USER: {prompt} ASSISTANT:"
+def conversation(prompt: str, roles: tuple[str, str] = ROLES) -> str:
+    """The vicuna-v1 conversation up to where the answer begins; `roles` ask and answer."""
+    return f"{SYSTEM} {roles[0]}: {prompt} {roles[1]}:"
 
 
 def downstream_prompt(memory: str | None, triplets: Sequence[Triplet], task: Task) -> str:

@@ -12,6 +12,7 @@ import torch
 from computing.machine import free_memory
 from operating_room.domain.domain import Domain, mmor
 from operating_room.errors import UserError
+from operating_room.graphs.prompts import ROLES
 from operating_room.recordings.modalities import TABLE
 from operating_room.recordings.questions import timepoint_prompt
 from operating_room.recordings.timepoint import Timepoint
@@ -40,10 +41,12 @@ class SceneGraphGenerator:
         device: where it runs.
         max_new_tokens: of an answer; longer ones are cut off.
         domain: that it was trained for; None is MM-OR with 4D-OR.
+        roles: who asks and who answers, as the conversation calls them.
     """
 
     max_new_tokens = MAX_NEW_TOKENS
     _domain: Domain | None = None
+    _roles = ROLES
 
     def __init__(
         self,
@@ -52,8 +55,11 @@ class SceneGraphGenerator:
         device: str = "cpu",
         max_new_tokens: int = MAX_NEW_TOKENS,
         domain: Domain | None = None,
+        roles: tuple[str, str] = ROLES,
     ) -> None:
+        tokens.conversation("", roles)  # refuses roles that it cannot have
         self._domain = domain
+        self._roles = roles
         self.model = model.eval().to(device)
         self.max_new_tokens = max_new_tokens
         self._device = device
@@ -139,7 +145,7 @@ class SceneGraphGenerator:
         """The conversation and the files that go with it."""
         known = _only(timepoint, self.model.settings.modalities)
         prompt = timepoint_prompt(known, self.domain.language, memory)
-        return self._tokens.conversation(prompt), Evidence.of_timepoint(known)
+        return self._tokens.conversation(prompt, self._roles), Evidence.of_timepoint(known)
 
 
 @cache

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models
 
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json, write_text
-from operating_room.graphs.prompts import IMAGE_MARK
+from operating_room.graphs.prompts import IMAGE_MARK, ROLES
 from scene_graph_generation.inputs.example import IGNORED, IMAGE
 from scene_graph_generation.inputs.tokens import Tokens
 
@@ -48,10 +48,16 @@ class OwnTokens(Tokens):
         begun = [] if self._around else tokenizer.encode("").ids
         self._begin = [token for token in begun if token not in self.end_ids]
 
-    def conversation(self, prompt: str) -> str:
-        """The conversation up to where the answer begins."""
+    def conversation(self, prompt: str, roles: tuple[str, str] = ROLES) -> str:
+        """The conversation up to where the answer begins; a chat template has roles of its own.
+
+        Raises:
+            UserError: it has, and others are asked for.
+        """
         if self._around is None:
-            return super().conversation(prompt)
+            return super().conversation(prompt, roles)
+        if roles != ROLES:
+            raise UserError("this language model has a chat template with roles of its own; leave out --roles")
         return self._around[0] + prompt + self._around[1]
 
     def encode(self, prompt: str, answer: str | None = None) -> tuple[list[int], list[int]]:

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from operating_room.domain.language import Language
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_text
-from operating_room.graphs.prompts import BLOCKS, IMAGE_MARK, conversation, human_prompt
+from operating_room.graphs.prompts import BLOCKS, IMAGE_MARK, ROLES, conversation, human_prompt
 from operating_room.graphs.scene_graph import END, START, Triplet, target_text
 from scene_graph_generation.inputs.example import IGNORED, IMAGE
 
@@ -46,9 +46,9 @@ class Tokens:
         self.end_id = end
         self.end_ids: tuple[int, ...] = (end,)  # each of them ends an answer that is generated
 
-    def conversation(self, prompt: str) -> str:
-        """The conversation up to where the answer begins."""
-        return conversation(prompt)
+    def conversation(self, prompt: str, roles: tuple[str, str] = ROLES) -> str:
+        """The conversation up to where the answer begins; `roles` ask and answer."""
+        return conversation(prompt, roles)
 
     def encode(self, prompt: str, answer: str | None = None) -> tuple[list[int], list[int]]:
         """Ids of a conversation, and labels that are IGNORED up to `ASSISTANT:`, where `prompt` ends.

@@ -107,7 +107,7 @@ def training_records(
     Raises:
         UserError: a take or timepoint is not on disk, or one of its files is damaged.
     """
-    samples = list(_usable(dataset, samples, left_out))
+    samples = [sample for sample, _ in on_disk(dataset, samples, left_out)]
     language = dataset.domain.language
     logs = change_logs(samples, _spoken, language.forgotten_spellings) if options.temporal else {}
     similar = SimilarSamples(samples, dataset.domain) if options.mixed else None
@@ -270,16 +270,18 @@ def _timepoint(dataset: Dataset, sample: Sample) -> Timepoint:
     return dataset.take(dataset.domain.find_take(sample.take_name)).timepoint(sample.frame_id)
 
 
-def _usable(dataset: Dataset, samples: Iterable[Sample], left_out: LeftOut | None) -> Iterator[Sample]:
-    """The samples whose timepoints are on disk."""
+def on_disk(
+    dataset: Dataset, samples: Iterable[Sample], left_out: LeftOut | None
+) -> Iterator[tuple[Sample, Timepoint]]:
+    """The samples whose timepoints are on disk, with these."""
     for sample in samples:
         try:
             _ = sample.position
-            _timepoint(dataset, sample)
+            timepoint = _timepoint(dataset, sample)
         except UserError as error:
             _leave_out(sample, error, left_out)
         else:
-            yield sample
+            yield sample, timepoint
 
 
 def _leave_out(sample: Sample, error: UserError, left_out: LeftOut | None) -> None:
