@@ -36,8 +36,8 @@ PROMPT = (  # section 8, exact
     "tissue paper, ultrasound gel, ultrasound machine, ultrasound probe, ultrasound screen, unsterile instruments, "
     "vertebrae, herbal disk, dressing material]. Predicates: [disinfection, close to, touching, cutting, holding, "
     "lying on, manipulating, preparing, scanning, positioning, controlling, looking, inserting, injecting, dropping, "
-    "applying, dressing, entering, removing, aspirating, wearing, anaesthetising]. Given the following scene graph memory "
-    "representation, generate a scene graph for timepoint T. The output should strictly be a list of triplets, each in "
+    "applying, dressing, entering, removing, aspirating, wearing, anaesthetising]. Given the following scene graph "
+    "memory representation, generate a scene graph for timepoint T. The output should strictly be a list of triplets, each in "
     'the format "entity1,entity2,predicate;". Do not provide a narrative or descriptive text.'
 )
 TRIPLETS = (
