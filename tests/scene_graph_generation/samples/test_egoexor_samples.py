@@ -30,15 +30,16 @@ from tests.operating_room.importers.tiny_egoexor import tiny_take, write_legacy
 
 LANGUAGE = bundled("egoexor").language
 PROMPT = (  # section 8, exact
-    "Entities: [assistant, anaesthetist, circulator, head surgeon, operating table, operating room, instrument table, "
-    "antiseptic, anesthesia equipment, bin, body marker, cotton, gloves, health monitor, instruments, microscope "
-    "controller, microscope eye, microscope screen, needle, patient, scalpel, scissors, forceps, curette, tissue mark, "
-    "tissue paper, ultrasound gel, ultrasound machine, ultrasound probe, ultrasound screen, unsterile instruments, "
-    "vertebrae, herbal disk, dressing material]. Predicates: [disinfection, close to, touching, cutting, holding, "
-    "lying on, manipulating, preparing, scanning, positioning, controlling, looking, inserting, injecting, dropping, "
-    "applying, dressing, entering, removing, aspirating, wearing, anaesthetising]. Given the following scene graph "
-    "memory representation, generate a scene graph for timepoint T. The output should strictly be a list of triplets, each in "
-    'the format "entity1,entity2,predicate;". Do not provide a narrative or descriptive text.'
+    "Entities: [assistant, anaesthetist, circulator, head surgeon, operating table, operating room, "
+    "instrument table, antiseptic, anesthesia equipment, bin, body marker, cotton, gloves, health monitor, "
+    "instruments, microscope controller, microscope eye, microscope screen, needle, patient, scalpel, "
+    "scissors, forceps, curette, tissue mark, tissue paper, ultrasound gel, ultrasound machine, ultrasound "
+    "probe, ultrasound screen, unsterile instruments, vertebrae, herbal disk, dressing material]. Predicates: "
+    "[disinfection, close to, touching, cutting, holding, lying on, manipulating, preparing, scanning, "
+    "positioning, controlling, looking, inserting, injecting, dropping, applying, dressing, entering, "
+    "removing, aspirating, wearing, anaesthetising]. Given the following scene graph memory representation, "
+    "generate a scene graph for timepoint T. The output should strictly be a list of triplets, each in the "
+    'format "entity1,entity2,predicate;". Do not provide a narrative or descriptive text.'
 )
 TRIPLETS = (
     Triplet("patient", "operating_table", "lyingon"),
