@@ -150,7 +150,8 @@ def synthesize(
         ),
     ] = 60,
     domain: Annotated[
-        Path | None, typer.Option(help="Takes of the room that this domain file describes, in the house layout.")
+        Path | None,
+        typer.Option(help="Takes of the room that this domain describes, in the house layout: a file, or egoexor."),
     ] = None,
     layout: Annotated[
         Literal["house", "egoexor-hdf5"] | None,
@@ -219,6 +220,8 @@ def _synthesize_rooms(
     from operating_room.domain.domain import bundled
     from operating_room_simulator.any_room import hdf5, house, story
 
+    if domain is None and layout == "house":
+        raise UserError("--layout house needs --domain: whose takes?")
     room = chosen_domain(domain) or bundled("egoexor")
     if not names:
         raise UserError("--domain needs --take NAME, once for each take")
