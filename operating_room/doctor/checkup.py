@@ -105,6 +105,7 @@ class _Visit:
             else:
                 missing.setdefault(name, path)
         if recorded.collection.layout == "house":  # where a camera or modality without a folder was not used
+            del counted["annotation"]  # which timepoints have a graph is up to the annotators
             report.expected = dict(+counted)
         else:
             report.expected = {name: number * report.timepoints for name, number in _per_timepoint(recorded).items()}
