@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 import zlib
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from computing.machine import free_memory
 from operating_room.domain.collection import Camera, Take
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
@@ -30,7 +28,7 @@ from operating_room.work.workers import in_workers
 from operating_room_simulator.records import frame_numbers, time_stamp, write_records
 from operating_room_simulator.sensors import signals
 from operating_room_simulator.stage.poses import Scene, pose
-from operating_room_simulator.stage.rendering import View, memory, point_cloud, render
+from operating_room_simulator.stage.rendering import View, affordable, point_cloud, render
 from operating_room_simulator.stage.room import Room
 from operating_room_simulator.story.steps import playbook_of
 from operating_room_simulator.story.story import Surgery, script_surgery
@@ -111,7 +109,9 @@ def write_takes(
     recipes = {surgery.take: recipe for surgery, recipe in todo}
     for take, recipe in recipes.items():
         write_json(_note(root, take), {**recipe, "finished": False}, indent=1)
-    workers = _affordable(min(workers, len(pieces)), [surgery for surgery, _ in todo], size)
+    longest = max((len(surgery.moments) for surgery, _ in todo), default=0)
+    needed = _PROCESS + _SECOND * longest
+    workers = affordable(min(workers, len(pieces)), size, needed, f"takes of {longest} s")
     with _one_thread():
         for take in in_workers(_write_piece, pieces, workers, "simulating takes"):
             left[take] -= 1
@@ -153,20 +153,6 @@ class _Piece:
     size: tuple[int, int]
     faults: Faults
     mask_stride: int
-
-
-def _affordable(workers: int, surgeries: Sequence[Surgery], size: tuple[int, int]) -> int:
-    """So many of the processes as the free memory is enough for, at least one."""
-    longest = max((len(surgery.moments) for surgery in surgeries), default=0)
-    needed, free = _PROCESS + _SECOND * longest + memory(*size), free_memory()
-    fit = max(1, min(workers, free // needed))
-    if fit < workers:
-        print(
-            f"note: {fit} processes instead of {workers}: each may take {needed / 1e9:.1f} GB for pictures of "
-            f"{size[0]}x{size[1]} px and takes of {longest} s, and {free / 1e9:.1f} GB are free",
-            file=sys.stderr,
-        )
-    return fit
 
 
 @contextmanager

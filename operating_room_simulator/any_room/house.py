@@ -28,11 +28,13 @@ from operating_room_simulator.any_room.shots import Recorder
 from operating_room_simulator.any_room.sounds import second, subtitles
 from operating_room_simulator.any_room.story import Story
 from operating_room_simulator.sensors.signals import srt_text
+from operating_room_simulator.stage.rendering import affordable
 
 SIZES = (16, 4096)  # px
 _VERSION = 1  # counts up whenever the same seed gives other bytes
 _DOMAIN_FILE, _NOTE = "domain.yaml", ".synthetic.json"
 _PIECE = 20  # timepoints written by one process at a time
+_PROCESS, _TIMEPOINT = 100_000_000, 1000  # bytes of a process without pictures, and of where people are (measured)
 _RATE = 16_000  # Hz
 _QUALITY = 90  # of JPEG
 
@@ -46,7 +48,7 @@ def write_takes(
         out: the folder of the dataset; if the domain has several, it gets a folder for each.
         stories: the takes.
         size: width and height of the pictures in px.
-        workers: processes at most.
+        workers: processes at most; fewer where the memory is not enough.
         mask_stride: only every n-th timepoint has label masks, if the domain has categories.
 
     Raises:
@@ -73,6 +75,9 @@ def write_takes(
         left[story.take] = len(own)
         pieces += own
     by_take = {story.take: story for story in stories}
+    longest = max(story.frames for story in stories)
+    needed = _PROCESS + _TIMEPOINT * longest
+    workers = affordable(max(1, min(workers, len(pieces))), size, needed, f"takes of {longest} timepoints")
     for take in in_workers(_write_piece, pieces, workers, "simulating takes"):
         left[take] -= 1
         if not left[take]:

@@ -39,21 +39,15 @@ class Scene:
     moving: Solids
 
 
-def pose(hall: Hall, story: Story) -> list[Scene]:
-    """One scene for each timepoint; nobody walks faster than people in a hurry."""
+def ways(hall: Hall, story: Story) -> dict[str, list[Spot]]:
+    """Where each person is (m) at each timepoint; nobody walks faster than people in a hurry."""
     doing = [story.now(frame) for frame in range(story.frames)]
-    spots: dict[str, list[Spot]] = {name: [] for name in story.cast.staff}
-    for now in doing:
-        for name in story.cast.staff:
-            spots[name].append(_spot(hall, story, now, name))
-    ways = {}
-    for name, track in spots.items():
-        busy = [name in now for now in doing]
-        ways[name] = walk(track, busy, _SPEED * story.period)
-    return [
-        _scene(hall, story, frame, now, {name: way[frame] or hall.idle[name] for name, way in ways.items()})
-        for frame, now in enumerate(doing)
-    ]
+    found = {}
+    for name in story.cast.staff:
+        spots = [_spot(hall, story, now, name) for now in doing]
+        way = walk(spots, [name in now for now in doing], _SPEED * story.period)
+        found[name] = [spot or hall.idle[name] for spot in way]
+    return found
 
 
 def _spot(hall: Hall, story: Story, now: Mapping[str, Activity], name: str) -> Spot:
@@ -82,7 +76,9 @@ def _spot(hall: Hall, story: Story, now: Mapping[str, Activity], name: str) -> S
     return (x, y)
 
 
-def _scene(hall: Hall, story: Story, frame: int, now: Mapping[str, Activity], spots: Mapping[str, Spot]) -> Scene:
+def pose(hall: Hall, story: Story, frame: int, spots: Mapping[str, Spot]) -> Scene:
+    """The scene of a timepoint at which people are at these spots."""
+    now = story.now(frame)
     loose = dict(hall.lying)
     figures: dict[str, Figure] = {}
     attention: dict[str, Point] = {}

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from operating_room_simulator.any_room.hall import Hall
-from operating_room_simulator.any_room.scenes import Scene, gaze_row, hands_row, head_camera, pose, wearers
+from operating_room_simulator.any_room.scenes import Scene, Spot, gaze_row, hands_row, head_camera, pose, ways, wearers
 from operating_room_simulator.any_room.story import Story
 from operating_room_simulator.stage.rendering import View, carried, cloud, standing
 from operating_room_simulator.stage.solids import Solids
@@ -39,13 +39,16 @@ class Recorder:
         self.worn = {name: person for name, person in wearers(story).items() if name in self.only}
 
     @cached_property
-    def scenes(self) -> list[Scene]:
-        """Of all timepoints."""
-        return pose(self.hall, self.story)
+    def _ways(self) -> dict[str, list[Spot]]:
+        return ways(self.hall, self.story)
+
+    def scene(self, frame: int) -> Scene:
+        """Who stands where at a timepoint."""
+        return pose(self.hall, self.story, frame, {name: way[frame] for name, way in self._ways.items()})
 
     def shoot(self, frame: int) -> Shot:
         """All that is recorded at a timepoint; sensor noise follows from seed, take, camera and timepoint."""
-        hall, scene = self.hall, self.scenes[frame]
+        hall, scene = self.hall, self.scene(frame)
         views: dict[str, View] = {}
         gaze, hands = [], []
         for name, number in self.number.items():

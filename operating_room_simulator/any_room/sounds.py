@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import zlib
+from bisect import bisect_left
 from functools import lru_cache
 
 import numpy as np
@@ -15,6 +16,7 @@ from operating_room_simulator.any_room.story import Activity, Story
 
 _LOWEST = 300.0  # Hz, of the first act; each next one is a sixth of an octave above
 _TONE, _VOICE, _NOISE = 0.12, 0.06, 0.006
+_LONGEST = 20.0  # s, of a sentence; those of usual names take 2
 _SAID = 0.8  # share of what is begun that somebody speaks of
 
 
@@ -30,26 +32,24 @@ def second(story: Story, number: int, rate: int) -> Float32[np.ndarray, "samples
     noise = np.random.default_rng([story.seed, zlib.crc32(story.take.sample_name.encode()), number])
     wave = np.repeat(_NOISE * noise.standard_normal((rate, 1)), 2, axis=1)
     staff, kinds = story.cast.staff, list(story.cast.kinds)
-    for activity in story.activities:
-        if story.cast.kinds[activity.predicate] != "act" or not _overlaps(activity.start_s, activity.end_s, number):
+    for activity in story.between(float(number), number + 1.0):
+        if story.cast.kinds[activity.predicate] != "act":
             continue
         rank = kinds.index(activity.predicate)
         on = (time >= activity.start_s) & (time < activity.end_s) & ((time * (1 + rank % 4)) % 1 < 0.6)
         tone = _TONE * on * np.sin(2 * np.pi * _LOWEST * 2 ** (rank % 24 / 6) * time)
         wave += tone[:, None] * _panned(staff.index(activity.person), len(staff))
-    for said, speaker in _speech(story):
-        if _overlaps(said.start_s, said.end_s, number):
-            wave += _voice(said, speaker, time)[:, None] * _panned(speaker, len(staff))
+    speech = _speech(story)
+    first = bisect_left(speech, number - _LONGEST, key=lambda each: each[0].start_s)
+    last = bisect_left(speech, number + 1, key=lambda each: each[0].start_s)
+    for said, speaker in speech[first:last]:
+        wave += _voice(said, speaker, time)[:, None] * _panned(speaker, len(staff))
     return np.clip(wave, -0.98, 0.98).astype(np.float32)
 
 
 def subtitles(story: Story) -> list[Subtitle]:
     """What is said in a take, in the order of time."""
     return [said for said, _ in _speech(story)]
-
-
-def _overlaps(start: float, end: float, number: int) -> bool:
-    return start < number + 1 and number < end
 
 
 def _panned(number: int, people: int) -> np.ndarray:
@@ -75,7 +75,7 @@ def _speech(story: Story) -> list[tuple[Subtitle, int]]:
         if kind == "near" or activity.start_s < quiet_from or draw.random() > _SAID:
             continue
         text = _sentence(activity)
-        end = min(activity.start_s + 0.4 + 0.05 * len(text), story.seconds)
+        end = min(activity.start_s + min(0.4 + 0.05 * len(text), _LONGEST), story.seconds)
         said.append(
             (Subtitle(round(activity.start_s, 3), round(end, 3), text), story.cast.staff.index(activity.person))
         )

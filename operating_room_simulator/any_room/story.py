@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -69,9 +70,14 @@ class Story:
         """All that is done, in the order of time."""
         return tuple(sorted(_activities(self), key=lambda activity: (activity.start_s, activity.person)))
 
+    def between(self, start_s: float, end_s: float) -> list[Activity]:
+        """What is done at some time from start to end, in the order of time."""
+        return _overlapping(self.activities, start_s, end_s)
+
     def now(self, frame: int) -> dict[str, Activity]:
         """What each person does at a timepoint; who does nothing is left out."""
-        return {each.person: each for each in self.activities if each.is_on(self.time(frame))}
+        time = self.time(frame)
+        return {each.person: each for each in self.between(time, time) if each.is_on(time)}
 
     def graph(self, frame: int) -> tuple[Triplet, ...]:
         """The scene graph of a timepoint, sorted; one relation at most of a subject to an object."""
@@ -115,29 +121,42 @@ def _activities(story: Story) -> list[Activity]:
     cast, habits = story.cast, story.cast.habits
     rank = {name: number for number, level in enumerate(story.domain.language.levels) for name in level}
     draw = random.Random(f"story {story.take.sample_name} {story.seed}")
-    told: list[Activity] = []
+    told: dict[str, list[Activity]] = {}
     for person in cast.staff:
         mine = [name for name, habit in habits.items() if person in habit.actors]
+        weights = [_MORE ** rank[name] / sum(rank[name] == rank[other] for other in mine) for name in mine]
+        own: list[Activity] = []
         start = draw.uniform(0.0, _PAUSE[1])
         while mine and start < story.seconds:
             end = start + draw.uniform(*_LONG)
-            weights = [_MORE ** rank[name] / sum(rank[name] == rank[other] for other in mine) for name in mine]
+            meanwhile = [
+                other for track in told.values() for other in _overlapping(track, start - _PAUSE[0], end + _PAUSE[0])
+            ]
+            busy = {name for other in meanwhile for name in (other.object, other.tool)}
             for _ in range(_TRIES):
                 predicate = draw.choices(mine, weights)[0]
                 object_ = draw.choice(habits[predicate].objects)
-                meanwhile = [
-                    other for other in told if other.start_s < end + _PAUSE[0] and start < other.end_s + _PAUSE[0]
-                ]
-                busy = {name for other in meanwhile for name in (other.object, other.tool)}
                 if object_ in cast.small and object_ in busy:
                     continue
                 if object_ in cast.staff and not _can_meet(person, object_, meanwhile, cast):
                     continue
                 tool = _free_tool(habits[predicate], busy)
-                told.append(Activity(person, predicate, object_, tool, start, min(end, story.seconds)))
+                own.append(Activity(person, predicate, object_, tool, start, min(end, story.seconds)))
                 break
             start = end + draw.uniform(*_PAUSE)
-    return told
+        told[person] = own
+    return [activity for own in told.values() for activity in own]
+
+
+def _overlapping(activities: Sequence[Activity], start_s: float, end_s: float) -> list[Activity]:
+    """Those of activities in the order of their start that go on at some time from start to end."""
+    first = bisect_left(activities, start_s - _LONG[1], key=_start)
+    last = bisect_right(activities, end_s, key=_start)
+    return [activity for activity in activities[first:last] if activity.end_s > start_s]
+
+
+def _start(activity: Activity) -> float:
+    return activity.start_s
 
 
 def _can_meet(person: str, other: str, meanwhile: Sequence[Activity], cast: Cast) -> bool:

@@ -7,6 +7,7 @@ cast only inside the rectangle that its corners project to. What stands still is
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
+from computing.machine import free_memory
 from operating_room_simulator.stage.camera import Camera
 from operating_room_simulator.stage.poses import Scene
 from operating_room_simulator.stage.room import Light, Room, Shell
@@ -83,6 +85,23 @@ _BACKDROPS = _Backdrops()
 def memory(width: int, height: int) -> int:
     """Bytes that drawing pictures of this size takes at most: kept backdrops and what a timepoint needs (measured)."""
     return _KEPT_BYTES + 160 * width * height
+
+
+def affordable(workers: int, size: tuple[int, int], beside: int, what: str) -> int:
+    """So many of the processes as the free memory is enough for, at least one; said if they are fewer.
+
+    Args:
+        workers: processes that are asked for.
+        size: width and height of their pictures in px.
+        beside: bytes that a process takes besides drawing.
+        what: they work on.
+    """
+    needed, free = beside + memory(*size), free_memory()
+    fit = max(1, min(workers, free // needed))
+    if fit < workers:
+        told = f"each may take {needed / 1e9:.1f} GB for pictures of {size[0]}x{size[1]} px and {what}"
+        print(f"note: {fit} processes instead of {workers}: {told}, and {free / 1e9:.1f} GB are free", file=sys.stderr)
+    return fit
 
 
 def render(room: Room, scene: Scene, camera: Camera, width: int, height: int) -> View:

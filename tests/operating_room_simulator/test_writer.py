@@ -26,6 +26,7 @@ from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.work.workers import in_workers
 from operating_room_simulator import writer
 from operating_room_simulator.records import frame_numbers, raw_labels, start_second, write_records
+from operating_room_simulator.stage import rendering
 from operating_room_simulator.story.annotated import annotated_surgery
 from operating_room_simulator.story.story import Surgery, script_surgery
 from operating_room_simulator.writer import Faults, named_takes, synthesize, write_take, write_takes
@@ -234,9 +235,9 @@ def test_as_many_processes_as_memory_is_there_for(
 
     monkeypatch.setattr(writer, "in_workers", counted)
     monkeypatch.setattr(writer, "_PIECE", 1)
-    monkeypatch.setattr(writer, "memory", lambda width, height: 1_000_000_000)
+    monkeypatch.setattr(rendering, "memory", lambda width, height: 1_000_000_000)
     for free, name in ((64_000_000_000, "001_4DOR"), (2_500_000_000, "002_4DOR"), (1_000, "003_4DOR")):
-        monkeypatch.setattr(writer, "free_memory", lambda free=free: free)
+        monkeypatch.setattr(rendering, "free_memory", lambda free=free: free)
         write_takes(tmp_path, [_short(name, seconds=3)], size=SIZE, workers=3)
     assert started == [3, 2, 1]
     first, second = (line for line in capsys.readouterr().err.splitlines() if line.startswith("note: "))

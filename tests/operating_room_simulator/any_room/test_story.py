@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from operating_room.domain.domain import Domain, bundled, mmor
 from operating_room.errors import UserError
 from operating_room_simulator.any_room.cast import cast_of
-from operating_room_simulator.any_room.hall import Hall
-from operating_room_simulator.any_room.scenes import pose, wearers
+from operating_room_simulator.any_room.scenes import wearers
+from operating_room_simulator.any_room.shots import Recorder
 from operating_room_simulator.any_room.sounds import second, subtitles
 from operating_room_simulator.any_room.story import tell
 from tests.operating_room.domain.tiny_domains import domains
-from tests.operating_room_simulator.any_room.tiny_rooms import eye_clinic, tale
+from tests.operating_room_simulator.any_room.tiny_rooms import SIZE, eye_clinic, tale
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,7 @@ def test_graphs_of_any_domain_use_its_words_once_a_pair(domain: Domain, period: 
         return
     assert habits
     story = tell(domain, take, 0, 12, period)
+    recorder = Recorder(story, SIZE)
     for frame in range(story.frames):
         graph = story.graph(frame)
         assert len({triplet[:2] for triplet in graph}) == len(graph)
@@ -85,15 +86,15 @@ def test_graphs_of_any_domain_use_its_words_once_a_pair(domain: Domain, period: 
             assert {subject, object_} <= set(domain.language.entities)
             assert subject != object_
             assert predicate in domain.language.predicates
-    assert len(pose(Hall(story), story)) == story.frames
+        assert set(recorder.scene(frame).figures) == set(story.cast.staff)
 
 
 def test_relations_can_be_seen(eye: Domain) -> None:
     """Who acts on a thing reaches it with a hand; who holds a thing has it in the hand."""
     story = tale(eye, seconds=400)
-    hall = Hall(story)
+    recorder = Recorder(story, SIZE)
     reached, held = [], []
-    for scene in pose(hall, story):
+    for scene in map(recorder.scene, range(story.frames)):
         for name, activity in story.now(scene.frame).items():
             figure, started = scene.figures[name], story.time(scene.frame) - activity.start_s
             kind = story.cast.kinds[activity.predicate]
@@ -110,7 +111,7 @@ def test_relations_can_be_seen(eye: Domain) -> None:
 
 def test_nobody_runs(eye: Domain) -> None:
     story = tale(eye, seconds=60, period=0.25)
-    scenes = pose(Hall(story), story)
+    scenes = list(map(Recorder(story, SIZE).scene, range(story.frames)))
     for before, after in itertools.pairwise(scenes):
         for name in story.cast.staff:
             one, other = before.figures[name], after.figures[name]
@@ -145,3 +146,11 @@ def test_any_bundled_domain_has_a_cast() -> None:
         cast = cast_of(domain)
         assert cast.bed == "operating_table"
         assert cast.patient == "patient"
+
+
+def test_what_is_done_between_two_times_is_all_of_it(eye: Domain) -> None:
+    story = tale(eye, seconds=200)
+    for start in (0.0, 3.7, 50.0, 199.0):
+        for length in (0.0, 1.0, 30.0):
+            found = story.between(start, start + length)
+            assert found == [a for a in story.activities if a.start_s <= start + length and a.end_s > start]
