@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -39,13 +39,6 @@ class Step(StrEnum):
     TRANSCRIPTS = "transcripts"
     MASKS = "masks"
     ALL = "all"
-
-
-class SampleForm(StrEnum):
-    """How training samples name what there is to see."""
-
-    PATHS = "paths"
-    EGOEXOR = "egoexor"
 
 
 class AudioEncoder(StrEnum):
@@ -84,6 +77,12 @@ def preprocess(
     published_feeding: Annotated[
         bool, typer.Option("--published-feeding", help="CLAP gets sound as the published code feeds it (see docs).")
     ] = False,
+    audio_scaling: Annotated[
+        Literal["published", "peak"] | None,
+        typer.Option(
+            help="CLAP gets sound as EgoExOR's model: published (sample by sample), or peak (as it was meant)."
+        ),
+    ] = None,
     transcribe: Annotated[
         bool, typer.Option("--transcribe", help="Make the .srt of takes without one by speech recognition.")
     ] = False,
@@ -112,7 +111,10 @@ def preprocess(
         outcome += audio.preprocess_audio(dataset, takes, causal, many)
     if step in (Step.EMBEDDINGS, Step.ALL):
         clap = audio_encoder == AudioEncoder.CLAP
-        encoder = embeddings.ClapEncoder(embeddings.CLAP, published_feeding) if clap else embeddings.mel_encoder
+        if audio_scaling is not None and not clap:
+            raise UserError("--audio-scaling is of CLAP; leave it out with --audio-encoder mel")
+        fed = embeddings.ClapEncoder(embeddings.CLAP, published_feeding, audio_scaling)
+        encoder = fed if clap else embeddings.mel_encoder
         outcome += embeddings.preprocess_audio_embeddings(dataset, takes, encoder, causal, few if clap else many)
     if step in (Step.TRANSCRIPTS, Step.ALL):
         if transcribe:
@@ -163,9 +165,9 @@ def samples(
         ),
     ] = None,
     form: Annotated[
-        SampleForm,
+        Literal["paths", "egoexor"],
         typer.Option(help="egoexor: EgoExOR's published form, without paths, for programs that read its files."),
-    ] = SampleForm.PATHS,
+    ] = "paths",
     tokenizer: Annotated[
         str | None,
         typer.Option(help="Folder or hub name of a model: also count its tokens in the answers (token frequencies)."),
@@ -204,7 +206,7 @@ def samples(
     graphs = load_split(relations, split, dataset)
     left_out: LeftOut = {}
     name, frequency_name = options.file_name(split), frequency_file_name(split, permutations)
-    if form == SampleForm.EGOEXOR:
+    if form == "egoexor":
         if temporal or mixed_modalities or modalities:
             raise UserError("--form egoexor has no memory, no mixed and no chosen modalities; leave these options out")
         records = egoexor.published_records(dataset, graphs, permutations, Random(seed), left_out)

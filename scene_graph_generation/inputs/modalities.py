@@ -23,7 +23,7 @@ from operating_room.recordings import modalities as recordings
 from operating_room.recordings.masks import SMALL
 from operating_room.recordings.modalities import BY_NAME
 from scene_graph_generation.config.settings import MM2SGConfig
-from scene_graph_generation.inputs.people import Ego, gaze_of, hands_of, mirrored_gaze, mirrored_hands
+from scene_graph_generation.inputs.glasses import Ego, gaze_of, hands_of, mirrored_gaze, mirrored_hands
 
 
 @dataclass(frozen=True)

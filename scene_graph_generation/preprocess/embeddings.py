@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ from scene_graph_generation.preprocess.audio import Samples, read_clips, require
 from scene_graph_generation.preprocess.run import Outcome, each_take, missing, places, settle
 
 Encoder = Callable[[Sequence[Samples], int], Float[Tensor, "clips 512"]]  # clips of one rate, and that rate in Hz
+
+Scaling = Literal["published", "peak"]
 
 CLAP = "laion/larger_clap_general"
 CLAP_RATE = 48_000  # Hz
@@ -121,17 +123,32 @@ class ClapEncoder:
 
     name: str
     published_feeding: bool
+    scaling: Scaling | None = None  # of each clip before
 
     def __call__(self, clips: Sequence[Samples], rate: int) -> Float[Tensor, "clips 512"]:
         """The projected audio features of each clip."""
         model, extractor = _load_clap(self.name)
         feed = as_published if self.published_feeding else as_trained
-        inputs = extractor([feed(clip, rate) for clip in clips], sampling_rate=CLAP_RATE, return_tensors="pt")
+        scaled = [scale_clip(clip, self.scaling) for clip in clips]
+        inputs = extractor([feed(clip, rate) for clip in scaled], sampling_rate=CLAP_RATE, return_tensors="pt")
         with torch.no_grad():
             return model.get_audio_features(**inputs.to(model.device)).pooler_output.float().cpu()
 
     def __str__(self) -> str:
-        return f"{self.name} {'fed as published' if self.published_feeding else 'fed with mono at 48 kHz'}"
+        scaled = "" if self.scaling is None else f", scaled {self.scaling}"
+        return f"{self.name} {'fed as published' if self.published_feeding else 'fed with mono at 48 kHz'}{scaled}"
+
+
+def scale_clip(samples: Samples, scaling: Scaling | None) -> Samples:
+    """A clip as EgoExOR's model gets it (arXiv 2505.24287), before its channels are averaged; silence stays.
+
+    `published`: each sample is divided by the larger one of its channels, which makes the sound nearly a sign; `peak`:
+    each channel by its loudest sample, as it was meant.
+    """
+    if scaling is None:
+        return samples
+    largest = np.abs(samples).max(axis=1 if scaling == "published" else 0, keepdims=True)
+    return np.divide(samples, largest, out=np.zeros_like(samples), where=largest > 0)
 
 
 def clap_encoder(name: str = CLAP, published_feeding: bool = False) -> ClapEncoder:

@@ -19,12 +19,14 @@ from operating_room.files.readers import read_audio
 from operating_room.recordings.dataset import Dataset
 from scene_graph_generation.preprocess.audio import preprocess_audio
 from scene_graph_generation.preprocess.embeddings import (
+    ClapEncoder,
     as_published,
     as_trained,
     clap_encoder,
     mel_descriptor,
     mel_encoder,
     preprocess_audio_embeddings,
+    scale_clip,
 )
 from scene_graph_generation.preprocess.masks import preprocess_masks
 from scene_graph_generation.preprocess.transcripts import preprocess_transcripts
@@ -252,3 +254,14 @@ def test_predicted_masks_of_whole_and_split_videos(dataset: Dataset, tmp_path: P
 def test_a_missing_predictions_folder_is_named(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
         preprocess_masks(dataset, [TAKE], tmp_path / "nowhere")
+
+
+def test_sound_is_scaled_as_published_for_egoexor_or_as_it_was_meant() -> None:
+    """egoexor.md, section 9: the published maximum is over the channels, not over time."""
+    samples = np.array([[0.5, -0.25], [0.0, 0.0], [0.1, 0.2]], np.float32)
+    assert scale_clip(samples, None) is samples
+    np.testing.assert_allclose(scale_clip(samples, "published"), [[1, -0.5], [0, 0], [0.5, 1]])
+    np.testing.assert_allclose(scale_clip(samples, "peak"), [[1, -1], [0, 0], [0.2, 0.8]], rtol=1e-6)
+    assert not scale_clip(np.zeros((4, 2), np.float32), "peak").any()
+    names = {str(ClapEncoder("clap", False, scaling)) for scaling in (None, "published", "peak")}
+    assert len(names) == 3  # vectors of one are never mixed with those of another

@@ -14,7 +14,7 @@ from PIL import Image
 from operating_room.errors import UserError
 from scene_graph_generation.config.settings import MODALITIES, MM2SGConfig, PoolerConfig, VisionConfig
 from scene_graph_generation.inputs.evidence import Evidence, ExampleReader
-from scene_graph_generation.inputs.people import gaze_of, hands_of, mirrored_gaze, mirrored_hands
+from scene_graph_generation.inputs.glasses import gaze_of, hands_of, mirrored_gaze, mirrored_hands
 from tests.operating_room.tiny_dataset import write
 from tests.scene_graph_generation.inputs.test_timepoint import PROMPT, TOKENS
 
