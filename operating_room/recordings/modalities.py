@@ -135,6 +135,7 @@ TABLE = (
         optional=True,
         training="ROBOTLOG",
         published=False,
+        input="robot_log",
     ),
     Modality(
         *("gaze", "gaze", file_checks.check_gaze),

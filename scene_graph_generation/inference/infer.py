@@ -15,6 +15,7 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import require_replaceable
 from operating_room.graphs.graph_files import load_predictions, save_predictions
 from operating_room.graphs.memory import Memory, truncate
+from operating_room.graphs.prompts import ROBOT_LOG
 from operating_room.graphs.scene_graph import Triplet, parse
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.timepoint import Timepoint
@@ -137,7 +138,7 @@ def answer_takes(
     problems: dict[Take, list[str]] = {}
     for take, wanted in frames.items():
         try:
-            lanes[take] = _timepoints(dataset, take, wanted)
+            lanes[take] = _timepoints(dataset, take, wanted, generator.model.settings.modalities)
         except UserError as error:
             problems[take] = [str(error)]
     forgotten = dataset.domain.language.forgotten_spellings
@@ -212,9 +213,14 @@ def seen_of(
     return count_seen(found, generator.model.settings.modalities, memory)
 
 
-def _timepoints(dataset: Dataset, take: Take, wanted: Sequence[str] | None) -> Sequence[Timepoint]:
+def _timepoints(
+    dataset: Dataset, take: Take, wanted: Sequence[str] | None, modalities: Sequence[str]
+) -> Sequence[Timepoint]:
     recorded = dataset.take(take)
-    return recorded.timepoints if wanted is None else [recorded.timepoint(frame) for frame in wanted]
+    points = recorded.timepoints if wanted is None else [recorded.timepoint(frame) for frame in wanted]
+    if ROBOT_LOG not in modalities:  # which no published model reads
+        return points
+    return [recorded.with_element(point, ROBOT_LOG) for point in points]
 
 
 def _in_order(lanes: Sequence[Sequence[Timepoint]], size: int) -> Iterator[list[Timepoint]]:

@@ -16,7 +16,7 @@ import torch
 
 from operating_room.errors import UserError
 from operating_room.files.readers import read_json
-from operating_room.graphs.prompts import BLOCKS, IMAGE_MARK, drop_blocks, without_blocks
+from operating_room.graphs.prompts import BLOCKS, IMAGE_MARK, ROBOT_LOG, drop_blocks, without_blocks
 from operating_room.graphs.scene_graph import parse, split_sample_id, target_text
 from operating_room.recordings.dataset import Dataset
 from scene_graph_generation.config.settings import TEXT_MODALITIES, TrainConfig
@@ -44,7 +44,8 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
         self._predicates = dataset.domain.language.predicates
         self._config = config
         self._read = read
-        self._unread = [block for name, block in zip(TEXT_MODALITIES, BLOCKS) if name not in read.modalities]
+        blocks = {**dict(zip(TEXT_MODALITIES, BLOCKS)), ROBOT_LOG: ROBOT_LOG}
+        self._unread = [block for name, block in blocks.items() if name not in read.modalities]
 
     def __len__(self) -> int:
         return len(self.records)
