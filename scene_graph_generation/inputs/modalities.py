@@ -129,6 +129,11 @@ MODALITIES = (
 BRANCHES = {"ego": ("gaze", "hands"), "exo": ("audio", "cloud", "masks")}
 
 
+def most_visual_tokens(config: MM2SGConfig) -> int:
+    """The most visual tokens of a sample: those of a view for each branch, and all behind them."""
+    return config.vision.tokens * (2 if config.pooler.branches == "ego_exo" else 1) + other_tokens(config)
+
+
 def other_tokens(config: MM2SGConfig) -> int:
     """The most visual tokens of a sample behind those of its views; of two branches none, all is pooled with them."""
     if config.pooler.branches == "ego_exo":

@@ -96,7 +96,7 @@ def read_records(path: Path) -> Records:
     Where the file has its shards beside it, records stay on disk and are read when they are asked for.
 
     Raises:
-        UserError: it is damaged, empty, or a record has no question and answer.
+        UserError: it is damaged, empty, a record has no question and answer, or it is of EgoExOR's published form.
     """
     if not path.exists():
         raise UserError(
@@ -110,6 +110,11 @@ def read_records(path: Path) -> Records:
         try:
             record_text(record)
             str(record["id"])
+            if "hdf5_indices" in record and "image" not in record:
+                raise UserError(
+                    f"{path}: names places in EgoExOR's HDF5 files and no pictures, of which a training here would see "
+                    "nothing; import these takes and make the samples anew (mmor scene-graph samples, docs/egoexor.md)"
+                )
         except (KeyError, TypeError, ValueError) as error:
             name = record.get("id") if isinstance(record, dict) else None
             told = f"sample {str(name)[:60]}" if name is not None else f"sample {number + 1}, {str(record)[:60]},"

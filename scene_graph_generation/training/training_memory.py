@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from operating_room.graphs.prompts import IMAGE_MARK
 from scene_graph_generation.config.settings import Experiment, PointConfig
 from scene_graph_generation.inputs.evidence import USUAL_POINTS
-from scene_graph_generation.inputs.modalities import other_tokens
+from scene_graph_generation.inputs.modalities import most_visual_tokens
 from scene_graph_generation.model.decoding import MAX_NEW_TOKENS
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.records import Record
@@ -64,7 +64,7 @@ def usual_and_worst_load(experiment: Experiment, model: MM2SG, records: Iterable
         sizes.append((float(len(question) + len(answer)), float(len(answer))))
         sees = sees or IMAGE_MARK in question
     sees = model.vision is not None and (sees or not sizes)
-    visual = settings.vision.tokens + other_tokens(settings) if sees else 0
+    visual = most_visual_tokens(settings) if sees else 0
     views = float(settings.pooler.max_views if sees else 0)
     mean_views = (1 + views) / 2 if sees and experiment.train.shuffle_views else views
     points = float(USUAL_POINTS if sees and "cloud" in settings.modalities else 0)

@@ -62,6 +62,12 @@ def test_from_the_files_to_both_scores(tmp_path: Path, capsys: pytest.CaptureFix
     config.write_text(TINY)
     files = ("--samples", samples, "--data", data, "--out", model)
     assert run("scene-graph", "train", "--config", config, *files, "--dry-run") == 0
+    capsys.readouterr()
+    for more in ((), ("--dry-run",)):
+        blind = ("--samples", test_file, "--data", data, "--out", tmp_path / "blind")
+        assert run("scene-graph", "train", "--config", config, *blind, *more) == 2
+        told = capsys.readouterr()
+        assert "names places in EgoExOR's HDF5 files and no pictures" in told.out + told.err
     assert run("scene-graph", "train", "--config", config, *files) == 0
     capsys.readouterr()
     for roles in ("as_trained", "as_evaluated"):

@@ -11,7 +11,7 @@ from torch import nn
 from operating_room.errors import UserError
 from scene_graph_generation.config.settings import MM2SGConfig
 from scene_graph_generation.inputs.example import Example
-from scene_graph_generation.inputs.modalities import BRANCHES, MODALITIES
+from scene_graph_generation.inputs.modalities import BRANCHES, MODALITIES, most_visual_tokens
 from scene_graph_generation.model.decoding import generate
 from scene_graph_generation.model.encoders import BodyEncoder
 from scene_graph_generation.model.mm2sg import MM2SG
@@ -70,6 +70,11 @@ def test_gaze_and_hands_are_pooled_with_glasses_and_sound_and_cloud_with_the_roo
     whole, without = visual(model, ALL), visual(model, ALL.without(name))
     differs = [bool((whole[part] - without[part]).abs().max() > 1e-6) for part in (slice(TOKENS), slice(TOKENS, None))]
     assert differs == ([True, False] if branch == "ego" else [False, True])
+
+
+def test_most_visual_tokens(model: MM2SG) -> None:
+    assert most_visual_tokens(EGOEXOR) == len(visual(model, ALL))
+    assert most_visual_tokens(TINY) == TINY.vision.tokens + 1 + 1 + 3
 
 
 def test_views_of_glasses_do_not_reach_the_other_branch_but_both_go_through_one_pooler(model: MM2SG) -> None:
