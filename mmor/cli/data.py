@@ -217,6 +217,7 @@ def _synthesize_rooms(
     mask_stride: int,
 ) -> int:
     """Write takes of any domain; how many there are."""
+    from operating_room.domain.collection import SEPARATED_SPLITS
     from operating_room.domain.domain import bundled
     from operating_room_simulator.any_room import hdf5, house, story
 
@@ -225,6 +226,8 @@ def _synthesize_rooms(
     room = chosen_domain(domain) or bundled("egoexor")
     if not names:
         raise UserError("--domain needs --take NAME, once for each take")
+    if absent := [name for name in names if name in SEPARATED_SPLITS and name not in room.splits]:
+        raise UserError(f"domain {room.name} has no split {absent[0]!r}; give the names of takes")
     takes = [
         take for name in names for take in (room.split_takes(name) if name in room.splits else [room.find_take(name)])
     ]

@@ -150,7 +150,12 @@ def test_the_command(tmp_path: Path) -> None:
     result = run(app, [*common, "--take", "a", "--seconds", "2", "--size", "32x24", "--period", "0.5"])
     assert result.exit_code == 0, result.output
     assert len(list((tmp_path / "out/takes/a/views/door").iterdir())) == 4
-    for wrong in (["--missing-frames", "0.5", "--take", "b"], ["--without-tracker", "b", "--take", "b"], []):
+    for wrong in (
+        ["--missing-frames", "0.5", "--take", "b"],
+        ["--without-tracker", "b", "--take", "b"],
+        ["--take", "train"],
+        [],
+    ):
         refused = run(app, [*common, *wrong])
         assert isinstance(refused.exception, UserError), refused.output
     lonely = run(app, ["data", "synthesize", "--out", str(tmp_path / "out"), "--period", "2"])
