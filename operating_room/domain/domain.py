@@ -247,7 +247,8 @@ def find_domain(given: Path) -> Domain:
     Raises:
         UserError: there is neither, or something in the file is wrong.
     """
-    return Domain.read(given) if given.suffix or given.exists() else bundled(str(given))
+    # A folder is no domain: the root of a checkout of this software has one that is called mmor.
+    return Domain.read(given) if given.suffix or given.is_file() else bundled(str(given))
 
 
 def mmor() -> Domain:

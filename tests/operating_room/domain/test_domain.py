@@ -136,7 +136,10 @@ def test_a_domain_says_which_splits_and_tasks_it_has(tmp_path: Path) -> None:
     assert domain.max_views == 2
 
 
-def test_a_domain_is_found_by_file_or_name(tmp_path: Path) -> None:
+def test_a_domain_is_found_by_file_or_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mmor").mkdir()  # as in a checkout
+    assert find_domain(Path("mmor")) is mmor()
     file = tmp_path / "room"
     file.write_text(TEXT)
     assert find_domain(file).name == "dental"
