@@ -114,27 +114,27 @@ def _figure(
     facing = math.atan2(goal[1] - y, goal[0] - x) + 0.04 * math.sin(1.3 * time + 2 * number)
     place = Placement(x, y, facing)
     kind = None if activity is None else story.cast.kinds[activity.predicate]
-    act = activity if kind in ("act",) else None
-    lean = min(max(math.dist(spot, goal[:2]) - 0.42, 0.0), 0.26) if act else 0.0
     hands = [place.at(0.26, side * 0.12, 0.62 * looks.height) for side in (-1, 1)]  # right, left: before the belly
     held: dict[str, Point] = {}
-    chest = place.at(0.34, 0.0, 0.72 * looks.height)
-    if act is not None:
-        rank = list(story.cast.kinds).index(act.predicate)
-        beat = 0.05 * math.sin(2 * math.pi * (0.2 + 0.15 * (rank % 5)) * time)  # each act has its own rhythm
-        reach = arm_length(looks)
-        for side in range(1 + (act.tool is None and rank % 2)):  # some acts take both hands
-            aim = (goal[0] + 0.06 * side, goal[1] + 0.06 * side, goal[2] + beat + 0.04)
-            hands[side] = _within(shoulder(place, looks, lean, 2 * side - 1), aim, reach)
-        if act.object in story.cast.small:
-            held[act.object] = hands[0]
-        if act.tool:
-            held[act.tool] = hands[0]
+    lean = 0.0
+    if activity is not None and kind == "act":
+        lean = min(max(math.dist(spot, goal[:2]) - 0.42, 0.0), 0.26)
+        for side, aim in enumerate(_aims(story, activity, goal, time)):
+            hands[side] = _within(shoulder(place, looks, lean, 2 * side - 1), aim, arm_length(looks))
+        held = {name: hands[0] for name in (activity.object, activity.tool) if name in story.cast.small}
     elif activity is not None and kind == "hold":
-        hands[0] = chest
-        if activity.object in story.cast.small:
-            held[activity.object] = chest
-    return Figure(x, y, facing, lean, hands[0], hands[1], tuple(held)), chest if kind == "hold" else goal, held
+        hands[0] = goal = place.at(0.34, 0.0, 0.72 * looks.height)  # before the chest, where it is looked at
+        held = {activity.object: goal}
+    return Figure(x, y, facing, lean, hands[0], hands[1], tuple(held)), goal, held
+
+
+def _aims(story: Story, activity: Activity, goal: Point, time: float) -> list[Point]:
+    """Where the right hand goes for an act, and the left one for those that take both; each act has its own rhythm."""
+    rank = list(story.cast.kinds).index(activity.predicate)
+    x, y, z = goal
+    z += 0.04 + 0.05 * math.sin(2 * math.pi * (0.2 + 0.15 * (rank % 5)) * time)
+    hands = 2 if activity.tool is None and rank % 2 else 1
+    return [(x + 0.06 * side, y + 0.06 * side, z) for side in range(hands)]
 
 
 def _goal(hall: Hall, story: Story, activity: Activity, spot: Spot, spots: Mapping[str, Spot]) -> Point:
