@@ -19,7 +19,11 @@ from tests.mmor.documents import ROOT, commands
 
 LINES = [command.text for command in commands(ROOT / "docs" / "first_day.md") if command.is_whole]
 # Tested elsewhere: minutes long, over a network.
-ELSEWHERE = {"check": "test_check.py", "checkpoints download": "test_checkpoints.py"}
+ELSEWHERE = {
+    "check": "test_check.py",
+    "checkpoints download": "test_checkpoints.py",
+    "data import": "cli/test_cli_import.py",
+}
 
 
 @pytest.fixture(scope="module")
