@@ -76,17 +76,23 @@ def require_domain(made: Path, domain: Domain, note: DomainNote | None = None) -
     """
     if note is not None and note.digest == domain.digest:
         return
-    there = stored_domain(made if made.is_dir() else made.parent)
+    folder = made if made.is_dir() else made.parent
+    there = stored_domain(folder)
     if note is not None and note.digest != there.digest:  # the copy is not there any more, or of something else
         unknown = [f"its {DOMAIN_FILE} is not beside it, so what differs is not known"]
         raise _other_domain(made, note.name, domain, unknown)
+    if note is None and there.digest != domain.digest and not (folder / DOMAIN_FILE).is_file():
+        advice = f"or, if it was made for this one and does not say so, put the takes' {DOMAIN_FILE} beside it"
+        raise _other_domain(made, there.name, domain, domain.differences(there), advice)
     require_same(made, there, domain)
 
 
-def _other_domain(made: Path | str, there: str, domain: Domain, differences: Sequence[str]) -> UserError:
+def _other_domain(
+    made: Path | str, there: str, domain: Domain, differences: Sequence[str], advice: str = ""
+) -> UserError:
     return UserError(
         one_line(
             f"{made}: was made for another domain than that of the takes, {there} (there) instead of {domain.name} "
-            f"(here): {'; '.join(differences)}. Choose one made for this domain"
+            f"(here): {'; '.join(differences)}. Choose one made for this domain{advice and f', {advice}'}"
         )
     )

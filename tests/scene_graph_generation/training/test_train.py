@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from operating_room.domain.domain import Domain, mmor
-from operating_room.domain.stored import stored_domain
+from operating_room.domain.stored import require_domain, stored_domain
 from operating_room.errors import UserError
 from operating_room.graphs.memory import Memory
 from operating_room.graphs.prompts import human_prompt
@@ -84,6 +84,8 @@ def test_a_model_keeps_its_domain_and_is_refused_with_another(data: Path, traine
         tmp_path / "own",
     )
     assert stored_domain(tmp_path / "own") == other_domain()
+    with pytest.raises(UserError, match=r"hugging.*put the takes' domain\.yaml beside it"):
+        require_domain(tmp_path, other_domain())  # as in a published folder, which tells nothing
     longer = replace(EXPERIMENT, train=replace(EXPERIMENT.train, max_steps=2))
     with pytest.raises(UserError, match="domain was"):
         train(longer, [data / "samples.json"], Dataset(data), tmp_path / "own")
