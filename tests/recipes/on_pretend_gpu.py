@@ -21,10 +21,13 @@ from panoptic_segmentation.config.config_keys import WHOLE_VIDEO
 from panoptic_segmentation.inference.predict import segment_video
 from panoptic_segmentation.model.losses import Clip
 from panoptic_segmentation.model.matching import Draws
+from scene_graph_generation.config.language import OtherLanguage
 from scene_graph_generation.config.settings import PretrainConfig, with_vocabulary
 from scene_graph_generation.inference.generator import SceneGraphGenerator
 from scene_graph_generation.inputs.evidence import ExampleReader
+from scene_graph_generation.inputs.example import IMAGE, Example
 from scene_graph_generation.inputs.tokens import Tokens, train_tokens
+from scene_graph_generation.model.decoding import generate
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.training_data import TrainingSamples, read_records, record_text
 from scene_graph_generation.training.loss import answer_loss
@@ -33,6 +36,9 @@ from scene_graph_generation.weights.adapters import add_lora, freeze
 from tests.recipes.pretend_gpu import DEVICE, PretendGpu, register
 from tests.recipes.small_panoptic import STAGES, small_config, small_model, two_clips
 from tests.recipes.small_scene_graph import SMALL
+from tests.scene_graph_generation.model.test_two_branches import ALL as EVERYTHING
+from tests.scene_graph_generation.model.test_two_branches import EGOEXOR, sample
+from tests.scene_graph_generation.tiny_languages import CONFIGS
 from tests.scene_graph_generation.tiny_training import write_samples
 
 
@@ -132,6 +138,41 @@ class SceneGraphs:
         assert len(generator.answer([*examples, generator.read_text("what comes next?")])) == 3
 
 
+def two_branches(fine_tuning: bool) -> None:
+    """A step of EgoExOR's model: glasses with gaze and hands, the room with sound and cloud, and one branch alone."""
+    model = MM2SG(EGOEXOR)
+    if fine_tuning:
+        add_lora(model, rank=4, alpha=8)
+        freeze(model, 1)
+        model.language.activation_checkpointing_enable({"use_reentrant": False})
+    model = model.train().to(DEVICE)
+    examples = [replace(one, labels=one.ids.clamp(min=0)).to(DEVICE) for one in (EVERYTHING, sample(2, 0, "gaze"))]
+    output = model(examples)
+    answer_loss(output.logits, output.labels, torch.ones(EGOEXOR.language.vocabulary).to(DEVICE)).backward()
+    assert model.pooler is not None
+    for encoder in (model.pooler.gaze_encoder, model.pooler.hand_encoder):
+        assert encoder is not None
+        assert all(weight.grad is not None for weight in encoder.parameters())
+    generated = generate(model.eval(), examples, {1}, 3)
+    assert len(generated) == 2
+
+
+def other_language(family: str) -> None:
+    """A step and an answer of another language model than Llama 2, fine-tuned as an experiment file would."""
+    language = OtherLanguage({**CONFIGS[family], "vocab_size": SMALL.model.language.vocabulary})
+    model = MM2SG(replace(SMALL.model, language=language))
+    add_lora(model, rank=4, alpha=8)
+    freeze(model, 1)
+    model.language.activation_checkpointing_enable({"use_reentrant": False})
+    model = model.train().to(DEVICE)
+    views = torch.randn(2, 3, SMALL.model.vision.image_size, SMALL.model.vision.image_size)
+    ids = torch.tensor([5, 6, IMAGE, 7, 8, 9])
+    examples = [Example(ids, views, labels=ids.clamp(min=0)).to(DEVICE)]
+    output = model(examples)
+    answer_loss(output.logits, output.labels, torch.ones(language.vocabulary).to(DEVICE)).backward()
+    assert len(generate(model.eval(), examples, {1}, 3)) == 1
+
+
 def parts(data: Path) -> dict[str, Callable[[], None]]:
     """Everything that computes."""
     found: dict[str, Callable[[], None]] = {"refusals": refusals}
@@ -147,6 +188,10 @@ def parts(data: Path) -> dict[str, Callable[[], None]]:
     found["fine-tuning"] = lambda: graphs.training(True)
     found["pretraining"] = graphs.pretraining
     found["generation"] = graphs.generation
+    found["two branches from scratch"] = lambda: two_branches(False)
+    found["two branches, fine-tuning"] = lambda: two_branches(True)
+    for family in CONFIGS:
+        found[f"language model {family}"] = lambda f=family: other_language(f)
     return found
 
 

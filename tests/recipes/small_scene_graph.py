@@ -76,7 +76,7 @@ def small_file(root: Path, training: str, **train: Any) -> Path:
     """The published experiment file with small sizes, the bases of `root`, and some settings of `train`."""
     values = yaml.safe_load((CONFIGS / "scene_graph" / f"{training}.yaml").read_text())
     values["model"] = {
-        name: value for name, value in _plain(to_mapping(SMALL.model)).items() if name not in ("language", "modalities")
+        name: value for name, value in plain(to_mapping(SMALL.model)).items() if name not in ("language", "modalities")
     }
     values["start"] |= {"base": str(root / "base"), "lora": {"rank": 4, "alpha": 8, "dropout": 0.05}}
     if training != "downstream":
@@ -116,9 +116,9 @@ def published_words(root: Path, training: str, **options: object) -> list[str]:
     return words + [str(word) for name, value in (smaller | options).items() for word in (f"--{name}", value)]
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Ready for YAML."""
     return {
-        name: _plain(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value
+        name: plain(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value
         for name, value in values.items()
     }
