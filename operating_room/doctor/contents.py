@@ -86,7 +86,7 @@ def contents(recorded: RecordedTake, frame_id: str, with_memory: bool = False) -
             memory = str(error)
             problems.append(memory)
     try:
-        prompt = timepoint_prompt(timepoint, recorded.domain.language, past)
+        prompt = timepoint_prompt(timepoint, past)
     except UserError as error:
         prompt = f"cannot be made: {error}"
         problems.append(str(error))

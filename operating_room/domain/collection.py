@@ -104,7 +104,7 @@ class Collection:
     labels: Literal["mmor", "4dor", "triplets"] = "triplets"  # which reader of raw relation labels
     files: Mapping[str, str] = field(default_factory=dict, hash=False)  # of a timepoint: TIMEPOINT_FILES -> pattern
     take_files: Mapping[str, str] = field(default_factory=dict, hash=False)  # TAKE_FILES and tasks -> pattern
-    period: float = 1.0  # s between timepoints
+    period: float = 1.0  # s between timepoints of simulated takes; a recorded one says its own
     thinned: Mapping[str, int] = field(default_factory=dict, hash=False)  # take -> every n-th label file counts
     without: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)  # task -> takes not evaluated
 

@@ -15,8 +15,9 @@ from typing import Any
 from operating_room.domain.collection import CAMERA_MODALITIES, Collection, Take
 from operating_room.domain.domain import OWN, Domain
 from operating_room.domain.numbers import file_number
+from operating_room.domain.stored import stored_domain
 from operating_room.errors import UserError
-from operating_room.recordings.folders import domain_of, find_roots, list_names, takes_of_root, with_splits
+from operating_room.recordings.folders import find_roots, list_names, takes_of_root, with_splits
 from operating_room.recordings.index import TakeFile, read_index, read_seconds, read_take_file
 from operating_room.recordings.modalities import BY_NAME, TABLE
 from operating_room.recordings.timepoint import Timepoint
@@ -90,15 +91,6 @@ class RecordedTake:
             UserError: the index file is missing or damaged.
         """
         return "jpg" if self._take_file is None else self._take_file.pictures
-
-    @property
-    def period(self) -> float:
-        """Seconds between timepoints.
-
-        Raises:
-            UserError: the index file is missing or damaged.
-        """
-        return self.collection.period if self._take_file is None else self._take_file.period
 
     @cached_property
     def index(self) -> Sequence[Element]:
@@ -292,7 +284,7 @@ class Dataset:
         Raises:
             UserError: there is no dataset, or its domain or splits are wrong.
         """
-        domain = domain_of(root) if domain is None else domain
+        domain = stored_domain(root) if domain is None else domain
         self.roots = find_roots(root, domain)
         self.domain = with_splits(domain, self.roots)
         name, first = next(iter(self.roots.items()))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 
-from operating_room.domain.collection import Collection, Take
-from operating_room.domain.domain import Domain, mmor
+import yaml
+
+from operating_room.domain.collection import SEPARATED_SPLITS, Collection, Take
+from operating_room.domain.domain import Domain
 from operating_room.domain.house import SPLITS_FILE
 from operating_room.domain.reading.collections import read_splits
 from operating_room.errors import UserError
-
-DOMAIN_FILE = "domain.yaml"  # says in the folder of a dataset what is recorded there
+from operating_room.files.atomic import write_text
 
 
 def list_names(folder: Path) -> frozenset[str]:
@@ -37,16 +38,6 @@ def list_names(folder: Path) -> frozenset[str]:
         raise UserError(f"{folder}: cannot be listed ({error.strerror}); check permissions") from error
 
 
-def domain_of(root: Path) -> Domain:
-    """What domain.yaml in a folder says is recorded there; without such a file, MM-OR with 4D-OR.
-
-    Raises:
-        UserError: something in the file is wrong.
-    """
-    path = root / DOMAIN_FILE
-    return Domain.read(path) if root.is_dir() and path.is_file() else mmor()
-
-
 def with_splits(domain: Domain, roots: Mapping[str, Path]) -> Domain:
     """The domain with the splits that stand in the folders of datasets in the house layout, if it names none itself.
 
@@ -63,6 +54,28 @@ def with_splits(domain: Domain, roots: Mapping[str, Path]) -> Domain:
         for collection in domain.collections
     ]
     return domain if tuple(collections) == domain.collections else replace(domain, collections=tuple(collections))
+
+
+def house_splits(root: Path, collection: Collection) -> dict[str, list[str]]:
+    """The splits of a dataset in the house layout, to be added to: train, val and test, and what else people have.
+
+    Raises:
+        UserError: something in their file is wrong.
+    """
+    path = root / SPLITS_FILE
+    known = read_splits(path, collection).splits if path.exists() else collection.splits
+    return {name: [] for name in SEPARATED_SPLITS} | {name: list(takes) for name, takes in known.items()}
+
+
+def write_house_splits(root: Path, collection: Collection, splits: Mapping[str, Sequence[str]]) -> None:
+    """Write splits beside the takes, unless they are what stands there; a file of people stays byte for byte.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path = root / SPLITS_FILE
+    if splits != house_splits(root, collection) or not path.exists():
+        write_text(path, yaml.safe_dump(splits, sort_keys=False, allow_unicode=True))
 
 
 def takes_of_root(root: Path, dataset: str, domain: Domain) -> list[Take]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection as Names
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -183,11 +183,7 @@ def _best(groups: Sequence[tuple[str, ...]], splits: Mapping[str, set[str]]) -> 
         filled = [any(stay(g, c) for g, c in zip(groups, (*choice, *rest)) if c == split) for split in splits]
         return sum(filled), *filled, sum(stay(g, c) for g, c in zip(tried, choice))
 
-    return [*max(_choices(splits, len(tried)), key=worth), *rest]
-
-
-def _choices(splits: Mapping[str, set[str]], count: int) -> Iterator[tuple[str, ...]]:
-    return product(splits, repeat=count)
+    return [*max(product(splits, repeat=len(tried)), key=worth), *rest]
 
 
 def _parts(collection: Collection, new: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:

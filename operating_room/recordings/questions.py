@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from operating_room.domain.language import Language
 from operating_room.errors import UserError
 from operating_room.files.readers import read_json
 from operating_room.graphs.prompts import ROBOT_LOG, human_prompt, metadata_blocks, told
@@ -14,21 +13,18 @@ from operating_room.recordings.timepoint import Timepoint
 _LOG_FORM = 'a robot log is {timepoint: {"log_lines": [text, ...]}}'
 
 
-def timepoint_prompt(
-    timepoint: Timepoint, language: Language, memory: str | None, known: dict[Path, Any] | None = None
-) -> str:
-    """The human prompt from the files of a timepoint.
+def timepoint_prompt(timepoint: Timepoint, memory: str | None, known: dict[Path, Any] | None = None) -> str:
+    """The human prompt from the files of a timepoint, in the language of its domain.
 
     Args:
         timepoint: what is known.
-        language: of its domain.
         memory: see `human_prompt`.
         known: keeps what has been read, for those who ask for many prompts of one timepoint.
 
     Raises:
         UserError: a file is damaged, or its content cannot be told (see `human_prompt`).
     """
-    known = {} if known is None else known
+    known, language = {} if known is None else known, timepoint.domain.language
     screen, transcript = timepoint.one("robot_screen"), timepoint.one("transcript")
     for path, read in ((screen, read_screen), (transcript, read_speech)):
         if path is not None and path not in known:

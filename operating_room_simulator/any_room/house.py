@@ -18,11 +18,11 @@ from jaxtyping import UInt8
 
 from operating_room.domain.collection import Collection, Take
 from operating_room.domain.domain import Domain
-from operating_room.domain.house import SPLITS_FILE
-from operating_room.domain.reading.collections import read_splits
+from operating_room.domain.stored import DOMAIN_FILE, store_domain
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path, write_json, write_text
 from operating_room.files.readers import parse_yaml, read_bytes, read_json
+from operating_room.recordings.folders import house_splits, write_house_splits
 from operating_room.work.workers import in_workers
 from operating_room_simulator.any_room.shots import Recorder
 from operating_room_simulator.any_room.sounds import second, subtitles
@@ -32,7 +32,7 @@ from operating_room_simulator.stage.rendering import affordable
 
 SIZES = (16, 4096)  # px
 _VERSION = 1  # counts up whenever the same seed gives other bytes
-_DOMAIN_FILE, _NOTE = "domain.yaml", ".synthetic.json"
+_NOTE = ".synthetic.json"
 _PIECE = 20  # timepoints written by one process at a time
 _PROCESS, _TIMEPOINT = 100_000_000, 1000  # bytes of a process without pictures, and of where people are (measured)
 _RATE = 16_000  # Hz
@@ -244,9 +244,9 @@ def _write_domain(out: Path, domain: Domain) -> None:
     Raises:
         UserError: another one is there.
     """
-    path = out / _DOMAIN_FILE
+    path = out / DOMAIN_FILE
     if not path.exists():
-        write_text(path, domain.to_yaml())
+        store_domain(out, domain)
     elif (there := Domain.read(path)) != domain:
         what = "; ".join(domain.differences(there)) or "takes, cameras or files differ"
         raise UserError(f"{path}: is of another domain ({what}); choose another folder, or give this file as --domain")
@@ -257,14 +257,11 @@ def _write_splits(root: Path, collection: Collection, takes: Sequence[str]) -> N
 
     What stands in the file already stays.
     """
-    path = root / SPLITS_FILE
-    before = read_splits(path, collection).splits if path.exists() else collection.splits
-    splits = {"train": [], "val": [], "test": []} | {name: list(names) for name, names in before.items()}
+    splits = house_splits(root, collection)
     known = {name for names in splits.values() for name in names}
     new = [name for name in takes if name not in known]
     for split in ("test", "val"):
         if not splits[split] and len(new) > 1:
             splits[split].append(new.pop())
     splits["train"] += new
-    if splits != before or not path.exists():
-        write_text(path, yaml.safe_dump(splits, sort_keys=False, allow_unicode=True))
+    write_house_splits(root, collection, splits)

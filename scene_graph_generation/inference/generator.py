@@ -144,7 +144,7 @@ class SceneGraphGenerator:
     def _ask(self, timepoint: Timepoint, memory: str | None) -> tuple[str, Evidence]:
         """The conversation and the files that go with it."""
         known = _only(timepoint, self.model.settings.modalities)
-        prompt = timepoint_prompt(known, self.domain.language, memory)
+        prompt = timepoint_prompt(known, memory)
         return self._tokens.conversation(prompt, self._roles), Evidence.of_timepoint(known)
 
 

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from operating_room.domain.collection import Collection
+from operating_room.domain.stored import DOMAIN_FILE
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
-from operating_room.recordings.folders import DOMAIN_FILE
 from operating_room.recordings.modalities import TABLE
 
 _MADE_OF_TAKES = ("subtitles",)  # speech recognition

@@ -14,7 +14,6 @@ from random import Random
 from typing import Any, Protocol, runtime_checkable
 
 from operating_room.domain.domain import Domain
-from operating_room.domain.language import Language
 from operating_room.errors import UserError
 from operating_room.graphs.memory import (
     DROP_PROBABILITY,
@@ -108,8 +107,8 @@ def training_records(
         UserError: a take or timepoint is not on disk, or one of its files is damaged.
     """
     samples = [sample for sample, _ in on_disk(dataset, samples, left_out)]
-    language = dataset.domain.language
-    logs = change_logs(samples, _spoken, language.forgotten_spellings) if options.temporal else {}
+    forgotten = dataset.domain.language.forgotten_spellings
+    logs = change_logs(samples, _spoken, forgotten) if options.temporal else {}
     similar = SimilarSamples(samples, dataset.domain) if options.mixed else None
     drawing = generator if options.augment_memory else None
     known: dict[Path, Any] = {}
@@ -124,7 +123,7 @@ def training_records(
         if options.temporal:
             memory = draw_memory(history, SCENE_GRAPH_STYLES, options.drop_history, drawing)
         evidence = mix_modalities(timepoint, others, generator) if others else timepoint
-        return training_record(sample.sample_id, evidence, language, triplets, memory, dataset.root, known)
+        return training_record(sample.sample_id, evidence, triplets, memory, dataset.root, known)
 
     for index, sample in enumerate(samples):
         timepoint = find(sample)
@@ -145,7 +144,6 @@ def training_records(
 def training_record(
     sample_id: str,
     timepoint: Timepoint,
-    language: Language,
     triplets: Iterable[Triplet],
     memory: str | None,
     root: Path,
@@ -165,7 +163,7 @@ def training_record(
         "id": sample_id,
         "timepoint": int(timepoint.frame_id),
         "vis_knowledge_paths": None,
-        "conversations": turns(timepoint_prompt(timepoint, language, memory, known), target_text(triplets)),
+        "conversations": turns(timepoint_prompt(timepoint, memory, known), target_text(triplets)),
         **{key: _relative(value, root) for key, value in files.items() if value},
         **({EGO_KEY: {str(n): _relative(path, root) for n, path in ego.items()}} if ego else {}),
     }

@@ -204,7 +204,7 @@ def _evaluation_prompts(facts: Any, root: Path) -> Iterator[Result]:
             pictures = timepoint.collection.evaluation_pictures(timepoint.views)
             slots = [BLACK if path is None else str(path.relative_to(root)) for path in pictures]
             present = (timepoint.one("point_cloud") is not None, timepoint.one("audio_embedding") is not None)
-            ours.append((conversation(timepoint_prompt(timepoint, mmor().language, told)), slots, present))
+            ours.append((conversation(timepoint_prompt(timepoint, told)), slots, present))
         yield compare(f"{name} prompt", [prompt for prompt, _, _ in ours], [c["prompt"] for c in cases], EXACT)
         yield compare(f"{name} slots", [slots for _, slots, _ in ours], [c["image_slots"] for c in cases], EXACT)
         arguments = [case["generate_kwargs"] for case in cases]

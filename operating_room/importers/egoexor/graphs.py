@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from operating_room.errors import one_line
+from operating_room.graphs.scene_graph import Triplet
 from operating_room.importers.egoexor.hdf5 import (
     BadRecording,
     blocks,
@@ -27,7 +28,6 @@ from operating_room.importers.egoexor.words import language
 if TYPE_CHECKING:
     import h5py
 
-Triplet = tuple[str, str, str]  # subject, object, predicate: the order of scene graphs here
 RawTriplet = tuple[str, str, str]  # subject, predicate, object: the order of the files
 
 # In which a row of numbers has subject, predicate and object. Published is the order of the words only.
@@ -104,11 +104,12 @@ def _rows(frame: h5py.Group) -> list[RawTriplet]:
 
 def _triplet(place: str, row: RawTriplet, known: _Names) -> Triplet:
     subject, predicate, object_ = row
-    found = language().entity_name(subject), language().entity_name(object_), language().predicate_name(predicate)
+    said = language()
+    found = Triplet(said.entity_name(subject), said.entity_name(object_), said.predicate_name(predicate))
     for word, name, names_of_kind, kind in (
-        (subject, found[0], known.entities, "entity"),
-        (predicate, found[2], known.predicates, "predicate"),
-        (object_, found[1], known.entities, "entity"),
+        (subject, found.subject, known.entities, "entity"),
+        (predicate, found.predicate, known.predicates, "predicate"),
+        (object_, found.object, known.entities, "entity"),
     ):
         if name not in names_of_kind.values():
             told = one_line(", ".join(row))[:120]

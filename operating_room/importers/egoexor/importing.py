@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from operating_room.domain.collection import SEPARATED_SPLITS
+from operating_room.domain.collection import SEPARATED_SPLITS, Collection
 from operating_room.domain.house import SPLITS_FILE
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json, write_text
@@ -26,7 +26,8 @@ from operating_room.importers.egoexor.hdf5 import BadRecording
 from operating_room.importers.egoexor.source import Recordings, StoredTake, Tables, find_recordings
 from operating_room.importers.egoexor.tables import RATES, Colours, Gaze, Pictures
 from operating_room.importers.egoexor.takes import Facts, inspect_take
-from operating_room.importers.egoexor.words import write_domain
+from operating_room.importers.egoexor.words import domain_there, write_domain
+from operating_room.recordings.folders import house_splits, write_house_splits
 from operating_room.work.processes import free_memory
 from operating_room.work.workers import in_workers
 
@@ -92,8 +93,8 @@ def import_egoexor(
         workers: processes at most; fewer where the memory is not enough.
 
     Raises:
-        UserError: nothing can be imported; or `out` holds takes of other files or options, or other things under the
-            name of a take; or a take that was asked for is not there.
+        UserError: nothing can be imported; or `out` holds takes of other files or options, other things under the name
+            of a take, another domain or damaged splits; or a take that was asked for is not there.
     """
     if workers < 1 or (period is not None and not 0 < period < float("inf")):
         raise UserError("import options out of range: workers of at least 1, a period above 0 s")
@@ -109,13 +110,15 @@ def import_egoexor(
     facts = [each for each in found if isinstance(each, Facts)]
     problems = [*recordings.problems, *(each for each in found if isinstance(each, str))]
     work = [_Work.begin(out, each, colours, pictures, gaze, period) for each in facts]
+    domain = domain_there(out)
+    house_splits(out, domain.collections[0])  # is refused before hours of work, not after them
     imported: dict[str, Counts] = {}
     problems += _write(work, recordings, (colours, pictures, gaze), workers, imported)
     notes = [*recordings.notes, *rate_notes(facts, period)]
     if any((each.folder / _TAKE_FILE).exists() for each in work):
         tables = [recordings.tables[path] for path in recordings.files]
-        notes += write_domain(out, tables, (camera for each in facts for camera in each.cameras))
-        notes += _write_splits(out, recordings)
+        notes += write_domain(out, domain, tables, (camera for each in facts for camera in each.cameras))
+        notes += _write_splits(out, recordings, domain.collections[0])
     return ImportReport(
         checklist=tuple(checklist(recordings, facts)),
         notes=tuple(notes),
@@ -298,7 +301,7 @@ def _require_same(path: Path, before: Mapping[str, Any], recipe: Mapping[str, An
         )
 
 
-def _write_splits(out: Path, recordings: Recordings) -> list[str]:
+def _write_splits(out: Path, recordings: Recordings, collection: Collection) -> list[str]:
     """Add the finished takes to splits.yaml; what stands there already stays, since people make splits of their own.
 
     Returns:
@@ -306,14 +309,8 @@ def _write_splits(out: Path, recordings: Recordings) -> list[str]:
     """
     notes = []
     path = out / SPLITS_FILE
-    splits: dict[str, list[str]] = {name: [] for name in SEPARATED_SPLITS}
-    if path.exists():
-        content = parse_yaml(read_bytes(path), str(path))
-        if not isinstance(content, dict) or not all(isinstance(value, list) for value in content.values()):
-            raise UserError(f"{path}: must name splits with a list of takes each; mend or delete it")
-        splits.update(content)
+    splits = house_splits(out, collection)
     before = {take: name for name in SEPARATED_SPLITS for take in splits[name]}
-    changed = False
     for take, split in sorted(recordings.splits.items()):
         if not (out / "takes" / take / _TAKE_FILE).exists():
             continue
@@ -321,9 +318,7 @@ def _write_splits(out: Path, recordings: Recordings) -> list[str]:
             notes.append(f"{path}: has {take} in {before[take]}, the split table in {split}; the file is left as it is")
         elif take not in before:
             splits[split].append(take)
-            changed = True
-    if changed or not path.exists():
-        write_text(path, yaml.safe_dump(splits, sort_keys=False, allow_unicode=True))
+    write_house_splits(out, collection, splits)
     return notes
 
 

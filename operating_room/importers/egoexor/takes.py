@@ -134,7 +134,7 @@ def inspect_take(take: StoredTake, tables: Tables) -> Facts:
             annotated=len(graphs),
             triplets=len(triplets),
             graph_orders=orders,
-            words=(frozenset(w for t in triplets for w in t[:2]), frozenset(t[2] for t in triplets)),
+            words=(frozenset(w for t in triplets for w in t[:2]), frozenset(t.predicate for t in triplets)),
             others=tuple(_others(group)),
         )
 

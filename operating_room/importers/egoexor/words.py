@@ -10,11 +10,10 @@ from pathlib import Path
 from operating_room.domain.domain import Domain, bundled
 from operating_room.domain.house import house_fields
 from operating_room.domain.language import Language
-from operating_room.files.atomic import write_text
+from operating_room.domain.stored import DOMAIN_FILE, store_domain
+from operating_room.errors import UserError
 from operating_room.importers.egoexor.source import Tables
 from operating_room.importers.egoexor.tables import BLANK
-
-DOMAIN_FILE = "domain.yaml"
 
 
 @cache
@@ -23,19 +22,29 @@ def language() -> Language:
     return bundled("egoexor").language
 
 
-def write_domain(out: Path, tables: Sequence[Tables], cameras: Iterable[str]) -> list[str]:
-    """Write the domain beside the takes: the bundled one, and whatever the files know besides.
-
-    A domain that is there already is kept, and only extended.
-
-    Returns:
-        What the domain has that the bundled one has not, a line for each kind.
+def domain_there(out: Path) -> Domain:
+    """The domain beside takes that were imported before, or the bundled one.
 
     Raises:
-        UserError: the domain that is there cannot be read.
+        UserError: the domain that is there cannot be read, or is of another room.
+    """
+    path, published = out / DOMAIN_FILE, bundled("egoexor")
+    domain = Domain.read(path) if path.exists() else published
+    if domain.name != published.name:
+        raise UserError(f"{path}: is the domain {domain.name}, not {published.name}; import into another folder")
+    return domain
+
+
+def write_domain(out: Path, before: Domain, tables: Sequence[Tables], cameras: Iterable[str]) -> list[str]:
+    """Write the domain beside the takes: that from `domain_there`, and whatever the files know besides.
+
+    Returns:
+        What it has that the one before has not, a line for each kind.
+
+    Raises:
+        UserError: it cannot be written.
     """
     path = out / DOMAIN_FILE
-    before = Domain.read(path) if path.exists() else bundled("egoexor")
     entities = {language().entity_name(word) for table in tables for word in table.entities.values()}
     predicates = {language().predicate_name(word) for table in tables for word in table.predicates.values()}
     collection = before.collections[0]
@@ -45,7 +54,7 @@ def write_domain(out: Path, tables: Sequence[Tables], cameras: Iterable[str]) ->
         "cameras": sorted(set(cameras) - {BLANK, *collection.camera}),
     }
     if not path.exists() or any(more.values()):
-        write_text(path, extended(before, **more).to_yaml())
+        store_domain(out, extended(before, **more))
     return [f"{path}: {kind} that are not published: {', '.join(names)}" for kind, names in more.items() if names]
 
 

@@ -47,7 +47,7 @@ def test_every_file_prompt_and_graph_of_a_timepoint(data: Path, take: str) -> No
     assert len(shown) > 5
     annotation = timepoint.one("annotation")
     assert annotation is not None
-    assert found["prompt"] == timepoint_prompt(timepoint, mmor().language, None)
+    assert found["prompt"] == timepoint_prompt(timepoint, None)
     assert found["graph"] == target_text(read_labels(annotation, timepoint.take, mmor()).triplets)
     assert found["problems"] == []
 

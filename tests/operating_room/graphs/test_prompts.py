@@ -125,21 +125,19 @@ def test_prompt_of_a_timepoint(timepoint: Callable[..., Timepoint], tmp_path: Pa
     screen.write_text(json.dumps(ROBOT))
     transcript.write_text(json.dumps({"text": "Ähm"}), encoding="utf-8")
     moment = timepoint(robot_screen=screen, transcript=transcript, tracker={"unique_id_dicts": [TOOL]})
-    assert timepoint_prompt(moment, mmor().language, "Short") == human_prompt(
-        mmor().language, ROBOT, moment.tracker, "Ähm", "Short"
-    )
+    assert timepoint_prompt(moment, "Short") == human_prompt(mmor().language, ROBOT, moment.tracker, "Ähm", "Short")
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"text": 3}', "{}", '{"text": "a'])
 def test_damaged_transcript_is_named(timepoint: Callable[..., Timepoint], tmp_path: Path, content: str) -> None:
     (tmp_path / "words.json").write_text(content)
     with pytest.raises(UserError, match=r"words\.json"):
-        timepoint_prompt(timepoint(transcript=tmp_path / "words.json"), mmor().language, None)
+        timepoint_prompt(timepoint(transcript=tmp_path / "words.json"), None)
 
 
 def test_unknown_tracker_id_names_the_timepoint(timepoint: Callable[..., Timepoint]) -> None:
     with pytest.raises(UserError, match=r"001_PKA_MMOR_000003, second 7 of take_tracks/001_PKA\.json: tracker id"):
-        timepoint_prompt(timepoint(tracker={"unique_id_dicts": [TOOL | {"unique_id": "1"}]}), mmor().language, None)
+        timepoint_prompt(timepoint(tracker={"unique_id_dicts": [TOOL | {"unique_id": "1"}]}), None)
 
 
 def test_dropped_blocks_leave_the_rest_alone() -> None:

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import yaml
 
-from operating_room.domain.domain import Domain, bundled
+from operating_room.domain.domain import Domain, bundled, mmor
 from operating_room.errors import UserError
 from operating_room.importers.egoexor import importing
 from operating_room.importers.egoexor.frames import Piece, write_piece
@@ -309,11 +309,26 @@ def test_folder_of_others(tmp_path: Path, name: str, content: str, told: str) ->
     assert path.read_text() == content
 
 
-def test_splits_file_of_another_form(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["train: 3\n", "train: [{a: 1}]\n", "train: [A_1_1]\nval: [A_1_1]\n"])
+def test_splits_file_of_another_form(tmp_path: Path, content: str) -> None:
+    """Refused with its line before anything is written."""
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/splits.yaml").write_text("train: 3\n")
-    with pytest.raises(UserError, match=r"splits\.yaml: must name splits with a list of takes each"):
+    (tmp_path / "out/splits.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"splits\.yaml:[12]: "):
         import_egoexor(write_legacy(tmp_path / "a.h5", [tiny_take()]), tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["splits.yaml"]
+
+
+def test_folder_with_another_domain(tmp_path: Path) -> None:
+    """Its words and cameras would be mixed up with EgoExOR's."""
+    path = tmp_path / "out/domain.yaml"
+    path.parent.mkdir()
+    path.write_text(mmor().to_yaml())
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"domain\.yaml: is the domain mmor, not egoexor; import into another folder"):
+        import_egoexor(write_legacy(tmp_path / "a.h5", [tiny_take()]), tmp_path / "out")
+    assert path.read_bytes() == before
+    assert not (tmp_path / "out/takes").exists()
 
 
 def test_one_bad_take_costs_no_other(tmp_path: Path) -> None:
