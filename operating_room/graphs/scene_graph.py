@@ -154,7 +154,7 @@ def true_relation(triplet: Triplet, language: Language) -> Triplet:
 
 def target_text(triplets: Iterable[Triplet]) -> str:
     """The answer a model is trained to give: `<SG> head surgeon,patient,drilling; ... </SG>`, `<SG> </SG>` if empty."""
-    body = "".join(f"{_spoken(s)},{_spoken(o)},{p}; " for s, o, p in triplets).rstrip("; ")
+    body = "".join(f"{spoken(s)},{spoken(o)},{p}; " for s, o, p in triplets).rstrip("; ")
     return f"{START} {body} {END}" if body else f"{START} {END}"
 
 
@@ -185,5 +185,6 @@ def _spell_frame_id(value: Any) -> str | None:
         return value if isinstance(value, str) else None
 
 
-def _spoken(entity: str) -> str:
+def spoken(entity: str) -> str:
+    """An entity as target texts spell it."""
     return entity.lower().replace("_", " ")

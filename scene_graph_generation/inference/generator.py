@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
 from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
 
 import torch
 
-from computing.machine import free_memory
+from computing.machine import free_memory, release_memory
 from operating_room.domain.domain import Domain, mmor
 from operating_room.errors import UserError
 from operating_room.graphs.prompts import ROLES
@@ -19,8 +22,11 @@ from operating_room.recordings.timepoint import Timepoint
 from operating_room.scores.fingerprints import fingerprint, source_fingerprint, stamp
 from scene_graph_generation.inputs.evidence import Evidence, ExampleReader
 from scene_graph_generation.inputs.example import Example
+from scene_graph_generation.inputs.grammar import Grammar
 from scene_graph_generation.inputs.tokens import Tokens
-from scene_graph_generation.model.decoding import MAX_NEW_TOKENS, cache_bytes, generate
+from scene_graph_generation.model.decoding import MAX_NEW_TOKENS, cache_bytes
+from scene_graph_generation.model.draft_decoding import decode
+from scene_graph_generation.model.drafts import Said
 from scene_graph_generation.model.mm2sg import MM2SG
 
 FINGERPRINTED = 8  # numbers of each parameter that identify a model
@@ -30,6 +36,25 @@ _MAKERS = (  # the code between files and text, as far as the prompt does not sh
     "scene_graph_generation/inputs/*.py",
     "scene_graph_generation/model/*.py",
 )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What answers took."""
+
+    tokens: int = 0  # generated
+    passes: int = 0  # of the language model, each over a batch
+    drafted: int = 0  # tokens that were guessed
+    accepted: int = 0  # of these the right ones
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(ours + theirs for ours, theirs in zip(astuple(self), astuple(other))))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tokens} tokens in {self.passes} passes of the language model; {self.accepted} of {self.drafted} "
+            "guessed tokens were right"
+        )
 
 
 class SceneGraphGenerator:
@@ -42,9 +67,13 @@ class SceneGraphGenerator:
         max_new_tokens: of an answer; longer ones are cut off.
         domain: that it was trained for; None is MM-OR with 4D-OR.
         roles: who asks and who answers, as the conversation calls them.
+        valid: answers are scene graphs of the domain, whatever the model would rather say; for questions of text alone
+            leave it off.
     """
 
     max_new_tokens = MAX_NEW_TOKENS
+    valid = False
+    cost = Cost()  # of all answers so far
     _domain: Domain | None = None
     _roles = ROLES
 
@@ -56,6 +85,7 @@ class SceneGraphGenerator:
         max_new_tokens: int = MAX_NEW_TOKENS,
         domain: Domain | None = None,
         roles: tuple[str, str] = ROLES,
+        valid: bool = False,
     ) -> None:
         tokens.conversation("", roles)  # refuses roles that it cannot have
         self._domain = domain
@@ -65,6 +95,10 @@ class SceneGraphGenerator:
         self._device = device
         self._tokens = tokens
         self._reader = ExampleReader(model.settings, tokens)
+        self.valid = valid
+        self._at_once: int | None = None  # so many questions at most, since more did not fit
+        self._said: defaultdict[str, Said] = defaultdict(Said)
+        self._grammar = Grammar(tokens, self.domain.language) if valid else None
 
     @property
     def domain(self) -> Domain:
@@ -94,7 +128,8 @@ class SceneGraphGenerator:
         known = evidence.only(self.model.settings.modalities)
         slots = [None if path is None else path.name for path in known.views]
         seen = [f"{path.parent.name}/{path.name} {stamp(path)}" for path in known.files()]
-        return fingerprint([made_by(), str(self.max_new_tokens), prompt, str(slots), *seen])
+        valid = ["valid"] if self.valid else []
+        return fingerprint([made_by(), str(self.max_new_tokens), prompt, str(slots), *seen, *valid])
 
     def text_question(self, prompt: str) -> str:
         """As `question`, of a question of text alone."""
@@ -108,9 +143,10 @@ class SceneGraphGenerator:
         """
         prompt, evidence = self._ask(timepoint, memory)
         try:
-            return self._reader(evidence, prompt, reserve=self.max_new_tokens)
+            example = self._reader(evidence, prompt, reserve=self.max_new_tokens)
         except UserError as error:
             raise UserError(f"{timepoint.take.sample_name}, timepoint {timepoint.frame_id}: {error}") from error
+        return replace(example, take=timepoint.take.sample_name)
 
     def read_ahead(self, timepoints: Sequence[Timepoint]) -> None:
         """Begin to read the files of timepoints that will be asked next, while the model answers."""
@@ -127,19 +163,49 @@ class SceneGraphGenerator:
     def answer(self, examples: Sequence[Example]) -> list[str]:
         """The texts that the model generates for these questions, as one batch.
 
+        What was answered before of the same take is the draft of its next answer, which takes fewer passes by that and
+        stays the same.
+
         Raises:
-            UserError: the GPU has no room for so many at once, or the model's scores are no numbers.
+            UserError: the GPU has no room even for one, or the model's scores are no numbers.
+        """
+        said = [None if example.take is None else self._said[example.take] for example in examples]
+        generated: list[list[int]] = []
+        while len(generated) < len(examples):
+            places = slice(len(generated), len(generated) + (self._at_once or len(examples)))
+            some = self._try(examples[places], said[places])
+            if some is None:
+                release_memory(torch.device(self._device))
+            else:
+                generated += some
+        for history, ids in zip(said, generated):
+            if history is not None:
+                history.add([*ids, self._tokens.end_id])
+        return [self._tokens.decode(ids) for ids in generated]
+
+    def _try(self, examples: Sequence[Example], said: Sequence[Said | None]) -> list[list[int]] | None:
+        """The generated tokens; None if there are too many questions for the GPU, and less will be tried from now on.
+
+        Raises:
+            UserError: there is nothing less to try.
         """
         try:
             moved = [example.to(self._device) for example in examples]
-            generated = generate(self.model, moved, self._tokens.end_ids, self.max_new_tokens)
+            found = decode(self.model, moved, self._tokens.end_ids, self.max_new_tokens, said, self._grammar)
         except torch.OutOfMemoryError as error:
-            advice = "a smaller --batch-size" if len(examples) > 1 else "--bits 4 or another GPU"
-            raise UserError(
-                f"{self._device}: has too little memory for {len(examples)} questions at once; choose {advice}. What "
-                "has been generated is kept"
-            ) from error
-        return [self._tokens.decode(ids) for ids in generated]
+            alone = len(examples) == 1
+            if alone or self.model.settings.batching == "published":  # whose answers depend on their batch
+                many = "one question" if alone else f"{len(examples)} questions at once"
+                advice = "--bits 4 or another GPU" if alone else "a smaller --batch-size"
+                kept = "What has been generated is kept"
+                raise UserError(f"{self._device}: has too little memory for {many}; choose {advice}. {kept}") from error
+        else:
+            self.cost += Cost(sum(map(len, found.ids)), found.passes, found.drafted, found.accepted)
+            return found.ids
+        self._at_once = len(examples) // 2
+        told = f"has too little memory for {len(examples)} questions at once, going on with {self._at_once}"
+        print(f"{self._device}: {told}; the answers are the same", file=sys.stderr)
+        return None
 
     def _ask(self, timepoint: Timepoint, memory: str | None) -> tuple[str, Evidence]:
         """The conversation and the files that go with it."""

@@ -19,6 +19,7 @@ from operating_room.graphs.prompts import ROBOT_LOG
 from operating_room.graphs.scene_graph import Triplet, parse
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.timepoint import Timepoint
+from operating_room.work.processes import is_first
 from operating_room.work.progress import track
 from scene_graph_generation.inference.answers import Answer, Answers, open_answers
 from scene_graph_generation.inference.generator import SceneGraphGenerator
@@ -175,6 +176,8 @@ def answer_takes(
             for timepoint in group if memory else ():
                 if timepoint.take not in problems:
                     memories[timepoint.take].add(parse(texts[timepoint.sample_id]), int(timepoint.time))
+    if generator.cost.passes and is_first():
+        print(generator.cost, file=sys.stderr)
     if changed:
         told = "their question has changed since (memory, files, settings or the code that reads them)"
         print(f"{changed} timepoints were generated again: {told}", file=sys.stderr)

@@ -30,6 +30,7 @@ class Example:
     others: Mapping[str, Tensor] = field(default_factory=dict)
     ego: int = 0  # so many of the views, the first ones, are of glasses
     dropped_memory: int = 0  # characters that were cut off the oldest end of the memory, so that the sample fits
+    take: str | None = None  # whose answers before are the draft of this one's; None: it gets no draft
 
     @property
     def cloud(self) -> Float[Tensor, "points 6"] | None:

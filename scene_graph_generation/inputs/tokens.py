@@ -6,6 +6,7 @@ token of the second part is dropped and IMAGE stands between them. Learnt is eve
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -87,6 +88,17 @@ class Tokens:
         """Token text -> id."""
         return self._tokenizer.get_vocab()
 
+    def pieces(self) -> list[bytes]:
+        """What each token adds to a text that is decoded; nothing for those that are not written, as the end."""
+        anchor = self._tokenizer.encode("a", add_special_tokens=False).ids[-1:]  # else a first blank would be dropped
+        begun = self._tokenizer.decode(anchor)
+        texts = self._tokenizer.decode_batch([[*anchor, token] for token in range(self.size)])
+        names = {token: name for name, token in self.names().items()}
+        return [
+            _bytes_of(names.get(token, "")) if "\ufffd" in text else text.removeprefix(begun).encode()
+            for token, text in enumerate(texts)
+        ]
+
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json`."""
         write_text(folder / FILE, self._tokenizer.to_str())
@@ -128,6 +140,16 @@ def train_tokens(texts: Iterable[str], vocabulary: int, language: Language) -> T
         single=f"{BEGIN_TOKEN} $A", special_tokens=[(BEGIN_TOKEN, tokenizer.token_to_id(BEGIN_TOKEN))]
     )
     return Tokens(tokenizer)
+
+
+def _bytes_of(name: str) -> bytes:
+    """The bytes of a token that is no text alone, part of a letter, by its name: `<0xC3>`, or GPT-2's letters."""
+    if found := re.fullmatch(r"<0x([0-9A-F]{2})>", name):
+        return bytes.fromhex(found[1])
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]  # these bytes are shown by themselves
+    letters = {chr(byte): byte for byte in shown}
+    letters |= {chr(256 + place): byte for place, byte in enumerate(sorted({*range(256)} - {*shown}))}
+    return bytes(letters[letter] for letter in name) if letters.keys() >= set(name) else b""
 
 
 def _fixed_phrases(language: Language) -> set[str]:

@@ -14,8 +14,12 @@ from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.model.mm2sg import MM2SG
 
 # transformers 5.24 has renamed the argument, and 5.40 will not know the old name any more.
-_CACHE = "cache" if "cache" in inspect.signature(LlamaForCausalLM.forward).parameters else "past_key_values"
+CACHE = "cache" if "cache" in inspect.signature(LlamaForCausalLM.forward).parameters else "past_key_values"
 MAX_NEW_TOKENS = 300  # data specification, section 4.2
+NO_NUMBERS = (
+    "the model's scores are no numbers: its weights are damaged, or too large for this number format; copy or train "
+    "the model again, or try --bits 32"
+)
 
 
 @torch.no_grad()
@@ -24,8 +28,9 @@ def generate(
 ) -> list[list[int]]:
     """The most likely token after the other, for each sample up to and without the first of `end_ids`.
 
-    The language model makes its cache itself: one that looks back over a window only keeps no more than that. Samples
-    are padded on the left. With the model's batching `independent` a batch gives what its samples give alone.
+    The plain way, one token a pass. The language model makes its cache itself: one that looks back over a window only
+    keeps no more than that. Samples are padded on the left. With the model's batching `independent` a batch gives what
+    its samples give alone.
 
     Raises:
         UserError: a score is no number.
@@ -44,10 +49,7 @@ def generate(
     for step in range(max_new_tokens):
         scores = output.logits[:, -1]
         if not scores.isfinite().all():
-            raise UserError(
-                "the model's scores are no numbers: its weights are damaged, or too large for this number format; copy "
-                "or train the model again, or try --bits 32"
-            )
+            raise UserError(NO_NUMBERS)
         tokens = scores.argmax(-1)
         for i, token in enumerate(tokens.tolist()):
             if token in end_ids:
@@ -61,7 +63,7 @@ def generate(
             input_ids=tokens[:, None],
             attention_mask=mask,
             position_ids=lengths + step,
-            **{_CACHE: output[_CACHE]},
+            **{CACHE: output[CACHE]},
             use_cache=True,
         )
     return generated

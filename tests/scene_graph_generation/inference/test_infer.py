@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytest
 import torch
@@ -23,8 +23,10 @@ from scene_graph_generation.config.settings import LanguageConfig, MM2SGConfig, 
 from scene_graph_generation.inference import generator as generator_module
 from scene_graph_generation.inference.generator import SceneGraphGenerator, memory_note
 from scene_graph_generation.inference.infer import answers_path, first_frames, infer
+from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.inputs.tokens import train_tokens
 from scene_graph_generation.model.decoding import MAX_NEW_TOKENS, cache_bytes
+from scene_graph_generation.model.draft_decoding import Generated, decode
 from scene_graph_generation.model.mm2sg import MM2SG
 from tests.operating_room.tiny_dataset import write_dataset
 
@@ -326,18 +328,68 @@ def test_weights_that_are_no_numbers_are_told(dataset: Dataset, tmp_path: Path) 
         infer(SceneGraphGenerator(model, tokens), dataset, {MMOR_TAKE: None}, tmp_path / "p.json")
 
 
-def test_a_full_gpu_is_told(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("batching", "room"), [("independent", 0), ("published", 2), ("published", 0)])
+def test_a_full_gpu_is_told(
+    batching: Literal["independent", "published"], room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = some_generator(batching)
+    questions = [generator.read_text("What comes next?")] * (3 if room else 1)
+    monkeypatch.setattr(generator_module, "decode", with_room_for(room))
+    told = "3 questions at once; choose a smaller --batch-size" if room else "one question; choose --bits 4"
+    with pytest.raises(UserError, match=f"too little memory for {told}"):
+        generator.answer(questions)
+
+
+def test_a_batch_that_does_not_fit_is_made_smaller(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = [some_generator().read_text(f"What comes after {number}?") for number in range(5)]
+    expected = some_generator().answer(questions)
+    generator = some_generator()
+    monkeypatch.setattr(generator_module, "decode", with_room_for(2))
+    assert generator.answer(questions) == generator.answer(questions) == expected
+    told = capsys.readouterr().err
+    assert told == "cpu: has too little memory for 5 questions at once, going on with 2; the answers are the same\n"
+
+
+def some_generator(batching: Literal["independent", "published"] = "independent") -> SceneGraphGenerator:
     torch.manual_seed(0)
     tokens = train_tokens([conversation(human_prompt(mmor().language, None, None, None, None))], 1024, mmor().language)
-    generator = SceneGraphGenerator(MM2SG(tiny_config(tokens.size)), tokens)
-    question = generator.read_text("What comes next?")
+    return SceneGraphGenerator(MM2SG(replace(tiny_config(tokens.size), batching=batching)), tokens)
 
-    def full(*_: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(generator_module, "generate", full)
-    with pytest.raises(UserError, match="too little memory for 2 questions at once; choose a smaller --batch-size"):
-        generator.answer([question, question])
+def with_room_for(count: int) -> Any:
+    """The decoder of a GPU that has room for so many samples."""
+
+    def decode_some(model: MM2SG, examples: Sequence[Example], *others: Any) -> Generated:
+        if len(examples) > count:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(model, examples, *others)
+
+    return decode_some
+
+
+class Undrafted(SceneGraphGenerator):
+    """One token a pass."""
+
+    def read(self, timepoint: Timepoint, memory: str | None) -> Example:
+        return replace(super().read(timepoint, memory), take=None)
+
+
+def test_drafts_do_not_change_what_is_said(
+    dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames, drafted = {MMOR_TAKE: None, FOURDOR_TAKE: None}, some_generator()
+    undrafted = Undrafted(drafted.model, drafted._tokens)
+    graphs = [
+        infer(generator, dataset, frames, tmp_path / f"{name}.json", batch_size=2)
+        for name, generator in {"drafted": drafted, "undrafted": undrafted}.items()
+    ]
+    assert graphs[0] == graphs[1]
+    assert (tmp_path / "drafted.jsonl").read_bytes() == (tmp_path / "undrafted.jsonl").read_bytes()
+    assert drafted.cost.accepted > undrafted.cost.accepted == 0
+    assert drafted.cost.passes < undrafted.cost.passes
+    assert str(drafted.cost) in capsys.readouterr().err
 
 
 def test_memory_of_a_batch_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,8 +26,11 @@ MARKS = ("<s>", "</s>", "<unk>", "▁", "<0x", "\0")  # of the tokenizer's own; 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_llama_tokenizer(tmp_path_factory.mktemp("llama"))
+
+
+def write_llama_tokenizer(folder: Path) -> Path:
     """A tokenizer with Llama's settings, trained on our words."""
-    folder = tmp_path_factory.mktemp("llama")
     (folder / "words.txt").write_text("\n".join([" ".join(WORDS[i:] + WORDS[:i]) for i in range(30)]))
     SentencePieceTrainer.train(
         input=str(folder / "words.txt"),
