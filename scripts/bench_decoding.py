@@ -32,7 +32,7 @@ from operating_room.graphs.scene_graph import Sample, by_take, parse, target_tex
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.timepoint import Timepoint
 from operating_room_simulator.story.story import script_surgery
-from scene_graph_generation.config.settings import LanguageConfig, MM2SGConfig, VisionConfig, read_experiment
+from scene_graph_generation.config.settings import LanguageConfig, read_experiment
 from scene_graph_generation.inference.generator import SceneGraphGenerator
 from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.inputs.grammar import Grammar
@@ -144,7 +144,7 @@ def ask(
 
 
 class Taught(nn.Module):
-    """A language model whose scores are altered so that each sample says what it is told.
+    """A language model whose scores are altered so that each sample of a batch says what it is told.
 
     A sample is known by how far it is padded on the left: all questions have other lengths.
     """
@@ -153,7 +153,8 @@ class Taught(nn.Module):
         super().__init__()
         self.inner = language
         self.config = language.config
-        self.lessons: dict[int, list[int]] = {}  # length of the question -> answer with the end
+        self.lessons: Sequence[Sequence[int]] = ()  # the answers of the next batch, with the end
+        self._said: dict[int, tuple[int, Sequence[int]]] = {}  # padding -> length of the question, answer
 
     def get_input_embeddings(self) -> nn.Module:
         """Of the model inside."""
@@ -162,12 +163,15 @@ class Taught(nn.Module):
     def forward(self, position_ids: Tensor, attention_mask: Tensor, **others: Any) -> Any:
         """As the model inside; at each position the next token of the answer has the best score."""
         output = self.inner(position_ids=position_ids, attention_mask=attention_mask, **others)
-        lengths = max(self.lessons) - attention_mask.int().argmax(1)
-        kept = output.logits.shape[1]
-        for row, length in enumerate(lengths.tolist()):
-            lesson = self.lessons[length]
-            for place, position in enumerate(position_ids[row, -kept:].tolist()):
-                output.logits[row, place, lesson[min(max(0, position + 1 - length), len(lesson) - 1)]] = 1e4
+        padding = attention_mask.int().argmax(1).tolist()
+        if "inputs_embeds" in others:
+            length = position_ids.shape[1] - output.logits.shape[1] + 1
+            self._said = {pad: (length - pad, lesson) for pad, lesson in zip(padding, self.lessons, strict=True)}
+            assert len(self._said) == len(padding), "questions of one length"
+        for row, pad in enumerate(padding):
+            begins, lesson = self._said[pad]
+            for place, position in enumerate(position_ids[row, -output.logits.shape[1] :].tolist()):
+                output.logits[row, place, lesson[min(max(0, position + 1 - begins), len(lesson) - 1)]] = 1e4
         return output
 
 
@@ -178,12 +182,9 @@ def bench_teacher(graphs: Sequence[Sample], device: torch.device, count: int) ->
     number = {piece: 3 + place for place, piece in enumerate(pieces)}
     answers = [[*(number[piece] for piece in split(text)), END] for text in texts]
     for name, (layers, width, heads, hidden) in SIZES.items():
-        config = MM2SGConfig(
-            vision=VisionConfig(image_size=28, width=16, layers=1, heads=2, mlp=32, feature_layer=-1),
-            language=LanguageConfig(vocabulary=32_000, width=width, layers=layers, heads=heads, mlp=hidden),
-        )
+        language = LanguageConfig(vocabulary=32_000, width=width, layers=layers, heads=heads, mlp=hidden)
         torch.manual_seed(0)
-        model = MM2SG(replace(config, pooler=read_experiment(SMALL).model.pooler)).eval().to(device)
+        model = MM2SG(replace(read_experiment(SMALL).model, language=language)).eval().to(device)
         taught = Taught(model.language)
         model.language = taught  # ty: ignore[invalid-assignment]
         for batch in (1, 8):
@@ -191,7 +192,7 @@ def bench_teacher(graphs: Sequence[Sample], device: torch.device, count: int) ->
             lanes = [answers[lane * count : lane * count + count] for lane in range(batch)]
             histories = [Said() for _ in lanes]
             for second in range(count):
-                taught.lessons = {PROMPT - row: lane[second] for row, lane in enumerate(lanes)}
+                taught.lessons = [lane[second] for lane in lanes]
                 ids = [torch.arange(PROMPT - row) % 30_000 + 3 for row in range(batch)]
                 examples = [Example(of.to(device), torch.zeros(0, 3, 28, 28, device=device)) for of in ids]
                 one, seconds = timed(device, plain, model, examples, [END])

@@ -136,6 +136,9 @@ class SceneGraphs:
         take = self.dataset.takes()[0]
         examples = [generator.read(self.dataset.take(take).timepoint(f"{i:06d}"), None) for i in range(2)]
         assert len(generator.answer([*examples, generator.read_text("what comes next?")])) == 3
+        generator = SceneGraphGenerator(generator.model, self.tokens, DEVICE, 5, valid=True)
+        assert len(generator.answer(examples)) == len(generator.answer(examples)) == 2
+        assert generator.cost.accepted  # the second time there are drafts
 
 
 def two_branches(fine_tuning: bool) -> None:
