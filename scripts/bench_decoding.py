@@ -14,21 +14,20 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import re
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from teaching import END, Taught, lessons
+from timing import timed
 
-from computing.machine import choose_device, wait_for
+from computing.machine import choose_device
 from mmor.demo import BUNDLED, GRAPHS
 from operating_room.domain.domain import mmor
 from operating_room.graphs.memory import Memory, truncate
-from operating_room.graphs.scene_graph import Sample, by_take, parse, target_text
+from operating_room.graphs.scene_graph import Sample, by_take, parse
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.timepoint import Timepoint
 from operating_room_simulator.story.story import script_surgery
@@ -46,7 +45,6 @@ WAYS = ("plain", "drafts", "drafts and grammar")
 SMALL = Path(__file__).parents[1] / "configs" / "scene_graph" / "small.yaml"
 PROMPT = 600  # tokens of a question to a random model
 SIZES = {"30 M": (8, 512, 8, 1408), "300 M": (24, 1024, 16, 2816)}  # layers, width, heads, hidden
-END = 2
 
 
 class Tally:
@@ -64,15 +62,6 @@ class Tally:
         self.drafted += found.drafted
         self.accepted += found.accepted
         self.seconds += seconds
-
-
-def timed(device: torch.device, task: Callable[..., Generated], *arguments: Any) -> tuple[Generated, float]:
-    """A result and the seconds it took."""
-    wait_for(device)
-    start = time.perf_counter()
-    found = task(*arguments)
-    wait_for(device)
-    return found, time.perf_counter() - start
 
 
 def plain(model: MM2SG, examples: Sequence[Example], end_ids: Sequence[int]) -> Generated:
@@ -143,44 +132,9 @@ def ask(
     show(name, tallies, differing)
 
 
-class Taught(nn.Module):
-    """A language model whose scores are altered so that each sample of a batch says what it is told.
-
-    A sample is known by how far it is padded on the left: all questions have other lengths.
-    """
-
-    def __init__(self, language: nn.Module) -> None:
-        super().__init__()
-        self.inner = language
-        self.config = language.config
-        self.lessons: Sequence[Sequence[int]] = ()  # the answers of the next batch, with the end
-        self._said: dict[int, tuple[int, Sequence[int]]] = {}  # padding -> length of the question, answer
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Of the model inside."""
-        return self.inner.get_input_embeddings()  # ty: ignore[not-callable]
-
-    def forward(self, position_ids: Tensor, attention_mask: Tensor, **others: Any) -> Any:
-        """As the model inside; at each position the next token of the answer has the best score."""
-        output = self.inner(position_ids=position_ids, attention_mask=attention_mask, **others)
-        padding = attention_mask.int().argmax(1).tolist()
-        if "inputs_embeds" in others:
-            length = position_ids.shape[1] - output.logits.shape[1] + 1
-            self._said = {pad: (length - pad, lesson) for pad, lesson in zip(padding, self.lessons, strict=True)}
-            assert len(self._said) == len(padding), "questions of one length"
-        for row, pad in enumerate(padding):
-            begins, lesson = self._said[pad]
-            for place, position in enumerate(position_ids[row, -output.logits.shape[1] :].tolist()):
-                output.logits[row, place, lesson[min(max(0, position + 1 - begins), len(lesson) - 1)]] = 1e4
-        return output
-
-
 def bench_teacher(graphs: Sequence[Sample], device: torch.device, count: int) -> None:
     """Random Llamas that say annotated graphs, in pieces of the length of Llama's tokens."""
-    texts = [target_text(sorted(sample.triplets)) for sample in graphs]
-    pieces = sorted({piece for text in texts for piece in split(text)})
-    number = {piece: 3 + place for place, piece in enumerate(pieces)}
-    answers = [[*(number[piece] for piece in split(text)), END] for text in texts]
+    answers = lessons(graphs)
     for name, (layers, width, heads, hidden) in SIZES.items():
         language = LanguageConfig(vocabulary=32_000, width=width, layers=layers, heads=heads, mlp=hidden)
         torch.manual_seed(0)
@@ -193,8 +147,8 @@ def bench_teacher(graphs: Sequence[Sample], device: torch.device, count: int) ->
             histories = [Said() for _ in lanes]
             for second in range(count):
                 taught.lessons = [lane[second] for lane in lanes]
-                ids = [torch.arange(PROMPT - row) % 30_000 + 3 for row in range(batch)]
-                examples = [Example(of.to(device), torch.zeros(0, 3, 28, 28, device=device)) for of in ids]
+                ids, nothing = torch.arange(PROMPT, device=device) + 3, torch.zeros(0, 3, 28, 28, device=device)
+                examples = [Example(ids, nothing)] * batch
                 one, seconds = timed(device, plain, model, examples, [END])
                 tallies[WAYS[0]].add(one, seconds)
                 other, seconds = timed(device, decode, model, examples, [END], MAX_NEW_TOKENS, histories)
@@ -203,11 +157,6 @@ def bench_teacher(graphs: Sequence[Sample], device: torch.device, count: int) ->
                 for history, lane in zip(histories, lanes):
                     history.add(lane[second])
             show(f"{name} parameters, {batch} at once", tallies, differing)
-
-
-def split(text: str) -> list[str]:
-    """Pieces of up to four letters: 111 for an annotated graph on average, as many as Llama's tokens (108)."""
-    return re.findall(r" ?\w{1,4}|[^\w\s]", text)
 
 
 def read_graphs(path: Path | None) -> list[Sample]:

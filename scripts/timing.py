@@ -7,6 +7,10 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch
+
+from computing.machine import wait_for
+
 Result = TypeVar("Result")
 
 
@@ -18,6 +22,15 @@ def cpu_seconds(runs: int, task: Callable[..., Result], *arguments: Any) -> tupl
         result = task(*arguments)
         seconds.append(_used() - start)
     return min(seconds), result
+
+
+def timed(device: torch.device, task: Callable[..., Result], *arguments: Any) -> tuple[Result, float]:
+    """A result and the wall seconds it took, what a GPU still had to do for it included."""
+    wait_for(device)
+    start = time.perf_counter()
+    result = task(*arguments)
+    wait_for(device)
+    return result, time.perf_counter() - start
 
 
 def _used() -> float:
