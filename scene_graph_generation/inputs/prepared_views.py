@@ -124,12 +124,17 @@ def open_views(folder: Path, size: int) -> TakeViews | None:
         UserError: they are damaged.
     """
     try:
-        state = (folder / PICTURES).stat()
+        pictures = (folder / PICTURES).stat()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise _damaged(folder / PICTURES, error.strerror) from error
-    return _open(folder, size, (state.st_ino, state.st_mtime_ns, state.st_size))
+    try:
+        views = (folder / VIEWS).stat()
+    except OSError as error:
+        raise _damaged(folder / VIEWS, error.strerror) from error
+    state = (pictures.st_ino, pictures.st_mtime_ns, pictures.st_size, views.st_ino, views.st_size)
+    return _open(folder, size, state)
 
 
 def write_views(

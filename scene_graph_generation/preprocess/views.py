@@ -11,6 +11,7 @@ from pathlib import Path
 from operating_room.domain.collection import Take
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.work.progress import track
 from scene_graph_generation.inputs.prepared_views import bytes_of, outdated, take_folder, write_views
 from scene_graph_generation.inputs.views import prepare_file
 from scene_graph_generation.preprocess.run import Outcome, each_take
@@ -65,7 +66,7 @@ def _require_room(dataset: Dataset, takes: Sequence[Take], root: Path, size: int
         UserError: less is free.
     """
     views = 0
-    for take in takes:
+    for take in track(takes, "pictures"):
         try:
             pictures = shown_pictures(dataset.take(take))
             views += len(outdated(take_folder(root, take, size, pictures), size, pictures))

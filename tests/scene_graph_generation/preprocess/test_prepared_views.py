@@ -19,10 +19,12 @@ import torch
 from operating_room.doctor.checkup import check
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
+from operating_room.graphs.prompts import conversation
 from operating_room.graphs.scene_graph import Sample
 from operating_room.recordings.dataset import Dataset
 from operating_room.scores.fingerprints import inputs_fingerprint
-from scene_graph_generation.config.settings import with_vocabulary
+from scene_graph_generation.config.settings import MM2SGConfig, with_vocabulary
+from scene_graph_generation.inference.generator import SceneGraphGenerator
 from scene_graph_generation.inputs import prepared_views
 from scene_graph_generation.inputs.evidence import ExampleReader
 from scene_graph_generation.inputs.prepared_views import FOLDER, PICTURES, VIEWS
@@ -195,6 +197,7 @@ def test_a_take_that_has_grown_is_prepared_anew(root: Path) -> None:
 @pytest.mark.parametrize("left", [0, 10, 500])
 def test_files_that_are_cut_off_are_named(root: Path, name: str, left: int) -> None:
     prepare(root).require()
+    ViewReader(SIZE)(pictures(root))  # this process has them open
     path = place(root) / name
     os.truncate(path, left)
     with pytest.raises(UserError, match=rf"{name}: these prepared views are damaged .*remove .*001_PKA and run"):
@@ -222,7 +225,6 @@ def test_a_view_that_is_not_what_was_written_is_named(root: Path) -> None:
 def test_arrays_of_another_form_are_named(root: Path, other: np.ndarray) -> None:
     prepare(root).require()
     np.save(place(root) / VIEWS, other)
-    np.save(place(root) / PICTURES, np.load(place(root) / PICTURES))  # as in a process that has not opened them
     with pytest.raises(UserError, match=r"views\.npy: these prepared views are damaged \(holds"):
         ViewReader(SIZE)(pictures(root))
 
@@ -308,6 +310,23 @@ def test_checks_and_fingerprints_stay_as_they_were(root: Path) -> None:
     before = [str(check(Dataset(root))), inputs_fingerprint(Dataset(root), samples)]
     prepare(root).require()
     assert [str(check(Dataset(root))), inputs_fingerprint(Dataset(root), samples)] == before
+
+
+def test_questions_that_answers_are_stored_by_stay_the_same(root: Path) -> None:
+    class Asked(SceneGraphGenerator):
+        model: Any = SimpleNamespace(settings=MM2SGConfig())
+        _tokens: Any = SimpleNamespace(conversation=conversation)
+
+        def __init__(self) -> None: ...
+
+    generator = Asked()
+
+    def questions() -> list[str]:
+        return [generator.question(timepoint, None) for timepoint in Dataset(root).take(TAKE).timepoints]
+
+    before = questions()
+    prepare(root).require()
+    assert questions() == before
 
 
 def test_training_samples_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
