@@ -62,7 +62,7 @@ def _prepare(picture: Image.Image, size: int) -> UInt8[Tensor, "3 size size"]:
 def normalise_views(views: UInt8[Tensor, "views 3 size size"]) -> Float[Tensor, "views 3 size size"]:
     """Scale to 0..1, subtract CLIP's mean, divide by its standard deviation."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-    return (views.float() / 255 - mean) / std
+    return views.float().div_(255).sub_(mean).div_(std)
 
 
 class ViewReader:
