@@ -1,7 +1,7 @@
 """How long a model waits for the files of a timepoint: seven views of 2048x1536 px, read ahead, prepared, and neither.
 
 Everything is made here: a take of MM-OR with JPEG pictures that are smooth with some noise. The model is a pause, as
-one on a GPU is for the processors. Waits are wall time; they and the ratios hold for the processors that are free.
+one on a GPU is for the processors. Waits are wall time (medians) and hold for the processors that are free.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from statistics import median
 
 import numpy as np
 import torch
@@ -123,7 +124,7 @@ def evaluation(evidence: list[Evidence], tokens: Tokens, busy: Iterable[int]) ->
 
 
 def wait_s(count: int, wish: Callable[[int], None], ask: Callable[[int], object], pause: float) -> float:
-    """Mean of the waits but the first."""
+    """The median of the waits but the first: others may use the processors for a while."""
     waited = []
     for number in range(count):
         start = time.perf_counter()
@@ -131,7 +132,7 @@ def wait_s(count: int, wish: Callable[[int], None], ask: Callable[[int], object]
         ask(number)
         waited.append(time.perf_counter() - start)
         time.sleep(pause)
-    return sum(waited[1:]) / (count - 1)
+    return median(waited[1:])
 
 
 def training(records: list[Record], dataset: Dataset, tokens: Tokens) -> dict[str, float]:

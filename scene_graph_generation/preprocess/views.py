@@ -12,9 +12,10 @@ from operating_room.domain.collection import Take
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.work.progress import track
-from scene_graph_generation.inputs.prepared_views import bytes_of, outdated, take_folder, write_views
+from scene_graph_generation.inputs.prepared_views import bytes_of, take_folder
 from scene_graph_generation.inputs.views import prepare_file
 from scene_graph_generation.preprocess.run import Outcome, each_take
+from scene_graph_generation.preprocess.view_files import outdated, write_views
 
 GB = 1e9
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +31,7 @@ from scene_graph_generation.inputs.evidence import ExampleReader
 from scene_graph_generation.inputs.prepared_views import FOLDER, PICTURES, VIEWS
 from scene_graph_generation.inputs.tokens import train_tokens
 from scene_graph_generation.inputs.views import ViewReader, prepare_file
-from scene_graph_generation.preprocess import views
+from scene_graph_generation.preprocess import view_files, views
 from scene_graph_generation.preprocess.overlay import overlay
 from scene_graph_generation.preprocess.run import Outcome
 from scene_graph_generation.preprocess.views import preprocess_views, shown_pictures
@@ -40,6 +41,7 @@ from tests.operating_room.tiny_dataset import picture, write, write_dataset, wri
 from tests.operating_room.tiny_house import write_house
 from tests.scene_graph_generation.tiny_training import SHORT, write_samples
 
+FORK = get_context("fork")
 SIZE = 28
 TAKE, OTHER = mmor().find_take("001_PKA"), mmor().find_take("001_4DOR")
 SHOWN = {TAKE: 30, OTHER: 12}  # ten cameras of three timepoints, four of three
@@ -48,10 +50,10 @@ import sys
 from pathlib import Path
 from operating_room.domain.domain import mmor
 from operating_room.recordings.dataset import Dataset
-from scene_graph_generation.inputs import prepared_views
+from scene_graph_generation.preprocess import view_files
 from scene_graph_generation.preprocess.views import preprocess_views
 
-prepared_views.CHUNK = 4
+view_files.CHUNK = 4
 preprocess_views(Dataset(Path(sys.argv[1])), [mmor().find_take("001_PKA")], 28)
 """
 
@@ -125,7 +127,7 @@ def test_takes_that_share_a_folder_and_pictures_outside_of_it(tmp_path: Path, mo
     for name, of_take in {"one": ["shared/a.jpg"], "two": ["shared/b.jpg"], "three": ["far/c.jpg"]}.items():
         take = replace(TAKE, name=name, folder="shared")
         folder = prepared_views.take_folder(tmp_path, take, SIZE, of_take)
-        list(prepared_views.write_views(folder, SIZE, {n: files[n] for n in of_take}, lambda p: prepare_file(p, SIZE)))
+        list(view_files.write_views(folder, SIZE, {n: files[n] for n in of_take}, lambda p: prepare_file(p, SIZE)))
     forbid_reading(monkeypatch)
     assert torch.equal(ViewReader(SIZE)(list(files.values())), expected)
 
@@ -140,6 +142,17 @@ def test_a_killed_run_is_continued(root: Path, call: int) -> None:
     assert preprocess_views(Dataset(root), [TAKE], SIZE).require() == SHOWN[TAKE] - done
     assert torch.equal(ViewReader(SIZE)(pictures(root)), anew(pictures(root)))
     assert prepare(root).require() == SHOWN[OTHER]
+
+
+def test_two_runs_at_once_do_each_other_no_harm(root: Path) -> None:
+    runs = [FORK.Process(target=prepare, args=(root,)) for _ in range(3)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert [run.exitcode for run in runs] == [0, 0, 0]
+    assert prepare(root).require() == 0
+    assert torch.equal(ViewReader(SIZE)(pictures(root)), anew(pictures(root)))
 
 
 def test_an_interrupted_run_keeps_what_it_has_prepared(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +260,7 @@ def test_too_small_a_disk_is_told_before_anything_is_written(root: Path, monkeyp
 
 
 def test_a_disk_that_gets_full_is_one_sentence(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, calls = prepared_views._write, []
+    whole, calls = view_files._write, []
 
     def full(file: Any, view: np.ndarray) -> None:
         calls.append(1)
@@ -256,7 +269,7 @@ def test_a_disk_that_gets_full_is_one_sentence(root: Path, monkeypatch: pytest.M
         whole(file, view)
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepared_views, "_write", full)
+        patch.setattr(view_files, "_write", full)
         problems = prepare(root).problems
     assert len(problems) == 1
     assert "views.npy: cannot be written (No space left on device)" in problems[0]
