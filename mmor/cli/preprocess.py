@@ -38,6 +38,7 @@ class Step(StrEnum):
     EMBEDDINGS = "audio-embeddings"
     TRANSCRIPTS = "transcripts"
     MASKS = "masks"
+    VIEWS = "views"
     ALL = "all"
 
 
@@ -50,7 +51,7 @@ class AudioEncoder(StrEnum):
 
 @app.command("preprocess")
 def preprocess(
-    step: Annotated[Step, typer.Argument(help="What to prepare.")],
+    step: Annotated[Step, typer.Argument(help="What to prepare; all is all but views, which take much room.")],
     data: Data = Path("data"),
     domain: DomainFile = None,
     take: Annotated[
@@ -91,10 +92,13 @@ def preprocess(
     from_annotations: Annotated[
         bool, typer.Option("--from-annotations", help="Masks from annotated label masks, read in place of predictions.")
     ] = False,
+    size: Annotated[
+        int, typer.Option(help="Of prepared views, px: that of the model's vision tower.", min=1, max=4096)
+    ] = 336,
 ) -> None:
     """Prepare the files of each timepoint. What exists is kept: an interrupted run goes on where it stopped."""
     from operating_room.errors import UserError
-    from scene_graph_generation.preprocess import audio, embeddings, masks, transcripts
+    from scene_graph_generation.preprocess import audio, embeddings, masks, transcripts, views
     from scene_graph_generation.preprocess.overlay import overlay, read_only
     from scene_graph_generation.preprocess.run import Outcome, half_copied
 
@@ -122,7 +126,9 @@ def preprocess(
         outcome += transcripts.preprocess_transcripts(dataset, takes, many)
     if step in (Step.MASKS, Step.ALL):
         outcome += masks.preprocess_masks(dataset, takes, predictions, from_annotations, many)
-    typer.echo(f"{outcome.written} files written for {len(takes)} takes")
+    if step == Step.VIEWS:
+        outcome += views.preprocess_views(dataset, takes, size, many)
+    typer.echo(f"{outcome.written} {'views' if step == Step.VIEWS else 'files'} written for {len(takes)} takes")
     if out is not None:
         typer.echo(f"with links to all that was there in {out}: give this as --data from now on")
     finish(outcome.problems)

@@ -38,6 +38,15 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "height width 3"]:
     """A camera picture of 8 bits a channel as RGB.
 
     Raises:
+        UserError: see `open_picture`.
+    """
+    return np.asarray(open_picture(path))
+
+
+def open_picture(path: Path) -> Image.Image:
+    """A camera picture of 8 bits a channel as Pillow's RGB, decoded: for who resizes it, without a copy of all pixels.
+
+    Raises:
         UserError: it is missing, damaged, no JPEG or PNG, has 16 bits a channel, or is stored turned.
     """
     data = read_bytes(path)
@@ -46,7 +55,7 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "height width 3"]:
         _refuse_turned(path, image)
         if is_png(data) and png_form(data)[0] == 16:
             raise UserError(f"{path}: has 16 bits a channel; save it with 8, as bright as it is to be seen")
-        return np.asarray(image.convert("RGB"))
+        return image if image.mode == "RGB" else image.convert("RGB")
     except _ERRORS as error:
         raise _bad(path, error) from error
 

@@ -21,7 +21,14 @@ from typing import Any
 
 from operating_room.errors import UserError
 from operating_room.files.cloud_files import MAX_EXTENT, MAX_POINTS, check_point_cloud, read_point_cloud
-from operating_room.files.picture_files import check_picture, picture_size, read_ids, read_label_mask, read_picture
+from operating_room.files.picture_files import (
+    check_picture,
+    open_picture,
+    picture_size,
+    read_ids,
+    read_label_mask,
+    read_picture,
+)
 from operating_room.files.raw_files import again, brief, read_bytes, require
 from operating_room.files.sound_files import check_audio, read_audio
 
@@ -34,6 +41,7 @@ __all__ = [
     "check_picture",
     "check_point_cloud",
     "check_subtitles",
+    "open_picture",
     "parse_yaml",
     "picture_size",
     "read_audio",

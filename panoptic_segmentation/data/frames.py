@@ -12,7 +12,7 @@ from torch import Tensor
 
 from operating_room.errors import UserError
 from operating_room.files.readers import read_picture
-from operating_room.work.ahead import Ahead
+from operating_room.work.ahead import THREADS, Ahead
 from panoptic_segmentation.config.settings import InferenceSettings
 from panoptic_segmentation.data.ground_truth import Video
 from panoptic_segmentation.data.pictures import resize_for_test, resize_station
@@ -27,25 +27,27 @@ def windows(
 ) -> Iterator[Float[Tensor, "frames 3 height width"]]:
     """The pictures of a video at network size, RGB in 0..255, some at a time on a device.
 
-    Another thread decodes and resizes the next window meanwhile. Pictures travel in 8 bits and become floats there.
+    Other threads decode and resize the next window meanwhile. Pictures travel in 8 bits and become floats there.
 
     Raises:
         BadFrame: a picture is unreadable, or of another shape than those before it.
     """
-    paths = video.pictures()
-    parts = [tuple(paths[start : start + settings.window]) for start in range(0, len(paths), settings.window)]
+    paths, size = video.pictures(), settings.window
     is_station = video.is_station
-    ahead = Ahead(lambda part: [_read(path, is_station, settings) for path in part])
-    size: tuple[int, ...] | None = None
-    for part, following in zip(parts, [*parts[1:], ()]):
-        pictures = ahead.take(part)
-        if following:
-            ahead.begin([following])
-        for path, picture in zip(part, pictures):
-            size = size or picture.shape
-            if picture.shape != size:
-                raise BadFrame(f"{path}: has other proportions than the frames before it; copy it again")
-        yield torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2).float()
+    ahead = Ahead(lambda path: _read(path, is_station, settings), 2 * max(size, THREADS))
+    shape: tuple[int, ...] | None = None
+    try:
+        for start in range(0, len(paths), size):
+            part = paths[start : start + size]
+            ahead.begin(paths[start : start + size + max(size, THREADS)])
+            pictures = [ahead.take(path) for path in part]
+            for path, picture in zip(part, pictures):
+                shape = shape or picture.shape
+                if picture.shape != shape:
+                    raise BadFrame(f"{path}: has other proportions than the frames before it; copy it again")
+            yield torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2).float()
+    finally:  # also where somebody stops half-way
+        ahead.close()
 
 
 def _read(path: Path, is_station: bool, settings: InferenceSettings) -> UInt8[np.ndarray, "height width 3"]:

@@ -149,7 +149,10 @@ class SceneGraphGenerator:
         return replace(example, take=timepoint.take.sample_name)
 
     def read_ahead(self, timepoints: Sequence[Timepoint]) -> None:
-        """Begin to read the files of timepoints that will be asked next, while the model answers."""
+        """Begin to read the files of timepoints that will be asked next, of several groups, while the model answers.
+
+        To be called at each step: what was begun before goes on if it is among them, and is given up if not.
+        """
         self._reader.read_ahead([Evidence.of_timepoint(timepoint) for timepoint in timepoints])
 
     def read_text(self, prompt: str) -> Example:

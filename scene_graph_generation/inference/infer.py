@@ -26,6 +26,7 @@ from scene_graph_generation.inference.generator import SceneGraphGenerator
 from scene_graph_generation.inference.seen import Seen, count_seen
 from scene_graph_generation.inputs.example import Example
 
+READ_AHEAD = 3  # groups of timepoints, besides the one that is answered
 Predictions = dict[str, list[Triplet]]  # sample id -> triplets as generated
 
 
@@ -148,7 +149,9 @@ def answer_takes(
     texts: dict[str, str] = {}
     changed = 0
     with shortened_memories(generator, "timepoints") as shortened:
-        for group, following in zip(track(groups, "scene graphs"), [*groups[1:], []]):
+        for number, group in enumerate(track(groups, "scene graphs")):
+            near = [point for of_group in groups[number : number + 1 + READ_AHEAD] for point in of_group]
+            generator.read_ahead([point for point in near if answers.text(point.sample_id) is None])
             asked: dict[tuple[str, str], Example] = {}
             for timepoint in group:
                 if memory and timepoint.take in problems:
@@ -168,7 +171,6 @@ def answer_takes(
                 changed += answers.text(sample_id) is not None
             if asked:
                 shortened.extend(example.dropped_memory > 0 for example in asked.values())
-                generator.read_ahead([point for point in following if answers.text(point.sample_id) is None])
                 generated = generator.answer(list(asked.values()))
                 new = [Answer(*place, text) for place, text in zip(asked, generated, strict=True)]
                 answers.add(new)

@@ -1,6 +1,6 @@
 """The files of one timepoint to tensors: views, and what there is besides (stage-2 specification, section 6).
 
-Views are kept as bytes and normalised last, so that they can be cached.
+Views are kept as bytes and normalised last, see `inputs/views.py`.
 """
 
 from __future__ import annotations
@@ -8,17 +8,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from operating_room.errors import UserError
-from operating_room.files.readers import read_picture
 from operating_room.graphs.prompts import IMAGE_MARK, MEMORY_END, MEMORY_START
 from operating_room.recordings.timepoint import Timepoint
 from operating_room.scores.fingerprints import stamp
@@ -27,14 +24,11 @@ from scene_graph_generation.config.settings import MM2SGConfig
 from scene_graph_generation.inputs.example import IMAGE, Example
 from scene_graph_generation.inputs.modalities import BRANCHES, MODALITIES, other_tokens
 from scene_graph_generation.inputs.tokens import Tokens
+from scene_graph_generation.inputs.views import ViewReader
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP
-STD = (0.26862954, 0.26130258, 0.27577711)
-PAD_COLOR = tuple(int(255 * mean) for mean in MEAN)
-KEPT_BYTES = 1 << 30  # of prepared views that all readers of one training or evaluation keep together
+HELD = 32  # timepoints that were read ahead, 2 to 4 MB each
 USUAL_POINTS = 20_000  # of a cloud
 EGO_KEY = "ego_image"  # of training records: number of the camera -> which of `image` are of glasses
-BLACK_SIZE = (2048, 1536)  # px, of the picture that stands for a missing view (data specification, section 4.1)
 
 
 @dataclass(frozen=True)
@@ -109,14 +103,12 @@ def ego_pictures(timepoint: Timepoint) -> dict[int, Path]:
     return {n: shown[c.name] for n, c in enumerate(timepoint.collection.cameras, 1) if c.name in shown}
 
 
-_Stamped = tuple[Evidence, tuple[str, ...]]
-
-
 @dataclass(frozen=True)
 class _Read:
-    """The files of a sample as tensors."""
+    """The files of a sample as tensors, and their state before they were read."""
 
-    views: Float[Tensor, "views 3 size size"]
+    state: tuple[str, ...]
+    views: UInt8[Tensor, "views 3 size size"]
     ego: int
     others: Mapping[str, Tensor]
 
@@ -129,7 +121,7 @@ class ExampleReader:
         self._config = config
         self._tokens = tokens
         self._views = ViewReader(config.vision.image_size, keep_views, readers)
-        self._ahead = Ahead(self._read)
+        self._ahead = Ahead(self._read, HELD)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -168,28 +160,38 @@ class ExampleReader:
         text_only = IMAGE not in ids
         if text_only and evidence != Evidence(()):
             raise UserError(f"the prompt has no {IMAGE_MARK}, so its files would not be seen; make the sample again")
-        found = None if text_only else self._ahead.take(_stamped(known))
+        found = None if text_only else self._files(known)
         return Example(
             ids=torch.tensor(ids),
             labels=None if answer is None else torch.tensor(labels),
-            views=self._views.none() if found is None else found.views,
+            views=self._views.none() if found is None else self._views.shown(found.views),
             others={} if found is None else found.others,
             ego=0 if found is None else found.ego,
             dropped_memory=dropped,
         )
 
     def read_ahead(self, evidence: Sequence[Evidence]) -> None:
-        """Begin to read the files of the next samples in another thread, while the model is busy with these."""
-        self._ahead.begin(_stamped(one.only(self._config.modalities)) for one in evidence)
+        """Begin to read the files of these samples in other threads, while the model is busy.
 
-    def _read(self, stamped: _Stamped) -> _Read:
-        evidence, config = stamped[0], self._config
+        What was begun before goes on if it is among them, and is given up if not.
+        """
+        self._ahead.begin(one.only(self._config.modalities) for one in evidence)
+
+    def _files(self, evidence: Evidence) -> _Read:
+        """What was read ahead, if the files are still the same."""
+        found = self._ahead.take(evidence)
+        return found if found.state == _state(evidence) else self._read(evidence)
+
+    def _read(self, evidence: Evidence) -> _Read:
+        config, state = self._config, _state(evidence)
         views, ego = evidence.views, {n: path for n, path in evidence.ego.items() if path in evidence.views}
         if self.two_branches:
             views = (*ego.values(), *(path for path in views if path is None or path not in ego.values()))
         self._check_views(len(views), len(ego), evidence)
         given = [(row, evidence.others[row.name]) for row in MODALITIES if row.name in evidence.others]
-        return _Read(self._views(views), len(ego), {row.name: row.read(paths, ego, config) for row, paths in given})
+        return _Read(
+            state, self._views(views), len(ego), {row.name: row.read(paths, ego, config) for row, paths in given}
+        )
 
     def _check_views(self, views: int, ego: int, evidence: Evidence) -> None:
         """The pooler has places for so many views; what is pooled with them takes some, too.
@@ -245,64 +247,6 @@ class ExampleReader:
         return config.vision.tokens + sum(row.tokens(config) for row in MODALITIES if row.name in evidence.others)
 
 
-def _stamped(evidence: Evidence) -> _Stamped:
-    """With the state of its files: one that changes after it was read ahead is read again.
-
-    One that is not there has none (reading it says so).
-    """
-    return evidence, tuple(stamp(path) if path.exists() else "" for path in evidence.files())
-
-
-def prepare_view(picture: UInt8[np.ndarray, "height width 3"], size: int) -> UInt8[Tensor, "3 size size"]:
-    """Pad a picture to a square with CLIP's mean colour and resize it (Pillow, bicubic)."""
-    from PIL import Image
-
-    height, width = picture.shape[:2]
-    side = max(height, width)
-    square = Image.new("RGB", (side, side), PAD_COLOR)
-    square.paste(Image.fromarray(picture), ((side - width) // 2, (side - height) // 2))
-    resized = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC))
-    return torch.from_numpy(resized.copy()).permute(2, 0, 1).contiguous()
-
-
-def normalise_views(views: UInt8[Tensor, "views 3 size size"]) -> Float[Tensor, "views 3 size size"]:
-    """Scale to 0..1, subtract CLIP's mean, divide by its standard deviation."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-    return (views.float() / 255 - mean) / std
-
-
-class ViewReader:
-    """Reads pictures as prepared views; with `keep` each file is read once and stays in memory while there is room."""
-
-    def __init__(self, size: int, keep: bool = False, readers: int = 1) -> None:
-        self.size = size
-        self._room = KEPT_BYTES // readers if keep else 0
-        self._kept: dict[Path, Tensor] = {}
-
-    def __call__(self, paths: Sequence[Path | None]) -> Float[Tensor, "views 3 size size"]:
-        """The views of these pictures; None is a black picture, no picture at all is one view of the mean colour.
-
-        Raises:
-            UserError: a picture is missing or damaged.
-        """
-        if not paths:
-            return torch.zeros(1, 3, self.size, self.size)
-        return normalise_views(torch.stack([self._black if path is None else self._view(path) for path in paths]))
-
-    def none(self) -> Float[Tensor, "0 3 size size"]:
-        """No view at all, for a sample that is text only."""
-        return torch.zeros(0, 3, self.size, self.size)
-
-    @cached_property
-    def _black(self) -> UInt8[Tensor, "3 size size"]:
-        width, height = BLACK_SIZE
-        return prepare_view(np.zeros((height, width, 3), np.uint8), self.size)
-
-    def _view(self, path: Path) -> UInt8[Tensor, "3 size size"]:
-        if path in self._kept:
-            return self._kept[path]
-        view = prepare_view(read_picture(path), self.size)
-        if view.nbytes <= self._room:
-            self._room -= view.nbytes
-            self._kept[path] = view
-        return view
+def _state(evidence: Evidence) -> tuple[str, ...]:
+    """Of its files; one that is not there has none (reading it says so)."""
+    return tuple(stamp(path) if path.exists() else "" for path in evidence.files())

@@ -10,6 +10,7 @@ from operating_room.domain.stored import DOMAIN_FILE
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.modalities import TABLE
+from scene_graph_generation.inputs.prepared_views import FOLDER as PREPARED_VIEWS
 
 _MADE_OF_TAKES = ("subtitles",)  # speech recognition
 _MADE = (*(row.name for row in TABLE if row.made_by), "masks_from_annotation")
@@ -20,7 +21,8 @@ def written(collection: Collection) -> set[str]:
     patterns = [collection.files.get(name) for name in _MADE]
     patterns += [collection.take_files.get(name) for name in _MADE_OF_TAKES]
     folders = {pattern.split("/")[0] for pattern in patterns if pattern is not None}
-    return folders | {f".{name}" for name in folders}  # the latter tell how the files were made
+    told = {f".{name}" for name in folders}  # how the files were made
+    return folders | told | {PREPARED_VIEWS}
 
 
 def overlay(dataset: Dataset, out: Path) -> Dataset:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from transformers import TrainingArguments, get_scheduler
 
 from scene_graph_generation.config.settings import LanguageConfig, MM2SGConfig, PointConfig, TrainConfig, VisionConfig
-from scene_graph_generation.inputs.evidence import normalise_views, prepare_view
 from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.inputs.modalities import MODALITIES
+from scene_graph_generation.inputs.views import normalise_views, prepare_view
 from scene_graph_generation.model.decoding import generate
 from scene_graph_generation.model.encoders import VisionTower
 from scene_graph_generation.model.mm2sg import MM2SG

@@ -259,5 +259,17 @@ def test_a_dataset_that_cannot_be_written(root: Path, tmp_path: Path, monkeypatc
     assert "is the dataset itself" in str(again.exception)
 
 
+def test_views_of_the_size_of_a_model_and_again(root: Path, tmp_path: Path) -> None:
+    result = preprocess(root, "views", "--size", "28")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{2 * 10 * 3 + 4 * 3} views written for 3 takes\n"
+    assert "60 views of 28 px take 0.0 GB" in result.stderr
+    assert preprocess(root, "views", "--size", "28").output == "0 views written for 3 takes\n"
+    (path,) = tmp_path.glob("MM-OR_data/.prepared_views/28px_v1/003_TKA/003_TKA/views.npy")
+    os.truncate(path, 5)
+    (told,) = errors(preprocess(root, "views", "--size", "28"))
+    assert re.fullmatch(r"error: .*views\.npy: these prepared views are damaged \(.*\); remove .* and run .*", told)
+
+
 def test_takes_may_be_named_as_tab_completion_does(root: Path) -> None:
     assert preprocess(root, "transcripts", "--take", "003_TKA/").output == "3 files written for 1 takes\n"

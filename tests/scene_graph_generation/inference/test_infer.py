@@ -49,6 +49,7 @@ class Scripted(SceneGraphGenerator):
 
     def __init__(self, broken: tuple[str, str] | None = None, dies_after: int = 1000) -> None:
         self.asked: list[list[tuple[str, str, str | None]]] = []
+        self.wished: list[list[str]] = []
         self._broken = broken
         self._left = dies_after
 
@@ -58,7 +59,7 @@ class Scripted(SceneGraphGenerator):
         return Question(timepoint.take.name, timepoint.frame_id, memory)
 
     def read_ahead(self, timepoints: Sequence[Timepoint]) -> None:
-        """There is nothing to read."""
+        self.wished.append([timepoint.frame_id for timepoint in timepoints])
 
     def answer(self, examples: Sequence[Any]) -> list[str]:
         if not self._left:
@@ -93,6 +94,14 @@ def test_with_memory_takes_go_side_by_side(dataset: Dataset, tmp_path: Path) -> 
     ]
     alone = infer(Scripted(), dataset, {FOURDOR_TAKE: ["000000", "000002"]}, tmp_path / "q.json")
     assert alone.items() <= both.items()
+
+
+def test_the_next_groups_are_read_ahead_but_for_what_is_answered(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        infer(Scripted(dies_after=1), dataset, {MMOR_TAKE: None}, tmp_path / "p.json")
+    generator = Scripted()
+    infer(generator, dataset, {MMOR_TAKE: None}, tmp_path / "p.json")
+    assert generator.wished == [["000001", "000002"], ["000001", "000002"], ["000002"]]
 
 
 def test_without_memory_timepoints_go_in_batches(dataset: Dataset, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from pypcd4 import Encoding, PointCloud
-from transformers import CLIPImageProcessorPil
 
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
@@ -18,81 +17,13 @@ from operating_room.files.readers import MAX_POINTS
 from operating_room.graphs.prompts import conversation, human_prompt
 from operating_room.recordings.dataset import Dataset
 from scene_graph_generation.config.settings import MM2SGConfig, PoolerConfig, VisionConfig
-from scene_graph_generation.inputs import evidence as timepoint
-from scene_graph_generation.inputs.evidence import (
-    MEAN,
-    PAD_COLOR,
-    STD,
-    Evidence,
-    ExampleReader,
-    ViewReader,
-    normalise_views,
-    prepare_view,
-)
+from scene_graph_generation.inputs.evidence import Evidence, ExampleReader
 from scene_graph_generation.inputs.example import IGNORED, IMAGE, Example, merge
 from scene_graph_generation.inputs.modalities import other_tokens, read_audio_embedding, read_cloud, read_masks
 from scene_graph_generation.inputs.tokens import train_tokens
 from tests.operating_room.tiny_dataset import label_picture, picture, write, write_dataset
 
 CONFIG = MM2SGConfig(vision=VisionConfig(image_size=28), pooler=PoolerConfig(audio_width=8))
-
-
-def random_picture(height: int, width: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-@pytest.mark.parametrize("size", [(40, 60), (60, 40), (40, 61), (50, 50)])
-def test_views_are_what_clip_expects(size: tuple[int, int]) -> None:
-    image = random_picture(*size)
-    side = max(size)
-    square = np.full((side, side, 3), PAD_COLOR, np.uint8)
-    top, left = ((side - extent) // 2 for extent in size)
-    square[top : top + size[0], left : left + size[1]] = image
-    processor = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
-    expected = processor(square, return_tensors="pt").pixel_values[0]
-    assert torch.allclose(normalise_views(prepare_view(image, 28)[None])[0], expected, atol=1e-6)
-
-
-def test_missing_views_are_black_and_no_view_is_the_mean_color() -> None:
-    read = ViewReader(28)
-    black = read([None])
-    expected = -torch.tensor(MEAN) / torch.tensor(STD)
-    assert torch.allclose(black[0, :, 14, 14], expected, atol=1e-5)
-    assert black[0, :, 0, 14].abs().max() < 0.05  # 2048x1536 is padded above and below
-    assert not read([]).any()
-
-
-def test_kept_views_are_read_once(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jpg", picture())
-    kept, fresh = ViewReader(28, keep=True), ViewReader(28)
-    first = kept([path])
-    path.unlink()
-    assert torch.equal(kept([path, path])[1:], first)
-    with pytest.raises(UserError, match=r"a\.jpg"):
-        fresh([path])
-
-
-def test_black_views_do_not_make_others_stay(tmp_path: Path) -> None:
-    """Review: after the first missing camera every picture of every timepoint was kept, and read from there."""
-    path, read = write(tmp_path / "a.jpg", picture()), ViewReader(28)
-    first = read([None, path])
-    write(path, picture(pixels=np.zeros((48, 64, 3), np.uint8)))
-    assert not torch.equal(read([None, path])[1], first[1])
-    path.unlink()
-    with pytest.raises(UserError, match=r"a\.jpg"):
-        read([path])
-
-
-def test_kept_views_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timepoint, "KEPT_BYTES", 2 * 3 * 28 * 28)
-    read = ViewReader(28, keep=True)
-    paths = [write(tmp_path / f"{i}.jpg", picture()) for i in range(3)]
-    read(paths)
-    for path in paths:
-        path.unlink()
-    read(paths[:2])
-    with pytest.raises(UserError, match=r"2\.jpg"):
-        read(paths)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
