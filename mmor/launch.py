@@ -110,6 +110,9 @@ def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: 
         elastic_launch(config, sys.executable)("-m", "mmor.cli", *sys.argv[1:])
     except ChildFailedError as error:
         _, first = error.get_first_failure()
+        if first.exitcode < 0:
+            told = "by lack of memory perhaps; run the same command again: what has been done is kept"
+            print(f"error: a process was ended from outside (signal {-first.exitcode}), {told}", file=sys.stderr)
         raise SystemExit(abs(first.exitcode) or 1) from None
 
 
