@@ -1,4 +1,6 @@
-"""Two processes against one: takes with memory, the bundled small model; the same bytes, and how much faster.
+"""Two processes against one, with the bundled small model on simulated takes: the same bytes, and how much faster.
+
+Without memory a take is divided; with it (`--memory`) takes are dealt, and a process batches those that it has.
 
 What starting costs (imports, loading the model) is left out on both sides. On a machine that others use, too, the ratio
 that counts is that of CPU seconds: those of one process against those of the busier of two, which is what two free
@@ -27,13 +29,14 @@ SEED = 11  # of the takes; the bundled model was trained on others
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--takes", type=int, default=4)
-    parser.add_argument("--seconds", type=int, default=60, help="length of each simulated take")
+    parser.add_argument("--takes", type=int, default=1)
+    parser.add_argument("--seconds", type=int, default=240, help="length of each simulated take")
+    parser.add_argument("--memory", action="store_true", help="with the memory of each take")
     parser.add_argument("--rounds", type=int, default=2, help="runs of each, of which the fastest counts")
     parser.add_argument("--answer", type=Path, nargs=2, help=argparse.SUPPRESS)  # one process: data, output
     arguments = parser.parse_args()
     if arguments.answer:
-        answer(*arguments.answer)
+        answer(*arguments.answer, arguments.memory)
         return
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -41,7 +44,7 @@ def main() -> None:
         cpu, wall = {1: float("inf"), 2: float("inf")}, {1: float("inf"), 2: float("inf")}
         for number in range(arguments.rounds):
             for processes in (1, 2):
-                told = run(root / "data", root / f"{processes}_{number}" / "p.json", processes)
+                told = run(root / "data", root / f"{processes}_{number}" / "p.json", processes, arguments.memory)
                 cpu[processes] = min(cpu[processes], max(one["cpu"] for one in told))
                 wall[processes] = min(wall[processes], told[0]["wall"])
         outputs = [{path.name: path.read_bytes() for path in root.glob(f"{n}_0/*")} for n in (1, 2)]
@@ -49,7 +52,8 @@ def main() -> None:
             raise SystemExit("one process and two have not written the same files")
         count = len(json.loads(outputs[0]["p.json"]))
     names = ", ".join(sorted(outputs[0]))
-    print(f"{count} timepoints of {arguments.takes} takes with memory; {names}: the same bytes")
+    how = "with" if arguments.memory else "without"
+    print(f"{count} timepoints of {arguments.takes} takes {how} memory; {names}: the same bytes")
     for name, seconds in (("CPU s of the busier process", cpu), ("wall s on this machine now", wall)):
         rates = ", ".join(f"{n} process{'es' * (n - 1)} {count / seconds[n]:.2f} timepoints/s" for n in (1, 2))
         print(f"{name}: {seconds[1]:.1f} and {seconds[2]:.1f}: {rates}: {seconds[1] / seconds[2]:.2f} times")
@@ -65,7 +69,7 @@ def simulate(root: Path, takes: int, seconds: int) -> None:
     prepare(root, chosen, None)
 
 
-def run(data: Path, out: Path, processes: int) -> list[dict[str, float]]:
+def run(data: Path, out: Path, processes: int, memory: bool) -> list[dict[str, float]]:
     """Seconds of each process, the first one first; started as torchrun does."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -75,6 +79,7 @@ def run(data: Path, out: Path, processes: int) -> list[dict[str, float]]:
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
         place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, __file__, "--answer", str(data), str(out)]
+        command += ["--memory"] if memory else []
         started.append(subprocess.Popen(command, env=os.environ | place, stdout=subprocess.PIPE, text=True))
     told = [process.communicate()[0] for process in started]
     if any(process.returncode for process in started):
@@ -82,7 +87,7 @@ def run(data: Path, out: Path, processes: int) -> list[dict[str, float]]:
     return [json.loads(text.splitlines()[-1]) for text in told]
 
 
-def answer(data: Path, out: Path) -> None:
+def answer(data: Path, out: Path, memory: bool) -> None:
     """What `mmor scene-graph infer` does in each process once the model is there."""
     import torch
 
@@ -101,9 +106,8 @@ def answer(data: Path, out: Path) -> None:
     generator.answer([generator.read(dataset.take(first).timepoints[0], None)])  # what only the first question costs
     wait_for_others()
     cpu, wall = time.process_time(), time.perf_counter()
-    answer_own = (generator, dataset, frames, out, own)
-    if do_share(own, lambda: answer_share(*answer_own)) is not None:
-        infer(generator, dataset, frames, out)
+    if do_share(own, lambda: answer_share(generator, dataset, frames, out, own, memory)) is not None:
+        infer(generator, dataset, frames, out, memory)
     print(json.dumps({"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}))
 
 

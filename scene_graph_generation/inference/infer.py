@@ -177,7 +177,8 @@ def answer_takes(
     with shortened_memories(generator, f"timepoints{whose(share)}") as shortened:
         for group, following in zip(track(groups, "scene graphs"), [*groups[1:], []]):
             asked: dict[tuple[str, str], Example] = {}
-            questions: dict[str, str] = {}
+            questions: dict[str, str] = {}  # and texts of this group, in its order
+            said: dict[str, str] = {}
             for timepoint in group:
                 if memory and timepoint.take in problems:
                     continue  # what comes after would be asked with another memory
@@ -187,7 +188,7 @@ def answer_takes(
                     question = generator.question(timepoint, past)
                     known = answers.find(sample_id, question)
                     if known is not None:
-                        texts[sample_id], questions[sample_id] = known, question
+                        said[sample_id], questions[sample_id] = known, question
                         continue
                     asked[sample_id, question] = generator.read(timepoint, past)
                     questions[sample_id] = question
@@ -199,7 +200,8 @@ def answer_takes(
                 shortened.extend(example.dropped_memory > 0 for example in asked.values())
                 generator.read_ahead([point for point in following if answers.text(point.sample_id) is None])
                 generated = generator.answer(list(asked.values()))
-                texts |= {sample_id: text for (sample_id, _), text in zip(asked, generated, strict=True)}
+                said |= {sample_id: text for (sample_id, _), text in zip(asked, generated, strict=True)}
+            texts |= {key: said[key] for key in questions}
             answers.add([Answer(key, question, texts[key]) for key, question in questions.items()])
             for timepoint in group if memory else ():
                 if timepoint.take not in problems:

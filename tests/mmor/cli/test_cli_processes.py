@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 from mmor import cli
 from operating_room.domain.domain import mmor
 from operating_room.files.atomic import write_json
+from operating_room.work.processes import ALL, array_share
 from panoptic_segmentation.inference import predictions
 from scene_graph_generation.inference.answers import Answer, open_answers
 from scene_graph_generation.inference.generator import SceneGraphGenerator
@@ -123,13 +123,6 @@ def files(folder: Path) -> dict[str, bytes]:
         for path in folder.rglob("*")
         if path.is_file() and not path.is_symlink()
     }
-
-
-def said(lines: str) -> list[str]:
-    """What a command told, without how far it is and without what the launcher of processes says."""
-    return [
-        line for line in lines.splitlines() if re.match(r"(error|note|process|\d+ of|.*: )", line) and "/" not in line
-    ]
 
 
 def test_two_processes_write_and_say_what_one_does(
@@ -273,8 +266,6 @@ def test_processes_and_jobs_do_not_disturb_each_other(place: Path, capfd: pytest
     assert alone(place, *words, "--part", "1/2") == 0
     about = json.loads((place / "p.part-1-of-2.jsonl").read_text().splitlines()[0])
     for held, refused in ((("--part", "1/2"), ["1/2"]), ((), ["1/2", "2/2"])):
-        from operating_room.work.processes import ALL, array_share
-
         with open_answers(place / "p.jsonl", about, array_share("1/2") if held else ALL) as answers:
             answers.add([Answer("x", "?", "text")])
             for part in ("1/2", "2/2"):
