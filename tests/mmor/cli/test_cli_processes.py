@@ -81,36 +81,35 @@ def alone(folder: Path, *words: str) -> int:
     return 0
 
 
-def start_two(folder: Path, *commands: Sequence[str], code: str = "") -> subprocess.CompletedProcess[str]:
-    """Commands one after the other in the same two processes of torchrun; the first one ends with the last code.
-
-    Args:
-        folder: where.
-        commands: words behind `mmor`.
-        code: what the processes do before.
-    """
+def together(folder: Path, *commands: Sequence[str]) -> tuple[list[int], subprocess.CompletedProcess[str]]:
+    """Commands one after the other in the same two processes of torchrun; the exit codes of the first process."""
     script = folder.parent / "commands.py"
     script.write_text(
         f"""
-import sys
-{code}
+import json, os, sys
 from mmor.cli import main
+codes = []
 for words in {[list(words) for words in commands]!r}:
     sys.argv = ["mmor", *words]
     try:
         main()
     except SystemExit as stopped:
-        code = int(stopped.code or 0)
-        if code or words == {list(commands[-1])!r}:
-            sys.exit(code)
+        codes.append(stopped.code)
+    else:
+        codes.append(0)
+if os.environ["RANK"] == "0":
+    open({str(folder.parent / "codes.json")!r}, "w").write(json.dumps(codes))
 """
     )
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    return started(folder, *launcher)
+    done = started(folder, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script))
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder.parent / "codes.json").read_text()), done
 
 
-def started(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
+def started(folder: Path, *command: str, code: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """A program of Python at its end; `code` is a folder whose sitecustomize.py every process of it begins with."""
+    paths = [str(path) for path in (code, Path(__file__).parents[3]) if path is not None]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.run(
         [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=900
     )
@@ -131,8 +130,8 @@ def test_two_processes_write_and_say_what_one_does(
     one, two = (copied(original, tmp_path / name) for name in ("one", "two"))
     assert [alone(one, *words) for words in COMMANDS] == [0] * len(COMMANDS)
     expected = capfd.readouterr()
-    done = start_two(two, *COMMANDS)
-    assert done.returncode == 0, done.stderr
+    codes, done = together(two, *COMMANDS)
+    assert codes == [0] * len(COMMANDS), done.stderr
     assert files(two) == files(one)
     assert done.stdout == expected.out
     names = set(files(one))
@@ -148,13 +147,14 @@ def test_a_bad_take_is_told_once_with_the_same_code(
         data = folder / "data" / "MM-OR_data"
         (data / "take_transcripts_per_timepoint" / "003_TKA" / "000002.json").write_text('{"te')
         (data / "take_audios" / "001_PKA.mp3").write_bytes(b"no sound")
-    for words, code in (((*INFER, "--out", "p.json"), 2), ((*WITHOUT_MEMORY, "--out", "r.json"), 1), (SOUND, 1)):
-        assert alone(one, *words) == code
-        errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
-        assert len(errors) == 1
-        done = started(two, "-m", "mmor.cli", *words, "--gpus", "2")
-        assert done.returncode == code, done.stderr
-        assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == errors
+    commands = (*INFER, "--out", "p.json"), (*WITHOUT_MEMORY, "--out", "r.json"), SOUND
+    expected = [alone(one, *words) for words in commands]
+    assert expected == [2, 1, 1]
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 3
+    codes, done = together(two, *commands)
+    assert codes == expected
+    assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == errors
     assert files(two) == files(one)
 
 
@@ -190,9 +190,12 @@ def test_a_killed_process_loses_nothing(original: Path, tmp_path: Path, counted:
     assert counted.asked == 9
     counted.asked = 0
     kill = dies_in("scene_graph_generation.inference.generator", "SceneGraphGenerator.answer", 3)
-    second = f"import os\nif os.environ['RANK'] == '1':\n{kill.replace(chr(10), chr(10) + '    ')}"
-    dead = start_two(two, words, code=second)
-    assert dead.returncode != 0
+    (tmp_path / "code").mkdir()
+    in_second = f"import os\nif os.environ.get('RANK') == '1':{kill.replace(chr(10), chr(10) + '    ')}"
+    (tmp_path / "code" / "sitecustomize.py").write_text(in_second)
+    dead = started(two, "-m", "mmor.cli", *words, "--gpus", "2", code=tmp_path / "code")
+    assert dead.returncode == 9, dead.stderr
+    assert "a process was ended from outside (signal 9)" in dead.stderr
     assert not (two / "p.json").exists()
     there = sum(map(lines, parts(two)))
     assert there >= 2
@@ -251,8 +254,8 @@ def test_parts_of_another_model_are_refused_or_put_aside(place: Path, capfd: pyt
         assert alone(place, *words, *more) == 2
         (line,) = capfd.readouterr().err.splitlines()
         assert "p.part-1-of-2.jsonl: holds answers with model" in line
-    done = started(place, "-m", "mmor.cli", *words, "--gpus", "2")
-    assert done.returncode == 2
+    codes, done = together(place, words)
+    assert codes == [2]
     assert done.stderr.count("holds answers with model") == 1
     assert alone(place, *EVALUATE_ALL) == 0
     assert "mmor_train.part-1-of-2.jsonl: holds the answers of another model" in capfd.readouterr().err
