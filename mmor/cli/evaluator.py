@@ -129,9 +129,10 @@ class Evaluator:
         memory = self.config == Config.MMOR_TEMPORAL_PRED
         if self.aside:
             put_aside(answers, about_answers(generator, memory, self.batch_size))
-        frames = evaluated_frames(self.dataset, self.samples)
-        told = answer_share(generator, self.dataset, frames, out, self.own, memory, self.batch_size)
-        note_left_out(self.own, told)
+        if not self.own.is_whole:
+            frames = evaluated_frames(self.dataset, self.samples)
+            told = answer_share(generator, self.dataset, frames, out, self.own, memory, self.batch_size)
+            note_left_out(self.own, told)
         return generator
 
     def about(self, model: Path) -> Mapping[str, Any]:
