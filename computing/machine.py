@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from operating_room.errors import UserError
 from operating_room.work import processes
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import TrainingArguments
 
+Value = TypeVar("Value")
 PATIENCE = timedelta(days=30)  # of a process that waits for others; torchrun ends all when one fails
 
 
@@ -52,14 +53,63 @@ def wait_for_others() -> None:
     """Return when every process of this start has come here, however long one of them takes.
 
     Raises:
-        UserError: they were not started by a launcher that says where to meet.
+        UserError: they were not started by a launcher that says where to meet, or one of them has ended.
     """
     if share().processes == 1:
         return
     from torch import distributed
 
+    with _meeting():
+        distributed.barrier()
+
+
+def gather(value: Value) -> list[Value]:
+    """What each process of this start brings here, in their order; returns when all have come.
+
+    Args:
+        value: of this process; it can be pickled.
+
+    Raises:
+        UserError: see `wait_for_others`.
+    """
+    processes = share().processes
+    if processes == 1:
+        return [value]
+    from torch import distributed
+
+    brought = [value] * processes
+    with _meeting():
+        distributed.all_gather_object(brought, value)
+    return brought
+
+
+def from_first(value: Value) -> Value:
+    """What the first process of this start says here; the others wait for it.
+
+    Raises:
+        UserError: see `wait_for_others`.
+    """
+    if share().processes == 1:
+        return value
+    from torch import distributed
+
+    said = [value]
+    with _meeting():
+        distributed.broadcast_object_list(said, src=0)
+    return said[0]
+
+
+@contextmanager
+def _meeting() -> Generator[None]:
+    """Where processes talk to each other; one that has ended is told instead of what it does to a connection."""
     _join()
-    distributed.barrier()
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError(
+            "another process of this start has ended, by lack of memory perhaps; run the same command again: what has "
+            "been done is kept"
+        ) from error
 
 
 def _join() -> None:

@@ -1,15 +1,73 @@
-"""Start a command of this program once per GPU, on one machine or several."""
+"""A command of this program in several processes: started once per GPU, on one machine or several, or as jobs."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar
 
-from computing.machine import gpus
+from computing.machine import gather, gpus
 from operating_room.errors import UserError
-from operating_room.work.processes import cpu_threads, is_started
+from operating_room.work.processes import Share, array_share, cpu_threads, is_started, share
+
+Result = TypeVar("Result")
+
+
+def divide(gpus: int, part: str | None = None, device: str | None = None) -> Share | None:
+    """The share of this process in the work of a command; None if it has started others that have done it all.
+
+    Args:
+        gpus: processes to start, unless this is one of several already.
+        part: `I/N` of an array of jobs.
+        device: that was asked for.
+
+    Raises:
+        UserError: these contradict each other.
+    """
+    if part is not None:
+        if gpus > 1 or is_started():
+            raise UserError("--part is the work of one process; leave out --part, or --gpus and torchrun")
+        return array_share(part)
+    own = share()
+    if ":" in (device or "") and max(gpus, own.processes) > 1:
+        raise UserError(f"--device {device}: each of several processes has a GPU of its own; leave out --device")
+    if gpus == 1 or is_started():
+        return own
+    start_processes(gpus)
+    return None
+
+
+def do_share(own: Share, work: Callable[[], Result]) -> Result | None:
+    """Do this process's share; what that gives where all of it is to be collected, else None.
+
+    Of processes that run together the first one collects, once all have done theirs; jobs of an array do not.
+
+    Args:
+        own: share of this process.
+        work: does it.
+
+    Raises:
+        UserError: a process could not do its share: told by the one that collects.
+    """
+    if own.is_whole:
+        return work()
+    if not own.together:
+        work()
+        return None
+    result, problem = None, None
+    try:
+        result = work()
+    except UserError as error:
+        problem = str(error)
+    problems = [told for told in gather(problem) if told is not None]
+    if own.rank > 0:
+        return None
+    if problems:
+        raise UserError("\n".join(dict.fromkeys(problems)))
+    return result
 
 
 def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: str = "auto") -> None:
@@ -52,6 +110,9 @@ def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: 
         elastic_launch(config, sys.executable)("-m", "mmor.cli", *sys.argv[1:])
     except ChildFailedError as error:
         _, first = error.get_first_failure()
+        if first.exitcode < 0:
+            told = "by lack of memory perhaps; run the same command again: what has been done is kept"
+            print(f"error: a process was ended from outside (signal {-first.exitcode}), {told}", file=sys.stderr)
         raise SystemExit(abs(first.exitcode) or 1) from None
 
 

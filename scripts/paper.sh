@@ -3,7 +3,7 @@
 # Usage: [SMALL=1] [PLAN=1] bash scripts/paper.sh MMOR|4DOR|HybridOR [FOLDER]     (default: output/paper_DATASET)
 #   DATA=data                    folder that holds MM-OR_data and/or 4D-OR_data
 #   WEIGHTS=ctvis_r50_vspw.pth   what the frame segmenter starts from
-#   GPUS=1                       processes of each training; the batch of each GPU stays as published (docs/training.md)
+#   GPUS=1                       processes of each step; the batch of each GPU stays as published (docs/training.md)
 #   SMALL=1                      the same path with small models on short simulated takes, on a CPU
 #   PLAN=1                       only say what each step does and needs, and what is missing; takes seconds
 # It begins with the plan and stops if something is missing. What is finished is kept: run it again after an interruption.
@@ -71,7 +71,7 @@ recipe() {
     step masks mmor panoptic export-masks --num-gpus "$gpus" --model "$work/ctvis" --data "$data" --out "$work/masks"
 
     # Stage 2: what each second holds, training samples, base training, temporal curriculum; scores of both.
-    step preprocess mmor scene-graph preprocess all --data "$data" --predictions "$work/masks/inference/pan_pred" \
+    step preprocess mmor scene-graph preprocess all --gpus "$gpus" --data "$data" --predictions "$work/masks/inference/pan_pred" \
         --audio-encoder $encoder
     local samples=(mmor scene-graph samples "${annotated[@]}" --out "$work/samples" --permutations $permutations
         --mixed-modalities)
@@ -80,7 +80,7 @@ recipe() {
     step base mmor scene-graph train --data "$data" "${base[@]}" --samples "$(training_file False)" --out "$work/base"
     step temporal mmor scene-graph train --data "$data" "${temporal[@]}" --samples "$(training_file True)" \
         --out "$work/temporal" --curriculum_learning_weights "$work/base"
-    local evaluate=(mmor scene-graph evaluate "${annotated[@]}")
+    local evaluate=(mmor scene-graph evaluate --gpus "$gpus" "${annotated[@]}")
     step without_memory "${evaluate[@]}" --config mmor --model_path "$work/base" --out "$work/without_memory.json"
     step with_memory "${evaluate[@]}" --config mmor_temporal_pred --model_path "$work/temporal" \
         --out "$work/with_memory.json"
@@ -96,7 +96,8 @@ recipe() {
         --per-timepoint $per_timepoint --out "$work/samples"
     step downstream mmor downstream train "${downstream[@]}" --data "$data" --out "$work/downstream" \
         --samples "$work/samples/downstream_task_train_Truetempaug_drophistory0.5_correctedmemory.json"
-    evaluate=(mmor downstream evaluate "${annotated[@]}" --labels "$work/labels" --model-path "$work/downstream")
+    evaluate=(mmor downstream evaluate --gpus "$gpus" "${annotated[@]}" --labels "$work/labels"
+        --model-path "$work/downstream")
     step downstream_true "${evaluate[@]}" --out "$work/downstream_true.json"
     step downstream_predicted "${evaluate[@]}" --graphs "$work/with_memory.json" --out "$work/downstream_predicted.json"
     step downstream_compared mmor compare "$work/downstream_true.json" "$work/downstream_predicted.json"

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmor.cli.evaluation import load_generator
+from mmor.cli.evaluator import load_generator
 from mmor.cli.options import (
     MODEL,
     BitsOption,
     Data,
     Device,
     DomainFile,
+    Gpus,
     Limit,
     MaxNewTokens,
+    Part,
     Relations,
     SamplesFolder,
     ScoredTakes,
@@ -24,14 +26,18 @@ from mmor.cli.options import (
     Split,
     TrainedModel,
     TrainingData,
-    TrainingGpus,
     choose_samples,
     finish,
     load_split,
+    note_left_out,
     open_dataset,
     samples_folder,
+    tell_part_done,
 )
 from mmor.cli.scene_graph import train_model
+
+if TYPE_CHECKING:
+    from scene_graph_generation.inference.generator import SceneGraphGenerator
 
 app = typer.Typer(help="Next action, robot phase, sterility breach.", no_args_is_help=True)
 
@@ -126,7 +132,7 @@ def train(
     ] = None,
     data: TrainingData = None,
     domain: DomainFile = None,
-    gpus: TrainingGpus = 1,
+    gpus: Gpus = 1,
     dry: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
 ) -> None:
     """Train a model that answers from text alone. Options are those of `mmor scene-graph train`."""
@@ -157,11 +163,15 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(help="Questions at once.", min=1)] = 16,
     device: Device = None,
     bits: BitsOption = None,
+    gpus: Gpus = 1,
+    part: Part = None,
 ) -> None:
     """Answer and score the three tasks. From true or predicted scene graphs; breaches also by the sterility rule."""
+    from mmor.launch import divide, do_share
     from operating_room.errors import UserError
     from operating_room.scores.downstream_rules import OUR_FILE, load_rules
-    from scene_graph_generation.inference.downstream import evaluate_downstream, read_graphs
+    from operating_room.work.processes import is_first
+    from scene_graph_generation.inference.downstream import answer_downstream_share, evaluate_downstream, read_graphs
     from scene_graph_generation.inference.evaluate import require_results
     from scene_graph_generation.inference.infer import answers_path
 
@@ -169,6 +179,10 @@ def evaluate(
     answers_path(out)  # refuses an unusable name before a model is loaded
     if graphs is not None and os.path.realpath(out) == os.path.realpath(graphs):
         raise UserError(f"{out}: holds the graphs, which the results would replace; choose another output")
+    if (own := divide(gpus, part, device)) is None:
+        return
+    if model_path is None and not own.is_whole:
+        raise UserError("the rule alone is the work of one process; give --model-path, or leave out --gpus and --part")
     rule_file = rules or OUR_FILE
     dataset = open_dataset(data, domain)
     truth = choose_samples(load_split(relations, split, dataset), take, limit, dataset.domain)
@@ -178,16 +192,26 @@ def evaluate(
         "graphs_from": "annotations" if graphs is None else str(graphs),
         "rules": str(rule_file),
     }
-    generator = None
-    if model_path is not None:
+    asked = truth if graphs is None else read_graphs(graphs)
+
+    def share_done() -> SceneGraphGenerator:
+        assert model_path is not None
         generator = load_generator(model_path, dataset.domain, device, bits, batch_size, max_new_tokens)
-        if generator.model.settings.modalities:
+        if generator.model.settings.modalities and is_first():
             told = "reads pictures, as scene-graph models do; answers of one that `mmor downstream train` did not make"
             typer.echo(f"note: {model_path} {told} are chance", err=True)
+        where = dataset, asked, truth, out, own, labels
+        note_left_out(own, answer_downstream_share(generator, *where, published_memory, batch_size))
+        return generator
+
+    generator = None
+    if model_path is not None and (generator := do_share(own, share_done)) is None:
+        tell_part_done(own)
+        return
     evaluation = evaluate_downstream(
         generator,
         dataset,
-        truth if graphs is None else read_graphs(graphs),
+        asked,
         truth,
         load_rules(rule_file, dataset.domain).sterility_breach,
         out,

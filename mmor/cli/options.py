@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from operating_room.errors import UserError
-from operating_room.work.processes import cpu_threads
+from operating_room.work.processes import Share, cpu_threads, is_first
 
 if TYPE_CHECKING:
     from operating_room.domain.collection import Take
@@ -53,7 +53,15 @@ Seed = Annotated[int, typer.Option(help="Of all random draws.")]
 # Of both commands that train stage 2; None: as in the experiment file.
 TrainedModel = Annotated[Path | None, typer.Option(help="Folder of the model.")]
 TrainingData = Annotated[Path | None, typer.Option(help=DATA_FOLDER)]
-TrainingGpus = Annotated[int, typer.Option(help="Processes, one per GPU; torchrun does as well.", min=1)]
+# Of all commands that can be divided; published: the second name.
+Gpus = Annotated[
+    int,
+    typer.Option("--gpus", "--num-gpus", help="Processes on this machine, one per GPU; torchrun does as well.", min=1),
+]
+Part = Annotated[
+    str | None,
+    typer.Option(metavar="I/N", help="Do this share only, as one of N jobs; run it without to collect what they did."),
+]
 
 
 def open_dataset(data: Path, domain: Path | None) -> Dataset:
@@ -85,7 +93,8 @@ def load_split(relations: Path | None, split: str, dataset: Dataset) -> list[Sam
     on_disk = {take.sample_name for take in dataset.takes()}
     require(path, f"give its folder as --relations, or `mmor data convert-relations {dataset.root}`")
     found = load_samples(path)
-    if absent := list(dict.fromkeys(sample.take_name for sample in found if sample.take_name not in on_disk)):
+    absent = list(dict.fromkeys(sample.take_name for sample in found if sample.take_name not in on_disk))
+    if absent and is_first():
         typer.echo(f"note: {len(absent)} takes of {path.name} are not in {dataset.root}: {', '.join(absent)}", err=True)
     samples = [sample for sample in found if sample.take_name in on_disk]
     if not samples:
@@ -157,6 +166,21 @@ def parse_size(text: str) -> tuple[int, int]:
     if not (width.isdecimal() and height.isdecimal()):
         raise UserError(f"size {text!r}: write width x height, for example 320x240")
     return int(width), int(height)
+
+
+def note_left_out(own: Share, problems: Sequence[str]) -> None:
+    """What a job of an array has left out: the run that collects tries again. Other processes say nothing."""
+    for problem in () if own.together else problems:
+        typer.echo(f"note: {problem}", err=True)
+
+
+def tell_part_done(own: Share) -> None:
+    """How to go on after a job of an array; other processes say nothing."""
+    if not own.together:
+        typer.echo(
+            f"part {own.rank + 1} of {own.processes} is done; when all are, run the same command without --part: it "
+            "collects, and does what is missing"
+        )
 
 
 def finish(problems: Sequence[str]) -> None:

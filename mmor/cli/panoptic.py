@@ -11,6 +11,8 @@ from mmor.cli.options import (
     CPUS,
     Data,
     DomainFile,
+    Gpus,
+    Part,
     Takes,
     Workers,
     chosen_domain,
@@ -19,6 +21,7 @@ from mmor.cli.options import (
     open_takes,
     parse_size,
     segmenter_file,
+    tell_part_done,
 )
 
 app = typer.Typer(help="Panoptic masks: train, predict, score.", no_args_is_help=True)
@@ -37,7 +40,6 @@ PredictedTakes = Annotated[
 Name = Annotated[str, typer.Option(help="Of the prediction file, pred_NAME.json.")]
 AllFrames = Annotated[bool, typer.Option("--all-frames", help="Also frames without annotated mask.")]
 Frames = Annotated[int | None, typer.Option(help="Only the first N frames of each camera, for a first try.", min=1)]
-Gpus = Annotated[int, typer.Option(help="Processes on this machine, one per GPU.", min=1)]
 Blend = Annotated[bool, typer.Option("--blend", help="Also write each picture with its masks drawn over it.")]
 
 
@@ -114,25 +116,25 @@ def predict(
     limit: Frames = None,
     blend: Blend = False,
     num_gpus: Gpus = 1,
+    part: Part = None,
     overrides: Overrides = None,
 ) -> None:
     """Segment the annotated cameras of takes. Videos that are predicted already are kept."""
-    from mmor.launch import start_processes
-    from operating_room.work.processes import is_first, is_started, share
+    from mmor.launch import divide
     from panoptic_segmentation.data.ground_truth import find_videos, first_frames
     from panoptic_segmentation.inference.predict import load, predict, read_test_config, write_blends
 
-    if num_gpus > 1 and not is_started():
-        start_processes(num_gpus)
+    if (own := divide(num_gpus, part)) is None:
         return
     dataset, takes = open_takes(data, domain, take)
     videos = first_frames(find_videos(dataset, takes, annotated=not all_frames), limit)
     config = read_test_config(model, config_file and experiment_file(config_file), overrides or ())
-    path = predict(*load(model, dataset.domain, config), videos, out, name, model, share())
-    if is_first():
+    path = predict(*load(model, dataset.domain, config), videos, out, name, model, own)
+    if own.together and own.rank == 0:
         typer.echo(f"predictions in {path}")
         if blend:
             write_blends(videos, out)
+    tell_part_done(own)
 
 
 @app.command("export-masks")
@@ -146,24 +148,24 @@ def export_masks(
     all_frames: AllFrames = False,
     limit: Frames = None,
     num_gpus: Gpus = 1,
+    part: Part = None,
 ) -> None:
     """Predict all masks that stage 2 reads. Split by split; run again, it goes on where it stopped.
 
     Nothing looks into the future, unless the model is the offline one.
     """
-    from mmor.launch import start_processes
-    from operating_room.work.processes import is_first, is_started, share
+    from mmor.launch import divide
     from panoptic_segmentation.inference.predict import export_masks
 
-    if num_gpus > 1 and not is_started():
-        start_processes(num_gpus)
+    if (own := divide(num_gpus, part)) is None:
         return
     config = config_file and experiment_file(config_file)
     folder = out or (model if model.is_dir() else model.parent) / "masks"
     dataset = open_dataset(data, domain)
-    for path in export_masks(model, config, dataset, folder, take, not all_frames, share(), limit):
-        if is_first():
+    for path in export_masks(model, config, dataset, folder, take, not all_frames, own, limit):
+        if own.together and own.rank == 0:
             typer.echo(f"predictions in {path}")
+    tell_part_done(own)
 
 
 @app.command("evaluate")

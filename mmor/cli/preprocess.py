@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mmor.cli.options import (
-    CPUS,
     Data,
     DomainFile,
+    Gpus,
+    Part,
     Relations,
     SamplesFolder,
     Seed,
@@ -68,7 +69,8 @@ def preprocess(
     workers: Annotated[
         int | None,
         typer.Option(
-            help="Takes at once (default: all CPUs; one with clap or --transcribe, which load a model.)", min=1
+            help="Takes at once (default: all CPUs of the process; one with clap or --transcribe, which load a model.)",
+            min=1,
         ),
     ] = None,
     causal: Annotated[
@@ -95,22 +97,30 @@ def preprocess(
     size: Annotated[
         int, typer.Option(help="Of prepared views, px: that of the model's vision tower.", min=1, max=4096)
     ] = 336,
+    gpus: Gpus = 1,
+    part: Part = None,
 ) -> None:
     """Prepare the files of each timepoint. What exists is kept: an interrupted run goes on where it stopped."""
+    from computing.machine import gather
+    from mmor.launch import divide
     from operating_room.errors import UserError
+    from operating_room.work.processes import is_first, own_threads
     from scene_graph_generation.preprocess import audio, embeddings, masks, transcripts, views
     from scene_graph_generation.preprocess.overlay import overlay, read_only
     from scene_graph_generation.preprocess.run import Outcome, half_copied
 
     if step in (Step.MASKS, Step.ALL) and (predictions is None) != from_annotations:
         raise UserError("masks come either from --predictions FOLDER or --from-annotations; give one of them")
+    if (own := divide(gpus, part)) is None:
+        return
     dataset, takes = open_takes(data, domain, take)
+    takes = takes[own.rank :: own.processes]
     if out is not None:
         dataset = overlay(dataset, out)
     elif (root := read_only(dataset)) is not None:
         raise UserError(f"{root}: cannot be written; --out FOLDER writes elsewhere and links to what is there")
     outcome = Outcome(problems=tuple(half_copied(dataset, take)))
-    many, few = workers or CPUS, workers or 1
+    many, few = workers or own_threads(), workers or 1
     if step in (Step.AUDIO, Step.ALL):
         outcome += audio.preprocess_audio(dataset, takes, causal, many)
     if step in (Step.EMBEDDINGS, Step.ALL):
@@ -128,7 +138,11 @@ def preprocess(
         outcome += masks.preprocess_masks(dataset, takes, predictions, from_annotations, many)
     if step == Step.VIEWS:
         outcome += views.preprocess_views(dataset, takes, size, many)
-    typer.echo(f"{outcome.written} {'views' if step == Step.VIEWS else 'files'} written for {len(takes)} takes")
+    done = gather((outcome, len(takes)))  # of every process that works with this one
+    if not is_first():
+        return
+    outcome = sum((of_one for of_one, _ in done), Outcome())
+    typer.echo(f"{outcome.written} {'views' if step == Step.VIEWS else 'files'} written for {sum(count for _, count in done)} takes")
     if out is not None:
         typer.echo(f"with links to all that was there in {out}: give this as --data from now on")
     finish(outcome.problems)

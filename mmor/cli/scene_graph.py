@@ -11,7 +11,7 @@ import typer
 
 from mmor.cli import evaluation as cli_evaluation
 from mmor.cli import preprocess as cli_preprocess
-from mmor.cli.options import DomainFile, TrainedModel, TrainingData, TrainingGpus, experiment_file, open_dataset
+from mmor.cli.options import DomainFile, Gpus, TrainedModel, TrainingData, experiment_file, open_dataset
 from mmor.launch import start_processes
 from operating_room.work.processes import is_first, is_started
 
@@ -35,7 +35,7 @@ def train(
     ] = None,
     data: TrainingData = None,
     domain: DomainFile = None,
-    gpus: TrainingGpus = 1,
+    gpus: Gpus = 1,
     skip_bad_samples: Annotated[
         bool, typer.Option("--skip-bad-samples", help="Go on without samples that cannot be used, and count them.")
     ] = False,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import socket
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from operating_room.errors import UserError
@@ -17,6 +19,15 @@ class Share(NamedTuple):
     rank: int = 0
     processes: int = 1
     local_rank: int = 0
+    together: bool = True  # they run at the same time and can wait for each other; the jobs of an array do not
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the work is not divided: this process does all of it."""
+        return self.processes == 1 and self.together
+
+
+ALL = Share()
 
 
 def share() -> Share:
@@ -36,6 +47,34 @@ def share() -> Share:
         told = ", ".join(f"{name}={value}" for name, value in found.items())
         raise UserError(f"the environment has {told}, which is no place among several processes; start with torchrun")
     return Share(rank, processes, local)
+
+
+def array_share(part: str) -> Share:
+    """The place of one of several jobs that do not know of each other, such as an array of a cluster.
+
+    Args:
+        part: `3/8` is the third of eight.
+
+    Raises:
+        UserError: it has another form.
+    """
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", part)
+    number, jobs = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= number <= jobs:
+        raise UserError(f"--part {part}: write I/N, where I is 1 to N: --part 3/8 is the third of eight")
+    return Share(number - 1, jobs, together=False)
+
+
+def deal(loads: Sequence[int], share: Share) -> list[int]:
+    """Which items are this process's, in their order: the heaviest goes first, each to whom has least so far."""
+    dealt = [0] * share.processes
+    own = []
+    for item in sorted(range(len(loads)), key=lambda item: -loads[item]):
+        process = dealt.index(min(dealt))
+        dealt[process] += loads[item]
+        if process == share.rank:
+            own.append(item)
+    return sorted(own)
 
 
 def is_started() -> bool:
@@ -75,6 +114,12 @@ def cpu_threads() -> int:
     """Processors that this process may use: its affinity and the quota of its container count."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([count, *(math.ceil(limit) for limit in processor_limits())]))
+
+
+def own_threads() -> int:
+    """Processors for this process where several of the same start divide those of the machine."""
+    beside = os.environ.get("LOCAL_WORLD_SIZE", "1") if is_started() else "1"
+    return max(1, cpu_threads() // max(1, int(beside) if beside.isdecimal() else 1))
 
 
 def free_memory() -> int:

@@ -25,7 +25,7 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path, write_json
 from operating_room.files.readers import read_json, read_picture
 from operating_room.recordings.dataset import Dataset
-from operating_room.work.processes import Share, is_first
+from operating_room.work.processes import ALL, Share, is_first
 from operating_room.work.progress import track
 from panoptic_segmentation.config.config_keys import CAUSAL, KEYS, WHOLE_VIDEO
 from panoptic_segmentation.config.settings import (
@@ -59,8 +59,6 @@ from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS
 from panoptic_segmentation.weights.checkpoints import VideoModel, build_model, load_checkpoint, load_model
 from panoptic_segmentation.weights.model_card import ModelCard, read_card
 from panoptic_segmentation.weights.model_domain import require_model_domain
-
-ALL = Share()
 
 
 class LeftOut(UserError):
@@ -198,8 +196,8 @@ def predict(
     Args:
         split_name: of the prediction file, `pred_<split_name>.json`; other videos that it holds stay in it.
         origin: file or folder of the model; another model's predictions in `output` are not mixed with its own.
-        share: one of several processes (`computing.machine.share`), which predicts only its share of the videos.
-            The first one waits for the others, tells what is wrong and writes the prediction file.
+        share: one of several processes (`work.processes.share`), which predicts only its share of the videos. The first
+            one waits for the others, tells what is wrong and writes the prediction file; of an array of jobs none does.
 
     Returns:
         the path of the prediction file.
@@ -213,11 +211,13 @@ def predict(
     if isinstance(model, OfflineDVIS):
         _check_memory(model, settings, videos)
     _claim(output, model_path(origin), settings, videos[0].domain)
-    rank, processes, _ = share
-    done, bad = _predict_videos(model, settings, videos[rank::processes], output)
-    if processes > 1:
+    done, bad = _predict_videos(model, settings, videos[share.rank :: share.processes], output)
+    if not share.together:
+        print("".join(f"note: {line}\n" for line in bad), end="", file=sys.stderr)
+        return predictions.split_path(output, split_name)
+    if share.processes > 1:
         wait_for_others()
-        if rank > 0:
+        if share.rank > 0:
             return predictions.split_path(output, split_name)
         done, bad = _predict_videos(model, settings, videos, output)  # all that could be predicted is there now
     path = predictions.write_split(output, split_name, done)

@@ -16,11 +16,11 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.readers import read_json, require
 from operating_room.recordings.dataset import Dataset
-from operating_room.work.processes import Share
+from operating_room.work.processes import ALL, Share
 from panoptic_segmentation.config.settings import Config, read_test
 from panoptic_segmentation.data.ground_truth import Size, Video, find_videos, ground_truth_path, prepare
 from panoptic_segmentation.inference import predictions
-from panoptic_segmentation.inference.predict import ALL, LeftOut, load, predict
+from panoptic_segmentation.inference.predict import LeftOut, load, predict
 from panoptic_segmentation.scores.overlap_cache import cached_overlaps
 from panoptic_segmentation.scores.stq import SequenceQuality, tracking_quality
 from panoptic_segmentation.scores.vpq import VideoQuality, instance_records, video_quality

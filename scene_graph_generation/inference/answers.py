@@ -1,20 +1,28 @@
-"""Generated texts on disk while a run generates them: a run that was killed goes on behind the last one."""
+"""Generated texts on disk while a run generates them: a run that was killed goes on behind the last one.
+
+Of several processes each appends to a file of its own beside the one of the whole. What these hold is known to every
+later run, and the run that has the whole file takes it in.
+"""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import json
+import os
+import re
 import sys
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from operating_room.errors import UserError
+from operating_room.work.processes import ALL, Share, is_first
 
+_PART = re.compile(r".*\.part-\d+-of-\d+", re.DOTALL)  # the stem of a file of one of several processes
 _BUSY = (errno.EAGAIN, errno.EACCES)  # what locking says where another process has the file; NFS says EACCES
 
 
@@ -28,35 +36,63 @@ class Answer:
 
 
 class Answers:
-    """Answers by key, each appended to a file as it comes."""
+    """Answers by key, each appended to a file as it comes.
 
-    def __init__(self, path: Path, file: FileIO, stored: dict[str, Answer]) -> None:
+    Args:
+        path: the file.
+        file: it, open.
+        stored: what it holds, by key.
+        beside: what other files hold that belong to the same output.
+        is_part: the file is that of one of several processes, and gets nothing that is known already.
+    """
+
+    def __init__(
+        self, path: Path, file: FileIO, stored: dict[str, Answer], beside: Sequence[Answer], is_part: bool
+    ) -> None:
         self._path = path
         self._file = file
         self._stored = stored
+        self._beside: dict[str, list[Answer]] = {}
+        for answer in beside:
+            self._beside.setdefault(answer.key, []).append(answer)
+        self._is_part = is_part
+        self._settled: set[str] = set()  # keys that this run has answers for
 
     def find(self, key: str, question: str) -> str | None:
         """The text that was generated for just this question."""
-        answer = self._stored.get(key)
-        return answer.text if answer is not None and answer.question == question else None
+        return next((answer.text for answer in self._known(key) if answer.question == question), None)
 
     def text(self, key: str) -> str | None:
         """The text that was generated last for this key, whatever the question was."""
-        answer = self._stored.get(key)
-        return None if answer is None else answer.text
+        return next((answer.text for answer in self._known(key)), None)
 
     def add(self, answers: Sequence[Answer]) -> None:
-        """Store new answers, in place of older ones with the same key.
+        """Store answers, in place of older ones with the same key; those that the file has already stay as they are.
 
         Raises:
             UserError: the disk is full.
         """
-        _append(self._path, self._file, [[answer.key, answer.question, answer.text] for answer in answers])
-        self._stored.update({answer.key: answer for answer in answers})
+        self._settled.update(answer.key for answer in answers)
+        elsewhere = self._beside if self._is_part else {}
+        new = [a for a in answers if a != self._stored.get(a.key) and a not in elsewhere.get(a.key, ())]
+        _append(self._path, self._file, [[answer.key, answer.question, answer.text] for answer in new])
+        self._stored.update({answer.key: answer for answer in new})
+
+    def take_in(self) -> None:
+        """Store what other files hold and this run has not asked for: they can be removed then.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        self.add([answers[-1] for key, answers in self._beside.items() if key not in self._settled])
+
+    def _known(self, key: str) -> list[Answer]:
+        own = self._stored.get(key)
+        return [*([] if own is None else [own]), *self._beside.get(key, ())]
 
 
 @contextmanager
-def open_answers(path: Path, about: Mapping[str, Any]) -> Generator[Answers]:
+def open_answers(path: Path, about: Mapping[str, Any], share: Share = ALL) -> Generator[Answers]:
     """The answers that a file holds, with `add` for more. One run at a time has it.
 
     JSON lines: `about` first, then [key, question, text]. A line that a killed run left unfinished is cut off; one that
@@ -65,57 +101,102 @@ def open_answers(path: Path, about: Mapping[str, Any]) -> Generator[Answers]:
     Args:
         path: the file; made if it does not exist.
         about: what decides the answers (JSON values): those of another model or setting are not taken for ours.
+        share: one of several processes adds to a file of its own beside it (`x.part-1-of-2.jsonl`) and knows what the
+            others hold. A run alone takes in what all of these hold and removes them when it has come to its end.
 
     Raises:
         UserError: another run has the file, it holds answers about something else, its first line is damaged, or it
             cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+b", buffering=0)  # what is written is on disk; nothing is left to fail at closing
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another output") from error
-    with file:
-        _lock(path, file)
-        file.seek(0)
-        lines = file.read().splitlines(keepends=True)
-        if lines and not lines[-1].endswith(b"\n"):
-            file.truncate(sum(map(len, lines[:-1])))
-            lines.pop()
-        stored = {}
-        if lines:
-            _require_same(path, _read_about(path, lines[0]), json.loads(json.dumps(about)))
-            stored = _read(path, lines[1:])
-        else:
-            _append(path, file, [about])
-        yield Answers(path, file, stored)
+    wanted = json.loads(json.dumps(about))
+    own = path if share.is_whole else _part_path(path, share)
+    with ExitStack() as files:
+        file = files.enter_context(_open(path))
+        _lock(path, file, fcntl.LOCK_EX if share.is_whole else fcntl.LOCK_SH)  # parts are written side by side
+        if own != path:
+            file = files.enter_context(_open(own))
+            _lock(own, file, fcntl.LOCK_EX)
+        stored = _continue(own, file, wanted)
+        others = [other for other in (path, *_part_paths(path)) if other != own]
+        beside = [answer for other in others for answer in _read(other, other.read_bytes(), wanted).values()]
+        answers = Answers(own, file, stored, beside, is_part=own != path)
+        yield answers
+        if own == path:
+            answers.take_in()
+            for other in others:
+                other.unlink(missing_ok=True)
+
+
+def is_part(path: Path) -> bool:
+    """Whether a file has the name of the answers of one of several processes."""
+    return path.suffix == ".jsonl" and _PART.fullmatch(path.stem) is not None
 
 
 def put_aside(path: Path, about: Mapping[str, Any]) -> None:
-    """Rename a file that holds the answers of another model, so that this one's have its place; others stay."""
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        line = file.readline()
-    there = _read_about(path, line) if line.endswith(b"\n") else about
-    if (other := there.get("model")) != about["model"]:
-        place = path.with_name(f"{path.stem}.of_{other}.jsonl")
-        path.replace(place)
-        print(f"{path}: holds the answers of another model, which are now in {place.name}", file=sys.stderr)
+    """Rename files that hold the answers of another model, so that this one's have their place; others stay.
+
+    Of several processes that do so at once each file is renamed by one.
+    """
+    for own in (path, *_part_paths(path)):
+        with suppress(FileNotFoundError), own.open("r+b", buffering=0) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in _BUSY:  # a run of this model, or one that will be told of
+                    continue
+            line = file.readline()
+            there = _read_about(own, line) if line.endswith(b"\n") else about
+            other = there.get("model")
+            if other != about["model"] and os.path.samestat(os.fstat(file.fileno()), own.stat()):
+                place = own.with_name(f"{own.stem}.of_{other}.jsonl")
+                own.replace(place)
+                print(f"{own}: holds the answers of another model, which are now in {place.name}", file=sys.stderr)
 
 
-def _lock(path: Path, file: FileIO) -> None:
+def _part_path(path: Path, share: Share) -> Path:
+    return path.with_name(f"{path.stem}.part-{share.rank + 1}-of-{share.processes}.jsonl")
+
+
+def _part_paths(path: Path) -> list[Path]:
+    """The files of processes beside that of the whole."""
+    start = f"{path.stem}.part-"
+    there = path.parent.iterdir() if path.parent.is_dir() else ()
+    return sorted(other for other in there if other.name.startswith(start) and is_part(other))
+
+
+def _open(path: Path) -> FileIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a+b", buffering=0)  # what is written is on disk; nothing is left to fail at closing
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another output") from error
+
+
+def _continue(path: Path, file: FileIO, about: Mapping[str, Any]) -> dict[str, Answer]:
+    """What a file of ours holds by key, ready for more."""
+    file.seek(0)
+    content = file.read()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        file.truncate(whole)
+    if not whole:
+        _append(path, file, [about])
+    return _read(path, content, about)
+
+
+def _lock(path: Path, file: FileIO, kind: int) -> None:
     """Keep other runs from the file. Some network file systems have no locks (Lustre without -o flock): that is told.
 
     Raises:
         UserError: another run has it.
     """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _BUSY:
             raise UserError(f"{path}: another run is writing it; wait for it or choose another output") from error
-        print(f"{path}: cannot be locked ({error.strerror}); start no second run with this output", file=sys.stderr)
+        if is_first() and not is_part(path):
+            print(f"{path}: cannot be locked ({error.strerror}); start no second run with this output", file=sys.stderr)
 
 
 def _require_same(path: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -146,10 +227,17 @@ def _read_about(path: Path, line: bytes) -> dict[str, Any]:
         ) from error
 
 
-def _read(path: Path, lines: list[bytes]) -> dict[str, Answer]:
-    """Answers by key, the last one of each."""
+def _read(path: Path, content: bytes, about: Mapping[str, Any]) -> dict[str, Answer]:
+    """Answers by key, the last one of each; nothing of a line that is still being written.
+
+    Raises:
+        UserError: they are about something else, or the first line, which tells that, is damaged.
+    """
+    *lines, _ = content.split(b"\n")
+    if lines:
+        _require_same(path, _read_about(path, lines[0]), about)
     stored, damaged = {}, []
-    for number, line in enumerate(lines, 2):
+    for number, line in enumerate(lines[1:], 2):
         try:
             match json.loads(line):
                 case [str(key), str(question), str(text)]:
@@ -158,7 +246,7 @@ def _read(path: Path, lines: list[bytes]) -> dict[str, Answer]:
         except (ValueError, RecursionError):
             pass
         damaged.append(number)
-    if damaged:
+    if damaged and is_first():
         told = f"{len(damaged)} of its lines are damaged, the first is line {damaged[0]}"
         print(f"{path}: {told}; these answers are generated again", file=sys.stderr)
     return stored

@@ -34,10 +34,11 @@ from operating_room.scores.fingerprints import annotations_fingerprint, code_ver
 from operating_room.scores.reports import Report
 from operating_room.scores.scoring import without_prediction
 from operating_room.scores.sterility import SterilityRule
+from operating_room.work.processes import Share, deal
 from operating_room.work.progress import track
 from scene_graph_generation.inference.answers import Answer, Answers, open_answers
 from scene_graph_generation.inference.generator import SceneGraphGenerator
-from scene_graph_generation.inference.infer import answers_path, shortened_memories
+from scene_graph_generation.inference.infer import answers_path, shortened_memories, whose
 from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.samples.downstream_samples import remembered
 
@@ -126,24 +127,11 @@ def evaluate_downstream(
         UserError: no take can be scored, another run is writing `out`, or it holds answers of another run.
     """
     domain, tasks = dataset.domain, dataset.domain.tasks
-    expected = [sample for sample in expected if domain.tasks_of(domain.find_take(sample.take_name))]
-    known, problems = read_labels(dataset, expected, labels)
-    by_id = {graph.sample_id: graph for graph in graphs}
-    samples: list[Sample] = []
-    for name, of_take in by_take(expected).items():
-        if missing := without_prediction(of_take, by_id):
-            problems.append(f"{name} is left out: {missing}")
-        elif domain.find_take(name).name in known[tasks[0].name]:
-            samples += [by_id[sample.sample_id] for sample in of_take]
-    if not samples:
-        raise UserError(
-            f"nothing can be scored; {problems[0] if problems else 'there is no take with downstream tasks'}"
-        )
-    asked = {"graphs": annotations_fingerprint(samples), "published_memory": published_memory}
+    samples, known, problems = _answerable(dataset, graphs, expected, labels)
+    asked = _about(samples, published_memory, generator)
     said: dict[str, str] = {}
     if generator is not None:
         require_same("the model", generator.domain, domain)
-        asked["model"] = generator.fingerprint
         with open_answers(answers_path(out), asked) as stored:
             said, unanswered = _answer(generator, samples, stored, published_memory, batch_size)
         problems += [f"{take} is left out: {problem}" for take, problem in unanswered.items()]
@@ -175,6 +163,39 @@ def evaluate_downstream(
     return evaluation
 
 
+def answer_downstream_share(
+    generator: SceneGraphGenerator,
+    dataset: Dataset,
+    graphs: Sequence[Sample],
+    expected: Sequence[Sample],
+    out: Path,
+    share: Share,
+    labels: Path | None = None,
+    published_memory: bool = False,
+    batch_size: int = 16,
+) -> list[str]:
+    """Answer one process's takes of those that `evaluate_downstream` will find answered beside `out`.
+
+    For the arguments see there. Nothing is done by a process that has no others.
+
+    Returns:
+        one line for each take that could not be finished.
+
+    Raises:
+        UserError: see `evaluate_downstream`.
+    """
+    if share.is_whole:
+        return []
+    require_same("the model", generator.domain, dataset.domain)
+    samples, _, _ = _answerable(dataset, graphs, expected, labels)
+    about = _about(samples, published_memory, generator)
+    takes = list(by_take(samples).values())
+    own = [sample for place in deal([len(take) for take in takes], share) for sample in takes[place]]
+    with open_answers(answers_path(out), about, share) as stored:
+        _, unanswered = _answer(generator, own, stored, published_memory, batch_size, whose(share))
+    return [f"{take} is left out: {problem}" for take, problem in unanswered.items()]
+
+
 def read_graphs(path: Path) -> list[Sample]:
     """Predicted graphs from a predictions file, or from the results file of a scene-graph evaluation.
 
@@ -194,8 +215,45 @@ def read_graphs(path: Path) -> list[Sample]:
     return predicted_samples(load_predictions(path))
 
 
+def _answerable(
+    dataset: Dataset, graphs: Sequence[Sample], expected: Sequence[Sample], labels: Path | None
+) -> tuple[list[Sample], Labels, list[str]]:
+    """The graphs of takes that can be scored, the labels of all tasks, and a line for each take that is left out."""
+    domain = dataset.domain
+    expected = [sample for sample in expected if domain.tasks_of(domain.find_take(sample.take_name))]
+    known, problems = read_labels(dataset, expected, labels)
+    by_id = {graph.sample_id: graph for graph in graphs}
+    samples: list[Sample] = []
+    for name, of_take in by_take(expected).items():
+        if missing := without_prediction(of_take, by_id):
+            problems.append(f"{name} is left out: {missing}")
+        elif domain.find_take(name).name in known[domain.tasks[0].name]:
+            samples += [by_id[sample.sample_id] for sample in of_take]
+    if not samples:
+        raise UserError(
+            f"nothing can be scored; {problems[0] if problems else 'there is no take with downstream tasks'}"
+        )
+    return samples, known, problems
+
+
+def _about(
+    samples: Sequence[Sample], published_memory: bool, generator: SceneGraphGenerator | None
+) -> dict[str, str | bool]:
+    """What decides all answers."""
+    asked: dict[str, str | bool] = {
+        "graphs": annotations_fingerprint(samples),
+        "published_memory": published_memory,
+    }
+    return asked if generator is None else {**asked, "model": generator.fingerprint}
+
+
 def _answer(
-    generator: SceneGraphGenerator, samples: Sequence[Sample], answers: Answers, published_memory: bool, size: int
+    generator: SceneGraphGenerator,
+    samples: Sequence[Sample],
+    answers: Answers,
+    published_memory: bool,
+    size: int,
+    whose: str = "",
 ) -> tuple[dict[str, str], dict[str, str]]:
     """The answers to all questions by their key (what has none yet is asked), and takes with what is wrong there."""
     questions = _questions(samples, generator.domain, published_memory)
@@ -203,9 +261,10 @@ def _answer(
     asking = {key: generator.text_question(prompt) for key, (_, prompt) in prompts.items()}
     known = {key: answers.find(key, question) for key, question in asking.items()}
     texts = {key: text for key, text in known.items() if text is not None}
+    answers.add([Answer(key, asking[key], text) for key, text in texts.items()])  # also what other processes have found
     left = [key for key in prompts if key not in texts]
     problems: dict[str, str] = {}
-    with shortened_memories(generator, "downstream questions") as shortened:
+    with shortened_memories(generator, f"downstream questions{whose}") as shortened:
         for start in track(range(0, len(left), size), "downstream questions"):
             asked: dict[str, Example] = {}
             for key in left[start : start + size]:

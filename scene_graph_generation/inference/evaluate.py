@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from operating_room.domain.collection import Take
 from operating_room.domain.domain import Domain
 from operating_room.domain.language import Language
 from operating_room.errors import UserError
@@ -147,9 +148,7 @@ def evaluate_model(
     """
     domain = dataset.domain
     usable, wrong = _with_usable_truth(samples, domain.language, truth)
-    frames = {
-        domain.find_take(name): [sample.frame_id for sample in of_take] for name, of_take in by_take(usable).items()
-    }
+    frames = evaluated_frames(dataset, usable)
     with open_answers(answers_path(out), about_answers(generator, memory, batch_size)) as answers:
         texts, problems = answer_takes(generator, dataset, frames, answers, memory, batch_size)
         whole = [sample for sample in usable if sample.sample_id in texts]
@@ -164,6 +163,15 @@ def evaluate_model(
         seen = seen_of(generator, dataset, texts, [domain.find_take(name) for name in by_take(whole)], memory)
         predictions = {sample_id: parse(text) for sample_id, text in texts.items()}
         return _evaluate(usable, predictions, texts, about, [*wrong, *problems], domain, out, seen)
+
+
+def evaluated_frames(dataset: Dataset, samples: Sequence[Sample]) -> dict[Take, list[str]]:
+    """The timepoints of each take that `evaluate_model` asks: of those whose truth can be scored."""
+    usable, _ = _with_usable_truth(samples, dataset.domain.language, None)
+    return {
+        dataset.domain.find_take(name): [sample.frame_id for sample in of_take]
+        for name, of_take in by_take(usable).items()
+    }
 
 
 def score_constant_guess(training: Sequence[Sample], samples: Sequence[Sample], domain: Domain) -> SceneGraphScores:

@@ -57,10 +57,7 @@ def evaluate_all(
     Raises:
         UserError: there is nothing to evaluate, or the table cannot be written.
     """
-    steps = _steps(folder)
-    models: dict[int | str, Path] = {step: steps[step] for step in sorted(steps)[every - 1 :: every]}
-    if any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
-        models[FINAL] = folder
+    steps, models = _steps(folder), _models(folder, every)
     gone = {step: path for step, path in _steps(folder / FOLDER).items() if step not in steps}
     if not models and not gone:
         raise UserError(f"{folder}: has neither {CHECKPOINT}* folders nor a model; give the folder of a training")
@@ -91,6 +88,23 @@ def evaluate_all(
     return told
 
 
+def left_to_evaluate(
+    folder: Path, name: str, about: Callable[[Path], Mapping[str, Any]], every: int = 1
+) -> list[tuple[Path, Path]]:
+    """The models that `evaluate_all` would evaluate, and where their results go; for the arguments see there.
+
+    Raises:
+        UserError: there is nothing to evaluate.
+    """
+    steps, models = _steps(folder), _models(folder, every)
+    if not models:
+        raise UserError(f"{folder}: has neither {CHECKPOINT}* folders nor a model; give the folder of a training")
+    if steps and (last := max(steps)) in models and FINAL in models and _same_weights(steps[last], folder):
+        del models[FINAL]
+    found = [(model, results_path(model, name)) for model in models.values()]
+    return [(model, results) for model, results in found if _difference(results, about(model)) is not None]
+
+
 def results_path(model: Path, name: str) -> Path:
     """Where the results of a model go by default: those of a checkpoint beside it, since it may be deleted."""
     if step_of(model) is not None:
@@ -118,6 +132,15 @@ def _steps(folder: Path) -> dict[int, Path]:
     return {step: path for path in numbered_checkpoints(folder) if (step := step_of(path)) is not None}
 
 
+def _models(folder: Path, every: int) -> dict[int | str, Path]:
+    """Step -> folder of every n-th checkpoint, and the final model if it is there."""
+    steps = _steps(folder)
+    models: dict[int | str, Path] = {step: steps[step] for step in sorted(steps)[every - 1 :: every]}
+    if any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
+        models[FINAL] = folder
+    return models
+
+
 def _difference(results: Path, wanted: Mapping[str, Any]) -> str | None:
     """What a results file says otherwise of itself; None if it can be used."""
     if not results.exists():
@@ -135,17 +158,21 @@ def _use_last(checkpoints: Mapping[int, Path], final: Path, name: str, wanted: M
         return False
     last = checkpoints[max(checkpoints)]
     results = results_path(last, name)
-    weights = sorted({path.name for pattern in _WEIGHTS for path in (*final.glob(pattern), *last.glob(pattern))})
     if _difference(results, {key: value for key, value in wanted.items() if key != "weights"}) is not None:
         return False
-    if not all((last / w).is_file() and (final / w).is_file() for w in weights):
-        return False
-    if not all(filecmp.cmp(last / w, final / w, shallow=False) for w in weights):
+    if not _same_weights(last, final):
         return False
     values = read_json(results)
     values["about"] |= {"folder": str(final), "weights": wanted.get("weights"), "same_as": last.name}
     write_json(results_path(final, name), values)
     return True
+
+
+def _same_weights(last: Path, final: Path) -> bool:
+    weights = sorted({path.name for pattern in _WEIGHTS for path in (*final.glob(pattern), *last.glob(pattern))})
+    if not all((last / w).is_file() and (final / w).is_file() for w in weights):
+        return False
+    return all(filecmp.cmp(last / w, final / w, shallow=False) for w in weights)
 
 
 def _row(step: int | str, path: Path) -> Row:

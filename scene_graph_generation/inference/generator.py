@@ -50,6 +50,9 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(*(ours + theirs for ours, theirs in zip(astuple(self), astuple(other))))
 
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(*(ours - theirs for ours, theirs in zip(astuple(self), astuple(other))))
+
     def __str__(self) -> str:
         return (
             f"{self.tokens} tokens in {self.passes} passes of the language model; {self.accepted} of {self.drafted} "

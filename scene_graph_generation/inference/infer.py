@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,10 @@ from operating_room.graphs.prompts import ROBOT_LOG
 from operating_room.graphs.scene_graph import Triplet, parse
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.timepoint import Timepoint
-from operating_room.work.processes import is_first
+from operating_room.work.processes import ALL, Share, is_first
 from operating_room.work.progress import track
-from scene_graph_generation.inference.answers import Answer, Answers, open_answers
+from scene_graph_generation.inference.answers import Answer, Answers, is_part, open_answers
+from scene_graph_generation.inference.batches import batches
 from scene_graph_generation.inference.generator import SceneGraphGenerator
 from scene_graph_generation.inference.seen import Seen, count_seen
 from scene_graph_generation.inputs.example import Example
@@ -67,6 +67,32 @@ def infer(
     return predictions
 
 
+def answer_share(
+    generator: SceneGraphGenerator,
+    dataset: Dataset,
+    frames: Mapping[Take, Sequence[str] | None],
+    out: Path,
+    share: Share,
+    memory: bool = True,
+    batch_size: int = 8,
+) -> list[str]:
+    """Generate one process's share of the texts that `infer` or `evaluate_model` will find, beside those of `out`.
+
+    With memory takes are dealt, without it runs of batches. Nothing is done by a process that has no others.
+
+    Returns:
+        one line for each take that could not be finished.
+
+    Raises:
+        UserError: see `infer`.
+    """
+    if share.is_whole:
+        return []
+    with open_answers(answers_path(out), about_answers(generator, memory, batch_size), share) as answers:
+        _, problems = answer_takes(generator, dataset, frames, answers, memory, batch_size, share)
+    return problems
+
+
 def first_frames(dataset: Dataset, takes: Iterable[Take], limit: int | None = None) -> dict[Take, Sequence[str] | None]:
     """The first timepoints of each take, for `infer`; all of them (None) without limit or where there is no index."""
     return {take: None if limit is None else _frame_ids(dataset, take)[:limit] or None for take in takes}
@@ -75,8 +101,7 @@ def first_frames(dataset: Dataset, takes: Iterable[Take], limit: int | None = No
 def about_answers(generator: SceneGraphGenerator, memory: bool, batch_size: int) -> dict[str, Any]:
     """What decides all answers of a file; with published batching those of a batch depend on each other."""
     about = {"model": generator.fingerprint, "memory": memory}
-    published = generator.model.settings.batching == "published"
-    return {**about, "batch_size": batch_size} if published else about
+    return {**about, "batch_size": batch_size} if _mixes(generator) else about
 
 
 def answers_path(out: Path) -> Path:
@@ -85,10 +110,11 @@ def answers_path(out: Path) -> Path:
     Raises:
         UserError: the file would be that of its own texts, or take the place of what is no file.
     """
-    if out.suffix == ".jsonl":
+    path = out.with_name(f"{out.name.removesuffix('.json')}.jsonl")
+    if out.suffix == ".jsonl" or is_part(path):
         raise UserError(f"{out}: ends like the file of generated texts beside it; choose a name that ends in .json")
     require_replaceable(out)
-    return out.with_name(f"{out.name.removesuffix('.json')}.jsonl")
+    return path
 
 
 def _of_earlier_runs(
@@ -123,8 +149,9 @@ def answer_takes(
     answers: Answers,
     memory: bool = True,
     batch_size: int = 8,
+    share: Share = ALL,
 ) -> tuple[dict[str, str], list[str]]:
-    """Generate the texts of all timepoints that `answers` lacks; for the arguments see `infer`.
+    """Generate the texts of all timepoints that `answers` lacks; for the arguments see `infer`, `answer_share`.
 
     A stored answer holds as long as its question is the same (`SceneGraphGenerator.question`).
 
@@ -145,14 +172,16 @@ def answer_takes(
             problems[take] = [str(error)]
     forgotten = dataset.domain.language.forgotten_spellings
     memories = {take: Memory(forgotten) for take in lanes}
-    groups = list((_side_by_side if memory else _in_order)(list(lanes.values()), batch_size))
+    groups = batches(lanes, memory, batch_size, _mixes(generator), share)
     texts: dict[str, str] = {}
-    changed = 0
-    with shortened_memories(generator, "timepoints") as shortened:
+    changed, before = 0, generator.cost
+    with shortened_memories(generator, f"timepoints{whose(share)}") as shortened:
         for number, group in enumerate(track(groups, "scene graphs")):
             near = [point for of_group in groups[number : number + 1 + READ_AHEAD] for point in of_group]
             generator.read_ahead([point for point in near if answers.text(point.sample_id) is None])
             asked: dict[tuple[str, str], Example] = {}
+            questions: dict[str, str] = {}  # and texts of this group, in its order
+            said: dict[str, str] = {}
             for timepoint in group:
                 if memory and timepoint.take in problems:
                     continue  # what comes after would be asked with another memory
@@ -162,9 +191,10 @@ def answer_takes(
                     question = generator.question(timepoint, past)
                     known = answers.find(sample_id, question)
                     if known is not None:
-                        texts[sample_id] = known
+                        said[sample_id], questions[sample_id] = known, question
                         continue
                     asked[sample_id, question] = generator.read(timepoint, past)
+                    questions[sample_id] = question
                 except UserError as error:
                     problems.setdefault(timepoint.take, []).append(str(error))
                     continue
@@ -172,17 +202,17 @@ def answer_takes(
             if asked:
                 shortened.extend(example.dropped_memory > 0 for example in asked.values())
                 generated = generator.answer(list(asked.values()))
-                new = [Answer(*place, text) for place, text in zip(asked, generated, strict=True)]
-                answers.add(new)
-                texts |= {answer.key: answer.text for answer in new}
+                said |= {sample_id: text for (sample_id, _), text in zip(asked, generated, strict=True)}
+            texts |= {key: said[key] for key in questions}
+            answers.add([Answer(key, question, texts[key]) for key, question in questions.items()])
             for timepoint in group if memory else ():
                 if timepoint.take not in problems:
                     memories[timepoint.take].add(parse(texts[timepoint.sample_id]), int(timepoint.time))
-    if generator.cost.passes and is_first():
-        print(generator.cost, file=sys.stderr)
+    if (cost := generator.cost - before).passes and is_first():
+        print(f"{cost}{whose(share)}", file=sys.stderr)
     if changed:
         told = "their question has changed since (memory, files, settings or the code that reads them)"
-        print(f"{changed} timepoints were generated again: {told}", file=sys.stderr)
+        print(f"{changed} timepoints{whose(share)} were generated again: {told}", file=sys.stderr)
     return texts, [f"{take.sample_name} is not finished: {_told(of_take)}" for take, of_take in problems.items()]
 
 
@@ -228,19 +258,11 @@ def _timepoints(
     return [recorded.with_element(point, ROBOT_LOG) for point in points]
 
 
-def _in_order(lanes: Sequence[Sequence[Timepoint]], size: int) -> Iterator[list[Timepoint]]:
-    """Groups of timepoints, one take after the other."""
-    everything = [timepoint for lane in lanes for timepoint in lane]
-    for start in range(0, len(everything), size):
-        yield everything[start : start + size]
+def _mixes(generator: SceneGraphGenerator) -> bool:
+    """Whether the answers of a batch depend on each other."""
+    return generator.model.settings.batching == "published"
 
 
-def _side_by_side(lanes: Sequence[Sequence[Timepoint]], size: int) -> Iterator[list[Timepoint]]:
-    """Groups of timepoints of different takes, each take in the order of time; when one ends, the next one begins."""
-    waiting = sorted(filter(len, lanes), key=len)
-    running: list[deque[Timepoint]] = []
-    while waiting or running:
-        while waiting and len(running) < size:
-            running.append(deque(waiting.pop()))
-        yield [lane.popleft() for lane in running]
-        running = [lane for lane in running if lane]
+def whose(share: Share) -> str:
+    """What to add to a number of questions that are not all there are."""
+    return "" if share.is_whole else f" of process {share.rank + 1} of {share.processes}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from operating_room.domain.collection import Collection
@@ -76,4 +77,5 @@ def _link(source: Path, link: Path) -> None:
     if link.is_symlink() and Path(os.readlink(link)) != source:
         raise UserError(f"{link}: links to {os.readlink(link)}, not into this dataset; choose another --out")
     if not os.path.lexists(link):
-        link.symlink_to(source)
+        with suppress(FileExistsError):  # another process was faster
+            link.symlink_to(source)

@@ -131,6 +131,15 @@ def test_processes_that_no_launcher_started_cannot_meet(monkeypatch: pytest.Monk
         machine.meet()
 
 
+def test_processes_of_a_machine_divide_its_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("operating_room.work.processes.cpu_threads", lambda: 8)
+    assert processes.own_threads() == 8
+    start(monkeypatch, 5, 12)
+    for beside, threads in (("4", 2), ("16", 1), ("some", 8)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", beside)
+        assert processes.own_threads() == threads
+
+
 def test_one_process_never_spreads_over_several_gpus(tmp_path: Path) -> None:
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     arguments._n_gpu = 4

@@ -181,7 +181,7 @@ def evaluation_prompts(config: str, cases: Sequence[Mapping[str, Any]], root: Pa
     """
     relations, out = root / "scene_graph_generation" / "data", root / "evaluation" / f"{config}.json"
     listener = Listener(cases)
-    with patch("mmor.cli.evaluation.load_generator", lambda *_: listener):
+    with patch("mmor.cli.evaluator.load_generator", lambda *_: listener):
         files = ["--data", root, "--relations", relations, "--out", out]
         mmor("scene-graph", "evaluate", "--config", config, "--model-path", root, *files)
     shown = [listener.shown[case["sample_id"]] for case in cases]

@@ -163,9 +163,20 @@ def test_the_job_of_a_cluster_takes_all_its_gpus(script: Script) -> None:
     ran = script.run("MMOR", script="slurm.sh", SLURM_GPUS_ON_NODE="4", PLAN="1")
     assert ran.returncode == 0, ran.stderr
     commands = [step.words for step in read_steps(script.folder / "plan", None)]
-    trained = [words for words in commands if words[2] in ("train", "predict", "export-masks")]
-    assert len(trained) == 10
-    assert all("4" in words for words in trained)
+    divided = [words for words in commands if words[2] in ("train", "predict", "export-masks", "preprocess")]
+    divided += [words for words in commands if words[2] == "evaluate" and words[1] != "panoptic"]
+    assert len(divided) == 15
+    assert all("4" in words for words in divided)
+
+
+def test_jobs_of_an_array_get_their_share(script: Script) -> None:
+    command = ("scene-graph", "evaluate", "--model-path", "MODEL", "--out")
+    for number in ("1", "2", None):
+        array = {} if number is None else {"SLURM_ARRAY_TASK_ID": number, "SLURM_ARRAY_TASK_COUNT": "2"}
+        ran = script.run(*command, script="slurm.sh", **array)
+        assert ran.returncode == 0, ran.stderr
+    whole = " ".join([*command, str(script.folder / "work")])
+    assert script.ran() == [f"{whole} --part 1/2", f"{whole} --part 2/2", whole]
 
 
 def test_trained_is_what_the_published_commands_train(script: Script) -> None:

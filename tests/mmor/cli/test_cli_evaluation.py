@@ -44,10 +44,9 @@ def place(tmp_path: Path) -> Sequence[str | Path]:
     return "--data", data, "--relations", data, "--split", "train"
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """Folder of a training with one checkpoint, whose model can hardly stop talking."""
-    torch.manual_seed(0)
+def save_untrained(folder: Path, seed: int = 0) -> None:
+    """A model that can hardly stop talking."""
+    torch.manual_seed(seed)
     tokens = train_tokens([conversation(human_prompt(mmor().language, None, None, None, None))], 1024, mmor().language)
     config = MM2SGConfig(
         vision=VisionConfig(image_size=28, width=16, layers=1, heads=2, mlp=32, feature_layer=-1),
@@ -55,7 +54,13 @@ def model(tmp_path: Path) -> Path:
         language=LanguageConfig(vocabulary=tokens.size, width=16, layers=1, heads=2, mlp=32, positions=2048),
         modalities=("views", "masks", "robot", "speech"),
     )
-    save_model(tmp_path / "model" / "checkpoint-5", MM2SG(config), tokens)
+    save_model(folder, MM2SG(config), tokens)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Folder of a training with one checkpoint."""
+    save_untrained(tmp_path / "model" / "checkpoint-5")
     return tmp_path / "model"
 
 
@@ -225,13 +230,3 @@ def test_downstream_leaves_out_a_take_with_labels_of_unknown_frames(
     assert run("downstream", "evaluate", *place, "--out", tmp_path / "r.json") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "has a label for 000077, which is no timepoint of the take" in line
-
-
-def test_one_process_answers(
-    model: Path, place: Sequence[str | Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second process of torchrun would be refused by the first one's file, and end it."""
-    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
-        monkeypatch.setenv(name, value)
-    assert run("scene-graph", "evaluate", "--model-path", model / "checkpoint-5", *place) == 2
-    assert "start it without torchrun" in capsys.readouterr().err
