@@ -29,7 +29,7 @@ from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.inputs.modalities import MODALITIES
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.sampler import EpochOrder, length_grouped_order, similar_length_order
-from scene_graph_generation.samples.training_data import TrainingSamples, record_text
+from scene_graph_generation.samples.training_data import TrainingSamples
 from scene_graph_generation.training.deepspeed_settings import deepspeed_settings
 from scene_graph_generation.training.loss import answer_loss
 from scene_graph_generation.training.pretrain import groups_after_pretraining
@@ -74,6 +74,7 @@ class SceneGraphTrainer(Trainer):
     Args:
         model: its trainable parameters are trained.
         samples: what it is trained on.
+        lengths: of the samples, words.
         config: how.
         weights: of each token in the loss, or None.
         out: folder of checkpoints and the log.
@@ -84,6 +85,7 @@ class SceneGraphTrainer(Trainer):
         self,
         model: MM2SG,
         samples: TrainingSamples,
+        lengths: list[int],
         config: TrainConfig,
         weights: Tensor | None,
         out: Path,
@@ -104,7 +106,7 @@ class SceneGraphTrainer(Trainer):
         self._weights = None if weights is None else weights.to(self.args.device)
         self._folder = folder
         self._out = out
-        self._lengths = [len(record_text(record).split()) for record in samples.records]
+        self._lengths = lengths
 
     def compute_loss(
         self,

@@ -26,10 +26,11 @@ from scene_graph_generation.config.settings import PretrainConfig, with_vocabula
 from scene_graph_generation.inference.generator import SceneGraphGenerator
 from scene_graph_generation.inputs.evidence import ExampleReader
 from scene_graph_generation.inputs.example import IMAGE, Example
-from scene_graph_generation.inputs.tokens import Tokens, train_tokens
+from scene_graph_generation.inputs.tokens import train_tokens
 from scene_graph_generation.model.decoding import generate
 from scene_graph_generation.model.mm2sg import MM2SG
-from scene_graph_generation.samples.training_data import TrainingSamples, read_records, record_text
+from scene_graph_generation.samples.survey import survey
+from scene_graph_generation.samples.training_data import TrainingSamples
 from scene_graph_generation.training.loss import answer_loss
 from scene_graph_generation.training.pretrain import pretrain
 from scene_graph_generation.weights.adapters import add_lora, freeze
@@ -103,8 +104,9 @@ class SceneGraphs:
         write_samples(data)
         for path in data.glob("*/take_audio_embeddings_per_timepoint/*/*.pt"):
             torch.save(torch.ones(SMALL.model.pooler.audio_width), path)
-        records = read_records(data / "samples.json")
-        self.tokens: Tokens = train_tokens(map(record_text, records), SMALL.vocabulary, mmor().language)
+        records, self.known, self.tokens = survey(
+            [data / "samples.json"], True, True, lambda texts: train_tokens(texts, SMALL.vocabulary, mmor().language)
+        )
         self.settings = with_vocabulary(SMALL.model, self.tokens.size)
         self.dataset = Dataset(data)
         read = ExampleReader(self.settings, self.tokens)
@@ -128,7 +130,9 @@ class SceneGraphs:
         answer_loss(output.logits, output.labels, weights).backward()
 
     def pretraining(self) -> None:
-        pretrain(self.model().to(DEVICE), self.samples, PretrainConfig(steps=12, batch_size=3), 0)  # some with clouds
+        pretrain(
+            self.model().to(DEVICE), self.samples, self.known, PretrainConfig(steps=12, batch_size=3), 0
+        )  # some with clouds
 
     def generation(self) -> None:
         generator = SceneGraphGenerator(self.model(), self.tokens, DEVICE, 5)
