@@ -5,7 +5,7 @@ A training file may be more than 1 GB of JSON. Parsing it takes longer than all 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,7 @@ def survey(
     records = Joined([records for _, records in files])
     gathered = _Gathered(len(records), canonical_order, answers)
 
-    def texts() -> Iterator[str]:
+    def texts() -> Generator[str]:
         found = ((path, n, record) for path, part in files for n, record in enumerate(part))
         for path, number, record in track(found, "looking through the samples", len(records)):
             text = check_record(path, number, record)
