@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
 from computing.machine import allow_tf32, meet, one_gpu, trainer_options
 from computing.training_checkpoints import keep_newest, written_or_removed
-from computing.training_errors import diverged
+from computing.watched_trainer import WatchedTrainer
 from operating_room.errors import UserError
 from operating_room.files.tensors import is_finite
 from operating_room.work.processes import cpu_threads, join_alone
@@ -68,7 +68,7 @@ class CheckedSamples(torch.utils.data.Dataset[tuple[Example | None, list[str]]])
         return None, bad
 
 
-class SceneGraphTrainer(Trainer):
+class SceneGraphTrainer(WatchedTrainer):
     """transformers' Trainer with our loss, order of samples and batches.
 
     Args:
@@ -92,6 +92,8 @@ class SceneGraphTrainer(Trainer):
         folder: ModelFolder,
     ) -> None:
         super().__init__(
+            samples_in="examples",
+            rate_setting="--learning_rate",
             model=model,
             args=training_arguments(config, out, model.settings.language.width),
             train_dataset=CheckedSamples(samples),
@@ -122,12 +124,8 @@ class SceneGraphTrainer(Trainer):
         output = model(examples)
         loss = answer_loss(output.logits, output.labels, self._weights)
         loss = loss if anchor is None else loss + anchor
-        if not loss.isfinite():
-            raise self._diverged(f"its loss is {loss:.3g}")
+        self.watch(loss)
         return (loss, output) if return_outputs else loss
-
-    def _diverged(self, how: str) -> UserError:
-        return diverged(self._out, self.state.global_step + 1, how, "--learning_rate")
 
     def _anchor(self, like: Example) -> Tensor:
         """Zero, but with a gradient of zero for everything in front of the language model.
@@ -206,10 +204,11 @@ class SceneGraphTrainer(Trainer):
         """Called by Trainer, in every process.
 
         Raises:
-            UserError: the weights are no numbers any more, or the checkpoint cannot be written.
+            UserError: a loss or the weights are no numbers any more, or the checkpoint cannot be written.
         """
+        self.check_losses()
         if not all(is_finite(parameter) for parameter in self._model.parameters() if parameter.requires_grad):
-            raise self._diverged("its weights are no finite numbers any more")
+            raise self.diverged("its weights are no finite numbers any more")
         path = self._out / f"checkpoint-{self.state.global_step}"
         with written_or_removed(path):
             super()._save_checkpoint(model, trial)

@@ -74,6 +74,14 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(data: Path, uninte
     assert weights[0] == weights[1]
 
 
+def test_the_log_tells_rate_and_wait_for_data(uninterrupted: Path) -> None:
+    lines = [json.loads(line) for line in (uninterrupted / "log.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    assert len(steps) == 10
+    assert all(line["samples_per_s"] > 0 for line in steps)
+    assert all(0 < line["data_wait"] < 1 for line in steps)
+
+
 COMMON = ("train.batch_size=1", "model.pooler.dropout=0", "train.max_steps=6")
 
 
