@@ -118,8 +118,8 @@ class ClipTrainer(WatchedTrainer):
         here = len(inputs["clips"])
         first = (step * self.args.world_size + self.args.process_index) * here  # place in the training's order
         seeds = [np.random.SeedSequence([self.first_seed, 2, first + i]).generate_state(1) for i in range(here)]
-        draws = [Draws(torch.Generator(device).manual_seed(int(seed[0]))) for seed in seeds]
-        clips = [Clip(c.classes.to(device), c.masks.to(device), c.present.to(device)) for c in inputs["clips"]]
+        draws = [Draws.seeded(int(seed[0]), device) for seed in seeds]
+        clips = [clip.to(device) for clip in inputs["clips"]]
         try:
             losses = model(frames, clips, draws, step)
         except UserError:  # predictions that are no numbers cannot be matched: the loss before says when it began
