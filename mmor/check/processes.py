@@ -20,7 +20,7 @@ def one_process() -> Outcome:
     """Loss and gradient of both clips, on the CPU."""
     device = torch.device("cpu")
     model = make_model("ctvis", SMALL, device).train()
-    losses = [losses_of(model, *_clip(rank, device), SMALL, device)() for rank in range(2)]
+    losses = [losses_of(model, *_clip(rank, device), SMALL)() for rank in range(2)]
     loss = torch.stack(losses).mean()
     loss.backward()
     return Outcome((loss.detach(), _gradient(model)))
@@ -65,7 +65,7 @@ class _Loss(nn.Module):
         self.model = model
 
     def forward(self, frames: Tensor, clip: Clip) -> Tensor:
-        return losses_of(self.model, frames, clip, SMALL, frames.device)()
+        return losses_of(self.model, frames, clip, SMALL)()
 
 
 def _clip(rank: int, device: torch.device) -> tuple[Tensor, Clip]:

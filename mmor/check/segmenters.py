@@ -42,20 +42,6 @@ SMALL = Size(replace(small_segmenter(24), norm="frozen"), SMALL_VIDEO, 64, 96, f
 PUBLISHED = Size(SegmenterConfig(), VideoConfig(), 720, 960, frames=3, clip=10, points=LossSettings.points)
 
 
-class _CpuDraws(Draws):
-    """The same random numbers on every device: they are drawn on the CPU."""
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__(torch.Generator().manual_seed(SEED))
-        self.device = device
-
-    def uniform(self, *shape: int) -> Tensor:
-        return super().uniform(*shape).to(self.device)
-
-    def permutation(self, count: int) -> Tensor:
-        return super().permutation(count).to(self.device)
-
-
 def make_model(kind: str, size: Size, device: torch.device) -> VideoModel:
     """A model with random weights; small ones are drawn on the CPU, so that they are the same everywhere."""
     if size is SMALL:
@@ -101,7 +87,7 @@ def training_step(model: VideoModel, size: Size, dtype: torch.dtype | None, upda
     device = next(model.parameters()).device
     model.train()
     frames = pictures(size, size.clip, device)
-    step = losses_of(model, frames, random_clip(size, device), size, device)
+    step = losses_of(model, frames, random_clip(size, device), size)
     optimizer = torch.optim.AdamW(parameter_groups(model, Rates())) if update else None
     scaler = torch.amp.GradScaler(device.type, init_scale=2.0**10, enabled=dtype == torch.float16)
     with autocast(device, dtype):
@@ -116,14 +102,15 @@ def training_step(model: VideoModel, size: Size, dtype: torch.dtype | None, upda
     return Outcome((loss.detach(), norm), f"loss {loss.item():.2f}")
 
 
-def losses_of(model: VideoModel, frames: Tensor, clip: Clip, size: Size, device: torch.device) -> Callable[[], Tensor]:
+def losses_of(model: VideoModel, frames: Tensor, clip: Clip, size: Size) -> Callable[[], Tensor]:
     """A training step's loss, guided as in the first half of a training."""
     scale = size.clip if isinstance(model, OfflineDVIS) else 1  # its clips are one picture each
     settings = LossSettings(points=size.points * scale)
     arguments = () if isinstance(model, CTVIS) else (True,)
 
     def loss() -> Tensor:
-        terms = model(frames[None], [clip], settings, [_CpuDraws(device)], *arguments)
+        draws = Draws(torch.Generator().manual_seed(SEED))  # of the CPU: the same numbers on every device
+        terms = model(frames[None], [clip], settings, [draws], *arguments)
         return torch.stack(list(terms.values())).sum()
 
     return loss

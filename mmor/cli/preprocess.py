@@ -142,7 +142,8 @@ def preprocess(
     if not is_first():
         return
     outcome = sum((of_one for of_one, _ in done), Outcome())
-    typer.echo(f"{outcome.written} {'views' if step == Step.VIEWS else 'files'} written for {sum(count for _, count in done)} takes")
+    what = "views" if step == Step.VIEWS else "files"
+    typer.echo(f"{outcome.written} {what} written for {sum(count for _, count in done)} takes")
     if out is not None:
         typer.echo(f"with links to all that was there in {out}: give this as --data from now on")
     finish(outcome.problems)

@@ -163,7 +163,7 @@ def batch_of(clips: Sequence[UInt8[Tensor, "frames 3 _ _"]]) -> Float[Tensor, "c
     """Clips of equal length as one batch; smaller pictures are padded at the right and bottom with the mean colour."""
     height, width = (max(frames.shape[axis] for frames in clips) for axis in (2, 3))
     first = clips[0]
-    mean = torch.tensor(PIXEL_MEAN, device=first.device)[:, None, None]
+    mean = torch.tensor(PIXEL_MEAN).to(first.device, non_blocking=True)[:, None, None]
     batch = mean.expand(len(clips), len(first), 3, height, width).clone()
     for place, frames in zip(batch, clips):
         place[:, :, : frames.shape[2], : frames.shape[3]] = frames

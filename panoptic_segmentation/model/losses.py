@@ -24,6 +24,11 @@ class Clip:
     masks: Bool[Tensor, "objects frames height width"]  # of the unpadded frames; empty where an object is not seen
     present: Bool[Tensor, "objects frames"]  # published data: true everywhere, also where the mask is empty (9.1)
 
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Clip:
+        """The same on another device (accelerate does it to batches) but for `present`, by which the CPU decides."""
+        classes, masks = (x.to(device, non_blocking=non_blocking) for x in (self.classes, self.masks))
+        return Clip(classes, masks, self.present)
+
     def pictures(self, padded_size: tuple[int, int]) -> list[Objects]:
         """The objects of each frame, masks padded with zeros at the right and bottom."""
         height, width = self.masks.shape[-2:]
@@ -51,7 +56,7 @@ def set_losses(
         draws: one per picture; those of a clip share theirs.
     """
     objects = sum(len(picture.classes) for picture in pictures)
-    count = _mean_over_processes(torch.tensor(float(objects), device=last.logits.device)).clamp(min=1)
+    count = _mean_over_processes(torch.full((), float(objects), device=last.logits.device)).clamp(min=1)
     losses = {}
     layers = [("", last), *((f"_{i}", prediction) for i, prediction in enumerate(auxiliary))]
     for suffix, prediction in layers:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -21,29 +22,40 @@ TAKEN = 1e6  # cost of a query that an object of an earlier frame has
 
 
 class Draws:
-    """All that is random in training on one clip, from one generator (on the CPU or on the device of the step).
+    """All that is random in training on one clip.
 
     Each clip has its own, so that it is trained on alike in whatever batch and on whatever process it comes.
+
+    Args:
+        generator: of points, best on the device of the step.
+        choices: of everything that the CPU decides by: asked on a GPU it would have to wait for it each time. None:
+            the same.
     """
 
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
+    def __init__(self, generator: torch.Generator, choices: torch.Generator | None = None) -> None:
+        self.generator, self.choices = generator, choices or generator
+
+    @staticmethod
+    def seeded(seed: int, device: torch.device) -> Draws:
+        """For a step on this device."""
+        generator = torch.Generator(device).manual_seed(seed)
+        return Draws(generator, None if device.type == "cpu" else torch.Generator().manual_seed(seed))
 
     def uniform(self, *shape: int) -> Float[Tensor, "*shape"]:
-        """Numbers of U(0, 1) on the generator's device."""
-        return torch.rand(*shape, generator=self.generator, device=self.generator.device)
+        """Numbers of U(0, 1) to decide by."""
+        return torch.rand(*shape, generator=self.choices, device=self.choices.device)
 
     def points(self, masks: int, count: int) -> Float[Tensor, "masks count 2"]:
         """`count` points (x, y) in 0..1 of the padded picture for each of `masks` masks."""
-        return self.uniform(masks, count, 2)
+        return torch.rand(masks, count, 2, generator=self.generator, device=self.generator.device)
 
     def coins(self, count: int) -> list[bool]:
-        """Tosses of a fair coin, brought to the CPU together: one at a time a GPU would be waited for each time."""
+        """Tosses of a fair coin."""
         return (self.uniform(count) > 0.5).tolist() if count else []
 
     def permutation(self, count: int) -> Int[Tensor, " count"]:
         """A shuffle of 0 .. count-1."""
-        return torch.randperm(count, generator=self.generator, device=self.generator.device)
+        return torch.randperm(count, generator=self.choices, device=self.choices.device)
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,11 @@ class Match:
 
     queries: Int[Tensor, " pairs"]
     objects: Int[Tensor, " pairs"]
+
+    @cached_property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Each query and its object, as numbers of the CPU."""
+        return list(zip(self.queries.tolist(), self.objects.tolist()))
 
 
 @dataclass(frozen=True)
@@ -122,12 +139,29 @@ def assign(costs: Float[Tensor, "rows columns"]) -> tuple[Int[Tensor, " pairs"],
     Raises:
         UserError: a cost is not finite, as after a training run that diverged.
     """
+    found = torch.tensor(_solve(costs.detach().cpu()), dtype=torch.int64).reshape(-1, 2)
+    rows, columns = found.to(costs.device, non_blocking=True).T
+    return rows, columns
+
+
+def _solve(costs: Float[Tensor, "rows columns"]) -> list[tuple[int, int]]:
+    """The pairs of `assign`; costs are on the CPU."""
     if not costs.isfinite().all():
         raise UserError(
             "the model's predictions are not finite: its training diverged; lower the learning rate or load weights"
         )
-    rows, columns = linear_sum_assignment(costs.detach().double().cpu().numpy())  # NumPy has no bfloat16
-    return torch.from_numpy(rows).to(costs.device), torch.from_numpy(columns).to(costs.device)
+    rows, columns = linear_sum_assignment(costs.double().numpy())  # NumPy has no bfloat16
+    return list(zip(rows.tolist(), columns.tolist()))
+
+
+def _matches(pairs: Sequence[list[tuple[int, int]]], device: torch.device) -> list[Match]:
+    """Matches of several pictures, sent to the device together."""
+    together = torch.tensor([pair for of_picture in pairs for pair in of_picture], dtype=torch.int64).reshape(-1, 2)
+    there = together.to(device, non_blocking=True).split([len(of_picture) for of_picture in pairs])
+    found = [Match(of_picture[:, 0], of_picture[:, 1]) for of_picture in there]
+    for match, of_picture in zip(found, pairs):
+        vars(match)["pairs"] = of_picture
+    return found
 
 
 def match_pictures(
@@ -138,10 +172,13 @@ def match_pictures(
     Args:
         draws: one per picture; those of a clip share theirs.
     """
-    return [
-        Match(*assign(pair_costs(logits, masks, objects, settings, draw)))
+    costs = [
+        pair_costs(logits, masks, objects, settings, draw)
         for logits, masks, objects, draw in zip(prediction.logits, prediction.masks, pictures, draws)
     ]
+    # Brought to the CPU together: a GPU is waited for once, not for each picture.
+    here = torch.cat([of_picture.flatten() for of_picture in costs]).cpu().split([each.numel() for each in costs])
+    return _matches([_solve(flat.view(each.shape)) for flat, each in zip(here, costs)], prediction.logits.device)
 
 
 def match_clip(
@@ -155,19 +192,20 @@ def match_clip(
 
     The object keeps its query in all frames. An object that is never present is never matched.
     """
-    query_of = torch.full((len(present),), -1, device=prediction.logits.device)
-    for logits, masks, objects, here in zip(prediction.logits, prediction.masks, pictures, present.T):
-        new = torch.nonzero((query_of < 0) & here.to(query_of.device))[:, 0]
-        if len(new) == 0:
+    device = prediction.logits.device
+    query_of = [-1] * len(present)
+    for logits, masks, objects, here in zip(prediction.logits, prediction.masks, pictures, present.T.tolist()):
+        new = [i for i, (query, is_here) in enumerate(zip(query_of, here)) if query < 0 and is_here]
+        if not new:
             continue
-        appearing = Objects(objects.classes[new], objects.masks[new])
-        costs = pair_costs(logits, masks, appearing, settings, draws)
-        costs[query_of[query_of >= 0]] = TAKEN
-        queries, columns = assign(costs)
-        query_of[new[columns]] = queries
-    matched = torch.nonzero(query_of >= 0)[:, 0]
-    matched = matched[query_of[matched].argsort()]
-    return [Match(query_of[matched], matched)] * len(pictures)
+        places = torch.tensor(new).to(device, non_blocking=True)
+        appearing = Objects(objects.classes[places], objects.masks[places])
+        costs = pair_costs(logits, masks, appearing, settings, draws).cpu()
+        costs[[query for query in query_of if query >= 0]] = TAKEN
+        for query, column in _solve(costs):
+            query_of[new[column]] = query
+    pairs = sorted((query, i) for i, query in enumerate(query_of) if query >= 0)
+    return _matches([pairs], device) * len(pictures)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -51,7 +51,7 @@ def contrastive_losses(
     """
     reid = full_precision(reid)
     frames, queries, _ = reid.shape
-    query_of = [dict(zip(match.objects.tolist(), match.queries.tolist())) for match in matches]
+    query_of = [{i: query for query, i in match.pairs} for match in matches]
     # More objects than queries leave some unmatched: they count as absent.
     here = [[now and i in query_of[t] for t, now in enumerate(row)] for i, row in enumerate(present.tolist())]
     tracks = [_Track() for _ in here]
@@ -79,8 +79,8 @@ def contrastive_losses(
     if not anchors:
         nothing = 0 * reid.sum()
         return {"loss_reid": nothing, "loss_aux_reid": nothing}
-    anchor, positive, others = torch.stack(anchors), torch.stack(positives), reid[before]
-    negative = torch.arange(queries, device=reid.device) != torch.tensor(own, device=reid.device)[:, None]
+    anchor, positive, others = torch.stack(anchors), torch.stack(positives), reid[_sent(before, reid)]
+    negative = torch.arange(queries, device=reid.device) != _sent(own, reid)[:, None]
     closeness = (anchor[:, None] * others).sum(-1) - (anchor * positive).sum(-1, keepdim=True)
     closeness = closeness.masked_fill(~negative, -torch.inf)
     contrast = torch.cat((torch.zeros_like(closeness[:, :1]), closeness), dim=1).logsumexp(1)
@@ -91,3 +91,8 @@ def contrastive_losses(
         "loss_reid": settings.reid_weight * contrast.mean(),
         "loss_aux_reid": settings.reid_cosine_weight * cosine.mean(),
     }
+
+
+def _sent(numbers: list[int], to: Tensor) -> Int[Tensor, " numbers"]:
+    """Numbers on the device of a tensor, which is not waited for."""
+    return torch.tensor(numbers).to(to.device, non_blocking=True)

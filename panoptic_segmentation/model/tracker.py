@@ -160,12 +160,12 @@ def _next_start(
     if noise is None or float(noise.uniform(1)) >= NOISE_RATIO:
         order = align(state.embeddings, normed)
         return order, raw[order]
+    # Decided on the CPU, which then has nobody to wait for.
     queries = len(raw)
-    shuffle = noise.permutation(queries).to(raw.device)
-    share = noise.uniform(queries).to(raw)
-    start = share[:, None] * raw + (1 - share[:, None]) * raw[shuffle]
-    own = torch.arange(queries, device=raw.device)
-    return without_duplicates(torch.where(share >= 0.5, own, shuffle)), start
+    shuffle, share = noise.permutation(queries), noise.uniform(queries).to(raw.dtype)
+    order = without_duplicates(torch.where(share >= 0.5, torch.arange(queries), shuffle))
+    order, shuffle, share = (tensor.to(raw.device, non_blocking=True) for tensor in (order, shuffle, share))
+    return order, share[:, None] * raw + (1 - share[:, None]) * raw[shuffle]
 
 
 def without_duplicates(order: Int[Tensor, " queries"]) -> Int[Tensor, " queries"]:
@@ -181,4 +181,4 @@ def without_duplicates(order: Int[Tensor, " queries"]) -> Int[Tensor, " queries"
         if query in used:
             result[k] = next(free)
         used.add(query)
-    return torch.tensor(result, device=order.device)
+    return torch.tensor(result)

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from computing.machine import meet, one_gpu, trainer_options
 from computing.tracking import check_wandb
 from computing.training_checkpoints import keep_newest, written_or_removed
-from computing.training_errors import diverged
+from computing.watched_trainer import WatchedTrainer
 from operating_room.errors import UserError
 from operating_room.files.tensors import is_finite
 from operating_room.work.processes import cpu_threads, share
@@ -88,15 +88,17 @@ def rate_factor(solver: Solver) -> Callable[[int], float]:
     return factor
 
 
-class ClipTrainer(Trainer):
+class ClipTrainer(WatchedTrainer):
     """Clips in their order, our losses."""
 
     def __init__(self, config: Config, model: TrainedModel, clips: ClipDataset, arguments: TrainingArguments) -> None:
         optimizer = AdamW(parameter_groups(model.model, config.rates), fused=True)
         schedule = LambdaLR(optimizer, rate_factor(config.solver))
         super().__init__(
-            model,
-            arguments,
+            samples_in="clips",
+            rate_setting="SOLVER.BASE_LR",
+            model=model,
+            args=arguments,
             data_collator=collate,
             train_dataset=clips,
             callbacks=[_Saving(model, config)],
@@ -116,27 +118,27 @@ class ClipTrainer(Trainer):
         here = len(inputs["clips"])
         first = (step * self.args.world_size + self.args.process_index) * here  # place in the training's order
         seeds = [np.random.SeedSequence([self.first_seed, 2, first + i]).generate_state(1) for i in range(here)]
-        draws = [Draws(torch.Generator(device).manual_seed(int(seed[0]))) for seed in seeds]
-        clips = [Clip(c.classes.to(device), c.masks.to(device), c.present.to(device)) for c in inputs["clips"]]
-        losses = model(frames, clips, draws, step)
+        draws = [Draws.seeded(int(seed[0]), device) for seed in seeds]
+        clips = [clip.to(device) for clip in inputs["clips"]]
+        try:
+            losses = model(frames, clips, draws, step)
+        except UserError:  # predictions that are no numbers cannot be matched: the loss before says when it began
+            self.check_losses()
+            raise
         self.terms.append({name: value.detach() for name, value in losses.items() if not name[-1].isdigit()})
         loss = torch.stack(list(losses.values())).sum()
-        if not loss.isfinite():
-            raise self._diverged(f"its loss is {loss.item():.3g}")
+        self.watch(loss)
         return loss
 
     def check_weights(self) -> None:
         """Before they are written.
 
         Raises:
-            UserError: they are no numbers any more.
+            UserError: they or a loss are no numbers any more.
         """
+        self.check_losses()
         if not all(map(is_finite, self.trained.state_dict().values())):
-            raise self._diverged("its weights are no finite numbers any more")
-
-    def _diverged(self, how: str) -> UserError:
-        out = Path(str(self.args.output_dir))
-        return diverged(out, self.state.global_step + 1, how, "SOLVER.BASE_LR")
+            raise self.diverged("its weights are no finite numbers any more")
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Called by Trainer, in every process.

@@ -56,6 +56,11 @@ class Example:
         """Where IMAGE stands in `ids`."""
         return (self.ids == IMAGE).nonzero().flatten().tolist()
 
+    @cached_property
+    def learnt_places(self) -> list[int]:
+        """Where `labels` have something to learn, in order."""
+        return [] if self.labels is None else (self.labels != IGNORED).nonzero().flatten().tolist()
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Example:
         """The same sample on another device (accelerate calls this on every batch)."""
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
@@ -65,7 +70,7 @@ class Example:
         ]
         moved = replace(self, **here[0], others=here[1])
         # Looked for before the move: to ask a GPU would make the CPU wait for all that it still has to do.
-        vars(moved)["image_places"] = self.image_places
+        vars(moved).update(image_places=self.image_places, learnt_places=self.learnt_places)
         return moved
 
 
@@ -77,6 +82,7 @@ class Merged:
     attention_mask: Bool[Tensor, "samples length"]
     position_ids: Int[Tensor, "samples length"]  # 0.. on content, 0 on padding
     labels: Int[Tensor, "samples length"]  # IGNORED on visual tokens and padding
+    learnt: Int[Tensor, "2 learnt"]  # sample and position of each label that is not IGNORED; on the CPU
 
 
 def merge(
@@ -91,7 +97,7 @@ def merge(
     Raises:
         ValueError: a sample with visual tokens does not have exactly one IMAGE, or one without has any.
     """
-    embeddings, labels = [], []
+    embeddings, labels, learnt = [], [], []
     for example, tokens in zip(examples, visual):
         places = example.image_places
         if len(places) != min(len(tokens), 1):
@@ -104,6 +110,9 @@ def merge(
         # In the embedding's number format: visual tokens of float32, even none of them, would make it all float32.
         embeddings.append(torch.cat((start, tokens.to(start.dtype), end))[:max_length])
         labels.append(torch.cat((text[before], ignored, text[after]))[:max_length])
+        shift = len(tokens) - len(places)
+        moved = [p + shift * (p >= place) for p in example.learnt_places if p not in places]
+        learnt.append([p for p in moved if p < max_length])
     lengths = [len(sample) for sample in embeddings]
     longest = max(lengths)
 
@@ -114,9 +123,12 @@ def merge(
 
     device = embeddings[0].device
     positions = [torch.arange(length, device=device) for length in lengths]
+    padding = [longest - length if side == "left" else 0 for length in lengths]
+    found = [(i, p + padding[i]) for i, of_sample in enumerate(learnt) for p in of_sample]
     return Merged(
         torch.stack([pad(sample, 0) for sample in embeddings]),
         torch.stack([pad(torch.ones_like(sample), 0) for sample in positions]).bool(),
         torch.stack([pad(sample, 0) for sample in positions]),
         torch.stack([pad(sample, IGNORED) for sample in labels]),
+        torch.tensor(found, dtype=torch.int64).reshape(-1, 2).T,
     )

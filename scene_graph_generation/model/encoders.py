@@ -132,7 +132,7 @@ class BodyEncoder(nn.Module):
 
     def forward(self, people: Float[Tensor, "people numbers"]) -> Float[Tensor, "people width"]:
         """A token for each person."""
-        most = people.new_tensor(self.limits)
+        most = torch.tensor(self.limits, dtype=people.dtype).to(people.device, non_blocking=True)
         dtype = next(self.mlp.parameters()).dtype
         return self.mlp(people.nan_to_num(0.0).clamp(min=0).minimum(most).to(dtype))
 

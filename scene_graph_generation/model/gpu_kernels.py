@@ -94,4 +94,4 @@ def flash_attention(
 
 @lru_cache(16)  # the blocks of a stage share their patches, and every copy to a GPU costs time
 def _starts(lengths: tuple[int, ...], device: torch.device) -> Int[Tensor, " edges"]:
-    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(device, non_blocking=True)

@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from operating_room.errors import UserError
 from scene_graph_generation.config.language import OtherLanguage
 from scene_graph_generation.config.settings import LanguageConfig, MM2SGConfig
-from scene_graph_generation.inputs.example import IGNORED, Example, Merged, merge
+from scene_graph_generation.inputs.example import Example, Merged, merge
 from scene_graph_generation.model.encoders import VisionTower
 from scene_graph_generation.model.pooler import ImagePooler
 
@@ -93,16 +93,20 @@ class MM2SG(nn.Module):
         of its answer a tenth.
         """
         merged = self.embed(examples)
-        following = merged.labels[:, 1:]
-        # Looked for before the language model begins: a GPU would have to be waited for until it has done all of it.
-        places = (following != IGNORED).nonzero(as_tuple=True)
+        learnt = merged.learnt[:, merged.learnt[1] > 0]  # what begins a sample follows nothing
+        columns, found = (learnt[1] - 1).unique(return_inverse=True)
+
+        def sent(places: Tensor) -> Tensor:
+            return places.to(merged.labels.device, non_blocking=True)
+
+        row, column = sent(torch.stack((learnt[0], learnt[1] - 1)))
+        following = merged.labels[row, column + 1]
         if isinstance(self.settings.language, OtherLanguage):  # what it does with its scores only it knows
-            columns, found = places[1].unique(return_inverse=True)
-            return AnswerScores(self._scores(merged, columns)[places[0], found], following[places])
+            return AnswerScores(self._scores(merged, sent(columns))[row, sent(found)], following)
         states = self.language.model(
             inputs_embeds=merged.embeddings, attention_mask=merged.attention_mask, use_cache=False
         ).last_hidden_state
-        return AnswerScores(self.language.lm_head(states[:, :-1][places]), following[places])
+        return AnswerScores(self.language.lm_head(states[row, column]), following)
 
     def score_all(self, examples: Sequence[Example]) -> MM2SGOutput:
         """Score every position, not those before an answer's tokens alone."""

@@ -5,6 +5,7 @@ Point Transformer V3 (Wu et al., CVPR 2024), section 4.1; stage-2 specification,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,22 +26,26 @@ class Patches:
 
 
 def voxelise(
-    coordinates: Float[Tensor, "points 3"], origin: Float[Tensor, "3"], size: float
-) -> Int[Tensor, "points 3"]:
-    """Integer voxel coordinates; everything in metres.
+    clouds: Sequence[Float[Tensor, "_ 3"]], origins: Sequence[Float[Tensor, "3"]], size: float
+) -> tuple[list[Int[Tensor, "_ 3"]], list[int]]:
+    """Integer voxel coordinates of each cloud's points and the largest of them; everything in metres.
 
     Raises:
         ValueError: a coordinate is not finite, lies before the origin, or too far behind it.
     """
-    voxels = torch.div(coordinates - origin, size, rounding_mode="trunc")
-    if not bool(((voxels >= 0) & (voxels < 2**MAX_BITS)).all()):  # NaN fails as well
+    voxels = [torch.div(cloud - origin, size, rounding_mode="trunc") for cloud, origin in zip(clouds, origins)]
+    valid = [((grid >= 0) & (grid < 2**MAX_BITS)).all() for grid in voxels]  # NaN is neither
+    # Asked for all clouds together: a GPU has to be waited for once.
+    largest = torch.stack([torch.where(good, grid.amax(), -1.0) for good, grid in zip(valid, voxels)]).tolist()
+    if min(largest) < 0:
         raise ValueError(f"a point cloud has coordinates that are not finite or spans more than {2**MAX_BITS} voxels")
-    return voxels.long()
+    return [grid.long() for grid in voxels], [int(number) for number in largest]
 
 
 def curve_codes(grid: Int[Tensor, "points 3"], bits: int) -> Int[Tensor, "4 points"]:
     """Place of every voxel on each of the four curves through a cube of 2^bits voxels a side."""
-    swapped = grid[:, [1, 0, 2]]
+    x, y, z = grid.unbind(1)
+    swapped = torch.stack((y, x, z), dim=1)
     curves = (grid, swapped, hilbert_axes(grid, bits), hilbert_axes(swapped, bits))
     return torch.stack([interleave(axes, bits) for axes in curves])
 
@@ -48,7 +53,7 @@ def curve_codes(grid: Int[Tensor, "points 3"], bits: int) -> Int[Tensor, "4 poin
 def interleave(axes: Int[Tensor, "points 3"], bits: int) -> Int[Tensor, " points"]:
     """Bit i of the three axes becomes bits 3i+2, 3i+1 and 3i."""
     place = torch.arange(bits, device=axes.device)
-    shift = 3 * place + torch.tensor([[2], [1], [0]], device=axes.device)
+    shift = 3 * place + torch.arange(2, -1, -1, device=axes.device)[:, None]
     return (((axes[..., None] >> place) & 1) << shift).sum((1, 2))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Literal
 
 import torch
@@ -33,6 +33,7 @@ class Points:
     features: Float[Tensor, "points channels"]
     grid: Int[Tensor, "points 3"]  # voxel
     cloud: Int[Tensor, " points"]  # 0.., ascending
+    counts: list[int]  # points of each cloud
     codes: Int[Tensor, "curves points"]  # place on each curve, number of the cloud above
     bits: int  # of a grid coordinate
     orders: Int[Tensor, "curves points"]  # points in the order of each curve
@@ -41,6 +42,7 @@ class Points:
 
     def on_curves(self, permutation: Int[Tensor, "curves"]) -> Points:
         """The same points with their curves in another order."""
+        permutation = permutation.to(self.codes.device, non_blocking=True)
         return replace(self, codes=self.codes[permutation], orders=self.orders[permutation])
 
 
@@ -48,6 +50,7 @@ def arrange(
     features: Float[Tensor, "points channels"],
     grid: Int[Tensor, "points 3"],
     cloud: Int[Tensor, " points"],
+    counts: list[int],
     codes: Int[Tensor, "curves points"],
     bits: int,
     patch: int,
@@ -57,10 +60,11 @@ def arrange(
         features=features,
         grid=grid,
         cloud=cloud,
+        counts=counts,
         codes=codes,
         bits=bits,
         orders=codes.argsort(dim=1, stable=True),
-        patches=deal_patches(cloud.bincount().tolist(), patch, cloud.device),
+        patches=deal_patches(counts, patch, cloud.device),
         neighbours=find_neighbours(grid, cloud, bits, BLOCK_KERNEL),
     )
 
@@ -135,8 +139,10 @@ class PointEncoder(nn.Module):
         points = self.embed(list(present.values()), shared_origin)
         for stage, permutation in zip(self.enc.values(), curve_orders):
             points = stage(points, permutation)
-        means = reduce_segments(points.features, "mean", points.cloud.bincount())
-        return pooled.index_copy(0, torch.tensor(list(present), device=pooled.device), means)
+        counts, places = (
+            torch.tensor(numbers).to(pooled.device, non_blocking=True) for numbers in (points.counts, list(present))
+        )
+        return pooled.index_copy(0, places, reduce_segments(points.features, "mean", counts))
 
     def embed(self, clouds: Sequence[Float[Tensor, "_ 6"]], shared_origin: bool) -> Points:
         """Voxels, curves and the stem's features of clouds that have points."""
@@ -145,8 +151,8 @@ class PointEncoder(nn.Module):
         origins = [cloud[:, :3].amin(0) for cloud in clouds]
         if shared_origin:
             origins = [torch.stack(origins).amin(0)] * len(clouds)
-        grids = [voxelise(cloud[:, :3], origin, self.settings.voxel) for cloud, origin in zip(clouds, origins)]
-        depths = [int(grid.max()).bit_length() for grid in grids]
+        grids, largest = voxelise([cloud[:, :3] for cloud in clouds], origins, self.settings.voxel)
+        depths = [number.bit_length() for number in largest]
         bits = max(depths)
         if shared_origin:
             depths = [bits] * len(clouds)
@@ -154,9 +160,9 @@ class PointEncoder(nn.Module):
             number << 3 * bits | curve_codes(grid, depth) for number, (grid, depth) in enumerate(zip(grids, depths))
         ]
         features, grid = torch.cat(list(clouds)), torch.cat(grids)
-        sizes = torch.tensor([len(cloud) for cloud in clouds], device=features.device)
-        cloud = torch.arange(len(clouds), device=features.device).repeat_interleave(sizes)
-        points = arrange(features, grid, cloud, torch.cat(codes, dim=1), bits, self.settings.patch)
+        counts = [len(cloud) for cloud in clouds]
+        cloud = torch.cat([torch.full((count,), i, device=features.device) for i, count in enumerate(counts)])
+        points = arrange(features, grid, cloud, counts, torch.cat(codes, dim=1), bits, self.settings.patch)
         hidden = self.embedding["stem"](features, find_neighbours(grid, cloud, bits, STEM_KERNEL))
         return replace(points, features=hidden)
 
@@ -287,10 +293,14 @@ class Pooling(nn.Module):
         _, counts = torch.unique_consecutive(points.codes[0, order] >> 3 * shift, return_counts=True)
         members = order[counts.cumsum(0) - counts]
         features = reduce_segments(self.proj(points.features).index_select(0, order), "max", counts)
+        cloud = points.cloud[members]
+        clouds = torch.arange(len(points.counts), device=cloud.device)
+        ends = torch.searchsorted(cloud, clouds, right=True).tolist()
         return arrange(
             F.gelu(self.norm(features)),
             points.grid[members] >> shift,
-            points.cloud[members],
+            cloud,
+            [end - start for start, end in pairwise([0, *ends])],
             points.codes[:, members] >> 3 * shift,
             points.bits - shift,
             self.patch,

@@ -65,11 +65,12 @@ def find_neighbours(grid: Int[Tensor, "points 3"], cloud: Int[Tensor, " points"]
         spconv = VoxelPoints(first, order, spconv_voxels(grid[first], cloud[first]))
     span = range(-reach, reach + 1)
     steps = [(i * side + j) * side + k for i, j, k in product(span, repeat=3) if (i, j, k) > (0, 0, 0)]
-    wanted = ordered + torch.tensor(steps, device=grid.device)[:, None]
+    wanted = ordered + torch.tensor(steps).to(grid.device, non_blocking=True)[:, None]
     found = torch.searchsorted(voxels, wanted).clamp_(max=len(voxels) - 1)
     hits = voxels[found] == wanted
-    points = order[hits.nonzero()[:, 1]]
-    neighbours = first[found[hits]]
+    of_cell, place = hits.nonzero(as_tuple=True)
+    points = order[place]
+    neighbours = first[found[of_cell, place]]
     per_cell = tuple(hits.sum(1).tolist())
     centre = len(steps)
     return Neighbours(

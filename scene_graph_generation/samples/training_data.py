@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 
@@ -66,7 +67,8 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
         if pictures_only or generator.random() < config.memory_dropout:
             prompt = _MEMORY.sub("", prompt)
         prompt = disturb_memory(prompt, generator.uniform(0, config.memory_noise), self._predicates, generator)
-        example = self._read(evidence, self._read.conversation(prompt), self.answer(place))
+        answer = answer_of(record, config.canonical_order)
+        example = self._read(evidence, self._read.conversation(prompt), answer)
         return augment_views(example, generator) if config.augment else example
 
     def look(self, index: int, generator: Random, views: bool = True, cloud: bool = True) -> Example:
@@ -78,11 +80,6 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
         evidence = replace(evidence.only(("views", *kept)), views=shown)
         return augment_views(self._read(evidence, IMAGE_MARK), generator)
 
-    def answer(self, index: int) -> str:
-        """What is to be said; in canonical order the triplets are sorted."""
-        answer = _turns(self.records[index])[1]
-        return target_text(sorted(parse(answer))) if self._config.canonical_order else answer
-
     def _slots(self, record: Record) -> tuple[Path | None, ...]:
         """The pictures in the slots of the evaluation, so that a slot is always the same camera."""
         take_name, frame_id = split_sample_id(record["id"])
@@ -90,36 +87,69 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
         return Evidence.of_timepoint(timepoint).views
 
 
-def read_records(path: Path) -> Records:
-    """The records of a training file, or of a folder of shards.
+def open_records(path: Path) -> Records:
+    """The records of a training file, or of a folder of shards; nothing is known yet of what they hold.
 
     Where the file has its shards beside it, records stay on disk and are read when they are asked for.
 
     Raises:
-        UserError: it is damaged, empty, a record has no question and answer, or it is of EgoExOR's published form.
+        UserError: it is damaged or empty.
     """
     if not path.exists():
         raise UserError(
             f"{path}: no such training file; `mmor scene-graph samples` and `mmor downstream samples` make them"
         )
     shards = find_shards(path)
-    records = read_json(path) if shards is None else read_shards(shards)
-    if shards is None and (not isinstance(records, list) or not records):
+    if shards is not None:
+        return read_shards(shards)
+    records = read_json(path)
+    if not isinstance(records, list) or not records:
         raise UserError(f"{path}: expected a list of training samples; make it again")
-    for number, record in enumerate(records):
-        try:
-            record_text(record)
-            str(record["id"])
-            if "hdf5_indices" in record and "image" not in record:
-                raise UserError(
-                    f"{path}: names places in EgoExOR's HDF5 files and no pictures, of which a training here would see "
-                    "nothing; import these takes and make the samples anew (mmor scene-graph samples, docs/egoexor.md)"
-                )
-        except (KeyError, TypeError, ValueError) as error:
-            name = record.get("id") if isinstance(record, dict) else None
-            told = f"sample {str(name)[:60]}" if name is not None else f"sample {number + 1}, {str(record)[:60]},"
-            raise UserError(f"{path}: {told} needs an id and two turns; make it again") from error
     return records
+
+
+def read_records(path: Path) -> Records:
+    """The records of a training file, or of a folder of shards, each looked at once.
+
+    Raises:
+        UserError: it is damaged, empty, a record has no question and answer, or it is of EgoExOR's published form.
+    """
+    records = open_records(path)
+    for number, record in enumerate(records):
+        check_record(path, number, record)
+    return records
+
+
+def check_record(path: Path, number: int, record: Any) -> str:
+    """Question and answer of a record, if it is one to train on.
+
+    Args:
+        path: of its file.
+        number: from 0.
+        record: what stands there.
+
+    Raises:
+        UserError: it has no id or no question and answer, or it is of EgoExOR's published form.
+    """
+    try:
+        text = record_text(record)
+        str(record["id"])
+        if "hdf5_indices" in record and "image" not in record:
+            raise UserError(
+                f"{path}: names places in EgoExOR's HDF5 files and no pictures, of which a training here would see "
+                "nothing; import these takes and make the samples anew (mmor scene-graph samples, docs/egoexor.md)"
+            )
+    except (KeyError, TypeError, ValueError) as error:
+        name = record.get("id") if isinstance(record, dict) else None
+        told = f"sample {str(name)[:60]}" if name is not None else f"sample {number + 1}, {str(record)[:60]},"
+        raise UserError(f"{path}: {told} needs an id and two turns; make it again") from error
+    return text
+
+
+def answer_of(record: Record, canonical_order: bool) -> str:
+    """What is to be said; in canonical order the triplets are sorted."""
+    answer = _turns(record)[1]
+    return target_text(sorted(parse(answer))) if canonical_order else answer
 
 
 def record_text(record: Record) -> str:

@@ -35,10 +35,20 @@ def token_weights(
     return weights
 
 
-def answer_frequencies(labels: Iterable[list[int]], names: Mapping[str, int]) -> dict[str, int]:
-    """How often each token is an answer token, the end token included."""
+def answer_frequencies(labels: Iterable[list[int]], times: Iterable[int], names: Mapping[str, int]) -> dict[str, int]:
+    """How often each token is an answer token, the end token included.
+
+    Args:
+        labels: of different answers.
+        times: how many samples have each of them.
+        names: token text -> id.
+    """
     texts = {token: name for name, token in names.items()}
-    counts = Counter(token for sample in labels for token in sample if token != IGNORED)
+    counts = Counter[int]()
+    for answer, often in zip(labels, times):
+        for token in answer:
+            if token != IGNORED:
+                counts[token] += often
     return {texts[token]: count for token, count in counts.items()}
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -25,6 +26,7 @@ from operating_room.graphs.scene_graph import Triplet, parse
 from operating_room.work.progress import track
 from scene_graph_generation.config.settings import PretrainConfig, TrainConfig
 from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.samples.survey import Survey
 from scene_graph_generation.samples.training_data import TrainingSamples
 
 SEEING = ("vision.", "pooler.", "projector.")  # parameters in front of the language model
@@ -58,27 +60,29 @@ class PresenceHead(nn.Module):
         return (found * self.readout).sum(-1) + self.bias
 
 
-def pretrain(model: MM2SG, samples: TrainingSamples, config: PretrainConfig, seed: int) -> PresenceHead:
+def pretrain(model: MM2SG, samples: TrainingSamples, known: Survey, config: PretrainConfig, seed: int) -> PresenceHead:
     """Train all that is trainable in front of the language model, in place, on the model's device.
 
-    All that is drawn comes from `seed`, so that the same training gives the same weights. The head is returned for
-    those who want to look.
+    All that is drawn comes from `seed`, so that the same training gives the same weights; `known` is of the samples,
+    with answers. The head is returned for those who want to look.
 
     Raises:
         UserError: no sample has a picture or masks, or the training diverges.
     """
     with seeded(seed, next(model.parameters()).device):
-        return _pretrain(model, samples, config, seed)
+        return _pretrain(model, samples, known, config, seed)
 
 
-def _pretrain(model: MM2SG, samples: TrainingSamples, config: PretrainConfig, seed: int) -> PresenceHead:
+def _pretrain(model: MM2SG, samples: TrainingSamples, known: Survey, config: PretrainConfig, seed: int) -> PresenceHead:
     device = next(model.parameters()).device
-    graphs = [frozenset(parse(samples.answer(i))) for i in range(len(samples))]
-    visible = [i for i, record in enumerate(samples.records) if record.get("image") or record.get("segmasks")]
+    different = [frozenset(parse(answer)) for answer in known.answers]
+    graphs = [different[number] for number in known.answer_numbers.tolist()]
+    visible = np.flatnonzero(known.shown).tolist()
     if not visible:
         raise UserError("no training sample has pictures or masks to learn to see from; leave `pretrain` out")
     vocabulary = frequent_triplets(graphs)
-    truth = torch.tensor([[triplet in graph for triplet in vocabulary] for graph in graphs], device=device).float()
+    held = torch.tensor([[triplet in graph for triplet in vocabulary] for graph in different]).float()
+    truth = held[torch.from_numpy(known.answer_numbers)].to(device)
     share = truth.mean(0)
     rarity = ((1 - share) / share).sqrt().clamp(1.0, MAX_RARITY)
     head = PresenceHead(len(vocabulary), model.settings.language.width).to(device)

@@ -31,8 +31,15 @@ from scene_graph_generation.weights.parameter_names import from_published, publi
 from scene_graph_generation.weights.precision import set_precision
 
 
-def begin(experiment: Experiment, texts: Iterable[str], language: Language) -> tuple[MM2SG, Tokens]:
-    """The model and its tokenizer; `texts` are what the tokenizer of a model from scratch is made of.
+def new_tokens(experiment: Experiment, texts: Iterable[str], language: Language) -> Tokens | None:
+    """The tokenizer of a model from scratch, made of all texts of its samples; others bring one with them."""
+    if experiment.start.base is not None or experiment.start.curriculum is not None:
+        return None
+    return train_tokens(texts, experiment.vocabulary, language)
+
+
+def begin(experiment: Experiment, tokens: Tokens | None = None) -> tuple[MM2SG, Tokens]:
+    """The model and its tokenizer: a model from scratch has the one that is given (see `new_tokens`).
 
     Without base, the first stage of a curriculum is a model of ours, which goes on with its own sizes and tokenizer and
     the modalities that the experiment names.
@@ -41,7 +48,7 @@ def begin(experiment: Experiment, texts: Iterable[str], language: Language) -> t
         UserError: a base or the first stage cannot be loaded, or the settings contradict each other.
     """
     check_start(experiment)
-    model, tokens = _begin(experiment, texts, language)
+    model, tokens = _begin(experiment, tokens)
     if experiment.train.gradient_checkpointing:
         if not model.language.supports_gradient_checkpointing:
             raise UserError("this language model cannot compute its layers again; add --gradient_checkpointing False")
@@ -84,14 +91,14 @@ def check_start_domain(start: StartConfig, domain: Domain) -> None:
         require_domain(Path(start.base), domain)
 
 
-def _begin(experiment: Experiment, texts: Iterable[str], language: Language) -> tuple[MM2SG, Tokens]:
+def _begin(experiment: Experiment, tokens: Tokens | None) -> tuple[MM2SG, Tokens]:
     start, device = experiment.start, choose_device()
     with seeded(experiment.train.seed, device):  # adapters are drawn where their layers are
         if start.base is None and start.curriculum is not None:
             first, tokens = load_model(start.curriculum)
             return with_modalities(first, experiment.model), tokens
         if start.base is None:
-            tokens = train_tokens(texts, experiment.vocabulary, language)
+            assert tokens is not None, "a model from scratch needs a tokenizer"
             return MM2SG(with_vocabulary(experiment.model, tokens.size)), tokens
         base = find_folder(start.base)
         tower = None if start.vision is None else find_folder(start.vision)

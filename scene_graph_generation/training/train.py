@@ -9,6 +9,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from computing.machine import choose_device
@@ -29,14 +30,19 @@ from scene_graph_generation.config.settings import Experiment, StartConfig, to_m
 from scene_graph_generation.inputs.evidence import ExampleReader
 from scene_graph_generation.inputs.tokens import Tokens
 from scene_graph_generation.model.mm2sg import MM2SG
-from scene_graph_generation.samples.records import Records
-from scene_graph_generation.samples.sample_files import Joined
-from scene_graph_generation.samples.training_data import TrainingSamples, read_records, record_text
+from scene_graph_generation.samples.survey import Survey, survey
+from scene_graph_generation.samples.training_data import TrainingSamples
 from scene_graph_generation.training.deepspeed_settings import zero_stage
 from scene_graph_generation.training.loss import answer_frequencies, token_weights
 from scene_graph_generation.training.pretrain import pretrain
 from scene_graph_generation.training.resuming import is_done, settings_that_stay
-from scene_graph_generation.training.starting_point import begin, check_start, check_start_domain, load_trained
+from scene_graph_generation.training.starting_point import (
+    begin,
+    check_start,
+    check_start_domain,
+    load_trained,
+    new_tokens,
+)
 from scene_graph_generation.training.trainer import ModelFolder, SceneGraphTrainer, readers
 from scene_graph_generation.weights.checkpoints import WEIGHTS, load_weights, save_model
 from scene_graph_generation.weights.fine_tuned import OTHER_WEIGHTS, OWN_WEIGHTS, save_published, save_trained
@@ -68,22 +74,29 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     domain = dataset.domain
     check_start_domain(experiment.start, domain)
     checkpoint = _begin_folder(experiment, out)
-    records = Joined([read_records(path) for path in data])
+    learns_to_see = experiment.pretrain is not None and experiment.pretrain.steps > 0
+    counts_tokens = config.token_weights and experiment.files.token_frequencies is None
+    records, known, new = survey(
+        data,
+        config.canonical_order,
+        answers=learns_to_see or counts_tokens,
+        read=lambda texts: new_tokens(experiment, texts, domain.language),
+    )
     _check_same_training(out, experiment, domain, len(records), checkpoint)
-    model, tokens = begin(experiment, map(record_text, records), domain.language)
-    _check_text_only(records, experiment.start)
+    _check_text_only(known, experiment.start)
+    model, tokens = begin(experiment, new)
     keepers = share().processes * max(readers(config), 1)
     read = ExampleReader(model.settings, tokens, keep_views=experiment.start.base is None, readers=keepers)
     samples = TrainingSamples(records, dataset, config, read)
     vocabulary = model.settings.language.vocabulary
     weights = None
     if config.token_weights:
-        weights = loss_weights(experiment.files.token_frequencies, samples, tokens, vocabulary)
-    if experiment.pretrain is not None and experiment.pretrain.steps and checkpoint is None and is_first():
+        weights = loss_weights(experiment.files.token_frequencies, known, tokens, vocabulary)
+    if experiment.pretrain is not None and learns_to_see and checkpoint is None and is_first():
         # Other processes get the first one's weights when their training begins.
-        pretrain(model.to(choose_device()), samples, experiment.pretrain, config.seed)
+        pretrain(model.to(choose_device()), samples, known, experiment.pretrain, config.seed)
     folder = _folder(model, tokens, experiment.start, domain)
-    trainer = SceneGraphTrainer(model, samples, config, weights, out, folder)
+    trainer = SceneGraphTrainer(model, samples, known.lengths.tolist(), config, weights, out, folder)
     with one_line_errors(out, _SMALLER, "--dataloader_num_workers"), shown_progress(trainer):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finish_wandb()
@@ -147,15 +160,12 @@ def _check_same_training(
         write_json(path, now, indent=1)
 
 
-def _check_text_only(records: Records, start: StartConfig) -> None:
+def _check_text_only(known: Survey, start: StartConfig) -> None:
     """A base without vision tower is trained on text alone."""
-    if start.base is None or start.vision is not None:
-        return
-    for record in records:
-        if IMAGE_MARK in record_text(record):
-            raise UserError(
-                f"sample {record['id']} has pictures, which a text-only training cannot see; add --vision_tower"
-            )
+    if start.base is not None and start.vision is None and known.first_with_image is not None:
+        raise UserError(
+            f"sample {known.first_with_image} has pictures, which a text-only training cannot see; add --vision_tower"
+        )
 
 
 def _folder(model: MM2SG, tokens: Tokens, start: StartConfig, domain: Domain) -> ModelFolder:
@@ -226,13 +236,13 @@ def missing_tools(experiment: Experiment) -> list[str]:
     return missing
 
 
-def loss_weights(path: Path | None, samples: TrainingSamples, tokens: Tokens, vocabulary: int) -> Tensor:
+def loss_weights(path: Path | None, known: Survey, tokens: Tokens, vocabulary: int) -> Tensor:
     """Weight of each token id in the loss.
 
     Args:
         path: JSON of token text -> count in the answers; None: counted here. The published file leaves out the token
             that ends an answer, which made it count a hundred times less than any other: it counts once per answer.
-        samples: what is trained on.
+        known: of what is trained on, with answers if there is no file.
         tokens: the model's tokenizer.
         vocabulary: ids that the model scores.
 
@@ -241,8 +251,10 @@ def loss_weights(path: Path | None, samples: TrainingSamples, tokens: Tokens, vo
     """
     names = tokens.names()
     if path is None:
-        answers = (tokens.encode(tokens.conversation(IMAGE_MARK), samples.answer(i))[1] for i in range(len(samples)))
-        return token_weights(answer_frequencies(answers, names), names, vocabulary)
+        asked = tokens.conversation(IMAGE_MARK)
+        answers = (tokens.encode(asked, answer)[1] for answer in known.answers)
+        times = np.bincount(known.answer_numbers, minlength=len(known.answers)).tolist()
+        return token_weights(answer_frequencies(answers, times, names), names, vocabulary)
     counts = read_json(path)
     if not isinstance(counts, dict) or not all(
         isinstance(count, (int, float)) and count >= 1 for count in counts.values()
@@ -250,4 +262,4 @@ def loss_weights(path: Path | None, samples: TrainingSamples, tokens: Tokens, vo
         raise UserError(f"{path}: expected an object of token texts and their counts, 1 or more; copy or make it again")
     if 2 * len(counts.keys() & names.keys()) < max(len(counts), 1):  # commas and short words are in every tokenizer
         raise UserError(f"{path}: most of its tokens are unknown to the model's tokenizer; it is of another one")
-    return token_weights({tokens.end_token: len(samples), **counts}, names, vocabulary)
+    return token_weights({tokens.end_token: len(known.lengths), **counts}, names, vocabulary)

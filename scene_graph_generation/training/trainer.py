@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
 from computing.machine import allow_tf32, meet, one_gpu, trainer_options
 from computing.training_checkpoints import keep_newest, written_or_removed
-from computing.training_errors import diverged
+from computing.watched_trainer import WatchedTrainer
 from operating_room.errors import UserError
 from operating_room.files.tensors import is_finite
 from operating_room.work.processes import cpu_threads, join_alone
@@ -29,7 +29,7 @@ from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.inputs.modalities import MODALITIES
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.sampler import EpochOrder, length_grouped_order, similar_length_order
-from scene_graph_generation.samples.training_data import TrainingSamples, record_text
+from scene_graph_generation.samples.training_data import TrainingSamples
 from scene_graph_generation.training.deepspeed_settings import deepspeed_settings
 from scene_graph_generation.training.loss import answer_loss
 from scene_graph_generation.training.pretrain import groups_after_pretraining
@@ -68,12 +68,13 @@ class CheckedSamples(torch.utils.data.Dataset[tuple[Example | None, list[str]]])
         return None, bad
 
 
-class SceneGraphTrainer(Trainer):
+class SceneGraphTrainer(WatchedTrainer):
     """transformers' Trainer with our loss, order of samples and batches.
 
     Args:
         model: its trainable parameters are trained.
         samples: what it is trained on.
+        lengths: of the samples, words.
         config: how.
         weights: of each token in the loss, or None.
         out: folder of checkpoints and the log.
@@ -84,12 +85,15 @@ class SceneGraphTrainer(Trainer):
         self,
         model: MM2SG,
         samples: TrainingSamples,
+        lengths: list[int],
         config: TrainConfig,
         weights: Tensor | None,
         out: Path,
         folder: ModelFolder,
     ) -> None:
         super().__init__(
+            samples_in="examples",
+            rate_setting="--learning_rate",
             model=model,
             args=training_arguments(config, out, model.settings.language.width),
             train_dataset=CheckedSamples(samples),
@@ -104,7 +108,7 @@ class SceneGraphTrainer(Trainer):
         self._weights = None if weights is None else weights.to(self.args.device)
         self._folder = folder
         self._out = out
-        self._lengths = [len(record_text(record).split()) for record in samples.records]
+        self._lengths = lengths
 
     def compute_loss(
         self,
@@ -120,12 +124,8 @@ class SceneGraphTrainer(Trainer):
         output = model(examples)
         loss = answer_loss(output.logits, output.labels, self._weights)
         loss = loss if anchor is None else loss + anchor
-        if not loss.isfinite():
-            raise self._diverged(f"its loss is {loss:.3g}")
+        self.watch(loss)
         return (loss, output) if return_outputs else loss
-
-    def _diverged(self, how: str) -> UserError:
-        return diverged(self._out, self.state.global_step + 1, how, "--learning_rate")
 
     def _anchor(self, like: Example) -> Tensor:
         """Zero, but with a gradient of zero for everything in front of the language model.
@@ -204,10 +204,11 @@ class SceneGraphTrainer(Trainer):
         """Called by Trainer, in every process.
 
         Raises:
-            UserError: the weights are no numbers any more, or the checkpoint cannot be written.
+            UserError: a loss or the weights are no numbers any more, or the checkpoint cannot be written.
         """
+        self.check_losses()
         if not all(is_finite(parameter) for parameter in self._model.parameters() if parameter.requires_grad):
-            raise self._diverged("its weights are no finite numbers any more")
+            raise self.diverged("its weights are no finite numbers any more")
         path = self._out / f"checkpoint-{self.state.global_step}"
         with written_or_removed(path):
             super()._save_checkpoint(model, trial)

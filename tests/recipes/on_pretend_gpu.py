@@ -1,4 +1,6 @@
-"""Everything that computes, on the pretend GPU; prints a JSON object of part -> what was wrong, or null.
+"""Everything that computes, on the pretend GPU.
+
+Prints JSON: `wrong`, part -> what was wrong, or null; `waits`, see WAITS.
 
 A program of its own: the device is registered for the whole process.
 """
@@ -19,21 +21,21 @@ from operating_room.domain.domain import mmor
 from operating_room.recordings.dataset import Dataset
 from panoptic_segmentation.config.config_keys import WHOLE_VIDEO
 from panoptic_segmentation.inference.predict import segment_video
-from panoptic_segmentation.model.losses import Clip
 from panoptic_segmentation.model.matching import Draws
 from scene_graph_generation.config.language import OtherLanguage
 from scene_graph_generation.config.settings import PretrainConfig, with_vocabulary
 from scene_graph_generation.inference.generator import SceneGraphGenerator
 from scene_graph_generation.inputs.evidence import ExampleReader
 from scene_graph_generation.inputs.example import IMAGE, Example
-from scene_graph_generation.inputs.tokens import Tokens, train_tokens
+from scene_graph_generation.inputs.tokens import train_tokens
 from scene_graph_generation.model.decoding import generate
 from scene_graph_generation.model.mm2sg import MM2SG
-from scene_graph_generation.samples.training_data import TrainingSamples, read_records, record_text
+from scene_graph_generation.samples.survey import survey
+from scene_graph_generation.samples.training_data import TrainingSamples
 from scene_graph_generation.training.loss import answer_loss
 from scene_graph_generation.training.pretrain import pretrain
 from scene_graph_generation.weights.adapters import add_lora, freeze
-from tests.recipes.pretend_gpu import DEVICE, PretendGpu, register
+from tests.recipes.pretend_gpu import DEVICE, PretendGpu, register, waits_counted
 from tests.recipes.small_panoptic import STAGES, small_config, small_model, two_clips
 from tests.recipes.small_scene_graph import SMALL
 from tests.scene_graph_generation.model.test_two_branches import ALL as EVERYTHING
@@ -41,15 +43,14 @@ from tests.scene_graph_generation.model.test_two_branches import EGOEXOR, sample
 from tests.scene_graph_generation.tiny_languages import CONFIGS
 from tests.scene_graph_generation.tiny_training import write_samples
 
+WAITS: dict[str, dict[str, int]] = {}  # training -> how often a step waits for a GPU, and where
+
 
 class DeviceDraws(Draws):
-    """The numbers of a generator of the CPU, on the device: there is no generator of a pretended one."""
+    """Points of a generator of the CPU, on the device: there is no generator of a pretended one."""
 
-    def uniform(self, *shape: int) -> Tensor:
-        return super().uniform(*shape).to(DEVICE)
-
-    def permutation(self, count: int) -> Tensor:
-        return super().permutation(count).to(DEVICE)
+    def points(self, masks: int, count: int) -> Tensor:
+        return super().points(masks, count).to(DEVICE, non_blocking=True)
 
 
 def segmenter_training(stage: str, guided: bool) -> None:
@@ -57,12 +58,15 @@ def segmenter_training(stage: str, guided: bool) -> None:
     config = small_config("HybridOR", stage)
     model = small_model(config).to(DEVICE)
     frames, clips = two_clips(config)
-    moved = [Clip(clip.classes.to(DEVICE), clip.masks.to(DEVICE), clip.present.to(DEVICE)) for clip in clips]
+    moved = [clip.to(DEVICE) for clip in clips]
     draws = [DeviceDraws(torch.Generator().manual_seed(seed)) for seed in (1, 2)]
-    losses = model(frames.to(DEVICE), moved, draws, 0 if guided else config.solver.steps // 2)
-    cost = torch.stack(list(losses.values())).sum()
-    cost.backward()
+    pictures = frames.to(DEVICE)
+    with waits_counted() as waits:
+        losses = model(pictures, moved, draws, 0 if guided else config.solver.steps // 2)
+        cost = torch.stack(list(losses.values())).sum()
+        cost.backward()
     assert torch.isfinite(cost)
+    WAITS[f"{stage}{'' if guided else ' unguided'}"] = dict(sorted(waits.items()))
 
 
 @torch.no_grad()
@@ -92,6 +96,13 @@ def refusals() -> None:
         except RuntimeError:
             continue
         raise AssertionError("a tensor of the CPU was taken for one of the device")
+    with waits_counted() as waits:  # and what it is waited for
+        layer.bias.tolist()
+        assert float(layer.bias.sum()) < 10
+        layer.bias[layer.bias > 0].cpu()
+        torch.ones(2).to(DEVICE, non_blocking=True)
+        torch.ones(2).to(DEVICE)
+    assert sum(waits.values()) == 5, waits
     index = torch.tensor([1, 0])
     assert layer.weight[index].cpu().equal(layer.weight.cpu()[index])  # which a GPU takes, too
 
@@ -103,8 +114,9 @@ class SceneGraphs:
         write_samples(data)
         for path in data.glob("*/take_audio_embeddings_per_timepoint/*/*.pt"):
             torch.save(torch.ones(SMALL.model.pooler.audio_width), path)
-        records = read_records(data / "samples.json")
-        self.tokens: Tokens = train_tokens(map(record_text, records), SMALL.vocabulary, mmor().language)
+        records, self.known, self.tokens = survey(
+            [data / "samples.json"], True, True, lambda texts: train_tokens(texts, SMALL.vocabulary, mmor().language)
+        )
         self.settings = with_vocabulary(SMALL.model, self.tokens.size)
         self.dataset = Dataset(data)
         read = ExampleReader(self.settings, self.tokens)
@@ -123,12 +135,16 @@ class SceneGraphs:
         model = model.train().to(DEVICE)
         examples = [self.samples[0, i].to(DEVICE) for i in range(3)]
         assert any(example.cloud is not None for example in examples)
-        output = model(examples)
         weights = torch.ones(self.settings.language.vocabulary).to(DEVICE)
-        answer_loss(output.logits, output.labels, weights).backward()
+        with waits_counted() as waits:
+            output = model(examples)
+            answer_loss(output.logits, output.labels, weights).backward()
+        WAITS["fine-tuning" if fine_tuning else "from scratch"] = dict(sorted(waits.items()))
 
     def pretraining(self) -> None:
-        pretrain(self.model().to(DEVICE), self.samples, PretrainConfig(steps=12, batch_size=3), 0)  # some with clouds
+        pretrain(
+            self.model().to(DEVICE), self.samples, self.known, PretrainConfig(steps=12, batch_size=3), 0
+        )  # some with clouds
 
     def generation(self) -> None:
         generator = SceneGraphGenerator(self.model(), self.tokens, DEVICE, 5)
@@ -210,7 +226,7 @@ def main(data: str) -> None:
         except Exception as error:  # noqa: BLE001
             places = "".join(traceback.format_tb(error.__traceback__)[-5:])
             results[name] = f"{type(error).__name__}: {str(error)[:500]}\n{places}"
-    print(json.dumps(results))
+    print(json.dumps({"wrong": results, "waits": WAITS}))
 
 
 if __name__ == "__main__":

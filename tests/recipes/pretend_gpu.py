@@ -1,12 +1,19 @@
 """A device that computes as the CPU does and refuses tensors of the CPU as a GPU does.
 
 What a GPU stops at (a mask made on the CPU, weights that were never moved, `numpy()` of a tensor on the device) is
-found with it on any machine. It is PyTorch's own experimental way to write a backend in Python; as it is registered
-once for a whole process, tests use it in a process of its own.
+found with it on any machine. So is what makes a CPU wait until a GPU has done all that it was given: numbers that are
+asked for, shapes that depend on numbers, and copies that are not `non_blocking`. It is PyTorch's own experimental way
+to write a backend in Python; as it is registered once for a whole process, tests use it in a process of its own.
 """
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -21,8 +28,37 @@ _aten = torch.ops.aten
 _MOVES = {_aten._to_copy.default, _aten.copy_.default}  # may have a tensor of each device
 # Places may lie on the CPU, also for a GPU.
 _INDEXED = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._index_put_impl_.default}
+# Shapes or numbers that only the device knows.
+_ASKS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique", "_unique2", "unique_dim", "unique_consecutive"}
+_ASKS |= {"bincount", "equal", "is_nonzero"}
+_ROOT = Path(__file__).parents[2]
+_waits: Counter[str] | None = None  # while somebody counts
 KERNELS = torch.library.Library("aten", "IMPL")  # lives as long as its kernels
 _MATHEMATICAL = 0  # of the ways to attend: the one of single products
+
+
+@contextmanager
+def waits_counted() -> Generator[Counter[str]]:
+    """Inside, count how often a GPU would be waited for: by file and function of the program that asked."""
+    global _waits
+    _waits = Counter()
+    try:
+        yield _waits
+    finally:
+        _waits = None
+
+
+def _wait(why: str) -> None:
+    if _waits is None:
+        return
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(_ROOT) and "tests" not in path.parts:
+            _waits[f"{path.stem}.{frame.f_code.co_name}: {why}"] += 1
+            return
+        frame = frame.f_back
+    _waits[f"elsewhere: {why}"] += 1
 
 
 class OnDevice(torch.Tensor):
@@ -50,6 +86,7 @@ class OnDevice(torch.Tensor):
 
     def tolist(self) -> Any:
         """As a GPU does it, it waits for the numbers; PyTorch has this for no other tensor than its own."""
+        _wait("tolist")
         return self.numbers.tolist()
 
     @classmethod
@@ -89,6 +126,8 @@ def _empty_strided(size: Any, stride: Any, dtype: torch.dtype | None = None, **_
 def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
     plain = [x.numbers if isinstance(x, OnDevice) else x for x in (source, target)]
     plain[1].copy_(plain[0])
+    if not non_blocking:
+        _wait("copy")
     return target
 
 
@@ -106,6 +145,7 @@ def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         strangers = [x for x in checked if isinstance(x, Tensor) and not isinstance(x, OnDevice) and x.dim()]
         if strangers:
             raise RuntimeError(f"{function}: a tensor of the CPU, {tuple(strangers[0].shape)}, meets one of the device")
+    _count_wait(function, args, kwargs, here)
     plain_args, plain_kwargs = trees.tree_map_only(OnDevice, lambda tensor: tensor.numbers, (args, kwargs))
     if wanted is not None:
         plain_kwargs["device"] = torch.device("cpu")
@@ -113,3 +153,27 @@ def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if to_device:
         result = trees.tree_map_only(Tensor, OnDevice, result)
     return return_and_correct_aliasing(function, args, kwargs, result) if here else result
+
+
+def _count_wait(function: Any, args: Any, kwargs: dict[str, Any], here: list[OnDevice]) -> None:
+    name = function.overloadpacket.__name__
+    if here and (name in _ASKS or (function is _aten.repeat_interleave.Tensor and not kwargs.get("output_size"))):
+        _wait(name)
+    elif function in _MOVES:
+        if not _stays(function, args, kwargs) and not kwargs.get("non_blocking", len(args) > 2 and args[2]):
+            _wait("copy")
+    elif function in _INDEXED:
+        places = [place for place in args[1] if isinstance(place, Tensor)]
+        if any(place.dtype in (torch.bool, torch.uint8) for place in places):
+            _wait("indexed by truth")
+        elif any(not isinstance(place, OnDevice) and place.dim() for place in places):
+            _wait("indexed from the CPU")
+
+
+def _stays(function: Any, args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a copy is within the device, or within the CPU."""
+    from_device = isinstance(args[1 if function is _aten.copy_.default else 0], OnDevice)
+    if function is _aten.copy_.default:
+        return isinstance(args[0], OnDevice) == from_device
+    wanted = kwargs.get("device")
+    return wanted is None or (torch.device(wanted).type == NAME) == from_device

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+from operating_room.domain.domain import mmor
 from operating_room.files.atomic import write_json
 from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.recordings.dataset import Dataset
@@ -20,8 +21,13 @@ from scene_graph_generation.config.settings import (
     TrainConfig,
     VisionConfig,
     with_setting,
+    with_vocabulary,
 )
+from scene_graph_generation.inputs.evidence import ExampleReader
+from scene_graph_generation.inputs.tokens import train_tokens
 from scene_graph_generation.samples.records import SampleOptions, training_records
+from scene_graph_generation.samples.survey import survey
+from scene_graph_generation.samples.training_data import TrainingSamples
 from scene_graph_generation.training.train import train
 from tests.operating_room.tiny_dataset import write_dataset
 
@@ -80,6 +86,15 @@ def write_samples(root: Path) -> Path:
     records = training_records(Dataset(root), samples, SampleOptions(permutations=2), Random(0))
     write_json(root / "samples.json", list(records))
     return root
+
+
+def training_samples(path: Path, config: TrainConfig = SHORT.train) -> TrainingSamples:
+    """The samples of a file in the folder of its data, as `SHORT` shows them."""
+    records, _, tokens = survey(
+        [path], config.canonical_order, False, lambda texts: train_tokens(texts, SHORT.vocabulary, mmor().language)
+    )
+    settings = with_vocabulary(SHORT.model, tokens.size)
+    return TrainingSamples(records, Dataset(path.parent), config, ExampleReader(settings, tokens))
 
 
 def losses(out: Path) -> dict[int, float]:

@@ -129,6 +129,31 @@ def test_points_outside_are_zero_and_inside_bilinear() -> None:
     assert each.tolist() == [[1, 0, 1]] * 2
 
 
+def test_what_the_cpu_decides_by_has_a_generator_of_its_own() -> None:
+    """On a GPU; on a CPU one generator gives everything, in the order in which it is asked for."""
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    both = Draws(*generators)
+    assert both.coins(20) == _draws(1).coins(20)
+    assert torch.equal(both.points(2, 3), _draws(0).points(2, 3))
+    one, same = _draws(4), Draws.seeded(4, torch.device("cpu"))
+    assert [one.coins(3), one.points(1, 2).tolist(), one.coins(3)] == [
+        same.coins(3),
+        same.points(1, 2).tolist(),
+        same.coins(3),
+    ]
+
+
+def test_pairs_of_a_match_are_its_tensors() -> None:
+    masks, classes = _squares(3), torch.tensor([0, 1, 2])
+    prediction = _prediction(masks, classes, torch.tensor([2, 0, 1]))
+    for match in (
+        *match_pictures(prediction, [Objects(classes, masks)], FEW, [_draws()]),
+        *match_clip(prediction, [Objects(classes, masks)], torch.ones(3, 1, dtype=torch.bool), FEW, _draws()),
+    ):
+        assert match.pairs == list(zip(match.queries.tolist(), match.objects.tolist()))
+        assert len(match.pairs) == 3
+
+
 def test_diverged_predictions_are_named() -> None:
     with pytest.raises(UserError, match="diverged"):
         assign(torch.tensor([[float("nan"), 1.0]]))

@@ -35,6 +35,7 @@ def test_each_sample_is_its_text_with_the_visual_tokens_inside(
     examples = [make(before, after) for before, after, _ in samples]
     visual = [torch.full((count, WIDTH), -7.0) for _, _, count in samples]
     merged = merge(examples, visual, embed, max_length=100, side=side)
+    assert merged.learnt.tolist() == (merged.labels != IGNORED).nonzero().T.tolist()
     for row, (before, after, count) in enumerate(samples):
         mask = merged.attention_mask[row]
         expected = [*before, *[-7] * count, *after]
@@ -49,8 +50,9 @@ def test_each_sample_is_its_text_with_the_visual_tokens_inside(
 
 
 def test_what_is_too_long_loses_its_end() -> None:
-    merged = merge([make([1, 2], [3, 4, 5])], [torch.full((2, WIDTH), -7.0)], embed, max_length=5)
-    assert merged.embeddings[0, :, 0].tolist() == [1, 2, -7, -7, 3]
+    merged = merge([make([1, 2], [63, 64, 65])], [torch.full((2, WIDTH), -7.0)], embed, max_length=5)
+    assert merged.embeddings[0, :, 0].tolist() == [1, 2, -7, -7, 63]
+    assert merged.learnt.tolist() == [[0], [4]]
 
 
 @pytest.mark.parametrize("ids", [[1, 2], [IMAGE, 1, IMAGE]])

@@ -113,7 +113,7 @@ def as_zero_does(model: MM2SG, settings: dict[str, Any], groups: list[dict[str, 
 def test_a_step_after_the_cast_and_the_flat_buffers_of_zero(
     tuning: Experiment, data: Path, published: Path, form: str
 ) -> None:
-    model, tokens = begin(tuning, [], mmor().language)
+    model, tokens = begin(tuning)
     reader = ExampleReader(model.settings, tokens)
     samples = TrainingSamples(read_records(data / "samples.json"), Dataset(data), tuning.train, reader)
     groups = [group for group in parameter_groups(model, 1e-3, 0.0, 1e-3) if group["params"]]

@@ -140,7 +140,7 @@ def test_generation_is_that_of_transformers(language: Path, clip: Path) -> None:
 
 def test_a_step_lowers_the_loss(tuning: Experiment) -> None:
     still = replace(tuning.model, pooler=replace(tuning.model.pooler, dropout=0.0))
-    model, _ = begin(replace(tuning, model=still, start=replace(tuning.start, bits=32)), [], mmor().language)
+    model, _ = begin(replace(tuning, model=still, start=replace(tuning.start, bits=32)))
     batch = examples(Path(str(tuning.start.base)), "<SG> head surgeon,patient,drilling; </SG>")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, 1e-3)
@@ -341,7 +341,7 @@ def test_a_vocabulary_smaller_than_the_tokenizer_is_refused(clip: Path, tmp_path
     save_file(state, folder / "model.safetensors")
     start = StartConfig(str(folder), str(clip), 16, LoraConfig(4, 8))
     with pytest.raises(UserError, match=r"the tokenizer has \d+ tokens, the model 300"):
-        begin(replace(SHORT, start=start), [], mmor().language)
+        begin(replace(SHORT, start=start))
 
 
 def test_weights_that_are_missing_are_named_with_the_right_model(clip: Path, tmp_path: Path) -> None:
@@ -385,9 +385,7 @@ def test_an_adapter_around_another_model_is_refused(tuned: Path, tmp_path: Path)
 def test_without_a_chat_template_it_is_said(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_language(tmp_path / "mistral", "mistral")
     (folder / "chat_template.jinja").unlink()
-    _, tokens = begin(
-        replace(SHORT, start=StartConfig(str(folder), str(clip), 16, LoraConfig(4, 8))), [], mmor().language
-    )
+    _, tokens = begin(replace(SHORT, start=StartConfig(str(folder), str(clip), 16, LoraConfig(4, 8))))
     assert "has no chat template; questions are asked as those to Vicuna" in capsys.readouterr().err
     assert tokens.conversation("what?").endswith("USER: what? ASSISTANT:")
 

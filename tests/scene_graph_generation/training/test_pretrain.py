@@ -22,9 +22,10 @@ from scene_graph_generation.config.settings import PointConfig, PretrainConfig, 
 from scene_graph_generation.inputs.evidence import ExampleReader
 from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.model.mm2sg import MM2SG
-from scene_graph_generation.samples.training_data import TrainingSamples, read_records, record_text
+from scene_graph_generation.samples.survey import Survey, survey
+from scene_graph_generation.samples.training_data import TrainingSamples, read_records
 from scene_graph_generation.training.pretrain import frequent_triplets, groups_after_pretraining, pretrain
-from scene_graph_generation.training.starting_point import begin
+from scene_graph_generation.training.starting_point import begin, new_tokens
 from scene_graph_generation.training.train import train
 from tests.operating_room.tiny_dataset import label_picture, write
 from tests.scene_graph_generation.tiny_training import EXPERIMENT, losses, write_samples
@@ -45,18 +46,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def start(data: Path, config: TrainConfig = EXPERIMENT.train) -> tuple[MM2SG, TrainingSamples]:
-    records = read_records(data / "samples.json")
-    model, tokens = begin(EXPERIMENT, map(record_text, records), mmor().language)
-    return model, TrainingSamples(records, Dataset(data), config, ExampleReader(model.settings, tokens))
+def start(data: Path, config: TrainConfig = EXPERIMENT.train) -> tuple[MM2SG, TrainingSamples, Survey]:
+    records, known, new = survey(
+        [data / "samples.json"], True, True, lambda texts: new_tokens(EXPERIMENT, texts, mmor().language)
+    )
+    model, tokens = begin(EXPERIMENT, new)
+    return model, TrainingSamples(records, Dataset(data), config, ExampleReader(model.settings, tokens)), known
 
 
 def test_triplets_are_told_from_masks_alone_and_language_is_left_alone(data: Path) -> None:
-    model, samples = start(data)
+    model, samples, known = start(data)
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     assert SEE.pretrain is not None
-    head = pretrain(model, samples, SEE.pretrain, seed=0)
-    truth = [frozenset(parse(samples.answer(i))) for i in range(len(samples))]
+    head = pretrain(model, samples, known, SEE.pretrain, seed=0)
+    truth = [frozenset(parse(known.answers[number])) for number in known.answer_numbers]
     with torch.no_grad():
         shown = [samples.look(i, Random(0), views=False) for i in range(len(samples))]
         told = head(model.visual_tokens(shown)) > 0
@@ -67,7 +70,7 @@ def test_triplets_are_told_from_masks_alone_and_language_is_left_alone(data: Pat
 
 
 def test_what_is_shown(data: Path) -> None:
-    _, samples = start(data)
+    _, samples, _ = start(data)
     everything = samples.look(0, Random(0))
     assert len(everything.views) == 7
     assert everything.masks is not None
@@ -77,8 +80,8 @@ def test_what_is_shown(data: Path) -> None:
 
 
 def test_samples_of_pictures_only_have_no_text_but_the_question(data: Path) -> None:
-    _, samples = start(data, replace(EXPERIMENT.train, pictures_only=1.0))
-    _, usual = start(data)
+    _, samples, _ = start(data, replace(EXPERIMENT.train, pictures_only=1.0))
+    _, usual, _ = start(data)
     assert len(samples[0, 0].ids) < len(usual[0, 0].ids)
     assert samples[0, 0].masks is not None
 
@@ -97,7 +100,7 @@ def test_samples_without_pictures_are_told(data: Path, tmp_path: Path) -> None:
 
 
 def test_what_sees_has_its_own_learning_rate(data: Path) -> None:
-    model, _ = start(data)
+    model, _, _ = start(data)
     groups = groups_after_pretraining(model, TrainConfig(learning_rate=1e-3, visual_learning_rate=1e-4))
     rates = {id(weight): group["lr"] for group in groups for weight in group["params"]}
     assert len(rates) == sum(1 for _ in model.parameters())
@@ -152,18 +155,18 @@ def test_it_is_the_same_again_bit_for_bit_and_goes_on_after_a_kill(data: Path, t
 
 
 def test_everything_is_on_the_device_of_the_model(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, samples = start(data)
+    model, samples, known = start(data)
     moved: list[str] = []
     move = Example.to
     monkeypatch.setattr(Example, "to", lambda self, device: (moved.append(str(device)), move(self, device))[1])
-    pretrain(model, samples, PretrainConfig(steps=2, batch_size=3), seed=0)
+    pretrain(model, samples, known, PretrainConfig(steps=2, batch_size=3), seed=0)
     assert moved == ["cpu"] * 6
 
 
 def test_a_pretraining_that_diverges_says_so(data: Path) -> None:
-    model, samples = start(data)
+    model, samples, known = start(data)
     with pytest.raises(UserError, match="pretraining diverged: loss nan at step"):
-        pretrain(model, samples, PretrainConfig(steps=20, batch_size=3, learning_rate=1e30), seed=0)
+        pretrain(model, samples, known, PretrainConfig(steps=20, batch_size=3, learning_rate=1e30), seed=0)
 
 
 def test_no_steps_are_no_pretraining(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

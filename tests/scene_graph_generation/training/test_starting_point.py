@@ -82,7 +82,7 @@ def test_a_fine_tuning_goes_on_bit_for_bit(tuned: Path, tuning: Experiment, data
 
 
 def test_only_what_is_published_as_trainable_changes(tuning: Experiment, tuned: Path, data: Path) -> None:
-    before, _ = begin(tuning, [], mmor().language)
+    before, _ = begin(tuning)
     trainable = {name for name, parameter in before.named_parameters() if parameter.requires_grad}
     assert all(name.startswith(("projector.", "pooler.", "vision.")) or ".lora_" in name for name in trainable)
     assert {parameter.dtype for parameter in before.parameters() if parameter.requires_grad} == {torch.float32}
@@ -94,7 +94,7 @@ def test_only_what_is_published_as_trainable_changes(tuning: Experiment, tuned: 
 
 def test_the_second_stage_begins_with_all_weights_of_the_first(tuning: Experiment, tuned: Path) -> None:
     second = replace(tuning, start=replace(tuning.start, curriculum=tuned))
-    model, _ = begin(second, [], mmor().language)
+    model, _ = begin(second)
     first = torch.load(tuned / "non_lora_trainables.bin", weights_only=True)
     prefix = "base_model.model.model.image_pooler."
     own = model.state_dict()
@@ -104,7 +104,7 @@ def test_the_second_stage_begins_with_all_weights_of_the_first(tuning: Experimen
     name = "model.layers.1.mlp.up_proj.lora_B"
     assert adapter[f"base_model.model.{name}.weight"].any()
     assert torch.equal(own[f"language.{name}.default.weight"], adapter[f"base_model.model.{name}.weight"])
-    anew, _ = begin(replace(second, start=replace(second.start, curriculum_order="published")), [], mmor().language)
+    anew, _ = begin(replace(second, start=replace(second.start, curriculum_order="published")))
     fresh = anew.state_dict()
     assert not torch.equal(fresh["pooler.mask_encoder.embedding.weight"], own["pooler.mask_encoder.embedding.weight"])
     assert torch.equal(fresh["projector.0.weight"], own["projector.0.weight"])
@@ -113,7 +113,7 @@ def test_the_second_stage_begins_with_all_weights_of_the_first(tuning: Experimen
 def test_a_first_stage_of_another_base_is_refused(tuning: Experiment, tuned: Path) -> None:
     other = replace(tuning.start, curriculum=tuned, lora=LoraConfig(8, 8))
     with pytest.raises(UserError, match="another base or adapter") as error:
-        begin(replace(tuning, start=other), [], mmor().language)
+        begin(replace(tuning, start=other))
     assert str(tuned) in str(error.value)
 
 
@@ -137,7 +137,7 @@ def test_without_a_vision_tower_only_the_adapter_is_trained(
     assert not any(name.startswith(("vision.", "pooler.", "projector.")) for name in model.state_dict())
     load_model(tmp_path / "out", bits=32)
     second = replace(downstream, start=replace(downstream.start, curriculum=tuned))  # one that has seen
-    own = begin(second, [], mmor().language)[0].state_dict()
+    own = begin(second)[0].state_dict()
     name = "model.layers.1.mlp.up_proj.lora_B"
     adapter = torch.load(tuned / "adapter_model.bin", weights_only=True)
     assert torch.equal(own[f"language.{name}.default.weight"], adapter[f"base_model.model.{name}.weight"])
@@ -148,13 +148,13 @@ def test_without_a_vision_tower_only_the_adapter_is_trained(
 def test_other_precisions(tuning: Experiment) -> None:
     for bits, bf16, expected in ((16, True, torch.bfloat16), (16, False, torch.float32), (32, True, torch.bfloat16)):
         start = replace(tuning.start, bits=bits)
-        model, _ = begin(replace(tuning, start=start, train=replace(tuning.train, bf16=bf16)), [], mmor().language)
+        model, _ = begin(replace(tuning, start=start, train=replace(tuning.train, bf16=bf16)))
         assert model.language.lm_head.weight.dtype == (torch.float32 if bits == 32 else expected)
 
 
 def test_weights_of_four_bits_are_not_trained_themselves(tuning: Experiment) -> None:
     with pytest.raises(UserError, match="--lora_enable True"):
-        begin(replace(tuning, start=replace(tuning.start, lora=None)), [], mmor().language)
+        begin(replace(tuning, start=replace(tuning.start, lora=None)))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_weights_of_four_bits_are_not_trained_themselves(tuning: Experiment) -> 
 )
 def test_what_would_be_ignored_is_refused(start: StartConfig, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        begin(replace(SHORT, start=start), [], mmor().language)
+        begin(replace(SHORT, start=start))
 
 
 def test_a_model_from_scratch_may_compute_its_layers_again(data: Path, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_model_from_scratch_may_compute_its_layers_again(data: Path, tmp_path:
 
 def test_a_base_may_learn_to_see_first(tuning: Experiment, data: Path, tmp_path: Path) -> None:
     experiment = replace(tuning, pretrain=PretrainConfig(2, 2), train=replace(tuning.train, max_steps=1))
-    frozen, _ = begin(experiment, [], mmor().language)
+    frozen, _ = begin(experiment)
     model = run(experiment, data, tmp_path / "out")
     for name, parameter in frozen.named_parameters():
         if not parameter.requires_grad:
@@ -198,7 +198,7 @@ def test_a_base_that_is_nowhere_is_named(tuning: Experiment, monkeypatch: pytest
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="nobody/nothing") as error:
-        begin(replace(tuning, start=replace(tuning.start, base="nobody/nothing")), [], mmor().language)
+        begin(replace(tuning, start=replace(tuning.start, base="nobody/nothing")))
     assert "\n" not in str(error.value)
 
 
@@ -220,7 +220,7 @@ def test_a_model_of_ours_goes_on_as_its_own_second_stage(data: Path, tmp_path: P
     tokens = train_tokens(map(record_text, read_records(data / "samples.json")), SHORT.vocabulary, mmor().language)
     first = MM2SG(with_vocabulary(SHORT.model, tokens.size))
     save_model(tmp_path, first, tokens)
-    second, same_tokens = begin(replace(SHORT, start=StartConfig(curriculum=tmp_path)), [], mmor().language)
+    second, same_tokens = begin(replace(SHORT, start=StartConfig(curriculum=tmp_path)))
     assert same_tokens.names() == tokens.names()
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
 
@@ -232,7 +232,7 @@ def test_a_second_stage_may_learn_to_read_point_clouds(tmp_path: Path) -> None:
     first = MM2SG(replace(with_vocabulary(sizes, tokens.size), modalities=("views", "masks")))
     save_model(tmp_path, first, tokens)
     more = replace(SHORT, model=replace(sizes, modalities=("views", "masks", "cloud")))
-    second, _ = begin(replace(more, start=StartConfig(curriculum=tmp_path)), [], mmor().language)
+    second, _ = begin(replace(more, start=StartConfig(curriculum=tmp_path)))
     assert first.pooler.point_encoder is None
     assert second.pooler.point_encoder is not None
     assert second.settings.modalities == more.model.modalities

@@ -21,10 +21,9 @@ from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import cpu_threads
 from scene_graph_generation.config.published_options import ZERO2
 from scene_graph_generation.config.settings import Experiment, TrainConfig, to_mapping
-from scene_graph_generation.inputs.evidence import ExampleReader
 from scene_graph_generation.inputs.tokens import train_tokens
 from scene_graph_generation.samples.sampler import length_grouped_order
-from scene_graph_generation.samples.training_data import TrainingSamples, read_records, record_text
+from scene_graph_generation.samples.survey import survey
 from scene_graph_generation.training.train import loss_weights, train
 from scene_graph_generation.training.trainer import training_arguments
 from tests.dying import dies_in, require_killed
@@ -73,6 +72,14 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(data: Path, uninte
     assert sorted(losses(tmp_path)) == list(range(1, 11))
     weights = [(folder / "model.safetensors").read_bytes() for folder in (tmp_path, uninterrupted)]
     assert weights[0] == weights[1]
+
+
+def test_the_log_tells_rate_and_wait_for_data(uninterrupted: Path) -> None:
+    lines = [json.loads(line) for line in (uninterrupted / "log.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    assert len(steps) == 10
+    assert all(line["samples_per_s"] > 0 for line in steps)
+    assert all(0 < line["data_wait"] < 1 for line in steps)
 
 
 COMMON = ("train.batch_size=1", "model.pooler.dropout=0", "train.max_steps=6")
@@ -173,13 +180,13 @@ def test_balanced_steps_are_even_and_published_ones_begin_short() -> None:
 
 
 def test_the_end_of_an_answer_counts_once_per_answer(data: Path, tmp_path: Path) -> None:
-    records = read_records(data / "samples.json")
-    tokens = train_tokens(map(record_text, records), SHORT.vocabulary, mmor().language)
-    samples = TrainingSamples(records, Dataset(data), SHORT.train, ExampleReader(SHORT.model, tokens))
+    _, known, tokens = survey(
+        [data / "samples.json"], True, False, lambda texts: train_tokens(texts, SHORT.vocabulary, mmor().language)
+    )
     word = next(name for name in tokens.names() if "drilling" in name)
     path = tmp_path / "frequencies.json"
     path.write_text(json.dumps({word: 1000}))
-    weights = loss_weights(path, samples, tokens, tokens.size)
+    weights = loss_weights(path, known, tokens, tokens.size)
     assert float(weights[tokens.end_id]) == pytest.approx(1 / (math.log(6) + 1))
     assert float(weights[tokens.names()[word]]) == pytest.approx(1 / (math.log(1000) + 1))
 

@@ -1,0 +1,128 @@
+"""Training of scene graphs around its steps: the time before the first one, and how long steps wait for their data.
+
+    python scripts/bench_training.py [before] [waiting]
+
+`before`: made samples with their shards, one process, CPU s. `waiting`: configs/scene_graph/small.yaml on a simulated
+take, without learning to see first, with 0, 1 and 2 reading processes one after the other; what log.jsonl says of the
+steps after the first ones. Times of `waiting` are those of the clock: let nothing else run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import torch
+from timing import cpu_seconds
+
+from operating_room.domain.domain import mmor
+from operating_room.graphs.prompts import human_prompt
+from operating_room.graphs.scene_graph import Triplet, target_text
+from operating_room.recordings.dataset import Dataset
+from scene_graph_generation.config.settings import read_experiment
+from scene_graph_generation.inputs.tokens import train_tokens
+from scene_graph_generation.samples.records import Record, turns
+from scene_graph_generation.samples.sample_files import shard_folder, write_samples
+from scene_graph_generation.samples.survey import survey
+from scene_graph_generation.samples.training_data import open_records
+from scene_graph_generation.training.train import loss_weights, train
+
+SMALL = Path(__file__).parents[1] / "configs" / "scene_graph" / "small.yaml"
+TAKE = "001_PKA"
+PERMUTATIONS = 20
+VOCABULARY = 1024
+
+
+def made_records(count: int) -> Iterator[Record]:
+    """Records as large as real ones, 3 kB: a timepoint in several orders, with memory."""
+    draw, language = Random(0), mmor().language
+
+    def triplet() -> Triplet:
+        return Triplet(draw.choice(language.entities), draw.choice(language.entities), draw.choice(language.predicates))
+
+    for number in range(count // PERMUTATIONS):
+        triplets = [triplet() for _ in range(draw.randint(3, 10))]
+        memory = "Long: " + "; ".join(f"{3 * i}: {','.join(triplet())}" for i in range(40))
+        question = human_prompt(language, None, None, None, memory)
+        for _ in range(PERMUTATIONS):
+            draw.shuffle(triplets)
+            yield {
+                "id": f"{TAKE}_{number:06d}",
+                "conversations": turns(question, target_text(triplets)),
+                "image": [f"MM-OR_processed/{TAKE}/colorimage/camera{i}-{number:06d}.jpg" for i in range(7)],
+            }
+
+
+def bench_before(root: Path, count: int) -> None:
+    """All that a training asks of its samples before step 1, and what opening the files takes of it."""
+    path = root / "samples.json"
+    write_samples(path, made_records(count), count, Random(0))
+    print(f"{count} made samples, {path.stat().st_size / 1e6:.0f} MB of JSON: CPU s before step 1")
+    opened, _ = cpu_seconds(3, open_records, path)
+    alone, _ = cpu_seconds(3, lambda: sum(1 for _ in open_records(path)))
+    looked, (_, known, _) = cpu_seconds(3, survey, [path], False, True, lambda _: None)
+    both, (_, _, tokens) = cpu_seconds(
+        1, survey, [path], False, True, lambda texts: train_tokens(texts, VOCABULARY, mmor().language)
+    )
+    weighed, _ = cpu_seconds(1, loss_weights, None, known, tokens, tokens.size)
+    print(f"  {'comparing the JSON with its shards':48}{opened:7.2f}")
+    print(f"  {'and parsing each record once':48}{alone:7.2f}")
+    print(f"  {'and all that training asks, a base at hand':48}{looked:7.2f} ({looked / alone:.1f}x of parsing alone)")
+    print(f"  {'and a new tokenizer of all texts':48}{both:7.2f}")
+    print(f"  {'weights of answer tokens besides':48}{weighed:7.2f}", flush=True)
+    if len(known.lengths) != len(open_records(shard_folder(path))):
+        raise SystemExit("samples were lost")
+
+
+def bench_waiting(root: Path, steps: int) -> None:
+    """Steps of the small model with different numbers of reading processes."""
+    take = root / "take"
+    for command in (
+        f"data synthesize --out {take} --take {TAKE} --seconds 40 --size 640x480 --workers 1",
+        f"data convert-relations {take} --out {take}",
+        f"scene-graph preprocess all --data {take} --take {TAKE} --audio-encoder mel --from-annotations",
+        f"scene-graph samples --data {take} --relations {take} --out {root / 'samples'} --temporal",
+    ):
+        subprocess.run([sys.executable, "-m", "mmor.cli", *command.split()], check=True, stdout=subprocess.DEVNULL)
+    (samples,) = (root / "samples").glob("train_*perm_*.json")
+    experiment = read_experiment(SMALL)
+    print(f"small model, batches of {experiment.train.batch_size}, 640x480: steps {steps + 1} to {2 * steps}")
+    for workers in (0, 1, 2):
+        options = replace(experiment.train, workers=workers, max_steps=2 * steps, log_steps=steps, save_steps=10**6)
+        out = root / f"out{workers}"
+        train(replace(experiment, pretrain=None, train=options), [samples], Dataset(take), out)
+        lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+        told = next(line for line in lines if line["step"] == 2 * steps and "data_wait" in line)
+        wait, rate = told["data_wait"], told["samples_per_s"]
+        print(f"  {workers} reading processes: {rate:6.2f} samples/s, data wait {wait:6.1%}", flush=True)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", nargs="*", help="before, waiting; default: both")
+    parser.add_argument("--records", type=int, default=50_000, help="made samples of `before`")
+    parser.add_argument("--steps", type=int, default=15, help="of `waiting`, twice: the first ones are not counted")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.what or ("before", "waiting"):
+            part = Path(folder) / name
+            part.mkdir()
+            if name == "before":
+                bench_before(part, arguments.records)
+            elif name == "waiting":
+                bench_waiting(part, arguments.steps)
+            else:
+                parser.error(f"{name}: expected before or waiting")
+
+
+if __name__ == "__main__":
+    main()

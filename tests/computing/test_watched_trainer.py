@@ -1,0 +1,146 @@
+"""What a training tells of itself: its rate, its wait for data, and the step at which it diverged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import TrainingArguments
+
+from computing.throughput import Throughput
+from computing.watched_trainer import WatchedTrainer
+from operating_room.errors import UserError
+
+
+class Clock:
+    """Time that passes when somebody says so."""
+
+    now = 0.0  # s
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class SlowNumbers(Dataset):
+    """Numbers that take a while to read."""
+
+    def __init__(self, clock: Clock, seconds: float, count: int = 12) -> None:
+        self.clock, self.seconds, self.count = clock, seconds, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Tensor:
+        self.clock.now += self.seconds
+        return torch.tensor([float(index)])
+
+
+class SlowTrainer(WatchedTrainer):
+    """A micro-batch takes a second; from the step `bad` on the loss is no number."""
+
+    clock: Clock
+    bad = 10**9
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
+        self.clock.now += 1.0
+        loss = model(torch.stack(inputs["numbers"])).mean()
+        loss = loss * torch.nan if self.state.global_step + 1 >= self.bad else loss
+        self.watch(loss)
+        return loss
+
+
+def trainer(out: Path, clock: Clock, reading: float, log_steps: int = 2, **options: Any) -> SlowTrainer:
+    """Six micro-batches of two numbers, two to a step."""
+    arguments = TrainingArguments(
+        output_dir=str(out),
+        use_cpu=True,
+        num_train_epochs=1,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        logging_steps=log_steps,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        **options,
+    )
+    made = SlowTrainer(
+        samples_in="numbers",
+        rate_setting="RATE",
+        model=nn.Linear(1, 1),
+        args=arguments,
+        train_dataset=SlowNumbers(clock, reading),
+        data_collator=lambda numbers: {"numbers": numbers},
+    )
+    made.clock = clock
+    made.throughput = Throughput(1, clock)
+    return made
+
+
+def logged(made: WatchedTrainer) -> list[dict[str, float]]:
+    return [entry for entry in made.state.log_history if "loss" in entry]
+
+
+@pytest.mark.parametrize(("reading", "share"), [(0.0, 0.0), (0.5, 0.5), (4.5, 0.9)])
+def test_the_share_of_waiting_is_that_of_the_reading(tmp_path: Path, reading: float, share: float) -> None:
+    made = trainer(tmp_path, Clock(), reading, log_steps=3)
+    made.train()
+    (entry,) = logged(made)
+    assert entry["data_wait"] == pytest.approx(share)
+    assert entry["samples_per_s"] == pytest.approx(12 / (6 + 12 * reading))
+
+
+def test_each_report_is_of_what_came_since_the_last(tmp_path: Path) -> None:
+    clock = Clock()
+    made = trainer(tmp_path, clock, 0.5, log_steps=1)
+    made.train()
+    entries = logged(made)
+    assert len(entries) == 3
+    # One batch is read ahead: the first step waits for three, the last for one.
+    assert [entry["data_wait"] for entry in entries] == pytest.approx([3 / 5, 2 / 4, 1 / 3])
+    assert [entry["samples_per_s"] for entry in entries] == pytest.approx([4 / 5, 4 / 4, 4 / 3])
+    assert "data_wait" not in made.state.log_history[-1]  # the summary, after which nothing was trained
+
+
+def test_reading_in_another_process_costs_no_time_here(tmp_path: Path) -> None:
+    """There the clock of this process stands still, as it does while a reader is ahead."""
+    made = trainer(tmp_path, Clock(), 4.5, log_steps=3, dataloader_num_workers=1)
+    made.train()
+    (entry,) = logged(made)
+    assert entry["data_wait"] == 0.0
+    assert entry["samples_per_s"] == 2.0
+
+
+def test_samples_of_all_processes_count() -> None:
+    clock = Clock()
+    throughput = Throughput(3, clock)
+    assert throughput.report() == {}
+    with throughput.waiting():
+        clock.now += 1.0
+    throughput.count(8)
+    assert throughput.report() == {"samples_per_s": 24.0, "data_wait": 1.0}
+    throughput.count(8)
+    assert throughput.report() == {}  # no time has passed
+    clock.now += 2.0
+    assert throughput.report() == {}  # no sample has come
+
+
+@pytest.mark.parametrize("log_steps", [1, 2, 3, 100])
+def test_the_step_that_diverged_is_told_whenever_it_is_noticed(tmp_path: Path, log_steps: int) -> None:
+    made = trainer(tmp_path, Clock(), 0.0, log_steps)
+    made.bad = 2
+    with pytest.raises(UserError, match=r"diverged at step 2: its loss is nan; lower the learning rate \(RATE\)"):
+        made.train()
+    assert all(entry["loss"] == entry["loss"] for entry in logged(made))
+
+
+def test_a_training_that_does_not_diverge_says_nothing(tmp_path: Path) -> None:
+    made = trainer(tmp_path, Clock(), 0.0, 100)
+    made.train()
+    made.check_losses()
+    assert made.state.global_step == 3
