@@ -38,6 +38,10 @@ Name = Annotated[str, typer.Option(help="Of the prediction file, pred_NAME.json.
 AllFrames = Annotated[bool, typer.Option("--all-frames", help="Also frames without annotated mask.")]
 Frames = Annotated[int | None, typer.Option(help="Only the first N frames of each camera, for a first try.", min=1)]
 Gpus = Annotated[int, typer.Option(help="Processes on this machine, one per GPU.", min=1)]
+Dtype = Annotated[
+    str | None,
+    typer.Option(help="float32 (published), bfloat16 or float16: of products on the GPU. Sets TEST.DTYPE."),
+]
 Blend = Annotated[bool, typer.Option("--blend", help="Also write each picture with its masks drawn over it.")]
 
 
@@ -113,6 +117,7 @@ def predict(
     all_frames: AllFrames = False,
     limit: Frames = None,
     blend: Blend = False,
+    dtype: Dtype = None,
     num_gpus: Gpus = 1,
     overrides: Overrides = None,
 ) -> None:
@@ -127,7 +132,8 @@ def predict(
         return
     dataset, takes = open_takes(data, domain, take)
     videos = first_frames(find_videos(dataset, takes, annotated=not all_frames), limit)
-    config = read_test_config(model, config_file and experiment_file(config_file), overrides or ())
+    keys = [*(overrides or ()), *_dtype_key(dtype)]
+    config = read_test_config(model, config_file and experiment_file(config_file), keys)
     path = predict(*load(model, dataset.domain, config), videos, out, name, model, share())
     if is_first():
         typer.echo(f"predictions in {path}")
@@ -145,6 +151,7 @@ def export_masks(
     take: Takes = None,
     all_frames: AllFrames = False,
     limit: Frames = None,
+    dtype: Dtype = None,
     num_gpus: Gpus = 1,
 ) -> None:
     """Predict all masks that stage 2 reads. Split by split; run again, it goes on where it stopped.
@@ -161,9 +168,14 @@ def export_masks(
     config = config_file and experiment_file(config_file)
     folder = out or (model if model.is_dir() else model.parent) / "masks"
     dataset = open_dataset(data, domain)
-    for path in export_masks(model, config, dataset, folder, take, not all_frames, share(), limit):
+    keys = _dtype_key(dtype)
+    for path in export_masks(model, config, dataset, folder, take, not all_frames, share(), limit, keys):
         if is_first():
             typer.echo(f"predictions in {path}")
+
+
+def _dtype_key(dtype: str | None) -> list[str]:
+    return [] if dtype is None else ["TEST.DTYPE", dtype]
 
 
 @app.command("evaluate")

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from operating_room.domain.domain import mmor
 from operating_room.recordings.dataset import Dataset
-from panoptic_segmentation.config.config_keys import WHOLE_VIDEO
+from panoptic_segmentation.config.config_keys import CAUSAL, WHOLE_VIDEO
+from panoptic_segmentation.inference.panoptic import Sizes, panoptic_video
 from panoptic_segmentation.inference.predict import segment_video
 from panoptic_segmentation.model.losses import Clip
 from panoptic_segmentation.model.matching import Draws
@@ -33,7 +34,7 @@ from scene_graph_generation.samples.training_data import TrainingSamples, read_r
 from scene_graph_generation.training.loss import answer_loss
 from scene_graph_generation.training.pretrain import pretrain
 from scene_graph_generation.weights.adapters import add_lora, freeze
-from tests.recipes.pretend_gpu import DEVICE, PretendGpu, register
+from tests.recipes.pretend_gpu import DEVICE, WAITS, PretendGpu, register
 from tests.recipes.small_panoptic import STAGES, small_config, small_model, two_clips
 from tests.recipes.small_scene_graph import SMALL
 from tests.scene_graph_generation.model.test_two_branches import ALL as EVERYTHING
@@ -75,6 +76,33 @@ def segmenter_prediction(stage: str, task: str) -> None:
     for video in segment_video(model, replace(config.test, task=task, score_threshold=0.0), windows, 24):
         for ids in video.ids:
             ids.numpy()
+
+
+@torch.no_grad()
+def segmenter_waits(stage: str) -> None:
+    """How often a GPU is waited for: twice a window (who continues whom), three times a frame (its label map)."""
+    config = small_config("HybridOR", stage)
+    model = small_model(config).model.eval().to(DEVICE)
+    frames, _ = two_clips(config)
+    windows = [window.to(DEVICE) for window in torch.cat([frames[0]] * 4)[:8].split(4)]
+    WAITS.clear()
+    found = list(segment_video(model, replace(config.test, task=CAUSAL, score_threshold=0.0), windows, 24))
+    assert len(found) == 8
+    assert len(WAITS) <= 2 * len(windows) + 3 * len(found), WAITS
+
+
+@torch.no_grad()
+def waiting_in_main_memory() -> None:
+    """Frames that waited there and others that stayed on the device give the same picture."""
+    draw = torch.Generator().manual_seed(0)
+    masks = [3 * torch.randn(6, 4, 6, generator=draw) for _ in range(3)]
+    probabilities, sizes = (4 * torch.randn(6, 9, generator=draw)).softmax(-1), Sizes((16, 24), (15, 24), (15, 24))
+    plain = panoptic_video(probabilities, masks, sizes, 5, 0.2, 0.2)
+    mixed = [masks[0].to(DEVICE), masks[1], masks[2].to(DEVICE)]
+    found = panoptic_video(probabilities.to(DEVICE), mixed, sizes, 5, 0.2, 0.2)
+    assert plain.segments
+    assert found.segments == plain.segments
+    assert found.ids.equal(plain.ids)
 
 
 def refusals() -> None:
@@ -183,6 +211,9 @@ def parts(data: Path) -> dict[str, Callable[[], None]]:
             )
         for task in (WHOLE_VIDEO, "causal"):
             found[f"prediction {stage} {task}"] = lambda s=stage, t=task: segmenter_prediction(s, t)
+    for stage in STAGES[:2]:
+        found[f"waits {stage}"] = lambda s=stage: segmenter_waits(s)
+    found["waiting in main memory"] = waiting_in_main_memory
     graphs = SceneGraphs(data)
     found["training from scratch"] = lambda: graphs.training(False)
     found["fine-tuning"] = lambda: graphs.training(True)

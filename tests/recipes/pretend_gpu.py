@@ -21,6 +21,12 @@ _aten = torch.ops.aten
 _MOVES = {_aten._to_copy.default, _aten.copy_.default}  # may have a tensor of each device
 # Places may lie on the CPU, also for a GPU.
 _INDEXED = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._index_put_impl_.default}
+# What a GPU knows only when all before it is done, because the CPU needs a number or the size of the result.
+_AWAITED = {
+    *(_aten._local_scalar_dense.default, _aten.equal.default, _aten.nonzero.default, _aten.masked_select.default),
+    *(_aten.bincount.default, _aten.unique_consecutive.default, _aten._unique2.default),
+}
+WAITS: list[str] = []  # operations so far at which a GPU would have been waited for, copies from and to it included
 KERNELS = torch.library.Library("aten", "IMPL")  # lives as long as its kernels
 _MATHEMATICAL = 0  # of the ways to attend: the one of single products
 
@@ -50,6 +56,7 @@ class OnDevice(torch.Tensor):
 
     def tolist(self) -> Any:
         """As a GPU does it, it waits for the numbers; PyTorch has this for no other tensor than its own."""
+        WAITS.append("tolist")
         return self.numbers.tolist()
 
     @classmethod
@@ -88,6 +95,8 @@ def _empty_strided(size: Any, stride: Any, dtype: torch.dtype | None = None, **_
 
 def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
     plain = [x.numbers if isinstance(x, OnDevice) else x for x in (source, target)]
+    if type(source) is not type(target):
+        WAITS.append("copy")
     plain[1].copy_(plain[0])
     return target
 
@@ -99,6 +108,8 @@ def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     to_device = bool(here) if wanted is None else torch.device(wanted).type == NAME
     if not here and not to_device:
         return function(*args, **kwargs)
+    if _waits(function, args, here, to_device):
+        WAITS.append(str(function))
     if function is _aten._fused_sdp_choice.default:
         return _MATHEMATICAL
     if here and function not in _MOVES:
@@ -113,3 +124,14 @@ def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if to_device:
         result = trees.tree_map_only(Tensor, OnDevice, result)
     return return_and_correct_aliasing(function, args, kwargs, result) if here else result
+
+
+def _waits(function: Any, args: Any, here: list[OnDevice], to_device: bool) -> bool:
+    """Whether the CPU would wait for a GPU: for a copy, for a number, or for how many pixels a mask has."""
+    if function is _aten._to_copy.default:
+        return isinstance(args[0], OnDevice) != to_device
+    if function is _aten.copy_.default:
+        return isinstance(args[0], OnDevice) != isinstance(args[1], OnDevice)
+    if function in _INDEXED:
+        return any(isinstance(place, Tensor) and place.dtype == torch.bool for place in args[1])
+    return bool(here) and function in _AWAITED
