@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,7 @@ def label_maps(
             yield found.ids[0].numpy(), [(segment.id, segment.category_id) for segment in found.segments]
 
 
-def fastest(rows: dict[str, Callable[[], object]], device: torch.device, runs: int, of_cpu: bool) -> dict[str, float]:
+def fastest(rows: Mapping[str, Callable[[], object]], device: torch.device, runs: int, of_cpu: bool) -> dict[str, float]:
     """Seconds of each row's best run; the rows take turns, so that other work of the machine meets all of them."""
     clock = time.process_time if of_cpu else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in rows}
@@ -81,7 +81,7 @@ def compare_formats(device: torch.device, frames: int, runs: int) -> None:
 
     def run(pictures: list[Tensor], weights: torch.memory_format, dtype: torch.dtype | None) -> Callable[[], None]:
         def segment() -> None:
-            model.segmenter.backbone.to(memory_format=weights)
+            model.segmenter.backbone.to(memory_format=weights)  # ty: ignore[no-matching-overload]
             for _ in label_maps(model, pictures, dtype):
                 pass
 
