@@ -50,7 +50,9 @@ def label_maps(
             yield found.ids[0].numpy(), [(segment.id, segment.category_id) for segment in found.segments]
 
 
-def fastest(rows: Mapping[str, Callable[[], object]], device: torch.device, runs: int, of_cpu: bool) -> dict[str, float]:
+def fastest(
+    rows: Mapping[str, Callable[[], object]], device: torch.device, runs: int, of_cpu: bool
+) -> dict[str, float]:
     """Seconds of each row's best run; the rows take turns, so that other work of the machine meets all of them."""
     clock = time.process_time if of_cpu else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in rows}
