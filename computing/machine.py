@@ -176,7 +176,7 @@ def half_dtype(device: torch.device, wanted: str = "auto") -> torch.dtype:
     has_bfloat16 = device.type != "cuda" or gpus()[device.index or 0].bfloat16
     if wanted == "bfloat16" and not has_bfloat16:
         name = gpus()[device.index or 0].name
-        raise UserError(f"{name} has no bfloat16; choose float16 or float32 (--bf16 False, SOLVER.AMP.DTYPE float16)")
+        raise UserError(f"{name} has no bfloat16; choose float16 or float32 (--dtype, --bf16 False, SOLVER.AMP.DTYPE)")
     if wanted == "float16" and device.type == "cpu":
         raise UserError("float16 needs a GPU; choose bfloat16 or float32 on a CPU")
     return torch.bfloat16 if has_bfloat16 and wanted != "float16" else torch.float16

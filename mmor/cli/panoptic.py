@@ -40,6 +40,10 @@ PredictedTakes = Annotated[
 Name = Annotated[str, typer.Option(help="Of the prediction file, pred_NAME.json.")]
 AllFrames = Annotated[bool, typer.Option("--all-frames", help="Also frames without annotated mask.")]
 Frames = Annotated[int | None, typer.Option(help="Only the first N frames of each camera, for a first try.", min=1)]
+Dtype = Annotated[
+    str | None,
+    typer.Option(help="float32 (published), bfloat16 or float16: of products on the GPU. Sets TEST.DTYPE."),
+]
 Blend = Annotated[bool, typer.Option("--blend", help="Also write each picture with its masks drawn over it.")]
 
 
@@ -115,6 +119,7 @@ def predict(
     all_frames: AllFrames = False,
     limit: Frames = None,
     blend: Blend = False,
+    dtype: Dtype = None,
     num_gpus: Gpus = 1,
     part: Part = None,
     overrides: Overrides = None,
@@ -128,7 +133,8 @@ def predict(
         return
     dataset, takes = open_takes(data, domain, take)
     videos = first_frames(find_videos(dataset, takes, annotated=not all_frames), limit)
-    config = read_test_config(model, config_file and experiment_file(config_file), overrides or ())
+    keys = [*(overrides or ()), *_dtype_key(dtype)]
+    config = read_test_config(model, config_file and experiment_file(config_file), keys)
     path = predict(*load(model, dataset.domain, config), videos, out, name, model, own)
     if own.together and own.rank == 0:
         typer.echo(f"predictions in {path}")
@@ -147,6 +153,7 @@ def export_masks(
     take: Takes = None,
     all_frames: AllFrames = False,
     limit: Frames = None,
+    dtype: Dtype = None,
     num_gpus: Gpus = 1,
     part: Part = None,
 ) -> None:
@@ -162,10 +169,15 @@ def export_masks(
     config = config_file and experiment_file(config_file)
     folder = out or (model if model.is_dir() else model.parent) / "masks"
     dataset = open_dataset(data, domain)
-    for path in export_masks(model, config, dataset, folder, take, not all_frames, own, limit):
+    keys = _dtype_key(dtype)
+    for path in export_masks(model, config, dataset, folder, take, not all_frames, own, limit, keys):
         if own.together and own.rank == 0:
             typer.echo(f"predictions in {path}")
     tell_part_done(own)
+
+
+def _dtype_key(dtype: str | None) -> list[str]:
+    return [] if dtype is None else ["TEST.DTYPE", dtype]
 
 
 @app.command("evaluate")

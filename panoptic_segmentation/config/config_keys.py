@@ -11,6 +11,8 @@ ARCHITECTURES = {"CTMinVIS": "ctvis", "DVIS_Plus_online": "online", "DVIS_Plus_o
 MULTI_STEP, CONSTANT_LINEAR = "WarmupMultiStepLR", "WarmupConstantLinear"  # LR_SCHEDULER_NAME; the second is ours
 CAUSAL, WHOLE_VIDEO = "causal", "vps"  # TASK; the first is ours
 AMP_TYPES = ("auto", "bfloat16", "float16")  # AMP.DTYPE, ours
+FLOAT32 = "float32"
+TEST_TYPES = (FLOAT32, "bfloat16", "float16")  # TEST.DTYPE, ours
 # Published key -> field of Config. Keys marked "ours" are not published.
 KEYS = {
     "MODEL.META_ARCHITECTURE": "architecture",
@@ -76,6 +78,7 @@ KEYS = {
     "TEST.CANVAS": "test.canvas",  # ours
     "TEST.AT_CANVAS": "test.at_canvas",  # ours
     "TEST.RUNNING_MEAN": "test.running_mean",  # ours
+    "TEST.DTYPE": "test.dtype",  # ours
     "MODEL.MASK_FORMER.TEST.TASK": "test.task",  # "causal" is ours
     "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD": "test.score_threshold",
     "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": "test.overlap_threshold",

@@ -14,6 +14,7 @@ from panoptic_segmentation.config.config_keys import (
     CAUSAL,
     CONSTANT_LINEAR,
     MULTI_STEP,
+    TEST_TYPES,
     WHOLE_VIDEO,
 )
 from panoptic_segmentation.config.data_choice import data_choice
@@ -85,6 +86,7 @@ _LIMITS: list[tuple[tuple[str, Callable[[Any], bool]], tuple[str, ...]]] = [
     (_one_of(*ARCHITECTURES), ("MODEL.META_ARCHITECTURE",)),
     (_one_of(MULTI_STEP, CONSTANT_LINEAR), ("SOLVER.LR_SCHEDULER_NAME",)),
     (_one_of(*AMP_TYPES), ("SOLVER.AMP.DTYPE",)),
+    (_one_of(*TEST_TYPES), ("TEST.DTYPE",)),
     (_one_of(WHOLE_VIDEO, CAUSAL), ("MODEL.MASK_FORMER.TEST.TASK",)),
     (_one_of("FrozenBN", "BN"), ("MODEL.RESNETS.NORM",)),
     (_one_of("bottleneck", "basic"), ("MODEL.RESNETS.BLOCK",)),

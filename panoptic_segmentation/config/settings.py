@@ -17,7 +17,7 @@ from typing import Any
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_text
 from operating_room.files.readers import parse_yaml, read_bytes
-from panoptic_segmentation.config.config_keys import ARCHITECTURES, CAUSAL, FIXED, KEYS, MULTI_STEP, SAME_AS
+from panoptic_segmentation.config.config_keys import ARCHITECTURES, CAUSAL, FIXED, FLOAT32, KEYS, MULTI_STEP, SAME_AS
 from panoptic_segmentation.config.data_choice import DataChoice, data_choice
 from panoptic_segmentation.config.setting_limits import check_values
 from panoptic_segmentation.model.matching import LossSettings
@@ -84,6 +84,7 @@ class InferenceSettings:
     score_threshold: float = 0.8
     overlap_threshold: float = 0.8
     window: int = 3  # frames that go through the segmenter together
+    dtype: str = FLOAT32  # of products and convolutions; published: float32, also where training is in 16 bits
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from computing.machine import choose_device, require_memory, wait_for_others
+from computing.machine import autocast, choose_device, half_dtype, require_memory, wait_for_others
 from operating_room.domain.domain import OWN, Domain
 from operating_room.domain.stored import store_domain
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path, write_json
 from operating_room.files.readers import read_json, read_picture
 from operating_room.recordings.dataset import Dataset
+from operating_room.work.behind import behind
 from operating_room.work.processes import ALL, Share, is_first
 from operating_room.work.progress import track
-from panoptic_segmentation.config.config_keys import CAUSAL, KEYS, WHOLE_VIDEO
+from panoptic_segmentation.config.config_keys import CAUSAL, FLOAT32, KEYS, WHOLE_VIDEO
 from panoptic_segmentation.config.settings import (
     Config,
     InferenceSettings,
@@ -43,6 +44,7 @@ from panoptic_segmentation.inference.panoptic import (
     CTVIS_THINGS,
     CausalPanoptic,
     PanopticVideo,
+    Segment,
     Sizes,
     ctvis_panoptic,
     panoptic_video,
@@ -54,6 +56,7 @@ from panoptic_segmentation.inference.video import (
     offline_memory,
     offline_video,
     online_frames,
+    waiting,
 )
 from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS
 from panoptic_segmentation.weights.checkpoints import VideoModel, build_model, load_checkpoint, load_model
@@ -142,6 +145,7 @@ def export_masks(
     annotated: bool = True,
     share: Share = ALL,
     limit: int | None = None,
+    overrides: Sequence[str] = (),
 ) -> Iterator[Path]:
     """Predict all takes that are on disk, one prediction file per split: the masks that stage 2 sees.
 
@@ -153,6 +157,7 @@ def export_masks(
         annotated: only frames with an annotated mask, as published; else all.
         share: see `predict`.
         limit: only so many frames of each camera.
+        overrides: `KEY VALUE ...` of the settings of inference, see `read_test_config`.
 
     Raises:
         UserError: see `predict`; where a picture is unreadable, all splits are predicted first.
@@ -163,7 +168,7 @@ def export_masks(
         videos.setdefault(_split_of(video), []).append(video)
     if not videos:
         raise UserError(_NO_FRAMES)
-    loaded, settings = load(model, dataset.domain, read_test_config(model, config_file))
+    loaded, settings = load(model, dataset.domain, read_test_config(model, config_file, overrides))
     if isinstance(loaded, OfflineDVIS) and is_first():
         print(
             f"warning: {model} looks into the future; scene graphs from its masks could not be made live. "
@@ -204,12 +209,14 @@ def predict(
 
     Raises:
         LeftOut: a picture is unreadable; all other videos are predicted first.
-        UserError: there is no video, or `output` cannot be written or is another model's.
+        UserError: there is no video, the device lacks the number format that the settings ask for, or `output` cannot
+            be written or is another model's.
     """
     if not videos:
         raise UserError(_NO_FRAMES)
     if isinstance(model, OfflineDVIS):
         _check_memory(model, settings, videos)
+    _products(settings, _device(model))
     _claim(output, model_path(origin), settings, videos[0].domain)
     done, bad = _predict_videos(model, settings, videos[share.rank :: share.processes], output)
     if not share.together:
@@ -262,8 +269,8 @@ def segment_video(
         return
     frames = ctvis_frames(model, windows) if isinstance(model, CTVIS) else online_frames(model, windows)
     if settings.task == WHOLE_VIDEO:
-        kept = [FramePrediction(frame.logits, frame.masks.cpu(), frame.sizes) for frame in frames]
-        logits, masks = mean_logits(kept), [frame.masks for frame in kept]  # only masks wait in main memory
+        kept = [FramePrediction(frame.logits, waiting(frame.masks), frame.sizes) for frame in frames]
+        logits, masks = mean_logits(kept), [frame.masks for frame in kept]
         sizes = _output_sizes(kept[0].sizes, settings)
         if isinstance(model, CTVIS):
             yield ctvis_panoptic(logits, masks, sizes, max(things, CTVIS_THINGS))
@@ -280,43 +287,62 @@ def segment_video(
 
 def write_blends(videos: Iterable[Video], output: Path) -> None:
     """Draw the predicted classes over the pictures: `blend/<frame>.jpg` beside the predictions; kept if there."""
+    for video in track(videos, "blending"):
+        places = (
+            (picture, predictions.picture_path(output, video.video_id, picture.name)) for picture in video.pictures()
+        )
+        for _ in behind(_blend, places):
+            pass
+
+
+def _blend(places: tuple[Path, Path]) -> None:
     from PIL import Image
 
-    for video in track(videos, "blending"):
-        for picture in video.pictures():
-            predicted = predictions.picture_path(output, video.video_id, picture.name)
-            path = predicted.parent / "blend" / f"{predicted.stem}.jpg"
-            if path.exists() and path.stat().st_mtime_ns >= predicted.stat().st_mtime_ns:
-                continue
-            colors = read_picture(predicted)
-            seen = resize_picture(read_picture(picture), *colors.shape[:2])
-            share = _BLEND * colors.any(-1, keepdims=True)
-            with atomic_path(path) as temporary:
-                Image.fromarray((seen * (1 - share) + colors * share).astype(np.uint8)).save(temporary, quality=90)
+    picture, predicted = places
+    path = predicted.parent / "blend" / f"{predicted.stem}.jpg"
+    if path.exists() and path.stat().st_mtime_ns >= predicted.stat().st_mtime_ns:
+        return
+    colors = read_picture(predicted)
+    seen = resize_picture(read_picture(picture), *colors.shape[:2])
+    share = _BLEND * colors.any(-1, keepdims=True)
+    with atomic_path(path) as temporary:
+        Image.fromarray((seen * (1 - share) + colors * share).astype(np.uint8)).save(temporary, quality=90)
 
 
 @torch.inference_mode()
 def _predict_video(model: VideoModel, settings: InferenceSettings, video: Video, output: Path) -> dict[str, Any]:
-    """The records of a video; its pictures are written unless they are there."""
+    """The records of a video; its pictures are written unless they are there, while the model goes on."""
     names = [picture.name for picture in video.pictures()]
     done = predictions.read_video(output, video.video_id, names)
     if done is not None:
         return done
-    device = next(model.parameters()).device
-    labels = video.domain.labels
-    results = segment_video(model, settings, windows(video, settings, device), len(labels.categories))
-    frames = ((ids, result.segments) for result in results for ids in result.ids)
-    records = []
-    for name, (ids, segments) in zip(names, frames, strict=True):
+    device, labels = _device(model), video.domain.labels
+
+    def write(frame: tuple[str, tuple[Int[np.ndarray, "height width"], list[Segment]]]) -> dict[str, Any]:
+        name, (ids, segments) = frame
         found = [(segment.id, segment.category_id) for segment in segments]
         numbers = {segment.id: segment.id for segment in segments}
         instances = numbers if max(numbers, default=0) <= _MOST_INSTANCES else None
-        records.append(
-            predictions.write_frame(
-                output, video.video_id, name, ids.numpy(), found, settings.canvas, labels, instances
-            )
-        )
+        return predictions.write_frame(output, video.video_id, name, ids, found, settings.canvas, labels, instances)
+
+    with autocast(device, _products(settings, device)):
+        results = segment_video(model, settings, windows(video, settings, device), len(labels.categories))
+        frames = ((ids.numpy(), result.segments) for result in results for ids in result.frames())
+        records = list(behind(write, zip(names, frames, strict=True)))
     return predictions.write_video(output, video.video_id, records)
+
+
+def _device(model: VideoModel) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _products(settings: InferenceSettings, device: torch.device) -> torch.dtype | None:
+    """The format of products and convolutions; None is that of the weights.
+
+    Raises:
+        UserError: the device lacks it.
+    """
+    return None if settings.dtype == FLOAT32 else half_dtype(device, settings.dtype)
 
 
 def _output_sizes(sizes: Sizes, settings: InferenceSettings) -> Sizes:

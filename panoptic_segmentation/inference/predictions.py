@@ -72,13 +72,13 @@ def write_frame(
         instances: segment id -> number of the object, 1 to 255, the same in all frames of the video (such as 1 + its
             query). If given, it is each record's `instance_id`, and a second picture shows it (`instance_path`).
     """
-    from PIL import Image
     from scipy import ndimage
 
     categories = np.zeros(max([0, *(number for number, _ in segments)]) + 1, np.uint8)
     numbers = np.zeros_like(categories)
     places, areas = ndimage.find_objects(ids), np.bincount(ids.ravel(), minlength=len(categories))
-    shown = np.asarray(Image.fromarray(ids.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
+    down, across = _shown(ids.shape[0], size[1]), _shown(ids.shape[1], size[0])
+    shown = ids[np.unique(down)][:, np.unique(across)]
     is_shown = np.bincount(shown.ravel(), minlength=len(categories)) > 0
     records = []
     for number, category in segments:
@@ -98,10 +98,21 @@ def write_frame(
         if instances is not None:
             records[-1]["instance_id"] = numbers[number] = instances[number]
     if instances is not None:
-        write_png(instance_path(output, video_id, file_name), numbers[shown][..., None])
+        picture = numbers.take(ids).take(across, 1).take(down, 0)
+        write_png(instance_path(output, video_id, file_name), picture[..., None])
     colors = np.concatenate([labels.colors, np.full((len(labels.colors), 1), 255, np.uint8)], axis=1)
-    write_png(picture_path(output, video_id, file_name), colors[categories[shown]])
+    pixels = colors[categories].view(np.uint32)[:, 0]  # a colour and its opacity as one number
+    picture = pixels.take(ids).take(across, 1).take(down, 0)
+    write_png(picture_path(output, video_id, file_name), picture.view(np.uint8).reshape(size[1], size[0], 4))
     return {"segments_info": records, "file_name": file_name}
+
+
+def _shown(length: int, new: int) -> Int[np.ndarray, " new"]:
+    """The rows or columns that are seen after PIL's resize to the nearest pixel, which looks at each axis alone."""
+    from PIL import Image
+
+    line = Image.fromarray(np.arange(length, dtype=np.int32)[None])
+    return np.asarray(line.resize((new, 1), Image.Resampling.NEAREST))[0]
 
 
 def write_video(output: Path, video_id: str, frames: list[dict[str, Any]]) -> dict[str, Any]:

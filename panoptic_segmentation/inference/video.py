@@ -13,13 +13,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from computing.machine import free_memory
 from panoptic_segmentation.inference.panoptic import Sizes
-from panoptic_segmentation.model.matching import align
+from panoptic_segmentation.model.matching import follow, full_precision
 from panoptic_segmentation.model.refiner import VideoPrediction
 from panoptic_segmentation.model.segmenter import DIVISIBILITY, SegmenterConfig, SegmenterOutput
 from panoptic_segmentation.model.tracker import TrackerState
 from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS, OnlineDVIS
 
+ROOM = 8_000_000_000  # bytes of a GPU that stay free: a window at the published size takes 4 GB, so do masks enlarged
 Window = Float[Tensor, "_ 3 height width"]  # RGB, 0..255, on the model's device
 
 
@@ -39,9 +41,9 @@ def ctvis_frames(model: CTVIS, windows: Iterable[Window]) -> Iterator[FramePredi
     for window in windows:
         seen = model.segmenter(window)
         sizes = _sizes(seen)
-        for logits, masks, reid in zip(seen.logits, seen.masks, seen.reid):
-            order = slice(None) if previous is None else align(previous, reid)
-            previous = reid[order]
+        orders = follow(previous, seen.reid)
+        previous = seen.reid[-1][orders[-1]]
+        for logits, masks, order in zip(seen.logits, seen.masks, orders):
             yield FramePrediction(logits[order], masks[order], sizes)
 
 
@@ -59,7 +61,15 @@ def online_frames(model: OnlineDVIS, windows: Iterable[Window]) -> Iterator[Fram
 
 def mean_logits(frames: Sequence[FramePrediction]) -> Float[Tensor, "queries classes"]:
     """Class logits averaged over time, before the soft-max."""
-    return torch.stack([frame.logits for frame in frames]).mean(0)
+    return torch.stack([full_precision(frame.logits) for frame in frames]).mean(0)
+
+
+def waiting(x: Float[Tensor, "*shape"], room: int = ROOM) -> Float[Tensor, "*shape"]:
+    """`x` where it waits for the end of its video: on its device as long as that has room, else in main memory.
+
+    Going there and back takes the time of several layers, and the device is idle meanwhile.
+    """
+    return x if x.device.type == "cpu" or free_memory(x.device) > room else x.cpu()
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,7 @@ class OfflineVideo:
     refined_logits: Float[Tensor, "queries classes"]
     tracked_logits: Float[Tensor, "queries classes"]  # the tracker's, averaged over time
     prediction: VideoPrediction
-    mask_features: list[Float[Tensor, "_ width h w"]]  # per window, on the CPU
+    mask_features: list[Float[Tensor, "_ width h w"]]  # per window, on the device or in main memory
     sizes: Sizes
 
     @property
@@ -88,7 +98,7 @@ class OfflineVideo:
 def offline_video(model: OfflineDVIS, windows: Iterable[Window]) -> OfflineVideo:
     """Segment and track window by window, then refine the whole video at once.
 
-    The mask features of all frames are kept in main memory until the masks are made (see `offline_memory`).
+    The mask features of all frames are kept until the masks are made (see `offline_memory` and `waiting`).
     """
     state: TrackerState | None = None
     states, embeddings, logits, mask_features = [], [], [], []
@@ -99,9 +109,10 @@ def offline_video(model: OfflineDVIS, windows: Iterable[Window]) -> OfflineVideo
         states.append(tracked.states)
         embeddings.append(seen.embeddings_raw)
         logits.append(tracked.last.logits)
-        mask_features.append(seen.mask_features.cpu())
+        mask_features.append(waiting(seen.mask_features))
     refined = model.refiner(torch.cat(states), torch.cat(embeddings))
-    return OfflineVideo(refined.last.logits, torch.cat(logits).mean(0), refined.last, mask_features, _sizes(seen))
+    tracked_logits = full_precision(torch.cat(logits)).mean(0)
+    return OfflineVideo(full_precision(refined.last.logits), tracked_logits, refined.last, mask_features, _sizes(seen))
 
 
 def refined_probabilities(

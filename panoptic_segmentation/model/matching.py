@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy.optimize import linear_sum_assignment
@@ -139,18 +141,22 @@ def assign(costs: Float[Tensor, "rows columns"]) -> tuple[Int[Tensor, " pairs"],
     Raises:
         UserError: a cost is not finite, as after a training run that diverged.
     """
-    found = torch.tensor(_solve(costs.detach().cpu()), dtype=torch.int64).reshape(-1, 2)
-    rows, columns = found.to(costs.device, non_blocking=True).T
+    found = torch.from_numpy(np.stack(_cheapest(costs.detach().double().cpu().numpy())))  # NumPy has no bfloat16
+    rows, columns = found.to(costs.device, non_blocking=True)
     return rows, columns
+
+
+def _cheapest(costs: Float[np.ndarray, "rows columns"]) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
+    if not np.isfinite(costs).all():
+        raise UserError(
+            "the model's predictions are not finite: its training diverged; lower the learning rate or load weights"
+        )
+    return linear_sum_assignment(costs)
 
 
 def _solve(costs: Float[Tensor, "rows columns"]) -> list[tuple[int, int]]:
     """The pairs of `assign`; costs are on the CPU."""
-    if not costs.isfinite().all():
-        raise UserError(
-            "the model's predictions are not finite: its training diverged; lower the learning rate or load weights"
-        )
-    rows, columns = linear_sum_assignment(costs.double().numpy())  # NumPy has no bfloat16
+    rows, columns = _cheapest(costs.double().numpy())
     return list(zip(rows.tolist(), columns.tolist()))
 
 
@@ -217,8 +223,33 @@ def align(
     Returns:
         a permutation `order` with `current[order[k]]` continuing `previous[k]`.
     """
-    with torch.autocast(previous.device.type, enabled=False):  # else the product would be rounded to 8 bits
-        before, now = (full_precision(x) for x in (previous, current))
-        before = before / (before.norm(dim=-1, keepdim=True) + 1e-6)
-        now = now / (now.norm(dim=-1, keepdim=True) + 1e-6)
-        return assign(1 - before @ now.T)[1]
+    return follow(previous, current[None])[0]
+
+
+@torch.no_grad()
+def follow(
+    previous: Float[Tensor, "queries channels"] | None, frames: Float[Tensor, "frames queries channels"]
+) -> Int[Tensor, "frames queries"]:
+    """`align` from frame to frame through a window.
+
+    Assigning is work for the CPU, but who was assigned before only changes the order of the rows: so the similarities
+    of a whole window are computed at once and the device is waited for once, not in every frame.
+
+    Args:
+        previous: of the frame before the window; None if there is none: the first frame keeps its own order.
+
+    Returns:
+        per frame a permutation `order` with `frames[t][order[k]]` continuing `previous[k]`.
+    """
+    with torch.autocast(frames.device.type, enabled=False):  # else the product would be rounded to 8 bits
+        chain = full_precision(frames)
+        if previous is not None:
+            chain = torch.cat((full_precision(previous)[None], chain))
+        chain = chain / (chain.norm(dim=-1, keepdim=True) + 1e-6)
+        products = [1 - before @ now.T for before, now in pairwise(chain)]
+    order = np.arange(frames.shape[1])
+    orders = [order] if previous is None else []
+    for costs in torch.stack(products).double().cpu().numpy() if products else ():
+        order = _cheapest(costs[order])[1]
+        orders.append(order)
+    return torch.from_numpy(np.stack(orders)).to(frames.device)

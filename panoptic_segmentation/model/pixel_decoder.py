@@ -225,8 +225,8 @@ class DeformableTransformer(nn.Module):
             ]
         )
         places = torch.cat([_cell_centres(size, x) for size in sizes])
-        # Made once for all layers: every copy from the CPU makes it wait for the GPU.
-        scale = torch.tensor([[(w, h)] for h, w in sizes], dtype=x.dtype, device=x.device)
+        # Filled in on the device: a tensor of a list is copied there, and the CPU would wait for all before it.
+        scale = torch.stack([x.new_full((), length) for h, w in sizes for length in (w, h)]).view(LEVELS, 1, 2)
         for layer in self.encoder.layers:
             if torch.is_grad_enabled() and x.requires_grad:
                 # Computed again in the backward pass. Twelve sampled values for each of 8 heads and all that follows

@@ -18,7 +18,7 @@ from panoptic_segmentation.model.layers import (
     SelfAttentionLayer,
     he_uniform,
 )
-from panoptic_segmentation.model.matching import Draws, align
+from panoptic_segmentation.model.matching import Draws, align, follow
 from panoptic_segmentation.model.transformer_decoder import Prediction
 
 NOISE_RATIO = 0.5  # share of the training frames that start from mixed-up queries
@@ -80,12 +80,17 @@ class Tracker(nn.Module):
             noise: mixes queries up in half of the frames, for training.
         """
         layers, references, orders = [], [], []
-        for normed, raw in zip(embeddings, embeddings_raw):
+        # Noise decides in each frame who is followed; without it that is known beforehand.
+        followed = [] if noise is not None else list(follow(None if state is None else state.embeddings, embeddings))
+        for t, (normed, raw) in enumerate(zip(embeddings, embeddings_raw)):
             if state is None:
                 order = torch.arange(len(normed), device=normed.device)
                 states, reference = self._first_frame(raw)
             else:
-                order, start = _next_start(state, normed, raw, noise)
+                if noise is None:
+                    order, start = followed[t], raw[followed[t]]
+                else:
+                    order, start = _next_start(state, normed, raw, noise)
                 reference = self.ref_proj(state.states)
                 states = self._frame(start, reference, raw)
             state = TrackerState(states[-1], normed[order])
@@ -154,10 +159,10 @@ def _next_start(
     state: TrackerState,
     normed: Float[Tensor, "queries width"],
     raw: Float[Tensor, "queries width"],
-    noise: Draws | None,
+    noise: Draws,
 ) -> tuple[Int[Tensor, " queries"], Float[Tensor, "queries width"]]:
     """Order and start states of a frame: aligned to the frame before, or mixed up (section 6.2)."""
-    if noise is None or float(noise.uniform(1)) >= NOISE_RATIO:
+    if float(noise.uniform(1)) >= NOISE_RATIO:
         order = align(state.embeddings, normed)
         return order, raw[order]
     # Decided on the CPU, which then has nobody to wait for.

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from operating_room.domain.domain import mmor
 from operating_room.recordings.dataset import Dataset
-from panoptic_segmentation.config.config_keys import WHOLE_VIDEO
+from panoptic_segmentation.config.config_keys import CAUSAL, WHOLE_VIDEO
+from panoptic_segmentation.inference.panoptic import Sizes, panoptic_video
 from panoptic_segmentation.inference.predict import segment_video
 from panoptic_segmentation.model.matching import Draws
 from scene_graph_generation.config.language import OtherLanguage
@@ -79,6 +80,33 @@ def segmenter_prediction(stage: str, task: str) -> None:
     for video in segment_video(model, replace(config.test, task=task, score_threshold=0.0), windows, 24):
         for ids in video.ids:
             ids.numpy()
+
+
+@torch.no_grad()
+def segmenter_waits(stage: str) -> None:
+    """How often a GPU is waited for: twice a window (who continues whom), three times a frame (its label map)."""
+    config = small_config("HybridOR", stage)
+    model = small_model(config).model.eval().to(DEVICE)
+    frames, _ = two_clips(config)
+    windows = [window.to(DEVICE) for window in torch.cat([frames[0]] * 4)[:8].split(4)]
+    with waits_counted() as waits:
+        found = list(segment_video(model, replace(config.test, task=CAUSAL, score_threshold=0.0), windows, 24))
+    assert len(found) == 8
+    assert waits.total() <= 2 * len(windows) + 3 * len(found), waits
+
+
+@torch.no_grad()
+def waiting_in_main_memory() -> None:
+    """Frames that waited there and others that stayed on the device give the same picture."""
+    draw = torch.Generator().manual_seed(0)
+    masks = [3 * torch.randn(6, 4, 6, generator=draw) for _ in range(3)]
+    probabilities, sizes = (4 * torch.randn(6, 9, generator=draw)).softmax(-1), Sizes((16, 24), (15, 24), (15, 24))
+    plain = panoptic_video(probabilities, masks, sizes, 5, 0.2, 0.2)
+    mixed = [masks[0].to(DEVICE), masks[1], masks[2].to(DEVICE)]
+    found = panoptic_video(probabilities.to(DEVICE), mixed, sizes, 5, 0.2, 0.2)
+    assert plain.segments
+    assert found.segments == plain.segments
+    assert found.ids.equal(plain.ids)
 
 
 def refusals() -> None:
@@ -202,6 +230,9 @@ def parts(data: Path) -> dict[str, Callable[[], None]]:
             )
         for task in (WHOLE_VIDEO, "causal"):
             found[f"prediction {stage} {task}"] = lambda s=stage, t=task: segmenter_prediction(s, t)
+    for stage in STAGES[:2]:
+        found[f"waits {stage}"] = lambda s=stage: segmenter_waits(s)
+    found["waiting in main memory"] = waiting_in_main_memory
     graphs = SceneGraphs(data)
     found["training from scratch"] = lambda: graphs.training(False)
     found["fine-tuning"] = lambda: graphs.training(True)

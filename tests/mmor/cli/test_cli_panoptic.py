@@ -135,6 +135,11 @@ def test_the_published_chain_of_commands(tmp_path: Path, monkeypatch: pytest.Mon
     result = RUN.invoke(cli.app, ["panoptic", "export-masks", "--model", "output_CTVIS"])
     assert result.exit_code == 0, result.output
     assert Path("output_CTVIS/masks/inference/pred_train.json").exists()
+    export = ["panoptic", "export-masks", "--model", "output_CTVIS", "--dtype", "bfloat16"]
+    assert "now 'bfloat16'" in str(RUN.invoke(cli.app, export).exception)
+    result = RUN.invoke(cli.app, [*export, "--out", "in_16_bits"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(Path("in_16_bits/inference/model.json").read_text())["settings"]["dtype"] == "bfloat16"
     published = ["--eval-only", "MODEL.WEIGHTS", "output_CTVIS/model_final.pth", "MODEL.MASK_FORMER.TEST.TASK", "vps"]
     result = RUN.invoke(cli.app, [*command, "config.yaml", *published])  # into the same folder
     assert result.exit_code == 0, result.output

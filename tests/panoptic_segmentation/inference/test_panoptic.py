@@ -98,6 +98,7 @@ def test_every_pixel_has_a_listed_segment(seed: int, frames: int) -> None:
     scores = (4 * torch.randn(6, CLASSES + 1, generator=generator)).softmax(-1)
     masks = 3 * torch.randn(frames, 6, 4, 6, generator=generator)
     found = panoptic_video(scores, masks, Sizes(SIZE, SIZE, SIZE), THINGS, 0.2, 0.3)
+    assert torch.equal(torch.stack(list(found.frames())), found.ids)
     assert [s.id for s in found.segments] == list(range(1, len(found.segments) + 1))
     assert set(found.ids.unique().tolist()) - {0} == {s.id for s in found.segments}
 
@@ -146,3 +147,51 @@ def test_ctvis_gives_each_pixel_to_the_best_entry_that_covers_it() -> None:
     at = {s.id: s.category_id for s in found.segments}
     assert at[int(found.ids[0, 0, 0])] == at[int(found.ids[0, 0, 5])] == 3
     assert at[int(found.ids[0, 0, 11])] == 5  # no overlap test
+
+
+@given(st.integers(0, 1000), st.integers(1, 3), st.floats(0.1, 0.9))
+@settings(max_examples=25, deadline=None)
+def test_pixels_and_areas_are_those_of_a_loop(seed: int, frames: int, overlap: float) -> None:
+    """What is counted by tensors against what the rules say, pixel by pixel."""
+    generator = torch.Generator().manual_seed(seed)
+    probabilities = (4 * torch.randn(5, CLASSES + 1, generator=generator)).softmax(-1)
+    masks = 3 * torch.randn(frames, 5, 4, 6, generator=generator).round()  # with ties
+    size = (4, 6)
+    found = panoptic_video(probabilities, masks, Sizes(size, size, size), THINGS, 0.3, overlap)
+    scores, labels = probabilities.max(-1)
+    sure = [q for q in range(5) if labels[q] < CLASSES and scores[q] > 0.3]
+    won, own, both = (dict.fromkeys(sure, 0) for _ in range(3))
+    winners = torch.full((frames, *size), -1)
+    for place in torch.cartesian_prod(*(torch.arange(n) for n in (frames, *size))) if sure else ():
+        frame, y, x = place.tolist()
+        inside = {q: masks[frame, q, y, x].sigmoid() for q in sure}
+        best = max(sure, key=lambda q: float(scores[q] * inside[q]))
+        won[best] += 1
+        for query in sure:
+            own[query] += int(inside[query] >= 0.5)
+        if inside[best] >= 0.5:
+            both[best] += 1
+            winners[frame, y, x] = best
+    kept = [q for q in sure if won[q] and own[q] and both[q] and won[q] / own[q] >= overlap]
+    query_of = {0: -1} | {segment.id: segment.query for segment in found.segments}
+    assert {labels[q].item() for q in kept} == {segment.category_id for segment in found.segments}
+    for query in kept:
+        if labels[query] < THINGS:
+            assert torch.equal(found.ids == next(i for i, q in query_of.items() if q == query), winners == query)
+    nobody = ~torch.isin(winners, torch.tensor(kept, dtype=torch.long))
+    assert torch.equal(found.ids == 0, nobody)
+
+
+def test_masks_in_16_bits_are_enlarged_in_32() -> None:
+    """As autocast makes them; else there were steps between the pixels."""
+    half = (3 * torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(0))).bfloat16()
+    scores, sizes = _scores((3, 0.9), (4, 0.95), (5, 0.85)), Sizes((32, 48), (30, 48), (60, 96))
+    for masks in (half, half.float()):
+        found = [panoptic_video(scores, [masks], sizes, THINGS, 0.5, 0.0)]
+        found.append(ctvis_panoptic(scores.log(), [masks], sizes))
+        found.append(CausalPanoptic(sizes, THINGS, 0.5, 0.0).add(scores.log(), masks))
+        if masks is half:
+            expected = found
+    for mine, plain in zip(expected, found, strict=True):
+        assert torch.equal(mine.ids, plain.ids)
+        assert mine.segments == plain.segments

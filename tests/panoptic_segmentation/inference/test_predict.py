@@ -18,7 +18,7 @@ from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.files.readers import read_ids
 from operating_room.recordings.dataset import Dataset
-from panoptic_segmentation.config.config_keys import WHOLE_VIDEO
+from panoptic_segmentation.config.config_keys import CAUSAL, WHOLE_VIDEO
 from panoptic_segmentation.config.settings import save_config
 from panoptic_segmentation.data.ground_truth import Video, find_videos, first_frames, prepare
 from panoptic_segmentation.inference import predictions
@@ -299,7 +299,52 @@ def test_a_full_disk_stops_with_the_path_and_keeps_what_is_done(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list((tmp_path / "out2").rglob("*partial*"))
+    assert not predictions.video_path(tmp_path / "out2", videos[1].video_id).exists()
     assert predictions.read_video(tmp_path / "out", videos[0].video_id, [p.name for p in videos[0].pictures()])
+
+
+@pytest.mark.parametrize("task", [WHOLE_VIDEO, CAUSAL])
+@pytest.mark.parametrize("kind", ["ctvis", "online", "offline"])
+def test_predictions_in_16_bits_are_nearly_those_in_32_and_do_not_mix(
+    tmp_path: Path, videos: list[Video], kind: str, task: str
+) -> None:
+    origin = new_model(tmp_path / "model.safetensors", kind)
+    colors = []
+    for dtype in ("float32", "bfloat16"):
+        config = read_test_config(origin, None, ["TEST.DTYPE", dtype, "MODEL.MASK_FORMER.TEST.TASK", task])
+        model, settings = load(origin, mmor(), config)
+        predict(model, settings, videos, tmp_path / dtype, "val", origin)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+        pictures = [
+            predictions.picture_path(tmp_path / dtype, v.video_id, p.name) for v in videos for p in v.pictures()
+        ]
+        colors.append(np.stack([read_ids(path) for path in pictures]))
+    assert (colors[0] == colors[1]).mean() > 0.95
+    with pytest.raises(UserError, match=r"made with TEST\.DTYPE 'float32' \(now 'bfloat16'\); choose another folder"):
+        predict(model, settings, videos, tmp_path / "float32", "val", origin)
+
+
+def test_predictions_of_before_there_were_formats_are_in_float32(tmp_path: Path, videos: list[Video]) -> None:
+    origin = new_model(tmp_path / "model.safetensors")
+    model, settings = load(origin, mmor())
+    predict(model, settings, videos[:1], tmp_path / "out", "val", origin)
+    path = predictions.origin_path(tmp_path / "out")
+    note = json.loads(path.read_text())
+    assert note["settings"].pop("dtype") == "float32"
+    path.write_text(json.dumps(note))
+    predict(model, settings, videos[:1], tmp_path / "out", "val", origin)
+
+
+def test_a_format_that_the_device_lacks_is_named_before_anything_is_written(
+    tmp_path: Path, videos: list[Video]
+) -> None:
+    origin = new_model(tmp_path / "model.safetensors")
+    model, settings = load(origin, mmor())
+    with pytest.raises(UserError, match="float16 needs a GPU"):
+        predict(model, replace(settings, dtype="float16"), videos, tmp_path / "out", "val", origin)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match=r"TEST\.DTYPE is 'half'; expected float32 or bfloat16 or float16"):
+        read_test_config(origin, None, ["TEST.DTYPE", "half"])
 
 
 @pytest.mark.parametrize("kind", ["ctvis", "online"])

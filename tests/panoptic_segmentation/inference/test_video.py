@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from panoptic_segmentation.inference.video import (
     offline_video,
     online_frames,
     refined_probabilities,
+    waiting,
 )
 from panoptic_segmentation.model.refiner import VideoPrediction
 from panoptic_segmentation.model.segmenter import SegmenterConfig, small_segmenter
@@ -93,3 +95,13 @@ def test_the_offline_model_s_masks_are_made_on_its_own_device() -> None:
     prediction = VideoPrediction(logits, torch.zeros(2, 4, 8, device="meta"))
     video = OfflineVideo(logits, logits, prediction, [waiting], Sizes((16, 16), (16, 16), (16, 16)))
     assert [(mask.device.type, mask.shape) for mask in video.masks()] == [("meta", (4, 4, 4))] * 2
+
+
+def test_what_waits_stays_on_a_device_that_has_room() -> None:
+    """The meta device stands for a GPU; it has no numbers that could be brought to main memory."""
+    there = torch.zeros(3, device="meta")
+    assert waiting(there, room=0) is there
+    with pytest.raises(NotImplementedError, match="meta"):
+        waiting(there, room=10**18)
+    here = torch.zeros(3)
+    assert waiting(here, room=10**18) is here

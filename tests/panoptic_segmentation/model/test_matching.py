@@ -16,6 +16,7 @@ from panoptic_segmentation.model.matching import (
     Objects,
     align,
     assign,
+    follow,
     match_clip,
     match_pictures,
     pair_costs,
@@ -164,3 +165,17 @@ def test_costs_are_computed_in_float32_under_half_precision() -> None:
     costs = pair_costs(torch.zeros(3, 4).half(), torch.full((3, 4, 4), 60000.0).half(), objects, FEW, _draws())
     assert costs.dtype == torch.float32
     assert costs.isfinite().all()
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7])
+def test_a_window_is_followed_as_frame_by_frame(frames: int) -> None:
+    """Bit for bit: all similarities at once, or each when the frame before is ordered."""
+    seen = torch.randn(frames + 1, 20, 16, generator=torch.Generator().manual_seed(frames))
+    previous, expected = seen[0], []
+    for frame in seen[1:]:
+        expected.append(align(previous, frame))
+        previous = frame[expected[-1]]
+    assert torch.equal(follow(seen[0], seen[1:]), torch.stack(expected))
+    from_the_start = follow(None, seen)
+    assert torch.equal(from_the_start[0], torch.arange(20))
+    assert torch.equal(from_the_start[1:], torch.stack(expected))
