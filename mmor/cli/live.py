@@ -16,8 +16,7 @@ from mmor.cli.options import MODEL, BitsOption, Data, Device, DomainFile, MaxNew
 from operating_room.errors import UserError
 
 if TYPE_CHECKING:
-    from mmor.live.live import LiveSecond
-    from mmor.live.source import Source
+    from mmor.live.live import LiveSecond, Source
     from operating_room.domain.domain import Domain
     from operating_room.recordings.dataset import RecordedTake
     from panoptic_segmentation.inference.live import LiveSegmenter

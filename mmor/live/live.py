@@ -14,7 +14,8 @@ import torch
 from jaxtyping import UInt8
 
 from mmor.live.parts import Part, Tell, tell_user, told
-from mmor.live.source import Moment, Source
+from mmor.live.replay import Replay
+from mmor.live.source import Follow, Moment
 from operating_room.domain.stored import require_same
 from operating_room.errors import UserError
 from operating_room.files.readers import read_picture, read_subtitles
@@ -27,6 +28,8 @@ from panoptic_segmentation.inference.live import LiveSegmenter
 from scene_graph_generation.inference.generator import SceneGraphGenerator
 from scene_graph_generation.preprocess.embeddings import Encoder
 from scene_graph_generation.preprocess.masks import mask_cameras
+
+Source = Follow | Replay
 
 _CALM = 10  # seconds in a row without a skipped one after which falling behind is told anew
 _FAR_BEHIND_S = 3.0  # with a queue

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from mmor.live.parts import Look, Part, Parts, Presence, Tell, tell_user
 from operating_room.domain.domain import Domain
@@ -31,31 +30,6 @@ class Moment:
     since: float  # when it was there, by the clock of the source
     behind_s: float  # by how much the newest second of the take is newer
     skipped: int  # seconds before it that nobody will answer
-
-
-class Source(Protocol):
-    """Where seconds come from."""
-
-    parts: Parts
-    queue: bool
-    clock: Callable[[], float]
-
-    @property
-    def domain(self) -> Domain:
-        """In whose words the take is."""
-        ...
-
-    def __iter__(self) -> Iterator[Moment]:
-        """The seconds; the next one is chosen when it is asked for."""
-        ...
-
-    def sound(self, moment: Moment) -> tuple[Samples, int] | None:
-        """The last two seconds of sound, and their rate in Hz; None if there is none.
-
-        Raises:
-            UserError: it cannot be decoded.
-        """
-        ...
 
 
 class Follow:

@@ -189,9 +189,7 @@ def test_the_index_may_come_late(tmp_path: Path) -> None:
 def test_folders_of_no_take(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="MM-OR_data/nothing: no such folder"):
         next(iter(Recorder(tmp_path / "MM-OR_data" / "nothing").followed()))
-    with pytest.raises(
-        UserError, match=r"is no folder of a take; takes of domain mmor lie in .* or MM-OR_data/\{take\}"
-    ):
+    with pytest.raises(UserError, match=r"is no folder of a take; .* lie in .* or MM-OR_data/\{take\}"):
         take_of_folder(tmp_path / "elsewhere" / "001_PKA")
 
 

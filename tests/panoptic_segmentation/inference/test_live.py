@@ -120,7 +120,7 @@ def test_a_small_gpu_takes_fewer_cameras_at_once_and_says_so_once() -> None:
     frames, told = pictures(3), []
     usual = LiveSegmenter(new_model("ctvis"), SETTINGS, MMOR, LABELS)
     model = new_model("ctvis")
-    model.segmenter = Cramped(model.segmenter, 1)  # type: ignore[assignment]
+    setattr(model, "segmenter", Cramped(model.segmenter, 1))
     cramped = LiveSegmenter(model, SETTINGS, MMOR, LABELS, told.append)
     for second in range(3):
         now = {name: frames[name][second] for name in CAMERAS}
@@ -132,6 +132,6 @@ def test_a_small_gpu_takes_fewer_cameras_at_once_and_says_so_once() -> None:
 
 def test_no_room_for_one_picture_is_told_with_what_to_do() -> None:
     model = new_model("ctvis")
-    model.segmenter = Cramped(model.segmenter, 0)  # type: ignore[assignment]
+    setattr(model, "segmenter", Cramped(model.segmenter, 0))
     with pytest.raises(UserError, match=r"one picture; choose a smaller INPUT.MIN_SIZE_TEST"):
         LiveSegmenter(model, SETTINGS, MMOR, LABELS).step({"1": pictures(2)["1"][0]})
