@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from computing.machine import seeded
 from operating_room.domain.domain import mmor
@@ -17,7 +17,7 @@ from panoptic_segmentation.config.settings import InferenceSettings
 from panoptic_segmentation.data.pictures import Picture, resize_for_test, resize_station
 from panoptic_segmentation.inference.live import LiveSegmenter
 from panoptic_segmentation.inference.predict import segment_video
-from panoptic_segmentation.model.segmenter import small_segmenter
+from panoptic_segmentation.model.segmenter import SegmenterOutput, small_segmenter
 from panoptic_segmentation.model.video_models import SMALL_VIDEO
 from panoptic_segmentation.weights.checkpoints import VideoModel, build_model
 
@@ -103,25 +103,23 @@ def test_the_offline_model_is_refused_by_name() -> None:
         LiveSegmenter(new_model("offline"), SETTINGS, MMOR, LABELS)
 
 
-class Cramped(nn.Module):
-    """A segmenter on a GPU that has room for so many pictures."""
+def cramp(patch: pytest.MonkeyPatch, model: VideoModel, room: int) -> VideoModel:
+    """The model on a GPU that has room for so many pictures."""
+    usual = model.segmenter.forward
 
-    def __init__(self, segmenter: nn.Module, room: int) -> None:
-        super().__init__()
-        self.segmenter, self.room = segmenter, room
-
-    def forward(self, frames: Tensor) -> Any:
-        if len(frames) > self.room:
+    def forward(frames: Tensor, auxiliary: bool = False) -> SegmenterOutput:
+        if len(frames) > room:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return self.segmenter(frames)
+        return usual(frames, auxiliary)
+
+    patch.setattr(model.segmenter, "forward", forward)
+    return model
 
 
-def test_a_small_gpu_takes_fewer_cameras_at_once_and_says_so_once() -> None:
+def test_a_small_gpu_takes_fewer_cameras_at_once_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
     frames, told = pictures(3), []
     usual = LiveSegmenter(new_model("ctvis"), SETTINGS, MMOR, LABELS)
-    model = new_model("ctvis")
-    setattr(model, "segmenter", Cramped(model.segmenter, 1))
-    cramped = LiveSegmenter(model, SETTINGS, MMOR, LABELS, told.append)
+    cramped = LiveSegmenter(cramp(monkeypatch, new_model("ctvis"), 1), SETTINGS, MMOR, LABELS, told.append)
     for second in range(3):
         now = {name: frames[name][second] for name in CAMERAS}
         for name, labels in cramped.step(now).items():
@@ -130,8 +128,7 @@ def test_a_small_gpu_takes_fewer_cameras_at_once_and_says_so_once() -> None:
     assert "too little memory for 3 cameras at once" in line
 
 
-def test_no_room_for_one_picture_is_told_with_what_to_do() -> None:
-    model = new_model("ctvis")
-    setattr(model, "segmenter", Cramped(model.segmenter, 0))
+def test_no_room_for_one_picture_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = cramp(monkeypatch, new_model("ctvis"), 0)
     with pytest.raises(UserError, match=r"one picture; choose a smaller INPUT.MIN_SIZE_TEST"):
         LiveSegmenter(model, SETTINGS, MMOR, LABELS).step({"1": pictures(2)["1"][0]})
