@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from computing.machine import leave_a_processor
 from mmor.demo import BUNDLED, GRAPHS, PICTURE_SIZE, SEGMENTER
 from mmor.live.live import LiveSecond, live
 from mmor.live.source import Follow
@@ -60,6 +61,7 @@ def follow(recording: Path, root: Path, seconds: int, queue: bool) -> None:
     """Follow a take that another process writes below `root`, and print what that was like."""
     folder = root / "MM-OR_data" / TAKE.folder
     folder.mkdir(parents=True)
+    leave_a_processor()
     recorded = take_of_folder(folder)
     model, settings = load(BUNDLED / SEGMENTER, recorded.domain)
     segmenter = LiveSegmenter(model, settings, recorded.collection, recorded.domain.labels)
@@ -106,9 +108,8 @@ def cpu_seconds(process: psutil.Process) -> float:
 
 def report(answers: Sequence[LiveSecond], memory: Sequence[float], used: float) -> None:
     """Print a table."""
-    print(
-        f"{len(answers)} seconds answered, {sum(answer.skipped for answer in answers)} skipped, on {cpu_threads()} cores"
-    )
+    skipped = sum(answer.skipped for answer in answers)
+    print(f"{len(answers)} seconds answered, {skipped} skipped, on {cpu_threads()} cores")
     print(f"{'latency in s':12} {'p50':>6} {'p95':>6} {'max':>6}")
     for part in answers[0].latency_s:
         found = sorted(answer.latency_s[part] for answer in answers)
@@ -116,9 +117,8 @@ def report(answers: Sequence[LiveSecond], memory: Sequence[float], used: float) 
         print(f"{part:12}", *(f"{seconds:6.2f}" for seconds in shown))
     print(f"{used:.2f} CPU s for each second of the take")
     settled = memory[min(SETTLED, len(memory) - 1)]
-    print(
-        f"memory: {settled:.0f} MB after {SETTLED} answers, {memory[-1]:.0f} MB at the end, {max(memory):.0f} MB at most"
-    )
+    most = max(memory)
+    print(f"memory: {settled:.0f} MB after {SETTLED} answers, {memory[-1]:.0f} MB at the end, {most:.0f} MB at most")
 
 
 if __name__ == "__main__":

@@ -54,25 +54,28 @@ def live(
     """
     if (folder is None) == (replay is None):
         raise UserError("mmor live needs the folder of a take that is being recorded, or --replay TAKE --data DIR")
-    recorded = _recorded(folder, replay, data, chosen_domain(domain))
-    model, segmenter = _models(recorded.domain, model, segmenter)
-    generator = load_generator(model, recorded.domain, device, bits, 1, max_new_tokens)
-    from mmor.live.live import live
-    from mmor.live.replay import Replay
-    from mmor.live.source import Follow
-    from scene_graph_generation.inference.generator import check_sees
-    from scene_graph_generation.preprocess.embeddings import clap_encoder, mel_encoder
+    with _output(out) as file:
+        recorded = _recorded(folder, replay, data, chosen_domain(domain))
+        model, segmenter = _models(model, segmenter)
+        from computing.machine import leave_a_processor
+        from mmor.live.live import live
+        from mmor.live.replay import Replay
+        from mmor.live.source import Follow
+        from scene_graph_generation.inference.generator import check_sees
+        from scene_graph_generation.preprocess.embeddings import clap_encoder, mel_encoder
 
-    check_sees(generator, model)
-    inputs = generator.model.settings.modalities
-    encoder = {"mel": lambda: mel_encoder, "clap": clap_encoder, "none": lambda: None}[sound]()
-    masks = _segmenter(segmenter, recorded, device) if "masks" in inputs else None
-    if replay is None:
-        source: Source = Follow(recorded, inputs, encoder is not None, queue, patience)
-    else:
-        source = Replay(recorded, inputs, speed, queue)
-    with _output(out) as file, closing(live(source, masks, generator, encoder)) as seconds:
-        _write(seconds, file)
+        leave_a_processor()
+        generator = load_generator(model, recorded.domain, device, bits, 1, max_new_tokens)
+        check_sees(generator, model)
+        inputs = generator.model.settings.modalities
+        encoder = {"mel": lambda: mel_encoder, "clap": clap_encoder, "none": lambda: None}[sound]()
+        masks = _segmenter(segmenter, recorded, device) if "masks" in inputs else None
+        if replay is None:
+            source: Source = Follow(recorded, inputs, encoder is not None, queue, patience)
+        else:
+            source = Replay(recorded, inputs, speed, queue)
+        with closing(live(source, masks, generator, encoder)) as seconds:
+            _write(seconds, file)
 
 
 def _recorded(folder: Path | None, replay: str | None, data: Path, domain: Domain | None) -> RecordedTake:
@@ -84,17 +87,19 @@ def _recorded(folder: Path | None, replay: str | None, data: Path, domain: Domai
     from operating_room.recordings.dataset import Dataset
 
     dataset = Dataset(data, domain)
-    (take,) = dataset.choose([replay or ""])[:1]
-    return dataset.take(take)
+    takes = dataset.choose([replay or ""])
+    if len(takes) > 1:
+        raise UserError(f"--replay {replay}: are {len(takes)} takes; choose one of {', '.join(t.name for t in takes)}")
+    return dataset.take(takes[0])
 
 
-def _models(domain: Domain, model: Path | None, segmenter: Path | None) -> tuple[Path, Path]:
+def _models(model: Path | None, segmenter: Path | None) -> tuple[Path, Path]:
     """Folders of the scene-graph model and of the segmenter; the small ones that come with this where none is given."""
     from mmor.demo import BUNDLED, GRAPHS, SEGMENTER
 
     chosen = model or BUNDLED / GRAPHS, segmenter or BUNDLED / SEGMENTER
     if bundled := [path.name for path in chosen if path.parent == BUNDLED]:
-        typer.echo(f"note: {' and '.join(bundled)} come with this software; trained on simulated takes only", err=True)
+        typer.echo(f"note: taking {' and '.join(bundled)} of this software, trained on simulated takes only", err=True)
     return chosen
 
 
@@ -120,10 +125,11 @@ def _output(path: Path | None) -> Generator[TextIO]:
     if path.is_file() and path.stat().st_size:
         raise UserError(f"{path}: holds the lines of another run; choose a new file")
     try:
-        with path.open("a", encoding="utf-8") as file:
-            yield file
+        file = path.open("a", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another file") from error
+    with file:
+        yield file
 
 
 def _write(seconds: Iterator[LiveSecond], file: TextIO) -> None:
@@ -131,11 +137,30 @@ def _write(seconds: Iterator[LiveSecond], file: TextIO) -> None:
     count, skipped, slowest = 0, 0, 0.0
     try:
         for second in seconds:
-            print(second.to_json(), file=file, flush=True)
+            _put(second.to_json(), file)
             count, skipped = count + 1, skipped + second.skipped
             slowest = max(slowest, second.latency_s["total"])
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):
         pass
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # else Python complains when it ends
     typer.echo(f"live: {count} seconds answered, {skipped} skipped; the slowest took {slowest:.2f} s", err=True)
+
+
+def _put(line: str, file: TextIO) -> None:
+    """Write a line at once.
+
+    Raises:
+        BrokenPipeError: nobody reads it.
+        UserError: the disk is full.
+    """
+    try:
+        print(line, file=file, flush=True)
+    except OSError as error:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), file.fileno()
+        )  # else what is left of the line is tried again at the end
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise UserError(
+            f"{file.name}: cannot be written ({error.strerror}); make room and choose a new file, the last line of this "
+            "one may be cut"
+        ) from error
