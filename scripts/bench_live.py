@@ -74,11 +74,11 @@ def follow(recording: Path, root: Path, seconds: int, queue: bool) -> None:
         answers.append(answer)
         memory.append(process.memory_info().rss / 1e6)
         if len(answers) == 1:
-            used, begun = cpu_seconds(process), answer.time
+            used = cpu_seconds(process)
         if int(answer.frame_id) == seconds - 1:
             break
     writer.join()
-    used = (cpu_seconds(process) - used) / max(1.0, answers[-1].time - begun)
+    used = (cpu_seconds(process) - used) / max(1, len(answers) - 1)
     report(answers, memory, used)
 
 
@@ -115,7 +115,7 @@ def report(answers: Sequence[LiveSecond], memory: Sequence[float], used: float) 
         found = sorted(answer.latency_s[part] for answer in answers)
         shown = found[len(found) // 2], found[len(found) * 95 // 100], found[-1]
         print(f"{part:12}", *(f"{seconds:6.2f}" for seconds in shown))
-    print(f"{used:.2f} CPU s for each second of the take")
+    print(f"{used:.2f} CPU s for each answer")
     settled = memory[min(SETTLED, len(memory) - 1)]
     most = max(memory)
     print(f"memory: {settled:.0f} MB after {SETTLED} answers, {memory[-1]:.0f} MB at the end, {most:.0f} MB at most")

@@ -155,12 +155,10 @@ def _put(line: str, file: TextIO) -> None:
     try:
         print(line, file=file, flush=True)
     except OSError as error:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), file.fileno()
-        )  # else what is left of the line is tried again at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # else the rest is tried again at the end
         if isinstance(error, BrokenPipeError):
             raise
         raise UserError(
-            f"{file.name}: cannot be written ({error.strerror}); make room and choose a new file, the last line of this "
-            "one may be cut"
+            f"{file.name}: cannot be written ({error.strerror}); make room and choose a new file, the last "
+            "line of this one may be cut"
         ) from error

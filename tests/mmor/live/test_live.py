@@ -285,3 +285,11 @@ def test_ctrl_c_ends_with_a_summary_and_a_file_is_not_mixed_up(data: Path, tmp_p
     assert again.returncode == 2
     assert again.stderr.splitlines()[-1] == f"error: {out}: holds the lines of another run; choose a new file"
     assert len(out.read_text().splitlines()) == 1
+
+
+def test_a_full_disk_is_one_line(data: Path) -> None:
+    arguments = "--replay", TAKE.name, "--data", str(data), "--speed", "0", "--out", "/dev/full"
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: /dev/full: cannot be written (No space left on device)")
+    assert "Traceback" not in done.stderr
