@@ -103,8 +103,20 @@ class Follow:
         return None if clip is None else read_audio(clip)
 
     def _next(self) -> Moment | None:
-        if not self._is_there() or not self._has_index():
-            return None
+        """The second to hand out, if there is one now; a folder that cannot be read is taken for vanished.
+
+        Raises:
+            UserError: it has not been there for a minute.
+        """
+        try:
+            is_there = self._folder.is_dir()
+            moment = self._news() if is_there and self._has_index() else None
+        except OSError:  # a disk of another machine that has gone, for one
+            is_there, moment = False, None
+        self._note_folder(is_there)
+        return moment
+
+    def _news(self) -> Moment | None:
         for part, path in list(self._late.items()):
             if path.exists():
                 self.presence.late(part, self._newest)
@@ -220,24 +232,18 @@ class Follow:
 
     # What is told.
 
-    def _is_there(self) -> bool:
-        """Whether the folder of the take is there.
-
-        Raises:
-            UserError: it has not been there for a minute.
-        """
-        if self._folder.is_dir():
+    def _note_folder(self, is_there: bool) -> None:
+        if is_there:
             if self._lost_since is not None:
                 self._tell(f"{self._folder}: is there again")
             self._lost_since = None
-            return True
+            return
         now = self.clock()
         if self._lost_since is None:
             self._lost_since = now
             self._tell(f"{self._folder}: has vanished; waiting for it for {GIVE_UP_S:.0f} s")
         if now - self._lost_since > GIVE_UP_S:
             raise UserError(f"{self._folder}: has vanished; mount or connect it again, then start anew")
-        return False
 
     def _tell_clock(self, now: str, newest: str) -> None:
         self._tell_once(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from mmor.live.parts import Look
 from mmor.live.source import GIVE_UP_S, Follow, Moment
 from mmor.live.take import take_of_folder
 from operating_room.errors import UserError
+from operating_room.recordings.dataset import Element
 from tests.mmor.live.recorder import JPEG, Recorder, frames, house_recorder, missing
 from tests.operating_room.tiny_dataset import write
 
@@ -156,6 +159,26 @@ def test_a_folder_that_vanishes_and_comes_back(recorder: Recorder) -> None:
     recorder.at(30, lambda: shutil.move(aside, recorder.folder))
     recorder.at(31, lambda: recorder.shoot(3))
     assert frames(list(islice(recorder.followed(), 4))) == [0, 1, 2, 3]
+    assert [line.partition(": ")[2] for line in recorder.told] == [
+        "has vanished; waiting for it for 60 s",
+        "is there again",
+    ]
+
+
+def test_a_disk_elsewhere_that_is_away_for_a_while(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder.shoots(range(4))
+    source = recorder.followed()
+    usual = source.parts.look
+
+    def look(element: Element) -> Look:
+        if 1 <= recorder.now < 2.5:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return usual(element)
+
+    monkeypatch.setattr(source.parts, "look", look)
+    assert frames(list(islice(source, 3))) == [0, 2, 3]
     assert [line.partition(": ")[2] for line in recorder.told] == [
         "has vanished; waiting for it for 60 s",
         "is there again",
