@@ -165,9 +165,7 @@ def test_a_folder_that_vanishes_and_comes_back(recorder: Recorder) -> None:
     ]
 
 
-def test_a_disk_elsewhere_that_is_away_for_a_while(
-    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_elsewhere_that_is_away_for_a_while(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder.shoots(range(4))
     source = recorder.followed()
     usual = source.parts.look
