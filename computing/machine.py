@@ -165,6 +165,17 @@ def choose_device(wanted: str | None = None) -> torch.device:
     return torch.device("cuda", index)
 
 
+def leave_a_processor() -> None:
+    """Compute on all processors but one, which is left to whoever works beside this process, such as a recorder.
+
+    Threads that share their processors with others wait for the slowest of them at every step: two on two busy cores
+    take several times as long as one.
+    """
+    import torch
+
+    torch.set_num_threads(min(torch.get_num_threads(), max(1, processes.cpu_threads() - 1)))
+
+
 def half_dtype(device: torch.device, wanted: str = "auto") -> torch.dtype:
     """The 16-bit format of a device: bfloat16 wherever the hardware has it, unless bfloat16 or float16 is wanted.
 

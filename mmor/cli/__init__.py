@@ -15,6 +15,7 @@ from mmor.cli import checkpoints as cli_checkpoints
 from mmor.cli import data as cli_data
 from mmor.cli import downstream as cli_downstream
 from mmor.cli import evaluation as cli_evaluation
+from mmor.cli import live as cli_live
 from mmor.cli import panoptic as cli_panoptic
 from mmor.cli import scene_graph as cli_scene_graph
 from mmor.launch import is_first_to_say
@@ -34,6 +35,7 @@ app.add_typer(cli_scene_graph.app, name="scene-graph")
 app.add_typer(cli_downstream.app, name="downstream")
 app.add_typer(cli_checkpoints.app, name="checkpoints")
 app.command("compare")(cli_evaluation.compare)
+app.command("live")(cli_live.live)
 
 
 @app.command()

@@ -68,7 +68,7 @@ def _open_sound(path: Path) -> Generator[SoundFile]:
     import soundfile
 
     try:
-        with _silent_decoder(), soundfile.SoundFile(io.BytesIO(data)) as file:
+        with silent_decoder(), soundfile.SoundFile(io.BytesIO(data)) as file:
             yield file
     except soundfile.SoundFileError as error:  # its message names an address in memory, and the wrong reason
         raise UserError(f"{path}: is no mp3 or other known sound file; {again(path)}") from error
@@ -77,7 +77,7 @@ def _open_sound(path: Path) -> Generator[SoundFile]:
 
 
 @contextmanager
-def _silent_decoder() -> Generator[None]:
+def silent_decoder() -> Generator[None]:
     """Keep libmpg123 from writing to standard error; what is wrong with a file is told by us.
 
     It complains of the first frames of every clip that was cut from an mp3, since they refer to sound before them.

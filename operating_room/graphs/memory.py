@@ -72,6 +72,10 @@ class Memory:
         """
         return _compose(self._long, "".join(_entry(change) for change in self.log[-SHORT_ENTRIES:]), style)
 
+    def trim(self) -> None:
+        """Forget the part of the log that no text needs any more, so that a memory without end stays small."""
+        del self.log[:-SHORT_ENTRIES]
+
     def _log(self, change: Change) -> None:
         self.log.append(change)
         _, (subject, object_, predicate) = change

@@ -36,6 +36,12 @@ class Element:
     time: str  # time stamp, six digits
     numbers: Mapping[str, str]  # what paths are made of: frame_id, time, and the frame numbers of cameras that recorded
 
+    @classmethod
+    def at(cls, position: int, time: str, frames: Mapping[str, str]) -> Element:
+        """The element at a position, with a time stamp and the frame numbers of cameras."""
+        frame_id = f"{position:06d}"
+        return cls(frame_id, time, {**frames, "time": time, "frame_id": frame_id})
+
 
 class RecordedTake:
     """A take on disk. Folders are listed once, when something in them is first asked for."""
@@ -103,10 +109,7 @@ class RecordedTake:
             listed = [(f"{position:06d}", {}) for position in range(self._take_file.frames)]
         else:
             listed = read_index(self.index_file, self.collection.frame_keys)
-        return tuple(
-            Element(f"{position:06d}", time, {**frames, "time": time, "frame_id": f"{position:06d}"})
-            for position, (time, frames) in enumerate(listed)
-        )
+        return tuple(Element.at(position, time, frames) for position, (time, frames) in enumerate(listed))
 
     def at(self, time: str) -> float:
         """When a time stamp is, in s since the take began.
@@ -139,7 +142,7 @@ class RecordedTake:
         Raises:
             UserError: the index file is missing, damaged or of another form.
         """
-        return tuple(map(self._expected, self.index))
+        return tuple(map(self.expected_of, self.index))
 
     @cached_property
     def timepoints(self) -> Sequence[Timepoint]:
@@ -242,7 +245,12 @@ class RecordedTake:
         }
         return {name: self.root / folder for name, folder in folders.items() if folder is not None}
 
-    def _expected(self, element: Element) -> Timepoint:
+    def expected_of(self, element: Element) -> Timepoint:
+        """The timepoint of an element with every file that it could have, whether it is there or not.
+
+        Raises:
+            UserError: the index file is missing or damaged.
+        """
         collection, take, numbers, ending = self.collection, self.take, element.numbers, self.pictures
         files: dict[str, dict[str, Path]] = {name: {} for name in _FILES}
         for camera in collection.cameras:

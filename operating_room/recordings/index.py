@@ -18,6 +18,7 @@ from operating_room.domain.reading.nodes import read_yaml, require_known
 from operating_room.errors import UserError
 from operating_room.files.readers import read_json
 
+_INDEX = "an index is a list of [time stamp, frame numbers]; copy it again"
 _COPY_AGAIN = "copy it again or mend it"
 _PICTURES = ("jpg", "png")
 _MOST_FRAMES = 10**6  # frame ids have six digits
@@ -56,9 +57,28 @@ def read_index(path: Path, keys: Collection[str]) -> list[tuple[str, dict[str, s
         UserError: the file is damaged or of another form, lists no timepoint, or time does not grow from each to the
             next.
     """
+    index = read_elements(path, keys)
+    if not index:
+        raise UserError(f"{path}: {_INDEX}")
+    for position, ((before, _), (now, _)) in enumerate(pairwise(index), 1):
+        if int(now) <= int(before):
+            what = f"the same time {now}" if int(now) == int(before) else f"the times {before} and {now}"
+            raise UserError(
+                f"{path}: elements {position - 1} and {position} have {what}, but time must grow; sort the elements "
+                "and leave out all but one of each time (positions are the frame ids of the labels)"
+            )
+    return index
+
+
+def read_elements(path: Path, keys: Collection[str]) -> list[tuple[str, dict[str, str]]]:
+    """As `read_index`, of an index that is being written: with nothing in it yet, or a clock that jumped back.
+
+    Raises:
+        UserError: the file is damaged or of another form.
+    """
     elements = read_json(path)
-    if not isinstance(elements, list) or not elements:
-        raise UserError(f"{path}: an index is a list of [time stamp, frame numbers]; copy it again")
+    if not isinstance(elements, list):
+        raise UserError(f"{path}: {_INDEX}")
     index: list[tuple[str, dict[str, str]]] = []
     for position, element in enumerate(elements):
         try:
@@ -69,13 +89,6 @@ def read_index(path: Path, keys: Collection[str]) -> list[tuple[str, dict[str, s
                 f"{path}: element {position} is not [time stamp, {{camera: frame number}}] but "
                 f"{str(element)[:80]}; copy the index again"
             ) from error
-    for position, ((before, _), (now, _)) in enumerate(pairwise(index), 1):
-        if int(now) <= int(before):
-            what = f"the same time {now}" if int(now) == int(before) else f"the times {before} and {now}"
-            raise UserError(
-                f"{path}: elements {position - 1} and {position} have {what}, but time must grow; sort the elements "
-                "and leave out all but one of each time (positions are the frame ids of the labels)"
-            )
     return index
 
 

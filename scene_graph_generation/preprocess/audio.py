@@ -14,6 +14,7 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path, write_bytes
 from operating_room.files.mp3 import read_mp3
 from operating_room.files.readers import read_audio
+from operating_room.files.sound_files import silent_decoder
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.transcripts import CLIP_S, audio_window
 from scene_graph_generation.preprocess.run import Outcome, each_take, missing, places, settle
@@ -93,7 +94,11 @@ def read_clips(recording: Path, times: Mapping[str, float], causal: bool = False
             held, end = np.zeros((0, file.channels), np.float32), 0  # the last samples, and where they end
             for time, second in times.items():
                 start, duration = (round(seconds * rate) for seconds in audio_window(second, causal))
-                while end < start + duration and len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+                while end < start + duration:
+                    with silent_decoder():
+                        block = file.read(_BLOCK, dtype="float32", always_2d=True)
+                    if not len(block):
+                        break
                     held, end = np.concatenate([held[max(0, start - end + len(held)) :], block]), end + len(block)
                 if len(clip := held[max(0, start - end + len(held)) :][:duration]) and start < end:
                     yield time, clip, rate

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from operating_room.domain.collection import CAMERA_MODALITIES, Camera, Take
+from operating_room.domain.collection import CAMERA_MODALITIES, Camera, Collection, Take
 from operating_room.domain.domain import Domain
 from operating_room.domain.stored import require_domain
 from operating_room.errors import UserError
@@ -111,7 +111,7 @@ def _sources(recorded: RecordedTake, find: Finder) -> Iterator[tuple[Mapping[str
 
     Station cameras only stand in for room cameras.
     """
-    groups = _camera_groups(recorded)
+    groups = mask_cameras(recorded.collection, recorded.domain.labels.masks)
     for element in recorded.index:
         for cameras in groups:
             frames = [element.numbers.get(camera.frame) for camera in cameras]
@@ -145,15 +145,14 @@ def _predicted(recorded: RecordedTake, predictions: Path) -> Finder:
     return find
 
 
-def _camera_groups(recorded: RecordedTake) -> list[list[Camera]]:
+def mask_cameras(collection: Collection, masks: int) -> list[list[Camera]]:
     """The cameras with masks by modality: room cameras, then the station cameras that stand in for them.
 
     Of each modality as many as there are small masks for a timepoint.
     """
     groups: dict[str, list[Camera]] = {}
-    for camera in recorded.collection.labelled_cameras:
+    for camera in collection.labelled_cameras:
         groups.setdefault(camera.modality, []).append(camera)
-    masks = recorded.domain.labels.masks
     return [groups[modality][:masks] for modality in CAMERA_MODALITIES if modality in groups]
 
 

@@ -1,0 +1,164 @@
+"""`mmor live`: scene graphs while a take is being recorded."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
+
+import typer
+
+from mmor.cli.evaluation import load_generator
+from mmor.cli.options import MODEL, BitsOption, Data, Device, DomainFile, MaxNewTokens, chosen_domain
+from operating_room.errors import UserError
+
+if TYPE_CHECKING:
+    from mmor.live.live import LiveSecond, Source
+    from operating_room.domain.domain import Domain
+    from operating_room.recordings.dataset import RecordedTake
+    from panoptic_segmentation.inference.live import LiveSegmenter
+
+SoundEncoder = Literal["mel", "clap", "none"]
+
+
+def live(
+    folder: Annotated[Path | None, typer.Argument(help="Folder of the take that is being recorded.")] = None,
+    replay: Annotated[str | None, typer.Option(help="Recorded take in --data, at its own pace, instead.")] = None,
+    data: Data = Path("data"),
+    speed: Annotated[float, typer.Option(help="Of the replay; 0: all seconds, as fast as possible.", min=0)] = 1.0,
+    segmenter: Annotated[
+        Path | None, typer.Option(help="Segmenter: file or folder (default: the small one that comes with this).")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(*MODEL, help="Scene-graph model (default: the small one that comes with this).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="New file for the lines (default: standard output).")] = None,
+    queue: Annotated[bool, typer.Option("--queue", help="Answer every second, however late; else skip some.")] = False,
+    patience: Annotated[
+        float | None, typer.Option(help="s to wait for what is missing (default: the time between seconds).", min=0)
+    ] = None,
+    sound: Annotated[
+        SoundEncoder, typer.Option("--audio-encoder", help="As the model was trained with: mel (small), clap.")
+    ] = "mel",
+    domain: DomainFile = None,
+    max_new_tokens: MaxNewTokens = 300,
+    device: Device = None,
+    bits: BitsOption = None,
+) -> None:
+    """Write the scene graph of each second as one line of JSON, while the take is being recorded.
+
+    Ends with ctrl-C, with the replay, or when nobody reads on.
+    """
+    if (folder is None) == (replay is None):
+        raise UserError("mmor live needs the folder of a take that is being recorded, or --replay TAKE --data DIR")
+    with _output(out) as file:
+        recorded = _recorded(folder, replay, data, chosen_domain(domain))
+        model, segmenter = _models(model, segmenter)
+        from computing.machine import leave_a_processor
+        from mmor.live.live import live
+        from mmor.live.replay import Replay
+        from mmor.live.source import Follow
+        from scene_graph_generation.inference.generator import check_sees
+        from scene_graph_generation.preprocess.embeddings import clap_encoder, mel_encoder
+
+        leave_a_processor()
+        generator = load_generator(model, recorded.domain, device, bits, 1, max_new_tokens)
+        check_sees(generator, model)
+        inputs = generator.model.settings.modalities
+        encoder = {"mel": lambda: mel_encoder, "clap": clap_encoder, "none": lambda: None}[sound]()
+        masks = _segmenter(segmenter, recorded, device) if "masks" in inputs else None
+        if replay is None:
+            source: Source = Follow(recorded, inputs, encoder is not None, queue, patience)
+        else:
+            source = Replay(recorded, inputs, speed, queue)
+        with closing(live(source, masks, generator, encoder)) as seconds:
+            _write(seconds, file)
+
+
+def _recorded(folder: Path | None, replay: str | None, data: Path, domain: Domain | None) -> RecordedTake:
+    """The take to follow, or to replay."""
+    if folder is not None:
+        from mmor.live.take import take_of_folder
+
+        return take_of_folder(folder, domain)
+    from operating_room.recordings.dataset import Dataset
+
+    dataset = Dataset(data, domain)
+    takes = dataset.choose([replay or ""])
+    if len(takes) > 1:
+        raise UserError(f"--replay {replay}: are {len(takes)} takes; choose one of {', '.join(t.name for t in takes)}")
+    return dataset.take(takes[0])
+
+
+def _models(model: Path | None, segmenter: Path | None) -> tuple[Path, Path]:
+    """Folders of the scene-graph model and of the segmenter; the small ones that come with this where none is given."""
+    from mmor.demo import BUNDLED, GRAPHS, SEGMENTER
+
+    chosen = model or BUNDLED / GRAPHS, segmenter or BUNDLED / SEGMENTER
+    if bundled := [path.name for path in chosen if path.parent == BUNDLED]:
+        typer.echo(f"note: taking {' and '.join(bundled)} of this software, trained on simulated takes only", err=True)
+    return chosen
+
+
+def _segmenter(path: Path, recorded: RecordedTake, device: str | None) -> LiveSegmenter:
+    from computing.machine import choose_device
+    from panoptic_segmentation.inference.live import LiveSegmenter
+    from panoptic_segmentation.inference.predict import load, read_test_config
+
+    loaded, settings = load(path, recorded.domain, read_test_config(path, None))
+    return LiveSegmenter(loaded.to(choose_device(device)), settings, recorded.collection, recorded.domain.labels)
+
+
+@contextmanager
+def _output(path: Path | None) -> Generator[TextIO]:
+    """The file that gets the lines.
+
+    Raises:
+        UserError: it is there already, or cannot be written.
+    """
+    if path is None:
+        yield sys.stdout
+        return
+    if path.is_file() and path.stat().st_size:
+        raise UserError(f"{path}: holds the lines of another run; choose a new file")
+    try:
+        file = path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another file") from error
+    with file:
+        yield file
+
+
+def _write(seconds: Iterator[LiveSecond], file: TextIO) -> None:
+    """One line for each second, until there is none, ctrl-C, or nobody reads them."""
+    count, skipped, slowest = 0, 0, 0.0
+    try:
+        for second in seconds:
+            _put(second.to_json(), file)
+            count, skipped = count + 1, skipped + second.skipped
+            slowest = max(slowest, second.latency_s["total"])
+    except (KeyboardInterrupt, BrokenPipeError):
+        pass
+    typer.echo(f"live: {count} seconds answered, {skipped} skipped; the slowest took {slowest:.2f} s", err=True)
+
+
+def _put(line: str, file: TextIO) -> None:
+    """Write a line at once.
+
+    Raises:
+        BrokenPipeError: nobody reads it.
+        UserError: the disk is full.
+    """
+    try:
+        print(line, file=file, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # else the rest is tried again at the end
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise UserError(
+            f"{file.name}: cannot be written ({error.strerror}); make room and choose a new file, the last "
+            "line of this one may be cut"
+        ) from error

@@ -1,0 +1,39 @@
+"""The take that a folder is of."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePath
+
+from operating_room.domain.domain import Domain, mmor
+from operating_room.domain.stored import DOMAIN_FILE, stored_domain
+from operating_room.errors import UserError
+from operating_room.recordings.dataset import RecordedTake
+
+
+def take_of_folder(folder: Path, domain: Domain | None = None) -> RecordedTake:
+    """The take that is being recorded into a folder: `MM-OR_data/TAKE`, or `ROOT/takes/TAKE` in the house layout.
+
+    Args:
+        folder: of the take.
+        domain: of what is recorded; None is what domain.yaml above the folder says, else MM-OR.
+
+    Raises:
+        UserError: no dataset of the domain has its takes in such a folder.
+    """
+    folder = folder.absolute()
+    above = [place for place in folder.parents if (place / DOMAIN_FILE).is_file()][:1]
+    chosen = domain or (stored_domain(above[0]) if above else mmor())
+    for collection in chosen.collections:
+        depth = len(PurePath(collection.folder).parts)
+        if len(folder.parents) < depth:
+            continue
+        root = folder.parents[depth - 1]
+        if root.name != collection.root and collection.layout != "house":
+            continue
+        place = folder.relative_to(root).as_posix()
+        published = [take for take in collection.published if take.folder == place]
+        take = published[0] if len(published) == 1 else chosen.own_take(collection, place)
+        if take is not None:
+            return RecordedTake(root, take, chosen)
+    places = " or ".join(f"{collection.root}/{collection.folder}" for collection in chosen.collections)
+    raise UserError(f"{folder}: is no folder of a take; takes of domain {chosen.name} lie in {places}")

@@ -1,0 +1,150 @@
+"""Masks while the cameras are running: one second of all cameras at a time (stage-1 specification, sections 5.1, 6.1).
+
+Each camera is a video of its own, whose frames get the result that `segment_video` gives them with causal settings.
+What is kept of a camera has the size of one frame, however long it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from operating_room.domain.collection import Collection
+from operating_room.domain.labels import Labels
+from operating_room.errors import UserError
+from panoptic_segmentation.config.settings import InferenceSettings
+from panoptic_segmentation.data.pictures import Picture, resize_for_test, resize_station
+from panoptic_segmentation.inference.panoptic import CausalPanoptic, Sizes
+from panoptic_segmentation.model.matching import align
+from panoptic_segmentation.model.segmenter import SegmenterOutput
+from panoptic_segmentation.model.tracker import TrackerState
+from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS, OnlineDVIS
+from panoptic_segmentation.weights.checkpoints import VideoModel
+
+
+@dataclass
+class _Camera:
+    """What one frame of a camera hands to the next."""
+
+    panoptic: CausalPanoptic
+    state: Tensor | TrackerState | None = None  # re-identification embeddings of CTVIS, or the tracker's state
+
+
+class LiveSegmenter:
+    """A causal segmenter with the cameras of one take."""
+
+    def __init__(
+        self,
+        model: VideoModel,
+        settings: InferenceSettings,
+        collection: Collection,
+        labels: Labels,
+        tell: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+    ) -> None:
+        """Start with no frame.
+
+        Args:
+            model: in evaluation mode, on its device.
+            settings: how it is to be used; whatever `task` says, nothing looks ahead.
+            collection: whose cameras they are.
+            labels: of the domain.
+            tell: gets the line that says that a GPU is too small for all cameras at once.
+
+        Raises:
+            UserError: it is the offline model, which needs a whole video before it says anything.
+        """
+        if isinstance(model, OfflineDVIS):
+            raise UserError(
+                "OfflineDVIS looks at whole videos and has no masks before the end; choose a CTVIS or online segmenter"
+            )
+        self._model: CTVIS | OnlineDVIS = model
+        self._settings, self._collection, self._labels, self._tell = settings, collection, labels, tell
+        self._cameras: dict[str, _Camera] = {}
+        self._at_once: int | None = None  # pictures that the GPU has room for, once that is known
+
+    @torch.inference_mode()
+    def step(self, pictures: Mapping[str, Picture]) -> dict[str, UInt8[np.ndarray, "height width"]]:
+        """The labels that each camera sees now, at the size of the canvas.
+
+        Args:
+            pictures: camera -> its next frame, RGB; a camera that is not in there stays as it is.
+
+        Raises:
+            UserError: the GPU has too little memory for a single picture.
+        """
+        sized = {camera: self._at_network_size(camera, picture) for camera, picture in pictures.items()}
+        groups: dict[tuple[int, ...], list[str]] = {}
+        for camera, picture in sized.items():
+            groups.setdefault(picture.shape, []).append(camera)
+        found: dict[str, UInt8[np.ndarray, "height width"]] = {}
+        for cameras in groups.values():
+            place = 0
+            while place < len(cameras):
+                some = cameras[place : place + (self._at_once or len(cameras))]
+                seen = self._look(np.stack([sized[camera] for camera in some]))
+                if seen is None:
+                    continue  # again, with fewer at once
+                found |= {camera: self._labels_of(camera, seen, i) for i, camera in enumerate(some)}
+                place += len(some)
+        return {camera: found[camera] for camera in pictures}
+
+    def _at_network_size(self, camera: str, picture: Picture) -> Picture:
+        settings = self._settings
+        if self._collection.camera[camera].modality == "station_views":
+            picture = resize_station(picture, settings.canvas)
+        return resize_for_test(picture, settings.shortest, settings.longest)
+
+    def _look(self, pictures: UInt8[np.ndarray, "pictures height width 3"]) -> SegmenterOutput | None:
+        """What the segmenter sees; None if the GPU has too little memory for so many, and fewer are to be tried."""
+        device = next(self._model.parameters()).device
+        try:
+            return self._model.segmenter(torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float())
+        except torch.OutOfMemoryError as error:
+            if len(pictures) == 1:
+                raise UserError(
+                    f"{device}: has too little memory to segment one picture; choose a smaller INPUT.MIN_SIZE_TEST or "
+                    "another GPU"
+                ) from error
+        if self._at_once is None:
+            self._tell(f"{device}: has too little memory for {len(pictures)} cameras at once; taking fewer")
+        self._at_once = len(pictures) // 2
+        return None
+
+    def _labels_of(self, name: str, seen: SegmenterOutput, i: int) -> UInt8[np.ndarray, "height width"]:
+        """The label map of the i-th picture, which is the camera's next frame."""
+        settings, labels = self._settings, self._labels
+        sizes = Sizes(seen.padded_size, seen.image_size, seen.image_size)
+        if settings.at_canvas:
+            sizes = replace(sizes, output=(settings.canvas[1], settings.canvas[0]))
+        camera = self._cameras.get(name)
+        if camera is None or camera.panoptic.sizes != sizes:  # new, or its pictures have another size now
+            thresholds = settings.score_threshold, settings.overlap_threshold
+            panoptic = CausalPanoptic(sizes, len(labels.categories), *thresholds, so_far=settings.running_mean)
+            camera = self._cameras[name] = _Camera(panoptic)
+        logits, masks = self._next_frame(camera, seen, i)
+        categories = camera.panoptic.add(logits, masks).categories(len(labels.categories))[0].numpy()
+        return labels.labels[np.asarray(Image.fromarray(categories).resize(settings.canvas, Image.Resampling.NEAREST))]
+
+    def _next_frame(
+        self, camera: _Camera, seen: SegmenterOutput, i: int
+    ) -> tuple[Float[Tensor, "queries classes"], Float[Tensor, "queries h w"]]:
+        """Class and mask logits, query by query the same objects as in the camera's frame before."""
+        if isinstance(self._model, CTVIS):
+            assert not isinstance(camera.state, TrackerState)
+            order = slice(None) if camera.state is None else align(camera.state, seen.reid[i])
+            camera.state = seen.reid[i][order].clone()
+            return seen.logits[i][order], seen.masks[i][order]
+        assert not isinstance(camera.state, Tensor)
+        one = slice(i, i + 1)
+        tracked = self._model.tracker(
+            seen.embeddings[one], seen.embeddings_raw[one], seen.mask_features[one], camera.state
+        )
+        camera.state = tracked.state
+        return tracked.last.logits[0], tracked.last.masks[0]

@@ -1,0 +1,277 @@
+"""Following a take that is being written: what comes when, and what is told of what does not come."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from mmor.live.parts import Look
+from mmor.live.source import GIVE_UP_S, Follow, Moment
+from mmor.live.take import take_of_folder
+from operating_room.errors import UserError
+from operating_room.recordings.dataset import Element
+from tests.mmor.live.recorder import JPEG, Recorder, frames, house_recorder, missing
+from tests.operating_room.tiny_dataset import write
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Recorder:
+    return house_recorder(tmp_path)
+
+
+def answered(source: Follow, count: int) -> Iterator[Moment]:
+    """So many moments, each of which is answered at once."""
+    for moment in islice(source, count):
+        source.presence.note(moment.look.present, moment.look.absent, moment.look.timepoint.frame_id)
+        yield moment
+
+
+def test_seconds_come_as_they_are_written(recorder: Recorder) -> None:
+    recorder.shoots(range(1, 5))
+    recorder.at(0, lambda: recorder.shoot(0))
+    moments, at = [], []
+    for moment in islice(recorder.followed(), 5):
+        moments.append(moment)
+        at.append(recorder.now)
+    assert frames(moments) == [0, 1, 2, 3, 4]
+    assert [round(time) for time in at] == [0, 1, 2, 3, 4]
+    assert [moment.at_s for moment in moments] == [0, 1, 2, 3, 4]
+    assert not recorder.told
+    assert not any(moment.look.absent or moment.skipped for moment in moments)
+    assert set(moments[-1].look.timepoint.views) == {"ceiling", "door", "glasses"}
+
+
+def test_a_picture_that_is_half_written_is_waited_for(recorder: Recorder) -> None:
+    recorder.shoot(0, "ceiling", "glasses")
+    recorder.shoot(0, "door", content=JPEG[:700])
+    recorder.at(0.5, lambda: recorder.shoot(0, "door"))
+    moment = next(iter(recorder.followed()))
+    assert 0.5 <= recorder.now < 0.6
+    assert not moment.look.absent
+    assert not recorder.told
+
+
+def test_a_picture_that_stays_half_written_costs_its_view_only(recorder: Recorder) -> None:
+    for second in range(2):
+        recorder.shoot(second, "ceiling", "glasses")
+        recorder.shoot(second, "door", content=JPEG[:700])
+    moments = list(answered(recorder.followed(queue=True), 2))
+    assert 1 <= recorder.now < 1.1  # both were waited for until then
+    assert [missing(moment) for moment in moments] == [["door"], ["door"]]
+    assert set(moments[0].look.timepoint.views) == {"ceiling", "glasses"}
+    (line,) = recorder.told
+    assert line.startswith("000000: goes on without room_views/door")
+    assert "000000.jpg: is not a readable" in line
+
+
+def test_a_camera_that_stops_is_told_once_and_not_waited_for(recorder: Recorder) -> None:
+    recorder.shoots(range(20), "ceiling", "glasses")
+    recorder.shoots(range(5), "door")
+    recorder.shoots(range(15, 20), "door")
+    late, found = [], []
+    for moment in answered(recorder.followed(queue=True), 20):
+        late.append(round(recorder.now - moment.at_s, 1))
+        found.append(missing(moment))
+    assert found == [[]] * 5 + [["door"]] * 10 + [[]] * 5
+    assert late == [0] * 5 + [1] * 3 + [0] * 12
+    assert recorder.told == [
+        "000007: 3 seconds without room_views/door; going on without, until that is there again",
+        "000015: room_views/door is there now",
+    ]
+
+
+def test_a_camera_that_appears_late_joins(recorder: Recorder) -> None:
+    recorder.shoots(range(12), "ceiling", "glasses")
+    for second in range(6, 12):  # a little later than the others
+        recorder.at(second + 0.2, lambda second=second: recorder.shoot(second, "door"))
+    found = [missing(moment) for moment in answered(recorder.followed(queue=True), 12)]
+    assert found[:6] == [["door"]] * 6
+    assert found[7:] == [[]] * 5
+    assert [line.partition(":")[0] for line in recorder.told] == ["000002", "000007"]
+
+
+def test_who_is_too_slow_gets_the_newest_second(recorder: Recorder) -> None:
+    recorder.shoots(range(20))
+    moments = []
+    for moment in islice(recorder.followed(), 4):
+        moments.append(moment)
+        recorder.sleep(3.5)
+    assert frames(moments) == [0, 3, 7, 10]
+    assert [moment.skipped for moment in moments] == [0, 2, 3, 2]
+
+
+def test_with_a_queue_every_second_comes(recorder: Recorder) -> None:
+    recorder.shoots(range(20))
+    moments = []
+    for moment in islice(recorder.followed(queue=True), 4):
+        moments.append(moment)
+        recorder.sleep(3.5)
+    assert frames(moments) == [0, 1, 2, 3]
+    assert [moment.behind_s for moment in moments] == [0, 2, 5, 7]
+    assert not any(moment.skipped for moment in moments)
+
+
+def test_who_comes_late_begins_with_the_newest_second(recorder: Recorder) -> None:
+    for second in range(50):
+        recorder.shoot(second)
+    moment = next(iter(recorder.followed()))
+    assert frames([moment]) == [49]
+    assert not moment.skipped
+    assert recorder.told == ["000049: begins here; --queue answers what was recorded before, too"]
+    assert frames(list(islice(recorder.followed(queue=True), 3))) == [0, 1, 2]
+
+
+def test_numbers_that_are_left_out_are_passed_over(recorder: Recorder) -> None:
+    recorder.shoots(range(3))
+    recorder.shoots(range(40, 42))
+    assert frames(list(islice(recorder.followed(), 5))) == [0, 1, 2, 40, 41]
+
+
+def test_a_number_that_comes_again_is_not_answered_again(recorder: Recorder) -> None:
+    recorder.shoots(range(4))
+    moments = iter(recorder.followed())
+    assert frames(list(islice(moments, 4))) == [0, 1, 2, 3]
+
+    def begin_anew(second: int) -> None:
+        recorder.shoot(second)
+        for camera in ("ceiling", "door", "glasses"):  # files of these clocks are younger than the others
+            os.utime(recorder.folder / "views" / camera / f"{second:06d}.jpg", ns=(1 << 61, 1 << 61))
+
+    for second in range(4):
+        recorder.at(4 + second, lambda second=second: begin_anew(second))
+    recorder.at(20, lambda: recorder.shoot(4))
+    assert frames([next(moments)]) == [4]
+    (line,) = recorder.told
+    assert line.startswith("the clock of the recorder went back from 000003 to 00000")
+
+
+def test_a_folder_that_vanishes_and_comes_back(recorder: Recorder) -> None:
+    recorder.shoots(range(3))
+    aside = recorder.folder.with_name("aside")
+    recorder.at(2.5, lambda: shutil.move(recorder.folder, aside))
+    recorder.at(30, lambda: shutil.move(aside, recorder.folder))
+    recorder.at(31, lambda: recorder.shoot(3))
+    assert frames(list(islice(recorder.followed(), 4))) == [0, 1, 2, 3]
+    assert [line.partition(": ")[2] for line in recorder.told] == [
+        "has vanished; waiting for it for 60 s",
+        "is there again",
+    ]
+
+
+def test_a_disk_elsewhere_that_is_away_for_a_while(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder.shoots(range(4))
+    source = recorder.followed()
+    usual = source.parts.look
+
+    def look(element: Element) -> Look:
+        if 1 <= recorder.now < 2.5:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return usual(element)
+
+    monkeypatch.setattr(source.parts, "look", look)
+    assert frames(list(islice(source, 3))) == [0, 2, 3]
+    assert [line.partition(": ")[2] for line in recorder.told] == [
+        "has vanished; waiting for it for 60 s",
+        "is there again",
+    ]
+
+
+def test_a_folder_that_vanishes_for_good_ends_with_one_line(recorder: Recorder) -> None:
+    recorder.shoots(range(2))
+    recorder.at(1.5, lambda: shutil.rmtree(recorder.folder))
+    moments = iter(recorder.followed())
+    assert frames(list(islice(moments, 2))) == [0, 1]
+    with pytest.raises(UserError, match=r"soup: has vanished; mount or connect it again"):
+        next(moments)
+    assert GIVE_UP_S < recorder.now < GIVE_UP_S + 3
+    assert len(recorder.told) == 1
+
+
+def test_the_index_may_come_late(tmp_path: Path) -> None:
+    recorder = house_recorder(tmp_path)
+    description = (recorder.folder / "take.yaml").read_text()
+    (recorder.folder / "take.yaml").unlink()
+    recorder.shoot(0)
+    recorder.at(5, lambda: write(recorder.folder / "take.yaml", description[:20]))  # half of it
+    recorder.at(6, lambda: write(recorder.folder / "take.yaml", description))
+    assert frames([next(iter(recorder.followed()))]) == [0]
+    assert 6 <= recorder.now < 6.1
+    (line,) = recorder.told
+    assert line.endswith("takes/soup: waiting for take.yaml (has no index yet)")
+
+
+def test_folders_of_no_take(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="MM-OR_data/nothing: no such folder"):
+        next(iter(Recorder(tmp_path / "MM-OR_data" / "nothing").followed()))
+    with pytest.raises(UserError, match=r"is no folder of a take; .* lie in .* or MM-OR_data/\{take\}"):
+        take_of_folder(tmp_path / "elsewhere" / "001_PKA")
+
+
+class MmorRecorder(Recorder):
+    """Of a take in MM-OR's layout: the index is written anew with each second."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root / "MM-OR_data" / "001_PKA")
+        self.folder.mkdir(parents=True)
+        self.index: list[list[object]] = []
+
+    def add(self, time: int, frame: int) -> None:
+        """Another second with one picture."""
+        write(self.folder / "colorimage" / f"camera01_colorimage-{frame:06d}.jpg", JPEG)
+        self.index.append([f"{time:06d}", {"azure": frame}])
+        write(self.folder / "timestamp_to_pcd_and_frames_list.json", self.index)
+
+
+def test_an_index_that_grows(tmp_path: Path) -> None:
+    recorder = MmorRecorder(tmp_path)
+    for position, time in enumerate([7, 8, 9]):
+        recorder.at(position, lambda position=position, time=time: recorder.add(time, 100 + position))
+    half = json.dumps([["000007", {}], ["000008", {}]])[:20]
+    recorder.at(2.2, lambda: write(recorder.folder / "timestamp_to_pcd_and_frames_list.json", half))
+    recorder.at(2.5, lambda: recorder.add(10, 103))
+    moments = list(islice(recorder.followed(queue=True), 4))
+    assert frames(moments) == [0, 1, 2, 3]
+    assert [moment.at_s for moment in moments] == [7, 8, 9, 10]
+    assert moments[3].look.timepoint.views["1"].name == "camera01_colorimage-000103.jpg"
+
+
+def test_a_clock_that_jumps_back_is_told_once(tmp_path: Path) -> None:
+    recorder = MmorRecorder(tmp_path)
+    for position, time in enumerate([5, 6, 3, 4, 7]):
+        recorder.at(position, lambda position=position, time=time: recorder.add(time, 100 + position))
+    moments = list(islice(recorder.followed(queue=True), 3))
+    assert frames(moments) == [0, 1, 4]
+    assert [moment.at_s for moment in moments] == [5, 6, 7]
+    lines = [line for line in recorder.told if "clock" in line]
+    assert lines == [
+        "the clock of the recorder went back from 000006 to 000003; each second is answered once, so the next one is "
+        "the first after 000006"
+    ]
+
+
+def test_a_tracker_that_stops_costs_the_tracker(tmp_path: Path) -> None:
+    recorder = MmorRecorder(tmp_path)
+    tool = {"unique_id": "8000050", "button_state": 0, "Translation": [1, 2, 3], "euler_rot": [0, 0, 0]}
+    tracks = recorder.folder.parent / "take_tracks" / "001_PKA.json"
+    for second in range(10):
+        recorder.at(second, lambda second=second: recorder.add(second, second))
+        if second < 4:
+            known = [{"unique_id_dicts": [tool], "n": n} for n in range(second + 1)]
+            recorder.at(second, lambda known=known: write(tracks, known))
+    recorder.at(3.5, lambda: write(tracks, "[{"))  # it ends in the middle of a line
+    has = []
+    for moment in answered(recorder.followed(queue=True, inputs=("views", "tracker")), 10):
+        has.append(moment.look.timepoint.tracker is not None)
+        assert moment.look.timepoint.views
+    assert has == [True] * 4 + [False] * 6
+    assert [line for line in recorder.told if "seconds without" in line and "tracker," not in line][-1:] == [
+        "000006: 3 seconds without tracker; going on without, until that is there again"
+    ]
+    assert sum("goes on without tracker: " in line for line in recorder.told) == 1
