@@ -23,6 +23,7 @@ from mmor.cli.options import (
     ScoredTakes,
     Split,
     Takes,
+    Valid,
     choose_samples,
     chosen_domain,
     finish,
@@ -72,6 +73,7 @@ def infer(
     device: Device = None,
     bits: BitsOption = None,
     roles: RolesOption = Roles.AS_TRAINED,
+    valid: Valid = False,
     gpus: Gpus = 1,
     part: Part = None,
 ) -> None:
@@ -87,7 +89,7 @@ def infer(
     frames = first_frames(dataset, takes, limit)
 
     def share_done() -> SceneGraphGenerator:
-        generator = load_generator(model, dataset.domain, device, bits, batch_size, max_new_tokens, roles.names)
+        generator = load_generator(model, dataset.domain, device, bits, batch_size, max_new_tokens, roles.names, valid)
         check_sees(generator, model)
         note_left_out(own, answer_share(generator, dataset, frames, out, own, memory, batch_size))
         return generator
@@ -127,6 +129,7 @@ def evaluate(
     device: Device = None,
     bits: BitsOption = None,
     roles: RolesOption = Roles.AS_TRAINED,
+    valid: Valid = False,
     gpus: Gpus = 1,
     part: Part = None,
 ) -> None:
@@ -153,9 +156,10 @@ def evaluate(
         assert model_path is not None
         name = _results_name(config, split, take, limit, dataset.domain)
         name += "" if roles == Roles.AS_TRAINED else f"_{roles}"
+        name += "_valid" if valid else ""
         out = out or results_path(model_path, name)
         settings = config, split, dataset, batch_size, device, bits, max_new_tokens
-        evaluation = Evaluator(samples, truth, *settings, roles=roles, own=own)(model_path, out)
+        evaluation = Evaluator(samples, truth, *settings, roles=roles, own=own, valid=valid)(model_path, out)
         if evaluation is None:
             tell_part_done(own)
             return
@@ -181,6 +185,7 @@ def evaluate_all(
     batch_size: BatchSize = 8,
     device: Device = None,
     bits: BitsOption = None,
+    valid: Valid = False,
     wandb: Annotated[str | None, typer.Option(help="Also log to this project of Weights & Biases.")] = None,
     gpus: Gpus = 1,
     part: Part = None,
@@ -194,11 +199,11 @@ def evaluate_all(
     if (own := divide(gpus, part, device)) is None:
         return
     dataset = open_dataset(data, domain)
-    name = _results_name(config, split, take, limit, dataset.domain)
+    name = _results_name(config, split, take, limit, dataset.domain) + ("_valid" if valid else "")
     samples = choose_samples(load_split(relations, split, dataset), take, limit, dataset.domain)
     truth = split_file(relations or dataset.root, split)
     settings = config, split, dataset, batch_size, device, bits, max_new_tokens
-    run = Evaluator(samples, truth, *settings, aside=True, own=own)
+    run = Evaluator(samples, truth, *settings, aside=True, own=own, valid=valid)
     if not own.together:
         evaluate_parts(run, evaluate_all.left_to_evaluate(folder, name, run.about, every))
         return

@@ -49,8 +49,11 @@ def load_generator(
     batch_size: int,
     max_new_tokens: int,
     roles: tuple[str, str] = Roles.AS_TRAINED.names,
+    valid: bool = False,
 ) -> SceneGraphGenerator:
     """The model of a folder on a device; says how much memory a batch can take beside it.
+
+    With `valid` it says nothing but scene graphs of the domain.
 
     Raises:
         UserError: the model or the device is not there, or the model is of another domain than the data.
@@ -66,7 +69,7 @@ def load_generator(
     choices: dict[Bits | None, precision.Bits | None] = {None: None, "4": 4, "16": 16, "32": 32}
     require_domain(model, domain)
     loaded = load_model(model, bits=choices[bits], device=str(chosen))
-    generator = SceneGraphGenerator(*loaded, str(chosen), max_new_tokens, domain, roles)
+    generator = SceneGraphGenerator(*loaded, str(chosen), max_new_tokens, domain, roles, valid)
     if is_first() and (note := memory_note(generator, batch_size)):
         typer.echo(f"note: {note}", err=True)
     return generator
@@ -88,6 +91,7 @@ class Evaluator:
     roles: Roles = Roles.AS_TRAINED
     aside: bool = False  # texts of another model at the place of ours are put aside, not refused
     own: Share = ALL  # of this process
+    valid: bool = False  # answers are made to be scene graphs
 
     def __call__(self, model: Path, out: Path) -> Evaluation | None:
         """The scores; None in a process that has done its share and does not collect."""
@@ -104,6 +108,7 @@ class Evaluator:
             "config": str(self.config),
             "split": self.split,
             **({} if self.roles == Roles.AS_TRAINED else {"roles": str(self.roles)}),
+            **({"valid": True} if self.valid else {}),
         }
         memory = self.config == Config.MMOR_TEMPORAL_PRED
         return evaluate_model(generator, self.dataset, self.samples, out, about, memory, self.batch_size, self.truth)
@@ -124,6 +129,7 @@ class Evaluator:
             self.batch_size,
             self.max_new_tokens,
             self.roles.names,
+            self.valid,
         )
         check_sees(generator, model)
         memory = self.config == Config.MMOR_TEMPORAL_PRED

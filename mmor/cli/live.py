@@ -43,6 +43,9 @@ def live(
     sound: Annotated[
         SoundEncoder, typer.Option("--audio-encoder", help="As the model was trained with: mel (small), clap.")
     ] = "mel",
+    valid: Annotated[
+        bool, typer.Option(help="Answers are made to be scene graphs of the domain; a valid one stays as it is.")
+    ] = True,
     domain: DomainFile = None,
     max_new_tokens: MaxNewTokens = 300,
     device: Device = None,
@@ -65,7 +68,7 @@ def live(
         from scene_graph_generation.preprocess.embeddings import clap_encoder, mel_encoder
 
         leave_a_processor()
-        generator = load_generator(model, recorded.domain, device, bits, 1, max_new_tokens)
+        generator = load_generator(model, recorded.domain, device, bits, 1, max_new_tokens, valid=valid)
         check_sees(generator, model)
         inputs = generator.model.settings.modalities
         encoder = {"mel": lambda: mel_encoder, "clap": clap_encoder, "none": lambda: None}[sound]()

@@ -45,6 +45,9 @@ CPUS = cpu_threads()
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")]
 Bits = Literal["4", "16", "32"]
 BitsOption = Annotated[Bits | None, typer.Option(help="Of the weights (default: 16; 32 for a small model on a CPU).")]
+Valid = Annotated[
+    bool, typer.Option("--valid", help="Answers are made to be scene graphs of the domain; a valid one stays as it is.")
+]
 # Of the commands that write training samples.
 SamplesFolder = Annotated[
     Path | None, typer.Option(help="Folder for the training JSON (default: llava_samples in the data folder).")
