@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Generator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -268,6 +269,15 @@ def test_who_reads_one_line_only_ends_it_quietly(data: Path) -> None:
     assert "seconds answered" in said
 
 
+@pytest.fixture
+def interruptible() -> Generator[None]:
+    """Processes that are started listen to ctrl-C, also where the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_with_a_summary_and_a_file_is_not_mixed_up(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "lines.jsonl"
     arguments = "--replay", TAKE.name, "--data", str(data), "--speed", "0.02", "--out", str(out)
