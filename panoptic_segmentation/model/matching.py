@@ -252,4 +252,4 @@ def follow(
     for costs in torch.stack(products).double().cpu().numpy() if products else ():
         order = _cheapest(costs[order])[1]
         orders.append(order)
-    return torch.from_numpy(np.stack(orders)).to(frames.device)
+    return torch.from_numpy(np.stack(orders)).to(frames.device, non_blocking=True)

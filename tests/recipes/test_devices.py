@@ -36,26 +36,22 @@ CLOUDS = {
     "sparse_convolution.find_neighbours: tolist": 3,
 }
 ALLOWED = {
-    "CTVIS_r50": {"matching.match_pictures: copy": 4, "pixel_decoder.forward: copy": 1},
+    "CTVIS_r50": {"matching.match_pictures: copy": 4},
     "DVIS_Plus_Online_R50": {
-        "matching.assign: copy": 2,
+        "matching.follow: copy": 2,
         "matching.match_clip: copy": 2,
-        "pixel_decoder.forward: copy": 2,
     },
     "DVIS_Plus_Online_R50 unguided": {
-        "matching.assign: copy": 2,
+        "matching.follow: copy": 2,
         "matching.match_clip: copy": 4,
-        "pixel_decoder.forward: copy": 2,
     },
     "DVIS_Plus_Offline_R50": {
-        "matching.assign: copy": 4,
+        "matching.follow: copy": 4,
         "matching.match_pictures: copy": 2,
-        "pixel_decoder.forward: copy": 2,
     },
     "DVIS_Plus_Offline_R50 unguided": {
-        "matching.assign: copy": 4,
+        "matching.follow: copy": 4,
         "matching.match_pictures: copy": 2,
-        "pixel_decoder.forward: copy": 2,
     },
     "from scratch": {"mm2sg.forward: _local_scalar_dense": 2, **CLOUDS},
     "fine-tuning": {"mm2sg.forward: _local_scalar_dense": 2, **CLOUDS},

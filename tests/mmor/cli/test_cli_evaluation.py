@@ -107,6 +107,26 @@ def test_another_training_with_the_same_steps_is_evaluated_anew(
     assert f"mmor_train.of_{first}.jsonl" in capsys.readouterr().err
 
 
+def test_valid_answers_are_scene_graphs(
+    model: Path, place: Sequence[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def texts(path: Path) -> list[str]:
+        return [json.loads(line)[2].strip() for line in path.read_text().splitlines()[1:]]
+
+    checkpoint = model / "checkpoint-5"
+    options = ("--model", checkpoint, "--data", place[1], *SHORT)
+    for name, more in {"free": (), "valid": ("--valid",)}.items():
+        assert run("scene-graph", "infer", *options, "--out", tmp_path / f"{name}.json", *more) == 0
+    graphs = [text.startswith("<SG>") and text.endswith("</SG>") for text in texts(tmp_path / "valid.jsonl")]
+    assert len(graphs) > 3
+    assert all(graphs)
+    assert not any(text.endswith("</SG>") for text in texts(tmp_path / "free.jsonl"))
+    assert run("scene-graph", "evaluate", "--model", checkpoint, *place, *SHORT, "--valid") == 0
+    results = json.loads((model / "evaluation" / "checkpoint-5" / "mmor_train_valid.json").read_text())
+    assert results["about"]["valid"] is True
+    assert "guessed tokens were right" in capsys.readouterr().err
+
+
 def test_some_takes_and_the_first_timepoints(
     model: Path, place: Sequence[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
