@@ -51,7 +51,7 @@ def live(
     device: Device = None,
     bits: BitsOption = None,
 ) -> None:
-    """Write the scene graph of each second as one line of JSON, while the take is being recorded.
+    """Write scene graphs while a take is being recorded. Each second is one line of JSON.
 
     Ends with ctrl-C, with the replay, or when nobody reads on.
     """
