@@ -169,10 +169,18 @@ def test_pictures_shrink_and_go_before_the_page_is_too_large(
     assert "<img" not in bare
     whole = page_of(tmp_path, results, album=Album(dataset))
     assert whole.count("<img") == 4 * len(samples)
-    for limit in (len(bare.encode()) + 40_000, len(bare.encode()) + 30_000):
-        small = page_of(tmp_path, results, album=Album(dataset), limit=limit)
-        assert len(small.encode()) <= limit
-        assert small.count("<img") < whole.count("<img")
+    small = page_of(tmp_path, results, album=Album(dataset), limit=len(bare.encode()) + 5_000)
+    assert len(small.encode()) <= len(bare.encode()) + 5_000
+    assert "<img" not in small
+    timepoint = Album(dataset).timepoint(samples[0])
+    assert timepoint is not None
+    counts = []
+    for budget in (1_000_000, 3_000, 1_500, 100):
+        views = Album(dataset).fitting(timepoint, budget)
+        assert sum(len(view.picture) for view in views) <= budget
+        counts.append(len(views))
+    assert counts == sorted(counts, reverse=True)
+    assert (counts[0], counts[-1]) == (4, 0)
     with pytest.raises(UserError, match="would be larger than"):
         page_of(tmp_path, results, limit=10_000)
 
