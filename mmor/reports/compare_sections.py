@@ -6,6 +6,7 @@ from mmor.reports.mask_sections import compare_masks
 from mmor.reports.parts import Section, Table, note
 from mmor.reports.results import Results
 from mmor.reports.svg import Row, around, chart
+from mmor.reports.triplet_sections import headline
 from operating_room.domain.domain import Domain
 from operating_room.scores import bootstrap
 from operating_room.scores.comparison import compare
@@ -45,13 +46,22 @@ def compare_results(first: Results, second: Results, domain: Domain) -> Section:
     for part, differences in found.scores.items():
         rows, marks = [], []
         for one in differences:
-            change, real = one.second - one.first, "more than chance" if one.is_real else ""
-            rows.append([one.name, one.first, one.second, change, *one.interval, real])
+            change, real = one.second - one.first, ", more than chance" if one.is_real else ""
+            rows.append([one.name, one.first, one.second, change, *one.interval, "yes" if one.is_real else "no"])
             marks.append(
-                Row(one.name, [(0, change)], [(0, one.interval)], filled=one.is_real, note=f"{change:+.3f} {real}")
+                Row(one.name, [(0, change)], [(0, one.interval)], filled=one.is_real, note=f"{change:+z.3f}{real}")
             )
         axis = around([value for one in differences for value in (*one.interval, one.second - one.first)])
-        columns = ("score", "first", "second", "change", "from", "to", "")
+        columns = ("score", "first", "second", "change", "from", "to", "more than chance")
         name = f"change_{part.replace(', ', '_')}"
         parts += [chart(f"Change of {part}", marks, axis, ["second minus first"]), Table(name, part, columns, rows)]
+    if first.kind == "scene_graph":
+        before, after = (headline(one, domain) for one in (first, second))
+        rows = [[name, value, after[name], _change(value, after[name])] for name, value in before.items()]
+        parts.append(note("The other measures have no interval of their difference; each over its own file."))
+        parts.append(Table("change_triplets", "Other measures", ("measure", "first", "second", "change"), rows))
     return Section(title, parts)
+
+
+def _change(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else second - first

@@ -55,9 +55,22 @@ def _overview(results: Results) -> Section:
             cards(told),
             note(f"In brackets: {bootstrap.DEFINITION}."),
             *(note(f"Note: {line}") for line in lines),
+            *_egoexor(results),
             about(results),
         ],
     )
+
+
+def _egoexor(results: Results) -> list[str | Table]:
+    """EgoExOR's published score beside ours, where the file has both."""
+    if "egoexor" not in results.content:
+        return []
+    rows = [
+        [kind, *(results.number("egoexor", score, kind, "macro_f1") for score in ("f1_official", "f1_truth"))]
+        for kind in results.table("egoexor", "f1_truth")
+    ]
+    told = str(results.get("egoexor", "definitions", "differ"))
+    return [note(told), Table("egoexor", "EgoExOR", ("surgery", "f1_official", "f1_truth"), rows)]
 
 
 def about(results: Results) -> Table:

@@ -94,7 +94,7 @@ def compare_masks(first: Results, second: Results) -> Section:
         low, high = bootstrap.percentiles(np.array(drawn)) or (0.0, 0.0)
         real = low > 0 or high < 0
         rows.append([name, before, after, after - before, low, high, "yes" if real else "no"])
-        told = f"{after - before:+.1f}{', more than chance' if real else ''}"
+        told = f"{after - before:+z.1f}{', more than chance' if real else ''}"
         marks.append(Row(name.replace("_", " "), [(0, after - before)], [(0, (low, high))], filled=real, note=told))
     axis = around([value for row in rows for value in row[3:6]])
     columns = ("category", "first", "second", "change", "from", "to", "more than chance")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -60,6 +61,8 @@ def write_report(
     if album is not None:
         require_takes(album.dataset, [sample for one in graphs for sample in one.samples])
     groups = [(one, _sections(one, domain)) for one in results]
+    if len(results) > 1:
+        groups = [(one, [_of_file(section, one.label) for section in sections]) for one, sections in groups]
     compared = _comparisons(results, domain)
     last = [meanings(one) for one in results]
     fixed = sum(len(_encoded(s)) for s in (*before, *compared, *last, *(s for _, of_one in groups for s in of_one)))
@@ -90,6 +93,10 @@ def _sections(results: Results, domain: Domain) -> list[Section]:
             return mask_sections(results)
         case "downstream":
             return task_sections(results, domain)
+
+
+def _of_file(section: Section, label: str) -> Section:
+    return section if label in section.title else replace(section, title=f"{section.title}: {label}")
 
 
 def _comparisons(results: Sequence[Results], domain: Domain) -> list[Section]:

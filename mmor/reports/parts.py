@@ -24,7 +24,11 @@ class Table:
 
     def html(self) -> str:
         """As a table of the page."""
-        head = "".join(f'<th scope="col">{escape(column)}</th>' for column in self.columns)
+        words = [bool(self.rows) and isinstance(cell, str) for cell in (self.rows[0] if self.rows else self.columns)]
+        head = "".join(
+            f'<th scope="col"{" class=text" if is_text else ""}>{escape(column)}</th>'
+            for column, is_text in zip(self.columns, words)
+        )
         body = "".join(f"<tr>{''.join(map(_shown, row))}</tr>" for row in self.rows)
         return (
             f'<div class="scroll"><table><caption>{escape(self.title)}</caption><thead><tr>{head}</tr></thead>'
@@ -92,7 +96,7 @@ def _shown(cell: Cell) -> str:
         case None:
             return "<td>-</td>"
         case float():
-            return f"<td>{cell:.3f}</td>"
+            return f"<td>{cell:z.3f}</td>"
         case str():
             return f'<td class="text">{escape(cell)}</td>'
     return f"<td>{cell}</td>"

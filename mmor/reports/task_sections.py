@@ -63,7 +63,11 @@ def _task(results: Results, task: str, who: str, domain: Domain) -> Section:
         lines = [] if around is None else [(0, around)]
         marks.append(Row(name, [(0, scores[2])], lines, note=f"{scores[2]:.3f} of {support}"))
     takes = [
-        [take, *(results.number(*place, "takes", take, "macro avg", key) for key in (*_SCORES, "support"))]
+        [
+            take,
+            *(results.number(*place, "takes", take, "macro avg", key) for key in _SCORES),
+            int(results.number(*place, "takes", take, "macro avg", "support")),
+        ]
         for take in results.table(*place, "takes")
     ]
     file = f"{task}_{who}"

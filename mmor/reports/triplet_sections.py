@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mmor.reports.graph_sections import WITHOUT_SAMPLES
 from mmor.reports.parts import Section, Table, cards, note
 from mmor.reports.results import Results
@@ -32,14 +34,13 @@ def triplet_sections(results: Results, domain: Domain) -> list[Section]:
     Raises:
         UserError: the results are damaged.
     """
+    with_triplets = _with_triplets(results, domain)
+    if with_triplets is None:
+        return [Section("Whole triplets, segments, onsets, hallucinations", [note(WITHOUT_SAMPLES)])]
     told = []
-    if "triplets" not in results.content:
-        if not results.samples:
-            return [Section("Whole triplets, segments, onsets, hallucinations", [note(WITHOUT_SAMPLES)])]
-        scores = score(results.samples, results.predictions, domain)
-        details = measure(results.samples, results.predictions, scores, domain)
-        results = Results(results.path, results.kind, results.label, {**results.content, "triplets": details.to_json()})
+    if with_triplets is not results:
         told = [note("The file is of an older version: these numbers were computed from its timepoints now.")]
+    results = with_triplets
     return [
         _like_with_like(results, domain, told),
         _counts(results),
@@ -47,6 +48,38 @@ def triplet_sections(results: Results, domain: Domain) -> list[Section]:
         _delays(results),
         _hallucinations(results),
     ]
+
+
+def headline(results: Results, domain: Domain) -> dict[str, float | None]:
+    """The measures of triplets in one number each; nothing where the file holds no timepoints.
+
+    Raises:
+        UserError: the results are damaged.
+    """
+    found = _with_triplets(results, domain)
+    if found is None:
+        return {}
+    onsets = [found.number("triplets", "delays", "all", key) for key in ("found", "missed")]
+    return {
+        "macro F1 over given pairs that are named": found.number("triplets", "given_named", "f1-score"),
+        "F1 of whole triplets": found.number("triplets", "exact", "micro", "f1-score"),
+        "F1 of whole triplets, mean over predicates": found.number("triplets", "exact", "macro", "f1-score"),
+        **{f"segment F1@{k}": found.number("triplets", "segments", "all", f"f1@{k}") for k in OVERLAPS},
+        "onset delay, median in s": found.number("triplets", "delays", "all", "median") if onsets[0] else None,
+        "onsets missed, share": onsets[1] / sum(onsets) if sum(onsets) else None,
+        "hallucinations, share": found.number("triplets", "hallucinations", "share"),
+    }
+
+
+def _with_triplets(results: Results, domain: Domain) -> Results | None:
+    """The results themselves, or with the key `triplets` from their samples; None where they have neither."""
+    if "triplets" in results.content:
+        return results
+    if not results.samples:
+        return None
+    scores = score(results.samples, results.predictions, domain)
+    details = measure(results.samples, results.predictions, scores, domain)
+    return replace(results, content={**results.content, "triplets": details.to_json()})
 
 
 def _like_with_like(results: Results, domain: Domain, told: list[str]) -> Section:

@@ -140,7 +140,10 @@ def test_two_results_are_compared_and_chance_is_told(tmp_path: Path) -> None:
     with (tmp_path / "csv" / "a_r_json_and_b_r" / "change_predicates.csv").open() as file:
         rows = {row["score"]: row for row in csv.DictReader(file)}
     assert float(rows["macro f1-score"]["change"]) < 0
-    assert rows["macro f1-score"][""] == "more than chance"
+    assert rows["macro f1-score"]["more than chance"] == "yes"
+    with (tmp_path / "csv" / "a_r_json_and_b_r" / "change_triplets.csv").open() as file:
+        others = {row["measure"]: float(row["change"]) for row in csv.DictReader(file) if row["change"]}
+    assert others["F1 of whole triplets"] < 0
     assert (tmp_path / "csv" / "b_r" / "predicates.csv").exists()
 
 
