@@ -131,6 +131,13 @@ def test_a_file_without_timepoints_says_what_is_missing(tmp_path: Path) -> None:
     assert "Not known: predictions came as a file" in page
 
 
+def test_egoexor_s_score_stands_beside_ours(tmp_path: Path) -> None:
+    scores = {"f1_official": {"all": {"macro_f1": 0.123}}, "f1_truth": {"all": {"macro_f1": 0.456}}}
+    told = {"egoexor": {"definitions": {"differ": "They differ."}, **scores}}
+    page = page_of(tmp_path, changed(graph_results(tmp_path / "g.json"), tmp_path / "e.json", lambda r: r.update(told)))
+    assert re.search(r"They differ\..*f1_official.*0\.123.*0\.456", page, re.DOTALL)
+
+
 def test_two_results_are_compared_and_chance_is_told(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
