@@ -61,8 +61,11 @@ def write_report(
     if album is not None:
         require_takes(album.dataset, [sample for one in graphs for sample in one.samples])
     groups = [(one, _sections(one, domain)) for one in results]
-    if len(results) > 1:
-        groups = [(one, [_of_file(section, one.label) for section in sections]) for one, sections in groups]
+    kinds = [one.kind for one in results]
+    groups = [
+        (one, [_of_file(s, one.label) for s in sections] if kinds.count(one.kind) > 1 else sections)
+        for one, sections in groups
+    ]
     compared = _comparisons(results, domain)
     last = [meanings(one) for one in results]
     fixed = sum(len(_encoded(s)) for s in (*before, *compared, *last, *(s for _, of_one in groups for s in of_one)))
