@@ -11,7 +11,9 @@ from random import Random
 import torch
 
 from computing.experiments import CONFIGS
-from mmor.report import TakeResult, write_report
+from mmor.reports.page import write_report
+from mmor.reports.pictures import Album
+from mmor.reports.seconds import take_seconds
 from operating_room.domain.collection import Take
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
@@ -29,6 +31,7 @@ from panoptic_segmentation.inference.predict import load as load_segmenter
 from panoptic_segmentation.inference.predict import predict
 from panoptic_segmentation.inference.predictions import picture_path
 from panoptic_segmentation.scores.evaluate import evaluate as evaluate_masks
+from panoptic_segmentation.scores.evaluate import results_path
 from panoptic_segmentation.training.train import train as train_segmenter
 from scene_graph_generation.config.settings import PretrainConfig, read_experiment
 from scene_graph_generation.inference.evaluate import evaluate as evaluate_graphs
@@ -45,6 +48,8 @@ from scene_graph_generation.weights.checkpoints import load_model
 # Of the test split: no model has been trained on a take of this name, or with this seed.
 TAKE = mmor().find_take("004_PKA")
 PICTURE_SIZE = (320, 240)  # px
+REPORT_BYTES = 6_000_000
+SECONDS_BYTES = 3_500_000  # of them, for the take second by second
 TRAINING_SEED = 0
 TRAINING_SECONDS = 120  # of each take the bundled models were trained on
 SHORT_TRAINING_SECONDS = 60  # of each take for training within the demo
@@ -90,6 +95,7 @@ def run_demo(out: Path, seconds: int, seed: int, train: bool) -> Path:
     model_file = models / SEGMENTER / "model.safetensors"
     predict(*load_segmenter(model_file, dataset.domain), videos, out / "panoptic", "test", model_file)
     truth_of_masks = out / "ground_truth", "ground_truth_test"
+    masks_file = results_path(out / "panoptic", "test")
     quality = evaluate_masks(videos, out / "panoptic", "test", *truth_of_masks, PICTURE_SIZE).classes
 
     print("3/5 preparing sound, speech and small masks")
@@ -102,21 +108,20 @@ def run_demo(out: Path, seconds: int, seed: int, train: bool) -> Path:
     scores = evaluate_graphs(truth, graphs_file, dataset.domain, out / "scene_graph_scores.json")
 
     print("5/5 writing the report")
-    result = TakeResult(
-        recorded=dataset.take(TAKE),
-        truth=truth,
-        graphs=graphs,
-        masks={
-            picture: picture_path(out / "panoptic", video.video_id, picture.name)
-            for video in videos
-            for picture in video.pictures()
-        },
-        scores=scores,
-        constant_scores=score_constant_guess(training_graphs(), truth, dataset.domain),
-        quality=quality,
-        note=f"Simulated take, seed {seed}, {seconds} s; small models trained on other simulated takes.",
+    constant = score_constant_guess(training_graphs(), truth, dataset.domain).overall.macro_f1
+    shown = {p: picture_path(out / "panoptic", v.video_id, p.name) for v in videos for p in v.pictures()}
+    album = Album(dataset, shown)
+    write_report(
+        [out / "scene_graph_scores.json", masks_file],
+        out / "report.html",
+        dataset.domain,
+        album,
+        title=f"Take {TAKE.name}",
+        about=f"Simulated take, seed {seed}, {seconds} s; small models trained on other simulated takes. One constant "
+        f"graph, the most frequent of the training takes, would have a macro F1 of {constant:.3f}.",
+        before=[take_seconds(truth, graphs, album, SECONDS_BYTES)],
+        limit=REPORT_BYTES,
     )
-    write_report(out / "report.html", result)
     print(f"VPQ {quality.vpq:.1f}, scene graph macro F1 {scores.overall.macro_f1:.3f}")
     return out / "report.html"
 

@@ -17,6 +17,7 @@ from mmor.cli import downstream as cli_downstream
 from mmor.cli import evaluation as cli_evaluation
 from mmor.cli import live as cli_live
 from mmor.cli import panoptic as cli_panoptic
+from mmor.cli import report as cli_report
 from mmor.cli import scene_graph as cli_scene_graph
 from mmor.launch import is_first_to_say
 from mmor.quiet import quiet_libraries
@@ -36,6 +37,7 @@ app.add_typer(cli_downstream.app, name="downstream")
 app.add_typer(cli_checkpoints.app, name="checkpoints")
 app.command("compare")(cli_evaluation.compare)
 app.command("live")(cli_live.live)
+app.command("report")(cli_report.report)
 
 
 @app.command()

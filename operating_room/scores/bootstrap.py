@@ -62,6 +62,21 @@ def difference_intervals(
     return _percentiles(tuple(names), _resampled(tuple(names), second) - _resampled(tuple(names), first))
 
 
+def draws(blocks: int) -> Int64[np.ndarray, "resamples blocks"]:
+    """How often each block is in each resample."""
+    return np.random.default_rng(SEED).multinomial(blocks, np.full(blocks, 1 / blocks), size=RESAMPLES)
+
+
+def percentiles(values: Float64[np.ndarray, " resamples"]) -> Interval | None:
+    """The interval of one number over the resamples that have it (the others are NaN); None if none has."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return None
+    tail = (100 - LEVEL) / 2
+    low, high = np.percentile(known, (tail, 100 - tail))
+    return float(low), float(high)
+
+
 def describe(intervals: Mapping[str, Interval], name: str) -> str:
     """`[0.123, 0.456]`, or nothing where there is no interval."""
     return "[{:.3f}, {:.3f}]".format(*intervals[name]) if name in intervals else ""
@@ -73,18 +88,11 @@ def _resampled(
     count = len(blocks)
     if not count:
         return np.full((1, len(names) + 4), np.nan)
-    weights = np.random.default_rng(SEED).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    sums = np.tensordot(weights, blocks, axes=1)
+    sums = np.tensordot(draws(count), blocks, axes=1)
     return np.array([list(statistics(Report(names, confusion)).values()) for confusion in sums])
 
 
 def _percentiles(names: tuple[str, ...], values: Float64[np.ndarray, "resamples statistics"]) -> dict[str, Interval]:
     labels = statistics(Report.from_labels(names, [], []))
-    tail = (100 - LEVEL) / 2
-    result = {}
-    for label, column in zip(labels, values.T):
-        known = column[~np.isnan(column)]
-        if len(known):
-            low, high = np.percentile(known, (tail, 100 - tail))
-            result[label] = (float(low), float(high))
-    return result
+    found = {label: percentiles(column) for label, column in zip(labels, values.T)}
+    return {label: interval for label, interval in found.items() if interval is not None}

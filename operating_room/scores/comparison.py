@@ -155,13 +155,18 @@ def _downstream_scores(first: Records, second: Records, domain: Domain) -> dict[
         _require_same(first, second, lambda record, name=task.name: record[name]["label"])
         for who in ("model", "rule"):
             if all(who in record[task.name] for records in (first, second) for record in records.values()):
-                judged = [_judged_answers(records, task, who, domain) for records in (first, second)]
+                judged = [judged_answers(records, task, who, domain) for records in (first, second)]
                 if judged[0][0]:
                     found[f"{task.name}, {who}"] = _differences(task.classes, *judged)
     return found
 
 
-def _judged_answers(records: Records, task: Task, who: str, domain: Domain) -> Judged:
+def judged_answers(records: Records, task: Task, who: str, domain: Domain) -> Judged:
+    """Take and confusion of each timepoint of a downstream results file that counts.
+
+    Raises:
+        UserError: a label has another form.
+    """
     samples = [Sample.of_id(sample_id) for sample_id in records]
     labels: dict[str, dict[str, Any]] = {}
     for sample in samples:

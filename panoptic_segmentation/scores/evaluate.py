@@ -138,6 +138,11 @@ def of_predicted_takes(videos: Sequence[Video], output: Path, split_name: str) -
     return [video for video in videos if video.take in found]
 
 
+def results_path(output: Path, split_name: str) -> Path:
+    """Where `evaluate` writes its results."""
+    return output / "inference" / f"vpq_{split_name}.json"
+
+
 def evaluate(
     videos: Sequence[Video],
     output: Path,
@@ -201,7 +206,7 @@ def evaluate(
         "instances": None if instances is None else instances.to_json(),
         "stq": asdict(evaluation.tracking) | {"stq": evaluation.tracking.stq},
     }
-    write_json(output / "inference" / f"vpq_{split_name}.json", report, indent=1)
+    write_json(results_path(output, split_name), report, indent=1)
     return evaluation
 
 

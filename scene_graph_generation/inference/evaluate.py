@@ -24,6 +24,7 @@ from operating_room.scores import bootstrap
 from operating_room.scores.egoexor import EgoExORScores, score_both
 from operating_room.scores.fingerprints import annotations_fingerprint, code_version, inputs_fingerprint
 from operating_room.scores.scoring import SceneGraphScores, score, score_sample, summarise, without_prediction
+from operating_room.scores.triplets import details
 from scene_graph_generation.inference.answers import open_answers
 from scene_graph_generation.inference.generator import SceneGraphGenerator
 from scene_graph_generation.inference.infer import Predictions, about_answers, answer_takes, answers_path, seen_of
@@ -35,6 +36,7 @@ class Evaluation:
     """Scores and how certain they are."""
 
     scores: SceneGraphScores
+    details: details.Details  # whole triplets, segments, delays, hallucinations
     intervals: dict[str, bootstrap.Interval]  # of all samples: see `bootstrap.statistics`
     about: dict[str, Any]  # what was scored with what
     samples: dict[str, dict[str, Any]]  # by sample id: true and predicted graph, and the generated text
@@ -46,12 +48,17 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """The results file."""
         results = self.scores.to_json()
-        results["definitions"] = {**results["definitions"], "intervals": bootstrap.DEFINITION}
+        results["definitions"] = {
+            **results["definitions"],
+            "intervals": bootstrap.DEFINITION,
+            **details.DEFINITIONS,
+        }
         results["overall"]["intervals"] = self.intervals
         return {
             "task": "scene_graph",
             "about": self.about,
             **results,
+            "triplets": self.details.to_json(),
             **({} if self.egoexor is None else {"egoexor": self.egoexor.to_json()}),
             "modalities": None if self.seen is None else self.seen.to_json(),
             "problems": self.problems,
@@ -65,7 +72,7 @@ class Evaluation:
         seen = "" if self.seen is None else f"{self.seen}\n"
         blocks = f"{bootstrap.LEVEL} % bootstrap over blocks of {bootstrap.BLOCK} timepoints"
         both = "" if self.egoexor is None else f"{self.egoexor}\n"
-        return f"{self.scores}\n{both}{seen}{certainty} ({blocks})"
+        return f"{self.scores}\n{self.details}\n{both}{seen}{certainty} ({blocks})"
 
 
 def evaluate(samples: Sequence[Sample], predictions: Path, domain: Domain, out: Path | None = None) -> SceneGraphScores:
@@ -204,6 +211,7 @@ def _evaluate(
     scores = summarise(scored, reports, domain)
     evaluation = Evaluation(
         scores,
+        details.measure(scored, predictions, scores, domain),
         bootstrap.intervals(domain.language.scored_predicates, blocks),
         {**about, "domain": domain.name, "code": code_version(), "annotations": annotations_fingerprint(scored)},
         {

@@ -11,6 +11,7 @@ import typer
 
 import operating_room.scores.downstream
 import operating_room.scores.scoring
+import operating_room.scores.triplets.details
 import panoptic_segmentation.scores.evaluate
 from mmor.cli import app
 from scene_graph_generation.config.published_options import KNOWN
@@ -84,6 +85,7 @@ def test_tests_named_in_documents_are_there() -> None:
     ("document", "definitions"),
     [
         ("evaluation.md", operating_room.scores.scoring.DEFINITIONS),
+        ("evaluation.md", operating_room.scores.triplets.details.DEFINITIONS),
         ("downstream.md", operating_room.scores.downstream.DEFINITIONS),
         ("panoptic.md", panoptic_segmentation.scores.evaluate.DEFINITIONS),
     ],

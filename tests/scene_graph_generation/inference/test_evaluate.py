@@ -74,7 +74,10 @@ def test_results_tell_where_they_come_from(tmp_path: Path) -> None:
     run(write_dataset(tmp_path), tmp_path / "r.json")
     results = json.loads((tmp_path / "r.json").read_text())
     assert results["about"].keys() >= {"split", "model", "memory", "batch_size", "code", "annotations", "inputs"}
-    assert results["definitions"].keys() >= {"pairs", "macro", "intervals"}
+    assert results["definitions"].keys() >= {"pairs", "macro", "intervals", "segments", "delays"}
+    triplets = results["triplets"]
+    assert triplets["given"] == results["overall"]["macro"]
+    assert triplets["hallucinations"]["timepoints"] == results["overall"]["samples"]
     assert results["overall"]["predicates"]["holding"]["support"] == 6
     assert results["overall"]["intervals"]["holding"] == [1, 1]
     assert results["samples"]["001_PKA_MMOR_000002"] == {

@@ -1,0 +1,1 @@
+"""Reports: results files as one self-contained page and as CSV."""

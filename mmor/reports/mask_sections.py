@@ -1,0 +1,134 @@
+"""Sections about masks: video panoptic quality of categories and videos, and two results side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float64
+
+from mmor.reports.parts import Section, Table, cards, note
+from mmor.reports.results import Results
+from mmor.reports.svg import SHARE, Row, around, chart
+from operating_room.errors import UserError
+from operating_room.scores import bootstrap
+from panoptic_segmentation.scores.vpq import SUMMARY_WINDOWS
+
+_SUMS = ("iou", "tp", "fp", "fn")
+Sums = Float64[np.ndarray, "windows videos categories sums"]
+
+
+def mask_sections(results: Results) -> list[Section]:
+    """Scores of each category and each video.
+
+    Raises:
+        UserError: the results are damaged.
+    """
+    told = [("VPQ (mean of windows of 4 and 8 frames)", f"{results.number('vpq'):.1f}")]
+    if results.content.get("stq"):
+        told.append(("STQ", f"{100 * results.number('stq', 'stq'):.1f}"))
+    if results.content.get("instances"):
+        told.append(("VPQ by instance, identity switches count", f"{results.number('instances', 'vpq'):.1f}"))
+    told += [(what, f"{results.number(what):.0f}") for what in ("videos", "frames") if what in results.content]
+    windows = [str(length) for length in SUMMARY_WINDOWS]
+    rows, marks = [], []
+    for name in sorted(set().union(*(results.table("windows", window, "per_class") for window in windows))):
+        there = [name in results.table("windows", window, "per_class") for window in windows]
+        places = [("windows", window, "per_class", name) for window in windows]
+        pq = [results.number(*place, "pq") if ok else None for place, ok in zip(places, there)]
+        first = places[there.index(True)]
+        ratios = [results.number(*first, key) for key in ("precision", "recall")]
+        tp, fp, fn = (int(results.number(*first, key)) for key in _SUMS[1:])
+        rows.append([name, *pq, *ratios, tp + fn, fp])
+        marks.append(Row(name.replace("_", " "), list(enumerate(pq)), note=f"{tp + fn} true tubes"))
+    names, sums = _sums(results)
+    videos = [
+        [video, *(float(np.mean([_vpq(sums[:, [place], :, :][[w]]) for w in chosen])) for chosen in ([0], [1], [0, 1]))]
+        for place, video in enumerate(names[0])
+    ]
+    columns = (
+        "category",
+        *(f"PQ, {window} frames" for window in windows),
+        "precision",
+        "recall",
+        "true tubes",
+        "wrong tubes",
+    )
+    return [
+        Section(
+            f"Masks: {results.label}",
+            [
+                cards(told),
+                note(f"Takes: {', '.join(map(str, results.content.get('takes', ())))}."),
+                chart("Panoptic quality of each category", marks, SHARE, [f"{window} frames" for window in windows]),
+                Table("categories", "Categories", columns, rows),
+                Table("videos", "Videos, in percent", ("video", *(f"VPQ, {w} frames" for w in windows), "VPQ"), videos),
+            ],
+        )
+    ]
+
+
+def compare_masks(first: Results, second: Results) -> Section:
+    """What changed, over the videos in both; the interval draws whole videos.
+
+    Raises:
+        UserError: the results are damaged or have no video in common.
+    """
+    (names, sums), (other_names, other_sums) = _sums(first), _sums(second)
+    common = [video for video in names[0] if video in other_names[0]]
+    if not common:
+        raise UserError(f"{first.path} and {second.path} have no video in common; are they of the same split?")
+    categories = [name for name in names[1] if name in other_names[1]]
+    a, b = (
+        found[:, [table[0].index(video) for video in common]][:, :, [table[1].index(name) for name in categories]]
+        for table, found in ((names, sums), (other_names, other_sums))
+    )
+    weights = bootstrap.draws(len(common))
+    rows, marks = [], []
+    for place, name in enumerate(("VPQ", *categories)):
+        pair = [part if not place else part[:, :, [place - 1]] for part in (a, b)]
+        before, after = (_vpq(part) for part in pair)
+        drawn = [
+            _vpq(np.einsum("v,wvcs->wcs", draw, pair[1])[:, None])
+            - _vpq(np.einsum("v,wvcs->wcs", draw, pair[0])[:, None])
+            for draw in weights
+        ]
+        low, high = bootstrap.percentiles(np.array(drawn)) or (0.0, 0.0)
+        real = low > 0 or high < 0
+        rows.append([name, before, after, after - before, low, high, "yes" if real else "no"])
+        told = f"{after - before:+z.1f}{', more than chance' if real else ''}"
+        marks.append(Row(name.replace("_", " "), [(0, after - before)], [(0, (low, high))], filled=real, note=told))
+    axis = around([value for row in rows for value in row[3:6]])
+    columns = ("category", "first", "second", "change", "from", "to", "more than chance")
+    few = " These are few: the interval is too narrow." if len(common) < 10 else ""
+    return Section(
+        f"Masks: {first.label} and {second.label}",
+        [
+            note(
+                f"{len(common)} videos in both. VPQ in percent, of these videos only; {bootstrap.LEVEL} % intervals by "
+                f"drawing whole videos ({bootstrap.RESAMPLES} times).{few} Filled marks: more than chance."
+            ),
+            chart("Change of VPQ", marks, axis, ["second minus first"]),
+            Table("change_masks", "What changed", columns, rows),
+        ],
+    )
+
+
+def _sums(results: Results) -> tuple[tuple[list[str], list[str]], Sums]:
+    """Names of videos and of categories, and the sums of each."""
+    windows = [results.table("windows", str(length), "per_video") for length in SUMMARY_WINDOWS]
+    videos = [video for video in windows[0] if all(video in of_window for of_window in windows)]
+    categories = sorted({name for of_window in windows for video in videos for name in of_window[video]})
+    sums = np.zeros((len(windows), len(videos), len(categories), len(_SUMS)))
+    for w, length in enumerate(SUMMARY_WINDOWS):
+        for v, video in enumerate(videos):
+            for name in windows[w][video]:
+                place = ("windows", str(length), "per_video", video, name)
+                sums[w, v, categories.index(name)] = [results.number(*place, key) for key in _SUMS]
+    return (videos, categories), sums
+
+
+def _vpq(sums: Sums) -> float:
+    """In percent, of these videos pooled; 0 where there is nothing."""
+    iou, tp, fp, fn = np.moveaxis(sums.sum(axis=1), -1, 0)
+    half, there = tp + (fp + fn) / 2, tp + fp + fn > 0
+    means = [(iou[w][there[w]] / half[w][there[w]]).mean() if there[w].any() else 0.0 for w in range(len(iou))]
+    return 100 * float(np.mean(means))

@@ -1,0 +1,150 @@
+"""Small pictures and masks of timepoints, as data URLs that fit into what a page may still take."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from operating_room.domain.labels import Labels
+from operating_room.errors import UserError
+from operating_room.files import readers
+from operating_room.graphs.scene_graph import Sample
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.questions import read_screen, read_speech
+from operating_room.recordings.timepoint import Timepoint
+
+# Width in px and number of cameras: the first that fits is taken.
+SIZES = ((240, 4), (200, 4), (160, 4), (160, 3), (128, 3), (112, 2), (96, 1))
+_KINDS = {"room_views": "room", "station_views": "station", "tracker_view": "tracking camera", "ego_views": "worn"}
+
+
+@dataclass(frozen=True)
+class View:
+    """One camera at one timepoint; pictures as data URLs."""
+
+    name: str
+    picture: str
+    predicted: str | None = None  # masks with transparent background
+    annotated: str | None = None
+
+
+@dataclass
+class Album:
+    """Where pictures are taken from; each take is looked up once."""
+
+    dataset: Dataset
+    masks: Mapping[Path, Path] = field(default_factory=dict)  # picture of a camera -> predicted class-colour picture
+    _found: dict[str, dict[str, Timepoint]] = field(default_factory=dict)
+
+    def timepoint(self, sample: Sample) -> Timepoint | None:
+        """The timepoint of a sample; None where its take, or it, is not on disk.
+
+        Raises:
+            UserError: the index of its take is damaged.
+        """
+        if sample.take_name not in self._found:
+            take = self.dataset.domain.find_take(sample.take_name)
+            there = take in self.dataset.takes()
+            timepoints = self.dataset.take(take).timepoints if there else ()
+            self._found[sample.take_name] = {timepoint.frame_id: timepoint for timepoint in timepoints}
+        return self._found[sample.take_name].get(sample.frame_id)
+
+    def fitting(self, timepoint: Timepoint, budget: int) -> list[View]:
+        """Views whose pictures take at most `budget` bytes, as large as that allows; none if nothing fits.
+
+        Raises:
+            UserError: a picture cannot be read.
+        """
+        views = list(timepoint.views.items())[: SIZES[0][1]]
+        read = [(_name(timepoint, camera), readers.read_picture(path)) for camera, path in views]
+        for width, count in SIZES:
+            found = [View(name, jpeg(picture, width, 62)) for name, picture in read[:count]]
+            if sum(len(view.picture) for view in found) <= budget:
+                return found
+        return []
+
+    def all_views(self, timepoint: Timepoint, width: int) -> Iterator[View]:
+        """Every camera with its masks.
+
+        Raises:
+            UserError: a picture or mask cannot be read.
+        """
+        labels, annotations = timepoint.domain.labels, timepoint.several("label_masks")
+        for camera, path in timepoint.views.items():
+            predicted, annotated = self.masks.get(path), annotations.get(camera)
+            yield View(
+                _name(timepoint, camera),
+                jpeg(readers.read_picture(path), width, 70),
+                None if predicted is None else _predicted(predicted, labels, width),
+                None if annotated is None else _annotated(annotated, labels, width),
+            )
+
+
+def signals(timepoint: Timepoint) -> dict[str, str]:
+    """What the sensors without a picture say, in words.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    found = {}
+    if (transcript := timepoint.one("transcript")) is not None and (speech := read_speech(transcript)):
+        found["heard"] = speech
+    if (screen := timepoint.one("robot_screen")) is not None:
+        parts = read_screen(screen)
+        found["robot screen"] = ", ".join(f"{part['type']}: {part['template_name']}" for part in parts.values())
+    if timepoint.tracker is not None:
+        found["tracked tools"] = str(len(timepoint.tracker["unique_id_dicts"]))
+    return {name: words for name, words in found.items() if words}
+
+
+def jpeg(picture: UInt8[np.ndarray, "height width 3"], width: int, quality: int) -> str:
+    """As a data URL, no wider than `width` px."""
+    image = Image.fromarray(picture)
+    image.thumbnail((width, width))
+    return _encode(image, "JPEG", quality=quality)
+
+
+def overlay(categories: UInt8[np.ndarray, "height width"], labels: Labels, width: int) -> str:
+    """A category map as a palette picture whose background is transparent."""
+    image = Image.fromarray(categories).resize((width, width * categories.shape[0] // categories.shape[1]), 0)
+    image.putpalette(labels.colors.tobytes())
+    return _encode(image, "PNG", transparency=0, bits=8)
+
+
+def require_takes(dataset: Dataset, samples: list[Sample]) -> None:
+    """Pictures are wanted, so some take of the results must be there.
+
+    Raises:
+        UserError: none is.
+    """
+    names = {sample.take_name for sample in samples}
+    if names and not names & {take.sample_name for take in dataset.takes()}:
+        raise UserError(
+            f"{dataset.root}: none of the takes of the results is there ({sorted(names)[0]}, ...); give their --data"
+        )
+
+
+def _predicted(path: Path, labels: Labels, width: int) -> str:
+    return overlay(labels.colors_to_categories(readers.read_picture(path)), labels, width)
+
+
+def _annotated(path: Path, labels: Labels, width: int) -> str:
+    return overlay(labels.label_to_category[readers.read_label_mask(path)], labels, width)
+
+
+def _name(timepoint: Timepoint, camera: str) -> str:
+    kind = _KINDS[timepoint.collection.camera[camera].modality]
+    return f"{kind} {camera}"
+
+
+def _encode(image: Image.Image, form: str, **options: int) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return f"data:image/{form.lower()};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

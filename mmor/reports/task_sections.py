@@ -1,0 +1,106 @@
+"""Sections about downstream tasks, each by who answered."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmor.reports.graph_sections import about
+from mmor.reports.parts import Section, Table, cards, note
+from mmor.reports.results import Results
+from mmor.reports.svg import SHARE, Row, chart, heatmap
+from mmor.reports.triplet_sections import PUBLISHED, PUBLISHED_NOTE
+from operating_room.domain.domain import Domain
+from operating_room.errors import UserError
+from operating_room.scores.comparison import judged_answers
+
+_SCORES = ("precision", "recall", "f1-score")
+_AVERAGES = ("micro avg", "macro avg", "weighted avg")
+
+
+def task_sections(results: Results, domain: Domain) -> list[Section]:
+    """One for each task and who answered it.
+
+    Raises:
+        UserError: the results are damaged.
+    """
+    sections = [_overview(results, domain)]
+    for task, by in results.table("tasks").items():
+        sections += [_task(results, task, who, domain) for who in by]
+    return sections
+
+
+def _overview(results: Results, domain: Domain) -> Section:
+    rows = []
+    for task, by in results.table("tasks").items():
+        for who in by:
+            interval = results.interval("tasks", task, who, "intervals", "macro f1-score")
+            macro = results.number("tasks", task, who, "macro", "f1-score")
+            support = int(results.number("tasks", task, who, "macro", "support"))
+            rows.append([task, who, macro, *(interval or (None, None)), support])
+    parts: list[str | Table] = [
+        Table("tasks", "Macro F1 of each task", ("task", "answered by", "macro F1", "from", "to", "timepoints"), rows)
+    ]
+    if domain.name == "mmor":
+        others = [[name, *(value / 100 for value in values)] for name, _, *values in PUBLISHED]
+        columns = ("method", "next action", "robot phase", "sterility breach")
+        parts += [Table("published_tasks", "Published, macro F1", columns, others), note(PUBLISHED_NOTE)]
+    parts += [note(f"Problem: {line}") for line in results.content.get("problems", ())]
+    return Section(f"Downstream tasks: {results.label}", [*parts, about(results)])
+
+
+def _task(results: Results, task: str, who: str, domain: Domain) -> Section:
+    place = ("tasks", task, who)
+    interval = results.interval(*place, "intervals", "macro f1-score")
+    certainty = "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
+    rows, marks = [], []
+    for name in results.table(*place, "overall"):
+        support = int(results.number(*place, "overall", name, "support"))
+        if name in _AVERAGES or not support:
+            continue
+        scores = [results.number(*place, "overall", name, key) for key in _SCORES]
+        around = results.interval(*place, "intervals", name)
+        rows.append([name, *scores, *(around or (None, None)), support])
+        lines = [] if around is None else [(0, around)]
+        marks.append(Row(name, [(0, scores[2])], lines, note=f"{scores[2]:.3f} of {support}"))
+    takes = [
+        [
+            take,
+            *(results.number(*place, "takes", take, "macro avg", key) for key in _SCORES),
+            int(results.number(*place, "takes", take, "macro avg", "support")),
+        ]
+        for take in results.table(*place, "takes")
+    ]
+    file = f"{task}_{who}"
+    columns = ("class", "precision", "recall", "F1", "F1 from", "F1 to", "support")
+    parts: list[str | Table] = [
+        cards(
+            [
+                (
+                    "macro F1 over the classes with support",
+                    f"{results.number(*place, 'macro', 'f1-score'):.3f}{certainty}",
+                )
+            ]
+        ),
+        chart(f"F1 of each class of {task}", marks, SHARE, ["F1"]),
+        Table(file, "Classes", columns, rows),
+        Table(
+            f"{file}_takes", "Takes, mean over all classes", ("take", "precision", "recall", "F1", "timepoints"), takes
+        ),
+    ]
+    records = results.content.get("samples")
+    if not isinstance(records, dict) or not records:
+        return Section(f"{task}, answered by {who}", [*parts, note("No confusion: the file holds no timepoints.")])
+    chosen = domain.task(task)
+    try:
+        _, confusions = judged_answers(records, chosen, who, domain)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{results.path}: a timepoint lacks {error}; evaluate again") from error
+    total = confusions.sum(axis=0)
+    rows_there, names = np.flatnonzero(total.sum(axis=1)), (*chosen.classes, "other text")
+    columns_there = np.flatnonzero(total.sum(axis=0))
+    counts = total[np.ix_(rows_there, columns_there)]
+    titles = [names[i] for i in columns_there]
+    lines = [[names[i], *map(int, row)] for i, row in zip(rows_there, counts)]
+    parts.append(heatmap(f"Confusion of {task}", [names[i] for i in rows_there], titles, counts))
+    table = Table(f"{file}_confusion", "", ("true \\ answered", *titles), lines)
+    return Section(f"{task}, answered by {who}", parts, [table])
