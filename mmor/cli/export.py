@@ -56,6 +56,15 @@ def cvat(
     _export(data, domain, take, partial(export_cvat, out=out, predictions=predictions, pictures=pictures))
 
 
+@app.command("mcap")
+def mcap(take: Takes, out: Out, data: Data = Path("data"), domain: DomainFile = None) -> None:
+    """Everything of a take as one MCAP file, for Foxglove, rerun and FiftyOne. Pictures are not decoded."""
+    from mmor.exports.mcap import export_mcap, require_mcap
+
+    require_mcap()
+    _export(data, domain, take, partial(export_mcap, out=out))
+
+
 @import_app.command("masks")
 def masks(
     source: Annotated[Path, typer.Argument(help="COCO panoptic folder or file, or an export of CVAT (zip or folder).")],

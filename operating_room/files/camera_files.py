@@ -80,7 +80,7 @@ class Calibration:
     def unproject(
         self, pixels: Float[np.ndarray, "points 2"], depth: Float[np.ndarray, " points"]
     ) -> Float[np.ndarray, "points 3"]:
-        """Points of the world (m) at pixels (column, row) and depths along the axis (m); NaN where no ray comes from."""
+        """Points of the world (m) at pixels (column, row) and depths along the axis (m); NaN where no ray is."""
         bent = (pixels - self.matrix[:2, 2]) @ np.linalg.inv(self.matrix[:2, :2]).T
         flat = bent
         with np.errstate(all="ignore"):
