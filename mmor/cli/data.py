@@ -13,7 +13,7 @@ from mmor.cli.options import CPUS, DATA_FOLDER, Data, DomainFile, chosen_domain,
 from operating_room.errors import UserError
 
 if TYPE_CHECKING:
-    from operating_room.recordings.dataset import RecordedTake
+    from operating_room.recordings.dataset import Dataset, RecordedTake
 
 app = typer.Typer(help="What is on disk; simulated takes; relation files; imports.", no_args_is_help=True)
 app.add_typer(data_import.app, name="import")
@@ -33,12 +33,18 @@ def check(
         Path | None,
         typer.Option(help="File of persons by take and role: tell who is on both sides of a split."),
     ] = None,
+    calibration: Annotated[
+        bool, typer.Option("--calibration", help="Only this: by how much the cameras of a take disagree in depth.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Tell what is on disk and what is wrong with it. Exit code: 0 complete, 1 gaps, 2 broken files.
 
     Takes that are not there are gaps if their split is asked for, else they are only noted.
+    With --calibration the exit code is 1 if something could not be measured.
     """
+    if calibration:
+        _check_calibration(open_dataset(root, domain), take, as_json)
     from dataclasses import replace
 
     from operating_room.doctor import checkup as doctor
@@ -49,6 +55,14 @@ def check(
     report = replace(doctor.check(dataset, take), people=known)
     typer.echo(json.dumps(report.to_json(), indent=1) if as_json else str(report))
     raise typer.Exit(report.exit_code)
+
+
+def _check_calibration(dataset: Dataset, names: list[str] | None, as_json: bool) -> None:
+    from operating_room.doctor.calibration import check_calibration
+
+    found = check_calibration(dataset, dataset.choose(names))
+    typer.echo(json.dumps([take.to_json() for take in found], indent=1) if as_json else "\n".join(map(str, found)))
+    raise typer.Exit(1 if any(take.problems for take in found) else 0)
 
 
 @app.command("show")
@@ -172,12 +186,16 @@ def synthesize(
     without_tracker: Annotated[list[str] | None, typer.Option(help="Fault: a take without tracker file.")] = None,
     missing_frames: Annotated[float, typer.Option(help="Fault: share of single files that are lost.", min=0)] = 0.0,
     mask_stride: Annotated[int, typer.Option(help="Only every n-th timepoint has label masks.", min=1)] = 1,
+    calibration: Annotated[
+        bool, typer.Option("--calibration", help="Also camera files and depth pictures of the room cameras.")
+    ] = False,
 ) -> None:
     """Write simulated takes in the published layout. A finished take is left as it is; an interrupted one is redone."""
     if domain is not None or layout is not None:
-        if relations or without_room_cameras or without_cameras or without_tracker or missing_frames:
+        if relations or without_room_cameras or without_cameras or without_tracker or missing_frames or calibration:
             raise UserError(
-                "--relations, --without-... and --missing-frames are of MM-OR and 4D-OR; leave out --domain"
+                "--relations, --without-..., --missing-frames and --calibration are of MM-OR and 4D-OR; "
+                "leave out --domain"
             )
         count = _synthesize_rooms(out, take, seconds, seed, size, workers, domain, layout, period, mask_stride)
         typer.echo(f"{count} takes are in {out}")
@@ -200,7 +218,15 @@ def synthesize(
     else:
         samples = load_samples(relations)
         surgeries = [annotated.annotated_surgery(each, samples, seed, seconds) for each in takes]
-    writer.write_takes(out, surgeries, size=parse_size(size), workers=workers, faults=faults, mask_stride=mask_stride)
+    writer.write_takes(
+        out,
+        surgeries,
+        size=parse_size(size),
+        workers=workers,
+        faults=faults,
+        mask_stride=mask_stride,
+        calibration=calibration,
+    )
     typer.echo(f"{len(surgeries)} takes are in {out}")
 
 
