@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mmor.cli import data_import
-from mmor.cli.options import CPUS, DATA_FOLDER, Data, DomainFile, chosen_domain, open_dataset, parse_size
+from mmor.cli.options import (
+    CPUS,
+    DATA_FOLDER,
+    Data,
+    DomainFile,
+    Takes,
+    chosen_domain,
+    open_dataset,
+    open_takes,
+    parse_size,
+)
 from operating_room.errors import UserError
 
 if TYPE_CHECKING:
@@ -118,6 +128,43 @@ def table(
     else:
         write_text(out, text.getvalue())
         typer.echo(f"{text.getvalue().count(chr(10)) - 1} pictures in {out}", err=True)
+
+
+@app.command("stats")
+def stats(
+    root: Root = Path("data"),
+    domain: DomainFile = None,
+    take: Takes = None,
+    page: Annotated[Path | None, typer.Option(help="Also write one HTML page with figures.")] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Also write everything to this JSON file.")] = None,
+    as_csv: Annotated[Path | None, typer.Option("--csv", help="Also write a row for each number.")] = None,
+) -> None:
+    """Count: seconds, triplets, predicates over time and together, gaps of cameras, pixels of each class.
+
+    Exit code: 1 if a file could not be read; it is named and left out.
+    """
+    from operating_room.doctor.statistics import statistics
+    from operating_room.files.atomic import write_json, write_text
+
+    dataset, takes = open_takes(root, domain, take)
+    found = statistics(dataset, takes)
+    typer.echo(str(found))
+    if as_json is not None:
+        write_json(as_json, found.to_json(), indent=1)
+    if as_csv is not None:
+        import csv
+        from io import StringIO
+
+        text = StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("of", "kind", "what", "number", "value"))
+        writer.writerows(row for each in (found.total, *found.takes) for row in each.rows())
+        write_text(as_csv, text.getvalue())
+    if page is not None:
+        from mmor.stats_page import write_page
+
+        write_page(page, found, f"{dataset.domain.name}: {len(found.takes)} takes")
+    raise typer.Exit(1 if found.total.problems else 0)
 
 
 def _recorded(data: Path, domain: Path | None, take: str) -> RecordedTake:
