@@ -157,6 +157,6 @@ def _blue(share: float) -> str:
     return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in zip(light, dark))
 
 
-def _svg(width: float, height: float, shapes: Sequence[str]) -> str:
-    box = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
+def _svg(width: int, height: int, shapes: Sequence[str]) -> str:
+    box = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {box} role="img">{"".join(shapes)}</svg>'
