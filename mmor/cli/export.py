@@ -65,6 +65,15 @@ def mcap(take: Takes, out: Out, data: Data = Path("data"), domain: DomainFile = 
     _export(data, domain, take, partial(export_mcap, out=out))
 
 
+@app.command("rerun")
+def rerun(take: Takes, out: Out, data: Data = Path("data"), domain: DomainFile = None) -> None:
+    """Everything of a take as an .rrd file of rerun, with the names of classes and the graphs."""
+    from mmor.exports.rerun import export_rerun, require_rerun
+
+    require_rerun()
+    _export(data, domain, take, partial(export_rerun, out=out))
+
+
 @import_app.command("masks")
 def masks(
     source: Annotated[Path, typer.Argument(help="COCO panoptic folder or file, or an export of CVAT (zip or folder).")],
