@@ -74,6 +74,16 @@ def rerun(take: Takes, out: Out, data: Data = Path("data"), domain: DomainFile =
     _export(data, domain, take, partial(export_rerun, out=out))
 
 
+@app.command("fiftyone")
+def fiftyone(
+    take: Takes, out: Out, data: Data = Path("data"), domain: DomainFile = None, pictures: Pictures = False
+) -> None:
+    """Pictures, masks and graphs of a take as a FiftyOne dataset, in plain files."""
+    from mmor.exports.fiftyone import export_fiftyone
+
+    _export(data, domain, take, partial(export_fiftyone, out=out, pictures=pictures))
+
+
 @import_app.command("masks")
 def masks(
     source: Annotated[Path, typer.Argument(help="COCO panoptic folder or file, or an export of CVAT (zip or folder).")],
