@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from typer.testing import CliRunner
 
 from mmor import cli
@@ -58,3 +59,21 @@ def test_pictures_can_be_copied(tmp_path: Path) -> None:
     assert len(set(copied)) == 16
     assert all(path.is_file() for path in copied)
     assert samples[-1]["seconds"] == 1.5
+
+
+def test_fiftyones_own_reader_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its database: it makes samples of the folder, which are stored afterwards."""
+    monkeypatch.setenv("FIFTYONE_DO_NOT_TRACK", "1")
+    pytest.importorskip("fiftyone", reason="FiftyOne is not installed")
+    from fiftyone.utils.data.importers import FiftyOneDatasetImporter
+
+    root = write_dataset(tmp_path / "data")
+    reader = FiftyOneDatasetImporter(str(export(root, tmp_path / "out", MMOR_NAME)))
+    assert reader._is_legacy_format_data()
+    with reader._to_legacy_importer() as samples:
+        found = list(samples)
+    assert len(found) == 30
+    masked = [sample for sample in found if sample.has_field("ground_truth")]
+    assert len(masked) == 18
+    assert set(np.unique(masked[0]["ground_truth"].get_mask())) == {0, 5, 10}
+    assert "holding" in {each.label for each in found[0]["graph"].classifications}

@@ -12,12 +12,16 @@ from typer.testing import CliRunner
 
 from mmor import cli
 from operating_room.doctor.calibration import TakeCalibration, check_calibration
+from operating_room.doctor.checkup import check
+from operating_room.doctor.findings import Severity
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
 from operating_room_simulator.story.story import script_surgery
 from operating_room_simulator.writer import named_takes, synthesize, write_takes
+from tests.operating_room.cameras import camera_file
 from tests.operating_room.tiny_dataset import write
+from tests.operating_room.tiny_house import write_house
 
 RUN = CliRunner()
 
@@ -106,3 +110,16 @@ def test_the_command(root: Path) -> None:
 def test_takes_in_one_folder_have_no_camera_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="shares the folder"):
         synthesize(tmp_path, named_takes(["012_1_PKA"]), 40, calibration=True)
+
+
+def test_the_doctor_reads_camera_files(tmp_path: Path) -> None:
+    """A take without any lacks nothing; one that is broken is told."""
+    root = write_house(tmp_path / "kitchen")
+    write(root / "takes/soup/depth/door/000000.png", b"")
+    for place in ("calibration/door.json", "takes/soup/calibration/ceiling.json"):
+        write(root / place, camera_file())
+    assert not check(Dataset(root)).findings
+    write(root / "takes/soup/calibration/door.json", b"{}")
+    (finding,) = check(Dataset(root)).findings
+    assert finding.severity is Severity.BROKEN
+    assert "takes/soup/calibration/door.json: is no camera file" in finding.message
