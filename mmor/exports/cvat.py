@@ -22,6 +22,15 @@ from operating_room.work.progress import track
 
 LABELMAP, CLASSES, OBJECTS = "labelmap.txt", "SegmentationClass", "SegmentationObject"
 ARCHIVE, PICTURES = "annotations.zip", "images.zip"
+# Readers turn the colours of objects into numbers by Pascal VOC's list, whatever the label map says: the bits of a
+# number, three at a time, are the highest of red, green and blue. The number of an object is its label.
+_OBJECT_COLORS = np.array(
+    [
+        [sum((number >> 3 * bit + channel & 1) << 7 - bit for bit in range(8)) for channel in range(3)]
+        for number in range(256)
+    ],
+    np.uint8,
+)
 _NAMES = "ImageSets/Segmentation/default.txt"
 
 
@@ -52,9 +61,9 @@ def export_cvat(recorded: RecordedTake, out: Path, predictions: Path | None = No
             _add(archive, LABELMAP, "\n".join(lines) + "\n")
             _add(archive, _NAMES, "".join(f"{each.name}\n" for each in found))
             for each in track(found, f"exporting {recorded.take.name}"):
-                classes = png_bytes(table[each.labels(labels)])
-                for place in (CLASSES, OBJECTS):  # colours are as different for objects as for classes
-                    _add(archive, f"{place}/{each.name}.png", classes)
+                mask = each.labels(labels)
+                _add(archive, f"{CLASSES}/{each.name}.png", png_bytes(table[mask]))
+                _add(archive, f"{OBJECTS}/{each.name}.png", png_bytes(_OBJECT_COLORS[mask]))
         if pictures:
             with atomic_path(folder / PICTURES) as temporary, ZipFile(temporary, "w", ZIP_STORED) as archive:
                 for each in track(found, f"pictures of {recorded.take.name}"):

@@ -126,7 +126,8 @@ def test_cvat_gets_a_label_map_and_class_colours(root: Path, tmp_path: Path) -> 
         for name in names:
             shown = Image.open(io.BytesIO(archive.read(f"SegmentationClass/{name}.png")))
             assert shown.mode == "RGB"
-            assert f"SegmentationObject/{name}.png" in archive.namelist()
+            objects = np.asarray(Image.open(io.BytesIO(archive.read(f"SegmentationObject/{name}.png"))))
+            assert len(np.unique(objects.reshape(-1, 3), axis=0)) == len(np.unique(np.reshape(shown, (-1, 3)), axis=0))
     assert len(names) == 18
 
 
@@ -244,3 +245,14 @@ def test_the_commands(root: Path, tmp_path: Path) -> None:
     assert kept.exit_code == 1
     assert "give --replace" in kept.output
     assert "1 masks written, 17 were so already" in RUN.invoke(cli.app, [*arguments, "--replace"]).output
+
+
+def test_objects_have_the_colours_of_pascal_voc(root: Path, tmp_path: Path) -> None:
+    """The first ones of its list, as everybody has them: readers refuse others."""
+    mask = sorted(masks_of(recorded(root)))[0]
+    write(mask, label_picture(0, 1, 2, 3, 8))
+    target = export_cvat(recorded(root), tmp_path / "out")
+    with zipfile.ZipFile(target / "annotations.zip") as archive:
+        name = next(name for name in archive.namelist() if "Object" in name and name.endswith(f"{mask.stem}.png"))
+        objects = np.asarray(Image.open(io.BytesIO(archive.read(name))))
+    assert objects[0, :5].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [64, 0, 0]]
