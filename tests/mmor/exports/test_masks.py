@@ -127,7 +127,9 @@ def test_cvat_gets_a_label_map_and_class_colours(root: Path, tmp_path: Path) -> 
             shown = Image.open(io.BytesIO(archive.read(f"SegmentationClass/{name}.png")))
             assert shown.mode == "RGB"
             objects = np.asarray(Image.open(io.BytesIO(archive.read(f"SegmentationObject/{name}.png"))))
-            assert len(np.unique(objects.reshape(-1, 3), axis=0)) == len(np.unique(np.reshape(shown, (-1, 3)), axis=0))
+            assert len(np.unique(objects.reshape(-1, 3), axis=0)) == len(
+                np.unique(np.asarray(shown).reshape(-1, 3), axis=0)
+            )
     assert len(names) == 18
 
 
@@ -256,3 +258,37 @@ def test_objects_have_the_colours_of_pascal_voc(root: Path, tmp_path: Path) -> N
         name = next(name for name in archive.namelist() if "Object" in name and name.endswith(f"{mask.stem}.png"))
         objects = np.asarray(Image.open(io.BytesIO(archive.read(name))))
     assert objects[0, :5].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [64, 0, 0]]
+
+
+def test_by_way_of_datumaro(root: Path, tmp_path: Path) -> None:
+    """What CVAT converts masks with reads the export, and what it writes comes back as the same labels."""
+    datumaro = pytest.importorskip("datumaro", reason="Datumaro is not installed")
+    before = masks_of(recorded(root))
+    target = export_cvat(recorded(root), tmp_path / "out", pictures=True)
+    shutil.unpack_archive(target / "annotations.zip", tmp_path / "voc")
+    shutil.unpack_archive(target / "images.zip", tmp_path / "voc" / "JPEGImages")
+    read = datumaro.Dataset.import_from(str(tmp_path / "voc"), "voc_segmentation")
+    assert len(read) == len(before)
+    read.export(str(tmp_path / "back"), "voc_segmentation", label_map="source", apply_colormap=True)
+    done = import_masks(recorded(root), tmp_path / "back")
+    assert (done.unchanged, done.kept) == (len(before), ())
+
+
+@pytest.mark.parametrize("kind", EXPORTS)
+def test_a_full_disk_is_told_before_anything_is_written(
+    root: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
+    with pytest.raises(UserError, match="make room"):
+        EXPORTS[kind](recorded(root), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_in_an_archive_stay_in_its_folder(root: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr("labelmap.txt", "background:0,0,0::")
+        archive.writestr("SegmentationClass/../../outside.png", label_picture(0))
+    with pytest.raises(UserError):
+        import_masks(recorded(root), tmp_path / "evil.zip")
+    assert not list(tmp_path.rglob("outside.png"))

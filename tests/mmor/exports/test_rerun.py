@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from mmor import cli
 from operating_room.errors import UserError
 from tests.operating_room.cameras import camera_file
-from tests.operating_room.tiny_dataset import MMOR_NAME, write, write_dataset
+from tests.operating_room.tiny_dataset import FOURDOR_NAME, MMOR_NAME, write, write_dataset
 
 RUN = CliRunner()
 
@@ -29,10 +29,11 @@ def test_everything_of_a_take(tmp_path: Path) -> None:
     pytest.importorskip("rerun", reason="the extra rerun is not installed")
     root = write_dataset(tmp_path / "data")
     write(root / "MM-OR_data" / MMOR_NAME / "camera02.json", camera_file())
-    arguments = [MMOR_NAME, "--data", str(root), "--out", str(tmp_path / "out")]
+    arguments = [MMOR_NAME, FOURDOR_NAME, "--data", str(root), "--out", str(tmp_path / "out")]
     result = RUN.invoke(cli.app, ["export", "rerun", *arguments])
     assert result.exit_code == 0, result.output
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"{MMOR_NAME}.rrd"]
+    assert {path.stem for path in (tmp_path / "out").iterdir()} == {MMOR_NAME, FOURDOR_NAME}
+    assert "EncodedImage" in printed(tmp_path / "out" / f"{FOURDOR_NAME}.rrd")  # whose graphs are empty
     text = printed(tmp_path / "out" / f"{MMOR_NAME}.rrd")
     for sign in ("AnnotationContext", "EncodedImage", "SegmentationImage", "Points3D", "GraphNodes", "GraphEdges"):
         assert sign in text, sign
