@@ -27,6 +27,7 @@ from operating_room.files.readers import read_json
 from operating_room.work.workers import in_workers
 from operating_room_simulator.records import frame_numbers, time_stamp, write_records
 from operating_room_simulator.sensors import signals
+from operating_room_simulator.stage.camera import camera_file
 from operating_room_simulator.stage.poses import Scene, pose
 from operating_room_simulator.stage.rendering import View, affordable, point_cloud, render
 from operating_room_simulator.stage.room import Room
@@ -60,6 +61,7 @@ def synthesize(
     workers: int = 1,
     faults: Faults = Faults(),
     mask_stride: int = 1,
+    calibration: bool = False,
 ) -> None:
     """Write scripted takes of `seconds` timepoints below `root`, which gets `MM-OR_data` and `4D-OR_data`.
 
@@ -67,12 +69,21 @@ def synthesize(
         size: width and height of all pictures in px.
         workers: processes at most, each with one thread; fewer, with a note, where the memory is not enough for all.
         mask_stride: only every n-th timepoint has annotated label masks.
+        calibration: also camera files and depth pictures of the room cameras.
 
     Raises:
         UserError: an option is out of range, or `root` holds something else under the name of a take.
     """
     surgeries = [script_surgery(take, seed, seconds) for take in takes]
-    write_takes(root, surgeries, size=size, workers=workers, faults=faults, mask_stride=mask_stride)
+    write_takes(
+        root,
+        surgeries,
+        size=size,
+        workers=workers,
+        faults=faults,
+        mask_stride=mask_stride,
+        calibration=calibration,
+    )
 
 
 def write_takes(
@@ -83,6 +94,7 @@ def write_takes(
     workers: int = 1,
     faults: Faults = Faults(),
     mask_stride: int = 1,
+    calibration: bool = False,
 ) -> None:
     """Write surgeries of any kind; see `synthesize`."""
     if not 16 <= min(size) <= max(size) <= 8192 or mask_stride < 1 or workers < 1 or not 0 <= faults.missing_frames < 1:
@@ -95,13 +107,26 @@ def write_takes(
     known = {surgery.take.name for surgery in surgeries}
     if unknown := sorted({*faults.no_room_cameras, *faults.no_cameras, *faults.no_tracker} - known):
         raise UserError(f"faults name takes that are not simulated: {', '.join(unknown)}")
+    if calibration and (shared := [s.take for s in surgeries if _shares_folder(s.take)]):
+        raise UserError(
+            f"take {shared[0].name} shares the folder {shared[0].folder} with others, whose cameras stand elsewhere; "
+            "leave it out, or the calibration"
+        )
     todo = []
     for surgery in surgeries:
-        recipe = _recipe(surgery, size, faults, mask_stride)
+        recipe = _recipe(surgery, size, faults, mask_stride) | ({"calibration": True} if calibration else {})
         if not _is_finished(root, surgery.take, recipe):
             todo.append((surgery, recipe))
     pieces = [
-        _Piece(root, surgery, range(first, min(first + _PIECE, len(surgery.moments))), size, faults, mask_stride)
+        _Piece(
+            root,
+            surgery,
+            range(first, min(first + _PIECE, len(surgery.moments))),
+            size,
+            faults,
+            mask_stride,
+            calibration,
+        )
         for surgery, _ in todo
         for first in range(0, len(surgery.moments), _PIECE)
     ]
@@ -153,6 +178,7 @@ class _Piece:
     size: tuple[int, int]
     faults: Faults
     mask_stride: int
+    calibration: bool
 
 
 @contextmanager
@@ -181,6 +207,10 @@ def _write_piece(piece: _Piece) -> Take:
             _write_summary(folder, surgery, second)
         return take
     room, scenes = _stage(surgery)
+    if piece.calibration and 0 in piece.seconds:
+        for camera in mmor().collection(take).cameras_of("room_views"):
+            path = folder / mmor().collection(take).camera_files(take, camera.name)[0]
+            write_json(path, camera_file(room.camera(f"room{camera.name}"), *piece.size), indent=1)
     for second in piece.seconds:
         _write_second(folder, piece, room, scenes[second], second)
     return take
@@ -214,6 +244,10 @@ def _write_second(folder: Path, piece: _Piece, room: Room, scene: Scene, second:
         for camera in rooms:
             if kept():
                 write_picture(camera, views[camera.name].color)
+            if piece.calibration:
+                depth = collection.depth_picture(take, camera.name, frames[camera.frame])
+                if depth is not None:
+                    _write_depth(folder / depth, views[camera.name].depth)
         if kept():
             path = collection.path("point_cloud", take, time=time_stamp(surgery, second), **frames)
             _write_cloud(folder / path, point_cloud(room, scene, {f"room{name}": view for name, view in views.items()}))
@@ -261,6 +295,15 @@ def _write_png(path: Path, labels: UInt8[np.ndarray, "height width"]) -> None:
 
     with atomic_path(path) as temporary:
         Image.fromarray(labels).save(temporary, compress_level=2)
+
+
+def _write_depth(path: Path, depth: Float32[np.ndarray, "height width"]) -> None:
+    """Millimetres in 16 bits; 0 is too far away."""
+    from PIL import Image
+
+    millimetres = np.rint(depth * 1000)
+    with atomic_path(path) as temporary:
+        Image.fromarray(np.where(millimetres < 1 << 16, millimetres, 0).astype(np.uint16)).save(temporary)
 
 
 def _write_cloud(path: Path, points: Float32[np.ndarray, "points 6"]) -> None:
@@ -317,6 +360,10 @@ def _is_finished(root: Path, take: Take, recipe: dict[str, Any]) -> bool:
             "give the same options again or choose another folder"
         )
     return bool(written.get("finished"))
+
+
+def _shares_folder(take: Take) -> bool:
+    return sum(other.folder == take.folder for other in mmor().collection(take).published) > 1
 
 
 def _recorded(root: Path, take: Take) -> Path | None:

@@ -11,9 +11,9 @@ torch=$(sed -n "s/^torch==//p" scripts/requirements.lock)+cpu # the newest CPU b
 python3 -m venv "$work/venv"
 echo "torch==$torch" >"$work/torch.txt"
 "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$work/torch.txt" \
-    --editable ".[dev,quant,deepspeed,wandb,asr,egoexor]"
+    --editable ".[dev,quant,deepspeed,wandb,asr,egoexor,export]"
 {
-    echo "# All packages of mmor[dev,quant,deepspeed,wandb,asr,egoexor], made by scripts/lock.sh with $(python3 --version) on $(date -u +%F)."
+    echo "# All packages of mmor[dev,quant,deepspeed,wandb,asr,egoexor,export], made by scripts/lock.sh with $(python3 --version) on $(date -u +%F)."
     "$work/venv/bin/python" -m pip freeze --all --exclude mmor --exclude pip | sed 's/+cpu$//'
 } >"$work/lock"
 mv "$work/lock" scripts/requirements.lock

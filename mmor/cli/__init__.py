@@ -15,6 +15,7 @@ from mmor.cli import checkpoints as cli_checkpoints
 from mmor.cli import data as cli_data
 from mmor.cli import downstream as cli_downstream
 from mmor.cli import evaluation as cli_evaluation
+from mmor.cli import export as cli_export
 from mmor.cli import live as cli_live
 from mmor.cli import panoptic as cli_panoptic
 from mmor.cli import report as cli_report
@@ -35,6 +36,8 @@ app.add_typer(cli_panoptic.app, name="panoptic")
 app.add_typer(cli_scene_graph.app, name="scene-graph")
 app.add_typer(cli_downstream.app, name="downstream")
 app.add_typer(cli_checkpoints.app, name="checkpoints")
+app.add_typer(cli_export.app, name="export")
+app.add_typer(cli_export.import_app, name="import")
 app.command("compare")(cli_evaluation.compare)
 app.command("live")(cli_live.live)
 app.command("report")(cli_report.report)

@@ -9,11 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mmor.cli import data_import
-from mmor.cli.options import CPUS, DATA_FOLDER, Data, DomainFile, chosen_domain, open_dataset, parse_size
+from mmor.cli.options import (
+    CPUS,
+    DATA_FOLDER,
+    Data,
+    DomainFile,
+    Takes,
+    chosen_domain,
+    open_dataset,
+    open_takes,
+    parse_size,
+)
 from operating_room.errors import UserError
 
 if TYPE_CHECKING:
-    from operating_room.recordings.dataset import RecordedTake
+    from operating_room.recordings.dataset import Dataset, RecordedTake
 
 app = typer.Typer(help="What is on disk; simulated takes; relation files; imports.", no_args_is_help=True)
 app.add_typer(data_import.app, name="import")
@@ -33,12 +43,18 @@ def check(
         Path | None,
         typer.Option(help="File of persons by take and role: tell who is on both sides of a split."),
     ] = None,
+    calibration: Annotated[
+        bool, typer.Option("--calibration", help="Only this: by how much the cameras of a take disagree in depth.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Tell what is on disk and what is wrong with it. Exit code: 0 complete, 1 gaps, 2 broken files.
 
     Takes that are not there are gaps if their split is asked for, else they are only noted.
+    With --calibration the exit code is 1 if something could not be measured.
     """
+    if calibration:
+        _check_calibration(open_dataset(root, domain), take, as_json)
     from dataclasses import replace
 
     from operating_room.doctor import checkup as doctor
@@ -49,6 +65,14 @@ def check(
     report = replace(doctor.check(dataset, take), people=known)
     typer.echo(json.dumps(report.to_json(), indent=1) if as_json else str(report))
     raise typer.Exit(report.exit_code)
+
+
+def _check_calibration(dataset: Dataset, names: list[str] | None, as_json: bool) -> None:
+    from operating_room.doctor.calibration import check_calibration
+
+    found = check_calibration(dataset, dataset.choose(names))
+    typer.echo(json.dumps([take.to_json() for take in found], indent=1) if as_json else "\n".join(map(str, found)))
+    raise typer.Exit(1 if any(take.problems for take in found) else 0)
 
 
 @app.command("show")
@@ -104,6 +128,43 @@ def table(
     else:
         write_text(out, text.getvalue())
         typer.echo(f"{text.getvalue().count(chr(10)) - 1} pictures in {out}", err=True)
+
+
+@app.command("stats")
+def stats(
+    root: Root = Path("data"),
+    domain: DomainFile = None,
+    take: Takes = None,
+    page: Annotated[Path | None, typer.Option(help="Also write one HTML page with figures.")] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Also write everything to this JSON file.")] = None,
+    as_csv: Annotated[Path | None, typer.Option("--csv", help="Also write a row for each number.")] = None,
+) -> None:
+    """Count: seconds, triplets, predicates over time and together, gaps of cameras, pixels of each class.
+
+    Exit code: 1 if a file could not be read; it is named and left out.
+    """
+    from operating_room.doctor.statistics import statistics
+    from operating_room.files.atomic import write_json, write_text
+
+    dataset, takes = open_takes(root, domain, take)
+    found = statistics(dataset, takes)
+    typer.echo(str(found))
+    if as_json is not None:
+        write_json(as_json, found.to_json(), indent=1)
+    if as_csv is not None:
+        import csv
+        from io import StringIO
+
+        text = StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("of", "kind", "what", "number", "value"))
+        writer.writerows(row for each in (found.total, *found.takes) for row in each.rows())
+        write_text(as_csv, text.getvalue())
+    if page is not None:
+        from mmor.stats_page import write_page
+
+        write_page(page, found, f"{dataset.domain.name}: {len(found.takes)} takes")
+    raise typer.Exit(1 if found.total.problems else 0)
 
 
 def _recorded(data: Path, domain: Path | None, take: str) -> RecordedTake:
@@ -172,12 +233,16 @@ def synthesize(
     without_tracker: Annotated[list[str] | None, typer.Option(help="Fault: a take without tracker file.")] = None,
     missing_frames: Annotated[float, typer.Option(help="Fault: share of single files that are lost.", min=0)] = 0.0,
     mask_stride: Annotated[int, typer.Option(help="Only every n-th timepoint has label masks.", min=1)] = 1,
+    calibration: Annotated[
+        bool, typer.Option("--calibration", help="Also camera files and depth pictures of the room cameras.")
+    ] = False,
 ) -> None:
     """Write simulated takes in the published layout. A finished take is left as it is; an interrupted one is redone."""
     if domain is not None or layout is not None:
-        if relations or without_room_cameras or without_cameras or without_tracker or missing_frames:
+        if relations or without_room_cameras or without_cameras or without_tracker or missing_frames or calibration:
             raise UserError(
-                "--relations, --without-... and --missing-frames are of MM-OR and 4D-OR; leave out --domain"
+                "--relations, --without-..., --missing-frames and --calibration are of MM-OR and 4D-OR; "
+                "leave out --domain"
             )
         count = _synthesize_rooms(out, take, seconds, seed, size, workers, domain, layout, period, mask_stride)
         typer.echo(f"{count} takes are in {out}")
@@ -200,7 +265,15 @@ def synthesize(
     else:
         samples = load_samples(relations)
         surgeries = [annotated.annotated_surgery(each, samples, seed, seconds) for each in takes]
-    writer.write_takes(out, surgeries, size=parse_size(size), workers=workers, faults=faults, mask_stride=mask_stride)
+    writer.write_takes(
+        out,
+        surgeries,
+        size=parse_size(size),
+        workers=workers,
+        faults=faults,
+        mask_stride=mask_stride,
+        calibration=calibration,
+    )
     typer.echo(f"{len(surgeries)} takes are in {out}")
 
 

@@ -19,6 +19,7 @@ from operating_room.doctor.findings import Checkup, Finding, Severity, TakeFiles
 from operating_room.domain.collection import Take
 from operating_room.domain.domain import Domain
 from operating_room.errors import UserError, one_line
+from operating_room.files.camera_files import read_camera
 from operating_room.files.readers import check_subtitles
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.file_checks import check_label_mask
@@ -104,6 +105,9 @@ class _Visit:
                 self.jobs.setdefault(path, job)
             else:
                 missing.setdefault(name, path)
+        for camera in recorded.collection.camera:
+            if (path := recorded.camera_file(camera)) is not None:  # most takes have none, which is no gap
+                self.jobs.setdefault(path, partial(read_camera, path))
         if recorded.collection.layout == "house":  # where a camera or modality without a folder was not used
             del counted["annotation"]  # which timepoints have a graph is up to the annotators
             report.expected = dict(+counted)

@@ -38,7 +38,7 @@ def look_at_take(recorded: RecordedTake) -> Iterator[Told]:
         for _, _, path in timepoint.files_by_camera():
             expected.setdefault(path.parent, set()).add(path.name)
     files = [recorded.path(name) for name in collection.take_files]
-    known = {"take.yaml", *_VIEWS, *(path.name for path in files if path is not None)}
+    known = {"take.yaml", "calibration", "depth", *_VIEWS, *(path.name for path in files if path is not None)}
     known |= {folder.name for folder in expected if folder.parent == place}
     for name in sorted(recorded.list_folder(place) - known):
         path = place / name

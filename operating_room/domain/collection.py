@@ -104,6 +104,8 @@ class Collection:
     labels: Literal["mmor", "4dor", "triplets"] = "triplets"  # which reader of raw relation labels
     files: Mapping[str, str] = field(default_factory=dict, hash=False)  # of a timepoint: TIMEPOINT_FILES -> pattern
     take_files: Mapping[str, str] = field(default_factory=dict, hash=False)  # TAKE_FILES and tasks -> pattern
+    calibration: tuple[str, ...] = ()  # patterns of the file of a camera; the first that exists counts
+    depth: str | None = None  # pattern of the depth pictures, with {frame} as in the picture of the camera
     period: float = 1.0  # s between timepoints of simulated takes; a recorded one says its own
     thinned: Mapping[str, int] = field(default_factory=dict, hash=False)  # take -> every n-th label file counts
     without: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)  # task -> takes not evaluated
@@ -240,6 +242,14 @@ class Collection:
         """The prepared panoptic picture (written, section 7.2): ids for training, class colours for validation."""
         name = f"panoptic_seg_{camera}{'_for_val' if for_validation else ''}"
         return Path(take.folder, name, f"{self.picture(take, camera, frame).stem}.png")
+
+    def camera_files(self, take: Take, camera: str) -> tuple[Path, ...]:
+        """The names that the file with the calibration of a camera may have; the first that exists counts."""
+        return tuple(self._path(pattern, take, camera=camera) for pattern in self.calibration)
+
+    def depth_picture(self, take: Take, camera: str, frame: str) -> Path | None:
+        """The depth picture of a camera; None if this dataset has none."""
+        return None if self.depth is None else self._path(self.depth, take, camera=camera, frame=frame)
 
     @cached_property
     def folders_beside(self) -> frozenset[str]:

@@ -5,6 +5,8 @@
     ROOT/takes/TAKE/views/CAMERA/000000.jpg              pictures, and beside them label_masks/CAMERA/000000.png
     ROOT/takes/TAKE/graphs/000000.json                   [subject, object, predicate] of a timepoint
     ROOT/takes/TAKE/{clouds,gaze,hands,audio,...}/       one file for each timepoint
+    ROOT/calibration/CAMERA.json                         of all takes; or below a take, of that one
+    ROOT/takes/TAKE/depth/CAMERA/000000.png              16 bits, mm
 
 Timepoints are numbered from 000000 on; a picture that is not there is a camera that did not record.
 """
@@ -52,5 +54,7 @@ def house_fields(cameras: Iterable[tuple[str, str]], modalities: Iterable[str]) 
         "index": (f"{_TAKE}/take.yaml",),
         "annotation": (f"{_TAKE}/graphs/{{frame_id}}.json",),
         "files": {name: _FILES[name] for name in modalities if name in _FILES},
+        "calibration": (f"{_TAKE}/calibration/{{camera}}.json", "calibration/{camera}.json"),
+        "depth": f"{_TAKE}/depth/{{camera}}/{{frame}}.png",
         "take_files": dict(_TAKE_FILES[name] for name in modalities if name in _TAKE_FILES),
     }

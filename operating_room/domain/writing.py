@@ -12,7 +12,20 @@ from operating_room.domain.collection import Collection
 from operating_room.domain.domain import Domain
 from operating_room.domain.house import LABEL_MASKS
 
-_NOT_IN_HOUSE = ("folder", "folders", "frame_keys", "index", "annotation", "files", "take_files", "labels")
+_NOT_IN_HOUSE = (
+    *(
+        "folder",
+        "folders",
+        "frame_keys",
+        "index",
+        "annotation",
+        "files",
+        "take_files",
+        "labels",
+        "calibration",
+        "depth",
+    ),
+)
 
 
 def domain_text(domain: Domain) -> str:
@@ -38,6 +51,9 @@ def _collection(collection: Collection) -> dict[str, Any]:
         values = {key: value for key, value in values.items() if key not in _NOT_IN_HOUSE}
         values["cameras"] = [{"name": camera.name, "modality": camera.modality} for camera in collection.cameras]
         values["modalities"] = [*collection.files, *masks]
+    for key in ("calibration", "depth"):
+        if not values.get(key, True):
+            del values[key]
     for camera in values["cameras"]:
         if camera.get("masks", "") is None:
             del camera["masks"]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import UInt8, UInt32
+from jaxtyping import Float32, UInt8, UInt32
 
 from operating_room.errors import UserError
 from operating_room.files.png import is_png, png_form
@@ -118,6 +118,29 @@ def read_ids(path: Path) -> UInt32[np.ndarray, "height width"]:
     except _ERRORS as error:
         raise _bad(path, error) from error
     return np.frombuffer(packed, "<u4").reshape(image.height, image.width) & np.uint32((1 << 24) - 1)
+
+
+def read_depth(path: Path) -> Float32[np.ndarray, "height width"]:
+    """A depth picture (TIFF or PNG of 16 bits, in mm) in m; NaN where nothing was measured.
+
+    Raises:
+        UserError: it is missing, damaged, neither of both, or has another number of bits or channels.
+    """
+    from PIL import Image
+
+    data = read_bytes(path)
+    try:
+        image = Image.open(io.BytesIO(data), formats=("TIFF", "PNG"))
+        if not 0 < image.width * image.height <= MAX_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} px")
+        if not image.mode.startswith("I;16"):
+            raise ValueError(f"mode {image.mode}, expected one channel of 16 bits, in mm")
+        millimetres = np.asarray(image)
+    except Image.UnidentifiedImageError as error:
+        raise UserError(f"{path}: is no TIFF or PNG; {again(path)}") from error
+    except (*_ERRORS, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UserError(f"{path}: is not a readable depth picture ({brief(error)}); {again(path)}") from error
+    return np.where(millimetres > 0, millimetres / np.float32(1000), np.float32(np.nan)).astype(np.float32)
 
 
 def picture_size(path: Path) -> tuple[int, int]:

@@ -52,13 +52,19 @@ def is_png(data: bytes) -> bool:
 
 
 def write_png(path: Path, picture: UInt8[np.ndarray, "height width channels"]) -> None:
-    """Write a grey, RGB or RGBA picture with unfiltered rows, atomically.
-
-    Image libraries filter rows to suit photographs. Flat pictures pack as well without, are written twice as fast, and
-    any reader decodes them 2.5 times as fast, since nothing is left to undo after inflating.
+    """Write a grey, RGB or RGBA picture atomically (see `png_bytes`).
 
     Raises:
         UserError: the folder cannot be written or the disk is full.
+    """
+    write_bytes(path, png_bytes(picture))
+
+
+def png_bytes(picture: UInt8[np.ndarray, "height width channels"]) -> bytes:
+    """A grey, RGB or RGBA picture as PNG with unfiltered rows.
+
+    Image libraries filter rows to suit photographs. Flat pictures pack as well without, are written twice as fast, and
+    any reader decodes them 2.5 times as fast, since nothing is left to undo after inflating.
     """
     height, width, channels = picture.shape
     rows = np.zeros((height, 1 + width * channels), np.uint8)  # the first byte of a row says: no filter
@@ -68,4 +74,4 @@ def write_png(path: Path, picture: UInt8[np.ndarray, "height width channels"]) -
     packed = (
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
     )
-    write_bytes(path, _SIGNATURE + b"".join(packed))
+    return _SIGNATURE + b"".join(packed)

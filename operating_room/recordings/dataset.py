@@ -195,6 +195,17 @@ class RecordedTake:
             return timepoint
         return replace(timepoint, records={**timepoint.records, modality: elements[second]})
 
+    def camera_file(self, camera: str) -> Path | None:
+        """The file with the calibration of a camera, if it is there."""
+        names = self.collection.camera_files(self.take, camera)
+        return next((self.root / name for name in names if self.has(self.root / name)), None)
+
+    def depth_picture(self, timepoint: Timepoint, camera: str) -> Path | None:
+        """The depth picture of a camera, if it is there."""
+        frame = self.index[int(timepoint.frame_id)].numbers.get(self.collection.camera[camera].frame)
+        path = None if frame is None else self.collection.depth_picture(self.take, camera, frame)
+        return None if path is None else self._existing(self.root / path)
+
     @cached_property
     def annotation_folder(self) -> Path | None:
         """The folder with the take's raw relation labels."""

@@ -1,10 +1,15 @@
-"""The 32x32 label masks of stage 2: label maps reduced (data specification, section 8)."""
+"""The 32x32 label masks of stage 2: label maps reduced (data specification, section 8); where predicted ones lie."""
 
 from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
+from operating_room.domain.collection import Take
 from operating_room.errors import UserError
 
 SMALL = 32  # px
@@ -44,3 +49,14 @@ def reduce_labels(labels: UInt8[np.ndarray, "height width"], size: int = SMALL) 
     ranks = rank.take(cut[::height]).reshape(size * size, width).min(axis=1)
     np.minimum.at(ranks, rows // height * size + columns // width, rank[below])
     return by_rarity[ranks].reshape(size, size)
+
+
+def predicted_pictures(predictions: Path, take: Take, camera: str) -> dict[str, Path]:
+    """Stem of a camera's picture -> class-colour picture of stage 1, whether its video was cut into parts or not.
+
+    Args:
+        predictions: the folder with one folder per video (`inference/pan_pred`).
+    """
+    name = re.compile(rf"{re.escape(take.name)}_{re.escape(camera)}(_part\d+)?")
+    folders = sorted(folder for folder in os.listdir(predictions) if name.fullmatch(folder))
+    return {path.stem: path for folder in folders for path in sorted((predictions / folder).glob("*.png"))}

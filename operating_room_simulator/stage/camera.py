@@ -6,9 +6,12 @@ World: metres, z up, origin on the floor in the middle of the room. Camera: x ri
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+
+from operating_room.files.camera_files import quaternion
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +41,33 @@ class Camera:
         """World positions (m) of pixels (column, row) at depths along the optical axis (m)."""
         rays = np.column_stack([pixels, np.ones(len(pixels))]) @ np.linalg.inv(self.intrinsics(width, height)).T
         return (rays * depth[:, None]) @ self.rotation + self.position
+
+
+def camera_file(camera: Camera, width: int, height: int) -> dict[str, Any]:
+    """The published form of a camera file (`operating_room.files.camera_files`); both lenses are one."""
+    (focal, _, across), (_, _, down), _ = camera.intrinsics(width, height).tolist()
+    lens = {
+        "fov_x": focal,
+        "fov_y": focal,
+        "c_x": across,
+        "c_y": down,
+        "width": width,
+        "height": height,
+        "radial_distortion": {f"m{place}0": 0.0 for place in range(6)},
+        "tangential_distortion": {"m00": 0.0, "m10": 0.0},
+    }
+    turned = quaternion(camera.rotation.T @ np.diag([1.0, -1.0, -1.0]))  # stored: y up, z backward
+    pose = _moved(turned.tolist(), camera.position.tolist())
+    still = _moved([0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0])
+    lenses = {"color_parameters": lens, "depth_parameters": lens}
+    return {"value0": {"camera_pose": pose, "color2depth_transform": still, **lenses, "is_valid": True}}
+
+
+def _moved(rotation: list[float], translation: list[float]) -> dict[str, Any]:
+    return {
+        "rotation": dict(zip("xyzw", rotation, strict=True)),
+        "translation": dict(zip(("m00", "m10", "m20"), translation, strict=True)),
+    }
 
 
 def look_at(

@@ -7,8 +7,6 @@ shifts no other one (fix 3 of section 11).
 from __future__ import annotations
 
 import json
-import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +21,7 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path
 from operating_room.files.readers import read_json, read_label_mask, read_picture
 from operating_room.recordings.dataset import Dataset, RecordedTake
-from operating_room.recordings.masks import PREDICTION_ORIGIN, reduce_labels
+from operating_room.recordings.masks import PREDICTION_ORIGIN, predicted_pictures, reduce_labels
 from operating_room.scores.fingerprints import fingerprint
 from scene_graph_generation.preprocess.run import SETTINGS, Outcome, each_take, settle
 
@@ -137,7 +135,10 @@ def _annotated(recorded: RecordedTake) -> Finder:
 def _predicted(recorded: RecordedTake, predictions: Path) -> Finder:
     """Finds the class-colour picture of a camera's frame, whether its video was cut into parts or not."""
     collection = recorded.collection
-    videos = {camera.name: _video(predictions, recorded.take, camera.name) for camera in collection.labelled_cameras}
+    videos = {
+        camera.name: predicted_pictures(predictions, recorded.take, camera.name)
+        for camera in collection.labelled_cameras
+    }
 
     def find(camera: Camera, frame: str) -> Path | None:
         return videos[camera.name].get(collection.picture(recorded.take, camera.name, frame).stem)
@@ -154,13 +155,6 @@ def mask_cameras(collection: Collection, masks: int) -> list[list[Camera]]:
     for camera in collection.labelled_cameras:
         groups.setdefault(camera.modality, []).append(camera)
     return [groups[modality][:masks] for modality in CAMERA_MODALITIES if modality in groups]
-
-
-def _video(predictions: Path, take: Take, camera: str) -> dict[str, Path]:
-    """Frame stem -> picture of a camera's video."""
-    name = re.compile(rf"{re.escape(take.name)}_{camera}(_part\d+)?")
-    folders = sorted(folder for folder in os.listdir(predictions) if name.fullmatch(folder))
-    return {path.stem: path for folder in folders for path in sorted((predictions / folder).glob("*.png"))}
 
 
 def _write_mask(path: Path, mask: UInt8[np.ndarray, "32 32"]) -> None:

@@ -26,7 +26,18 @@ from operating_room.domain.reading.nodes import Value, near, read_yaml, require_
 
 _REQUIRED = ("name", "root", "cameras")
 _COMMON = ("title", "layout", "suffix", "takes", "splits", "own", "slots", "period", "thinned", "without")
-_PATTERNS = ("folder", "folders", "frame_keys", "index", "annotation", "labels", "files", "take_files")
+_PATTERNS = (
+    "folder",
+    "folders",
+    "frame_keys",
+    "index",
+    "annotation",
+    "labels",
+    "files",
+    "take_files",
+    "calibration",
+    "depth",
+)
 _LAYOUTS, _LABELS = ("patterns", "house"), ("mmor", "4dor", "triplets")
 _OF_TAKE = ("take", "folder")
 _OF_TIMEPOINT = (*_OF_TAKE, "time", "frame_id")
@@ -139,6 +150,8 @@ def _patterns(
         "labels": require_known(fields["labels"], _LABELS, "reader of relation labels"),
         "files": timepoint,
         "take_files": take_files,
+        "calibration": _candidates(fields["calibration"], (*_OF_TAKE, "camera")) if "calibration" in fields else (),
+        "depth": _pattern(fields["depth"], (*_OF_TAKE, "camera", "frame")) if "depth" in fields else None,
     }
 
 

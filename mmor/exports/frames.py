@@ -1,0 +1,155 @@
+"""What exports share: the masks of a take with a name for each, several takes one after the other, room on the disk.
+
+A picture is called `<take>/<camera>/<name of its file>` in every export: pictures of two takes or two cameras may have
+one name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from operating_room.domain.collection import Take
+from operating_room.domain.labels import Labels
+from operating_room.errors import UserError
+from operating_room.files.readers import read_label_mask, read_picture
+from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.masks import predicted_pictures
+
+BACKGROUND = 0  # the pixel value of what no category is drawn on
+
+
+@dataclass(frozen=True)
+class MaskedPicture:
+    """A picture with its mask."""
+
+    take: str
+    camera: str
+    picture: Path
+    mask: Path  # a label mask; of a prediction a class-colour picture
+    is_predicted: bool = False
+
+    @property
+    def name(self) -> str:
+        """`001_PKA/1/camera01_colorimage-000100`."""
+        return f"{self.take}/{self.camera}/{self.picture.stem}"
+
+    def labels(self, labels: Labels) -> UInt8[np.ndarray, "height width"]:
+        """The raw label of each pixel.
+
+        Raises:
+            UserError: the mask is damaged, or has a label that the domain does not know.
+        """
+        if self.is_predicted:
+            return labels.colors_to_labels(read_picture(self.mask))
+        mask = read_label_mask(self.mask)
+        known = {*labels.labels.tolist(), *labels.mistakes, BACKGROUND}
+        if unknown := sorted(set(np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()) - known):
+            raise UserError(
+                f"{self.mask}: has labels that are in no table: {', '.join(map(str, unknown))}; export the mask again, "
+                "or add them to the domain"
+            )
+        return mask
+
+
+def masked_pictures(recorded: RecordedTake, predictions: Path | None = None) -> list[MaskedPicture]:
+    """The pictures of a take that are there with an annotated mask, or with a predicted one, in the order of time.
+
+    Args:
+        recorded: the take.
+        predictions: the folder with stage 1's class-colour pictures (`inference/pan_pred`); None is what is annotated.
+
+    Raises:
+        UserError: there is none, or the take's index is missing or damaged.
+    """
+    found, take = [], recorded.take.name
+    if predictions is None:
+        for timepoint in recorded.timepoints:
+            masks, views = timepoint.several("label_masks"), timepoint.views
+            found += [MaskedPicture(take, c, views[c], masks[c]) for c in masks if c in views]
+    else:
+        if not predictions.is_dir():
+            raise UserError(
+                f"{predictions}: no such folder; give inference/pan_pred in the --out of `mmor panoptic predict`"
+            )
+        videos = {name: predicted_pictures(predictions, recorded.take, name) for name in recorded.collection.camera}
+        for timepoint in recorded.timepoints:
+            for name, picture in timepoint.views.items():
+                if (mask := videos[name].get(picture.stem)) is not None:
+                    found.append(MaskedPicture(take, name, picture, mask, is_predicted=True))
+    if not found:
+        what = "an annotated mask" if predictions is None else f"a mask in {predictions}"
+        raise UserError(f"{recorded.root}: take {take} has no picture with {what}; choose another take")
+    return found
+
+
+def class_names(labels: Labels) -> dict[int, str]:
+    """Raw label -> its name in exports, each one's own; the background is not among them.
+
+    The labels that annotators use by mistake are: several of them are called the same.
+    """
+    names = {category.label: category.name for category in labels.categories if category.label != BACKGROUND}
+    return names | {label: f"{name}_{label}" for label, name in labels.mistakes.items()}
+
+
+def class_colors(labels: Labels) -> dict[int, tuple[int, int, int]]:
+    """Raw label -> its colour in exports, each one's own and none black, which is what no category is drawn on."""
+    colors: dict[int, tuple[int, int, int]] = {BACKGROUND: (0, 0, 0)}
+    for category in labels.categories:
+        if category.label != BACKGROUND and category.color not in colors.values():
+            colors[category.label] = category.color
+    for label in class_names(labels):
+        if label not in colors:  # a mistake has none of its own
+            taken = set(colors.values())
+            colors[label] = next(free for free in ((i, i, 256 - i) for i in range(1, 256)) if free not in taken)
+    return colors
+
+
+def each_take(
+    dataset: Dataset, takes: Sequence[Take], export: Callable[[RecordedTake], Path], say: Callable[[str], object]
+) -> list[str]:
+    """Export takes one after the other; what is wrong with one costs that one. Returns one line for each left out."""
+    problems = []
+    for take in takes:
+        try:
+            say(str(export(dataset.take(take))))
+        except UserError as error:
+            problems.append(f"take {take.name} is left out: {error}")
+    return problems
+
+
+def require_room(place: Path, files: Iterable[Path]) -> None:
+    """There must be as much free disk as these files take.
+
+    Raises:
+        UserError: there is less.
+    """
+    needed = 0
+    for path in files:
+        with suppress(OSError):  # whoever reads it says so
+            needed += path.stat().st_size
+    existing = next((folder for folder in (place, *place.parents) if folder.exists()), Path.cwd())
+    if (free := shutil.disk_usage(existing).free) < needed:
+        raise UserError(f"{place}: needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; make room")
+
+
+def copy_picture(source: Path, target: Path) -> None:
+    """A copy of a picture, byte by byte.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        if error.filename is None or os.fsdecode(error.filename) != str(source):
+            raise
+        raise UserError(f"{source}: cannot be read ({error.strerror}); copy it again") from error

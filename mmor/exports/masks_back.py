@@ -1,0 +1,293 @@
+"""Masks that were corrected in another tool back into the annotated label masks of a take: `mmor import masks`.
+
+Whatever does not fit is refused by name, and nothing is written then: all pictures are read before the first mask is.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+import numpy as np
+from jaxtyping import UInt8
+
+from mmor.exports.coco_panoptic import FOLDER, JSON_NAME
+from mmor.exports.cvat import ARCHIVE, CLASSES, LABELMAP
+from mmor.exports.frames import BACKGROUND, class_names
+from operating_room.domain.labels import Labels, color_ids, run_lengths
+from operating_room.domain.reading.nodes import near
+from operating_room.errors import UserError
+from operating_room.files.picture_files import MAX_PIXELS, picture_size
+from operating_room.files.png import write_png
+from operating_room.files.readers import read_bytes, read_ids, read_json, read_label_mask, read_picture
+from operating_room.recordings.dataset import RecordedTake
+from operating_room.work.progress import track
+
+LabelMap = UInt8[np.ndarray, "height width"]
+_MOST_BYTES = 64 << 30  # of an archive, unpacked
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import has done."""
+
+    written: tuple[Path, ...]
+    unchanged: int  # masks that were there with these very labels
+    kept: tuple[Path, ...]  # masks that were there with others, and were not to be replaced
+
+
+@dataclass(frozen=True)
+class _Incoming:
+    """A mask that comes back: where it is from, and how to read it."""
+
+    name: str  # `<take>/<camera>/<picture>`, or less of it, if `<picture>` alone is not in doubt
+    file: Path
+    read: Callable[[], LabelMap]
+
+
+def import_masks(recorded: RecordedTake, source: Path, replace: bool = False) -> Imported:
+    """Write the masks of an export as the label masks of a take.
+
+    Args:
+        recorded: the take.
+        source: a COCO panoptic folder or its JSON file; or a CVAT export, `Segmentation mask 1.1`, packed or unpacked.
+        replace: write over annotated masks that differ.
+
+    Raises:
+        UserError: it is neither, is damaged, has a class, colour or size that does not fit, or a frame or camera that
+            the take does not have. Nothing is written then.
+    """
+    recorded.domain.require_categories()
+    with _opened(source) as (kind, place):
+        incoming = list((_from_coco if kind == "coco" else _from_cvat)(place, recorded.domain.labels))
+        if not incoming:
+            raise UserError(f"{source}: holds no mask; export the task again, with its annotations")
+        targets = _targets(recorded)
+        found: dict[Path, _Incoming] = {}
+        for each in incoming:
+            target, picture = _target(each, recorded, targets)
+            if target in found:
+                raise UserError(f"{each.file}: is the mask of {picture.name}, as {found[target].file} is; remove one")
+            found[target] = each
+            _check_size(each, target, picture)
+        written, kept, unchanged = [], [], 0
+        differing = []
+        for target, each in track(found.items(), "reading masks", len(found)):
+            labels = each.read()
+            if target.exists() and np.array_equal(read_label_mask(target), labels):
+                unchanged += 1
+            elif target.exists() and not replace:
+                kept.append(target)
+            else:
+                differing.append((target, each))
+        for target, each in track(differing, "writing masks"):
+            write_png(target, each.read()[..., None])
+            written.append(target)
+    return Imported(tuple(written), unchanged, tuple(kept))
+
+
+@contextmanager
+def _opened(source: Path) -> Generator[tuple[str, Path]]:
+    """`coco` or `cvat`, and the folder (unpacked, if it was an archive) with its JSON file or its label map."""
+    if source.suffix == ".zip" or (source.is_dir() and (source / ARCHIVE).is_file()):
+        archive = source if source.suffix == ".zip" else source / ARCHIVE
+        with tempfile.TemporaryDirectory(prefix="mmor_masks_") as folder:
+            _unpack(archive, Path(folder))
+            yield "cvat", _with_labelmap(Path(folder), archive)
+    elif source.suffix == ".json" or (source / JSON_NAME).is_file():
+        yield "coco", source if source.suffix == ".json" else source / JSON_NAME
+    elif (source / LABELMAP).is_file():
+        yield "cvat", source
+    else:
+        raise UserError(
+            f"{source}: is no folder with {JSON_NAME} or {LABELMAP}, no COCO panoptic file and no archive of CVAT; "
+            "export as COCO panoptic, or from CVAT as Segmentation mask 1.1"
+        )
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Only what is read, to names that stay inside the folder.
+
+    Raises:
+        UserError: it is damaged or too large.
+    """
+    try:
+        with ZipFile(archive) as packed:
+            entries = [e for e in packed.infolist() if e.filename.endswith((LABELMAP, ".png")) and not e.is_dir()]
+            needed = sum(entry.file_size for entry in entries)
+            if needed > min(_MOST_BYTES, shutil.disk_usage(folder).free):
+                raise UserError(f"{archive}: unpacks to {needed / 1e9:.1f} GB; unpack it yourself and give the folder")
+            for entry in track(entries, "unpacking"):
+                packed.extract(entry, folder)  # which leaves out `..` and absolute places
+    except (BadZipFile, EOFError, RuntimeError, NotImplementedError, OSError, ValueError) as error:
+        raise UserError(f"{archive}: is no readable archive ({error}); export the task again") from error
+
+
+def _with_labelmap(folder: Path, archive: Path) -> Path:
+    found = sorted(folder.rglob(LABELMAP))
+    if len(found) != 1:
+        raise UserError(
+            f"{archive}: has {len(found)} files {LABELMAP}, expected one; export from CVAT as Segmentation mask 1.1"
+        )
+    return found[0].parent
+
+
+def _label_of(name: Any, labels: Labels, where: Path) -> int:
+    """The label of a class of another tool, by its name.
+
+    Raises:
+        UserError: the domain has no such class.
+    """
+    known = {told: label for label, told in class_names(labels).items()}
+    known |= {"background": BACKGROUND, labels.categories[0].name: BACKGROUND}
+    if name not in known:
+        raise UserError(f"{where}: has the class {str(name)[:60]!r}, which is none{near(str(name), known)}; rename it")
+    return known[name]
+
+
+def _from_coco(path: Path, labels: Labels) -> Iterator[_Incoming]:
+    content = read_json(path)
+    try:
+        classes = {row["id"]: _label_of(row["name"], labels, path) for row in content["categories"]}
+        images = {row["id"]: str(row["file_name"]) for row in content["images"]}
+        folder = next((f for f in (path.parent / FOLDER, path.parent / path.stem) if f.is_dir()), path.parent)
+        for row in content["annotations"]:
+            file = folder / _inside(row["file_name"], path)
+            ids = {int(segment["id"]): classes[segment["category_id"]] for segment in row["segments_info"]}
+            yield _Incoming(str(Path(images[row["image_id"]]).with_suffix("")), file, _reader(file, ids, by_id=True))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path}: is no COCO panoptic file ({type(error).__name__} {error}); export it with images, annotations "
+            "with segments_info, and categories"
+        ) from error
+
+
+def _from_cvat(folder: Path, labels: Labels) -> Iterator[_Incoming]:
+    colors = _read_labelmap(folder / LABELMAP, labels)
+    classes = folder / CLASSES
+    for file in sorted(classes.rglob("*.png")):
+        name = str(file.relative_to(classes).with_suffix(""))
+        yield _Incoming(name, file, _reader(file, colors, by_id=False))
+
+
+def _read_labelmap(path: Path, labels: Labels) -> dict[int, int]:
+    """Colour, as R + 256 G + 65536 B -> label."""
+    colors: dict[int, int] = {}
+    try:
+        lines = read_bytes(path).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text; export the task again") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, _, rest = line.partition(":")
+        parts = rest.split(":")[0].split(",")
+        if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) < 256 for part in parts):
+            raise UserError(f"{path}: line {number} is not name:red,green,blue:parts:actions; export the task again")
+        red, green, blue = map(int, parts)
+        color, label = red + 256 * green + 65536 * blue, _label_of(name.strip(), labels, path)
+        if colors.setdefault(color, label) != label:
+            raise UserError(f"{path}: line {number} has the colour of another class; give each one of its own")
+    return colors
+
+
+def _reader(file: Path, values: Mapping[int, int], by_id: bool) -> Callable[[], LabelMap]:
+    """Reads the labels of a picture of ids or colours.
+
+    Raises:
+        UserError: when called: it is damaged, or has an id or colour that stands for nothing.
+    """
+
+    def read() -> LabelMap:
+        known = {0: BACKGROUND, **values} if by_id else values
+        if by_id:
+            ids = read_ids(file)
+            runs, lengths = run_lengths(np.ascontiguousarray(ids, "<u4").view(np.uint8).reshape(-1, 4))
+            numbers = np.ascontiguousarray(runs).view("<u4").reshape(-1)
+        else:
+            picture = read_picture(file)
+            runs, lengths = run_lengths(picture.reshape(-1, 3))
+            numbers = color_ids(runs[None])[0]
+            ids = picture[..., 0]
+        different, place = np.unique(numbers, return_inverse=True)
+        if unknown := [int(number) for number in different if int(number) not in known]:
+            shown = unknown[0]
+            what = f"id {shown}" if by_id else f"colour {shown & 255},{shown >> 8 & 255},{shown >> 16}"
+            told = "that no segment of it has" if by_id else f"that {LABELMAP} does not name"
+            raise UserError(f"{file}: has the {what}, {told}; export it again")
+        labels = np.array([known[int(number)] for number in different], np.uint8)[place]
+        return labels.repeat(lengths).reshape(ids.shape)
+
+    return read
+
+
+def _inside(name: Any, where: Path) -> Path:
+    """A file name that stays in its folder.
+
+    Raises:
+        UserError: it does not.
+    """
+    path = Path(str(name))
+    if path.is_absolute() or ".." in path.parts:
+        raise UserError(f"{where}: names the file {str(name)[:80]!r}, which is outside of its folder; mend it")
+    return path
+
+
+def _targets(recorded: RecordedTake) -> dict[str, dict[str, tuple[Path | None, Path]]]:
+    """Name of a picture -> camera -> its label mask (None: the camera has none) and the picture."""
+    targets: dict[str, dict[str, tuple[Path | None, Path]]] = {}
+    for timepoint in recorded.expected:
+        masks = timepoint.several("label_masks")
+        for camera, picture in timepoint.views.items():
+            targets.setdefault(picture.stem, {})[camera] = (masks.get(camera), picture)
+    return targets
+
+
+def _target(
+    each: _Incoming, recorded: RecordedTake, targets: Mapping[str, Mapping[str, tuple[Path | None, Path]]]
+) -> tuple[Path, Path]:
+    """The label mask that a mask becomes, and its picture.
+
+    Raises:
+        UserError: the take has no such picture, or its camera no masks; or the name could be that of several.
+    """
+    take = recorded.take.name
+    *folders, stem = Path(each.name).parts
+    by_camera = targets.get(stem, {})
+    camera = folders[-1] if folders and folders[-1] in recorded.collection.camera else None
+    if camera is None and len(by_camera) > 1:
+        raise UserError(f"{each.file}: could be of camera {' or '.join(by_camera)}; put it into a folder of that name")
+    if camera is None:
+        camera = next(iter(by_camera), "")
+    if camera in folders and folders[:-1] and folders[-2] != take:
+        raise UserError(f"{each.file}: is of {folders[-2]}, not of {take}; give the take that it was exported from")
+    if camera not in by_camera:
+        raise UserError(
+            f"{each.file}: take {take} has no picture {each.name!r}; give the take that it was exported from"
+        )
+    mask, picture = by_camera[camera]
+    if mask is None:
+        raise UserError(f"{each.file}: camera {camera} of {take} has no label masks in the domain; leave its masks out")
+    return mask, picture
+
+
+def _check_size(each: _Incoming, target: Path, picture: Path) -> None:
+    """A mask must be as large as the one that it replaces; or as its picture, if there is none.
+
+    Raises:
+        UserError: it is not.
+    """
+    model = target if target.exists() else picture
+    if not model.exists():
+        raise UserError(f"{each.file}: its picture {picture} is not there; copy it, or leave the mask out")
+    size, expected = picture_size(each.file), picture_size(model)
+    if size != expected or size[0] * size[1] > MAX_PIXELS:
+        raise UserError(
+            f"{each.file}: is {size[0]}x{size[1]} px, {model} {expected[0]}x{expected[1]}; export it in that size"
+        )

@@ -1,0 +1,294 @@
+"""Masks that leave for other tools and come back: the same labels, or a line that says what does not fit."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from mmor import cli
+from mmor.exports.coco_panoptic import export_coco_panoptic
+from mmor.exports.cvat import export_cvat
+from mmor.exports.masks_back import import_masks
+from operating_room.domain.domain import mmor
+from operating_room.errors import UserError
+from operating_room.files.readers import read_ids, read_json, read_label_mask, read_picture
+from operating_room.recordings.dataset import Dataset, RecordedTake
+from tests.operating_room.tiny_dataset import MMOR_NAME, label_picture, picture, write, write_dataset
+from tests.operating_room.tiny_house import write_house
+
+RUN = CliRunner()
+EXPORTS = {"coco": export_coco_panoptic, "cvat": export_cvat}
+
+
+def recorded(root: Path, take: str = MMOR_NAME) -> RecordedTake:
+    """A take, as if it were looked at for the first time."""
+    dataset = Dataset(root)
+    return dataset.take(dataset.domain.find_take(take))
+
+
+def masks_of(take: RecordedTake) -> dict[Path, bytes]:
+    """The labels of every mask of a take."""
+    found = [mask for timepoint in take.timepoints for mask in timepoint.several("label_masks").values()]
+    return {path: read_label_mask(path).tobytes() for path in found}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A dataset with masks that use every label, the mistake of annotators among them."""
+    write_dataset(tmp_path / "data")
+    labels = [*mmor().labels.labels.tolist(), *mmor().labels.mistakes]
+    draw = np.random.default_rng(0)
+    for mask in (tmp_path / "data").rglob("*export_*/*.png"):
+        pixels = draw.choice(np.array(labels, np.uint8), (6, 8)).repeat(8, 0).repeat(8, 1)
+        write(mask, picture("PNG", pixels))
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("kind", EXPORTS)
+def test_masks_come_back_bit_for_bit(root: Path, tmp_path: Path, kind: str) -> None:
+    before = masks_of(recorded(root))
+    target = EXPORTS[kind](recorded(root), tmp_path / "out")
+    assert target == tmp_path / "out" / MMOR_NAME
+    for mask in before:
+        mask.unlink()
+    done = import_masks(recorded(root), target)
+    assert set(done.written) == set(before)
+    assert masks_of(recorded(root)) == before
+    again = import_masks(recorded(root), target)
+    assert (len(again.written), again.unchanged, len(again.kept)) == (0, len(before), 0)
+
+
+@pytest.mark.parametrize("kind", EXPORTS)
+def test_annotated_masks_are_kept_unless_they_are_to_be_replaced(root: Path, tmp_path: Path, kind: str) -> None:
+    before = masks_of(recorded(root))
+    target = EXPORTS[kind](recorded(root), tmp_path / "out")
+    changed = sorted(before)[0]
+    write(changed, label_picture(3))
+    done = import_masks(recorded(root), target)
+    assert done.kept == (changed,)
+    assert not done.written
+    assert (read_label_mask(changed) == 3).all()
+    assert import_masks(recorded(root), target, replace=True).written == (changed,)
+    assert masks_of(recorded(root)) == before
+
+
+@pytest.mark.parametrize("kind", EXPORTS)
+def test_a_room_of_ones_own(tmp_path: Path, kind: str) -> None:
+    """Pictures of two cameras have one name in the house layout."""
+    root = write_house(tmp_path / "kitchen")
+    write(root / "takes/soup/label_masks/door/000001.png", label_picture(3, 1))
+    before = masks_of(recorded(root, "soup"))
+    target = EXPORTS[kind](recorded(root, "soup"), tmp_path / "out")
+    shutil.rmtree(root / "takes/soup/label_masks")
+    import_masks(recorded(root, "soup"), target)
+    assert masks_of(recorded(root, "soup")) == before
+    with pytest.raises(UserError, match="is of soup, not of stew"):
+        import_masks(recorded(root, "stew"), target)
+
+
+def test_coco_panoptic_is_as_its_format_says(root: Path, tmp_path: Path) -> None:
+    target = export_coco_panoptic(recorded(root), tmp_path / "out", pictures=True)
+    content = read_json(target / "panoptic.json")
+    names = {row["id"]: row["name"] for row in content["categories"]}
+    images = {row["id"]: row for row in content["images"]}
+    assert len(images) == len(content["images"]) == len(content["annotations"]) == 18
+    for annotation in content["annotations"]:
+        ids = read_ids(target / "panoptic" / annotation["file_name"])
+        image = images[annotation["image_id"]]
+        copied = target / "images" / image["file_name"]
+        assert read_picture(copied).shape[:2] == (image["height"], image["width"]) == ids.shape
+        assert set(np.unique(ids).tolist()) - {0} == {segment["id"] for segment in annotation["segments_info"]}
+        for segment in annotation["segments_info"]:
+            rows, columns = np.nonzero(ids == segment["id"])
+            box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+            assert segment["bbox"] == box
+            assert segment["area"] == len(rows)
+            assert names[segment["category_id"]]
+
+
+def test_cvat_gets_a_label_map_and_class_colours(root: Path, tmp_path: Path) -> None:
+    target = export_cvat(recorded(root), tmp_path / "out", pictures=True)
+    with zipfile.ZipFile(target / "annotations.zip") as archive, zipfile.ZipFile(target / "images.zip") as pictures:
+        lines = archive.read("labelmap.txt").decode().splitlines()
+        names = archive.read("ImageSets/Segmentation/default.txt").decode().split()
+        assert {Path(name).with_suffix("").as_posix() for name in pictures.namelist()} == set(names)
+        assert lines[:2] == ["# label:color_rgb:parts:actions", "background:0,0,0::"]
+        assert "patient:255,0,0::" in lines
+        for name in names:
+            shown = Image.open(io.BytesIO(archive.read(f"SegmentationClass/{name}.png")))
+            assert shown.mode == "RGB"
+            objects = np.asarray(Image.open(io.BytesIO(archive.read(f"SegmentationObject/{name}.png"))))
+            assert len(np.unique(objects.reshape(-1, 3), axis=0)) == len(
+                np.unique(np.asarray(shown).reshape(-1, 3), axis=0)
+            )
+    assert len(names) == 18
+
+
+def test_what_cvat_exports_with_a_palette_is_read(root: Path, tmp_path: Path) -> None:
+    """Its pictures may have a palette, and lie in a folder without those of take and camera."""
+    take = recorded(root)
+    mask = sorted(masks_of(take))[0]
+    before = read_label_mask(mask)
+    colors = {category.label: category.color for category in mmor().labels.categories}
+    with zipfile.ZipFile(tmp_path / "back.zip", "w") as archive:
+        shown = np.array([colors.get(label, (0, 0, 0)) for label in range(256)], np.uint8)[before]
+        buffer = io.BytesIO()
+        Image.fromarray(shown).convert("P", palette=Image.Palette.ADAPTIVE, colors=256).save(buffer, "PNG")
+        archive.writestr(f"SegmentationClass/{mask.stem}.png", buffer.getvalue())
+        lines = [f"{c.name}:{c.color[0]},{c.color[1]},{c.color[2]}::" for c in mmor().labels.categories]
+        archive.writestr("labelmap.txt", "\n".join(lines).replace("__background__", "background"))
+    import_masks(take, tmp_path / "back.zip", replace=True)
+    after = read_label_mask(mask)
+    assert (after == np.where(np.isin(before, list(mmor().labels.mistakes)), 0, before)).all()
+
+
+def spoil_json(change: Callable[[dict], None]) -> Callable[[Path], None]:
+    """Change the JSON file of an export."""
+
+    def spoil(target: Path) -> None:
+        content = json.loads((target / "panoptic.json").read_text())
+        change(content)
+        write(target / "panoptic.json", content)
+
+    return spoil
+
+
+def first_png(target: Path) -> Path:
+    """The first mask of an export."""
+    return sorted(target.rglob("panoptic/**/*.png"))[0]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (spoil_json(lambda content: content["categories"][0].update(name="nurze")), "has the class 'nurze'"),
+        (spoil_json(lambda content: content["annotations"][0]["segments_info"].pop()), "no segment of it has"),
+        (
+            spoil_json(lambda content: content["annotations"][0].update(file_name="../../x.png")),
+            "outside of its folder",
+        ),
+        (spoil_json(lambda content: content["images"][0].update(file_name="001_PKA/1/other.jpg")), "has no picture"),
+        (spoil_json(lambda content: content["images"][0].update(file_name="002_PKA/1/a.jpg")), "is of 002_PKA"),
+        (spoil_json(lambda content: content["annotations"].append(content["annotations"][0])), "remove one"),
+        (spoil_json(lambda content: content.pop("images")), "is no COCO panoptic file"),
+        (lambda target: write(first_png(target), picture("PNG", np.zeros((24, 32, 3), np.uint8))), "is 32x24 px"),
+        (lambda target: write(first_png(target), b"nothing"), "not a readable"),
+        (lambda target: (target / "panoptic.json").unlink(), "is no folder with"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_nothing_written(
+    root: Path, tmp_path: Path, spoil: Callable[[Path], object], told: str
+) -> None:
+    before = masks_of(recorded(root))
+    target = export_coco_panoptic(recorded(root), tmp_path / "out")
+    for mask in sorted(before)[1:]:
+        write(mask, label_picture(3))
+    now = masks_of(recorded(root))
+    spoil(target)
+    with pytest.raises(UserError, match=told):
+        import_masks(recorded(root), target, replace=True)
+    assert masks_of(recorded(root)) == now
+
+
+def test_unknown_colours_and_archives_that_are_none(root: Path, tmp_path: Path) -> None:
+    target = export_cvat(recorded(root), tmp_path / "out")
+    shutil.unpack_archive(target / "annotations.zip", tmp_path / "open")
+    lines = (tmp_path / "open/labelmap.txt").read_text().splitlines()
+    write(tmp_path / "open/labelmap.txt", "\n".join(line for line in lines if not line.startswith("patient")))
+    with pytest.raises(UserError, match=r"has the colour 255,0,0, that labelmap\.txt does not name"):
+        import_masks(recorded(root), tmp_path / "open")
+    write(tmp_path / "open/labelmap.txt", "patient:red::")
+    with pytest.raises(UserError, match="line 1 is not"):
+        import_masks(recorded(root), tmp_path / "open")
+    with pytest.raises(UserError, match="no readable archive"):
+        import_masks(recorded(root), write(tmp_path / "x.zip", b"nothing"))
+
+
+def test_predictions_can_be_corrected(root: Path, tmp_path: Path) -> None:
+    """Class-colour pictures of stage 1, of a video in parts, become label masks by way of CVAT."""
+    stem = "camera01_colorimage-000100"
+    colors = np.array([(0, 0, 0), (255, 0, 0)], np.uint8)[np.eye(48, 64, dtype=int)]
+    write(tmp_path / "pan_pred" / f"{MMOR_NAME}_1_part0" / f"{stem}.png", picture("PNG", colors))
+    target = export_cvat(recorded(root), tmp_path / "out", predictions=tmp_path / "pan_pred")
+    import_masks(recorded(root), target, replace=True)
+    mask = root / "MM-OR_data" / MMOR_NAME / "segmentation_export_1" / f"{stem}.png"
+    assert (read_label_mask(mask) == 5 * np.eye(48, 64, dtype=int)).all()
+    with pytest.raises(UserError, match="no such folder"):
+        export_cvat(recorded(root), tmp_path / "out", predictions=tmp_path / "none")
+
+
+def test_a_take_that_cannot_be_exported_costs_itself(root: Path, tmp_path: Path) -> None:
+    broken = root / "MM-OR_data" / MMOR_NAME / "segmentation_export_1" / "camera01_colorimage-000101.png"
+    write(broken, b"nothing")
+    arguments = [MMOR_NAME, "001_4DOR", "--data", str(root), "--out", str(tmp_path / "out")]
+    result = RUN.invoke(cli.app, ["export", "coco-panoptic", *arguments])
+    assert result.exit_code == 1
+    assert f"take {MMOR_NAME} is left out: {broken}" in result.output
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["001_4DOR"]
+
+
+def test_the_commands(root: Path, tmp_path: Path) -> None:
+    assert (
+        RUN.invoke(cli.app, ["export", "cvat", MMOR_NAME, "--data", str(root), "--out", str(tmp_path)]).exit_code == 0
+    )
+    mask = sorted(masks_of(recorded(root)))[0]
+    write(mask, label_picture(3))
+    arguments = ["import", "masks", str(tmp_path / MMOR_NAME), MMOR_NAME, "--data", str(root)]
+    kept = RUN.invoke(cli.app, arguments)
+    assert kept.exit_code == 1
+    assert "give --replace" in kept.output
+    assert "1 masks written, 17 were so already" in RUN.invoke(cli.app, [*arguments, "--replace"]).output
+
+
+def test_objects_have_the_colours_of_pascal_voc(root: Path, tmp_path: Path) -> None:
+    """The first ones of its list, as everybody has them: readers refuse others."""
+    mask = sorted(masks_of(recorded(root)))[0]
+    write(mask, label_picture(0, 1, 2, 3, 8))
+    target = export_cvat(recorded(root), tmp_path / "out")
+    with zipfile.ZipFile(target / "annotations.zip") as archive:
+        name = next(name for name in archive.namelist() if "Object" in name and name.endswith(f"{mask.stem}.png"))
+        objects = np.asarray(Image.open(io.BytesIO(archive.read(name))))
+    assert objects[0, :5].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [64, 0, 0]]
+
+
+def test_by_way_of_datumaro(root: Path, tmp_path: Path) -> None:
+    """What CVAT converts masks with reads the export, and what it writes comes back as the same labels."""
+    datumaro = pytest.importorskip("datumaro", reason="Datumaro is not installed")
+    before = masks_of(recorded(root))
+    target = export_cvat(recorded(root), tmp_path / "out", pictures=True)
+    shutil.unpack_archive(target / "annotations.zip", tmp_path / "voc")
+    shutil.unpack_archive(target / "images.zip", tmp_path / "voc" / "JPEGImages")
+    read = datumaro.Dataset.import_from(str(tmp_path / "voc"), "voc_segmentation")
+    assert len(read) == len(before)
+    read.export(str(tmp_path / "back"), "voc_segmentation", label_map="source", apply_colormap=True)
+    done = import_masks(recorded(root), tmp_path / "back")
+    assert (done.unchanged, done.kept) == (len(before), ())
+
+
+@pytest.mark.parametrize("kind", EXPORTS)
+def test_a_full_disk_is_told_before_anything_is_written(
+    root: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
+    with pytest.raises(UserError, match="make room"):
+        EXPORTS[kind](recorded(root), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_in_an_archive_stay_in_its_folder(root: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr("labelmap.txt", "background:0,0,0::")
+        archive.writestr("SegmentationClass/../../outside.png", label_picture(0))
+    with pytest.raises(UserError):
+        import_masks(recorded(root), tmp_path / "evil.zip")
+    assert not list(tmp_path.rglob("outside.png"))

@@ -1,0 +1,99 @@
+"""What is in a dataset, counted by hand on a small one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+from typer.testing import CliRunner
+
+from mmor import cli
+from operating_room.doctor.statistics import PARTS, DatasetStatistics, statistics
+from operating_room.recordings.dataset import Dataset
+from tests.operating_room.tiny_dataset import label_picture, write
+from tests.operating_room.tiny_house import write_house
+
+RUN = CliRunner()
+
+
+def counted(root: Path) -> DatasetStatistics:
+    dataset = Dataset(root)
+    return statistics(dataset, dataset.takes())
+
+
+def test_numbers_are_those_of_the_files(tmp_path: Path) -> None:
+    """Two takes of four timepoints, half a second apart."""
+    root = write_house(tmp_path / "kitchen")
+    write(root / "takes/soup/graphs/000003.json", [["cook", "pan", "holding"]])
+    (root / "takes/stew/graphs/000001.json").unlink()
+    for frame in (1, 3):
+        (root / f"takes/soup/views/door/{frame:06d}.jpg").unlink()
+    write(root / "takes/soup/label_masks/ceiling/000000.png", label_picture(3))
+    found = counted(root)
+    soup, stew = found.takes
+    total = found.total
+    assert (soup.seconds, total.seconds) == (2.0, 4.0)
+    assert (soup.graphs, stew.graphs, total.triplets, len(total.different)) == (4, 3, 3 * 2 + 1 + 3 * 2, 3)
+    assert total.predicates == {"stirring": 6, "beside": 6, "holding": 1}
+    assert total.together["beside", "stirring"] == total.together["stirring", "stirring"] == 6
+    assert ("beside", "holding") not in total.together
+    assert soup.over_time["stirring"].nonzero()[0].tolist() == [0, PARTS // 4, PARTS // 2]
+    assert total.subjects["cook"] == 7
+    door = total.cameras["door"]
+    assert (door.pictures, door.timepoints, door.gaps, door.longest) == (6, 8, 2, 1)
+    assert total.masks == 8
+    assert sum(total.pixels.values()) == 8 * 64 * 48
+    assert total.masks_with == {"background": 7, "pan": 7, "stove": 8}
+    assert total.modalities["point_cloud"] == 8
+
+
+def test_a_camera_that_ends_early(tmp_path: Path) -> None:
+    root = write_house(tmp_path / "kitchen")
+    for frame in (2, 3):
+        (root / f"takes/soup/views/door/{frame:06d}.jpg").unlink()
+    soup, _ = counted(root).takes
+    assert (soup.cameras["door"].gaps, soup.cameras["door"].longest) == (1, 2)
+    assert soup.cameras["ceiling"].gaps == 0
+
+
+def test_what_is_broken_is_left_out_and_named(tmp_path: Path) -> None:
+    root = write_house(tmp_path / "kitchen")
+    mask = write(root / "takes/soup/label_masks/ceiling/000000.png", b"nothing")
+    graph = write(root / "takes/soup/graphs/000000.json", b"{")
+    index = write(root / "takes/stew/take.yaml", b"period: none")
+    found = counted(root)
+    assert [take.name for take in found.takes] == ["soup"]
+    assert found.total.masks == found.total.graphs == 3
+    assert all(any(str(path) in problem for problem in found.total.problems) for path in (mask, graph, index))
+    assert RUN.invoke(cli.app, ["data", "stats", str(root)]).exit_code == 1
+
+
+def test_table_page_json_and_csv_say_the_same(tmp_path: Path) -> None:
+    root = write_house(tmp_path / "kitchen")
+    (root / "takes/soup/views/door/000001.jpg").unlink()
+    page, as_json, as_csv = tmp_path / "p.html", tmp_path / "s.json", tmp_path / "s.csv"
+    options = ["--page", str(page), "--json", str(as_json), "--csv", str(as_csv)]
+    result = RUN.invoke(cli.app, ["data", "stats", str(root), *options])
+    assert result.exit_code == 0
+    assert re.search(r"stirring +8 +8", result.output)
+    content = json.loads(as_json.read_text())
+    assert content["total"]["predicates"]["stirring"] == 8
+    rows = {tuple(row[:-1]): row[-1] for row in csv.reader(as_csv.read_text().splitlines())}
+    assert rows["all", "predicate", "stirring", "triplets"] == "8"
+    assert rows["soup", "camera", "door", "pictures"] == "3"
+    text = page.read_text()
+    assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+    figures = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    assert len(figures) == 6
+    names = [element.text for figure in figures for element in ElementTree.fromstring(figure).iter() if element.text]
+    assert {"stirring", "pan", "door"} <= set(names)
+
+
+def test_only_some_takes(tmp_path: Path) -> None:
+    root = write_house(tmp_path / "kitchen")
+    result = RUN.invoke(cli.app, ["data", "stats", str(root), "--take", "val"])
+    assert "stew" in result.output
+    assert "soup" not in result.output
