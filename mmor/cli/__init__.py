@@ -17,6 +17,7 @@ from mmor.cli import downstream as cli_downstream
 from mmor.cli import evaluation as cli_evaluation
 from mmor.cli import panoptic as cli_panoptic
 from mmor.cli import scene_graph as cli_scene_graph
+from mmor.cli import view as cli_view
 from mmor.launch import is_first_to_say
 from mmor.quiet import quiet_libraries
 from operating_room.errors import UserError, one_line
@@ -34,6 +35,7 @@ app.add_typer(cli_scene_graph.app, name="scene-graph")
 app.add_typer(cli_downstream.app, name="downstream")
 app.add_typer(cli_checkpoints.app, name="checkpoints")
 app.command("compare")(cli_evaluation.compare)
+app.command("view")(cli_view.view)
 
 
 @app.command()

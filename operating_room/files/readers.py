@@ -21,9 +21,16 @@ from typing import Any
 
 from operating_room.errors import UserError
 from operating_room.files.cloud_files import MAX_EXTENT, MAX_POINTS, check_point_cloud, read_point_cloud
-from operating_room.files.picture_files import check_picture, picture_size, read_ids, read_label_mask, read_picture
+from operating_room.files.picture_files import (
+    check_picture,
+    picture_size,
+    read_ids,
+    read_label_mask,
+    read_picture,
+    read_small_picture,
+)
 from operating_room.files.raw_files import again, brief, read_bytes, require
-from operating_room.files.sound_files import check_audio, read_audio
+from operating_room.files.sound_files import check_audio, read_audio, sound_peaks
 
 __all__ = [
     "MAX_EXTENT",
@@ -43,8 +50,10 @@ __all__ = [
     "read_label_mask",
     "read_picture",
     "read_point_cloud",
+    "read_small_picture",
     "read_subtitles",
     "require",
+    "sound_peaks",
 ]
 _LARGEST = 1 << 30  # bytes of an unpacked .gz; more is a bomb
 
