@@ -204,6 +204,8 @@ def open_shown(
             raise UserError(f"{path}: says nothing of {where}; it is about {told}; choose the takes or another file")
     folders = {name: MaskFolder(path) for name, path in _named(masks).items()}
     shown = Shown(dataset, folders, said, None if live is None else Live(live), take)
+    if take is not None:
+        _ = shown.take(take.sample_name).times  # what is wrong with it is told now, and the page opens sooner
     shown.follow()
     return shown
 

@@ -38,6 +38,7 @@ function tell(problems) {
   byId("problem").textContent = problems.join("\n");
   byId("problem").hidden = !problems.length;
 }
+const numbered = (name) => (state.meta.graphs.length > 1 ? `${state.meta.graphs.indexOf(name) + 1} ${name}` : name);
 const base = () => `/api/takes/${encodeURIComponent(state.meta.take)}`;
 
 // Address: #take=001_PKA_MMOR&at=123
@@ -110,7 +111,7 @@ async function openTake(name, masks = null) {
   options("predicate", meta.predicates.filter((name) => !meta.forgotten.includes(name)).concat(meta.forgotten).map((name) => [name, name]));
   byId("predicate").prepend(make("option", { value: "" }, meta.forgotten.length ? `any but ${meta.forgotten.join(", ")}` : "any predicate"));
   byId("predicate").value = "";
-  options("shown-graph", meta.graphs.map((name) => [name, name]));
+  options("shown-graph", meta.graphs.map((name) => [name, numbered(name)]));
   byId("views").replaceChildren();
   for (const id of ["hold-before", "hold-after"]) byId(id).disabled = true;
   const sound = byId("sound");
@@ -334,7 +335,7 @@ function drawTriplets() {
     }
   }
   const head = make("tr", {}, ...["subject", "predicate", "object"].map((text) => make("th", {}, text)),
-    ...(meta.graphs.length ? [make("th", { class: "mark" }, "true")] : []), ...meta.graphs.map((name) => make("th", { class: "mark", title: name }, name)));
+    ...(meta.graphs.length ? [make("th", { class: "mark" }, "true")] : []), ...meta.graphs.map((name, i) => make("th", { class: "mark", title: name }, meta.graphs.length > 1 ? `${i + 1}` : "said")));
   const order = [...rows.values()].sort((a, b) => meta.forgotten.includes(a.triplet[2]) - meta.forgotten.includes(b.triplet[2]));
   byId("triplets").replaceChildren(head, ...order.map(({ triplet: [s, o, p], truth, said }) => make("tr", {},
     ...[words(s), p, words(o)].map((text) => make("td", {}, text)),
@@ -432,6 +433,7 @@ function play() {
   if (state.meta === null || state.playing) return;
   if (state.position >= state.meta.times.length - 1) show(0);
   state.playing = true;
+  state.heardAt = null;
   byId("play").textContent = "❚❚ pause";
   const sound = byId("sound"), start = performance.now(), from = state.meta.times[state.position];
   const heard = sound.hasAttribute("src") && (!Number.isFinite(sound.duration) || from < sound.duration);
@@ -444,8 +446,8 @@ function play() {
     if (!state.playing) return;
     const { times } = state.meta;
     const now = heard && !sound.paused && !sound.seeking && sound.readyState > 1 ? sound.currentTime : from + (performance.now() - start) / 1000;
-    let next = state.position;
-    while (next + 1 < times.length && times[next + 1] <= now) next++;
+    state.heardAt = now;
+    const next = positionAt(now);
     if (next > state.position && !state.busy) show(next);
     if (state.position >= times.length - 1) return pause();
     drawCursor(now);
@@ -459,7 +461,15 @@ function pause() {
   byId("sound").pause();
   byId("play").textContent = "▶ play";
 }
-const toggle = () => (state.playing ? pause() : play());
+function toggle() {
+  if (!state.playing) return play();
+  pause();
+  if (state.heardAt !== null) show(positionAt(state.heardAt)); // pictures may have come late
+}
+function positionAt(time) {
+  const { times } = state.meta, behind = times.findIndex((one) => one > time);
+  return behind < 0 ? times.length - 1 : Math.max(0, behind - 1);
+}
 function go(position) {
   const again = state.playing;
   pause();
@@ -523,7 +533,7 @@ function drawTimeline() {
     context.fillText(clock(meta.times[p] ?? p), x(p) + 2, high - 4);
   }
   const sources = timeline ? Object.keys(timeline.graphs) : [];
-  byId("timeline-note").textContent = timeline ? `rows: true${sources.map((name) => `, ${name}`).join("")}${sources.length ? "; an error in it is orange" : ""}` : "reading the whole take ...";
+  byId("timeline-note").textContent = timeline ? `from top: true${sources.map((name) => `, ${numbered(name)}`).join("")}${sources.length ? "; an error in it is orange" : ""}` : "reading the whole take ...";
   state.top = { high, wide };
   state.base = context.getImageData(0, 0, Math.max(1, canvas.width), Math.max(1, canvas.height));
   for (const id of ["hold-before", "hold-after", "error-before", "error-after", "differ-before", "differ-after"]) byId(id).disabled = !timeline;
