@@ -76,7 +76,7 @@ async function showList() {
     return;
   }
   state.meta = null;
-  if (found.live) return followLive();
+  if (found.live) return startLive();
   byId("viewer").hidden = true;
   byId("list").hidden = false;
   byId("title").textContent = "Takes";
@@ -99,6 +99,7 @@ async function openTake(name, masks = null) {
   byId("list").hidden = true;
   byId("viewer").hidden = false;
   byId("slider").max = meta.times.length - 1;
+  if (meta.live) startLive();
   if (again) return;
   Object.assign(state, { timeline: null, wave: null, from: 0, to: meta.times.length, large: null });
   document.body.classList.toggle("graphs", meta.graphs.length > 0);
@@ -155,8 +156,7 @@ async function show(position) {
   const asked = ++state.asked, at = state.position;
   state.busy = true;
   try {
-    const query = new URLSearchParams([["width", width()], ...maskSources().map((of) => ["of", of])]);
-    const second = await ask(`${base()}/${at}?${query}`);
+    const second = await (ahead.get(secondUrl(at)) ?? ask(secondUrl(at)));
     if (asked !== state.asked) return;
     state.second = second;
     tell(second.problems);
@@ -165,6 +165,7 @@ async function show(position) {
     await drawViews();
     if (asked !== state.asked) return;
     document.body.dataset.shown = at;
+    askAhead(at + 1);
     drawCloud();
     if (byId("texts").open) drawTexts();
   } catch (error) {
@@ -180,21 +181,47 @@ function clock(seconds) {
 const width = () => WIDTHS.find((one) => one >= Number(byId("size").value) * 1.25 * Math.min(2, devicePixelRatio)) ?? 640;
 const maskSources = () => (byId("masks").value === "none" || !byId("masks").value ? [] : byId("masks").value.split("|"));
 
+// What the second after the shown one needs is asked for before anybody goes there.
+const ahead = new Map(); // address -> promise
+const secondUrl = (at) => `${base()}/${at}?${new URLSearchParams([["width", width()], ...maskSources().map((of) => ["of", of])])}`;
+function urls(view, at) {
+  const wide = state.large === view.camera ? 1280 : width(), camera = encodeURIComponent(view.camera);
+  const masks = maskSources().filter((of) => view.masks.includes(of));
+  return [`${base()}/${at}/views/${camera}?width=${wide}`, ...masks.map((of) => `${base()}/${at}/masks/${camera}?width=${wide}&of=${encodeURIComponent(of)}`)];
+}
+function askAhead(at) {
+  ahead.clear();
+  if (at >= state.meta.times.length || state.meta.live) return;
+  const keep = (url, promise) => { promise.catch(() => {}); ahead.set(url, promise); }; // it is told when it is needed
+  const url = secondUrl(at), second = ask(url);
+  keep(url, second);
+  second.then((found) => { if (ahead.has(url)) for (const view of found.views) for (const one of urls(view, at)) keep(one, picture(one)); }, () => {});
+}
+async function picture(url) {
+  const image = new Image();
+  image.src = url;
+  await image.decode();
+  return image;
+}
+
 // A picture takes the place of the one before when it is there, so that nothing flickers.
 async function load(image, url) {
-  if (image.dataset.url === url) return true;
+  if (image.dataset.url === url) return image;
   image.dataset.url = url;
-  const next = new Image();
-  next.src = url;
+  let next = null;
   try {
-    await next.decode();
+    next = await (ahead.get(url) ?? picture(url));
   } catch {
-    if (image.dataset.url === url) image.removeAttribute("src");
+    image.removeAttribute("src");
     delete image.dataset.url;
-    return false;
+    return null;
   }
-  if (image.dataset.url === url) image.src = url;
-  return true;
+  if (image.dataset.url !== url || !image.isConnected) return image; // another one was wanted meanwhile
+  if (next.isConnected) return next;
+  Object.assign(next, { className: image.className, alt: image.alt });
+  next.dataset.url = url;
+  image.replaceWith(next);
+  return next;
 }
 
 async function drawViews() {
@@ -219,25 +246,22 @@ function newFigure(view) {
   return figure;
 }
 async function drawView(view, figure, sources) {
-  const wide = figure.classList.contains("large") ? 1280 : width(), at = state.position;
-  const url = `${base()}/${at}/views/${encodeURIComponent(view.camera)}?width=${wide}`;
-  const caption = figure.querySelector("figcaption");
-  const picture = figure.querySelector("img.picture");
-  const there = sources.filter((of) => view.masks.includes(of));
+  const wanted = urls(view, state.position), caption = figure.querySelector("figcaption");
   const masks = [...figure.querySelectorAll("img.mask")];
-  while (masks.length > there.length) masks.pop().remove();
-  while (masks.length < there.length) {
-    const mask = make("img", { class: "mask", alt: "" });
-    figure.insertBefore(mask, figure.querySelector("svg"));
-    masks.push(mask);
+  while (masks.length > wanted.length - 1) masks.pop().remove();
+  while (masks.length < wanted.length - 1) {
+    masks.push(make("img", { class: "mask", alt: "" }));
+    figure.insertBefore(masks.at(-1), figure.querySelector("svg"));
   }
-  const loaded = await Promise.all([load(picture, url), ...masks.map((mask, i) =>
-    load(mask, `${base()}/${at}/masks/${encodeURIComponent(view.camera)}?width=${wide}&of=${encodeURIComponent(there[i])}`))]);
-  caption.textContent = `${view.kind} ${view.camera}` + (sources.length && !there.length ? " · no mask" : "");
-  caption.classList.toggle("bad", !loaded.every(Boolean));
-  if (!loaded.every(Boolean)) caption.textContent = await ask(loaded[0] ? masks.find((_, i) => !loaded[i + 1])?.dataset.url ?? url : url, "bytes").then(() => "cannot be shown", (error) => error.message);
-  if (picture.naturalWidth) figure.style.aspectRatio = `${picture.naturalWidth} / ${picture.naturalHeight}`;
-  drawSplit(figure, masks);
+  const loaded = await Promise.all([figure.querySelector("img.picture"), ...masks].map((image, i) => load(image, wanted[i])));
+  const broken = loaded.indexOf(null);
+  caption.classList.toggle("bad", broken >= 0);
+  caption.textContent = broken >= 0
+    ? await ask(wanted[broken], "bytes").then(() => "cannot be shown", (error) => error.message)
+    : `${view.kind} ${view.camera}` + (sources.length && wanted.length === 1 ? " · no mask" : "");
+  const { naturalWidth, naturalHeight } = figure.querySelector("img.picture");
+  if (naturalWidth) figure.style.aspectRatio = `${naturalWidth} / ${naturalHeight}`;
+  drawSplit(figure, [...figure.querySelectorAll("img.mask")]);
   drawMarks(view, figure);
 }
 function drawSplit(figure, masks) {
@@ -587,6 +611,10 @@ function jumpDiffer(on) {
 
 // What `mmor live` writes
 
+let following = false;
+function startLive() {
+  if (!following) { following = true; setTimeout(followLive, 0); }
+}
 async function followLive() {
   try {
     const { lines, damaged } = await ask("/api/live");
@@ -623,7 +651,7 @@ byId("opacity").addEventListener("input", () => document.documentElement.style.s
 byId("size").addEventListener("input", () => byId("views").style.setProperty("--view", `${byId("size").value}px`));
 byId("size").addEventListener("change", () => show(state.position));
 byId("mute").addEventListener("change", () => { byId("sound").muted = byId("mute").checked; });
-byId("masks").addEventListener("change", () => show(state.position));
+byId("masks").addEventListener("change", () => { ahead.clear(); show(state.position); });
 byId("shown-graph").addEventListener("change", drawGraph);
 byId("texts").addEventListener("toggle", () => { if (byId("texts").open && state.second) drawTexts(); });
 byId("zoom-in").addEventListener("click", () => zoom(0.5));

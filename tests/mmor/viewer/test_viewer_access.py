@@ -167,7 +167,7 @@ def test_live_lines_are_followed_while_they_are_written(folder: Folder, tmp_path
     with path.open("a") as file:
         file.writelines(line(second) for second in range(5, 90))
     lines = client.get("/api/live").json()["lines"]
-    assert [lines[0]["time"], lines[-1]["time"]] == [29.0, 89.0]  # the last minute
+    assert [lines[0]["at_s"], lines[-1]["at_s"]] == [29.0, 89.0]  # the last minute
     path.write_text(line(0))  # begun anew
     assert [one["frame_id"] for one in client.get("/api/live").json()["lines"]] == ["000000"]
     path.unlink()

@@ -85,6 +85,10 @@ def wait_for(page: Page, position: int) -> None:
     page.wait_for_selector(f"body[data-shown='{position}']", timeout=30_000)
 
 
+def until(page: Page, condition: str) -> None:
+    page.wait_for_function(f"() => {condition}", timeout=30_000)  # a function: the page evaluates no text
+
+
 def test_a_link_leads_to_its_second_and_survives_a_reload(address: str, tab: Callable[[str], Page]) -> None:
     page = tab(f"{address}#take={NAME}&at=12&masks=truth")
     wait_for(page, 12)
@@ -108,9 +112,9 @@ def test_masks_are_put_on_and_off_and_name_their_categories(address: str, tab: C
     wait_for(page, 12)
     assert page.locator("#views img.mask").count() == 0
     page.select_option("#masks", "truth|masks")
-    page.wait_for_function("document.querySelectorAll('#views img.mask').length === 9")  # 6 true, 3 predicted
+    until(page, "document.querySelectorAll('#views img.mask').length === 9")  # 6 true, 3 predicted
     page.select_option("#masks", "truth")
-    page.wait_for_function("document.querySelectorAll('#views img.mask').length === 6")
+    until(page, "document.querySelectorAll('#views img.mask').length === 6")
     box = page.locator("figure[data-camera='1']").bounding_box()
     assert box is not None
     names = set()
@@ -122,17 +126,17 @@ def test_masks_are_put_on_and_off_and_name_their_categories(address: str, tab: C
     assert names - {""} <= {text.strip() for text in legend}
     page.keyboard.press("m")
     page.keyboard.press("m")
-    page.wait_for_function("document.querySelector('#masks').value !== 'truth'")
+    until(page, "document.querySelector('#masks').value !== 'truth'")
 
 
 def test_it_plays_with_sound_in_step_and_stops(shown: Shown, address: str, tab: Callable[[str], Page]) -> None:
     page = tab(f"{address}#take={NAME}&at=3")
     wait_for(page, 3)
     page.keyboard.press("Space")
-    page.wait_for_function(f"!{SOUND}.paused && {SOUND}.currentTime > 5")
-    page.wait_for_function("Number(document.body.dataset.shown) >= 5")
+    until(page, f"!{SOUND}.paused && {SOUND}.currentTime > 5")
+    until(page, "Number(document.body.dataset.shown) >= 5")
     page.keyboard.press("Space")
-    page.wait_for_function(f"{SOUND}.paused && document.querySelector('#slider').value === document.body.dataset.shown")
+    until(page, f"{SOUND}.paused && document.querySelector('#slider').value === document.body.dataset.shown")
     heard, position = page.evaluate(f"[{SOUND}.currentTime, Number(document.body.dataset.shown)]")
     assert heard == pytest.approx(shown.take(NAME).times[position], abs=0.05)
 
@@ -153,7 +157,7 @@ def test_jumps_go_to_the_next_error_and_the_next_drilling(address: str, tab: Cal
     page.keyboard.press("Home")
     wait_for(page, 0)
     page.click("#hold-after")
-    page.wait_for_function("Number(document.body.dataset.shown) > 0")
+    until(page, "Number(document.body.dataset.shown) > 0")
     assert "drilling" in page.locator("#triplets").inner_text()
 
 
@@ -170,7 +174,7 @@ def test_what_was_heard_is_text_whatever_it_holds(address: str, tab: Callable[[s
 
 def test_the_cloud_is_drawn(address: str, tab: Callable[[str], Page]) -> None:
     page = tab(f"{address}#take={NAME}&at=8")
-    page.wait_for_function("/points|WebGL/.test(document.querySelector('#cloud-note').textContent)", timeout=30_000)
+    until(page, "/points|WebGL/.test(document.querySelector('#cloud-note').textContent)")
     assert "points" in page.locator("#cloud-note").inner_text()
 
 
@@ -191,7 +195,7 @@ def test_a_folder_that_vanishes_is_told(folder: Folder, tmp_path: Path, tab: Cal
         wait_for(page, 2)
         shutil.rmtree(tmp_path / "data")
         page.keyboard.press("ArrowRight")
-        page.wait_for_function("document.querySelector('figcaption.bad')?.textContent.includes('not there any more')")
+        until(page, "document.querySelector('figcaption.bad')?.textContent.includes('not there any more')")
 
 
 def test_the_longest_take_at_full_size(folder: Folder, tmp_path: Path, tab: Callable[[str], Page]) -> None:
