@@ -38,6 +38,7 @@ function tell(problems) {
   byId("problem").textContent = problems.join("\n");
   byId("problem").hidden = !problems.length;
 }
+const called = ({ kind, camera }) => (/^\d+$/.test(camera) ? `${kind} ${camera}` : words(camera));
 const numbered = (name) => (state.meta.graphs.length > 1 ? `${state.meta.graphs.indexOf(name) + 1} ${name}` : name);
 const base = () => `/api/takes/${encodeURIComponent(state.meta.take)}`;
 
@@ -258,7 +259,7 @@ async function drawView(view, figure, sources) {
   caption.classList.toggle("bad", broken >= 0);
   caption.textContent = broken >= 0
     ? await ask(wanted[broken], "bytes").then(() => "cannot be shown", (error) => error.message)
-    : `${view.kind} ${view.camera}` + (sources.length && wanted.length === 1 ? " · no mask" : "");
+    : called(view) + (sources.length && wanted.length === 1 ? " · no mask" : "");
   const { naturalWidth, naturalHeight } = figure.querySelector("img.picture");
   if (naturalWidth) figure.style.aspectRatio = `${naturalWidth} / ${naturalHeight}`;
   drawSplit(figure, [...figure.querySelectorAll("img.mask")]);
@@ -276,8 +277,10 @@ function drawSplit(figure, masks) {
 }
 function drawMarks(view, figure) {
   const svg = figure.querySelector("svg"), dots = [];
-  for (const [x, y] of view.gaze ?? []) dots.push(draw("ellipse", { cx: x, cy: y, rx: 0.03, ry: 0.04, fill: "none", stroke: "#f0e442", "stroke-width": 0.008 }));
-  for (const [x, y] of view.hands ?? []) dots.push(draw("ellipse", { cx: x, cy: y, rx: 0.009, ry: 0.012, fill: "#cc79a7", stroke: "#fff", "stroke-width": 0.002 }));
+  for (const [x, y] of view.gaze ?? []) { // light within dark, seen on everything
+    for (const [stroke, wide] of [["#000", 0.02], ["#f0e442", 0.01]]) dots.push(draw("ellipse", { cx: x, cy: y, rx: 0.04, ry: 0.053, fill: "none", stroke, "stroke-width": wide }));
+  }
+  for (const [x, y] of view.hands ?? []) dots.push(draw("ellipse", { cx: x, cy: y, rx: 0.012, ry: 0.016, fill: "#cc79a7", stroke: "#fff", "stroke-width": 0.004 }));
   svg.replaceChildren(...dots);
 }
 function drawLegend() {
@@ -406,7 +409,7 @@ async function openRoom() {
   const scene = new THREE.Scene(), camera = new THREE.PerspectiveCamera(55, 4 / 3, 0.05, 200);
   camera.up.set(0, 0, 1);
   const controls = new OrbitControls(camera, canvas), geometry = new THREE.BufferGeometry();
-  const points = new THREE.Points(geometry, new THREE.PointsMaterial({ size: 0.035, vertexColors: true }));
+  const points = new THREE.Points(geometry, new THREE.PointsMaterial({ size: 0.05, vertexColors: true }));
   points.frustumCulled = false;
   scene.add(points);
   renderer.setClearColor(0x0b0f13);
@@ -551,10 +554,13 @@ function drawTimeline() {
     });
   });
   context.fillStyle = faint;
-  const apart = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600].find((n) => (n / (to - from)) * (wide - LEFT) > 60) ?? 1200;
-  for (let p = Math.ceil(from / apart) * apart; p < to; p += apart) {
-    context.fillRect(x(p), high - 16, 1, 4);
-    context.fillText(clock(meta.times[p] ?? p), x(p) + 2, high - 4);
+  const begin = meta.times[Math.floor(from)], end = meta.times[Math.ceil(to) - 1];
+  const apart = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600].find((s) => (s / Math.max(1, end - begin)) * (wide - LEFT) > 60) ?? 1200; // s
+  for (let s = Math.ceil(begin / apart) * apart; s <= end; s += apart) {
+    const at = x(positionAt(s));
+    if (at < LEFT) continue;
+    context.fillRect(at, high - 16, 1, 4);
+    context.fillText(clock(s), at + 2, high - 4);
   }
   const sources = timeline ? Object.keys(timeline.graphs) : [];
   byId("timeline-note").textContent = timeline ? `from top: true${sources.map((name) => `, ${numbered(name)}`).join("")}${sources.length ? "; an error in it is orange" : ""}` : "reading the whole take ...";

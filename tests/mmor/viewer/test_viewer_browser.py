@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +36,7 @@ LONG = 1156  # s, the longest take of MM-OR
 
 
 @contextmanager
-def served(shown: Shown) -> Iterator[str]:
+def served(shown: Shown) -> Generator[str]:
     """The address of a page while it is served."""
     with listen("127.0.0.1", None) as bound:
         server = uvicorn.Server(uvicorn.Config(make_app(shown), log_level="error", timeout_graceful_shutdown=1))
