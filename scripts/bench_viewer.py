@@ -1,6 +1,6 @@
 """How long `mmor view` takes to show a second of a take, and what memory its server needs.
 
-    python scripts/bench_viewer.py DATA TAKE [--seconds 1000]
+    python scripts/bench_viewer.py DATA TAKE [--far 40] [--seconds 1000]
 
 In a browser (playwright and chromium): the first second, with everything that the page loads before it; the second
 after it, whose pictures have been made meanwhile; one far away, whose pictures have not. Then as many seconds as asked
@@ -23,8 +23,7 @@ import httpx2
 import psutil
 from playwright.sync_api import Page, sync_playwright
 
-REPEATS = 5
-FAR = 40  # timepoints, beyond all that is made ahead
+REPEATS = 3
 WAIT_S = 1.5  # between two looks, as somebody who plays
 
 
@@ -33,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("data", type=Path)
     parser.add_argument("take", help="sample name, such as 004_PKA_MMOR")
+    parser.add_argument("--far", type=int, default=40, help="timepoints, beyond all that is made ahead")
     parser.add_argument("--seconds", type=int, default=1000)
     given = parser.parse_args()
     command = [sys.executable, "-m", "mmor.cli", "view", given.take, "--data", str(given.data), "--no-browser"]
@@ -46,24 +46,24 @@ def main() -> None:
         memory = psutil.Process(server.pid)
         print(f"server before the first look: {memory.memory_info().rss / 1e6:.0f} MB")
         try:
-            in_browser(found[0], given.take)
+            in_browser(found[0], given.take, given.far)
             look(found[0], given.take, given.seconds)
             print(f"server after {given.seconds} timepoints: {memory.memory_info().rss / 1e6:.0f} MB")
         finally:
             server.terminate()
 
 
-def in_browser(address: str, take: str) -> None:
+def in_browser(address: str, take: str, far: int) -> None:
     """The first second of a page, the next one, and one far away."""
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1500, "height": 1000})
         taken = timed(lambda: page.goto(f"{address}#take={take}&at=0"), page, 0)
         print(f"first second in a browser, with its page: {taken:.2f} s")
-        times: dict[str, list[float]] = {"the second after it": [], f"{FAR} seconds on": []}
+        times: dict[str, list[float]] = {"the timepoint after it": [], f"{far} timepoints on": []}
         at = 0
         for _ in range(REPEATS):
-            for what, step in zip(times, (1, FAR)):
+            for what, step in zip(times, (1, far)):
                 page.wait_for_timeout(1000 * WAIT_S)
                 at += step
                 go = f"() => location.hash = 'take={take}&at={at}'"

@@ -151,7 +151,13 @@ async function show(position) {
   byId("slider").value = state.position;
   byId("clock").textContent = `${clock(meta.times[state.position])} · ${state.position} of ${last}`;
   writeAddress();
-  drawTimeline();
+  if (state.position >= state.from && state.position < state.to) drawCursor(null);
+  else { // the part of the time line that is seen goes along
+    const span = state.to - state.from;
+    state.from = Math.max(0, Math.min(meta.times.length - span, state.position - span / 10));
+    state.to = state.from + span;
+    drawTimeline();
+  }
   const sound = byId("sound");
   if (!state.playing && sound.hasAttribute("src") && sound.readyState > 0) sound.currentTime = meta.times[state.position];
   const asked = ++state.asked, at = state.position;
@@ -599,7 +605,6 @@ function jump(positions, on, what) {
   const at = state.position, beyond = [...new Set(positions)].sort((a, b) => a - b).filter((one) => (on ? one > at : one < at));
   const target = on ? beyond[0] : beyond.at(-1);
   if (target === undefined) { byId("timeline-note").textContent = `no ${what} ${on ? "after" : "before"} this second`; return; }
-  if (target < state.from || target >= state.to) { const span = state.to - state.from; state.from = Math.max(0, Math.min(state.meta.times.length - span, target - span / 2)); state.to = state.from + span; }
   go(target);
 }
 function jumpHold(on) {
@@ -636,8 +641,8 @@ async function followLive() {
         state.timeline = await ask(`${base()}/timeline`);
         const first = lines.length ? Number.parseInt(lines[0].frame_id, 10) : 0;
         Object.assign(state, { from: Math.max(0, Math.min(first, place - 9)), to: Math.max(place + 1, Math.min(first, place - 9) + 10) });
+        drawTimeline();
         if (byId("follow").checked) await show(place);
-        else drawTimeline();
         byId("subtitle").textContent = `live, the last ${LIVE_S} s${damaged ? `; ${damaged} damaged lines` : ""}`;
       }
     }

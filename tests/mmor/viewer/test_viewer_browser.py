@@ -223,3 +223,29 @@ def test_the_longest_take_at_full_size(folder: Folder, tmp_path: Path, tab: Call
         page.wait_for_selector("#hold-before:enabled")
     assert 0 < shown.cache.size <= shown.cache.limit
     assert SECONDS < len(shown.take(NAME).timepoints) == LONG
+
+
+def test_a_live_page_follows_and_stops_following(folder: Folder, tmp_path: Path, tab: Callable[[str], Page]) -> None:
+    def line(second: int) -> str:
+        fields = {"take": NAME, "frame_id": f"{second:06d}", "time": float(second), "text": "", "missing": ["tracker"]}
+        return json.dumps({**fields, "graph": [["nurse", "holding", "drill"]], "latency_s": {"total": 0.5}}) + "\n"
+
+    path = tmp_path / "live.jsonl"
+    path.write_text(line(4))
+    with served(open_shown(Dataset(folder.data), live=path)) as address:
+        page = tab(address)
+        wait_for(page, 4)
+        with path.open("a") as file:
+            file.write(line(5))
+        wait_for(page, 5)
+        assert "without tracker" in page.locator("#signals").inner_text()
+        page.click("#before")
+        wait_for(page, 4)
+        with path.open("a") as file:
+            file.write(line(6))
+        until(page, "document.body.dataset.newest === '000006'")
+        assert page.locator("#slider").input_value() == "4"
+        page.check("#follow")
+        with path.open("a") as file:
+            file.write(line(7))
+        wait_for(page, 7)
