@@ -148,11 +148,11 @@ def _live_line(line: bytes) -> LiveLine | None:
         return None
     match record:
         case {"take": str(take), "frame_id": str(frame_id), "time": int() | float() as at_s, "graph": list(graph)} if (
-            all(map(is_relation, graph))
+            frame_id.isdecimal() and all(map(is_relation, graph))
         ):
             latency = record.get("latency_s")
             total = latency.get("total") if isinstance(latency, dict) else None
-            missing = record.get("missing")
+            missing, behind = record.get("missing"), record.get("behind_s")
             return LiveLine(
                 take,
                 frame_id,
@@ -161,7 +161,7 @@ def _live_line(line: bytes) -> LiveLine | None:
                 str(record.get("text", "")),
                 tuple(map(str, missing)) if isinstance(missing, list) else (),
                 float(total) if isinstance(total, int | float) else None,
-                float(record.get("behind_s", 0)),
+                float(behind) if isinstance(behind, int | float) else 0.0,
                 str(record["problem"]) if record.get("problem") else None,
             )
     return None

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
-from starlette.datastructures import MutableHeaders, QueryParams
+from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -63,10 +63,10 @@ class Guard:
                 return None
             told = f"this page is that of {' or '.join(sorted(self._hosts))}; open it by that name"
             return JSONResponse({"problem": told}, 403)
-        cookie = f"mmor_view_{request.url.port or 80}"  # cookies of all ports are one
-        given = QueryParams(request.url.query).get("token")
+        cookie = f"mmor_view_{(request.scope.get('server') or ('', 0))[1]}"  # browsers send one port's cookies to all
+        given = request.query_params.get("token")
         if given is not None and secrets.compare_digest(given.encode(), self._token.encode()):
-            answer = RedirectResponse(request.url.path, 303)
+            answer = RedirectResponse(request.scope["path"], 303)
             answer.set_cookie(cookie, self._token, httponly=True, samesite="lax")
             return answer
         if secrets.compare_digest(request.cookies.get(cookie, "").encode(), self._token.encode()):

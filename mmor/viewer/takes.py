@@ -166,8 +166,8 @@ class Shown:
             if not self.live.lines:
                 return
             newest = self.live.lines[-1]
-            known = self._viewed.get(newest.take)
-            if known is not None and int(newest.frame_id) >= len(known.timepoints):
+            known, position = self._viewed.get(newest.take), int(newest.frame_id)
+            if known is not None and (position >= len(known.timepoints) or not known.timepoints[position].views):
                 del self._viewed[newest.take]
 
 
