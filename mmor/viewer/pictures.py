@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mmor.viewer.cache import Cache, file_state
-from operating_room.domain.collection import Take
+from operating_room.domain.collection import Collection, Take
 from operating_room.domain.labels import Labels
 from operating_room.errors import UserError
 from operating_room.files.readers import read_label_mask, read_picture, read_small_picture
@@ -74,6 +74,10 @@ class MaskFolder:
                 f"{given}: holds no predicted masks (inference/pan_pred/VIDEO/*.png); give the output folder of "
                 "`mmor panoptic predict`"
             )
+
+    def covers(self, take: Take, collection: Collection) -> bool:
+        """Whether there is anything of a take."""
+        return any(f"{take.name}_{camera.name}" in self._videos for camera in collection.cameras)
 
     def find(self, take: Take, camera: str, picture: Path) -> Path | None:
         """The mask of a camera's picture; None if nothing was predicted for it."""

@@ -17,12 +17,11 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from mmor.viewer import pictures, seconds, sensors
-from mmor.viewer.cache import Ahead
+from mmor.viewer.cache import Ahead, file_state
 from mmor.viewer.guard import LOOPBACK, Guard
 from mmor.viewer.takes import Shown
 from mmor.viewer.timeline import timeline
 from operating_room.errors import UserError, one_line
-from operating_room.files.raw_files import require
 from operating_room.recordings.timepoint import Timepoint
 
 STATIC = Path(__file__).parent / "static"
@@ -132,7 +131,7 @@ class _Server:
 
     def sound(self, request: Request) -> Response:
         path = self._recording(request)
-        require(path, "the dataset archive")
+        file_state(path)  # or it is told that it is gone
         return FileResponse(path, media_type=_SOUND_TYPES.get(path.suffix, "application/octet-stream"))
 
     def waveform(self, request: Request) -> Response:

@@ -193,16 +193,19 @@ def open_shown(
     for what, given in (("--masks", masks), ("--graphs", graphs)):
         if len(given) > MOST_PREDICTIONS:
             raise UserError(f"{what}: {len(given)} are given, and {MOST_PREDICTIONS} at most can be compared")
-    on_disk = {take.sample_name for take in dataset.takes()}
+    possible = dataset.takes() if take is None else [take]
+    where = dataset.root if take is None else f"take {take.name}"
     said = {}
     for name, path in _named(graphs).items():
         said[name] = read_graphs(path, dataset.domain)
         of = {split_sample_id(key)[0] for key in said[name].graphs}
-        if not of & (on_disk if take is None else {take.sample_name}):
+        if not of & {one.sample_name for one in possible}:
             told = ", ".join(sorted(of)[:6]) or "nothing"
-            where = dataset.root if take is None else f"take {take.sample_name}"
             raise UserError(f"{path}: says nothing of {where}; it is about {told}; choose the takes or another file")
     folders = {name: MaskFolder(path) for name, path in _named(masks).items()}
+    for folder in folders.values():
+        if not any(folder.covers(one, dataset.domain.collection(one)) for one in possible):
+            raise UserError(f"{folder.given}: holds no masks of {where}; choose the take or another folder")
     shown = Shown(dataset, folders, said, None if live is None else Live(live), take)
     if take is not None:
         _ = shown.take(take.sample_name).times  # what is wrong with it is told now, and the page opens sooner

@@ -682,8 +682,15 @@ const KEYS = {
   p: () => jumpHold(true), P: () => jumpHold(false), m: otherMasks, "+": () => zoom(0.5), "=": () => zoom(0.5), "-": () => zoom(2),
   "?": () => byId("help").showModal(), Home: () => go(0), End: () => go(state.meta.times.length - 1),
 };
+// Keys are those of the page, but for who has walked to a control by keyboard; whoever clicked it has done with it.
+let pointed = false;
+addEventListener("pointerdown", () => { pointed = true; }, true);
+addEventListener("click", (event) => { if (event.detail) event.target.closest("button, input")?.blur(); });
+addEventListener("change", (event) => { if (pointed) event.target.blur(); });
+const hasOwnKeys = (target, key) => target.tagName === "SELECT" || (target.type === "range" && target.id !== "slider") || (key === " " && target.matches("button, input, summary, a"));
 document.addEventListener("keydown", (event) => {
-  if (state.meta === null || byId("help").open || event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "SELECT") return;
+  pointed = false;
+  if (state.meta === null || byId("help").open || event.ctrlKey || event.metaKey || event.altKey || hasOwnKeys(event.target, event.key)) return;
   const steps = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   const act = steps ? () => go(state.position + steps * (event.shiftKey ? 10 : 1)) : KEYS[event.key];
   if (!act) return;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def test_the_command_refuses_before_it_serves(folder: Folder, tmp_path: Path) ->
         ({"task": "scene_graph", "about": {}, "overall": {}}, "as an older version wrote"),
         ({"task": "next_action", "about": {}, "samples": {}}, "holds results of next_action"),
         ({"task": "scene_graph", "samples": {"004_PKA_MMOR_000000": {"predicted": [["a"]]}}}, "no list of predicted"),
-        ({"011_TKA_MMOR_000000": []}, "says nothing of take 004_PKA_MMOR; it is about 011_TKA_MMOR"),
+        ({"011_TKA_MMOR_000000": []}, "says nothing of take 004_PKA; it is about 011_TKA_MMOR"),
         ({"004_PKA_MMOR_000000": [["a", "b"]]}, "predictions map sample ids"),
         ([1, 2], "predictions map sample ids"),
     ],
@@ -102,6 +103,14 @@ def test_more_than_two_and_folders_without_masks_are_refused(folder: Folder, tmp
         open_shown(Dataset(folder.data), masks=[tmp_path])
     with pytest.raises(UserError, match="cannot be listed"):
         open_shown(Dataset(folder.data), masks=[tmp_path / "none"])
+
+
+def test_masks_of_another_take_are_refused(folder: Folder, tmp_path: Path) -> None:
+    shutil.copytree(folder.masks, tmp_path / "masks")
+    for video in (tmp_path / "masks" / "inference" / "pan_pred").iterdir():
+        video.rename(video.with_name(video.name.replace("004_PKA", "011_TKA")))
+    with pytest.raises(UserError, match="holds no masks of take 004_PKA"):
+        open_shown(Dataset(folder.data), TAKE, masks=[tmp_path / "masks"])
 
 
 def test_two_files_of_one_name_are_told_apart(folder: Folder, tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ from mmor.viewer.pictures import WIDTHS
 from mmor.viewer.server import make_app
 from mmor.viewer.takes import Shown, open_shown
 from operating_room.domain.domain import mmor
-from operating_room.files.readers import read_audio, read_label_mask, read_point_cloud
+from operating_room.files.readers import picture_size, read_audio, read_label_mask, read_point_cloud
 from operating_room.recordings.dataset import Dataset
 from operating_room_simulator.writer import Faults, synthesize
 from tests.mmor.viewer.conftest import MARKUP, MARKUP_AT, SECONDS, TAKE, WRONG, WRONG_FROM, Folder
+from tests.operating_room.tiny_house import write_house
 
 OF_TAKE = f"/api/takes/{TAKE.sample_name}"
 
@@ -244,3 +245,23 @@ def test_a_take_without_room_cameras_and_one_whose_camera_ends_early(tmp_path: P
     assert ask(client, "/api/takes/004_PKA_MMOR/10")["cloud"] is False
     cameras = [[view["camera"] for view in ask(client, f"/api/takes/011_TKA_MMOR/{at}")["views"]] for at in (29, 30)]
     assert set(cameras[0]) - set(cameras[1]) == {"2"}
+
+
+def test_a_room_of_ones_own_with_gaze_and_hands(tmp_path: Path) -> None:
+    root = write_house(tmp_path)
+    timepoint = Dataset(root).take(Dataset(root).takes()[0]).timepoints[1]
+    glasses, width, height = 4, *picture_size(timepoint.views["glasses"])
+    gaze = np.array([[glasses, 0.5 * width, 0.25 * height, 0.7], [1, -1, -1, 0]], np.float32)
+    np.save(timepoint.files["gaze"][""], gaze)
+    hands = np.full((1, 17), np.nan, np.float32)
+    hands[0, :3] = glasses, 0.75 * width, 0.5 * height
+    np.save(timepoint.files["hands"][""], hands)
+    client = local(open_shown(Dataset(root)))
+    take = ask(client, "/api/takes/soup")
+    assert take["times"] == [0.0, 0.5, 1.0, 1.5]
+    assert take["predicates"] == ["stirring", "holding", "beside"]
+    views = {view["camera"]: view for view in ask(client, "/api/takes/soup/1")["views"]}
+    assert (views["glasses"]["gaze"], views["glasses"]["hands"]) == ([[0.5, 0.25]], [[0.75, 0.5]])
+    assert views["ceiling"].get("gaze", []) == []
+    for url in ("timeline", "waveform", "1/texts", "1/cloud", "1/masks/ceiling"):
+        assert client.get(f"/api/takes/soup/{url}").status_code == 200
