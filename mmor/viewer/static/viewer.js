@@ -245,6 +245,7 @@ function newFigure(view) {
     draw("svg", { viewBox: "0 0 1 1", preserveAspectRatio: "none" }), make("figcaption"));
   figure.addEventListener("click", () => {
     state.large = state.large === view.camera ? null : view.camera;
+    byId("tip").hidden = true;
     for (const one of byId("views").children) one.classList.toggle("large", one.dataset.camera === state.large);
     if (state.second) drawViews();
   });
