@@ -12,7 +12,7 @@ function fill(node, attributes, content) {
 }
 const words = (name) => name.replaceAll("_", " ");
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
-const SIGNS = { right: "=", missed: "−", wrong: "+", unlabelled: "?" };
+const SIGNS = { right: "✓", missed: "−", wrong: "+", unlabelled: "?" };
 const WIDTHS = [320, 480, 640, 1280, 2048]; // px, as the server makes them
 const LIVE_S = 60;
 
