@@ -20,6 +20,7 @@ from mmor.cli import live as cli_live
 from mmor.cli import panoptic as cli_panoptic
 from mmor.cli import report as cli_report
 from mmor.cli import scene_graph as cli_scene_graph
+from mmor.cli import view as cli_view
 from mmor.launch import is_first_to_say
 from mmor.quiet import quiet_libraries
 from operating_room.errors import UserError, one_line
@@ -41,6 +42,7 @@ app.add_typer(cli_export.import_app, name="import")
 app.command("compare")(cli_evaluation.compare)
 app.command("live")(cli_live.live)
 app.command("report")(cli_report.report)
+app.command("view")(cli_view.view)
 
 
 @app.command()

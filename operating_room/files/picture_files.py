@@ -60,6 +60,30 @@ def open_picture(path: Path) -> Image.Image:
         raise _bad(path, error) from error
 
 
+def read_small_picture(path: Path, width: int) -> UInt8[np.ndarray, "height width 3"]:
+    """A camera picture as RGB, at most `width` px wide, for people to look at: a JPEG is decoded no larger than needed.
+
+    Raises:
+        UserError: see `read_picture`.
+    """
+    from PIL import Image
+
+    data = read_bytes(path)
+    if is_png(data):
+        image = Image.fromarray(read_picture(path))
+    else:
+        try:
+            image = _open(data, load=False)
+            _refuse_turned(path, image)
+            image.draft("RGB", (width, 1))
+            image = image.convert("RGB")
+        except _ERRORS as error:
+            raise _bad(path, error) from error
+    if image.width > width:
+        image = image.resize((width, max(1, round(image.height * width / image.width))), Image.Resampling.BOX)
+    return np.asarray(image)
+
+
 def read_label_mask(path: Path) -> UInt8[np.ndarray, "height width"]:
     """A label mask: one label per pixel, as stored in 1 to 16 bits of grey or as place in a palette.
 

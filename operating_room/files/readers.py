@@ -28,9 +28,10 @@ from operating_room.files.picture_files import (
     read_ids,
     read_label_mask,
     read_picture,
+    read_small_picture,
 )
 from operating_room.files.raw_files import again, brief, read_bytes, require
-from operating_room.files.sound_files import check_audio, read_audio
+from operating_room.files.sound_files import check_audio, read_audio, sound_peaks
 
 __all__ = [
     "MAX_EXTENT",
@@ -51,8 +52,10 @@ __all__ = [
     "read_label_mask",
     "read_picture",
     "read_point_cloud",
+    "read_small_picture",
     "read_subtitles",
     "require",
+    "sound_peaks",
 ]
 _LARGEST = 1 << 30  # bytes of an unpacked .gz; more is a bomb
 

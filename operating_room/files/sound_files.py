@@ -41,6 +41,27 @@ def read_audio(path: Path) -> tuple[Float32[np.ndarray, "samples channels"], int
         return samples, file.samplerate
 
 
+def sound_peaks(path: Path, per_second: int) -> tuple[Float32[np.ndarray, " slices"], float]:
+    """The largest amplitude (0..1) of each slice of a sound file, and its length in s; its samples are never held.
+
+    Raises:
+        UserError: it cannot be read (see `read_audio`).
+    """
+    with _open_sound(path) as file:
+        length = max(1, file.samplerate // per_second)  # samples of a slice
+        peaks, rest, found = [], np.zeros(0, np.float32), 0
+        for block in _blocks(file):
+            _require_numbers(path, block)
+            found += len(block)
+            loud = np.concatenate([rest, np.abs(block).max(axis=1)])
+            whole = len(loud) // length * length
+            peaks.append(loud[:whole].reshape(-1, length).max(axis=1))
+            rest = loud[whole:]
+        _require_length(path, found, file)
+        last = [rest.max(keepdims=True)] if len(rest) else []
+        return np.minimum(np.concatenate([*peaks, *last]), 1), found / file.samplerate
+
+
 def check_audio(path: Path) -> None:
     """Find out whether a sound file can be read, without holding its samples.
 

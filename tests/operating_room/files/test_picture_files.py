@@ -12,7 +12,14 @@ import pytest
 from PIL import Image
 
 from operating_room.errors import UserError
-from operating_room.files.picture_files import check_picture, picture_size, read_ids, read_label_mask, read_picture
+from operating_room.files.picture_files import (
+    check_picture,
+    picture_size,
+    read_ids,
+    read_label_mask,
+    read_picture,
+    read_small_picture,
+)
 from operating_room.files.png import write_png
 
 LABELS = np.arange(12 * 16, dtype=np.uint8).reshape(12, 16) % 4
@@ -97,7 +104,7 @@ def test_what_is_stored_turned_is_refused(tmp_path: Path, orientation: int, name
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = put(tmp_path, image, name, exif=exif)
-    for read in (read_picture, check_picture, picture_size):
+    for read in (read_picture, check_picture, picture_size, lambda path: read_small_picture(path, 20)):
         with pytest.raises(UserError, match=f"is stored turned \\(EXIF orientation {orientation}\\)"):
             read(path)
     mask = put(tmp_path, Image.fromarray(LABELS), "mask.png", exif=exif)
@@ -131,7 +138,13 @@ def test_every_flipped_bit_of_a_png_is_seen(tmp_path: Path, read: object) -> Non
             read(path)
 
 
-@pytest.mark.parametrize("read", [read_label_mask, read_ids, read_picture, check_picture, picture_size])
+@pytest.mark.parametrize(
+    "read",
+    [
+        *(read_label_mask, read_ids, read_picture, check_picture, picture_size),
+        lambda path: read_small_picture(path, 20),
+    ],
+)
 def test_bombs_and_cut_files_are_refused(tmp_path: Path, read: object) -> None:
     assert callable(read)
     head = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0))
@@ -144,6 +157,19 @@ def test_bombs_and_cut_files_are_refused(tmp_path: Path, read: object) -> None:
             continue  # its size can be read
         with pytest.raises(UserError):
             read(path)
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.png"])
+@pytest.mark.parametrize(("width", "height"), [(100, 75), (320, 240), (640, 480), (2048, 480)])
+def test_a_small_picture_is_the_whole_one_made_smaller(tmp_path: Path, name: str, width: int, height: int) -> None:
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    path = put(tmp_path, Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC), name)
+    small, whole = read_small_picture(path, width), Image.fromarray(read_picture(path))
+    expected = np.asarray(whole.resize((min(width, 640), height), Image.Resampling.BOX))
+    assert small.shape == expected.shape
+    assert np.abs(small.astype(int) - expected).mean() < 1.5  # a JPEG is decoded at a fraction of its size
+    if width >= 640 or name == "x.png":
+        assert np.array_equal(small, expected)
 
 
 def test_pictures_of_ids(tmp_path: Path) -> None:

@@ -1,0 +1,704 @@
+// The page of `mmor view`. Whatever comes from a take is set as text, never as markup.
+"use strict";
+
+const byId = (id) => document.getElementById(id);
+const SVG = "http://www.w3.org/2000/svg";
+const make = (tag, attributes = {}, ...content) => fill(document.createElement(tag), attributes, content);
+const draw = (tag, attributes = {}, ...content) => fill(document.createElementNS(SVG, tag), attributes, content);
+function fill(node, attributes, content) {
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...content); // strings become text
+  return node;
+}
+const words = (name) => name.replaceAll("_", " ");
+const color = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
+const SIGNS = { right: "✓", missed: "−", wrong: "+", unlabelled: "?" };
+const WIDTHS = [320, 480, 640, 1280, 2048]; // px, as the server makes them
+const LIVE_S = 60;
+
+const state = {
+  meta: null, second: null, position: 0, asked: 0, busy: false, playing: false, timer: 0,
+  timeline: null, from: 0, to: 1, wave: null, large: null, live: null, split: 0.5,
+};
+
+async function ask(url, form = "json") {
+  let answer;
+  try {
+    answer = await fetch(url);
+  } catch {
+    throw new Error("the server does not answer; start `mmor view` again");
+  }
+  if (!answer.ok) {
+    const told = await answer.json().catch(() => ({}));
+    throw new Error(told.problem || `the server answered ${answer.status} to ${url}`);
+  }
+  return form === "json" ? answer.json() : answer.arrayBuffer();
+}
+function tell(problems) {
+  byId("problem").textContent = problems.join("\n");
+  byId("problem").hidden = !problems.length;
+}
+const called = ({ kind, camera }) => (/^\d+$/.test(camera) ? `${kind} ${camera}` : words(camera));
+const numbered = (name) => (state.meta.graphs.length > 1 ? `${state.meta.graphs.indexOf(name) + 1} ${name}` : name);
+const base = () => `/api/takes/${encodeURIComponent(state.meta.take)}`;
+
+// Address: #take=001_PKA_MMOR&at=123
+
+function address() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  const at = Number.parseInt(given.get("at") ?? "0", 10);
+  return { take: given.get("take"), at: Number.isFinite(at) ? at : 0, masks: given.get("masks") };
+}
+function writeAddress() {
+  const parts = new URLSearchParams({ take: state.meta.take, at: state.position });
+  if (byId("masks").value !== "none") parts.set("masks", byId("masks").value);
+  history.replaceState(null, "", "#" + parts);
+}
+
+async function open() {
+  tell([]);
+  try {
+    const wanted = address();
+    if (wanted.take === null) return await showList();
+    if (state.meta?.take !== wanted.take) await openTake(wanted.take, wanted.masks);
+    await show(wanted.at);
+    afterFirst();
+  } catch (error) {
+    tell([error.message]);
+  }
+}
+
+async function showList() {
+  pause();
+  const found = await ask("/api/takes");
+  if (found.first !== null && !sessionStorage.getItem("listed")) {
+    sessionStorage.setItem("listed", "yes"); // "all takes" shows the list from then on
+    location.hash = new URLSearchParams({ take: found.first, at: 0 });
+    return;
+  }
+  state.meta = null;
+  if (found.live) return startLive();
+  byId("viewer").hidden = true;
+  byId("list").hidden = false;
+  byId("title").textContent = "Takes";
+  byId("subtitle").textContent = found.folder;
+  const groups = Map.groupBy ? Map.groupBy(found.takes, (take) => take.dataset) : new Map([["", found.takes]]);
+  byId("list").replaceChildren(...[...groups].map(([name, takes]) => make("section", {}, make("h2", {}, name),
+    make("div", { class: "takes" }, ...takes.map((take) => make("a", { href: "#" + new URLSearchParams({ take: take.name, at: 0 }) },
+      make("b", {}, take.title), make("span", { class: "faint" }, take.splits.join(", ") || "own take")))))));
+  if (!found.takes.length) tell([`no take is in ${found.folder}`]);
+}
+
+async function openTake(name, masks = null) {
+  pause();
+  const meta = await ask(`/api/takes/${encodeURIComponent(name)}`);
+  const again = state.meta?.take === meta.take;
+  Object.assign(state, { meta, second: null });
+  document.title = `${meta.title} - mmor view`;
+  byId("title").textContent = meta.title;
+  byId("subtitle").textContent = `${meta.dataset}, ${meta.times.length} timepoints, ${clock(meta.times.at(-1))}`;
+  byId("list").hidden = true;
+  byId("viewer").hidden = false;
+  byId("slider").max = meta.times.length - 1;
+  if (meta.live) startLive();
+  if (again) return;
+  Object.assign(state, { timeline: null, wave: null, from: 0, to: meta.times.length, large: null });
+  document.body.classList.toggle("graphs", meta.graphs.length > 0);
+  document.body.classList.toggle("two", meta.graphs.length === 2);
+  document.body.classList.toggle("live", meta.live);
+  const choices = [["none", "none"], ...meta.masks.map((of) => [of, of])];
+  for (let i = 1; i < meta.masks.length; i++) choices.push([`${meta.masks[i - 1]}|${meta.masks[i]}`, `${meta.masks[i - 1]} | ${meta.masks[i]}`]);
+  if (!meta.categories.length) choices.length = 1;
+  options("masks", choices, masks ?? byId("masks").value);
+  options("predicate", meta.predicates.filter((name) => !meta.forgotten.includes(name)).concat(meta.forgotten).map((name) => [name, name]));
+  byId("predicate").prepend(make("option", { value: "" }, meta.forgotten.length ? `any but ${meta.forgotten.join(", ")}` : "any predicate"));
+  byId("predicate").value = "";
+  options("shown-graph", meta.graphs.map((name) => [name, numbered(name)]));
+  byId("views").replaceChildren();
+  for (const id of ["hold-before", "hold-after"]) byId(id).disabled = true;
+  const sound = byId("sound");
+  if (meta.sound) sound.src = `${base()}/sound`;
+  else sound.removeAttribute("src");
+  drawTimeline();
+}
+function options(id, choices, chosen) {
+  byId(id).replaceChildren(...choices.map(([value, text]) => make("option", { value }, text)));
+  if (choices.some(([value]) => value === chosen)) byId(id).value = chosen;
+}
+
+// What is slow comes after the first second is seen.
+async function afterFirst() {
+  if (state.timeline !== null || state.meta === null) return;
+  const meta = state.meta;
+  const tried = async (get, use) => {
+    try {
+      const found = await get();
+      if (state.meta === meta) use(found);
+    } catch (error) {
+      byId("timeline-note").textContent = error.message;
+    }
+  };
+  await tried(() => ask(`${base()}/timeline`), (found) => { state.timeline = found; drawTimeline(); });
+  if (meta.sound) await tried(() => ask(`${base()}/waveform`, "bytes"), (found) => { state.wave = new Uint8Array(found); drawTimeline(); });
+}
+
+// One second
+
+async function show(position) {
+  if (state.meta === null) return;
+  const meta = state.meta, last = meta.times.length - 1;
+  state.position = Math.min(last, Math.max(0, position));
+  byId("slider").value = state.position;
+  byId("clock").textContent = `${clock(meta.times[state.position])} · ${state.position} of ${last}`;
+  writeAddress();
+  if (state.position >= state.from && state.position < state.to) drawCursor(null);
+  else { // the part of the time line that is seen goes along
+    const span = state.to - state.from;
+    state.from = Math.max(0, Math.min(meta.times.length - span, state.position - span / 10));
+    state.to = state.from + span;
+    drawTimeline();
+  }
+  const sound = byId("sound");
+  if (!state.playing && sound.hasAttribute("src") && sound.readyState > 0) sound.currentTime = meta.times[state.position];
+  const asked = ++state.asked, at = state.position;
+  state.busy = true;
+  try {
+    const second = await (ahead.get(secondUrl(at)) ?? ask(secondUrl(at)));
+    if (asked !== state.asked) return;
+    state.second = second;
+    tell(second.problems);
+    drawGraph();
+    drawSignals();
+    await drawViews();
+    if (asked !== state.asked) return;
+    document.body.dataset.shown = at;
+    askAhead(at + 1);
+    drawCloud();
+    if (byId("texts").open) drawTexts();
+  } catch (error) {
+    if (asked === state.asked) { pause(); tell([error.message]); }
+  } finally {
+    if (asked === state.asked) state.busy = false;
+  }
+}
+function clock(seconds) {
+  const whole = Math.floor(seconds), part = Math.round((seconds - whole) * 100);
+  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}${part ? "." + String(part).padStart(2, "0") : ""}`;
+}
+const width = () => WIDTHS.find((one) => one >= Number(byId("size").value) * 1.25 * Math.min(2, devicePixelRatio)) ?? 640;
+const maskSources = () => (byId("masks").value === "none" || !byId("masks").value ? [] : byId("masks").value.split("|"));
+
+// What the second after the shown one needs is asked for before anybody goes there.
+const ahead = new Map(); // address -> promise
+const secondUrl = (at) => `${base()}/${at}?${new URLSearchParams([["width", width()], ...maskSources().map((of) => ["of", of])])}`;
+function urls(view, at) {
+  const wide = state.large === view.camera ? 1280 : width(), camera = encodeURIComponent(view.camera);
+  const masks = maskSources().filter((of) => view.masks.includes(of));
+  return [`${base()}/${at}/views/${camera}?width=${wide}`, ...masks.map((of) => `${base()}/${at}/masks/${camera}?width=${wide}&of=${encodeURIComponent(of)}`)];
+}
+function askAhead(at) {
+  ahead.clear();
+  if (at >= state.meta.times.length || state.meta.live) return;
+  const keep = (url, promise) => { promise.catch(() => {}); ahead.set(url, promise); }; // it is told when it is needed
+  const url = secondUrl(at), second = ask(url);
+  keep(url, second);
+  second.then((found) => { if (ahead.has(url)) for (const view of found.views) for (const one of urls(view, at)) keep(one, picture(one)); }, () => {});
+}
+async function picture(url) {
+  const image = new Image();
+  image.src = url;
+  await image.decode();
+  return image;
+}
+
+// A picture takes the place of the one before when it is there, so that nothing flickers.
+async function load(image, url) {
+  if (image.dataset.url === url) return image;
+  image.dataset.url = url;
+  let next = null;
+  try {
+    next = await (ahead.get(url) ?? picture(url));
+  } catch {
+    image.removeAttribute("src");
+    delete image.dataset.url;
+    return null;
+  }
+  if (image.dataset.url !== url || !image.isConnected) return image; // another one was wanted meanwhile
+  if (next.isConnected) return next;
+  Object.assign(next, { className: image.className, alt: image.alt });
+  next.dataset.url = url;
+  image.replaceWith(next);
+  return next;
+}
+
+async function drawViews() {
+  const { second } = state, sources = maskSources(), views = byId("views");
+  const known = new Map([...views.children].map((figure) => [figure.dataset.camera, figure]));
+  const figures = second.views.map((view) => known.get(view.camera) ?? newFigure(view));
+  if (figures.length !== views.children.length || figures.some((figure, i) => views.children[i] !== figure)) views.replaceChildren(...figures);
+  if (!figures.length) views.replaceChildren(make("p", { class: "faint" }, "no camera recorded this second"));
+  await Promise.all(second.views.map((view, i) => drawView(view, figures[i], sources)));
+  drawLegend();
+}
+function newFigure(view) {
+  const figure = make("figure", { "data-camera": view.camera }, make("img", { class: "picture", alt: `${view.kind} camera ${view.camera}` }),
+    draw("svg", { viewBox: "0 0 1 1", preserveAspectRatio: "none" }), make("figcaption"));
+  figure.addEventListener("click", () => {
+    state.large = state.large === view.camera ? null : view.camera;
+    byId("tip").hidden = true;
+    for (const one of byId("views").children) one.classList.toggle("large", one.dataset.camera === state.large);
+    if (state.second) drawViews();
+  });
+  figure.addEventListener("mousemove", (event) => hover(event, figure));
+  figure.addEventListener("mouseleave", () => { byId("tip").hidden = true; });
+  return figure;
+}
+async function drawView(view, figure, sources) {
+  const wanted = urls(view, state.position), caption = figure.querySelector("figcaption");
+  const masks = [...figure.querySelectorAll("img.mask")];
+  while (masks.length > wanted.length - 1) masks.pop().remove();
+  while (masks.length < wanted.length - 1) {
+    masks.push(make("img", { class: "mask", alt: "" }));
+    figure.insertBefore(masks.at(-1), figure.querySelector("svg"));
+  }
+  const loaded = await Promise.all([figure.querySelector("img.picture"), ...masks].map((image, i) => load(image, wanted[i])));
+  const broken = loaded.indexOf(null);
+  caption.classList.toggle("bad", broken >= 0);
+  caption.textContent = broken >= 0
+    ? await ask(wanted[broken], "bytes").then(() => "cannot be shown", (error) => error.message)
+    : called(view) + (sources.length && wanted.length === 1 ? " · no mask" : "");
+  const { naturalWidth, naturalHeight } = figure.querySelector("img.picture");
+  if (naturalWidth) figure.style.aspectRatio = `${naturalWidth} / ${naturalHeight}`;
+  drawSplit(figure, [...figure.querySelectorAll("img.mask")]);
+  drawMarks(view, figure);
+}
+function drawSplit(figure, masks) {
+  figure.querySelector(".edge")?.remove();
+  masks.forEach((mask) => { mask.style.clipPath = ""; });
+  if (masks.length !== 2) return;
+  masks[0].style.clipPath = `inset(0 ${100 - 100 * state.split}% 0 0)`;
+  masks[1].style.clipPath = `inset(0 0 0 ${100 * state.split}%)`;
+  const edge = make("div", { class: "edge" });
+  edge.style.left = `${100 * state.split}%`;
+  figure.append(edge);
+}
+function drawMarks(view, figure) {
+  const svg = figure.querySelector("svg"), dots = [];
+  for (const [x, y] of view.gaze ?? []) { // light within dark, seen on everything
+    for (const [stroke, wide] of [["#000", 0.02], ["#f0e442", 0.01]]) dots.push(draw("ellipse", { cx: x, cy: y, rx: 0.04, ry: 0.053, fill: "none", stroke, "stroke-width": wide }));
+  }
+  for (const [x, y] of view.hands ?? []) dots.push(draw("ellipse", { cx: x, cy: y, rx: 0.012, ry: 0.016, fill: "#cc79a7", stroke: "#fff", "stroke-width": 0.004 }));
+  svg.replaceChildren(...dots);
+}
+function drawLegend() {
+  const show = maskSources().length > 0;
+  const marks = state.second.views.some((view) => view.gaze || view.hands);
+  byId("legend").replaceChildren(
+    ...(show ? state.meta.categories.slice(1).map(({ name, color }) => { const key = make("i"); key.style.background = color; return make("span", {}, key, words(name)); }) : []),
+    ...(marks ? [["#f0e442", "gaze (ring)"], ["#cc79a7", "hands (dots)"]].map(([color, text]) => { const key = make("i"); key.style.background = color; return make("span", {}, key, text); }) : []));
+}
+function hover(event, figure) {
+  const tip = byId("tip"), box = figure.getBoundingClientRect(), masks = [...figure.querySelectorAll("img.mask")];
+  const x = (event.clientX - box.left) / box.width, y = (event.clientY - box.top) / box.height;
+  if (masks.length === 2) { state.split = Math.min(1, Math.max(0, x)); drawSplit(figure, masks); }
+  const names = masks.map((mask) => (mask.naturalWidth ? category(mask, x, y) : null));
+  tip.hidden = !names.some(Boolean);
+  if (tip.hidden) return;
+  const sources = maskSources();
+  tip.textContent = names.length === 2 ? names.map((name, i) => `${sources[i]}: ${name ?? "-"}`).join("  |  ") : names.find(Boolean);
+  tip.style.left = `${event.clientX + 12}px`;
+  tip.style.top = `${event.clientY + 12}px`;
+}
+const drawn = new WeakMap(); // mask -> its pixels
+function category(mask, x, y) {
+  if (drawn.get(mask)?.src !== mask.src) {
+    const canvas = new OffscreenCanvas(mask.naturalWidth, mask.naturalHeight), context = canvas.getContext("2d", { willReadFrequently: true });
+    context.drawImage(mask, 0, 0);
+    drawn.set(mask, { src: mask.src, pixels: context.getImageData(0, 0, canvas.width, canvas.height) });
+  }
+  const { pixels } = drawn.get(mask), clamp = (value, size) => Math.min(size - 1, Math.max(0, Math.floor(value * size)));
+  const at = 4 * (clamp(y, pixels.height) * pixels.width + clamp(x, pixels.width));
+  const [r, g, b, alpha] = pixels.data.slice(at, at + 4);
+  if (!alpha) return null;
+  const hex = "#" + [r, g, b].map((value) => value.toString(16).padStart(2, "0")).join("");
+  const found = state.meta.categories.find((one) => one.color === hex);
+  return found ? words(found.name) : null;
+}
+
+// Graph and words
+
+function drawGraph() {
+  const { second, meta } = state, chosen = byId("shown-graph").value, svg = byId("graph");
+  const said = second.graphs[chosen], truth = second.truth;
+  const rows = said ? said.triplets : (truth ?? []).map((triplet) => [...triplet, "right"]);
+  const plain = !said, stroke = (verdict) => (plain ? color("true") : verdict === "unlabelled" ? color("faint") : color(verdict));
+  const names = meta.entities.filter((name) => rows.some(([s, o]) => s === name || o === name));
+  const place = Object.fromEntries(names.map((name, i) => {
+    const angle = (2 * Math.PI * i) / Math.max(names.length, 1) - Math.PI / 2;
+    return [name, [230 + 160 * Math.cos(angle), 190 + 145 * Math.sin(angle)]];
+  }));
+  const lines = [], labels = [];
+  for (const [s, o, predicate, verdict] of rows) {
+    if (!place[s] || !place[o]) continue;
+    const [x1, y1] = place[s], [x2, y2] = place[o], faint = meta.forgotten.includes(predicate);
+    const mx = (x1 + x2) / 2 + 0.12 * (y2 - y1), my = (y1 + y2) / 2 - 0.12 * (x2 - x1);
+    lines.push(draw("path", { d: `M${x1},${y1} Q${mx},${my} ${x2},${y2}`, fill: "none", stroke: stroke(verdict), "stroke-width": faint ? 1 : 2.4,
+      "stroke-dasharray": !plain && verdict === "missed" ? "6 4" : "none", opacity: faint ? 0.45 : 1 }));
+    const t = draw("text", { x: (x1 + x2) / 4 + mx / 2, y: (y1 + y2) / 4 + my / 2, "text-anchor": "middle" }, (plain ? "" : SIGNS[verdict] + " ") + predicate);
+    t.style.fill = stroke(verdict);
+    if (!faint) labels.push(t);
+  }
+  const nodes = names.flatMap((name) => {
+    const [x, y] = place[name];
+    return [draw("circle", { cx: x, cy: y, r: 8, fill: meta.colors[name] ?? "#9aa6b2", stroke: color("ink") }),
+      draw("text", { x: Math.min(410, Math.max(50, x)), y: y + (y < 190 ? -13 : 22), "text-anchor": "middle" }, words(name))];
+  });
+  const nothing = truth === null && !said ? "nothing is labelled here" : "no relation";
+  svg.replaceChildren(...lines, ...nodes, ...labels, ...(names.length ? [] : [draw("text", { x: 230, y: 190, "text-anchor": "middle" }, nothing)]));
+  drawTriplets();
+}
+function drawTriplets() {
+  const { second, meta } = state, rows = new Map(), key = ([s, o, p]) => [s, o, p].join("\u0000");
+  for (const triplet of second.truth ?? []) rows.set(key(triplet), { triplet, truth: true, said: {} });
+  for (const name of meta.graphs) {
+    for (const [s, o, p, verdict] of second.graphs[name]?.triplets ?? []) {
+      if (verdict === "missed") continue;
+      const at = key([s, o, p]);
+      if (!rows.has(at)) rows.set(at, { triplet: [s, o, p], truth: false, said: {} });
+      rows.get(at).said[name] = verdict;
+    }
+  }
+  const head = make("tr", {}, ...["subject", "predicate", "object"].map((text) => make("th", {}, text)),
+    ...(meta.graphs.length ? [make("th", { class: "mark" }, "true")] : []), ...meta.graphs.map((name, i) => make("th", { class: "mark", title: name }, meta.graphs.length > 1 ? `${i + 1}` : "said")));
+  const order = [...rows.values()].sort((a, b) => meta.forgotten.includes(a.triplet[2]) - meta.forgotten.includes(b.triplet[2]));
+  byId("triplets").replaceChildren(head, ...order.map(({ triplet: [s, o, p], truth, said }) => make("tr", {},
+    ...[words(s), p, words(o)].map((text) => make("td", {}, text)),
+    ...(meta.graphs.length ? [make("td", { class: "mark true" }, truth ? "●" : "")] : []),
+    ...meta.graphs.map((name) => {
+      const verdict = said[name] ?? (truth && second.graphs[name] ? "missed" : null);
+      return make("td", { class: `mark ${verdict ?? ""}` }, verdict ? SIGNS[verdict] : "");
+    }))));
+}
+function drawSignals() {
+  const { second, meta } = state, lines = [["heard", second.words], ["robot screen", second.screen], ["tracker", second.tracker], ["robot log", second.robot_log]];
+  for (const name of meta.graphs) {
+    if (second.graphs[name] === null) lines.push([name, "says nothing of this second"]);
+    else if (second.graphs[name].strange.length) lines.push([`${name}, not in the vocabulary`, second.graphs[name].strange.join("; ")]);
+  }
+  const line = state.live?.find((one) => one.frame_id === second.frame_id);
+  if (line) lines.push(["live", [line.problem, line.latency_s === null ? null : `answered in ${line.latency_s.toFixed(2)} s`, line.behind_s ? `${line.behind_s} s behind` : null,
+    line.missing.length ? `without ${line.missing.join(", ")}` : null].filter(Boolean).join("; ")]);
+  const told = lines.filter(([, text]) => text);
+  byId("signals").replaceChildren(...told.flatMap(([name, text]) => [make("dt", {}, name), make("dd", {}, text)]));
+  if (!told.length) byId("signals").replaceChildren(make("dd", { class: "faint" }, "nothing"));
+}
+async function drawTexts() {
+  const at = state.position, body = byId("texts-body");
+  try {
+    const texts = await ask(`${base()}/${at}/texts`);
+    if (at !== state.position) return;
+    body.replaceChildren(...Object.entries(texts).map(([source, { memory, prompt, answer, problem }]) => make("div", {},
+      make("h3", {}, source === "truth" ? "by the labels" : source),
+      ...[["problem", problem], ["answer", answer], ["memory", memory], ["prompt", prompt]].filter(([, text]) => text !== null)
+        .flatMap(([name, text]) => [make("h4", {}, name), make("pre", {}, text || "(empty)")]))));
+  } catch (error) {
+    body.replaceChildren(make("p", {}, error.message));
+  }
+}
+
+// Point cloud, drawn by three.js
+
+let room = null;
+async function openRoom() {
+  const THREE = await import("/static/three/three.module.min.js");
+  const { OrbitControls } = await import("/static/three/OrbitControls.js");
+  const canvas = byId("cloud"), renderer = new THREE.WebGLRenderer({ canvas, antialias: false });
+  const scene = new THREE.Scene(), camera = new THREE.PerspectiveCamera(55, 4 / 3, 0.05, 200);
+  camera.up.set(0, 0, 1);
+  const controls = new OrbitControls(camera, canvas), geometry = new THREE.BufferGeometry();
+  const points = new THREE.Points(geometry, new THREE.PointsMaterial({ size: 0.05, vertexColors: true }));
+  points.frustumCulled = false;
+  scene.add(points);
+  renderer.setClearColor(0x0b0f13);
+  const render = () => {
+    const { clientWidth, clientHeight } = canvas;
+    if (!clientWidth) return;
+    renderer.setPixelRatio(Math.min(2, devicePixelRatio));
+    renderer.setSize(clientWidth, clientHeight, false);
+    camera.aspect = clientWidth / clientHeight;
+    camera.updateProjectionMatrix();
+    renderer.render(scene, camera);
+  };
+  controls.addEventListener("change", render);
+  new ResizeObserver(render).observe(canvas);
+  return { THREE, camera, controls, geometry, render, take: null };
+}
+async function drawCloud() {
+  const { second, meta } = state, note = byId("cloud-note");
+  byId("cloud").style.visibility = second.cloud ? "visible" : "hidden";
+  if (!second.cloud) { note.textContent = "none in this second"; return; }
+  try {
+    const bytes = await ask(`${base()}/${second.position}/cloud`, "bytes");
+    if (second !== state.second) return;
+    room ??= openRoom().catch((error) => { room = null; throw error; });
+    const { THREE, camera, controls, geometry, render } = await room, opened = await room;
+    const count = bytes.byteLength / 15, places = new Float32Array(bytes, 0, 3 * count), colors = new Uint8Array(bytes, 12 * count);
+    geometry.setAttribute("position", new THREE.BufferAttribute(places, 3));
+    geometry.setAttribute("color", new THREE.BufferAttribute(colors, 3, true));
+    if (opened.take !== meta.take) { // looks at the middle of the room from above one corner
+      const sorted = [0, 1, 2].map((axis) => places.filter((_, i) => i % 3 === axis).sort());
+      const middle = sorted.map((values) => values[values.length >> 1]), spread = Math.max(1, ...sorted.map((values) => values[Math.floor(values.length * 0.95)] - values[Math.floor(values.length * 0.05)]));
+      controls.target.set(...middle);
+      camera.position.set(middle[0] - 0.75 * spread, middle[1] - 0.75 * spread, middle[2] + 0.8 * spread);
+      controls.update();
+      opened.take = meta.take;
+    }
+    note.textContent = `${count} points`;
+    byId("cloud").dataset.points = count;
+    render();
+  } catch (error) {
+    note.textContent = /WebGL/.test(error.message) ? "this browser has no WebGL" : error.message;
+  }
+}
+
+// Playing: the sound is the clock where there is one
+
+function play() {
+  if (state.meta === null || state.playing) return;
+  if (state.position >= state.meta.times.length - 1) show(0);
+  state.playing = true;
+  state.heardAt = null;
+  byId("play").textContent = "❚❚ pause";
+  const sound = byId("sound"), start = performance.now(), from = state.meta.times[state.position];
+  const heard = sound.hasAttribute("src") && (!Number.isFinite(sound.duration) || from < sound.duration);
+  if (heard) {
+    if (sound.readyState > 0) sound.currentTime = from;
+    else sound.addEventListener("loadedmetadata", () => { sound.currentTime = from; }, { once: true });
+    sound.play().catch((error) => { byId("timeline-note").textContent = `no sound: ${error.message}`; });
+  }
+  const step = () => {
+    if (!state.playing) return;
+    const { times } = state.meta;
+    const now = heard && !sound.paused && !sound.seeking && sound.readyState > 1 ? sound.currentTime : from + (performance.now() - start) / 1000;
+    state.heardAt = now;
+    const next = positionAt(now);
+    if (next > state.position && !state.busy) show(next);
+    if (state.position >= times.length - 1) return pause();
+    drawCursor(now);
+    state.timer = requestAnimationFrame(step);
+  };
+  state.timer = requestAnimationFrame(step);
+}
+function pause() {
+  state.playing = false;
+  cancelAnimationFrame(state.timer);
+  byId("sound").pause();
+  byId("play").textContent = "▶ play";
+}
+function toggle() {
+  if (!state.playing) return play();
+  pause();
+  if (state.heardAt !== null) show(positionAt(state.heardAt)); // pictures may have come late
+}
+function positionAt(time) {
+  const { times } = state.meta, behind = times.findIndex((one) => one > time);
+  return behind < 0 ? times.length - 1 : Math.max(0, behind - 1);
+}
+function go(position) {
+  const again = state.playing;
+  pause();
+  if (state.live) byId("follow").checked = false;
+  return show(position).then(() => { if (again) play(); });
+}
+
+// Time line
+
+const LEFT = 104, WAVE = 34, ROW = 16;
+function rows() {
+  const { timeline, meta } = state;
+  if (timeline === null) return [];
+  const names = new Set([...Object.keys(timeline.truth), ...Object.values(timeline.graphs).flatMap(({ predicates }) => Object.keys(predicates))]);
+  return meta.predicates.filter((name) => names.has(name));
+}
+function drawTimeline() {
+  const { meta, timeline, from, to, wave } = state;
+  if (meta === null) return;
+  const canvas = byId("timeline"), names = rows(), strips = 1 + (timeline ? Object.keys(timeline.graphs).length : 0);
+  const rowHeight = Math.max(ROW, 7 * strips + 3), top = meta.sound ? WAVE : 4, high = top + names.length * rowHeight + 18, wide = canvas.clientWidth, ratio = devicePixelRatio;
+  canvas.style.height = `${high}px`;
+  canvas.width = wide * ratio;
+  canvas.height = high * ratio;
+  const context = canvas.getContext("2d", { willReadFrequently: true }), x = (position) => LEFT + ((position - from) / (to - from)) * (wide - LEFT);
+  context.scale(ratio, ratio);
+  context.font = "11px system-ui, sans-serif";
+  const ink = color("ink"), track = color("track"), faint = color("faint");
+  if (meta.sound) {
+    context.fillStyle = faint;
+    context.fillText(wave ? "sound" : "sound ...", 4, 20);
+    for (let pixel = LEFT; wave && pixel < wide; pixel++) {
+      const time = (at) => { const p = from + ((at - LEFT) / (wide - LEFT)) * (to - from), i = Math.min(Math.floor(p), meta.times.length - 1); return meta.times[i] + (p - i) * ((meta.times[i + 1] ?? meta.times[i] + 1) - meta.times[i]); };
+      const loud = Math.max(0, ...wave.subarray(Math.floor(time(pixel) * 10), Math.max(Math.floor(time(pixel + 1) * 10), Math.floor(time(pixel) * 10) + 1))) / 255;
+      context.fillRect(pixel, 16 - 14 * loud, 1, Math.max(1, 28 * loud));
+    }
+  }
+  const bar = (intervals, y, height, fill) => {
+    context.fillStyle = fill;
+    for (const [first, end] of intervals) if (end > from && first < to) context.fillRect(Math.max(LEFT, x(first)), y, Math.max(1, Math.min(wide, x(end)) - Math.max(LEFT, x(first))), height);
+  };
+  names.forEach((name, row) => {
+    const y = top + row * rowHeight, height = (rowHeight - 3) / strips;
+    bar([[from, to]], y, rowHeight - 3, track);
+    context.fillStyle = ink;
+    context.textAlign = "right";
+    context.fillText(name, LEFT - 6, y + rowHeight / 2 + 3);
+    context.textAlign = "left";
+    bar(timeline.truth[name] ?? [], y, height, color("true"));
+    Object.values(timeline.graphs).forEach(({ predicates, errors }, number) => {
+      const at = y + (number + 1) * height;
+      bar(predicates[name] ?? [], at, height, color("right"));
+      const wrong = (errors[name] ?? []).map((position) => [position, position + 1]);
+      bar(wrong, at + height * 0.4, height * 0.6, color("wrong"));
+    });
+  });
+  context.fillStyle = faint;
+  const begin = meta.times[Math.floor(from)], end = meta.times[Math.ceil(to) - 1];
+  const apart = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600].find((s) => (s / Math.max(1, end - begin)) * (wide - LEFT) > 60) ?? 1200; // s
+  for (let s = Math.ceil(begin / apart) * apart; s <= end; s += apart) {
+    const at = x(positionAt(s));
+    if (at < LEFT) continue;
+    context.fillRect(at, high - 16, 1, 4);
+    context.fillText(clock(s), at + 2, high - 4);
+  }
+  const sources = timeline ? Object.keys(timeline.graphs) : [];
+  byId("timeline-note").textContent = timeline ? `from top: true${sources.map((name) => `, ${numbered(name)}`).join("")}${sources.length ? "; an error in it is orange" : ""}` : "reading the whole take ...";
+  state.top = { high, wide };
+  state.base = context.getImageData(0, 0, Math.max(1, canvas.width), Math.max(1, canvas.height));
+  for (const id of ["hold-before", "hold-after", "error-before", "error-after", "differ-before", "differ-after"]) byId(id).disabled = !timeline;
+  drawCursor(null);
+}
+function drawCursor(now) {
+  const { meta, from, to, base: drawnBefore } = state, canvas = byId("timeline"), context = canvas.getContext("2d");
+  if (!drawnBefore || !state.top) return;
+  context.putImageData(drawnBefore, 0, 0);
+  const { times } = meta, at = state.position, step = (times[at + 1] ?? times[at] + 1) - times[at];
+  const place = now === null ? at + 0.5 : at + Math.min(1, Math.max(0, (now - times[at]) / step));
+  if (place < from || place > to) return;
+  context.fillStyle = color("ink");
+  context.fillRect(LEFT + ((place - from) / (to - from)) * (state.top.wide - LEFT) - 1, 0, 2, state.top.high - 12);
+}
+function zoom(factor, around = state.position + 0.5) {
+  if (state.meta === null) return;
+  const whole = state.meta.times.length, span = Math.min(whole, Math.max(10, (state.to - state.from) * factor));
+  const share = (around - state.from) / (state.to - state.from);
+  state.from = Math.min(whole - span, Math.max(0, around - Math.min(1, Math.max(0, share)) * span));
+  state.to = state.from + span;
+  drawTimeline();
+}
+const placeOf = (event) => state.from + Math.max(0, (event.offsetX - LEFT) / (byId("timeline").clientWidth - LEFT)) * (state.to - state.from);
+
+// Jumps
+
+function wanted(found) {
+  const chosen = byId("predicate").value, { forgotten } = state.meta;
+  return chosen ? found[chosen] ?? [] : Object.entries(found).filter(([name]) => !forgotten.includes(name)).flatMap(([, positions]) => positions);
+}
+function jump(positions, on, what) {
+  const at = state.position, beyond = [...new Set(positions)].sort((a, b) => a - b).filter((one) => (on ? one > at : one < at));
+  const target = on ? beyond[0] : beyond.at(-1);
+  if (target === undefined) { byId("timeline-note").textContent = `no ${what} ${on ? "after" : "before"} this second`; return; }
+  go(target);
+}
+function jumpHold(on) {
+  if (!state.timeline) return;
+  const all = [state.timeline.truth, ...Object.values(state.timeline.graphs).map(({ predicates }) => predicates)];
+  jump(all.flatMap((found) => wanted(found).map(([first]) => first)), on, byId("predicate").value || "predicate");
+}
+function jumpError(on) {
+  if (!state.timeline || !state.meta.graphs.length) return;
+  jump(wanted(state.timeline.graphs[byId("shown-graph").value].errors), on, "error");
+}
+function jumpDiffer(on) {
+  if (state.timeline && state.meta.graphs.length === 2) jump(wanted(state.timeline.disagreements), on, "disagreement");
+}
+
+// What `mmor live` writes
+
+let following = false;
+function startLive() {
+  if (!following) { following = true; setTimeout(followLive, 0); }
+}
+async function followLive() {
+  try {
+    const { lines, damaged } = await ask("/api/live");
+    state.live = lines;
+    const newest = lines.at(-1);
+    if (!newest) tell(["nothing has been answered yet; waiting for `mmor live`"]);
+    else {
+      const place = Number.parseInt(newest.frame_id, 10);
+      if (state.meta?.take !== newest.take || place >= state.meta.times.length) await openTake(newest.take);
+      const grew = document.body.dataset.newest !== newest.frame_id;
+      document.body.dataset.newest = newest.frame_id;
+      if (grew) {
+        state.timeline = await ask(`${base()}/timeline`);
+        const first = lines.length ? Number.parseInt(lines[0].frame_id, 10) : 0;
+        Object.assign(state, { from: Math.max(0, Math.min(first, place - 9)), to: Math.max(place + 1, Math.min(first, place - 9) + 10) });
+        drawTimeline();
+        if (byId("follow").checked) await show(place);
+        byId("subtitle").textContent = `live, the last ${LIVE_S} s${damaged ? `; ${damaged} damaged lines` : ""}`;
+      }
+    }
+  } catch (error) {
+    tell([error.message]);
+  }
+  setTimeout(followLive, 1000);
+}
+
+// What people do
+
+byId("play").addEventListener("click", toggle);
+byId("before").addEventListener("click", () => go(state.position - 1));
+byId("after").addEventListener("click", () => go(state.position + 1));
+byId("slider").addEventListener("input", (event) => go(Number(event.target.value)));
+byId("opacity").addEventListener("input", () => document.documentElement.style.setProperty("--opacity", byId("opacity").value / 100));
+byId("size").addEventListener("input", () => byId("views").style.setProperty("--view", `${byId("size").value}px`));
+byId("size").addEventListener("change", () => show(state.position));
+byId("mute").addEventListener("change", () => { byId("sound").muted = byId("mute").checked; });
+byId("masks").addEventListener("change", () => { ahead.clear(); show(state.position); });
+byId("shown-graph").addEventListener("change", drawGraph);
+byId("texts").addEventListener("toggle", () => { if (byId("texts").open && state.second) drawTexts(); });
+byId("zoom-in").addEventListener("click", () => zoom(0.5));
+byId("zoom-out").addEventListener("click", () => zoom(2));
+byId("help-open").addEventListener("click", () => byId("help").showModal());
+const JUMPS = { hold: jumpHold, error: jumpError, differ: jumpDiffer };
+for (const [name, jumpTo] of Object.entries(JUMPS)) for (const [side, on] of [["before", false], ["after", true]]) byId(`${name}-${side}`).addEventListener("click", () => jumpTo(on));
+byId("timeline").addEventListener("click", (event) => { if (state.meta && event.offsetX >= LEFT) go(Math.floor(placeOf(event))); });
+byId("timeline").addEventListener("wheel", (event) => { event.preventDefault(); zoom(event.deltaY < 0 ? 0.8 : 1.25, placeOf(event)); }, { passive: false });
+function otherMasks() {
+  const choices = byId("masks").options;
+  byId("masks").selectedIndex = (byId("masks").selectedIndex + 1) % choices.length;
+  show(state.position);
+}
+const KEYS = {
+  " ": toggle, "[": () => jumpError(false), "]": () => jumpError(true), ",": () => jumpDiffer(false), ".": () => jumpDiffer(true),
+  p: () => jumpHold(true), P: () => jumpHold(false), m: otherMasks, "+": () => zoom(0.5), "=": () => zoom(0.5), "-": () => zoom(2),
+  "?": () => byId("help").showModal(), Home: () => go(0), End: () => go(state.meta.times.length - 1),
+};
+// Keys are those of the page, but for who has walked to a control by keyboard; whoever clicked it has done with it.
+let pointed = false;
+addEventListener("pointerdown", () => { pointed = true; }, true);
+addEventListener("click", (event) => { if (event.detail) event.target.closest("button, input")?.blur(); });
+addEventListener("change", (event) => { if (pointed) event.target.blur(); });
+const hasOwnKeys = (target, key) => target.tagName === "SELECT" || (target.type === "range" && target.id !== "slider") || (key === " " && target.matches("button, input, summary, a"));
+document.addEventListener("keydown", (event) => {
+  pointed = false;
+  if (state.meta === null || byId("help").open || event.ctrlKey || event.metaKey || event.altKey || hasOwnKeys(event.target, event.key)) return;
+  const steps = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  const act = steps ? () => go(state.position + steps * (event.shiftKey ? 10 : 1)) : KEYS[event.key];
+  if (!act) return;
+  event.preventDefault();
+  act();
+});
+addEventListener("hashchange", open);
+addEventListener("resize", drawTimeline);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawTimeline(); if (state.second) drawGraph(); });
+open();

@@ -1,0 +1,223 @@
+"""What is shown: the takes of a dataset, and beside them what was predicted for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from threading import RLock
+
+from mmor.viewer.cache import Cache
+from mmor.viewer.graphs import Live, Said, read_graphs
+from mmor.viewer.pictures import MaskFolder
+from operating_room.domain.collection import Take
+from operating_room.domain.domain import Domain
+from operating_room.errors import UserError
+from operating_room.graphs.memory import Change, Memory, changes_before, memory_text, truncate
+from operating_room.graphs.scene_graph import Sample, Triplet, sample_id, split_sample_id
+from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.raw_labels import read_labels
+from operating_room.recordings.timepoint import Timepoint
+
+CACHE_BYTES = 256 << 20  # pictures of several minutes of ten cameras
+MOST_PREDICTIONS = 2  # beside each other; more cannot be told apart in a picture
+LIVE = "live"  # the name of what `mmor live` says among predicted graphs
+
+
+class ViewedTake:
+    """A take on disk and its graphs; what needs the whole take is made when it is first asked for."""
+
+    def __init__(self, recorded: RecordedTake) -> None:
+        self.recorded = recorded
+        self._lock = RLock()  # requests come in several threads
+        self._logs: dict[str, tuple[Change, ...]] = {}
+
+    @property
+    def take(self) -> Take:
+        """Which take."""
+        return self.recorded.take
+
+    @cached_property
+    def timepoints(self) -> Sequence[Timepoint]:
+        """With the files that were there when the take was first looked at.
+
+        Raises:
+            UserError: the index is missing or damaged.
+        """
+        with self._lock:
+            return self.recorded.timepoints
+
+    @cached_property
+    def times(self) -> list[float]:
+        """When each timepoint is, in s since the take began.
+
+        Raises:
+            UserError: the index is missing or damaged.
+        """
+        return [self.recorded.at(timepoint.time) for timepoint in self.timepoints]
+
+    @cached_property
+    def truth(self) -> Mapping[int, tuple[Triplet, ...]]:
+        """Position -> labelled graph. A label file that cannot be used costs its own second, which tells why.
+
+        Raises:
+            UserError: the index is missing or damaged.
+        """
+        with self._lock:
+            found = {}
+            for position, timepoint in enumerate(self.timepoints):
+                try:
+                    sample = label_of(timepoint)
+                except UserError:  # told where the second is shown
+                    continue
+                if sample is not None:
+                    found[position] = sample.triplets
+            return found
+
+    def predicted(self, said: Said) -> dict[int, Sequence[Triplet]]:
+        """Position -> what was said of this take."""
+        name = self.take.sample_name
+        keys = ((position, sample_id(name, timepoint.frame_id)) for position, timepoint in enumerate(self.timepoints))
+        return {position: said.graphs[key] for position, key in keys if key in said.graphs}
+
+    def memory(self, position: int, source: str, graphs: Mapping[int, Iterable[Triplet]]) -> str:
+        """What a prompt tells of the past: of the graphs of a source before a position."""
+        with self._lock:
+            if source not in self._logs:
+                memory = Memory(self.recorded.domain.language.forgotten_spellings)
+                for at, triplets in sorted(graphs.items()):
+                    memory.add(triplets, int(self.timepoints[at].time))
+                self._logs[source] = tuple(memory.log)
+            log = self._logs[source]
+        return truncate(memory_text(changes_before(log, int(self.timepoints[position].time))))
+
+
+def label_of(timepoint: Timepoint) -> Sample | None:
+    """The labelled graph of a timepoint; None where there is none.
+
+    Raises:
+        UserError: its file cannot be used.
+    """
+    path = timepoint.one("annotation")
+    return None if path is None else read_labels(path, timepoint.take, timepoint.domain)
+
+
+@dataclass
+class Shown:
+    """All that the page can ask for."""
+
+    dataset: Dataset
+    masks: dict[str, MaskFolder] = field(default_factory=dict)  # by the name that the page has for them
+    graphs: dict[str, Said] = field(default_factory=dict)
+    live: Live | None = None
+    first: Take | None = None  # the take that was asked for
+    cache: Cache = field(default_factory=lambda: Cache(CACHE_BYTES))
+    _viewed: dict[str, ViewedTake] = field(default_factory=dict)
+    _lock: RLock = field(default_factory=RLock)
+
+    @property
+    def domain(self) -> Domain:
+        """In whose words the takes are."""
+        return self.dataset.domain
+
+    def takes(self) -> list[Take]:
+        """The takes on disk now."""
+        return self.dataset.takes()
+
+    def take(self, name: str) -> ViewedTake:
+        """The take of a sample name (001_PKA_MMOR).
+
+        Raises:
+            UserError: it is not on disk.
+        """
+        with self._lock:
+            if name not in self._viewed:
+                take = next((take for take in self.takes() if take.sample_name == name), None)
+                if take is None:
+                    raise UserError(f"{self.dataset.root}: no take {name[:80]!r}; choose one of the list")
+                self._viewed[name] = ViewedTake(RecordedTake(self.dataset.roots[take.dataset], take, self.domain))
+            return self._viewed[name]
+
+    def timepoint(self, name: str, position: int) -> tuple[ViewedTake, Timepoint]:
+        """A take and one of its timepoints.
+
+        Raises:
+            UserError: there is no such take or position.
+        """
+        viewed = self.take(name)
+        if not 0 <= position < len(viewed.timepoints):
+            raise UserError(
+                f"take {viewed.take.name}: has no timepoint {position}, only 0 to {len(viewed.timepoints) - 1}"
+            )
+        return viewed, viewed.timepoints[position]
+
+    def follow(self) -> None:
+        """Look at what `mmor live` has written meanwhile, and at the take again if it has grown.
+
+        Raises:
+            UserError: the file is gone.
+        """
+        if self.live is None:
+            return
+        with self._lock:
+            self.live.update()
+            self.graphs[LIVE] = self.live.said
+            if not self.live.lines:
+                return
+            newest = self.live.lines[-1]
+            known, position = self._viewed.get(newest.take), int(newest.frame_id)
+            if known is not None and (position >= len(known.timepoints) or not known.timepoints[position].views):
+                del self._viewed[newest.take]
+
+
+def open_shown(
+    dataset: Dataset,
+    take: Take | None = None,
+    masks: Sequence[Path] = (),
+    graphs: Sequence[Path] = (),
+    live: Path | None = None,
+) -> Shown:
+    """Look at what is to be shown before a page is opened.
+
+    Args:
+        dataset: where the takes are.
+        take: the one to begin with; None shows a list.
+        masks: output folders of a segmenter, two at most.
+        graphs: results or predictions, two at most.
+        live: what `mmor live` is writing.
+
+    Raises:
+        UserError: something is missing, damaged, of another domain, or of none of the takes.
+    """
+    for what, given in (("--masks", masks), ("--graphs", graphs)):
+        if len(given) > MOST_PREDICTIONS:
+            raise UserError(f"{what}: {len(given)} are given, and {MOST_PREDICTIONS} at most can be compared")
+    possible = dataset.takes() if take is None else [take]
+    where = dataset.root if take is None else f"take {take.name}"
+    said = {}
+    for name, path in _named(graphs).items():
+        said[name] = read_graphs(path, dataset.domain)
+        of = {split_sample_id(key)[0] for key in said[name].graphs}
+        if not of & {one.sample_name for one in possible}:
+            told = ", ".join(sorted(of)[:6]) or "nothing"
+            raise UserError(f"{path}: says nothing of {where}; it is about {told}; choose the takes or another file")
+    folders = {name: MaskFolder(path) for name, path in _named(masks).items()}
+    for folder in folders.values():
+        if not any(folder.covers(one, dataset.domain.collection(one)) for one in possible):
+            raise UserError(f"{folder.given}: holds no masks of {where}; choose the take or another folder")
+    shown = Shown(dataset, folders, said, None if live is None else Live(live), take)
+    if take is not None:
+        _ = shown.take(take.sample_name).times  # what is wrong with it is told now, and the page opens sooner
+    shown.follow()
+    return shown
+
+
+def _named(paths: Sequence[Path]) -> dict[str, Path]:
+    """Paths by what tells them apart in a page: their names, with that of the folder above where these are equal."""
+    names = [path.name.removesuffix(".json") or str(path) for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{path.parent.name}/{name}" for path, name in zip(paths, names)]
+    if len(set(names)) < len(names):
+        names = [f"{number} {name}" for number, name in enumerate(names, 1)]
+    return dict(zip(names, paths))

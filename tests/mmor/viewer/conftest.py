@@ -1,0 +1,81 @@
+"""A short simulated take, two sets of predictions for it, and the server of the page without a network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from mmor.viewer.server import make_app
+from mmor.viewer.takes import Shown, open_shown
+from operating_room.domain.domain import mmor
+from operating_room.files.readers import read_label_mask
+from operating_room.graphs.scene_graph import Triplet, target_text
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.raw_labels import read_labels
+from operating_room_simulator.writer import synthesize
+
+TAKE = mmor().find_take("004_PKA")
+SECONDS = 40
+WRONG = Triplet("nurse", "drill", "holding")
+WRONG_FROM = 20  # position from which the first prediction says WRONG; the second never does
+MARKUP = "</script><script>document.title='broken'</script><img src=x onerror=document.title='broken'> <b>scalpel</b>"
+MARKUP_AT = 5  # position at which that is heard
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where everything is."""
+
+    data: Path
+    results: Path  # wrong from WRONG_FROM on
+    predictions: Path  # right everywhere
+    masks: Path  # the annotated ones, of all but station cameras
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """Written once; tests that change something copy what they change."""
+    root = tmp_path_factory.mktemp("viewer")
+    synthesize(root / "data", [TAKE], SECONDS, 3, size=(64, 48), mask_stride=2)
+    dataset = Dataset(root / "data")
+    heard = dataset.take(TAKE).expected[MARKUP_AT].files["transcript"][""]
+    heard.parent.mkdir(parents=True, exist_ok=True)
+    heard.write_text(json.dumps({"text": MARKUP}))
+    samples, right = {}, {}
+    for position, timepoint in enumerate(dataset.take(TAKE).timepoints):
+        labels = dataset.domain.labels
+        truth = read_labels(timepoint.files["annotation"][""], TAKE, dataset.domain).triplets
+        said = [*truth, WRONG] if position >= WRONG_FROM and WRONG not in truth else list(truth)
+        samples[timepoint.sample_id] = {"truth": truth, "predicted": said, "text": target_text(said)}
+        right[timepoint.sample_id] = [[s, p, o] for s, o, p in truth]
+        for camera, mask in timepoint.several("label_masks").items():
+            if camera.startswith("simstation"):
+                continue
+            video = root / "masks" / "inference" / "pan_pred" / f"{TAKE.name}_{camera}_part0"
+            video.mkdir(parents=True, exist_ok=True)
+            colors = labels.colors[labels.label_to_category[read_label_mask(mask)]]
+            Image.fromarray(np.ascontiguousarray(colors)).save(video / f"{timepoint.views[camera].stem}.png")
+    results = {"task": "scene_graph", "about": {"domain": "mmor"}, "samples": samples}
+    (root / "wrong.json").write_text(json.dumps(results))
+    (root / "right.json").write_text(json.dumps(right))
+    return Folder(root / "data", root / "wrong.json", root / "right.json", root / "masks")
+
+
+@pytest.fixture(scope="session")
+def shown(folder: Folder) -> Shown:
+    """The take with all predictions."""
+    return open_shown(Dataset(folder.data), TAKE, [folder.masks], [folder.results, folder.predictions])
+
+
+@pytest.fixture(scope="session")
+def client(shown: Shown) -> Iterator[TestClient]:
+    """Asks as a browser of this machine does."""
+    with TestClient(make_app(shown), base_url="http://127.0.0.1:8000") as client:
+        yield client
