@@ -15,12 +15,12 @@ from mmor.cli import checkpoints as cli_checkpoints
 from mmor.cli import data as cli_data
 from mmor.cli import downstream as cli_downstream
 from mmor.cli import evaluation as cli_evaluation
-from mmor.cli import export as cli_export
 from mmor.cli import live as cli_live
 from mmor.cli import panoptic as cli_panoptic
-from mmor.cli import report as cli_report
 from mmor.cli import scene_graph as cli_scene_graph
-from mmor.cli import view as cli_view
+from mmor.cli.seeing import export as cli_export
+from mmor.cli.seeing import report as cli_report
+from mmor.cli.seeing import view as cli_view
 from mmor.launch import is_first_to_say
 from mmor.quiet import quiet_libraries
 from operating_room.errors import UserError, one_line
