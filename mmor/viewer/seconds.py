@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mmor.report import compare_graphs
+from mmor.reports.seconds import compare_graphs
 from mmor.viewer.pictures import TRUTH, masks_of
 from mmor.viewer.takes import LIVE, Shown, ViewedTake, label_of
 from operating_room.domain.collection import CAMERA_MODALITIES
