@@ -6,6 +6,7 @@ several processes, which torchrun or `--gpus` starts. torch is imported inside t
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 from collections.abc import Callable, Generator
@@ -120,6 +121,15 @@ def _join() -> None:
     if "MASTER_ADDR" not in os.environ:
         raise UserError("RANK and WORLD_SIZE are set, but not MASTER_ADDR and MASTER_PORT; start with torchrun")
     distributed.init_process_group("gloo", timeout=PATIENCE)
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    """End the threads of the group, which would else be ended by C++, and the process with them."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def gpus() -> list[Gpu]:

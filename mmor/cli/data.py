@@ -139,7 +139,7 @@ def stats(
     as_json: Annotated[Path | None, typer.Option("--json", help="Also write everything to this JSON file.")] = None,
     as_csv: Annotated[Path | None, typer.Option("--csv", help="Also write a row for each number.")] = None,
 ) -> None:
-    """Count: seconds, triplets, predicates over time and together, gaps of cameras, pixels of each class.
+    """Count seconds, triplets, predicates, gaps, pixels. Predicates also over time and together.
 
     Exit code: 1 if a file could not be read; it is named and left out.
     """

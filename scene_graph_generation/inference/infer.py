@@ -209,7 +209,7 @@ def answer_takes(
                 if timepoint.take not in problems:
                     memories[timepoint.take].add(parse(texts[timepoint.sample_id]), int(timepoint.time))
     if (cost := generator.cost - before).passes and is_first():
-        print(f"{cost}{whose(share)}", file=sys.stderr)
+        print(f"answers{whose(share)}: {cost}", file=sys.stderr)
     if changed:
         told = "their question has changed since (memory, files, settings or the code that reads them)"
         print(f"{changed} timepoints{whose(share)} were generated again: {told}", file=sys.stderr)

@@ -18,11 +18,20 @@ from operating_room.graphs.graph_files import load_predictions, load_samples
 from tests.mmor.documents import ROOT, commands
 
 LINES = [command.text for command in commands(ROOT / "docs" / "first_day.md") if command.is_whole]
-# Tested elsewhere: minutes long, over a network.
+# Tested elsewhere: minutes long, over a network, in a browser, without end, or for other tools.
 ELSEWHERE = {
     "check": "test_check.py",
     "checkpoints download": "test_checkpoints.py",
     "data import": "cli/test_cli_import.py",
+    "data stats": "../operating_room/doctor/test_statistics.py",
+    "export coco-panoptic": "exports/test_export_masks.py",
+    "export cvat": "exports/test_export_masks.py",
+    "export fiftyone": "exports/test_fiftyone.py",
+    "export mcap": "exports/test_mcap.py",
+    "export rerun": "exports/test_rerun.py",
+    "import masks": "exports/test_export_masks.py",
+    "live": "live/test_live.py",
+    "view": "viewer/test_viewer_server.py",
 }
 
 
