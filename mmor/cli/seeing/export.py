@@ -35,7 +35,7 @@ def coco_panoptic(
     predictions: Predictions = None,
     pictures: Pictures = False,
 ) -> None:
-    """Masks as COCO panoptic: panoptic.json, and PNGs whose pixels are segment ids."""
+    """Masks as COCO panoptic. A panoptic.json, and PNGs whose pixels are segment ids."""
     from mmor.exports.coco_panoptic import export_coco_panoptic
 
     _export(data, domain, take, partial(export_coco_panoptic, out=out, predictions=predictions, pictures=pictures))
@@ -50,7 +50,7 @@ def cvat(
     predictions: Predictions = None,
     pictures: Pictures = False,
 ) -> None:
-    """Masks to be corrected in CVAT (`Segmentation mask 1.1`); `mmor import masks` brings them back."""
+    """Masks to be corrected in CVAT. In its form `Segmentation mask 1.1`; `mmor import masks` brings them back."""
     from mmor.exports.cvat import export_cvat
 
     _export(data, domain, take, partial(export_cvat, out=out, predictions=predictions, pictures=pictures))
@@ -58,7 +58,7 @@ def cvat(
 
 @app.command("mcap")
 def mcap(take: Takes, out: Out, data: Data = Path("data"), domain: DomainFile = None) -> None:
-    """Everything of a take as one MCAP file, for Foxglove, rerun and FiftyOne. Pictures are not decoded."""
+    """Everything of a take as one MCAP file. For Foxglove, rerun and FiftyOne. Pictures are not decoded."""
     from mmor.exports.mcap import export_mcap, require_mcap
 
     require_mcap()
@@ -67,7 +67,7 @@ def mcap(take: Takes, out: Out, data: Data = Path("data"), domain: DomainFile = 
 
 @app.command("rerun")
 def rerun(take: Takes, out: Out, data: Data = Path("data"), domain: DomainFile = None) -> None:
-    """Everything of a take as an .rrd file of rerun, with the names of classes and the graphs."""
+    """Everything of a take as an .rrd file of rerun. With the names of classes and the graphs."""
     from mmor.exports.rerun import export_rerun, require_rerun
 
     require_rerun()
@@ -78,7 +78,7 @@ def rerun(take: Takes, out: Out, data: Data = Path("data"), domain: DomainFile =
 def fiftyone(
     take: Takes, out: Out, data: Data = Path("data"), domain: DomainFile = None, pictures: Pictures = False
 ) -> None:
-    """Pictures, masks and graphs of a take as a FiftyOne dataset, in plain files."""
+    """Pictures, masks and graphs for FiftyOne. A take is a FiftyOne dataset, in plain files."""
     from mmor.exports.fiftyone import export_fiftyone
 
     _export(data, domain, take, partial(export_fiftyone, out=out, pictures=pictures))
