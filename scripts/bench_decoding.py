@@ -2,6 +2,7 @@
 
     python scripts/bench_decoding.py model --data FOLDER    the bundled model, every take there with its own memory
     python scripts/bench_decoding.py teacher [--relations FILE] [--answers 12]
+    python scripts/bench_decoding.py count [--relations FILE]    passes of annotated graphs, counted without any model
 
 `model` checks that the texts are equal (in float32; in 16 bits it counts those that differ). `teacher` has no trained
 model: random Llamas of 30 and 300 million parameters, whose scores are altered so that they say the annotated graphs
@@ -37,7 +38,7 @@ from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.inputs.grammar import Grammar
 from scene_graph_generation.model.decoding import MAX_NEW_TOKENS, generate
 from scene_graph_generation.model.draft_decoding import Generated, decode
-from scene_graph_generation.model.drafts import Said
+from scene_graph_generation.model.drafts import FIRST, Said, next_reach
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.weights.checkpoints import load_model
 
@@ -159,6 +160,26 @@ def bench_teacher(graphs: Sequence[Sample], device: torch.device, count: int) ->
             show(f"{name} parameters, {batch} at once", tallies, differing)
 
 
+def count(graphs: Sequence[Sample]) -> None:
+    """Passes that annotated graphs would need by drafts, the one over each question included."""
+    ids = dict(zip((sample.sample_id for sample in graphs), lessons(graphs)))
+    passes = 0
+    for of_take in by_take(graphs).values():
+        said = Said()
+        for answer in (ids[sample.sample_id] for sample in of_take):
+            done, reach = 0, FIRST
+            while done < len(answer):
+                guess = said.guess(answer[:done], min(reach, MAX_NEW_TOKENS - done - 1))
+                pairs = zip(guess, answer[done:-1])
+                right = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(guess), len(answer) - 1 - done))
+                done, passes, reach = done + right + 1, passes + 1, next_reach(reach, len(guess), right)
+            said.add(answer)
+    tokens = sum(map(len, ids.values()))
+    print(
+        f"{len(ids)} graphs of {tokens / len(ids):.1f} tokens: {passes / len(ids):.2f} passes ({tokens / passes:.1f}x)"
+    )
+
+
 def read_graphs(path: Path | None) -> list[Sample]:
     """The graphs of a relationships_*.json, or of simulated takes."""
     if path is None:
@@ -175,14 +196,16 @@ def read_graphs(path: Path | None) -> list[Sample]:
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("model", "teacher"))
+    parser.add_argument("what", choices=("model", "teacher", "count"))
     parser.add_argument("--data", type=Path, help="takes with small masks and sound vectors (scene-graph preprocess)")
     parser.add_argument("--relations", type=Path)
     parser.add_argument("--answers", type=int, default=12, help="of each lane of a random model")
     parser.add_argument("--limit", type=int, help="timepoints of each take")
     options = parser.parse_args()
     device = choose_device()
-    if options.what == "teacher":
+    if options.what == "count":
+        count(read_graphs(options.relations))
+    elif options.what == "teacher":
         bench_teacher(read_graphs(options.relations), device, options.answers)
     elif options.data is None:
         parser.error("model needs --data FOLDER")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Sequence
 
-# What was said and stopped a moment ago often comes again. Passes an answer where the annotated graphs of 002_PKA are
-# the answers, three tokens a triplet: 3.7 with 4 answers, 3.4 with 16, 3.3 with 64.
+# What was said and stopped a moment ago often comes again. More answers than this save next to nothing
+# (scripts/bench_decoding.py count tells the passes).
 KEPT = 16  # answers of a take
 FIRST, LEAST, MOST = 16, 8, 64  # tokens of a guess: the first of an answer, the shortest, the longest
 
