@@ -133,7 +133,7 @@ def _measure(recorded: RecordedTake, lenses: Mapping[str, DepthCamera]) -> TakeC
         for camera in lenses:
             if (path := recorded.depth_picture(timepoint, camera)) is not None:
                 depth = read_depth(path)
-                found[camera] = _lens_of_depth(lenses[camera], depth, path), depth
+                found[camera] = lens_of_depth(lenses[camera], depth, path), depth
         lifted = {camera: _lift(*of_camera) for camera, of_camera in found.items()}
         for of, against in permutations(found, 2):
             depths.add((of, against), lifted[of], *found[against])
@@ -156,7 +156,7 @@ def _measure(recorded: RecordedTake, lenses: Mapping[str, DepthCamera]) -> TakeC
     )
 
 
-def _lens_of_depth(camera: DepthCamera, depth: Float32[np.ndarray, "height width"], path: Path) -> Calibration:
+def lens_of_depth(camera: DepthCamera, depth: Float32[np.ndarray, "height width"], path: Path) -> Calibration:
     """The lens that a depth picture was taken by, or brought to, by its size.
 
     Raises:

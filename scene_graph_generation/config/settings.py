@@ -244,16 +244,23 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Training of everything in front of the language model, before all else (`pretrain.py`; not a published step)."""
+    """Training of everything in front of the language model, before all else (`pretrain.py`; not a published step).
 
-    steps: int = 1000
+    Its phases: patches, hands, triplets; 0 steps leave one out.
+    """
+
+    steps: int = 1000  # which triplets hold
     batch_size: int = 16
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
+    patch_steps: int = 0  # what each patch of each view shows, from annotated masks, and its depth where it is known
+    hand_steps: int = 0  # who holds what, from all views together
+    held_out: float = 0.0  # share of takes that are not learnt from here, but tell how well the model sees
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "steps")  # 0: leave it out
+        at_least(self, 0, "steps", "patch_steps", "hand_steps")
         at_least(self, 1, "batch_size")
+        below_one(self, "held_out")
         above_zero(self, "learning_rate")
         check(self, "0 or more", lambda value: value >= 0, "weight_decay")
 

@@ -41,7 +41,7 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
 
     def __init__(self, records: Records, dataset: Dataset, config: TrainConfig, read: ExampleReader) -> None:
         self.records = records
-        self._dataset = dataset
+        self.dataset = dataset
         self._predicates = dataset.domain.language.predicates
         self._config = config
         self._read = read
@@ -57,7 +57,7 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
         record = self.records[place]
         augmented = augment_record(record, generator, config.modality_dropout, self._read.two_branches)
         prompt = without_blocks(_turns(augmented)[0], self._unread)
-        evidence = Evidence.of_record(augmented, self._dataset.root)
+        evidence = Evidence.of_record(augmented, self.dataset.root)
         if not config.shuffle_views and evidence.views:
             evidence = replace(evidence, views=self._slots(record))
         pictures_only = bool(evidence.views) and generator.random() < config.pictures_only
@@ -71,19 +71,23 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
         example = self._read(evidence, self._read.conversation(prompt), answer)
         return augment_views(example, generator) if config.augment else example
 
-    def look(self, index: int, generator: Random, views: bool = True, cloud: bool = True) -> Example:
-        """What there is to see and hear of a record, without text, and without views or point cloud if so asked."""
+    def look(self, index: int, generator: Random | None, views: bool = True, cloud: bool = True) -> Example:
+        """What there is to see and hear of a record, without text, and without views or point cloud if so asked.
+
+        Without a generator it is shown as it is.
+        """
         record = self.records[index]
-        evidence = Evidence.of_record(record, self._dataset.root)
+        evidence = Evidence.of_record(record, self.dataset.root)
         shown = self._slots(record) if views and evidence.views else ()
         kept = [name for name in evidence.others if cloud or name != "cloud"]
         evidence = replace(evidence.only(("views", *kept)), views=shown)
-        return augment_views(self._read(evidence, IMAGE_MARK), generator)
+        example = self._read(evidence, IMAGE_MARK)
+        return example if generator is None else augment_views(example, generator)
 
     def _slots(self, record: Record) -> tuple[Path | None, ...]:
         """The pictures in the slots of the evaluation, so that a slot is always the same camera."""
         take_name, frame_id = split_sample_id(record["id"])
-        timepoint = self._dataset.take(self._dataset.domain.find_take(take_name)).timepoint(frame_id)
+        timepoint = self.dataset.take(self.dataset.domain.find_take(take_name)).timepoint(frame_id)
         return Evidence.of_timepoint(timepoint).views
 
 

@@ -221,9 +221,15 @@ def _missing_inputs(experiment: Experiment) -> list[str]:
 def _pretraining(experiment: Experiment) -> list[str]:
     """What comes before the first step and is not among the steps."""
     config = experiment.pretrain
-    if config is None or not config.steps:
+    if config is None:
         return []
-    return [f"learns to see first: {config.steps} steps of {config.batch_size} (--pretrain_steps 0 leaves them out)"]
+    dense = {"what patches show": config.patch_steps, "who holds what": config.hand_steps}
+    told = [f"learns {what} first: {steps} steps of {config.batch_size}" for what, steps in dense.items() if steps]
+    if config.steps:
+        told.append(
+            f"learns to see first: {config.steps} steps of {config.batch_size} (--pretrain_steps 0 leaves them out)"
+        )
+    return told
 
 
 def _batch(experiment: Experiment) -> str:

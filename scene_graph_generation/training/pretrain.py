@@ -2,115 +2,289 @@
 
 The published model starts from a pretrained CLIP and from features of pretrained masks. A small model starts from
 nothing, and the language loss alone, which falls by reading text, does not make it look within minutes. So its vision
-tower, pooler, mask encoder, audio projection and projector are first trained to tell which triplets hold, from the very
-tokens that the language model will get; what tells them is thrown away afterwards.
+tower is first taught what each patch shows (`dense.py`), then with its pooler who holds what; then tower, pooler, mask
+encoder, audio projection and projector are trained to tell which triplets hold, from the very tokens that the language
+model will get. What tells them is thrown away afterwards.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from computing.machine import seeded
+from computing.machine import free_memory, seeded
 from operating_room.errors import UserError
-from operating_room.graphs.scene_graph import Triplet, parse
+from operating_room.graphs.scene_graph import Triplet, parse, split_sample_id
 from operating_room.work.progress import track
 from scene_graph_generation.config.settings import PretrainConfig, TrainConfig
+from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.samples.patches import Grid, read_patched
 from scene_graph_generation.samples.survey import Survey
 from scene_graph_generation.samples.training_data import TrainingSamples
+from scene_graph_generation.training.dense import draw_group, hand_phase, patch_phase
+from scene_graph_generation.training.presence import PresenceHead, f1_of
 
 SEEING = ("vision.", "pooler.", "projector.")  # parameters in front of the language model
-HEADS = 4
 MAX_RARITY = 8.0  # how much more a seldom triplet counts where it holds
 # Shares of batches with views (all, if there is nothing else) and with point clouds; masks and sound are always shown.
 # Per sample masks and sound cost 4 CPU ms, views 8 more and a cloud 43 more. Batches without views also keep the model
 # from leaving to the views what the masks tell.
 WITH_VIEWS, WITH_CLOUD = 0.5, 0.2
+MOST_BYTES = 6 << 30  # of views that stay in memory while patches are learnt
+_SCORED = 512  # samples of the takes kept out, for triplets
 SMALLEST_SHARE = 1e-3  # of samples: how seldom a triplet may be to be asked for
 
 
-class PresenceHead(nn.Module):
-    """Which triplets hold, told from visual tokens: each triplet has a query that attends to all tokens."""
-
-    def __init__(self, triplets: int, width: int) -> None:
-        super().__init__()
-        self.queries = nn.Parameter(torch.randn(triplets, width) / math.sqrt(width))
-        self.normalise = nn.LayerNorm(width)
-        self.attention = nn.MultiheadAttention(width, HEADS, batch_first=True)
-        self.readout = nn.Parameter(torch.randn(triplets, width) / math.sqrt(width))
-        self.bias = nn.Parameter(torch.full((triplets,), -2.0))
-
-    def forward(self, tokens: Sequence[Float[Tensor, "_ width"]]) -> Float[Tensor, "samples triplets"]:
-        """Logits; samples may have different numbers of tokens."""
-        padded = self.normalise(nn.utils.rnn.pad_sequence(list(tokens), batch_first=True))
-        counts = torch.tensor([len(sample) for sample in tokens], device=padded.device)
-        absent = torch.arange(padded.shape[1], device=padded.device) >= counts[:, None]
-        queries = self.queries.expand(len(tokens), -1, -1)
-        found, _ = self.attention(queries, padded, padded, key_padding_mask=absent, need_weights=False)
-        return (found * self.readout).sum(-1) + self.bias
-
-
-def pretrain(model: MM2SG, samples: TrainingSamples, known: Survey, config: PretrainConfig, seed: int) -> PresenceHead:
+def pretrain(
+    model: MM2SG,
+    samples: TrainingSamples,
+    known: Survey,
+    config: PretrainConfig,
+    seed: int,
+    log: Path | None = None,
+    workers: int = 0,
+) -> PresenceHead:
     """Train all that is trainable in front of the language model, in place, on the model's device.
 
-    All that is drawn comes from `seed`, so that the same training gives the same weights; `known` is of the samples,
-    with answers. The head is returned for those who want to look.
+    All that is drawn comes from `seed`, so that the same training gives the same weights. The head is returned for
+    those who want to look.
+
+    Args:
+        model: is trained.
+        samples: what it learns from.
+        known: of the samples, with answers.
+        config: steps of each phase: what is in the patches, who holds what, which triplets hold.
+        seed: of all draws.
+        log: gets a JSON line for each score: phase, step, loss, and what held-out takes say, if any are kept out.
+        workers: processes that read samples.
 
     Raises:
         UserError: no sample has a picture or masks, or the training diverges.
     """
     with seeded(seed, next(model.parameters()).device):
-        return _pretrain(model, samples, known, config, seed)
+        return _pretrain(model, samples, known, config, seed, ScoreLog(log), workers)
 
 
-def _pretrain(model: MM2SG, samples: TrainingSamples, known: Survey, config: PretrainConfig, seed: int) -> PresenceHead:
+class ScoreLog:
+    """JSON lines about how well a phase goes; None keeps none."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def add(self, phase: str, step: int, loss: float, held_out: dict[str, float]) -> None:
+        """Append a line.
+
+        Raises:
+            UserError: the loss is no number, or the file cannot be written.
+        """
+        if not math.isfinite(loss):
+            raise UserError(
+                f"pretraining diverged: loss {loss:.3g} at step {step} of {phase}; lower the learning_rate of "
+                "`pretrain`"
+            )
+        if self._path is not None:
+            scores = {name: value for name, value in held_out.items() if math.isfinite(value)}
+            try:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"phase": phase, "step": step, "loss": loss, "held_out": scores}) + "\n")
+            except OSError as error:
+                raise UserError(f"{self._path}: cannot be written ({error.strerror}); check free space") from error
+
+
+def _pretrain(
+    model: MM2SG,
+    samples: TrainingSamples,
+    known: Survey,
+    config: PretrainConfig,
+    seed: int,
+    log: ScoreLog,
+    workers: int,
+) -> PresenceHead:
     device = next(model.parameters()).device
     different = [frozenset(parse(answer)) for answer in known.answers]
-    graphs = [different[number] for number in known.answer_numbers.tolist()]
     visible = np.flatnonzero(known.shown).tolist()
     if not visible:
         raise UserError("no training sample has pictures or masks to learn to see from; leave `pretrain` out")
+    places = {}
+    if config.held_out or config.patch_steps or config.hand_steps:
+        places = {i: split_sample_id(str(samples.records[i]["id"])) for i in visible}
+    apart = takes_apart({take for take, _ in places.values()}, config.held_out)
+    taught = [i for i in visible if i not in places or places[i][0] not in apart]
+    kept = [i for i in visible if i in places and places[i][0] in apart]
+    graphs = [different[known.answer_numbers[i]] for i in range(len(known.answer_numbers))]
     vocabulary = frequent_triplets(graphs)
+    if config.patch_steps or config.hand_steps:
+        by_place = {places[i]: graphs[i] for i in visible}
+        _look(model, samples, by_place, vocabulary, apart, config, seed, log, workers)
     held = torch.tensor([[triplet in graph for triplet in vocabulary] for graph in different]).float()
     truth = held[torch.from_numpy(known.answer_numbers)].to(device)
     share = truth.mean(0)
     rarity = ((1 - share) / share).sqrt().clamp(1.0, MAX_RARITY)
     head = PresenceHead(len(vocabulary), model.settings.language.width).to(device)
+    if not config.steps:
+        return head
+    optimizer, schedule, weights = _optimizer(model, head, config, config.steps)
+    generator = Random(f"pretrain {seed}")
+    views_share = WITH_VIEWS if {"masks", "audio"} & set(model.settings.modalities) else 1.0
+    plan = [
+        _Batch(
+            generator.sample(taught, min(config.batch_size, len(taught))),
+            generator.random() < views_share,
+            generator.random() < WITH_CLOUD,
+        )
+        for _ in range(config.steps)
+    ]
+    batches = torch.utils.data.DataLoader(
+        _Looks(samples, plan, seed), batch_size=None, num_workers=workers, persistent_workers=False
+    )
+
+    def score() -> dict[str, float]:
+        chosen = Random("scored").sample(kept, min(_SCORED, len(kept)))
+        said = []
+        for some in range(0, len(chosen), config.batch_size):
+            looks = [samples.look(i, None).to(device) for i in chosen[some : some + config.batch_size]]
+            said.append(head(model.visual_tokens(looks)) > 0)
+        return f1_of(torch.cat(said), truth[chosen] > 0)
+
+    model.train()
+    for step, (chosen, examples) in enumerate(track(batches, "learning to see", config.steps), 1):
+        logits = head(model.visual_tokens([example.to(device) for example in examples]))
+        loss = F.binary_cross_entropy_with_logits(logits, truth[chosen], pos_weight=rarity, reduction="sum")
+        loss = loss / len(chosen)
+        _step(loss, optimizer, schedule, weights)
+        if _is_told(step, config.steps):
+            log.add("triplets", step, loss.item(), _scored(model, head, score) if kept else {})
+    return head
+
+
+def _look(
+    model: MM2SG,
+    samples: TrainingSamples,
+    graphs: dict[tuple[str, str], frozenset[Triplet]],
+    vocabulary: Sequence[Triplet],
+    apart: frozenset[str],
+    config: PretrainConfig,
+    seed: int,
+    log: ScoreLog,
+    workers: int,
+) -> None:
+    """The phases before triplets: what the patches of the views show, and who holds what."""
+    device, vision = next(model.parameters()).device, model.settings.vision
+    grid = Grid(vision.image_size, vision.patch_size)
+    most = min(MOST_BYTES, free_memory(device) // 4)
+    found = [
+        [
+            group.to(device)
+            for group in read_patched(
+                samples.dataset, [place for place in graphs if (place[0] in apart) == out], grid, most, max(workers, 1)
+            )
+        ]
+        for out in (False, True)
+    ]
+    train, kept = found
+    if not train:
+        return
+    generator = Random(f"look {seed}")
+    phases = (
+        (config.patch_steps, lambda: patch_phase(model, train, kept)),
+        (config.hand_steps, lambda: hand_phase(model, train, kept, graphs, vocabulary)),
+    )
+    for steps, begin in phases:
+        phase = begin() if steps else None
+        if phase is None:
+            continue
+        optimizer, schedule, weights = _optimizer(model, phase.head, config, steps)
+        model.train()
+        for step in track(range(1, steps + 1), f"learning to see: {phase.name}"):
+            of, chosen = draw_group(train, config.batch_size, generator)
+            loss = phase.loss(of, torch.from_numpy(chosen).to(device, non_blocking=True), True)
+            _step(loss, optimizer, schedule, weights)
+            if _is_told(step, steps):
+                log.add(phase.name, step, loss.item(), _scored(model, phase.head, phase.score) if kept else {})
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Samples that are looked at together, and whether with views and point clouds."""
+
+    samples: list[int]
+    views: bool
+    cloud: bool
+
+
+class _Looks(torch.utils.data.Dataset[tuple[list[int], list[Example]]]):
+    """The batches of a plan, read by whoever asks; what is drawn for one depends on nothing but its place."""
+
+    def __init__(self, samples: TrainingSamples, plan: Sequence[_Batch], seed: int) -> None:
+        self._samples, self._plan, self._seed = samples, plan, seed
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, index: int) -> tuple[list[int], list[Example]]:
+        of, generator = self._plan[index], Random(f"look {self._seed} {index}")
+        return of.samples, [self._samples.look(i, generator, of.views, of.cloud) for i in of.samples]
+
+
+def takes_apart(takes: Iterable[str], share: float) -> frozenset[str]:
+    """The takes that are kept out, to tell how well the model sees; the same ones every time."""
+    known = sorted(takes)
+    count = min(max(1, round(share * len(known))), len(known) - 1) if share else 0
+    return frozenset(Random("kept out").sample(known, max(count, 0)))
+
+
+def _optimizer(
+    model: MM2SG, head: nn.Module, config: PretrainConfig, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, list[nn.Parameter]]:
     seeing = [weight for name, weight in model.named_parameters() if name.startswith(SEEING) and weight.requires_grad]
     weights = [*seeing, *head.parameters()]
     optimizer = torch.optim.AdamW(weights, config.learning_rate, weight_decay=config.weight_decay)
-    rise = 0.05 if config.steps > 20 else 0.3  # of all steps; of 20 a twentieth would be a rise of no step, and 0 / 0
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, config.steps, pct_start=rise)
-    generator = Random(f"pretrain {seed}")
-    views_share = WITH_VIEWS if {"masks", "audio"} & set(model.settings.modalities) else 1.0
+    rise = 0.05 if steps > 20 else 0.3  # of all steps; of 20 a twentieth would be a rise of no step, and 0 / 0
+    return (
+        optimizer,
+        torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, steps, pct_start=rise),
+        weights,
+    )
+
+
+def _step(
+    loss: Tensor,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    weights: list[nn.Parameter],
+) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(weights, 1.0)
+    optimizer.step()
+    schedule.step()
+
+
+def _is_told(step: int, steps: int) -> bool:
+    """Ten times in a phase and at its end: to ask for a loss makes the CPU wait for the GPU."""
+    return step == steps or step % max(steps // 10, 1) == 0
+
+
+def _scored(model: MM2SG, head: nn.Module, score: Callable[[], dict[str, float]]) -> dict[str, float]:
+    model.eval()
+    head.eval()
+    with torch.no_grad():
+        found = score()
     model.train()
-    for step in track(range(config.steps), "learning to see"):
-        chosen = generator.sample(visible, min(config.batch_size, len(visible)))
-        views, cloud = (generator.random() < share for share in (views_share, WITH_CLOUD))
-        examples = [samples.look(i, generator, views, cloud).to(device) for i in chosen]
-        logits = head(model.visual_tokens(examples))
-        loss = F.binary_cross_entropy_with_logits(logits, truth[chosen], pos_weight=rarity, reduction="sum")
-        loss = loss / len(chosen)
-        if not loss.isfinite():
-            raise UserError(
-                f"pretraining diverged: loss {loss:.3g} at step {step + 1}; lower the learning_rate of `pretrain`"
-            )
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        schedule.step()
-    return head
+    head.train()
+    return found
 
 
 def groups_after_pretraining(model: MM2SG, config: TrainConfig) -> list[dict[str, Any]]:

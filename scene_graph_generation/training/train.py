@@ -48,6 +48,7 @@ from scene_graph_generation.weights.checkpoints import WEIGHTS, load_weights, sa
 from scene_graph_generation.weights.fine_tuned import OTHER_WEIGHTS, OWN_WEIGHTS, save_published, save_trained
 
 _SMALLER = "lower --per_device_train_batch_size and raise --gradient_accumulation_steps"
+SEEN = "seeing.jsonl"  # how well it learns to see, phase by phase
 BEGUN = "training.json"  # the settings that a training began with
 
 
@@ -74,7 +75,8 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     domain = dataset.domain
     check_start_domain(experiment.start, domain)
     checkpoint = _begin_folder(experiment, out)
-    learns_to_see = experiment.pretrain is not None and experiment.pretrain.steps > 0
+    phases = experiment.pretrain
+    learns_to_see = phases is not None and phases.patch_steps + phases.hand_steps + phases.steps > 0
     counts_tokens = config.token_weights and experiment.files.token_frequencies is None
     records, known, new = survey(
         data,
@@ -92,9 +94,9 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     weights = None
     if config.token_weights:
         weights = loss_weights(experiment.files.token_frequencies, known, tokens, vocabulary)
-    if experiment.pretrain is not None and learns_to_see and checkpoint is None and is_first():
+    if phases is not None and learns_to_see and checkpoint is None and is_first():
         # Other processes get the first one's weights when their training begins.
-        pretrain(model.to(choose_device()), samples, known, experiment.pretrain, config.seed)
+        pretrain(model.to(choose_device()), samples, known, phases, config.seed, out / SEEN, readers(config))
     folder = _folder(model, tokens, experiment.start, domain)
     trainer = SceneGraphTrainer(model, samples, known.lengths.tolist(), config, weights, out, folder)
     with one_line_errors(out, _SMALLER, "--dataloader_num_workers"), shown_progress(trainer):

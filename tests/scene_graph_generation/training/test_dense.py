@@ -1,0 +1,127 @@
+"""Dense teaching: patches of views tell categories and depth, views together tell who holds what."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+
+from operating_room.domain.domain import mmor
+from operating_room.files.atomic import write_json
+from operating_room.graphs.graph_files import load_samples
+from operating_room.recordings.conversion import convert
+from operating_room.recordings.dataset import Dataset
+from operating_room_simulator import writer
+from scene_graph_generation.config.settings import PretrainConfig, VisionConfig
+from scene_graph_generation.samples.patches import Grid, patch_shares, read_patched
+from scene_graph_generation.samples.records import SampleOptions, training_records
+from scene_graph_generation.training.dense import mirrored, overlap
+from scene_graph_generation.training.pretrain import takes_apart
+from scene_graph_generation.training.train import SEEN, train
+from tests.scene_graph_generation.tiny_training import EXPERIMENT
+
+TAKES = ("301_SIM", "302_SIM", "301_4DOR")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("rooms")
+    writer.synthesize(root, [mmor().find_take(name) for name in TAKES], 40, size=(64, 48), calibration=True)
+    convert(Dataset(root), root)
+    return root
+
+
+def test_shares_of_a_patch_are_those_of_its_pixels() -> None:
+    picture = np.zeros((2, 4), np.uint8)
+    picture[:, 3] = 2
+    shares = patch_shares(picture, 3, Grid(4, 2)).reshape(2, 2, 3)
+    # Padded to 4x4: the picture is in rows 1 and 2, so that each patch has one row of it.
+    np.testing.assert_allclose(shares[:, 0], [[1, 0, 0]] * 2)
+    np.testing.assert_allclose(shares[:, 1], [[0.5, 0, 0.5]] * 2)
+
+
+def test_what_only_padding_covers_is_unknown() -> None:
+    shares = patch_shares(np.ones((2, 8), np.uint8), 2, Grid(8, 2)).reshape(4, 4, 2)
+    assert shares[0].sum() == shares[3].sum() == 0
+    assert shares[1:3, :, 1].sum() == 8
+
+
+def test_masks_and_depth_of_simulated_views_are_found(data: Path) -> None:
+    dataset, grid = Dataset(data), Grid(32, 8)
+    places = [(take.sample_name, "000003") for take in dataset.takes()]
+    groups = read_patched(dataset, places, grid, 1 << 30)
+    assert sum(len(group.places) for group in groups) == len(TAKES)
+    for group in groups:
+        known = group.shares.float().sum(-1) > 0
+        assert known.any(dim=(1, 2)).all()
+        assert not known[:, :, 0].all()  # the upper left patch of a landscape picture is padding
+        measured = group.depth[~group.depth.isnan()]
+        assert len(measured)
+        assert 0.3 < measured.min() < measured.max() < 15
+
+
+def test_several_processes_read_the_same(data: Path) -> None:
+    dataset = Dataset(data)
+    places = [(take.sample_name, frame) for take in dataset.takes() for frame in ("000001", "000002")]
+    one, two = (read_patched(dataset, places, Grid(32, 8), 1 << 30, workers) for workers in (1, 2))
+    for a, b in zip(one, two, strict=True):
+        assert a.places == b.places
+        assert torch.equal(a.views, b.views)
+        assert torch.equal(a.shares, b.shares)
+
+
+def test_what_does_not_fit_into_memory_is_left_out(data: Path) -> None:
+    dataset = Dataset(data)
+    places = [(take.sample_name, f"{second:06d}") for take in dataset.takes() for second in range(10)]
+    groups = read_patched(dataset, places, Grid(32, 8), 100_000)
+    assert 0 < sum(len(group.places) for group in groups) < len(places)
+
+
+def test_mirrored_patches_are_those_of_mirrored_views() -> None:
+    torch.manual_seed(0)
+    views = torch.randint(0, 255, (40, 1, 3, 8, 8), dtype=torch.uint8)
+    patches = views[:, :, 0, ::4, ::4].flatten(2)  # the upper left pixel of each patch
+    turned, known = mirrored(views, patches)
+    flipped = ~(turned == views).flatten(1).all(1)
+    assert 5 < flipped.sum() < 35
+    expected = torch.where(flipped[:, None, None, None], patches.view(40, 1, 2, 2).flip(-1), patches.view(40, 1, 2, 2))
+    assert torch.equal(known, expected.flatten(2))
+
+
+def test_accuracy_and_overlap() -> None:
+    scores = overlap(torch.tensor([[3, 1, 0], [0, 2, 0], [0, 0, 0]]))
+    assert scores == {"patch_accuracy": 5 / 6, "mean_iou": (3 / 4 + 2 / 3) / 2, "categories": 2}
+
+
+def test_some_takes_are_kept_apart() -> None:
+    assert takes_apart(["a", "b", "c"], 0.0) == frozenset()
+    assert takes_apart(["a"], 0.5) == frozenset()
+    assert len(takes_apart([str(n) for n in range(20)], 0.1)) == 2
+
+
+def test_each_phase_logs_what_held_out_takes_say_and_patches_are_learnt(data: Path, tmp_path: Path) -> None:
+    samples = load_samples(data / "relationships_own.json")
+    records = list(training_records(Dataset(data), samples, SampleOptions(permutations=1), Random(0)))
+    write_json(tmp_path / "samples.json", records)
+    vision = VisionConfig(image_size=32, patch_size=8, width=16, layers=1, heads=2, mlp=32, feature_layer=-1)
+    eyes = replace(
+        EXPERIMENT,
+        model=replace(EXPERIMENT.model, vision=vision),
+        train=replace(EXPERIMENT.train, max_steps=1),
+        pretrain=PretrainConfig(steps=4, batch_size=8, patch_steps=80, hand_steps=4, held_out=0.3, learning_rate=1e-2),
+    )
+    train(eyes, [tmp_path / "samples.json"], Dataset(data), tmp_path / "out")
+    lines = [json.loads(line) for line in (tmp_path / "out" / SEEN).read_text().splitlines()]
+    assert list(dict.fromkeys(line["phase"] for line in lines)) == ["patches", "hands", "triplets"]
+    patches = [line for line in lines if line["phase"] == "patches"]
+    assert len(patches) == 10
+    assert patches[-1]["held_out"]["mean_iou"] > patches[0]["held_out"]["mean_iou"]
+    assert patches[-1]["held_out"]["depth_error_m"] < patches[0]["held_out"]["depth_error_m"]
+    assert {"f1", "mean_f1"} <= lines[-1]["held_out"].keys()
+    assert all(math.isfinite(line["loss"]) for line in lines)
