@@ -185,6 +185,13 @@ def samples(
             help="Some of AZURE,SIMSTATION,TRACKERCAM,PC,AUDIO,SPEECH,ROBOTMETA,TRACKINGMETA,PREDSEGMASKS (all)."
         ),
     ] = None,
+    answers: Annotated[
+        list[Path] | None,
+        typer.Option(help="What a model answered for takes of the split (`infer`); repeat. Memory then holds that."),
+    ] = None,
+    own_share: Annotated[
+        float, typer.Option(help="With --answers: share of their takes' records whose memory is so.", min=0, max=1)
+    ] = 0.5,
     form: Annotated[
         Literal["paths", "egoexor"],
         typer.Option(help="egoexor: EgoExOR's published form, without paths, for programs that read its files."),
@@ -201,11 +208,13 @@ def samples(
 
     from operating_room.errors import UserError
     from operating_room.files.atomic import write_json
+    from operating_room.graphs.graph_files import load_predictions
     from scene_graph_generation.inputs.tokenizer_files import TOKENIZER, read_tokens
     from scene_graph_generation.preprocess.run import half_copied
     from scene_graph_generation.samples import egoexor
     from scene_graph_generation.samples.records import (
         LeftOut,
+        OwnAnswers,
         SampleOptions,
         choose_modalities,
         describe,
@@ -222,7 +231,13 @@ def samples(
         drop_history=drop_history,
         mixed=mixed_modalities,
         modalities=choose_modalities(modalities, dataset.domain),
+        own_answers=own_share if answers else 0.0,
     )
+    if answers and not temporal:
+        raise UserError("--answers are told in memory; add --temporal")
+    own = None
+    if answers:
+        own = OwnAnswers({key: graph for path in answers for key, graph in load_predictions(path).items()}, own_share)
     tokens = None if tokenizer is None else read_tokens(find_folder(tokenizer, TOKENIZER))
     graphs = load_split(relations, split, dataset)
     left_out: LeftOut = {}
@@ -234,7 +249,7 @@ def samples(
         name = egoexor.published_file_name(split, options)
         frequency_name = egoexor.published_frequency_name(permutations)
     else:
-        records = training_records(dataset, graphs, options, Random(seed), left_out)
+        records = training_records(dataset, graphs, options, Random(seed), left_out, own)
     counts: Counter[int] = Counter()
     if tokens is not None:
         records = count_answer_tokens(records, tokens, counts)

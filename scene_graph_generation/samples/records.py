@@ -7,8 +7,8 @@ random during training). Samples of the downstream tasks are in `downstream_samp
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol, runtime_checkable
@@ -25,7 +25,7 @@ from operating_room.graphs.memory import (
     memory_text,
 )
 from operating_room.graphs.prompts import drop_blocks
-from operating_room.graphs.scene_graph import Sample, Triplet, parse, target_text
+from operating_room.graphs.scene_graph import Sample, Triplet, parse, split_sample_id, target_text
 from operating_room.graphs.similarity import SimilarSamples
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.modalities import BY_NAME, TABLE, modalities_of
@@ -79,12 +79,46 @@ class SampleOptions:
     mixed: bool = False  # modalities swapped with those of similar samples
     # Masks too, which the published dataset class has switched off though it names them (section 11, fix 2).
     modalities: tuple[str, ...] = PUBLISHED
+    own_answers: float = 0.0  # share of memories that hold a model's own answers, see `OwnAnswers`
 
     def file_name(self, split: str) -> str:
         """The name of the training file, as published."""
         memory = f"{self.temporal}temp_{self.augment_memory}tempaug"
         endings = drop_ending(self.drop_history) + ("_MIXED" if self.mixed else "")
+        endings += f"_own{self.own_answers}" if self.own_answers else ""
         return f"{split}_{self.permutations}perm_{memory}_{'_'.join(self.modalities)}{endings}.json"
+
+
+@dataclass(frozen=True)
+class OwnAnswers:
+    """What a model answered for takes that it will be trained on, with the memory of its own answers."""
+
+    graphs: Mapping[str, Sequence[Triplet]]  # by sample id, as `graph_files.load_predictions` reads them
+    share: float  # of the records of these takes whose memory holds these answers
+
+    def samples(self, truth: Sequence[Sample]) -> list[Sample]:
+        """The answers of the takes that there are some of, as graphs in place of the true ones.
+
+        Args:
+            truth: all labelled timepoints that are trained on.
+
+        Raises:
+            UserError: some are of other takes, or a take has some and not all.
+        """
+        known = {sample.take_name for sample in truth}
+        takes = {split_sample_id(key)[0] for key in self.graphs}
+        if others := sorted(takes - known):
+            raise UserError(
+                f"the answers are of takes that are not trained on: {', '.join(others[:5])}"
+                f"{f' and {len(others) - 5} more' if len(others) > 5 else ''}; infer those of the split"
+            )
+        found = [sample for sample in truth if sample.take_name in takes]
+        if missing := [sample for sample in found if sample.sample_id not in self.graphs]:
+            raise UserError(
+                f"the answers lack {len(missing)} of {len(found)} timepoints of their takes, the first is "
+                f"{missing[0].sample_id}; infer whole takes, without --limit"
+            )
+        return [replace(sample, triplets=tuple(self.graphs[sample.sample_id])) for sample in found]
 
 
 def training_records(
@@ -93,6 +127,7 @@ def training_records(
     options: SampleOptions,
     generator: Random,
     left_out: LeftOut | None = None,
+    own: OwnAnswers | None = None,
 ) -> Iterator[Record]:
     """The records of all samples that have any modality, in the order of the samples (training files are shuffled).
 
@@ -102,13 +137,15 @@ def training_records(
         options: see there.
         generator: source of all draws.
         left_out: gets what is wrong with samples that cannot be used; None: the first such sample is an error.
+        own: what a model answered for some of these takes: a share of their memories holds that instead of the truth.
 
     Raises:
-        UserError: a take or timepoint is not on disk, or one of its files is damaged.
+        UserError: a take or timepoint is not on disk, one of its files is damaged, or answers are of other takes.
     """
     samples = [sample for sample, _ in on_disk(dataset, samples, left_out)]
     forgotten = dataset.domain.language.forgotten_spellings
     logs = change_logs(samples, _spoken, forgotten) if options.temporal else {}
+    answered = {} if own is None else change_logs(own.samples(samples), _spoken, forgotten)
     similar = SimilarSamples(samples, dataset.domain) if options.mixed else None
     drawing = generator if options.augment_memory else None
     known: dict[Path, Any] = {}
@@ -120,6 +157,8 @@ def training_records(
         triplets = list(sample.triplets)
         generator.shuffle(triplets)
         memory = None
+        if own is not None and sample.take_name in answered and generator.random() < own.share:
+            history = changes_before(answered[sample.take_name], sample.position)
         if options.temporal:
             memory = draw_memory(history, SCENE_GRAPH_STYLES, options.drop_history, drawing)
         evidence = mix_modalities(timepoint, others, generator) if others else timepoint
