@@ -31,6 +31,8 @@ from operating_room_simulator.stage.camera import camera_file
 from operating_room_simulator.stage.poses import Scene, pose
 from operating_room_simulator.stage.rendering import View, affordable, point_cloud, render
 from operating_room_simulator.stage.room import Room
+from operating_room_simulator.stage.small_things import small_things_mask, with_small_things
+from operating_room_simulator.story.senses import told
 from operating_room_simulator.story.steps import playbook_of
 from operating_room_simulator.story.story import Surgery, script_surgery
 
@@ -62,6 +64,7 @@ def synthesize(
     faults: Faults = Faults(),
     mask_stride: int = 1,
     calibration: bool = False,
+    news: bool = False,
 ) -> None:
     """Write scripted takes of `seconds` timepoints below `root`, which gets `MM-OR_data` and `4D-OR_data`.
 
@@ -70,11 +73,12 @@ def synthesize(
         workers: processes at most, each with one thread; fewer, with a note, where the memory is not enough for all.
         mask_stride: only every n-th timepoint has annotated label masks.
         calibration: also camera files and depth pictures of the room cameras.
+        news: in the richer room; see `script_surgery`. Small things have masks of their own beside the published ones.
 
     Raises:
         UserError: an option is out of range, or `root` holds something else under the name of a take.
     """
-    surgeries = [script_surgery(take, seed, seconds) for take in takes]
+    surgeries = [script_surgery(take, seed, seconds, news) for take in takes]
     write_takes(
         root,
         surgeries,
@@ -115,6 +119,7 @@ def write_takes(
     todo = []
     for surgery in surgeries:
         recipe = _recipe(surgery, size, faults, mask_stride) | ({"calibration": True} if calibration else {})
+        recipe |= {"news": True} if surgery.news is not None else {}
         if not _is_finished(root, surgery.take, recipe):
             todo.append((surgery, recipe))
     pieces = [
@@ -218,8 +223,9 @@ def _write_piece(piece: _Piece) -> Take:
 
 @lru_cache(maxsize=2)
 def _stage(surgery: Surgery) -> tuple[Room, list[Scene]]:
-    room = Room(surgery.take, surgery.seed, mmor().labels)
-    return room, pose(room, surgery)
+    labels = mmor().labels if surgery.news is None else with_small_things(mmor().labels)
+    room = Room(surgery.take, surgery.seed, labels, surgery.news)
+    return room, pose(room, told(surgery, "views"))
 
 
 def _write_second(folder: Path, piece: _Piece, room: Room, scene: Scene, second: int) -> None:
@@ -230,6 +236,9 @@ def _write_second(folder: Path, piece: _Piece, room: Room, scene: Scene, second:
 
     def kept() -> bool:
         return lost.random() >= faults.missing_frames
+
+    def dropped(view: str) -> bool:
+        return surgery.news is not None and surgery.news.is_dropped(view, second)
 
     def shoot(name: str) -> View:
         return render(room, scene, room.camera(name), *piece.size)
@@ -242,7 +251,7 @@ def _write_second(folder: Path, piece: _Piece, room: Room, scene: Scene, second:
         rooms = collection.cameras_of("room_views")
         views = {camera.name: shoot(f"room{camera.name}") for camera in rooms}
         for camera in rooms:
-            if kept():
+            if kept() and not dropped(f"room{camera.name}"):
                 write_picture(camera, views[camera.name].color)
             if piece.calibration:
                 depth = collection.depth_picture(take, camera.name, frames[camera.frame])
@@ -254,11 +263,11 @@ def _write_second(folder: Path, piece: _Piece, room: Room, scene: Scene, second:
     if playbook_of(take).multimodal:
         for camera in collection.cameras_of("station_views"):
             if camera.name == _ROBOT_SCREEN:
-                picture = signals.screen_picture(surgery.moments[second], *piece.size)
+                picture = signals.screen_picture(told(surgery, "screen").moments[second], *piece.size)
             else:
                 views[camera.name] = shoot(f"station{camera.name.removeprefix('simstation')}")
                 picture = views[camera.name].color
-            if kept():
+            if kept() and not dropped(camera.name.replace("simstation", "station")):
                 write_picture(camera, picture)
         (tracker,) = collection.cameras_of("tracker_view")
         if kept():
@@ -268,8 +277,12 @@ def _write_second(folder: Path, piece: _Piece, room: Room, scene: Scene, second:
     if second % piece.mask_stride == 0:
         for camera in collection.labelled_cameras:
             mask = collection.label_mask(take, camera.name, frames[camera.frame])
-            if mask is not None and camera.name in views:
-                _write_png(folder / mask, views[camera.name].labels)
+            hidden = dropped(f"room{camera.name}") or dropped(camera.name.replace("simstation", "station"))
+            if mask is not None and camera.name in views and not hidden:
+                labels = views[camera.name].labels
+                _write_png(folder / mask, np.where(labels < mmor().labels.count, labels, 0).astype(np.uint8))
+                if surgery.news is not None:
+                    _write_png(folder / small_things_mask(mask), labels)
 
 
 def _write_summary(folder: Path, surgery: Surgery, second: int) -> None:
@@ -280,7 +293,7 @@ def _write_summary(folder: Path, surgery: Surgery, second: int) -> None:
 
 @lru_cache(maxsize=2)
 def _summaries(surgery: Surgery) -> list[dict[str, dict[str, Any]]]:
-    return signals.screen_summaries(surgery)
+    return signals.screen_summaries(told(surgery, "screen"))
 
 
 def _write_jpeg(path: Path, picture: UInt8[np.ndarray, "height width 3"]) -> None:
@@ -352,8 +365,9 @@ def _is_finished(root: Path, take: Take, recipe: dict[str, Any]) -> bool:
     written = read_json(note)
     if not isinstance(written, dict):
         raise UserError(f"{note}: is no note of a simulated take; choose another folder")
+    wanted = {"news": None} | recipe
     if other := [
-        f"{name} {written.get(name)!r}, not {value!r}" for name, value in recipe.items() if written.get(name) != value
+        f"{name} {written.get(name)!r}, not {value!r}" for name, value in wanted.items() if written.get(name) != value
     ]:
         raise UserError(
             f"{note}: take {take.name} was simulated with other options ({'; '.join(other)}); "
