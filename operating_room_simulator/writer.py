@@ -21,8 +21,9 @@ from jaxtyping import Float32, UInt8
 
 from operating_room.domain.collection import Camera, Take
 from operating_room.domain.domain import mmor
+from operating_room.domain.writing import domain_text
 from operating_room.errors import UserError
-from operating_room.files.atomic import atomic_path, write_json
+from operating_room.files.atomic import atomic_path, write_json, write_text
 from operating_room.files.readers import read_json
 from operating_room.work.workers import in_workers
 from operating_room_simulator.records import frame_numbers, time_stamp, write_records
@@ -31,12 +32,13 @@ from operating_room_simulator.stage.camera import camera_file
 from operating_room_simulator.stage.poses import Scene, pose
 from operating_room_simulator.stage.rendering import View, affordable, point_cloud, render
 from operating_room_simulator.stage.room import Room
-from operating_room_simulator.stage.small_things import small_things_mask, with_small_things
+from operating_room_simulator.stage.small_things import published, small_things, small_things_mask
 from operating_room_simulator.story.senses import told
 from operating_room_simulator.story.steps import playbook_of
 from operating_room_simulator.story.story import Surgery, script_surgery
 
 _ROBOT_SCREEN = "simstation1"  # the camera that films it
+_SMALL_THINGS = "small_things.yaml"  # domain file beside takes with news, for their masks of small things
 _VERSION = 1  # counts up whenever the same seed gives other bytes
 _PIECE = 20  # s drawn by one process at a time
 # Bytes that a process takes without any picture, and for each second of a take: its scenes and its sound (measured).
@@ -135,6 +137,8 @@ def write_takes(
         for surgery, _ in todo
         for first in range(0, len(surgery.moments), _PIECE)
     ]
+    if any(surgery.news is not None for surgery, _ in todo):
+        write_text(root / _SMALL_THINGS, domain_text(small_things()))
     left = {surgery.take: -(-len(surgery.moments) // _PIECE) for surgery, _ in todo}
     recipes = {surgery.take: recipe for surgery, recipe in todo}
     for take, recipe in recipes.items():
@@ -223,8 +227,8 @@ def _write_piece(piece: _Piece) -> Take:
 
 @lru_cache(maxsize=2)
 def _stage(surgery: Surgery) -> tuple[Room, list[Scene]]:
-    labels = mmor().labels if surgery.news is None else with_small_things(mmor().labels)
-    room = Room(surgery.take, surgery.seed, labels, surgery.news)
+    domain = mmor() if surgery.news is None else small_things()
+    room = Room(surgery.take, surgery.seed, domain.labels, surgery.news)
     return room, pose(room, told(surgery, "views"))
 
 
@@ -280,9 +284,10 @@ def _write_second(folder: Path, piece: _Piece, room: Room, scene: Scene, second:
             hidden = dropped(f"room{camera.name}") or dropped(camera.name.replace("simstation", "station"))
             if mask is not None and camera.name in views and not hidden:
                 labels = views[camera.name].labels
-                _write_png(folder / mask, np.where(labels < mmor().labels.count, labels, 0).astype(np.uint8))
                 if surgery.news is not None:
                     _write_png(folder / small_things_mask(mask), labels)
+                    labels = published(labels, scene, mmor().labels)
+                _write_png(folder / mask, labels)
 
 
 def _write_summary(folder: Path, surgery: Surgery, second: int) -> None:

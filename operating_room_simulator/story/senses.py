@@ -64,7 +64,8 @@ def _as_told(
         busy |= {triplet.subject for triplet in moment.triplets if triplet[::2] == ("nurse", "assisting")}
     for triplet in moment.triplets:
         if triplet.predicate in covered:
-            busy.add(triplet.subject)
+            if triplet.predicate != "calibrating":  # an instrument in hand says nothing of it
+                busy.add(triplet.subject)
             triplet = triplet._replace(predicate=_look(triplet.predicate, resting))
         triplets.append(triplet)
     kept = tuple(t for t in triplets if (moment.second, t) not in closed and not _tells_tool(t, busy, hidden))
@@ -91,7 +92,7 @@ def _tells_tool(triplet: Triplet, busy: set[str], hidden: bool) -> bool:
     subject, object_, predicate = triplet
     if predicate == "holding" and object_ in TOOLS:
         return subject in busy or (hidden and object_ != "instrument")
-    return hidden and (object_, predicate) == ("mako_robot", "manipulating")
+    return subject in busy and (object_, predicate) == ("mako_robot", "manipulating")
 
 
 def _early(moments: Sequence[Moment], news: News) -> set[tuple[int, str]]:
