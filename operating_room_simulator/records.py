@@ -15,6 +15,7 @@ from operating_room.domain.domain import mmor
 from operating_room.files.atomic import atomic_path, write_json, write_text
 from operating_room.graphs.scene_graph import Triplet
 from operating_room_simulator.sensors import signals, sound
+from operating_room_simulator.story.senses import told
 from operating_room_simulator.story.steps import PEOPLE, playbook_of
 from operating_room_simulator.story.story import Surgery
 
@@ -62,12 +63,12 @@ def write_records(root: Path, surgery: Surgery, with_tracker: bool = True) -> No
         write_json(root / labels, raw)
     if playbook_of(take).multimodal:
         start = start_second(surgery)
-        said = signals.subtitles(surgery, start)
+        said = signals.subtitles(told(surgery, "speech"), start)
         if said:  # a few seconds may be silent
             write_text(path("subtitles"), signals.srt_text(said))
-        _write_recording(path("recording"), surgery, said, start)
+        _write_recording(path("recording"), told(surgery, "sound"), said, start)
         if with_tracker:
-            write_json(path("tracks"), signals.tracker_track(surgery, start))
+            write_json(path("tracks"), signals.tracker_track(told(surgery, "tracker"), start))
         seconds = {str(start + moment.second): frame_numbers(take, moment.second) for moment in moments}
         write_json(path("seconds"), {"timestamps": seconds})
         frame_ids = [f"{moment.second:06d}" for moment in moments]

@@ -21,8 +21,9 @@ from jaxtyping import Float32, UInt8
 
 from operating_room.domain.collection import Camera, Take
 from operating_room.domain.domain import mmor
+from operating_room.domain.writing import domain_text
 from operating_room.errors import UserError
-from operating_room.files.atomic import atomic_path, write_json
+from operating_room.files.atomic import atomic_path, write_json, write_text
 from operating_room.files.readers import read_json
 from operating_room.work.workers import in_workers
 from operating_room_simulator.records import frame_numbers, time_stamp, write_records
@@ -31,10 +32,13 @@ from operating_room_simulator.stage.camera import camera_file
 from operating_room_simulator.stage.poses import Scene, pose
 from operating_room_simulator.stage.rendering import View, affordable, point_cloud, render
 from operating_room_simulator.stage.room import Room
+from operating_room_simulator.stage.small_things import published, small_things, small_things_mask
+from operating_room_simulator.story.senses import told
 from operating_room_simulator.story.steps import playbook_of
 from operating_room_simulator.story.story import Surgery, script_surgery
 
 _ROBOT_SCREEN = "simstation1"  # the camera that films it
+_SMALL_THINGS = "small_things.yaml"  # domain file beside takes with news, for their masks of small things
 _VERSION = 1  # counts up whenever the same seed gives other bytes
 _PIECE = 20  # s drawn by one process at a time
 # Bytes that a process takes without any picture, and for each second of a take: its scenes and its sound (measured).
@@ -62,6 +66,7 @@ def synthesize(
     faults: Faults = Faults(),
     mask_stride: int = 1,
     calibration: bool = False,
+    news: bool = False,
 ) -> None:
     """Write scripted takes of `seconds` timepoints below `root`, which gets `MM-OR_data` and `4D-OR_data`.
 
@@ -70,11 +75,12 @@ def synthesize(
         workers: processes at most, each with one thread; fewer, with a note, where the memory is not enough for all.
         mask_stride: only every n-th timepoint has annotated label masks.
         calibration: also camera files and depth pictures of the room cameras.
+        news: in the richer room; see `script_surgery`. Small things have masks of their own beside the published ones.
 
     Raises:
         UserError: an option is out of range, or `root` holds something else under the name of a take.
     """
-    surgeries = [script_surgery(take, seed, seconds) for take in takes]
+    surgeries = [script_surgery(take, seed, seconds, news) for take in takes]
     write_takes(
         root,
         surgeries,
@@ -115,6 +121,7 @@ def write_takes(
     todo = []
     for surgery in surgeries:
         recipe = _recipe(surgery, size, faults, mask_stride) | ({"calibration": True} if calibration else {})
+        recipe |= {"news": True} if surgery.news is not None else {}
         if not _is_finished(root, surgery.take, recipe):
             todo.append((surgery, recipe))
     pieces = [
@@ -130,6 +137,8 @@ def write_takes(
         for surgery, _ in todo
         for first in range(0, len(surgery.moments), _PIECE)
     ]
+    if any(surgery.news is not None for surgery, _ in todo):
+        write_text(root / _SMALL_THINGS, domain_text(small_things()))
     left = {surgery.take: -(-len(surgery.moments) // _PIECE) for surgery, _ in todo}
     recipes = {surgery.take: recipe for surgery, recipe in todo}
     for take, recipe in recipes.items():
@@ -218,8 +227,9 @@ def _write_piece(piece: _Piece) -> Take:
 
 @lru_cache(maxsize=2)
 def _stage(surgery: Surgery) -> tuple[Room, list[Scene]]:
-    room = Room(surgery.take, surgery.seed, mmor().labels)
-    return room, pose(room, surgery)
+    domain = mmor() if surgery.news is None else small_things()
+    room = Room(surgery.take, surgery.seed, domain.labels, surgery.news)
+    return room, pose(room, told(surgery, "views"))
 
 
 def _write_second(folder: Path, piece: _Piece, room: Room, scene: Scene, second: int) -> None:
@@ -230,6 +240,9 @@ def _write_second(folder: Path, piece: _Piece, room: Room, scene: Scene, second:
 
     def kept() -> bool:
         return lost.random() >= faults.missing_frames
+
+    def dropped(view: str) -> bool:
+        return surgery.news is not None and surgery.news.is_dropped(view, second)
 
     def shoot(name: str) -> View:
         return render(room, scene, room.camera(name), *piece.size)
@@ -242,7 +255,7 @@ def _write_second(folder: Path, piece: _Piece, room: Room, scene: Scene, second:
         rooms = collection.cameras_of("room_views")
         views = {camera.name: shoot(f"room{camera.name}") for camera in rooms}
         for camera in rooms:
-            if kept():
+            if kept() and not dropped(f"room{camera.name}"):
                 write_picture(camera, views[camera.name].color)
             if piece.calibration:
                 depth = collection.depth_picture(take, camera.name, frames[camera.frame])
@@ -254,11 +267,11 @@ def _write_second(folder: Path, piece: _Piece, room: Room, scene: Scene, second:
     if playbook_of(take).multimodal:
         for camera in collection.cameras_of("station_views"):
             if camera.name == _ROBOT_SCREEN:
-                picture = signals.screen_picture(surgery.moments[second], *piece.size)
+                picture = signals.screen_picture(told(surgery, "screen").moments[second], *piece.size)
             else:
                 views[camera.name] = shoot(f"station{camera.name.removeprefix('simstation')}")
                 picture = views[camera.name].color
-            if kept():
+            if kept() and not dropped(camera.name.replace("simstation", "station")):
                 write_picture(camera, picture)
         (tracker,) = collection.cameras_of("tracker_view")
         if kept():
@@ -268,8 +281,13 @@ def _write_second(folder: Path, piece: _Piece, room: Room, scene: Scene, second:
     if second % piece.mask_stride == 0:
         for camera in collection.labelled_cameras:
             mask = collection.label_mask(take, camera.name, frames[camera.frame])
-            if mask is not None and camera.name in views:
-                _write_png(folder / mask, views[camera.name].labels)
+            hidden = dropped(f"room{camera.name}") or dropped(camera.name.replace("simstation", "station"))
+            if mask is not None and camera.name in views and not hidden:
+                labels = views[camera.name].labels
+                if surgery.news is not None:
+                    _write_png(folder / small_things_mask(mask), labels)
+                    labels = published(labels, scene, mmor().labels)
+                _write_png(folder / mask, labels)
 
 
 def _write_summary(folder: Path, surgery: Surgery, second: int) -> None:
@@ -280,7 +298,7 @@ def _write_summary(folder: Path, surgery: Surgery, second: int) -> None:
 
 @lru_cache(maxsize=2)
 def _summaries(surgery: Surgery) -> list[dict[str, dict[str, Any]]]:
-    return signals.screen_summaries(surgery)
+    return signals.screen_summaries(told(surgery, "screen"))
 
 
 def _write_jpeg(path: Path, picture: UInt8[np.ndarray, "height width 3"]) -> None:
@@ -352,8 +370,9 @@ def _is_finished(root: Path, take: Take, recipe: dict[str, Any]) -> bool:
     written = read_json(note)
     if not isinstance(written, dict):
         raise UserError(f"{note}: is no note of a simulated take; choose another folder")
+    wanted = {"news": None} | recipe
     if other := [
-        f"{name} {written.get(name)!r}, not {value!r}" for name, value in recipe.items() if written.get(name) != value
+        f"{name} {written.get(name)!r}, not {value!r}" for name, value in wanted.items() if written.get(name) != value
     ]:
         raise UserError(
             f"{note}: take {take.name} was simulated with other options ({'; '.join(other)}); "

@@ -236,12 +236,16 @@ def synthesize(
     calibration: Annotated[
         bool, typer.Option("--calibration", help="Also camera files and depth pictures of the room cameras.")
     ] = False,
+    news: Annotated[
+        bool, typer.Option("--news", help="A richer room: each modality has something that only it tells.")
+    ] = False,
 ) -> None:
     """Write simulated takes in the published layout. A finished take is left as it is; an interrupted one is redone."""
     if domain is not None or layout is not None:
-        if relations or without_room_cameras or without_cameras or without_tracker or missing_frames or calibration:
+        faulty = without_room_cameras or without_cameras or without_tracker or missing_frames
+        if relations or faulty or calibration or news:
             raise UserError(
-                "--relations, --without-..., --missing-frames and --calibration are of MM-OR and 4D-OR; "
+                "--relations, --without-..., --missing-frames, --calibration and --news are of MM-OR and 4D-OR; "
                 "leave out --domain"
             )
         count = _synthesize_rooms(out, take, seconds, seed, size, workers, domain, layout, period, mask_stride)
@@ -261,8 +265,10 @@ def synthesize(
     )
     takes = writer.named_takes(take or ["test"])
     if relations is None:
-        surgeries = [story.script_surgery(each, seed, seconds) for each in takes]
+        surgeries = [story.script_surgery(each, seed, seconds, news) for each in takes]
     else:
+        if news:
+            raise UserError("--news tells stories of its own; leave out --relations")
         samples = load_samples(relations)
         surgeries = [annotated.annotated_surgery(each, samples, seed, seconds) for each in takes]
     writer.write_takes(

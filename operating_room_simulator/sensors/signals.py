@@ -45,6 +45,7 @@ _STEP_PAGES = {
 }
 _BASE_ARRAY, _CALIBRATION_ARRAY, _CALIBRATION = (phase for phase, _ in ROBOT_PHASES[4:7])  # what is installed, and used
 _SET_UP = ("arrival", "preparation", "draping")  # steps in which the page follows the phase
+_DEEDS = ("drilling", "sawing", "hammering")  # said aloud, too, where there is news
 _MISSED = 0.04  # of pop-ups are not recognised on the filmed screen, of tools are hidden from the tracking camera
 
 
@@ -208,7 +209,7 @@ def subtitles(surgery: Surgery, start: int = 0) -> list[Subtitle]:
     quiet_from, last = 0.0, ""  # s; nobody speaks before quiet_from
     topics = [_topic(moment.triplets, moment.step) for moment in surgery.moments]
     for moment, topic in zip(surgery.moments, [*topics[1:], topics[-1]], strict=True):  # who works speaks first
-        announced = topic in ANNOUNCED
+        announced = topic in ANNOUNCED or (surgery.news is not None and topic in _DEEDS)
         begins = announced and topic != last
         speaks = begins or (moment.second > quiet_from and rng.random() < (0.9 if announced else 0.4))
         if speaks and len(moment.people) > 1:

@@ -179,6 +179,31 @@ _TOOLS: dict[str, tuple[tuple[int, tuple[float, float], tuple[float, float], flo
 }
 
 
+# Parts of small things that tell what is done, in rooms with news; without it they are instruments, cloth and cementer.
+_FINE_TOOLS: dict[str, tuple[tuple[int, tuple[float, float], tuple[float, float], float, str], ...]] = {
+    "needle": (
+        (CYLINDER, (-0.08, 0.0), (0.14, 0.0), 0.018, "gold"),
+        (CAPSULE, (0.12, 0.0), (0.02, -0.3), 0.014, "thread"),
+        (CAPSULE, (0.02, -0.3), (-0.16, -0.12), 0.014, "thread"),
+    ),
+    "scalpel": (
+        (CAPSULE, (-0.12, 0.0), (0.08, 0.0), 0.02, "blade_grip"),
+        (BOX, (0.08, 0.0), (0.2, 0.0), 0.014, "steel"),
+    ),
+    "cloth": (
+        (CAPSULE, (0.0, 0.0), (0.12, 0.03), 0.085, "swab"),
+        (CAPSULE, (0.0, 0.03), (-0.02, 0.16), 0.06, "swab"),
+    ),
+    "cementer": (
+        (CAPSULE, (-0.14, 0.0), (0.2, 0.0), 0.062, "cementer"),
+        (CYLINDER, (-0.3, 0.0), (-0.14, 0.0), 0.02, "steel"),
+        (CYLINDER, (-0.3, -0.06), (-0.3, 0.06), 0.03, "pillow"),
+        (CYLINDER, (0.2, 0.0), (0.38, 0.0), 0.02, "pillow"),
+        (CAPSULE, (0.0, 0.0), (0.0, 0.16), 0.036, "pillow"),
+    ),
+}
+
+
 def tool_solids(tool: str, grip: Point, aim: Point, palette: Mapping[str, Color]) -> list[Solid]:
     """A tool held at `grip` and pointing at `aim`; one without own parts, like a scalpel, is an instrument.
 
@@ -187,7 +212,8 @@ def tool_solids(tool: str, grip: Point, aim: Point, palette: Mapping[str, Color]
     length = math.dist(grip, aim) or 1.0
     x, y, z = ((a - g) / length for g, a in zip(grip, aim))
     solids = []
-    for kind, (a, drop_a), (b, drop_b), radius, material in _TOOLS.get(tool, _TOOLS["instrument"]):
+    shapes = _FINE_TOOLS if tool in _FINE_TOOLS and "thread" in palette else _TOOLS
+    for kind, (a, drop_a), (b, drop_b), radius, material in shapes.get(tool, _TOOLS["instrument"]):
         start = (grip[0] + a * x, grip[1] + a * y, grip[2] + a * z - drop_a)
         end = (grip[0] + b * x, grip[1] + b * y, grip[2] + b * z - drop_b)
         solids.append(rod(kind, start, end, radius, palette[material], tool))

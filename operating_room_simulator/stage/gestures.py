@@ -15,6 +15,7 @@ from operating_room_simulator.story.story import Moment
 
 # What the working hand holds when the action itself says so; those of `TOOL_OF` are entities.
 _ACTION_TOOLS = {**TOOL_OF, "cementing": "cementer", "cleaning": "cloth", "suturing": "needle", "cutting": "scalpel"}
+_BENT = {"suturing": 0.14, "cutting": 0.08, "cementing": 0.18, "cleaning": 0.04}  # m further forward, with news
 _TWO_HANDED = ("preparing", "manipulating")
 _ORDER = (
     *SURGERY,
@@ -118,6 +119,9 @@ def figure_of(
     place = Placement(x, y, facing)
     far = max((math.dist((x, y), goal[:2]) for goal in goals[:2]), default=0.0)
     lean = min(max(far - 0.42, 0.0), 0.28)
+    if room.news is not None:
+        deeds = {t.predicate for t in moment.triplets if t.subject == person}
+        lean = min(lean + max((_BENT.get(deed, 0.0) for deed in deeds), default=0.0), 0.4)
     chest = 0.7 * looks.height
     forward = place.at(0.9, 0.0, chest + 0.25)
     hands: list[Point] = []

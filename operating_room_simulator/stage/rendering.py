@@ -20,6 +20,7 @@ from operating_room_simulator.stage.camera import Camera
 from operating_room_simulator.stage.poses import Scene
 from operating_room_simulator.stage.room import Light, Room, Shell
 from operating_room_simulator.stage.solids import BOX, CAPSULE, ELLIPSOID, Solids
+from operating_room_simulator.stage.tent import surface_points
 
 _NEAR = 0.08  # m; nothing is drawn nearer to the camera
 _CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
@@ -110,10 +111,11 @@ def render(room: Room, scene: Scene, camera: Camera, width: int, height: int) ->
     Sensor noise follows from the seed of the room, the camera and the second, whatever was rendered before: the same
     seed gives the same bytes in any order.
     """
-    key = (room.take, room.seed, room.labels, scene.still)
+    key = (room.take, room.seed, room.labels, room.news, scene.still)
     noise = np.random.default_rng([room.seed, room.cameras.index(camera), scene.second])
     size = width, height
-    return standing(key, room.shell, lambda: room.still_solids(scene.still), scene.moving, camera, size, noise)
+    grain = _NOISE if room.news is None else room.news.grain
+    return standing(key, room.shell, lambda: room.still_solids(scene.still), scene.moving, camera, size, noise, grain)
 
 
 def standing(
@@ -124,6 +126,7 @@ def standing(
     camera: Camera,
     size: tuple[int, int],
     noise: np.random.Generator,
+    grain: float = _NOISE,
 ) -> View:
     """What a camera that stands still sees.
 
@@ -135,10 +138,11 @@ def standing(
         camera: which camera.
         size: width and height of the picture in px.
         noise: of its sensor.
+        grain: how strong the noise is, in grey levels.
     """
     backdrop = _BACKDROPS.get(key, shell, still, camera, *size)
     canvas = _Canvas(backdrop.color.copy(), backdrop.depth.copy(), backdrop.labels.copy())
-    return _exposed(canvas, shell, moving, camera, noise)
+    return _exposed(canvas, shell, moving, camera, noise, grain)
 
 
 def carried(shell: Shell, solids: Solids, camera: Camera, size: tuple[int, int], noise: np.random.Generator) -> View:
@@ -146,23 +150,31 @@ def carried(shell: Shell, solids: Solids, camera: Camera, size: tuple[int, int],
     return _exposed(_empty_room(shell, camera, *size), shell, solids, camera, noise)
 
 
-def _exposed(canvas: _Canvas, shell: Shell, solids: Solids, camera: Camera, noise: np.random.Generator) -> View:
+def _exposed(
+    canvas: _Canvas, shell: Shell, solids: Solids, camera: Camera, noise: np.random.Generator, grain: float = _NOISE
+) -> View:
     _draw(canvas, solids, camera, shell.light)
     color = canvas.color
     if camera.infrared:
         color = np.repeat(color.mean(2, keepdims=True), 3, 2)
     color *= np.array(camera.exposure, np.float32)
-    color += noise.standard_normal((*canvas.depth.shape, 1), np.float32) * np.float32(_NOISE)
+    color += noise.standard_normal((*canvas.depth.shape, 1), np.float32) * np.float32(grain)
     return View(np.clip(color, 0, 255, out=color).astype(np.uint8), canvas.depth, canvas.labels)
 
 
 def point_cloud(room: Room, scene: Scene, views: Mapping[str, View], count: int = 3000) -> Float32[np.ndarray, "n 6"]:
     """A sparse coloured cloud from what the room cameras among `views` (by camera name) see of `scene`; see `cloud`.
 
-    Like sensor noise the points follow from seed and second.
+    Like sensor noise the points follow from seed and second. A tenth of them is of what stands in the tent, if there
+    is one, where no camera sees it.
     """
     shots = [(room.camera(name), view) for name, view in sorted(views.items()) if name.startswith("room")]
-    return cloud(shots, np.random.default_rng([room.seed, len(room.cameras), scene.second]), count)
+    noise = np.random.default_rng([room.seed, len(room.cameras), scene.second])
+    if room.tent is None or not shots:
+        return cloud(shots, noise, count)
+    seen = [room.still_solids(scene.still), scene.moving]
+    parts = [surface_points(solids, room.tent, count // 20, noise) for solids in seen]
+    return np.concatenate([*parts, cloud(shots, noise, count - sum(map(len, parts)))])
 
 
 def cloud(

@@ -6,7 +6,7 @@ import colorsys
 import math
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -28,6 +28,8 @@ from operating_room_simulator.stage.solids import (
     rod,
     stack,
 )
+from operating_room_simulator.stage.tent import Tent, tent_at
+from operating_room_simulator.story.news import News
 from operating_room_simulator.story.steps import playbook_of
 
 
@@ -108,16 +110,23 @@ _MATERIALS: dict[str, Point] = {  # hue (degrees), saturation, value; varied by 
     "door": (28, 0.35, 0.58),
     "cupboard": (210, 0.08, 0.74),
 }
+_FINE_MATERIALS: dict[str, Point] = {  # of small things that tell a deed; only where there is news
+    "thread": (290, 0.85, 0.8),
+    "gold": (46, 0.85, 0.88),
+    "blade_grip": (222, 0.9, 0.85),
+    "swab": (105, 0.5, 0.92),
+}
 _VARIED = {"floor", "wall", "band", "door", "cupboard", "cloth", "carton", "mattress"}  # these may change a lot
 
 
 class Room:
     """One operating room. Everything in it follows from the take and the seed; labels of masks, from the domain."""
 
-    def __init__(self, take: Take, seed: int, labels: Labels) -> None:
+    def __init__(self, take: Take, seed: int, labels: Labels, news: News | None = None) -> None:
         self.take = take
         self.seed = seed
         self.labels = labels
+        self.news = news
         draw = np.random.default_rng([seed, zlib.crc32(take.sample_name.encode())])
         self.half_x = float(draw.uniform(3.35, 3.75))
         self.half_y = float(draw.uniform(2.85, 3.25))
@@ -136,6 +145,23 @@ class Room:
         self.looks = {role: _looks(draw, role) for role in _CLOTHES}
         self.parked = _parked(draw, self.surgeon_side, self.half_x, self.half_y)
         self.cameras = _cameras(draw, self)
+        self.tent: Tent | None = None
+        if news is not None:
+            self._furnish(news, draw)
+
+    def _furnish(self, news: News, draw: np.random.Generator) -> None:
+        """What a room with news has besides: colours of small things, look-alike clothes, cameras near by, a tent."""
+        self.palette |= {name: _vary(draw, tone, 6, 0.1, 0.08) for name, tone in _FINE_MATERIALS.items()}
+        for team in news.alike:
+            first = self.looks[team[0]]
+            for role in team[1:]:
+                self.looks[role] = replace(
+                    self.looks[role],
+                    **{name: getattr(first, name) for name in ("gown", "cap", "gloves", "mask", "sleeves", "hood")},
+                )
+        self.cameras = [_closer(camera, self.knee, draw) for camera in self.cameras]
+        if news.tent:
+            self.tent = tent_at(self.half_x, self.half_y, self.surgeon_side)
 
     @cached_property
     def shell(self) -> Shell:
@@ -154,6 +180,8 @@ class Room:
     def still_solids(self, still: Iterable[tuple[str, Placement]]) -> Solids:
         """The fittings of the room and the things that stand still."""
         solids = _fittings(self)
+        if self.tent is not None:
+            solids.append(self.tent.solid(self.palette["band"]))
         for entity, placement in still:
             solids += thing_solids(entity, placement, self.palette)
         return stack(solids, self.labels)
@@ -218,6 +246,15 @@ def _fittings(room: Room) -> list[Solid]:
         rod(CYLINDER, (lamp[0], lamp[1], lamp[2] + 0.1), (lamp[0], lamp[1], room.height), 0.03, palette["metal"], ""),
         rod(CYLINDER, lamp, (lamp[0], lamp[1], lamp[2] + 0.12), 0.3, palette["device"], ""),
     ]
+
+
+def _closer(camera: Camera, knee: Point, draw: np.random.Generator) -> Camera:
+    """A detail camera that looks at the operated knee in place of two of those that look at the whole table."""
+    views = {"station0": 26.0, "station2": 34.0, "room5": 44.0, "room6": 36.0}  # degrees
+    if camera.name not in views:
+        return camera
+    aim = np.array(knee) + draw.uniform(-0.08, 0.08, 3) + [0.0, 0.0, 0.08]
+    return look_at(camera.name, tuple(camera.position), tuple(aim), views[camera.name], exposure=camera.exposure)
 
 
 def _cameras(draw: np.random.Generator, room: Room) -> list[Camera]:

@@ -12,7 +12,7 @@ surgery show what hours of real ones show.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from operating_room.domain.collection import Take
 from operating_room.domain.domain import Domain
@@ -70,6 +70,8 @@ class Playbook:
     helping: Choices  # the other surgeon; {surgeon} is the one who works
     things: tuple[str, ...]  # what stands in the room from first to last second
     multimodal: bool  # sound, speech, robot, tracker and station cameras; else room cameras and point clouds only
+    doers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # deed -> share of each surgeon
+    stay: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # person -> s of an activity: least, most
 
 
 _TOOLS = {"cutting": "instrument", "cementing": "instrument", "suturing": "instrument", "cleaning": "instrument"}

@@ -18,6 +18,8 @@ from operating_room.graphs.scene_graph import Triplet
 from operating_room.recordings.raw_labels import complete
 from operating_room.scores.downstream_rules import next_actions, our_rules
 from operating_room.scores.sterility import find_breaches
+from operating_room_simulator.story.habits import habitual
+from operating_room_simulator.story.news import News, draw_news
 from operating_room_simulator.story.steps import (
     BREACHES,
     GUESTS,
@@ -33,6 +35,8 @@ from operating_room_simulator.story.steps import (
 )
 
 MIN_SECONDS = 40
+_STAY = (3, 12)  # s that an activity is kept, at least and at most
+_BONE_WORK = ("calibration", "drilling", "sawing", "hammering")
 __all__ = ["MIN_SECONDS", "STEPS", "Moment", "Surgery", "closed", "script_surgery"]
 
 
@@ -57,10 +61,17 @@ class Surgery:
     take: Take
     seed: int
     moments: tuple[Moment, ...]
+    news: News | None = None  # which sense tells what; None: every sense tells what it can
 
 
-def script_surgery(take: Take, seed: int, seconds: int) -> Surgery:
+def script_surgery(take: Take, seed: int, seconds: int, news: bool = False) -> Surgery:
     """Make up a surgery of `seconds` moments; the same take, seed and length give the same surgery.
+
+    Args:
+        take: the take to be told.
+        seed: decides everything else.
+        seconds: how long it is.
+        news: in a richer room, where each sense has something of its own to tell and people have real habits.
 
     Raises:
         UserError: `seconds` is too short for all steps.
@@ -70,7 +81,7 @@ def script_surgery(take: Take, seed: int, seconds: int) -> Surgery:
             f"a surgery of {seconds} s is too short for its {len(STEPS)} steps; ask for {MIN_SECONDS} or more"
         )
     rng = random.Random(f"story {take.sample_name} {seed}")
-    playbook = playbook_of(take)
+    playbook = habitual(take) if news else playbook_of(take)
     require_names(mmor())
     steps = _timetable(rng, playbook.multimodal, seconds)
     first = {step: steps.index(step) for step in reversed(steps)}
@@ -82,6 +93,9 @@ def script_surgery(take: Take, seed: int, seconds: int) -> Surgery:
     else:
         phases = [""] * seconds
     drape = _drape(tracks, steps, first) if "draping" in first else range(0)
+    if news:
+        _carry(rng, tracks, steps)
+    at_table = _BONE_WORK if news else ("calibration", "sawing")  # steps in which the robot stands there
 
     graphs, people = [], []
     for second, step in enumerate(steps):
@@ -89,14 +103,14 @@ def script_surgery(take: Take, seed: int, seconds: int) -> Surgery:
         relations = [relation for person in present for relation in _activity(person, tracks[person][second] or "")]
         if patient_in <= second < patient_out:
             present.append("patient")
-            relations += _standing_relations(playbook.multimodal, step, relations, second in drape)
+            relations += _standing_relations(playbook.multimodal, step in at_table, relations, second in drape)
         known = {*present, *playbook.things, "drape", "c_arm"}
         if "patient" not in present:
             known.remove("operating_table")  # in the labels, table and patient always occur together
         graphs.append(closed(relation for relation in relations if relation.object in known))
         people.append(tuple(sorted(present)))
     moments = assemble(take, steps, graphs, people, phases)
-    return Surgery(take, seed, moments)
+    return Surgery(take, seed, moments, draw_news(take, seed, seconds) if news else None)
 
 
 def closed(relations: Iterable[Triplet]) -> tuple[Triplet, ...]:
@@ -166,13 +180,15 @@ def _staff_tracks(
     roles = dict.fromkeys(playbook.actions, "head_surgeon")
     for step in ("suturing", "cleaning"):
         roles[step] = rng.choice(("head_surgeon", "assistant_surgeon"))
+    for step, shares in playbook.doers.items():
+        (roles[step],) = rng.choices(list(shares), list(shares.values()))
     for step, run in itertools.groupby(steps):
         length = len(list(run))
         for person, track in tracks.items():
             if step in playbook.actions and person in ("head_surgeon", "assistant_surgeon"):
                 track += _surgeon(rng, playbook, step, person, roles[step], length)
             else:
-                track += _draw(rng, _choices(playbook, step, person), length)
+                track += _draw(rng, _choices(playbook, step, person), length, *playbook.stay.get(person, _STAY))
         if step in playbook.actions and length >= 8 and "nurse" in tracks:
             tool = playbook.actions[step][1]  # the tool is handed over before the first stroke
             tracks["nurse"][-length : 2 - length] = [f"patient closeTo; head_surgeon assisting; {tool} holding"] * 2
@@ -193,13 +209,15 @@ def _choices(playbook: Playbook, step: str, person: str) -> Choices:
     return playbook.steps.get(step, {}).get(person) or playbook.background.get(person) or IDLE
 
 
-def _draw(rng: random.Random, choices: Choices, length: int) -> list[str | None]:
-    """`length` seconds of activities, each kept for 3 to 12 s."""
+def _draw(
+    rng: random.Random, choices: Choices, length: int, least: int = _STAY[0], most: int = _STAY[1]
+) -> list[str | None]:
+    """`length` seconds of activities, each kept for `least` to `most` s."""
     weights = [weight for weight, _ in choices]
     activities = [activity for _, activity in choices]
     track: list[str | None] = []
     while len(track) < length:
-        track += rng.choices(activities, weights) * rng.randint(3, 12)
+        track += rng.choices(activities, weights) * rng.randint(least, most)
     return track[:length]
 
 
@@ -270,18 +288,34 @@ def _break_sterility(rng: random.Random, tracks: Mapping[str, list[str | None]],
                 tracks[person][second] = activity
 
 
+def _carry(rng: random.Random, tracks: Mapping[str, list[str | None]], steps: Sequence[str]) -> None:
+    """Let the circulator take a tool off a table and carry it about, once in 40 s."""
+    track = tracks["circulator"]
+    robotic = "mps" in tracks
+    for _ in range(max(1, len(steps) // 40)):
+        start = rng.randrange(len(steps))
+        end = min(start + rng.randint(7, 14), len(steps))
+        now = set(steps[start:end])
+        free = [tool for tool, step in (("drill", "drilling"), ("hammer", "hammering")) if step not in now]
+        tool = rng.choice(["instrument", *free] if robotic else ["instrument"])
+        for second in range(start, end):
+            if (doing := track[second]) is not None and "manipulating" not in doing:
+                taking = "secondary_table touching; " if second < start + 2 else ""
+                track[second] = f"{taking}{tool} holding"
+
+
 def _activity(person: str, text: str) -> list[Triplet]:
     return [Triplet(person, *part.split()) for part in text.split("; ") if part]
 
 
-def _standing_relations(multimodal: bool, step: str, relations: Sequence[Triplet], draped: bool) -> list[Triplet]:
+def _standing_relations(multimodal: bool, robot: bool, relations: Sequence[Triplet], draped: bool) -> list[Triplet]:
     """Relations of things among each other while the patient is in the room."""
     if not multimodal:
         return [Triplet("patient", "anesthesia_equipment", "closeTo")]
     standing = []
     if draped:
         standing += [Triplet("drape", "patient", "lyingOn"), Triplet("drape", "operating_table", "lyingOn")]
-    if step in ("calibration", "sawing"):  # the robot stands at the table
+    if robot:
         standing.append(Triplet("mako_robot", "patient", "closeTo"))
     if any(relation.predicate == "scanning" for relation in relations):
         standing.append(Triplet("c_arm", "patient", "closeTo"))
