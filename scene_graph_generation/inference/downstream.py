@@ -20,6 +20,7 @@ from operating_room.graphs.prompts import downstream_prompt
 from operating_room.graphs.scene_graph import Sample, as_triplets, by_take
 from operating_room.recordings.dataset import Dataset
 from operating_room.scores import bootstrap
+from operating_room.scores.breach_recall import BreachRecall, breach_recall
 from operating_room.scores.downstream import (
     DEFINITIONS,
     DownstreamScores,
@@ -68,6 +69,7 @@ class DownstreamEvaluation:
     about: dict[str, Any]  # what was scored with what
     samples: dict[str, dict[str, Any]]  # by sample id: label and answers of each task
     problems: list[str]  # one line for each take that is left out
+    breaches: BreachRecall | None = None  # of the graphs against the true ones, by the rule; None: no such task
 
     def to_json(self) -> dict[str, Any]:
         """The results file."""
@@ -77,6 +79,7 @@ class DownstreamEvaluation:
             "definitions": {**DEFINITIONS, "intervals": bootstrap.DEFINITION},
             "tasks": {task: {who: one.to_json() for who, one in by.items()} for task, by in self.tasks.items()},
             "seconds": self.seconds,
+            **({} if self.breaches is None else {"breaches": self.breaches.to_json()}),
             "problems": self.problems,
             "samples": self.samples,
         }
@@ -94,6 +97,8 @@ class DownstreamEvaluation:
                 if value is not None
             )
             blocks.append(f"model: seconds until the next action: {told}\n")
+        if self.breaches is not None:
+            blocks.append(f"rule: {self.breaches}\n")
         return "\n".join(blocks)
 
 
@@ -158,6 +163,7 @@ def evaluate_downstream(
         {**about, **asked, "domain": domain.name, "labels": _fingerprint(known), "code": code_version()},
         _told(samples, answers, known, domain),
         problems,
+        _breaches(samples, expected, rule) if any(task.kind == "sterility" for task in tasks) else None,
     )
     write_json(out, evaluation.to_json())
     return evaluation
@@ -310,6 +316,12 @@ def _score(
     )
     scores = score_downstream(task, samples, answers, labels, domain)
     return TaskScores(scores, bootstrap.intervals(task.classes, blocks))
+
+
+def _breaches(samples: Sequence[Sample], expected: Sequence[Sample], rule: SterilityRule) -> BreachRecall:
+    """Of the graphs that were scored, against the true ones of the same timepoints."""
+    scored = {sample.sample_id for sample in samples}
+    return breach_recall([sample for sample in expected if sample.sample_id in scored], samples, rule)
 
 
 def _told(

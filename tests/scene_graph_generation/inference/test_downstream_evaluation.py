@@ -87,6 +87,15 @@ def test_model_and_rule_are_scored(root: Path) -> None:
     assert "model: seconds until the next action: timepoints 3, with time 3, mean error 2.0 s" in str(evaluation)
 
 
+def test_breaches_that_predicted_graphs_miss_are_told_by_what_is_missed(root: Path) -> None:
+    blind = [Sample(sample.take_name, sample.frame_id, ()) for sample in samples()]
+    evaluation = run(root, None, blind)
+    told = json.loads((root / "r.json").read_text())["breaches"]
+    assert (told["true"], told["found"], told["missed"]) == (1, 0, {"person": 1, "contact": 0, "state": 0})
+    assert "rule: pairs that break sterility: 0 of 1 found" in str(evaluation)
+    assert "missed: 1 for the person" in str(evaluation)
+
+
 def test_questions_hold_the_graph_and_what_came_before(root: Path) -> None:
     student, published = Student(), Student()
     run(root, student, samples())

@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Train the small scene-graph model with eyes, from nothing: simulate rooms in small pictures with all processors, prepare,
+# teach what patches show, who holds what, triplets, language, and then memory of the model's own answers. Takes a GPU if
+# there is one. The segmenter is not trained; masks are the annotated ones.
+# Usage: bash scripts/train_eyes.sh [FOLDER]   (default: output/eyes). What is finished is kept: after an interruption, run it
+# again. Variables, with their defaults for 2 cores: ROOMS=60 (of each dataset) LENGTH=120 (s) PATCHES=1500 HANDS=500
+# TRIPLETS=2000 LANGUAGE=3000 AGAIN=1000 (steps) ANSWERED=8 (takes whose answers go into memory; 0: none) BATCH=8 SEEN=8
+# READERS=0 (processes) CONFIG=configs/scene_graph/small_eyes.yaml PICTURES=160x120 MMOR=mmor (the command) EXPORT= (a folder
+# that gets the model, in 16 bits, and its logs: 9 MB).
+set -euo pipefail
+[ -n "${MMOR:-}" ] || source "$(dirname "$0")/environment.sh"
+export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+ulimit -n "$(ulimit -Hn)" # readers hand over many small tensors
+work=${1:-output/eyes}
+data=$work/data
+config=${CONFIG:-configs/scene_graph/small_eyes.yaml}
+command=${MMOR:-mmor}
+length=${LENGTH:-120}
+rooms=${ROOMS:-60}
+answered=${ANSWERED:-8}
+mkdir -p "$work"
+say() { echo "$(date +%T) $*" | tee -a "$work/progress.txt"; }
+size=$(sed -n 's/.*image_size: \([0-9]*\).*/\1/p' "$config")
+
+say "simulating"
+own=$(seq -f "--take %g_SIM" 401 $((400 + rooms)); seq -f "--take %g_4DOR" 401 $((400 + rooms)))
+$command data synthesize --out "$data" $own --seconds "$length" --seed 0 --size "${PICTURES:-160x120}" --calibration
+$command data convert-relations "$data" --out "$data"
+say "preparing"
+$command scene-graph preprocess all --data "$data" $own --audio-encoder mel --from-annotations
+$command scene-graph preprocess views --data "$data" $own --size "$size"
+
+# learn FOLDER STEPS [OPTIONS OF SAMPLES] -- [OPTIONS OF TRAIN]
+learn() {
+    local out=$work/$1 steps=$2 of_samples=()
+    shift 2
+    [ -e "$out/model.safetensors" ] && return
+    while [ "$1" != -- ]; do of_samples+=("$1"); shift; done
+    shift
+    mkdir -p "$out"
+    # From the file, so that an interrupted training finds the settings that it began with.
+    sed -e "s/^pretrain: .*/pretrain: {patch_steps: ${PATCHES:-1500}, hand_steps: ${HANDS:-500}, steps: ${TRIPLETS:-2000}, \
+batch_size: ${SEEN:-8}, learning_rate: 2.0e-3, held_out: 0.05}/" "$config" >"$out/experiment.yaml"
+    $command scene-graph samples --data "$data" --relations "$data" --out "$out" --temporal --no-temporal-augmentation \
+        --permutations 1 --split own "${of_samples[@]}"
+    $command scene-graph train --config "$out/experiment.yaml" --data "$data" --out "$out" --samples "$out"/own_1perm_*.json \
+        --max_steps "$steps" --per_device_train_batch_size "${BATCH:-8}" --num_train_epochs 1000 \
+        --dataloader_num_workers "${READERS:-0}" "$@"
+    rm -rf "$out"/checkpoint-*
+}
+# Model (in 16 bits) and logs of a training, as soon as it is over.
+export_model() {
+    [ -n "${EXPORT:-}" ] || return 0
+    rm -rf "$EXPORT/model"
+    mkdir -p "$EXPORT/$1"
+    find "$work/$1" -maxdepth 1 -type f \( -name '*.jsonl' -o -name '*.yaml' \) -exec cp {} "$EXPORT/$1/" \;
+    cp "$work/progress.txt" "$EXPORT/"
+    python - "$work/$1" "$EXPORT/model" <<'END'
+import sys
+from pathlib import Path
+
+import torch
+
+from scene_graph_generation.weights.checkpoints import load_model, save_model
+
+save_model(Path(sys.argv[2]), *load_model(Path(sys.argv[1])), torch.float16)
+END
+}
+
+say "learning to see and to speak"
+learn first "${LANGUAGE:-3000}" --
+export_model first
+if [ "$answered" -gt 0 ]; then
+    say "answering"
+    some=$(seq -f "--take %g_SIM" 401 $((400 + (answered + 1) / 2)); seq -f "--take %g_4DOR" 401 $((400 + answered / 2)))
+    $command scene-graph infer --model "$work/first" --data "$data" $some --out "$work/answers.json" --batch-size "$answered"
+    say "learning from its own answers"
+    PATCHES=0 HANDS=0 TRIPLETS=0 learn second "${AGAIN:-1000}" --answers "$work/answers.json" -- \
+        --curriculum_learning_weights "$work/first"
+    export_model second
+fi
+say "done"
