@@ -180,6 +180,44 @@ def test_the_cloud_is_drawn(address: str, tab: Callable[[str], Page]) -> None:
     assert "points" in page.locator("#cloud-note").inner_text()
 
 
+def test_cameras_stand_in_the_cloud_and_one_shows_it(address: str, tab: Callable[[str], Page]) -> None:
+    page = tab(f"{address}#take={NAME}&at=8")
+    until(page, "/cameras|WebGL/.test(document.querySelector('#cloud-note').textContent)")
+    assert "5 cameras" in page.locator("#cloud-note").inner_text()
+    assert page.locator("#views canvas").count() == 0
+    page.keyboard.press("c")
+    page.wait_for_selector("figure[data-camera='1'] canvas")
+    assert "cloud, from the camera" in page.locator("#legend").inner_text()
+    drawn = "Number(document.querySelector('#views canvas').dataset.points)"
+    assert page.evaluate(f"() => {drawn}") > 100
+    page.select_option("#seen", "3")
+    page.wait_for_selector("figure[data-camera='3'] canvas")
+    assert page.locator("#views canvas").count() == 1
+    assert "cloud=3" in page.url
+    page.keyboard.press("ArrowRight")
+    wait_for(page, 9)
+    page.reload()
+    page.wait_for_selector("figure[data-camera='3'] canvas")
+    page.select_option("#seen", "")
+    until(page, "document.querySelectorAll('#views canvas').length === 0")
+
+
+def test_without_camera_files_the_page_says_so_and_shows_the_rest(
+    folder: Folder, tmp_path: Path, tab: Callable[[str], Page]
+) -> None:
+    shutil.copytree(folder.data, tmp_path / "data")
+    for path in (tmp_path / "data" / "MM-OR_data" / TAKE.name).glob("camera*.json"):
+        path.unlink()
+    with served(open_shown(Dataset(tmp_path / "data"), TAKE)) as address:
+        page = tab(f"{address}#take={NAME}&at=8&cloud=3")
+        until(page, "/no camera files|WebGL/.test(document.querySelector('#cloud-note').textContent)")
+        assert page.locator("#cloud-note").inner_text().endswith("points; no camera files")
+        assert page.locator("#seen").is_hidden()
+        page.keyboard.press("c")
+        page.keyboard.press("ArrowRight")
+        wait_for(page, 9)
+
+
 def test_without_a_take_one_is_chosen(folder: Folder, tab: Callable[[str], Page]) -> None:
     with served(open_shown(Dataset(folder.data))) as address:
         page = tab(address)
