@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmor.exports.frames import class_colors, require_room
+from mmor.exports.frames import color_table, require_room
 from mmor.lenses import lenses
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path
@@ -114,9 +114,7 @@ def _messages(recorded: RecordedTake, timepoint: Timepoint, now: int) -> Iterato
     """What a timepoint has; what it does not have is no error."""
     for camera, path in timepoint.views.items():
         yield f"/camera/{camera}", _image(camera, read_bytes(path), _FORMS[path.suffix], now)
-    colors = np.zeros((256, 3), np.uint8)
-    for label, color in class_colors(recorded.domain.labels).items():
-        colors[label] = color
+    colors = color_table(recorded.domain.labels)
     for camera, path in timepoint.several("label_masks").items():
         yield f"/masks/{camera}", _image(camera, png_bytes(colors[read_label_mask(path)]), "png", now)
     if (path := timepoint.one("point_cloud")) is not None:
