@@ -18,9 +18,9 @@ from mmor.exports.frames import (
     MaskedPicture,
     class_colors,
     class_names,
+    color_table,
     copy_picture,
-    masked_pictures,
-    require_room,
+    masks_to_export,
 )
 from operating_room.files.atomic import atomic_folder, write_json
 from operating_room.files.png import write_png
@@ -44,14 +44,9 @@ def export_coco_panoptic(
     Raises:
         UserError: no mask, one that is damaged or has an unknown label, or no room on the disk; nothing is left then.
     """
-    found = masked_pictures(recorded, predictions)
-    target = out / recorded.take.name
-    require_room(target, (path for each in found for path in ((each.picture, each.mask) if pictures else (each.mask,))))
+    found, target = masks_to_export(recorded, out, predictions, pictures)
     labels = recorded.domain.labels
-    colors, names = class_colors(labels), class_names(labels)
-    table = np.zeros((256, 3), np.uint8)
-    for label, color in colors.items():
-        table[label] = color
+    colors, names, table = class_colors(labels), class_names(labels), color_table(labels)
     images, annotations = [], []
     with atomic_folder(target) as folder:
         for number, each in enumerate(track(found, f"exporting {recorded.take.name}"), 1):

@@ -13,7 +13,7 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
 
-from mmor.exports.frames import BACKGROUND, class_colors, class_names, masked_pictures, require_room
+from mmor.exports.frames import BACKGROUND, class_names, color_table, masks_to_export
 from operating_room.files.atomic import atomic_folder, atomic_path
 from operating_room.files.png import png_bytes
 from operating_room.files.readers import read_bytes
@@ -46,16 +46,11 @@ def export_cvat(recorded: RecordedTake, out: Path, predictions: Path | None = No
     Raises:
         UserError: no mask, one that is damaged or has an unknown label, or no room on the disk; nothing is left then.
     """
-    found = masked_pictures(recorded, predictions)
-    target = out / recorded.take.name
-    require_room(target, (path for each in found for path in ((each.picture, each.mask) if pictures else (each.mask,))))
+    found, target = masks_to_export(recorded, out, predictions, pictures)
     labels = recorded.domain.labels
-    colors, names = class_colors(labels), {BACKGROUND: "background", **class_names(labels)}
-    table = np.zeros((256, 3), np.uint8)
-    for label, color in colors.items():
-        table[label] = color
+    table, names = color_table(labels), {BACKGROUND: "background", **class_names(labels)}
     lines = ["# label:color_rgb:parts:actions"]
-    lines += [f"{names[label]}:{','.join(map(str, colors[label]))}::" for label in names]
+    lines += [f"{names[label]}:{','.join(map(str, table[label]))}::" for label in names]
     with atomic_folder(target) as folder:
         with atomic_path(folder / ARCHIVE) as temporary, ZipFile(temporary, "w", ZIP_STORED) as archive:
             _add(archive, LABELMAP, "\n".join(lines) + "\n")

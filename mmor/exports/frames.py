@@ -90,6 +90,19 @@ def masked_pictures(recorded: RecordedTake, predictions: Path | None = None) -> 
     return found
 
 
+def masks_to_export(
+    recorded: RecordedTake, out: Path, predictions: Path | None, pictures: bool
+) -> tuple[list[MaskedPicture], Path]:
+    """The masks of a take (see `masked_pictures`), and the folder `out/<take>`, for which there is room.
+
+    Raises:
+        UserError: there is no mask, no room on the disk, or no usable index.
+    """
+    found, target = masked_pictures(recorded, predictions), out / recorded.take.name
+    require_room(target, (path for each in found for path in ((each.picture, each.mask) if pictures else (each.mask,))))
+    return found, target
+
+
 def class_names(labels: Labels) -> dict[int, str]:
     """Raw label -> its name in exports, each one's own; the background is not among them.
 
@@ -110,6 +123,14 @@ def class_colors(labels: Labels) -> dict[int, tuple[int, int, int]]:
             taken = set(colors.values())
             colors[label] = next(free for free in ((i, i, 256 - i) for i in range(1, 256)) if free not in taken)
     return colors
+
+
+def color_table(labels: Labels) -> UInt8[np.ndarray, "256 3"]:
+    """`class_colors` by raw label; black where there is no such label."""
+    table = np.zeros((256, 3), np.uint8)
+    for label, color in class_colors(labels).items():
+        table[label] = color
+    return table
 
 
 def each_take(

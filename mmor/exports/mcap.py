@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmor.exports.frames import class_colors, require_room
+from mmor.exports.frames import color_table, require_room
+from mmor.lenses import lenses
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path
-from operating_room.files.camera_files import Calibration, quaternion, read_camera
-from operating_room.files.picture_files import picture_size
+from operating_room.files.camera_files import Calibration, quaternion
 from operating_room.files.png import png_bytes
 from operating_room.files.readers import read_bytes, read_label_mask, read_point_cloud
 from operating_room.recordings.dataset import RecordedTake
@@ -68,10 +68,9 @@ def export_mcap(recorded: RecordedTake, out: Path) -> Path:
 
     target = out / f"{recorded.take.name}.mcap"
     require_room(target, (path for timepoint in recorded.timepoints for path in timepoint.views.values()))
-    lenses = calibrations(recorded)
     with atomic_path(target) as temporary, temporary.open("wb") as file, Writer(file, chunk_size=_CHUNK) as writer:
         start = nanoseconds(recorded, recorded.timepoints[0])
-        for topic, message in _cameras(lenses, start):
+        for topic, message in _cameras(lenses(recorded), start):
             writer.write_message(topic, message, start, start)
         for timepoint in track(recorded.timepoints, f"exporting {recorded.take.name}"):
             now = nanoseconds(recorded, timepoint)
@@ -80,36 +79,17 @@ def export_mcap(recorded: RecordedTake, out: Path) -> Path:
     return target
 
 
-def calibrations(recorded: RecordedTake) -> dict[str, Calibration]:
-    """The colour lens of each camera with a camera file, for pictures of the size that the take has.
-
-    Raises:
-        UserError: a camera file is damaged, or the pictures do not have its proportions.
-    """
-    found = {}
-    for camera in recorded.collection.camera:
-        path = recorded.camera_file(camera)
-        picture = next((t.views[camera] for t in recorded.timepoints if camera in t.views), None)
-        if path is None or picture is None:
-            continue
-        try:
-            found[camera] = read_camera(path).color.scaled(*picture_size(picture))
-        except UserError as error:
-            raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from error
-    return found
-
-
 def nanoseconds(recorded: RecordedTake, timepoint: Timepoint) -> int:
     """When a timepoint is, since the take began."""
     return round(recorded.at(timepoint.time) * 1e9)
 
 
-def _cameras(lenses: dict[str, Calibration], now: int) -> Iterator[Said]:
+def _cameras(of_take: dict[str, Calibration], now: int) -> Iterator[Said]:
     """What never changes: once, at the start."""
     from foxglove_schemas_protobuf.CameraCalibration_pb2 import CameraCalibration
     from foxglove_schemas_protobuf.FrameTransform_pb2 import FrameTransform
 
-    for camera, lens in lenses.items():
+    for camera, lens in of_take.items():
         message: Any = CameraCalibration(
             frame_id=camera,
             width=lens.size[0],
@@ -134,9 +114,7 @@ def _messages(recorded: RecordedTake, timepoint: Timepoint, now: int) -> Iterato
     """What a timepoint has; what it does not have is no error."""
     for camera, path in timepoint.views.items():
         yield f"/camera/{camera}", _image(camera, read_bytes(path), _FORMS[path.suffix], now)
-    colors = np.zeros((256, 3), np.uint8)
-    for label, color in class_colors(recorded.domain.labels).items():
-        colors[label] = color
+    colors = color_table(recorded.domain.labels)
     for camera, path in timepoint.several("label_masks").items():
         yield f"/masks/{camera}", _image(camera, png_bytes(colors[read_label_mask(path)]), "png", now)
     if (path := timepoint.one("point_cloud")) is not None:

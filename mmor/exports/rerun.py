@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmor.exports.frames import BACKGROUND, class_colors, class_names, require_room
-from mmor.exports.mcap import calibrations
+from mmor.lenses import lenses
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path
 from operating_room.files.readers import read_bytes, read_label_mask, read_point_cloud
@@ -58,7 +58,7 @@ def export_rerun(recorded: RecordedTake, out: Path) -> Path:
     take, labels = recorded.take.name, recorded.domain.labels
     target = out / f"{take}.rrd"
     require_room(target, (path for timepoint in recorded.timepoints for path in timepoint.views.values()))
-    lenses = calibrations(recorded)
+    of_take = lenses(recorded)
     with atomic_path(target) as temporary:
         stream = rr.RecordingStream("mmor", recording_id=recorded.take.sample_name)
         stream.save(temporary)
@@ -67,7 +67,7 @@ def export_rerun(recorded: RecordedTake, out: Path) -> Path:
             stream.log(
                 "/", rr.AnnotationContext([(label, names[label], colors[label]) for label in names]), static=True
             )
-            for camera, lens in lenses.items():
+            for camera, lens in of_take.items():
                 pinhole = rr.Pinhole(image_from_camera=lens.matrix, resolution=list(lens.size))
                 place = rr.Transform3D(translation=lens.pose[:3, 3], mat3x3=lens.pose[:3, :3])
                 stream.log(f"camera/{camera}", pinhole, place, static=True)

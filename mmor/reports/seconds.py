@@ -12,7 +12,8 @@ from mmor.reports.results import Results
 from mmor.reports.svg import BLACK, GREEN, ORANGE, RED, figure
 from operating_room.domain.language import Language
 from operating_room.errors import UserError
-from operating_room.graphs.scene_graph import Sample, Triplet, normalise
+from operating_room.graphs.scene_graph import Sample, Triplet
+from operating_room.scores.triplets.verdicts import Verdict, compare_graphs
 from operating_room.work.progress import track
 
 WORST = 100
@@ -20,17 +21,6 @@ TAKE_WIDTH = 240  # px of pictures with masks
 SIGNS = {"right": "✓", "missed": "−", "wrong": "+"}
 _COLOURS = {"right": GREEN, "missed": ORANGE, "wrong": RED}
 _MEANING = "✓ predicted and true, − missed (true, not predicted), + wrong (predicted, not true)"
-Verdict = tuple[str, str, str, str]  # subject, object, predicate, and right, missed or wrong
-
-
-def compare_graphs(truth: Iterable[Triplet], predicted: Iterable[Triplet], language: Language) -> list[Verdict]:
-    """Every true or predicted triplet with its verdict: right, missed (true only) or wrong (predicted only)."""
-    true = {known for triplet in truth if (known := normalise(triplet, language)) is not None}
-    found = {known for triplet in predicted if (known := normalise(triplet, language)) is not None}
-    spelling = {predicate.lower(): predicate for predicate in language.predicates}
-    verdicts = {triplet: "right" if triplet in found else "missed" for triplet in true}
-    verdicts |= dict.fromkeys(found - true, "wrong")
-    return [(s, o, spelling.get(p, p), verdict) for (s, o, p), verdict in sorted(verdicts.items())]
 
 
 def worst_seconds(results: Results, language: Language, album: Album | None, budget: int) -> Section:

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mmor.reports.seconds import compare_graphs
 from mmor.viewer.pictures import TRUTH, masks_of
 from mmor.viewer.takes import LIVE, Shown, ViewedTake, label_of
 from operating_room.domain.collection import CAMERA_MODALITIES
@@ -19,6 +18,7 @@ from operating_room.graphs.prompts import metadata_blocks
 from operating_room.graphs.scene_graph import Triplet, normalise, sample_id
 from operating_room.recordings.questions import read_screen, read_speech, timepoint_prompt
 from operating_room.recordings.timepoint import Timepoint
+from operating_room.scores.triplets.verdicts import compare_graphs
 
 KINDS = dict(zip(CAMERA_MODALITIES, ("room", "station", "tracking camera", "worn")))
 

@@ -45,11 +45,13 @@ def make_app(shown: Shown, token: str | None = None, host: str = LOOPBACK[0]) ->
             Route("/api/takes", server.takes),
             Route(take, server.take),
             Route(f"{take}/timeline", server.timeline),
+            Route(f"{take}/lenses", server.lenses),
             Route(f"{take}/sound", server.sound),
             Route(f"{take}/waveform", server.waveform),
             Route(second, server.second),
             Route(f"{second}/texts", server.texts),
             Route(f"{second}/cloud", server.cloud),
+            Route(f"{second}/seen/{{camera}}", server.seen),
             Route(f"{second}/views/{{camera}}", server.view),
             Route(f"{second}/masks/{{camera}}", server.mask),
             Route("/api/live", server.live),
@@ -115,6 +117,20 @@ class _Server:
         _, timepoint = self._shown.timepoint(*self._place(request))
         path = _there(timepoint.one("point_cloud"), timepoint, "point cloud")
         return _bytes(request, sensors.cloud(path, self._shown.cache), "application/octet-stream")
+
+    def lenses(self, request: Request) -> Response:
+        found, problems = self._shown.take(request.path_params["take"]).lenses
+        frustums = {camera: sensors.frustum(lens).round(4).tolist() for camera, lens in found.items()}
+        return JSONResponse({"frustums": frustums, "problems": problems})
+
+    def seen(self, request: Request) -> Response:
+        viewed, timepoint = self._shown.timepoint(*self._place(request))
+        camera = request.path_params["camera"]
+        path = _there(timepoint.one("point_cloud"), timepoint, "point cloud")
+        lens = viewed.lenses[0].get(camera)
+        if lens is None:
+            raise UserError(f"take {viewed.take.name}: has no usable camera file of that camera")
+        return _bytes(request, sensors.seen(path, camera, lens, self._shown.cache), "application/octet-stream")
 
     def view(self, request: Request) -> Response:
         _, timepoint = self._shown.timepoint(*self._place(request))

@@ -8,12 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from threading import RLock
 
+from mmor.lenses import lens
 from mmor.viewer.cache import Cache
 from mmor.viewer.graphs import Live, Said, read_graphs
 from mmor.viewer.pictures import MaskFolder
 from operating_room.domain.collection import Take
 from operating_room.domain.domain import Domain
 from operating_room.errors import UserError
+from operating_room.files.camera_files import Calibration
 from operating_room.graphs.memory import Change, Memory, changes_before, memory_text, truncate
 from operating_room.graphs.scene_graph import Sample, Triplet, sample_id, split_sample_id
 from operating_room.recordings.dataset import Dataset, RecordedTake
@@ -74,6 +76,26 @@ class ViewedTake:
                 if sample is not None:
                     found[position] = sample.triplets
             return found
+
+    @cached_property
+    def lenses(self) -> tuple[Mapping[str, Calibration], Sequence[str]]:
+        """How cameras with a camera file project, and what is wrong with files that cannot be used.
+
+        Raises:
+            UserError: the index is missing or damaged.
+        """
+        with self._lock:
+            _ = self.timepoints  # what is wrong with the take is not told as if it were of its cameras
+            found, problems = dict[str, Calibration](), list[str]()
+            for camera in self.recorded.collection.camera:
+                try:
+                    of_camera = lens(self.recorded, camera)
+                except UserError as error:  # costs its own camera
+                    problems.append(str(error))
+                    continue
+                if of_camera is not None:
+                    found[camera] = of_camera
+            return found, problems
 
     def predicted(self, said: Said) -> dict[int, Sequence[Triplet]]:
         """Position -> what was said of this take."""

@@ -18,7 +18,7 @@ const LIVE_S = 60;
 
 const state = {
   meta: null, second: null, position: 0, asked: 0, busy: false, playing: false, timer: 0,
-  timeline: null, from: 0, to: 1, wave: null, large: null, live: null, split: 0.5,
+  timeline: null, from: 0, to: 1, wave: null, lenses: null, large: null, live: null, split: 0.5,
 };
 
 async function ask(url, form = "json") {
@@ -47,11 +47,12 @@ const base = () => `/api/takes/${encodeURIComponent(state.meta.take)}`;
 function address() {
   const given = new URLSearchParams(location.hash.slice(1));
   const at = Number.parseInt(given.get("at") ?? "0", 10);
-  return { take: given.get("take"), at: Number.isFinite(at) ? at : 0, masks: given.get("masks") };
+  return { take: given.get("take"), at: Number.isFinite(at) ? at : 0, masks: given.get("masks"), seen: given.get("cloud") };
 }
 function writeAddress() {
   const parts = new URLSearchParams({ take: state.meta.take, at: state.position });
   if (byId("masks").value !== "none") parts.set("masks", byId("masks").value);
+  if (byId("seen").value) parts.set("cloud", byId("seen").value);
   history.replaceState(null, "", "#" + parts);
 }
 
@@ -62,7 +63,7 @@ async function open() {
     if (wanted.take === null) return await showList();
     if (state.meta?.take !== wanted.take) await openTake(wanted.take, wanted.masks);
     await show(wanted.at);
-    afterFirst();
+    afterFirst(wanted.seen);
   } catch (error) {
     tell([error.message]);
   }
@@ -102,10 +103,12 @@ async function openTake(name, masks = null) {
   byId("slider").max = meta.times.length - 1;
   if (meta.live) startLive();
   if (again) return;
-  Object.assign(state, { timeline: null, wave: null, from: 0, to: meta.times.length, large: null });
+  Object.assign(state, { timeline: null, wave: null, lenses: null, from: 0, to: meta.times.length, large: null });
   document.body.classList.toggle("graphs", meta.graphs.length > 0);
   document.body.classList.toggle("two", meta.graphs.length === 2);
   document.body.classList.toggle("live", meta.live);
+  document.body.classList.remove("lenses");
+  options("seen", []);
   const choices = [["none", "none"], ...meta.masks.map((of) => [of, of])];
   for (let i = 1; i < meta.masks.length; i++) choices.push([`${meta.masks[i - 1]}|${meta.masks[i]}`, `${meta.masks[i - 1]} | ${meta.masks[i]}`]);
   if (!meta.categories.length) choices.length = 1;
@@ -127,7 +130,8 @@ function options(id, choices, chosen) {
 }
 
 // What is slow comes after the first second is seen.
-async function afterFirst() {
+async function afterFirst(seen) {
+  openLenses(seen);
   if (state.timeline !== null || state.meta === null) return;
   const meta = state.meta;
   const tried = async (get, use) => {
@@ -140,6 +144,25 @@ async function afterFirst() {
   };
   await tried(() => ask(`${base()}/timeline`), (found) => { state.timeline = found; drawTimeline(); });
   if (meta.sound) await tried(() => ask(`${base()}/waveform`, "bytes"), (found) => { state.wave = new Uint8Array(found); drawTimeline(); });
+}
+
+// Where cameras stand, and which of them shows the point cloud.
+async function openLenses(seen) {
+  const { meta } = state;
+  if (state.lenses !== null || meta === null) return;
+  try {
+    const found = await ask(`${base()}/lenses`);
+    if (state.meta !== meta) return;
+    state.lenses = found;
+  } catch (error) {
+    state.lenses = { frustums: {}, problems: [error.message] };
+  }
+  const known = meta.cameras.filter(({ name }) => name in state.lenses.frustums);
+  document.body.classList.toggle("lenses", known.length > 0);
+  options("seen", [["", "no picture"], ...known.map(({ kind, name }) => [name, called({ kind, camera: name })])], seen);
+  if (state.second === null) return;
+  drawCloud();
+  if (byId("seen").value) drawViews();
 }
 
 // One second
@@ -196,13 +219,17 @@ function urls(view, at) {
   const masks = maskSources().filter((of) => view.masks.includes(of));
   return [`${base()}/${at}/views/${camera}?width=${wide}`, ...masks.map((of) => `${base()}/${at}/masks/${camera}?width=${wide}&of=${encodeURIComponent(of)}`)];
 }
+const seenUrl = (view, at) => `${base()}/${at}/seen/${encodeURIComponent(view.camera)}`;
 function askAhead(at) {
   ahead.clear();
   if (at >= state.meta.times.length || state.meta.live) return;
   const keep = (url, promise) => { promise.catch(() => {}); ahead.set(url, promise); }; // it is told when it is needed
   const url = secondUrl(at), second = ask(url);
   keep(url, second);
-  second.then((found) => { if (ahead.has(url)) for (const view of found.views) for (const one of urls(view, at)) keep(one, picture(one)); }, () => {});
+  second.then((found) => { if (ahead.has(url)) for (const view of found.views) {
+    for (const one of urls(view, at)) keep(one, picture(one));
+    if (found.cloud && view.camera === byId("seen").value) keep(seenUrl(view, at), ask(seenUrl(view, at), "bytes"));
+  } }, () => {});
 }
 async function picture(url) {
   const image = new Image();
@@ -271,6 +298,42 @@ async function drawView(view, figure, sources) {
   if (naturalWidth) figure.style.aspectRatio = `${naturalWidth} / ${naturalHeight}`;
   drawSplit(figure, [...figure.querySelectorAll("img.mask")]);
   drawMarks(view, figure);
+  await drawSeen(view, figure);
+}
+const DEPTHS = ["#fde725", "#a0da39", "#4ac16d", "#1fa187", "#277f8e", "#365c8d", "#46327e", "#440154"]; // viridis, near to far
+async function drawSeen(view, figure) {
+  const { second } = state, before = figure.querySelector("canvas");
+  if (!second.cloud || byId("seen").value !== view.camera) { before?.remove(); return; }
+  const url = seenUrl(view, second.position);
+  let seen;
+  try {
+    seen = new Uint16Array(await (ahead.get(url) ?? ask(url, "bytes")));
+  } catch (error) {
+    before?.remove();
+    tell([...second.problems, error.message]);
+    return;
+  }
+  if (second !== state.second || byId("seen").value !== view.camera) return;
+  const count = seen.length / 3, depth = (share) => (count ? seen[3 * Math.floor(share * (count - 1)) + 2] / 1000 : 0);
+  const canvas = before ?? make("canvas"), { naturalWidth, naturalHeight } = figure.querySelector("img.picture");
+  canvas.dataset.points = count;
+  canvas.width = Math.max(640, figure.clientWidth * devicePixelRatio);
+  canvas.height = canvas.width * (naturalHeight / naturalWidth || 0.75);
+  Object.assign(figure, { near: depth(0.98), far: depth(0.02) }); // a point astray does not take all the colours
+  const context = canvas.getContext("2d"), dot = Math.max(2, canvas.width / 240);
+  for (let i = 0; i < seen.length; i += 3) { // far ones first
+    const share = (seen[i + 2] / 1000 - figure.near) / Math.max(0.01, figure.far - figure.near);
+    context.fillStyle = DEPTHS[Math.min(DEPTHS.length - 1, Math.max(0, Math.floor(share * DEPTHS.length)))];
+    context.fillRect((seen[i] / 65536) * canvas.width - dot / 2, (seen[i + 1] / 65536) * canvas.height - dot / 2, dot, dot);
+  }
+  if (!before) figure.insertBefore(canvas, figure.querySelector("svg"));
+}
+function depthKey() {
+  const figure = [...byId("views").children].find((one) => one.querySelector("canvas"));
+  if (!figure) return [];
+  const key = make("i", { class: "depths" });
+  key.style.background = `linear-gradient(to right, ${DEPTHS.join(", ")})`;
+  return [make("span", {}, `cloud, from the camera: ${figure.near.toFixed(1)} m`, key, `${figure.far.toFixed(1)} m`)];
 }
 function drawSplit(figure, masks) {
   figure.querySelector(".edge")?.remove();
@@ -295,7 +358,8 @@ function drawLegend() {
   const marks = state.second.views.some((view) => view.gaze || view.hands);
   byId("legend").replaceChildren(
     ...(show ? state.meta.categories.slice(1).map(({ name, color }) => { const key = make("i"); key.style.background = color; return make("span", {}, key, words(name)); }) : []),
-    ...(marks ? [["#f0e442", "gaze (ring)"], ["#cc79a7", "hands (dots)"]].map(([color, text]) => { const key = make("i"); key.style.background = color; return make("span", {}, key, text); }) : []));
+    ...(marks ? [["#f0e442", "gaze (ring)"], ["#cc79a7", "hands (dots)"]].map(([color, text]) => { const key = make("i"); key.style.background = color; return make("span", {}, key, text); }) : []),
+    ...depthKey());
 }
 function hover(event, figure) {
   const tip = byId("tip"), box = figure.getBoundingClientRect(), masks = [...figure.querySelectorAll("img.mask")];
@@ -418,7 +482,8 @@ async function openRoom() {
   const controls = new OrbitControls(camera, canvas), geometry = new THREE.BufferGeometry();
   const points = new THREE.Points(geometry, new THREE.PointsMaterial({ size: 0.05, vertexColors: true }));
   points.frustumCulled = false;
-  scene.add(points);
+  const cameras = new THREE.Group();
+  scene.add(points, cameras);
   renderer.setClearColor(0x0b0f13);
   const render = () => {
     const { clientWidth, clientHeight } = canvas;
@@ -431,7 +496,30 @@ async function openRoom() {
   };
   controls.addEventListener("change", render);
   new ResizeObserver(render).observe(canvas);
-  return { THREE, camera, controls, geometry, render, take: null };
+  return { THREE, camera, controls, geometry, points, cameras, render, take: null, lenses: null, seen: null };
+}
+const EDGES = [0, 1, 0, 2, 0, 3, 0, 4, 1, 2, 2, 3, 3, 4, 4, 1];
+function drawFrustums(opened) {
+  const { THREE, cameras } = opened;
+  if (opened.lenses === state.lenses && opened.seen === byId("seen").value) return;
+  Object.assign(opened, { lenses: state.lenses, seen: byId("seen").value });
+  for (const { geometry, material } of cameras.children) { geometry.dispose(); material.map?.dispose(); material.dispose(); }
+  cameras.clear();
+  for (const { kind, name } of state.meta.cameras) {
+    const corners = state.lenses?.frustums[name];
+    if (!corners) continue;
+    const chosen = name === byId("seen").value, shade = chosen ? "#fde725" : "#e69f00";
+    const lines = new THREE.BufferGeometry().setFromPoints(EDGES.map((corner) => new THREE.Vector3(...corners[corner])));
+    const label = make("canvas", { width: 256, height: 48 }), context = label.getContext("2d");
+    Object.assign(context, { font: "600 30px system-ui, sans-serif", textAlign: "center", lineWidth: 6, strokeStyle: "#0b0f13", fillStyle: shade });
+    context.strokeText(called({ kind, camera: name }), 128, 34);
+    context.fillText(called({ kind, camera: name }), 128, 34);
+    const sign = new THREE.Sprite(new THREE.SpriteMaterial({ map: new THREE.CanvasTexture(label), sizeAttenuation: false, depthTest: false }));
+    sign.position.set(...corners[0]);
+    sign.center.set(0.5, -0.1);
+    sign.scale.set(0.4, 0.075, 1);
+    cameras.add(new THREE.LineSegments(lines, new THREE.LineBasicMaterial({ color: shade })), sign);
+  }
 }
 async function drawCloud() {
   const { second, meta } = state, note = byId("cloud-note");
@@ -441,9 +529,10 @@ async function drawCloud() {
     const bytes = await ask(`${base()}/${second.position}/cloud`, "bytes");
     if (second !== state.second) return;
     room ??= openRoom().catch((error) => { room = null; throw error; });
-    const { THREE, camera, controls, geometry, render } = await room, opened = await room;
+    const opened = await room, { THREE, camera, controls, geometry, render } = opened;
     const count = bytes.byteLength / 15, places = new Float32Array(bytes, 0, 3 * count), colors = new Uint8Array(bytes, 12 * count);
     geometry.setAttribute("position", new THREE.BufferAttribute(places, 3));
+    opened.points.material.size = Math.min(0.08, Math.max(0.02, 4 / Math.sqrt(count))); // m: few points are drawn larger
     geometry.setAttribute("color", new THREE.BufferAttribute(colors, 3, true));
     if (opened.take !== meta.take) { // looks at the middle of the room from above one corner
       const sorted = [0, 1, 2].map((axis) => places.filter((_, i) => i % 3 === axis).sort());
@@ -453,8 +542,10 @@ async function drawCloud() {
       controls.update();
       opened.take = meta.take;
     }
-    note.textContent = `${count} points`;
-    byId("cloud").dataset.points = count;
+    drawFrustums(opened);
+    const { lenses } = state, drawn = Object.keys(lenses?.frustums ?? {}).length;
+    note.textContent = [`${count} points`, ...(lenses === null ? [] : [drawn || lenses.problems.length ? `${drawn} cameras` : "no camera files", ...lenses.problems])].join("; ");
+    Object.assign(byId("cloud").dataset, { points: count, cameras: drawn });
     render();
   } catch (error) {
     note.textContent = /WebGL/.test(error.message) ? "this browser has no WebGL" : error.message;
@@ -636,6 +727,7 @@ async function followLive() {
     else {
       const place = Number.parseInt(newest.frame_id, 10);
       if (state.meta?.take !== newest.take || place >= state.meta.times.length) await openTake(newest.take);
+      openLenses(null);
       const grew = document.body.dataset.newest !== newest.frame_id;
       document.body.dataset.newest = newest.frame_id;
       if (grew) {
@@ -664,6 +756,7 @@ byId("size").addEventListener("input", () => byId("views").style.setProperty("--
 byId("size").addEventListener("change", () => show(state.position));
 byId("mute").addEventListener("change", () => { byId("sound").muted = byId("mute").checked; });
 byId("masks").addEventListener("change", () => { ahead.clear(); show(state.position); });
+byId("seen").addEventListener("change", seenChanged);
 byId("shown-graph").addEventListener("change", drawGraph);
 byId("texts").addEventListener("toggle", () => { if (byId("texts").open && state.second) drawTexts(); });
 byId("zoom-in").addEventListener("click", () => zoom(0.5));
@@ -678,9 +771,19 @@ function otherMasks() {
   byId("masks").selectedIndex = (byId("masks").selectedIndex + 1) % choices.length;
   show(state.position);
 }
+function seenChanged() {
+  ahead.clear();
+  show(state.position);
+}
+function otherSeen() {
+  const { options: choices, selectedIndex } = byId("seen");
+  if (!choices.length) return;
+  byId("seen").selectedIndex = (selectedIndex + 1) % choices.length;
+  seenChanged();
+}
 const KEYS = {
   " ": toggle, "[": () => jumpError(false), "]": () => jumpError(true), ",": () => jumpDiffer(false), ".": () => jumpDiffer(true),
-  p: () => jumpHold(true), P: () => jumpHold(false), m: otherMasks, "+": () => zoom(0.5), "=": () => zoom(0.5), "-": () => zoom(2),
+  p: () => jumpHold(true), P: () => jumpHold(false), m: otherMasks, c: otherSeen, "+": () => zoom(0.5), "=": () => zoom(0.5), "-": () => zoom(2),
   "?": () => byId("help").showModal(), Home: () => go(0), End: () => go(state.meta.times.length - 1),
 };
 // Keys are those of the page, but for who has walked to a control by keyboard; whoever clicked it has done with it.

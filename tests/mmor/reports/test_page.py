@@ -14,12 +14,12 @@ import pytest
 
 from mmor.reports.page import LIMIT, write_report
 from mmor.reports.pictures import Album
-from mmor.reports.seconds import compare_graphs, take_seconds
+from mmor.reports.seconds import take_seconds
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.graphs.graph_files import load_samples
-from operating_room.graphs.scene_graph import Sample, Triplet
+from operating_room.graphs.scene_graph import Sample
 from operating_room.recordings.conversion import convert
 from operating_room.recordings.dataset import Dataset
 from operating_room_simulator.writer import synthesize
@@ -269,13 +269,3 @@ def test_files_that_are_no_results_are_told_what_to_do(tmp_path: Path, recorded:
     (tmp_path / "cut.json").write_text(results.read_text()[:-200])
     with pytest.raises(UserError, match=r"cut\.json"):
         page_of(tmp_path, tmp_path / "cut.json")
-
-
-def test_triplets_are_right_missed_or_wrong() -> None:
-    truth = [Triplet("nurse", "drill", "holding"), Triplet("nurse", "patient", "closeTo")]
-    predicted = [Triplet("nurse", "drill", "holding"), Triplet("nurse", "saw", "holding"), Triplet("x", "y", "z")]
-    assert compare_graphs(truth, predicted, mmor().language) == [
-        ("nurse", "drill", "holding", "right"),
-        ("nurse", "patient", "closeTo", "missed"),
-        ("nurse", "saw", "holding", "wrong"),
-    ]

@@ -43,7 +43,7 @@ class Folder:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """Written once; tests that change something copy what they change."""
     root = tmp_path_factory.mktemp("viewer")
-    synthesize(root / "data", [TAKE], SECONDS, 3, size=(64, 48), mask_stride=2)
+    synthesize(root / "data", [TAKE], SECONDS, 3, size=(64, 48), mask_stride=2, calibration=True)
     dataset = Dataset(root / "data")
     heard = dataset.take(TAKE).expected[MARKUP_AT].files["transcript"][""]
     heard.parent.mkdir(parents=True, exist_ok=True)

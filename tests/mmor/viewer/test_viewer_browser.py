@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,6 +144,24 @@ def test_it_plays_with_sound_in_step_and_stops(shown: Shown, address: str, tab: 
     assert heard == pytest.approx(shown.take(NAME).times[position], abs=0.05)
 
 
+def test_a_page_that_reloads_while_it_plays_shows_where_it_was(address: str, tab: Callable[[str], Page]) -> None:
+    page = tab(f"{address}#take={NAME}&at=3&masks=truth")
+    wait_for(page, 3)
+    page.keyboard.press("Space")
+    until(page, "Number(document.body.dataset.shown) >= 5")
+    for _ in range(3):  # pictures are on their way each time
+        page.keyboard.press("ArrowRight")
+        page.reload(wait_until="commit")
+    page.wait_for_selector("body[data-shown]")
+    position = int(page.evaluate("document.body.dataset.shown"))
+    assert position >= 5
+    assert f"at={position}&masks=truth" in page.url
+    assert page.evaluate(f"{SOUND}.paused")
+    assert page.locator("#problem").is_hidden()
+    page.keyboard.press("ArrowRight")
+    wait_for(page, position + 1)
+
+
 def test_jumps_go_to_the_next_error_and_the_next_drilling(address: str, tab: Callable[[str], Page]) -> None:
     page = tab(f"{address}#take={NAME}&at=0")
     page.wait_for_selector("#error-after:enabled")
@@ -178,6 +199,44 @@ def test_the_cloud_is_drawn(address: str, tab: Callable[[str], Page]) -> None:
     page = tab(f"{address}#take={NAME}&at=8")
     until(page, "/points|WebGL/.test(document.querySelector('#cloud-note').textContent)")
     assert "points" in page.locator("#cloud-note").inner_text()
+
+
+def test_cameras_stand_in_the_cloud_and_one_shows_it(address: str, tab: Callable[[str], Page]) -> None:
+    page = tab(f"{address}#take={NAME}&at=8")
+    until(page, "/cameras|WebGL/.test(document.querySelector('#cloud-note').textContent)")
+    assert "5 cameras" in page.locator("#cloud-note").inner_text()
+    assert page.locator("#views canvas").count() == 0
+    page.keyboard.press("c")
+    page.wait_for_selector("figure[data-camera='1'] canvas")
+    assert "cloud, from the camera" in page.locator("#legend").inner_text()
+    drawn = "Number(document.querySelector('#views canvas').dataset.points)"
+    assert page.evaluate(f"() => {drawn}") > 100
+    page.select_option("#seen", "3")
+    page.wait_for_selector("figure[data-camera='3'] canvas")
+    assert page.locator("#views canvas").count() == 1
+    assert "cloud=3" in page.url
+    page.keyboard.press("ArrowRight")
+    wait_for(page, 9)
+    page.reload()
+    page.wait_for_selector("figure[data-camera='3'] canvas")
+    page.select_option("#seen", "")
+    until(page, "document.querySelectorAll('#views canvas').length === 0")
+
+
+def test_without_camera_files_the_page_says_so_and_shows_the_rest(
+    folder: Folder, tmp_path: Path, tab: Callable[[str], Page]
+) -> None:
+    shutil.copytree(folder.data, tmp_path / "data")
+    for path in (tmp_path / "data" / "MM-OR_data" / TAKE.name).glob("camera*.json"):
+        path.unlink()
+    with served(open_shown(Dataset(tmp_path / "data"), TAKE)) as address:
+        page = tab(f"{address}#take={NAME}&at=8&cloud=3")
+        until(page, "/no camera files|WebGL/.test(document.querySelector('#cloud-note').textContent)")
+        assert page.locator("#cloud-note").inner_text().endswith("points; no camera files")
+        assert page.locator("#seen").is_hidden()
+        page.keyboard.press("c")
+        page.keyboard.press("ArrowRight")
+        wait_for(page, 9)
 
 
 def test_without_a_take_one_is_chosen(folder: Folder, tab: Callable[[str], Page]) -> None:
@@ -251,3 +310,27 @@ def test_a_live_page_follows_and_stops_following(folder: Folder, tmp_path: Path,
         with path.open("a") as file:
             file.write(line(7))
         wait_for(page, 7)
+
+
+def test_it_follows_a_running_live(folder: Folder, tmp_path: Path, tab: Callable[[str], Page]) -> None:
+    """The bundled models answer in another process, at the pace of the take, while the page looks on."""
+    lines = tmp_path / "live.jsonl"
+    arguments = ("live", "--replay", TAKE.name, "--data", str(folder.data), "--speed", "1", "--out", str(lines))
+    with subprocess.Popen([sys.executable, "-m", "mmor.cli", *arguments], stderr=subprocess.PIPE, text=True) as live:
+        try:
+            while live.poll() is None and not (lines.exists() and lines.stat().st_size):
+                time.sleep(0.1)
+            assert live.poll() is None, live.stderr and live.stderr.read()
+            with served(open_shown(Dataset(folder.data), live=lines)) as address:
+                page = tab(address)
+                newest = "Number(document.body.dataset.newest)"
+                until(page, f"{newest} >= 0 && document.body.dataset.shown === document.querySelector('#slider').value")
+                first = page.evaluate(newest)
+                until(page, f"{newest} >= {first + 2} && Number(document.body.dataset.shown) >= {first + 2}")
+                assert live.poll() is None  # the file was still being written
+                page.wait_for_selector("#triplets td.mark:not(.true)")
+                assert "answered in" in page.locator("#signals").inner_text()
+                assert "live, the last 60 s" in page.locator("#subtitle").inner_text()
+                assert page.locator("#problem").is_hidden()
+        finally:
+            live.terminate()

@@ -12,10 +12,13 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from mmor.viewer.cache import Cache
 from mmor.viewer.pictures import WIDTHS
+from mmor.viewer.sensors import FRUSTUM, MOST_POINTS, MOST_SEEN, cloud, seen
 from mmor.viewer.server import make_app
 from mmor.viewer.takes import Shown, open_shown
 from operating_room.domain.domain import mmor
+from operating_room.files.camera_files import Calibration, read_camera
 from operating_room.files.readers import picture_size, read_audio, read_label_mask, read_point_cloud
 from operating_room.recordings.dataset import Dataset
 from operating_room_simulator.writer import Faults, synthesize
@@ -129,6 +132,58 @@ def test_the_cloud_is_that_of_the_file(client: TestClient, shown: Shown) -> None
     assert np.allclose(
         np.frombuffer(content, np.uint8, offset=12 * count).reshape(-1, 3) / 255, points[:, 3:], atol=2e-3
     )
+
+
+def test_a_camera_sees_of_the_cloud_what_its_file_says(client: TestClient, shown: Shown) -> None:
+    viewed = shown.take(TAKE.sample_name)
+    cloud_file, camera_file = viewed.timepoints[4].one("point_cloud"), viewed.recorded.camera_file("2")
+    assert cloud_file is not None
+    assert camera_file is not None
+    pixels, depth = read_camera(camera_file).color.project(read_point_cloud(cloud_file)[:, :3].astype(float))
+    within = np.isfinite(pixels[:, 0])
+    seen = np.frombuffer(client.get(f"{OF_TAKE}/4/seen/2").content, "<u2").reshape(-1, 3)
+    assert 100 < len(seen) == within.sum()
+    assert (np.diff(seen[:, 2].astype(int)) <= 0).all()  # far ones first
+    expected = np.column_stack([(pixels[within] + 0.5) / [64, 48] * 65536, depth[within] * 1000])
+    assert np.abs(seen - expected[np.argsort(-expected[:, 2])]).max() <= 1
+    assert "no usable camera file" in problem(client, f"{OF_TAKE}/4/seen/simstation0")
+
+
+def test_cameras_stand_where_their_files_say_and_a_broken_one_costs_itself(folder: Folder, tmp_path: Path) -> None:
+    shutil.copytree(folder.data, tmp_path / "data")
+    client = local(open_shown(Dataset(tmp_path / "data"), TAKE))
+    found = ask(client, f"{OF_TAKE}/lenses")
+    assert (sorted(found["frustums"]), found["problems"]) == (["1", "2", "3", "4", "5"], [])
+    recorded = Dataset(tmp_path / "data").take(TAKE)
+    files = [recorded.camera_file(camera) for camera in "12345"]
+    assert files[0] is not None
+    lens = read_camera(files[0]).color
+    corners = np.array(found["frustums"]["1"])
+    assert np.allclose(corners[0], lens.pose[:3, 3], atol=1e-3)
+    pixels, depth = lens.project(0.99 * corners[1:] + 0.01 * corners[1:].mean(0))  # a little within
+    assert np.allclose(depth, FRUSTUM, atol=1e-3)
+    assert np.allclose(pixels, [[-0.5, -0.5], [63.5, -0.5], [63.5, 47.5], [-0.5, 47.5]], atol=0.5)
+    files[0].write_text("{}")
+    found = ask(local(open_shown(Dataset(tmp_path / "data"), TAKE)), f"{OF_TAKE}/lenses")
+    assert sorted(found["frustums"]) == ["2", "3", "4", "5"]
+    assert [str(files[0]) in told for told in found["problems"]] == [True]
+    for path in files:
+        assert path is not None
+        path.unlink()
+    found = ask(local(open_shown(Dataset(tmp_path / "data"), TAKE)), f"{OF_TAKE}/lenses")
+    assert found == {"frustums": {}, "problems": []}
+
+
+def test_many_points_are_thinned(tmp_path: Path) -> None:
+    points = np.random.default_rng(0).uniform(-1, 1, (3 * MOST_POINTS, 3)).astype(np.float32)
+    np.savez(tmp_path / "cloud.npz", points=points, colors=np.zeros((len(points), 3), np.uint8))
+    pose = np.eye(4)
+    pose[2, 3] = -5
+    lens = Calibration(np.array([[60.0, 0, 32], [0, 60, 24], [0, 0, 1]]), np.zeros(8), pose, (64, 48))
+    cache = Cache(1 << 24)
+    assert len(cloud(tmp_path / "cloud.npz", cache)) == 15 * MOST_POINTS
+    seen_points = len(seen(tmp_path / "cloud.npz", "1", lens, cache)) // 6
+    assert MOST_SEEN / 2 < seen_points <= MOST_SEEN
 
 
 def test_sound_is_sent_in_parts_as_players_ask_for_it(client: TestClient, shown: Shown) -> None:
