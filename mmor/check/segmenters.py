@@ -13,6 +13,7 @@ from computing.machine import autocast, seeded, wait_for
 from mmor.check.measure import Outcome
 from panoptic_segmentation.config.settings import Rates
 from panoptic_segmentation.inference.video import causal_frames, offline_video
+from panoptic_segmentation.model.encoder_only.segmenter import published_encoder_only
 from panoptic_segmentation.model.encoder_only.video_model import EncoderOnly
 from panoptic_segmentation.model.losses import Clip
 from panoptic_segmentation.model.matching import Draws, LossSettings
@@ -48,8 +49,9 @@ def make_model(kind: str, size: Size, device: torch.device) -> VideoModel:
     if size is SMALL:
         with seeded(SEED):
             return build_model(kind, size.segmenter, size.video).to(device)
+    segmenter = published_encoder_only("small") if kind == "encoder_only" else size.segmenter
     with seeded(SEED, device), device:
-        return build_model(kind, size.segmenter, size.video)
+        return build_model(kind, segmenter, size.video)
 
 
 def pictures(size: Size, frames: int, device: torch.device) -> Tensor:

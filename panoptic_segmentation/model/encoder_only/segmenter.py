@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,6 +19,23 @@ from torch.nn import functional as F
 from panoptic_segmentation.model.encoder_only.vit import EPSILON, Grid, VisionTransformer
 from panoptic_segmentation.model.segmenter import PIXEL_MEAN, PIXEL_STD, SegmenterConfig
 from panoptic_segmentation.model.transformer_decoder import Prediction, blocked_cells
+
+# Of the published sizes: width, heads, blocks before the queries come, blocks that hold them.
+_SIZES = {"small": (384, 6, 9, 3), "base": (768, 12, 9, 3), "large": (1024, 16, 20, 4)}
+
+
+def published_encoder_only(size: Literal["small", "base", "large"], classes: int = 124) -> SegmenterConfig:
+    """EoMT of a published size: patches of 16 px, 200 queries, position embeddings of 640x640 px."""
+    width, heads, before, joint = _SIZES[size]
+    return SegmenterConfig(
+        classes=classes,
+        queries=200,
+        width=width,
+        heads=heads,
+        encoder_layers=before,
+        decoder_layers=joint,
+        decoder_hidden=4 * width,
+    )
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ class VisionTransformer(nn.Module):
         self.class_token = nn.Parameter(torch.zeros(width))
         self.registers = nn.Parameter(torch.zeros(registers, width))
         # Sines to begin with: what learns from nothing need not find out first where its patches are.
-        self.positions = nn.Parameter(sine_position(*grid, width, self.class_token.detach()).permute(1, 2, 0).clone())
+        sines = sine_position(*grid, width, self.class_token.detach())
+        self.positions = nn.Parameter(sines.permute(1, 2, 0).contiguous())
         self.layers = nn.ModuleList([Block(width, heads, hidden) for _ in range(depth + joint)])
         self.norm = nn.LayerNorm(width, EPSILON)
         self.layers.apply(xavier_uniform)
