@@ -14,7 +14,7 @@ import torch
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import cpu_threads
-from panoptic_segmentation.config.config_keys import CONSTANT_LINEAR
+from panoptic_segmentation.config.config_keys import CONSTANT_LINEAR, POLYNOMIAL
 from panoptic_segmentation.config.settings import ClipSettings, Config, InferenceSettings, Solver, read_config
 from panoptic_segmentation.model.encoder_only import video_model
 from panoptic_segmentation.model.matching import LossSettings
@@ -301,6 +301,11 @@ def test_the_rate_warms_up_and_falls() -> None:
     assert [round(linear(step), 3) for step in (0, 5, 10, 70, 85, 100)] == [0, 0.5, 1, 1, 0.5, 0]
     published = rate_factor(Solver())
     assert [published(step) for step in (0, 69_999, 70_000, 90_000)] == pytest.approx([1, 1, 0.1, 0.01])
+
+
+def test_the_polynomial_rate_falls_all_the_way() -> None:
+    factor = rate_factor(Solver(steps=100, schedule=POLYNOMIAL, warmup_steps=10, warmup_factor=0.0))
+    assert [factor(step) for step in (0, 50, 100)] == pytest.approx([0, 0.5**0.9, 0])
 
 
 def test_averaged_weights_follow() -> None:
