@@ -71,7 +71,12 @@ def _segmenter(path: Path) -> str:
     state = read_checkpoint(path)
     parts = Counter(name.split(".")[0] for name in state)
     needs = "a configuration of the same model (--config-file), such as "
-    if "sem_seg_head" not in parts:
+    if "heads" in parts:
+        what = "encoder-only segmenter (EoMT per frame, VidEoMT over time)"
+        needs += "encoder_only_small.yaml"
+    elif "encoder" in parts:
+        what, needs = "vision transformer alone (DINOv2)", "a segmenter training that starts from it (MODEL.WEIGHTS)"
+    elif "sem_seg_head" not in parts:
         if "backbone" in parts:
             what, needs = "backbone alone", "a segmenter training that starts from it (MODEL.WEIGHTS)"
         else:
@@ -82,11 +87,11 @@ def _segmenter(path: Path) -> str:
         what, needs = "segmenter with tracker (DVIS++ online)", needs + "DVIS_Plus_Online_R50.yaml"
     else:
         what, needs = "segmenter of single frames (CTVIS or Mask2Former)", needs + "CTVIS_r50.yaml"
-    classes = state.get("sem_seg_head.predictor.class_embed.weight")
+    classes = state.get("sem_seg_head.predictor.class_embed.weight", state.get("heads.class_predictor.weight"))
     lines = [f"{path}", f"kind: {what}", f"parameters: {_count(state)}"]
     if classes is not None and classes.dim():
         lines.append(f"classes: {len(classes) - 1}")
-    if "sem_seg_head" in parts:
+    if parts.keys() & {"sem_seg_head", "heads"}:
         if (domain := _domain(path)) is not None:
             lines.append(f"domain: {domain}")
         if path.suffix == ".safetensors" and _has_card(path):

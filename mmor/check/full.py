@@ -30,15 +30,21 @@ def published_size(device: torch.device) -> Iterator[Result]:
     """
     half = half_dtype(device)
     for kind in KINDS:
-        yield _row(f"segment, {kind}, R50 720x960", device, half, _SEGMENT, partial(_segment, kind, device, half))
+        yield _row(
+            f"segment, {kind}, {_body(kind)} 720x960", device, half, _SEGMENT, partial(_segment, kind, device, half)
+        )
     for kind in KINDS:
-        part = f"train, {kind}, R50 720x960, {segmenters.PUBLISHED.clip} frames"
+        part = f"train, {kind}, {_body(kind)} 720x960, {segmenters.PUBLISHED.clip} frames"
         yield _row(part, device, half, _TRAIN_SEGMENTER[kind], partial(_train_segmenter, kind, device, half))
     for bits in (16, 4):
         run = partial(_write_graph, device, bits, half)
         yield _row(f"scene graph, 7B, {bits} bits", device, half, _WRITE_GRAPH, run)
     part = f"train scene graphs, 7B, 4 bits, LoRA, batch {graphs.PUBLISHED.batch}"
     yield _row(part, device, half, _TRAIN_GRAPHS, partial(_train_graphs, device, half))
+
+
+def _body(kind: str) -> str:
+    return "ViT-S" if kind == "encoder_only" else "R50"
 
 
 def live(rows: Sequence[Result]) -> str:

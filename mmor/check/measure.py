@@ -14,7 +14,7 @@ from torch import Tensor
 from computing.machine import release_memory, wait_for, watched_memory
 
 State = Literal["ok", "FAIL", "not run"]
-KINDS = ("ctvis", "online", "offline")
+KINDS = ("ctvis", "online", "offline", "encoder_only")
 FORMATS: Mapping[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

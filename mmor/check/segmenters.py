@@ -1,4 +1,4 @@
-"""Self-test of the three video models: inference and a training step, small or at the published size."""
+"""Self-test of the video models: inference and a training step, small or at the published size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from torch import Tensor
 from computing.machine import autocast, seeded, wait_for
 from mmor.check.measure import Outcome
 from panoptic_segmentation.config.settings import Rates
-from panoptic_segmentation.inference.video import ctvis_frames, offline_video, online_frames
+from panoptic_segmentation.inference.video import causal_frames, offline_video
+from panoptic_segmentation.model.encoder_only.segmenter import published_encoder_only
+from panoptic_segmentation.model.encoder_only.video_model import EncoderOnly
 from panoptic_segmentation.model.losses import Clip
 from panoptic_segmentation.model.matching import Draws, LossSettings
 from panoptic_segmentation.model.segmenter import SegmenterConfig, small_segmenter
@@ -47,8 +49,9 @@ def make_model(kind: str, size: Size, device: torch.device) -> VideoModel:
     if size is SMALL:
         with seeded(SEED):
             return build_model(kind, size.segmenter, size.video).to(device)
+    segmenter = published_encoder_only("small") if kind == "encoder_only" else size.segmenter
     with seeded(SEED, device), device:
-        return build_model(kind, size.segmenter, size.video)
+        return build_model(kind, segmenter, size.video)
 
 
 def pictures(size: Size, frames: int, device: torch.device) -> Tensor:
@@ -70,8 +73,7 @@ def inference(model: VideoModel, size: Size, dtype: torch.dtype | None) -> Outco
             video = offline_video(model, windows)
             logits, masks = video.refined_logits[None], torch.stack(list(video.masks()))
         else:
-            found = ctvis_frames(model, windows) if isinstance(model, CTVIS) else online_frames(model, windows)
-            frames = list(found)
+            frames = list(causal_frames(model, windows))
             logits, masks = torch.stack([f.logits for f in frames]), torch.stack([f.masks for f in frames])
         wait_for(device)
         each = (time.perf_counter() - start) / size.frames
@@ -103,10 +105,10 @@ def training_step(model: VideoModel, size: Size, dtype: torch.dtype | None, upda
 
 
 def losses_of(model: VideoModel, frames: Tensor, clip: Clip, size: Size) -> Callable[[], Tensor]:
-    """A training step's loss, guided as in the first half of a training."""
+    """A training step's loss, guided or with all of masked attention, as at the start of a training."""
     scale = size.clip if isinstance(model, OfflineDVIS) else 1  # its clips are one picture each
     settings = LossSettings(points=size.points * scale)
-    arguments = () if isinstance(model, CTVIS) else (True,)
+    arguments = () if isinstance(model, CTVIS) else (0.0,) if isinstance(model, EncoderOnly) else (True,)
 
     def loss() -> Tensor:
         draws = Draws(torch.Generator().manual_seed(SEED))  # of the CPU: the same numbers on every device

@@ -7,8 +7,14 @@ from typing import Any
 from panoptic_segmentation.model.segmenter import PIXEL_MEAN, PIXEL_STD
 
 # META_ARCHITECTURE -> kind of model.
-ARCHITECTURES = {"CTMinVIS": "ctvis", "DVIS_Plus_online": "online", "DVIS_Plus_offline": "offline"}
-MULTI_STEP, CONSTANT_LINEAR = "WarmupMultiStepLR", "WarmupConstantLinear"  # LR_SCHEDULER_NAME; the second is ours
+ARCHITECTURES = {
+    "CTMinVIS": "ctvis",
+    "DVIS_Plus_online": "online",
+    "DVIS_Plus_offline": "offline",
+    "EncoderOnly": "encoder_only",  # ours
+}
+# LR_SCHEDULER_NAME; the second is ours
+MULTI_STEP, CONSTANT_LINEAR, POLYNOMIAL = "WarmupMultiStepLR", "WarmupConstantLinear", "WarmupPolyLR"
 CAUSAL, WHOLE_VIDEO = "causal", "vps"  # TASK; the first is ours
 AMP_TYPES = ("auto", "bfloat16", "float16")  # AMP.DTYPE, ours
 FLOAT32 = "float32"
@@ -36,6 +42,9 @@ KEYS = {
     "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_FEEDFORWARD": "segmenter.encoder_hidden",  # ours
     "MODEL.MASK_FORMER.DEC_LAYERS": "segmenter.decoder_layers",  # published: one more, the learnable queries
     "MODEL.MASK_FORMER.DIM_FEEDFORWARD": "segmenter.decoder_hidden",
+    "MODEL.ENCODER.PATCH": "segmenter.patch",  # ours, as the next two
+    "MODEL.ENCODER.REGISTERS": "segmenter.registers",
+    "MODEL.ENCODER.GRID": "segmenter.grid",
     "MODEL.TRACKER.DECODER_LAYERS": "video_layers",
     "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": "losses.points",
     "MODEL.MASK_FORMER.OVERSAMPLE_RATIO": "losses.oversample",
@@ -56,6 +65,7 @@ KEYS = {
     "SOLVER.WARMUP_FACTOR": "solver.warmup_factor",
     "SOLVER.BASE_LR": "rates.base",
     "SOLVER.BACKBONE_MULTIPLIER": "rates.backbone_multiplier",
+    "SOLVER.LAYER_DECAY": "rates.layer_decay",  # ours
     "SOLVER.WEIGHT_DECAY": "rates.decay",
     "SOLVER.WEIGHT_DECAY_NORM": "rates.decay_of_normalisation",
     "SOLVER.WEIGHT_DECAY_EMBED": "rates.decay_of_embeddings",

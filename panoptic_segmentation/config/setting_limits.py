@@ -14,6 +14,7 @@ from panoptic_segmentation.config.config_keys import (
     CAUSAL,
     CONSTANT_LINEAR,
     MULTI_STEP,
+    POLYNOMIAL,
     TEST_TYPES,
     WHOLE_VIDEO,
 )
@@ -52,6 +53,7 @@ _LIMITS: list[tuple[tuple[str, Callable[[Any], bool]], tuple[str, ...]]] = [
             *("MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_FEEDFORWARD", "MODEL.MASK_FORMER.DIM_FEEDFORWARD"),
             *("MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "MODEL.MASK_FORMER.TEST.WINDOW_SIZE"),
             *("SOLVER.IMS_PER_BATCH", "INPUT.SAMPLING_FRAME_NUM", "INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN"),
+            *("MODEL.ENCODER.REGISTERS", "MODEL.ENCODER.GRID"),
             *("INPUT.CROP.SIZE", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "TEST.CANVAS"),
         ),
     ),
@@ -77,22 +79,34 @@ _LIMITS: list[tuple[tuple[str, Callable[[Any], bool]], tuple[str, ...]]] = [
     (
         _number(0.0, 1.0),
         (
-            *("SOLVER.WARMUP_FACTOR", "MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO", "DATALOADER.REPEAT_THRESHOLD"),
+            *(
+                "SOLVER.WARMUP_FACTOR",
+                "SOLVER.LAYER_DECAY",
+                "MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO",
+                "DATALOADER.REPEAT_THRESHOLD",
+            ),
             *("MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD", "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD"),
         ),
     ),
     (("a number of 0 to less than 1", lambda value: 0 <= value < 1), ("SOLVER.AVERAGE_DECAY",)),
     (_number(1.0, 1000.0), ("MODEL.MASK_FORMER.OVERSAMPLE_RATIO",)),
     (_one_of(*ARCHITECTURES), ("MODEL.META_ARCHITECTURE",)),
-    (_one_of(MULTI_STEP, CONSTANT_LINEAR), ("SOLVER.LR_SCHEDULER_NAME",)),
+    (_one_of(MULTI_STEP, CONSTANT_LINEAR, POLYNOMIAL), ("SOLVER.LR_SCHEDULER_NAME",)),
     (_one_of(*AMP_TYPES), ("SOLVER.AMP.DTYPE",)),
     (_one_of(*TEST_TYPES), ("TEST.DTYPE",)),
     (_one_of(WHOLE_VIDEO, CAUSAL), ("MODEL.MASK_FORMER.TEST.TASK",)),
     (_one_of("FrozenBN", "BN"), ("MODEL.RESNETS.NORM",)),
     (_one_of("bottleneck", "basic"), ("MODEL.RESNETS.BLOCK",)),
     (_one_of(2, 4), ("MODEL.SEM_SEG_HEAD.COMMON_STRIDE",)),
+    (_one_of(4, 8, 16, 32), ("MODEL.ENCODER.PATCH",)),
 ]
-_LENGTHS = {"MODEL.RESNETS.WIDTHS": 4, "MODEL.RESNETS.DEPTHS": 4, "TEST.CANVAS": 2, "INPUT.CROP.SIZE": 2}
+_LENGTHS = {
+    "MODEL.RESNETS.WIDTHS": 4,
+    "MODEL.RESNETS.DEPTHS": 4,
+    "MODEL.ENCODER.GRID": 2,
+    "TEST.CANVAS": 2,
+    "INPUT.CROP.SIZE": 2,
+}
 _NEVER_EMPTY = ("INPUT.MIN_SIZE_TRAIN", "DATASETS.TRAIN", "DATASETS.TEST")
 
 

@@ -32,6 +32,7 @@ class Rates:
 
     base: float = 1e-4
     backbone_multiplier: float = 0.1
+    layer_decay: float = 1.0  # of the rate from one block of a vision transformer to the one before
     decay: float = 0.05
     decay_of_normalisation: float = 0.0
     decay_of_embeddings: float = 0.0
@@ -44,7 +45,7 @@ class Solver:
     batch_size: int = 1  # clips per step, over all processes
     steps: int = 100_000
     checkpoint_every: int = 10_000  # steps
-    schedule: str = MULTI_STEP  # or CONSTANT_LINEAR: constant, falling linearly to 0 over the last 30 %
+    schedule: str = MULTI_STEP  # or CONSTANT_LINEAR: constant, falling linearly to 0 over the last 30 %; or POLYNOMIAL
     milestones: tuple[int, ...] = (70_000, 90_000)  # steps at which the rate is multiplied by `gamma`
     gamma: float = 0.1
     warmup_steps: int = 10

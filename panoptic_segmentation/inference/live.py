@@ -7,7 +7,7 @@ What is kept of a camera has the size of one frame, however long it runs.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +22,8 @@ from operating_room.errors import UserError
 from panoptic_segmentation.config.settings import InferenceSettings
 from panoptic_segmentation.data.pictures import Picture, resize_for_test, resize_station
 from panoptic_segmentation.inference.panoptic import CausalPanoptic, Sizes
+from panoptic_segmentation.model.encoder_only.segmenter import EncoderOutput
+from panoptic_segmentation.model.encoder_only.video_model import EncoderOnly
 from panoptic_segmentation.model.matching import align
 from panoptic_segmentation.model.segmenter import SegmenterOutput
 from panoptic_segmentation.model.tracker import TrackerState
@@ -34,7 +36,9 @@ class _Camera:
     """What one frame of a camera hands to the next."""
 
     panoptic: CausalPanoptic
-    state: Tensor | TrackerState | None = None  # re-identification embeddings of CTVIS, or the tracker's state
+    state: Tensor | TrackerState | None = (
+        None  # re-identification embeddings of CTVIS, the next queries, or the tracker's
+    )
 
 
 class LiveSegmenter:
@@ -62,9 +66,10 @@ class LiveSegmenter:
         """
         if isinstance(model, OfflineDVIS):
             raise UserError(
-                "OfflineDVIS looks at whole videos and has no masks before the end; choose a CTVIS or online segmenter"
+                "OfflineDVIS looks at whole videos and has no masks before the end; choose a CTVIS, online or "
+                "encoder-only segmenter"
             )
-        self._model: CTVIS | OnlineDVIS = model
+        self._model: CTVIS | OnlineDVIS | EncoderOnly = model
         self._settings, self._collection, self._labels, self._tell = settings, collection, labels, tell
         self._cameras: dict[str, _Camera] = {}
         self._at_once: int | None = None  # pictures that the GPU has room for, once that is known
@@ -88,7 +93,7 @@ class LiveSegmenter:
             place = 0
             while place < len(cameras):
                 some = cameras[place : place + (self._at_once or len(cameras))]
-                seen = self._look(np.stack([sized[camera] for camera in some]))
+                seen = self._look(some, np.stack([sized[camera] for camera in some]))
                 if seen is None:
                     continue  # again, with fewer at once
                 found |= {camera: self._labels_of(camera, seen, i) for i, camera in enumerate(some)}
@@ -101,11 +106,16 @@ class LiveSegmenter:
             picture = resize_station(picture, settings.canvas)
         return resize_for_test(picture, settings.shortest, settings.longest)
 
-    def _look(self, pictures: UInt8[np.ndarray, "pictures height width 3"]) -> SegmenterOutput | None:
+    def _look(
+        self, names: Sequence[str], pictures: UInt8[np.ndarray, "pictures height width 3"]
+    ) -> SegmenterOutput | EncoderOutput | None:
         """What the segmenter sees; None if the GPU has too little memory for so many, and fewer are to be tried."""
         device = next(self._model.parameters()).device
         try:
-            return self._model.segmenter(torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float())
+            frames = torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float()
+            if isinstance(self._model, EncoderOnly):
+                return self._model.segmenter(frames, torch.stack([self._queries(name) for name in names]))
+            return self._model.segmenter(frames)
         except torch.OutOfMemoryError as error:
             if len(pictures) == 1:
                 raise UserError(
@@ -117,7 +127,15 @@ class LiveSegmenter:
         self._at_once = len(pictures) // 2
         return None
 
-    def _labels_of(self, name: str, seen: SegmenterOutput, i: int) -> UInt8[np.ndarray, "height width"]:
+    def _queries(self, name: str) -> Tensor:
+        """The queries that a camera's frame before left, of the encoder-only model."""
+        assert isinstance(self._model, EncoderOnly)
+        camera = self._cameras.get(name)
+        if camera is None or not isinstance(camera.state, Tensor):
+            return self._model.segmenter.first_queries(1)[0]
+        return camera.state
+
+    def _labels_of(self, name: str, seen: SegmenterOutput | EncoderOutput, i: int) -> UInt8[np.ndarray, "height width"]:
         """The label map of the i-th picture, which is the camera's next frame."""
         settings, labels = self._settings, self._labels
         sizes = Sizes(seen.padded_size, seen.image_size, seen.image_size)
@@ -133,14 +151,18 @@ class LiveSegmenter:
         return labels.labels[np.asarray(Image.fromarray(categories).resize(settings.canvas, Image.Resampling.NEAREST))]
 
     def _next_frame(
-        self, camera: _Camera, seen: SegmenterOutput, i: int
+        self, camera: _Camera, seen: SegmenterOutput | EncoderOutput, i: int
     ) -> tuple[Float[Tensor, "queries classes"], Float[Tensor, "queries h w"]]:
         """Class and mask logits, query by query the same objects as in the camera's frame before."""
+        if isinstance(seen, EncoderOutput):
+            camera.state = seen.queries[i].clone()
+            return seen.logits[i], seen.masks[i]
         if isinstance(self._model, CTVIS):
             assert not isinstance(camera.state, TrackerState)
             order = slice(None) if camera.state is None else align(camera.state, seen.reid[i])
             camera.state = seen.reid[i][order].clone()
             return seen.logits[i][order], seen.masks[i][order]
+        assert isinstance(self._model, OnlineDVIS)
         assert not isinstance(camera.state, Tensor)
         one = slice(i, i + 1)
         tracked = self._model.tracker(

@@ -51,11 +51,10 @@ from panoptic_segmentation.inference.panoptic import (
 )
 from panoptic_segmentation.inference.video import (
     FramePrediction,
-    ctvis_frames,
+    causal_frames,
     mean_logits,
     offline_memory,
     offline_video,
-    online_frames,
     waiting,
 )
 from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS
@@ -267,7 +266,7 @@ def segment_video(
         sizes = _output_sizes(video.sizes, settings)
         yield panoptic_video(video.probabilities, video.masks(), sizes, things, *thresholds)
         return
-    frames = ctvis_frames(model, windows) if isinstance(model, CTVIS) else online_frames(model, windows)
+    frames = causal_frames(model, windows)
     if settings.task == WHOLE_VIDEO:
         kept = [FramePrediction(frame.logits, waiting(frame.masks), frame.sizes) for frame in frames]
         logits, masks = mean_logits(kept), [frame.masks for frame in kept]

@@ -1,7 +1,7 @@
 """Inference on videos, window by window (stage-1 specification, sections 5.1, 6.1 and 7).
 
-CTVIS and the online model go forward in time and yield one frame after the other; what is kept from window to window is
-one set of query embeddings. The offline model needs the whole video before it can say anything.
+CTVIS, the online and the encoder-only model go forward in time and yield one frame after the other; what is kept from
+window to window is one set of query embeddings. The offline model needs the whole video before it can say anything.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from computing.machine import free_memory
 from panoptic_segmentation.inference.panoptic import Sizes
+from panoptic_segmentation.model.encoder_only.video_model import EncoderOnly
 from panoptic_segmentation.model.matching import follow, full_precision
 from panoptic_segmentation.model.refiner import VideoPrediction
 from panoptic_segmentation.model.segmenter import DIVISIBILITY, SegmenterConfig, SegmenterOutput
@@ -57,6 +58,28 @@ def online_frames(model: OnlineDVIS, windows: Iterable[Window]) -> Iterator[Fram
         state = tracked.state
         for logits, masks in zip(tracked.last.logits, tracked.last.masks):
             yield FramePrediction(logits, masks, _sizes(seen))
+
+
+@torch.no_grad()
+def encoder_only_frames(model: EncoderOnly, windows: Iterable[Window]) -> Iterator[FramePrediction]:
+    """Segment each frame with the queries that the frame before left."""
+    segmenter = model.segmenter
+    queries = segmenter.first_queries(1)
+    for window in windows:
+        images = segmenter.normalise(window)
+        height_width = window.shape[-2], window.shape[-1]
+        sizes = Sizes((images.shape[-2], images.shape[-1]), height_width, height_width)
+        tokens, grid = segmenter.encoder(images)
+        for of_frame in tokens.split(1):
+            (found,), queries = segmenter.look(of_frame, grid, queries)
+            yield FramePrediction(found.logits[0], found.masks[0], sizes)
+
+
+def causal_frames(model: CTVIS | OnlineDVIS | EncoderOnly, windows: Iterable[Window]) -> Iterator[FramePrediction]:
+    """The frames of a video one after the other, by whatever model needs none that come later."""
+    if isinstance(model, EncoderOnly):
+        return encoder_only_frames(model, windows)
+    return ctvis_frames(model, windows) if isinstance(model, CTVIS) else online_frames(model, windows)
 
 
 def mean_logits(frames: Sequence[FramePrediction]) -> Float[Tensor, "queries classes"]:

@@ -46,6 +46,9 @@ class SegmenterConfig:
     encoder_hidden: int = 1024
     decoder_layers: int = 9
     decoder_hidden: int = 2048
+    patch: int = 16  # px; this and the following of the encoder-only segmenter, which has no backbone before its layers
+    registers: int = 4  # tokens that only remember
+    grid: tuple[int, int] = (40, 40)  # rows and columns of its position embeddings; for others they are interpolated
 
     def __post_init__(self) -> None:
         if self.mask_stride not in (2, 4):
@@ -54,6 +57,8 @@ class SegmenterConfig:
             raise UserError(
                 f"segmenter: width {self.width} must be a multiple of {GROUPS} and of 4 x {self.heads} heads"
             )
+        if self.patch not in (4, 8, 16, 32):
+            raise UserError(f"segmenter: patch is {self.patch}; it must be 4, 8, 16 or 32")
 
 
 def small_segmenter(classes: int) -> SegmenterConfig:

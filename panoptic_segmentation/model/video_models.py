@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from panoptic_segmentation.model.losses import Clip, Losses, set_losses
-from panoptic_segmentation.model.matching import Draws, LossSettings, Match, match_clip, match_pictures
+from panoptic_segmentation.model.matching import Draws, LossSettings, Match, match_clip, match_clips, match_pictures
 from panoptic_segmentation.model.refiner import Refiner, VideoPrediction
 from panoptic_segmentation.model.reid import contrastive_losses
 from panoptic_segmentation.model.segmenter import Segmenter, SegmenterConfig
@@ -115,12 +115,7 @@ class OnlineDVIS(nn.Module):
         def match(layer: Prediction) -> list[Match]:
             if guided:
                 return matches
-            parts = [Prediction(*part) for part in zip(layer.logits.split(length), layer.masks.split(length))]
-            return [
-                found
-                for part, objects, clip, draw in zip(parts, pictures, clips, draws)
-                for found in match_clip(part, objects, clip.present, settings, draw)
-            ]
+            return match_clips(layer, pictures, [clip.present for clip in clips], settings, draws)
 
         return set_losses(
             _join(last),

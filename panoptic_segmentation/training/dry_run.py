@@ -25,15 +25,18 @@ from panoptic_segmentation.data.pictures import edge_size
 from panoptic_segmentation.training.train import begin_folder
 from panoptic_segmentation.training.trainer import KEPT, check_batch, readers
 from panoptic_segmentation.training.training_memory import Memory, Step, step_memory
-from panoptic_segmentation.weights.checkpoint_files import read_checkpoint
-from panoptic_segmentation.weights.checkpoints import VideoModel, build_model, check_architecture
+from panoptic_segmentation.weights.checkpoints import VideoModel, build_model, check_architecture, read_for
+from panoptic_segmentation.weights.encoder_files import is_on_hub, weights_file
 from panoptic_segmentation.weights.model_domain import require_classes, require_start_domain
 
 GB = 1e9  # bytes
 _OBJECTS = 12  # classes that one clip shows; few show more, and each adds little
 _BYTES = 4  # of a stored weight
 _FILLED = 0.95  # share of a GPU's memory that a step can have; CUDA itself takes some
-_PARTS = ("segmenter.backbone", "segmenter.pixel_decoder", "segmenter.decoder", "tracker", "refiner")
+_PARTS = (
+    *("segmenter.backbone", "segmenter.pixel_decoder", "segmenter.decoder", "tracker", "refiner"),
+    *("segmenter.encoder", "segmenter.heads"),
+)
 
 
 @dataclass(frozen=True)
@@ -159,11 +162,13 @@ def _start(
     if not config.weights:
         advice = ", which its frozen normalisation makes hard: give MODEL.WEIGHTS"
         return ["starts from nothing" + advice * (config.segmenter.norm == "frozen")]
-    path = Path(config.weights)
+    if is_on_hub(config.weights):
+        return [f"starts from {config.weights} of the model hub, which is fetched first"]
+    path = weights_file(config.weights)
     try:
         if domain is not None:
             require_start_domain(path, domain)
-        report = check_architecture(path, read_checkpoint(path), model, complete=False)
+        report = check_architecture(path, read_for(path, model), model, complete=False)
     except UserError as error:
         problems.append(str(error))
         return []

@@ -1,4 +1,4 @@
-"""Training of the three video models through transformers' Trainer (stage-1 specification, section 9).
+"""Training of the video models through transformers' Trainer (stage-1 specification, section 9).
 
 Which clips a step sees and all that is random in it follow from the seed and the step's number, so that a run that is
 stopped and resumed goes the same way as one that is not.
@@ -33,6 +33,7 @@ from panoptic_segmentation.weights.checkpoints import (
     save_model,
     save_published,
 )
+from panoptic_segmentation.weights.encoder_files import weights_file
 from panoptic_segmentation.weights.model_domain import require_classes, require_start_domain
 
 MODEL_FILE, FINAL_FILE, CONFIG_FILE = "model.safetensors", "model_final.pth", "config.yaml"
@@ -77,12 +78,13 @@ def train(
     domain.require_categories()
     require_classes(config.segmenter, domain, "this training")
     checkpoint = begin_folder(config, domain, output, resume)
-    if checkpoint is None and config.weights:
-        require_start_domain(Path(config.weights), domain)
+    start = weights_file(config.weights) if checkpoint is None and config.weights else None
+    if start is not None:
+        require_start_domain(start, domain)
     torch.manual_seed(config.seed)  # initial weights
     model = build_model(config.kind, config.segmenter, config.video)
-    if checkpoint is None and config.weights:
-        report = load_checkpoint(Path(config.weights), model, complete=False)
+    if start is not None:
+        report = load_checkpoint(start, model, complete=False)
         if is_first():
             print(report)
     # The first process of all prepares for everybody. Where machines have disks of their own, the first of each other

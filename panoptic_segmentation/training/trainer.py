@@ -24,7 +24,7 @@ from computing.watched_trainer import WatchedTrainer
 from operating_room.errors import UserError
 from operating_room.files.tensors import is_finite
 from operating_room.work.processes import cpu_threads, share
-from panoptic_segmentation.config.config_keys import MULTI_STEP
+from panoptic_segmentation.config.config_keys import MULTI_STEP, POLYNOMIAL
 from panoptic_segmentation.config.settings import Config, Solver
 from panoptic_segmentation.data.clips import ClipDataset, batch_of, collate
 from panoptic_segmentation.model.losses import Clip, Losses
@@ -35,6 +35,7 @@ from panoptic_segmentation.weights.checkpoints import VideoModel, save_published
 KEPT = 2  # checkpoints, the newest
 _LOG_EVERY = 20  # steps
 _FALL = 0.3  # share of the training in which the rate falls to 0 in the constant-linear schedule
+_POWER = 0.9  # of the polynomial schedule
 
 
 class TrainedModel(nn.Module):
@@ -45,18 +46,20 @@ class TrainedModel(nn.Module):
         self.model = model
         self.decay = config.solver.average_decay
         self.average = copy.deepcopy(model).requires_grad_(False).eval() if self.decay else None
-        self.guided_steps = config.solver.steps // 2
+        self.kind, self.steps = config.kind, config.solver.steps
         scale = config.clips.frames if config.kind == "offline" else 1  # its clips are one picture each
         self.settings = replace(config.losses, points=config.losses.points * scale)
-        self.is_guided = config.kind != "ctvis"
 
     def forward(
         self, frames: Float[Tensor, "clips frames 3 h w"], clips: Sequence[Clip], draws: Sequence[Draws], step: int
     ) -> Losses:
         """The weighted loss terms of a training step."""
-        if self.is_guided:
-            return self.model(frames, clips, self.settings, draws, step < self.guided_steps)
-        return self.model(frames, clips, self.settings, draws)
+        arguments = frames, clips, self.settings, draws
+        if self.kind == "ctvis":
+            return self.model(*arguments)
+        if self.kind == "encoder_only":
+            return self.model(*arguments, step / self.steps)
+        return self.model(*arguments, step < self.steps // 2)  # guided in the first half
 
     @torch.no_grad()
     def update_average(self, steps: int) -> None:
@@ -83,6 +86,8 @@ def rate_factor(solver: Solver) -> Callable[[int], float]:
         warm = min(1.0, start + (1 - start) * step / solver.warmup_steps) if solver.warmup_steps else 1.0
         if solver.schedule == MULTI_STEP:
             return warm * solver.gamma ** sum(step >= milestone for milestone in solver.milestones)
+        if solver.schedule == POLYNOMIAL:
+            return warm * (1 - min(step / solver.steps, 1.0)) ** _POWER
         return warm * min(1.0, (1 - step / solver.steps) / _FALL)
 
     return factor

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from computing.machine import autocast
 from panoptic_segmentation.config.settings import Config
+from panoptic_segmentation.model.encoder_only.video_model import EncoderOnly
 from panoptic_segmentation.model.losses import Clip, set_losses
 from panoptic_segmentation.model.matching import Draws, Match
 from panoptic_segmentation.model.transformer_decoder import Prediction
@@ -110,8 +111,11 @@ def step_memory(config: Config, step: Step, dtype: torch.dtype | None, processes
 
 def _loss(model: VideoModel, config: Config, step: Step, frames: Tensor, masks: Tensor) -> Tensor:
     """The loss of a step. Who is matched with whom does not change any size, and is not asked."""
-    pictures = len(frames)
-    if config.kind != "ctvis":
+    pictures, draws = len(frames), Draws(torch.Generator())
+    if isinstance(model, EncoderOnly):
+        clips_of = frames.unflatten(0, (step.clips, step.frames))
+        predictions, _, padded_size = model.layers(clips_of, [draws] * step.clips, done=0.0)
+    elif config.kind != "ctvis":
         with torch.no_grad():
             seen = model.segmenter(frames)
         # What tracker or refiner predict, layer by layer, with its gradient; they themselves see queries only.
@@ -120,17 +124,16 @@ def _loss(model: VideoModel, config: Config, step: Step, frames: Tensor, masks: 
             torch.zeros(shape, dtype=seen.masks.dtype, requires_grad=True) for _ in range(config.video_layers + 1)
         ]
         logits = torch.zeros(*shape[:2], config.segmenter.classes + 1, requires_grad=True)
-        predictions = [Prediction(logits, masks) for masks in layers]
+        predictions, padded_size = [Prediction(logits, masks) for masks in layers], seen.padded_size
     else:
         seen = model.segmenter(frames, auxiliary=True)
-        predictions = [*seen.auxiliary, Prediction(seen.logits, seen.masks)]
+        predictions, padded_size = [*seen.auxiliary, Prediction(seen.logits, seen.masks)], seen.padded_size
     classes = torch.zeros(step.objects, dtype=torch.long)
     present = torch.ones(step.objects, step.frames, dtype=torch.bool)
     clips = [Clip(classes, masks, present) for _ in range(step.clips)]
-    objects = [picture for clip in clips for picture in clip.pictures(seen.padded_size)]
+    objects = [picture for clip in clips for picture in clip.pictures(padded_size)]
     count = min(step.objects, config.segmenter.queries)
     match = Match(torch.zeros(count, dtype=torch.long), torch.zeros(count, dtype=torch.long))
-    draws = Draws(torch.Generator())
     losses = set_losses(
         predictions[-1],
         predictions[:-1],

@@ -1,8 +1,8 @@
 """Reading model files safely: bytes to tensors under published names, with errors that name the file.
 
 Read are `.pth` files of the published training (optimiser state beside the model, or stripped), `.pkl` files of the
-Mask2Former zoo (NumPy arrays), torchvision's ResNets, and `.safetensors` of ours. Nothing is unpickled without an
-allow-list.
+Mask2Former zoo (NumPy arrays), torchvision's ResNets, `.safetensors` of ours, and what
+`panoptic_segmentation.weights.encoder_files` translates. Nothing is unpickled without an allow-list.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from operating_room.errors import UserError
 from operating_room.files.tensors import damaged, named_tensors, read_pickle, read_safetensors
+from panoptic_segmentation.weights.encoder_files import is_strange, our_names
 
 _TORCHVISION = (  # torchvision's ResNet -> published
     (r"^conv1\.", "stem.conv1."),
@@ -89,7 +90,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         state = state.get("model", state)
     if not isinstance(state, Mapping) or not state:
         raise UserError(f"{path}: holds no parameters; give a checkpoint file")
-    return _renamed(named_tensors({name: _tensor(value) for name, value in state.items()}, path))
+    tensors = named_tensors({name: _tensor(value) for name, value in state.items()}, path)
+    return our_names(tensors, path) if is_strange(tensors) else _renamed(tensors)
 
 
 def _read_arrays(path: Path) -> Any:

@@ -19,13 +19,15 @@ from torch import Tensor
 from computing.loading import LoadReport, told_by_names
 from operating_room.errors import UserError
 from operating_room.files.tensors import check_numbers, write_pickle, write_safetensors
+from panoptic_segmentation.model.encoder_only.video_model import EncoderOnly
 from panoptic_segmentation.model.matching import LossSettings
 from panoptic_segmentation.model.segmenter import SegmenterConfig
 from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS, OnlineDVIS, VideoConfig
 from panoptic_segmentation.weights.checkpoint_files import read_checkpoint
+from panoptic_segmentation.weights.encoder_files import fitted
 from panoptic_segmentation.weights.model_card import Kind, ModelCard, read_card
 
-VideoModel = CTVIS | OnlineDVIS | OfflineDVIS
+VideoModel = CTVIS | OnlineDVIS | OfflineDVIS | EncoderOnly
 KINDS = get_args(Kind)
 
 _PREFIXES = {  # published -> ours
@@ -34,21 +36,30 @@ _PREFIXES = {  # published -> ours
     "sem_seg_head.predictor.": "segmenter.decoder.",
     "tracker.": "tracker.",
     "refiner.": "refiner.",
+    "encoder.": "segmenter.encoder.",  # ours, as the next
+    "heads.": "segmenter.heads.",
 }
 _CLASS_WEIGHTS = "criterion.empty_weight"  # in every published checkpoint; here it follows from the settings
 # Entries that depend on the number of classes or queries: another training may start without them.
-_REPLACEABLE = re.compile(r".*\.(class_embed\.(weight|bias)|query_feat\.weight|query_embed\.weight)")
+_REPLACEABLE = re.compile(
+    r".*\.(class_embed\.(weight|bias)|query_feat\.weight|query_embed\.weight|query\.weight|"
+    r"class_predictor\.(weight|bias))"
+)
 
 
 def build_model(kind: str, segmenter: SegmenterConfig, video: VideoConfig) -> VideoModel:
-    """A new model of the kind "ctvis", "online" or "offline"."""
+    """A new model of one of the `KINDS`."""
     if kind == "ctvis":
         return CTVIS(segmenter)
+    if kind == "encoder_only":
+        return EncoderOnly(segmenter)
     return OnlineDVIS(segmenter, video) if kind == "online" else OfflineDVIS(segmenter, video)
 
 
 def kind_of(model: VideoModel) -> str:
-    """The kind of a model: it has a refiner, a tracker, or only a segmenter."""
+    """The kind of a model: of those with a ResNet, it has a refiner, a tracker, or only a segmenter."""
+    if isinstance(model, EncoderOnly):
+        return "encoder_only"
     return "offline" if hasattr(model, "refiner") else "online" if hasattr(model, "tracker") else "ctvis"
 
 
@@ -77,7 +88,17 @@ def load_checkpoint(path: Path, model: VideoModel, complete: bool = True) -> Loa
         UserError: the file is missing, damaged, unsafe, of another kind of model or of another architecture, or a value
             is no number.
     """
-    return load_state(path, read_checkpoint(path), model, complete)
+    return load_state(path, read_for(path, model), model, complete)
+
+
+def read_for(path: Path, model: VideoModel) -> dict[str, Tensor]:
+    """The entries of a file; those of a vision transformer resampled for patches and grid of the model.
+
+    Raises:
+        UserError: see `read_checkpoint`.
+    """
+    state = read_checkpoint(path)
+    return fitted(state, model.segmenter.config) if isinstance(model, EncoderOnly) else state
 
 
 def load_state(path: Path, state: Mapping[str, Tensor], model: VideoModel, complete: bool = True) -> LoadReport:
@@ -109,7 +130,8 @@ def check_architecture(path: Path, state: Mapping[str, Tensor], model: VideoMode
     missing = [name for name in ours if name not in state and name not in counters]
     unexpected = [name for name in state if name not in ours and name != _CLASS_WEIGHTS]
     blocking = [name for name in reshaped if complete or not _REPLACEABLE.fullmatch(name)]
-    if not blocking and not any(name.startswith("backbone.") for name in matched):
+    blocking += [name for name in missing if name.startswith("encoder.layers.")]  # half a transformer sees nothing
+    if not blocking and not any(name.startswith(("backbone.", "encoder.")) for name in matched):
         blocking = missing[:1]
     if blocking:
         name = blocking[0]
@@ -127,11 +149,13 @@ def check_architecture(path: Path, state: Mapping[str, Tensor], model: VideoMode
 
 def _check_kind(path: Path, state: Mapping[str, Tensor], model: VideoModel, complete: bool) -> None:
     parts = {name.split(".")[0] for name in state}
-    if "backbone" not in parts:
+    if not parts & {"backbone", "encoder"}:
         raise UserError(f"{path}: holds no segmenter, but {told_by_names(state)}; choose another file")
     theirs = "offline" if "refiner" in parts else "online" if "tracker" in parts else "ctvis"
+    theirs = "encoder_only" if "encoder" in parts else theirs
     wanted = kind_of(model)
-    if KINDS.index(theirs) > KINDS.index(wanted) or (complete and theirs != wanted):
+    alone = "encoder_only" in (theirs, wanted)  # no other kind contains it or is in it
+    if KINDS.index(theirs) > KINDS.index(wanted) or ((complete or alone) and theirs != wanted):
         raise UserError(
             f"{path}: holds the {theirs} model, but the configuration asks for the {wanted} one; "
             "choose the configuration of the same model"

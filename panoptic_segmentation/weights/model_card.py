@@ -18,7 +18,7 @@ from panoptic_segmentation.model.segmenter import SegmenterConfig
 from panoptic_segmentation.model.video_models import VideoConfig
 
 Settings = TypeVar("Settings")
-Kind = Literal["ctvis", "online", "offline"]
+Kind = Literal["ctvis", "online", "offline", "encoder_only"]
 _LARGEST = 1_000_000  # of any size: a sanity check
 _DEEPEST = 1000  # layers: a damaged number must not keep somebody waiting for hours
 
@@ -27,7 +27,7 @@ _DEEPEST = 1000  # layers: a damaged number must not keep somebody waiting for h
 class ModelCard:
     """How a model is built, saved inside our own files."""
 
-    kind: str  # one of Kind; each contains the ones before
+    kind: str  # one of Kind; of the first three, each contains the ones before
     segmenter: SegmenterConfig
     video: VideoConfig = field(default_factory=VideoConfig)  # of the tracker and the refiner
     preprocessing: dict[str, Any] = field(default_factory=dict)  # whatever inference must repeat, JSON values

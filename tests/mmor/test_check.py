@@ -39,7 +39,7 @@ def test_a_healthy_machine_passes(tmp_path: Path) -> None:
     assert "holds neither 4D-OR_data nor MM-OR_data" in result.output
     found = json.loads(out.read_text())
     rows = [SimpleNamespace(**row) for row in found["rows"]]
-    for kind in ("ctvis", "online", "offline"):
+    for kind in ("ctvis", "online", "offline", "encoder_only"):
         for part in (f"segment, {kind}", f"train, {kind}"):
             formats = [row.format for row in rows if row.part == part and row.device == "cpu"]
             assert formats == ["float32", "bfloat16", "float16"]

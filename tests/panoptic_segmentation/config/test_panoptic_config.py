@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -20,6 +22,7 @@ from panoptic_segmentation.config.settings import (
     save_config,
     unused_summary,
 )
+from panoptic_segmentation.model.encoder_only.segmenter import published_encoder_only
 from panoptic_segmentation.model.segmenter import SegmenterConfig, small_segmenter
 
 SMALL = Path(__file__).parents[3] / "configs" / "panoptic" / "small.yaml"
@@ -43,6 +46,25 @@ def test_the_later_small_stages_build_on_the_small_segmenter(kind: str) -> None:
     assert config.kind == kind
     assert config.segmenter == read_config(SMALL).segmenter
     assert (config.video.depth, config.unused) == (2, ())
+
+
+def test_the_small_encoder_only_experiment_differs_in_its_model_alone() -> None:
+    config, small = read_config(SMALL.with_stem("small_encoder_only")), read_config(SMALL)
+    assert (config.kind, config.unused) == ("encoder_only", ())
+    assert (config.clips, config.losses, config.test, config.train_data) == (
+        small.clips,
+        small.losses,
+        small.test,
+        small.train_data,
+    )
+
+
+@pytest.mark.parametrize("size", ["small", "base", "large"])
+def test_the_encoder_only_experiments_are_of_the_published_sizes(size: Literal["small", "base", "large"]) -> None:
+    config = read_config(SMALL.with_stem(f"encoder_only_{size}"))
+    assert config.segmenter == replace(published_encoder_only(size), grid=(45, 60))
+    assert (config.kind, config.unused, config.rates.layer_decay) == ("encoder_only", (), 0.6)
+    assert size in config.weights
 
 
 def test_an_empty_file_is_the_published_experiment(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from panoptic_segmentation.config.settings import InferenceSettings
 from panoptic_segmentation.data.pictures import Picture, resize_for_test, resize_station
 from panoptic_segmentation.inference.live import LiveSegmenter
 from panoptic_segmentation.inference.predict import segment_video
+from panoptic_segmentation.model.encoder_only.segmenter import EncoderOutput
 from panoptic_segmentation.model.segmenter import SegmenterOutput, small_segmenter
 from panoptic_segmentation.model.video_models import SMALL_VIDEO
 from panoptic_segmentation.weights.checkpoints import VideoModel, build_model
@@ -33,7 +34,7 @@ def new_model(kind: str) -> VideoModel:
     with seeded(0):
         model = build_model(kind, small_segmenter(CATEGORIES), SMALL_VIDEO).eval()
     for name, parameter in model.named_parameters():
-        if "class_embed" in name:
+        if "class_embed" in name or "class_predictor" in name:
             parameter.data *= 30  # queries of many classes
     return model
 
@@ -64,7 +65,7 @@ def as_videos(model: VideoModel, settings: InferenceSettings, frames: dict[str, 
 
 
 @pytest.mark.parametrize("running_mean", [False, True])
-@pytest.mark.parametrize("kind", ["ctvis", "online"])
+@pytest.mark.parametrize("kind", ["ctvis", "online", "encoder_only"])
 def test_second_by_second_is_as_video_by_video(kind: str, running_mean: bool) -> None:
     settings = replace(SETTINGS, at_canvas=True, running_mean=running_mean)
     model, frames = new_model(kind), pictures(4)
@@ -82,8 +83,9 @@ def test_second_by_second_is_as_video_by_video(kind: str, running_mean: bool) ->
     assert len(seen) > 8  # there was something to compare
 
 
-def test_a_camera_that_was_away_goes_on_where_it_was() -> None:
-    model, frames = new_model("online"), pictures(4)
+@pytest.mark.parametrize("kind", ["online", "encoder_only"])
+def test_a_camera_that_was_away_goes_on_where_it_was(kind: str) -> None:
+    model, frames = new_model(kind), pictures(4)
     whole, parts = (LiveSegmenter(model, SETTINGS, MMOR, LABELS) for _ in range(2))
     for second in range(4):
         alone = whole.step({"4": frames["4"][second]})["4"]
@@ -99,7 +101,7 @@ def test_a_camera_may_change_its_size() -> None:
 
 
 def test_the_offline_model_is_refused_by_name() -> None:
-    with pytest.raises(UserError, match=r"OfflineDVIS looks at whole videos .* choose a CTVIS or online"):
+    with pytest.raises(UserError, match=r"OfflineDVIS looks at whole videos .* choose a CTVIS, online or encoder"):
         LiveSegmenter(new_model("offline"), SETTINGS, MMOR, LABELS)
 
 
@@ -107,19 +109,20 @@ def cramp(patch: pytest.MonkeyPatch, model: VideoModel, room: int) -> VideoModel
     """The model on a GPU that has room for so many pictures."""
     usual = model.segmenter.forward
 
-    def forward(frames: Tensor, auxiliary: bool = False) -> SegmenterOutput:
+    def forward(frames: Tensor, *queries: Tensor) -> SegmenterOutput | EncoderOutput:
         if len(frames) > room:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return usual(frames, auxiliary)
+        return usual(frames, *queries)  # ty: ignore[invalid-argument-type]
 
     patch.setattr(model.segmenter, "forward", forward)
     return model
 
 
-def test_a_small_gpu_takes_fewer_cameras_at_once_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["ctvis", "encoder_only"])
+def test_a_small_gpu_takes_fewer_cameras_at_once_and_says_so_once(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     frames, told = pictures(3), []
-    usual = LiveSegmenter(new_model("ctvis"), SETTINGS, MMOR, LABELS)
-    cramped = LiveSegmenter(cramp(monkeypatch, new_model("ctvis"), 1), SETTINGS, MMOR, LABELS, told.append)
+    usual = LiveSegmenter(new_model(kind), SETTINGS, MMOR, LABELS)
+    cramped = LiveSegmenter(cramp(monkeypatch, new_model(kind), 1), SETTINGS, MMOR, LABELS, told.append)
     for second in range(3):
         now = {name: frames[name][second] for name in CAMERAS}
         for name, labels in cramped.step(now).items():

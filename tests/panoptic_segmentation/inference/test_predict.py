@@ -61,7 +61,7 @@ def new_model(path: Path, kind: str = "ctvis") -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["ctvis", "online", "offline"])
+@pytest.mark.parametrize("kind", ["ctvis", "online", "offline", "encoder_only"])
 def test_every_kind_of_model_writes_the_published_files(tmp_path: Path, videos: list[Video], kind: str) -> None:
     path = new_model(tmp_path / "model.safetensors", kind)
     path = predict(*load(path, mmor()), videos, tmp_path / "out", "train", path)
@@ -304,7 +304,7 @@ def test_a_full_disk_stops_with_the_path_and_keeps_what_is_done(
 
 
 @pytest.mark.parametrize("task", [WHOLE_VIDEO, CAUSAL])
-@pytest.mark.parametrize("kind", ["ctvis", "online", "offline"])
+@pytest.mark.parametrize("kind", ["ctvis", "online", "offline", "encoder_only"])
 def test_predictions_in_16_bits_are_nearly_those_in_32_and_do_not_mix(
     tmp_path: Path, videos: list[Video], kind: str, task: str
 ) -> None:
@@ -347,7 +347,7 @@ def test_a_format_that_the_device_lacks_is_named_before_anything_is_written(
         read_test_config(origin, None, ["TEST.DTYPE", "half"])
 
 
-@pytest.mark.parametrize("kind", ["ctvis", "online"])
+@pytest.mark.parametrize("kind", ["ctvis", "online", "encoder_only"])
 def test_published_scores_are_of_the_whole_video(tmp_path: Path, videos: list[Video], kind: str) -> None:
     origin = new_model(tmp_path / "model.safetensors", kind)
     model, settings = load(origin, mmor())

@@ -42,22 +42,24 @@ def measured(config: Config, step: Step, dtype: torch.dtype | None) -> int:
     """Bytes at the worst moment of a real step: forward, matching, losses, backward."""
     model = build_model(config.kind, config.segmenter, config.video)
     draws = [Draws(torch.Generator().manual_seed(i)) for i in range(step.clips)]
-    guided = () if config.kind == "ctvis" else (True,)
+    further: dict[str, tuple[bool | float, ...]] = {"ctvis": (), "encoder_only": (0.0,)}
     with LiveBytes() as live, autocast(CPU, dtype):
         frames = 255 * torch.rand(step.clips, step.frames, 3, step.height, step.width)
         masks = torch.rand(step.objects, step.frames, step.height, step.width) > 0.5
         present = torch.ones(step.objects, step.frames, dtype=torch.bool)
         clips = [Clip(torch.arange(step.objects), masks, present)] * step.clips
-        losses = model(frames, clips, config.losses, draws, *guided)
+        losses = model(frames, clips, config.losses, draws, *further.get(config.kind, (True,)))
         torch.stack(list(losses.values())).sum().backward()
     return live.peak
 
 
+@pytest.mark.parametrize("architecture", ["CTMinVIS", "EncoderOnly"])
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 @pytest.mark.parametrize("step", [STEP, replace(STEP, clips=2), replace(STEP, frames=6, height=64)])
-def test_the_estimate_is_what_a_real_step_takes(step: Step, dtype: torch.dtype | None) -> None:
-    expected = measured(NO_AVERAGE, step, dtype)
-    assert step_memory(NO_AVERAGE, step, dtype).step == pytest.approx(expected, rel=0.1)
+def test_the_estimate_is_what_a_real_step_takes(step: Step, dtype: torch.dtype | None, architecture: str) -> None:
+    config = replace(NO_AVERAGE, architecture=architecture)
+    expected = measured(config, step, dtype)
+    assert step_memory(config, step, dtype).step == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.parametrize("architecture", ["DVIS_Plus_online", "DVIS_Plus_offline"])

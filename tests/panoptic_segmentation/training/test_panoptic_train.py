@@ -14,8 +14,9 @@ import torch
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import cpu_threads
-from panoptic_segmentation.config.config_keys import CONSTANT_LINEAR
+from panoptic_segmentation.config.config_keys import CONSTANT_LINEAR, POLYNOMIAL
 from panoptic_segmentation.config.settings import ClipSettings, Config, InferenceSettings, Solver, read_config
+from panoptic_segmentation.model.encoder_only import video_model
 from panoptic_segmentation.model.matching import LossSettings
 from panoptic_segmentation.model.segmenter import SegmenterConfig
 from panoptic_segmentation.training.train import train
@@ -74,6 +75,28 @@ def test_later_stages_start_from_the_one_before(trained: Path, tmp_path: Path, a
     start = published_state(load_model(Path(weights))[0])
     end = published_state(model)
     assert all(torch.equal(start[name], end[name]) for name in start)  # the segmenter is frozen
+
+
+def test_the_encoder_only_segmenter_is_trained_resumed_and_scored_with_its_average(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(TINY, architecture="EncoderOnly")
+    told: list[float] = []
+    shares = video_model.masking
+    monkeypatch.setattr(video_model, "masking", lambda blocks, done: told.append(done) or shares(blocks, done))
+    whole = train(config, Dataset(trained / "data"), tmp_path / "whole", trained / "prepared")
+    assert sorted(set(told)) == [0.0, 0.25, 0.5, 0.75]  # masked attention follows the training's length
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "resumed" / "checkpoint-2")
+    resumed = train(config, Dataset(trained / "data"), tmp_path / "resumed", trained / "prepared", resume=True)
+    states = [published_state(load_model(path)[0]) for path in (whole, resumed)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert load_model(whole)[1].kind == "encoder_only"
+    final = build_model("encoder_only", TINY.segmenter, TINY.video)
+    assert load_checkpoint(whole.parent / "model_final.pth", final).missing == []
+    further = replace(config, weights=str(whole), segmenter=replace(TINY.segmenter, classes=30, grid=(2, 3)))
+    train(further, Dataset(trained / "data"), tmp_path / "further", trained / "prepared")
+    with pytest.raises(UserError, match="holds the encoder_only model, but the configuration asks for the ctvis one"):
+        train(replace(TINY, weights=str(whole)), Dataset(trained / "data"), tmp_path / "other", trained / "prepared")
 
 
 def test_the_guided_half_does_not_start_again_after_resuming(trained: Path, tmp_path: Path) -> None:
@@ -167,7 +190,7 @@ def test_another_training_is_not_resumed(trained: Path, tmp_path: Path, capsys: 
     assert (folder / "checkpoint-5").exists()
 
 
-@pytest.mark.parametrize("architecture", ["CTMinVIS", "DVIS_Plus_online", "DVIS_Plus_offline"])
+@pytest.mark.parametrize("architecture", ["CTMinVIS", "DVIS_Plus_online", "DVIS_Plus_offline", "EncoderOnly"])
 def test_a_training_that_diverges_is_an_error(trained: Path, tmp_path: Path, architecture: str) -> None:
     config = replace(TINY, architecture=architecture, solver=replace(TINY.solver, clip=False, batch_size=1, steps=8))
     config = replace(config, rates=replace(TINY.rates, base=1e30))
@@ -278,6 +301,11 @@ def test_the_rate_warms_up_and_falls() -> None:
     assert [round(linear(step), 3) for step in (0, 5, 10, 70, 85, 100)] == [0, 0.5, 1, 1, 0.5, 0]
     published = rate_factor(Solver())
     assert [published(step) for step in (0, 69_999, 70_000, 90_000)] == pytest.approx([1, 1, 0.1, 0.01])
+
+
+def test_the_polynomial_rate_falls_all_the_way() -> None:
+    factor = rate_factor(Solver(steps=100, schedule=POLYNOMIAL, warmup_steps=10, warmup_factor=0.0))
+    assert [factor(step) for step in (0, 50, 100)] == pytest.approx([0, 0.5**0.9, 0])
 
 
 def test_averaged_weights_follow() -> None:

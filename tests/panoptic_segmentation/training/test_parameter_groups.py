@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from panoptic_segmentation.config.settings import Rates
-from panoptic_segmentation.model.segmenter import small_segmenter
+from panoptic_segmentation.model.encoder_only.video_model import EncoderOnly
+from panoptic_segmentation.model.segmenter import SegmenterConfig, small_segmenter
 from panoptic_segmentation.model.video_models import CTVIS, SMALL_VIDEO, OnlineDVIS
 from panoptic_segmentation.training.optimizer import parameter_groups, parameter_rates
 
@@ -18,6 +19,16 @@ def test_published_rules() -> None:
     assert rates["segmenter.decoder.decoder_norm.bias"] == (1e-4, 0.0)
     assert rates["segmenter.decoder.class_embed.bias"] == (1e-4, 0.05)
     assert rates["segmenter.pixel_decoder.transformer.level_embed"] == (1e-4, 0.05)
+
+
+def test_the_rate_falls_from_block_to_block_of_a_transformer() -> None:
+    config = SegmenterConfig(classes=3, width=32, heads=2, encoder_layers=2, decoder_layers=2, decoder_hidden=32)
+    given = Rates(base=1.0, layer_decay=0.5)
+    rates = {name: rate for name, _, rate, _ in parameter_rates(EncoderOnly(config), given)}
+    assert rates["segmenter.encoder.layers.3.fc1.weight"] == 1.0
+    assert rates["segmenter.encoder.layers.0.scale1"] == 0.5**3
+    assert rates["segmenter.encoder.patches.weight"] == rates["segmenter.encoder.positions"] == 0.5**4
+    assert rates["segmenter.encoder.norm.weight"] == rates["segmenter.heads.query.weight"] == 1.0
 
 
 def test_groups_hold_every_trainable_parameter_once() -> None:
