@@ -17,7 +17,6 @@ from mmor.check.full import live, published_size
 from mmor.check.measure import FORMATS, KINDS, Outcome, Result, measure, not_run
 from mmor.check.whole import whole_path
 from operating_room.files.atomic import write_json
-from operating_room.work.progress import track
 
 CPU = torch.device("cpu")
 # Largest relative difference from the CPU in float32 that is taken for rounding. On a CPU the small models differ by
@@ -46,19 +45,25 @@ def self_test(full: bool) -> Iterator[Result]:
         yield from published_size(choose_device())
 
 
-def table(rows: Sequence[Result]) -> str:
-    """The rows as text of fixed columns."""
-    cells = [("part", "device", "format", "", "seconds", "GB", "difference", "")]
-    for row in rows:
-        difference = "" if row.difference is None else f"{row.difference:.1e}"
-        if row.difference is not None and row.allowed is not None:
-            difference += f" of {row.allowed:g}"
-        seconds = "" if row.seconds is None else f"{row.seconds:.2f}"
-        memory = "" if row.memory is None else f"{row.memory / 1e9:.2f}"
-        cells.append((row.part, row.device, row.format, row.state, seconds, memory, difference, row.note))
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]) - 1)]
-    padded = ([cell.ljust(width) for cell, width in zip(line, widths)] + [line[-1]] for line in cells)
-    return "\n".join("  ".join(line).rstrip() for line in padded)
+# Characters of the columns before the last; the first is as wide as the longest part.
+WIDTHS = 46, 6, 8, 7, 7, 6, 15
+HEAD = "part", "device", "format", "", "seconds", "GB", "difference", ""
+
+
+def row_text(row: Result | None = None) -> str:
+    """A row as text of fixed columns, so that it can be told before the next ones are known; without one, the head."""
+    if row is None:
+        return _columns(HEAD)
+    difference = "" if row.difference is None else f"{row.difference:.1e}"
+    if row.difference is not None and row.allowed is not None:
+        difference += f" of {row.allowed:g}"
+    seconds = "" if row.seconds is None else f"{row.seconds:.2f}"
+    memory = "" if row.memory is None else f"{row.memory / 1e9:.2f}"
+    return _columns((row.part, row.device, row.format, row.state, seconds, memory, difference, row.note))
+
+
+def _columns(cells: Sequence[str]) -> str:
+    return "  ".join((*(cell.ljust(width) for cell, width in zip(cells, WIDTHS)), cells[-1])).rstrip()
 
 
 def check(data: Path, full: bool, out: Path | None, tell: Callable[[str], None]) -> bool:
@@ -77,8 +82,11 @@ def check(data: Path, full: bool, out: Path | None, tell: Callable[[str], None])
     for line in environment.lines(found):
         tell(line)
     tell("")
-    rows = list(track(self_test(full), "checking"))
-    tell(table(rows))
+    tell(row_text())
+    rows: list[Result] = []
+    for row in self_test(full):  # told as they are done: of a check that is ended early, everything before is known
+        tell(row_text(row))
+        rows.append(row)
     tell(EXPLANATION)
     verdicts = [live(rows)] if full else []
     bad = [row for row in rows if row.state == "FAIL"]

@@ -14,15 +14,20 @@ from operating_room.recordings.dataset import Dataset
 PACKAGES = ("operating_room", "computing", "panoptic_segmentation", "scene_graph_generation", "mmor")
 
 
+def installed_version() -> str:
+    """Of mmor; a checkout that is only on the path has none."""
+    try:
+        return version("mmor")
+    except PackageNotFoundError:
+        return "not installed"
+
+
 def code_version() -> dict[str, str]:
     """The installed version of mmor, and a fingerprint of its source files."""
     root = Path(__file__).parents[2]
     files = sorted(path for package in PACKAGES for path in (root / package).rglob("*.py"))
-    try:
-        installed = version("mmor")
-    except PackageNotFoundError:
-        installed = "not installed"
-    return {"mmor": installed, "source": fingerprint(f"{p.relative_to(root)}\n{p.read_text('utf-8')}" for p in files)}
+    source = fingerprint(f"{path.relative_to(root)}\n{path.read_text('utf-8')}" for path in files)
+    return {"mmor": installed_version(), "source": source}
 
 
 def annotations_fingerprint(samples: Iterable[Sample]) -> str:

@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.readers import read_json, require
 from operating_room.recordings.dataset import Dataset
+from operating_room.scores.fingerprints import installed_version
 from operating_room.work.processes import ALL, Share
 from panoptic_segmentation.config.settings import Config, read_test
 from panoptic_segmentation.data.ground_truth import Size, Video, find_videos, ground_truth_path, prepare
@@ -194,7 +194,7 @@ def evaluate(
         instances = video_quality(by_number, names)
     evaluation = Evaluation(video_quality(overlaps, names), instances, tracking_quality(overlaps).overall)
     report = {
-        "version": version("mmor"),
+        "version": installed_version(),
         "split": split_name,
         "takes": sorted({video.take.sample_name for video in videos}),
         "videos": len(videos),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,6 +51,20 @@ def test_a_healthy_machine_passes(tmp_path: Path) -> None:
     assert {row.part for row in rows} >= {"train, two processes", "both stages, simulated take", "write a scene graph"}
     assert found["environment"]["versions"]["torch"] == torch.__version__
     assert found["verdicts"][-1].endswith("not run")
+
+
+def test_rows_are_told_as_they_are_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def rows(full: bool) -> Iterator[Result]:
+        yield measure.not_run("first", CPU, "float32", "no reason")
+        assert any(line.startswith("first") for line in told), "nothing is known of a check that is ended early"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "self_test", rows)
+    with pytest.raises(KeyboardInterrupt):
+        run.check(tmp_path, False, None, told.append)
+    assert told[-1] == run.row_text(measure.not_run("first", CPU, "float32", "no reason"))
 
 
 @pytest.mark.usefixtures("only_segmenting")
