@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mmor.reports.parts import Section, Table, cards, definitions, note
+from mmor.reports.parts import Cell, Section, Table, cards, definitions, note
 from mmor.reports.results import Results
 from mmor.reports.svg import BLUE, GREEN, SHARE, Row, chart, heatmap, key, spans
 from operating_room.domain.domain import Domain
@@ -153,23 +153,30 @@ def _time_lines(results: Results, domain: Domain) -> Section:
     if not results.samples:
         return Section(title, [note(WITHOUT_SAMPLES)])
     legend = f"<p class=note>{key(BLUE, 'true')}{key(GREEN, 'predicted, right')}{key('hatch', 'predicted, wrong')}</p>"
-    parts, left_out = (
-        [note("Upper half of a row: true; lower half: predicted. Filled while any pair has the predicate."), legend],
-        [],
-    )
+    parts = [note("Upper half of a row: true; lower half: predicted. Filled while any pair has the predicate."), legend]
+    left_out, rows = list[str](), list[list[Cell]]()
     for take in timelines(results.samples, results.predictions, domain):
-        drawn = _time_line(take, domain)
+        found = _stretches(take, domain)
+        rows += [
+            [take.take_name, predicate, what, take.seconds[first], take.seconds[end - 1], end - first]
+            for predicate, by_kind in found.items()
+            for what, runs in by_kind.items()
+            for first, end in runs
+        ]
+        drawn = _time_line(take, found)
         if sum(map(len, parts)) + len(drawn) > MOST_TIME_LINES:
             left_out.append(take.take_name)
         else:
             parts.append(drawn)
     if left_out:
         parts.append(note(f"Left out, as the page would be too large: {', '.join(left_out)}."))
-    return Section(title, parts)
+    columns = ("take", "predicate", "what", "first, s", "last, s", "timepoints")
+    return Section(title, parts, [Table("time_lines", "", columns, rows)])
 
 
-def _time_line(take: Timeline, domain: Domain) -> str:
-    rows = []
+def _stretches(take: Timeline, domain: Domain) -> dict[str, dict[str, list[tuple[int, int]]]]:
+    """Predicate -> `true`, `right` and `wrong` (predicted) -> stretches of timepoints, the end behind the last."""
+    found = {}
     for predicate in domain.language.predicates:
         lower = predicate.lower()
         true = [{t for t in graph if t.predicate == lower} for graph in take.truth]
@@ -178,12 +185,13 @@ def _time_line(take: Timeline, domain: Domain) -> str:
             continue
         right = [bool(a & b) for a, b in zip(true, said)]
         wrong = [bool(b) and not ok for b, ok in zip(said, right)]
-        stretches = [
-            (BLUE, 0, _runs(list(map(bool, true)))),
-            (GREEN, 1, _runs(right)),
-            ("url(#hatch)", 1, _runs(wrong)),
-        ]
-        rows.append((predicate, stretches))
+        found[predicate] = {"true": _runs(list(map(bool, true))), "right": _runs(right), "wrong": _runs(wrong)}
+    return found
+
+
+def _time_line(take: Timeline, found: Mapping[str, Mapping[str, Sequence[tuple[int, int]]]]) -> str:
+    looks = {"true": (BLUE, 0), "right": (GREEN, 1), "wrong": ("url(#hatch)", 1)}
+    rows = [(predicate, [(*looks[what], runs) for what, runs in of.items()]) for predicate, of in found.items()]
     told = f"{take.take_name}: {len(take.truth)} timepoints"
     return f"<h3>{told}</h3>{spans(f'Predicates over time, {told}', rows, len(take.truth))}"
 

@@ -643,12 +643,12 @@ function drawTimeline() {
     context.textAlign = "right";
     context.fillText(name, LEFT - 6, y + rowHeight / 2 + 3);
     context.textAlign = "left";
-    bar(timeline.truth[name] ?? [], y, height, color("true"));
+    bar(timeline.truth[name] ?? [], y, height - 1, color("true"));
     Object.values(timeline.graphs).forEach(({ predicates, errors }, number) => {
       const at = y + (number + 1) * height;
-      bar(predicates[name] ?? [], at, height, color("right"));
+      bar(predicates[name] ?? [], at, height - 1, color("right"));
       const wrong = (errors[name] ?? []).map((position) => [position, position + 1]);
-      bar(wrong, at + height * 0.4, height * 0.6, color("wrong"));
+      bar(wrong, at + height * 0.4, height * 0.6 - 1, color("wrong"));
     });
   });
   context.fillStyle = faint;

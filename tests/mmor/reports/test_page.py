@@ -107,6 +107,14 @@ def test_the_numbers_are_those_of_the_file_in_page_and_csv(tmp_path: Path) -> No
     with (tmp_path / "csv" / "segments.csv").open() as file:
         segments = {row["predicate"]: row for row in csv.DictReader(file)}
     assert float(segments["all"]["F1@50"]) == content["triplets"]["segments"]["all"]["f1@50"]
+    with (tmp_path / "csv" / "time_lines.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    for key, drawn in (("truth", ("true",)), ("predicted", ("right", "wrong"))):
+        of_holding = [one for one in lines if one["predicate"] == "holding" and one["what"] in drawn]
+        graphs = [sample[key] for sample in content["samples"].values()]
+        assert sum(int(one["timepoints"]) for one in of_holding) == sum(
+            any("holding" in triplet for triplet in graph) for graph in graphs
+        )
     for name in ("confusion", "calibration", "delays", "hallucinations", "worst_seconds", "takes", "entities"):
         assert (tmp_path / "csv" / f"{name}.csv").stat().st_size
 
