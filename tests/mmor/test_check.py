@@ -12,8 +12,8 @@ import torch
 from typer.testing import CliRunner
 
 from mmor import cli
-from mmor.check import full, graphs, measure, run, segmenters
-from mmor.check.measure import Outcome, Result
+from mmor.check import full, graphs, measure, processes, run, segmenters
+from mmor.check.measure import Outcome, Result, relative_difference
 
 RUN = CliRunner()
 CPU = torch.device("cpu")
@@ -50,6 +50,12 @@ def test_a_healthy_machine_passes(tmp_path: Path) -> None:
     assert {row.part for row in rows} >= {"train, two processes", "both stages, simulated take", "write a scene graph"}
     assert found["environment"]["versions"]["torch"] == torch.__version__
     assert found["verdicts"][-1].endswith("not run")
+
+
+def test_the_encoder_only_segmenter_learns_alike_in_two_processes() -> None:
+    one, two = processes.one_process("encoder_only"), processes.two_processes("cpu", "encoder_only")
+    assert one.numbers[1].abs().sum() > 0
+    assert relative_difference(two.numbers, one.numbers) < 1e-3
 
 
 @pytest.mark.usefixtures("only_segmenting")
@@ -104,7 +110,7 @@ def test_the_full_test_runs_every_part_and_judges_a_live_stream(monkeypatch: pyt
     monkeypatch.setattr(graphs, "PUBLISHED", replace(graphs.SMALL))
     monkeypatch.setattr("computing.machine.free_memory", lambda device=None: 1 << 40)
     rows = list(full.published_size(CPU))
-    assert [row.state for row in rows] == ["ok"] * 9, [row.note for row in rows]
+    assert [row.state for row in rows] == ["ok"] * 11, [row.note for row in rows]
     assert all(row.seconds is not None and row.seconds > 0 for row in rows)
     assert "3 cameras x" in full.live(rows)
     slow = [replace(row, each=2.0) for row in rows]
@@ -116,5 +122,5 @@ def test_what_would_not_fit_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("computing.machine.free_memory", lambda device=None: 5_000_000_000)
     monkeypatch.setattr(full, "measure", lambda part, *rest: (Result(part, "cpu", "bfloat16", "ok"), None))
     rows = list(full.published_size(CPU))
-    assert [row.state for row in rows] == ["ok"] * 3 + ["not run"] * 6
-    assert "it needs 44.0 GB, this machine has 5.0 GB free" in rows[3].note
+    assert [row.state for row in rows] == ["ok"] * 4 + ["not run"] * 7
+    assert "it needs 44.0 GB, this machine has 5.0 GB free" in rows[4].note
