@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import resource
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -159,8 +160,8 @@ def compare_memory(device: torch.device) -> None:
 
 def _bytes(device: torch.device) -> int:
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return torch.cuda.memory_allocated(device)
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()  # resident, not the most ever
 
 
 def main() -> None:

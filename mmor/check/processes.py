@@ -16,35 +16,35 @@ from panoptic_segmentation.model.losses import Clip
 from panoptic_segmentation.weights.checkpoints import VideoModel
 
 
-def one_process() -> Outcome:
+def one_process(segmenter: str = "ctvis") -> Outcome:
     """Loss and gradient of both clips, on the CPU."""
     device = torch.device("cpu")
-    model = make_model("ctvis", SMALL, device).train()
+    model = make_model(segmenter, SMALL, device).train()
     losses = [losses_of(model, *_clip(rank, device), SMALL)() for rank in range(2)]
     loss = torch.stack(losses).mean()
     loss.backward()
     return Outcome((loss.detach(), _gradient(model)))
 
 
-def two_processes(kind: str) -> Outcome:
+def two_processes(kind: str, segmenter: str = "ctvis") -> Outcome:
     """The same from one process for each clip.
 
     Args:
         kind: "cpu" (gloo) or "cuda" (NCCL, a GPU each).
     """
     with TemporaryDirectory() as folder:
-        multiprocessing.spawn(_work, (folder, kind), nprocs=2)
+        multiprocessing.spawn(_work, (folder, kind, segmenter), nprocs=2)
         numbers = torch.load(Path(folder) / "numbers.pt", weights_only=True)
     return Outcome(tuple(numbers), "gloo" if kind == "cpu" else "NCCL")
 
 
-def _work(rank: int, folder: str, kind: str) -> None:
+def _work(rank: int, folder: str, kind: str, segmenter: str) -> None:
     device = torch.device("cpu") if kind == "cpu" else torch.device("cuda", rank)
     torch.set_num_threads(1)
     backend = "gloo" if kind == "cpu" else "nccl"
     distributed.init_process_group(backend, init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     try:
-        model = make_model("ctvis", SMALL, device).train()
+        model = make_model(segmenter, SMALL, device).train()
         together = _Loss(model)
         parallel = DistributedDataParallel(together, device_ids=None if kind == "cpu" else [rank])
         loss = parallel(*_clip(rank, device))

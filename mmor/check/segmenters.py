@@ -37,19 +37,26 @@ class Size:
     frames: int  # of a clip of inference
     clip: int  # frames of a CTVIS clip in training
     points: int  # of the losses
+    encoder: SegmenterConfig  # the encoder-only one
 
 
 # Frozen statistics, so that a training step on the CPU and on a GPU see the same.
-SMALL = Size(replace(small_segmenter(24), norm="frozen"), SMALL_VIDEO, 64, 96, frames=4, clip=2, points=256)
-PUBLISHED = Size(SegmenterConfig(), VideoConfig(), 720, 960, frames=3, clip=10, points=LossSettings.points)
+SMALL = Size(
+    replace(small_segmenter(24), norm="frozen"), SMALL_VIDEO, 64, 96, frames=4, clip=2, points=256,
+    encoder=replace(small_segmenter(24), patch=8, grid=(8, 12)),
+)  # fmt: skip
+PUBLISHED = Size(
+    SegmenterConfig(), VideoConfig(), 720, 960, frames=3, clip=10, points=LossSettings.points,
+    encoder=published_encoder_only("small"),
+)  # fmt: skip
 
 
 def make_model(kind: str, size: Size, device: torch.device) -> VideoModel:
     """A model with random weights; small ones are drawn on the CPU, so that they are the same everywhere."""
+    segmenter = size.encoder if kind == "encoder_only" else size.segmenter
     if size is SMALL:
         with seeded(SEED):
-            return build_model(kind, size.segmenter, size.video).to(device)
-    segmenter = published_encoder_only("small") if kind == "encoder_only" else size.segmenter
+            return build_model(kind, segmenter, size.video).to(device)
     with seeded(SEED, device), device:
         return build_model(kind, segmenter, size.video)
 

@@ -13,8 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 from mmor import cli
-from mmor.check import full, graphs, measure, run, segmenters
-from mmor.check.measure import Outcome, Result
+from mmor.check import full, graphs, measure, processes, run, segmenters
+from mmor.check.measure import Outcome, Result, relative_difference
 
 RUN = CliRunner()
 CPU = torch.device("cpu")
@@ -65,6 +65,12 @@ def test_rows_are_told_as_they_are_done(monkeypatch: pytest.MonkeyPatch, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         run.check(tmp_path, False, None, told.append)
     assert told[-1] == run.row_text(measure.not_run("first", CPU, "float32", "no reason"))
+
+
+def test_the_encoder_only_segmenter_learns_alike_in_two_processes() -> None:
+    one, two = processes.one_process("encoder_only"), processes.two_processes("cpu", "encoder_only")
+    assert one.numbers[1].abs().sum() > 0
+    assert relative_difference(two.numbers, one.numbers) < 1e-3
 
 
 @pytest.mark.usefixtures("only_segmenting")
@@ -119,7 +125,7 @@ def test_the_full_test_runs_every_part_and_judges_a_live_stream(monkeypatch: pyt
     monkeypatch.setattr(graphs, "PUBLISHED", replace(graphs.SMALL))
     monkeypatch.setattr("computing.machine.free_memory", lambda device=None: 1 << 40)
     rows = list(full.published_size(CPU))
-    assert [row.state for row in rows] == ["ok"] * 9, [row.note for row in rows]
+    assert [row.state for row in rows] == ["ok"] * 11, [row.note for row in rows]
     assert all(row.seconds is not None and row.seconds > 0 for row in rows)
     assert "3 cameras x" in full.live(rows)
     slow = [replace(row, each=2.0) for row in rows]
@@ -131,5 +137,5 @@ def test_what_would_not_fit_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("computing.machine.free_memory", lambda device=None: 5_000_000_000)
     monkeypatch.setattr(full, "measure", lambda part, *rest: (Result(part, "cpu", "bfloat16", "ok"), None))
     rows = list(full.published_size(CPU))
-    assert [row.state for row in rows] == ["ok"] * 3 + ["not run"] * 6
-    assert "it needs 44.0 GB, this machine has 5.0 GB free" in rows[3].note
+    assert [row.state for row in rows] == ["ok"] * 4 + ["not run"] * 7
+    assert "it needs 44.0 GB, this machine has 5.0 GB free" in rows[4].note
