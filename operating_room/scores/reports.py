@@ -100,6 +100,16 @@ class Report:
         report["weighted avg"] = self._average(self.support.astype(np.float64))
         return report
 
+    @property
+    def confused(self) -> dict[str, dict[str, int]]:
+        """How often each name that occurs in the truth was predicted as which one; what is no name is `""`."""
+        predicted = (*self.names, "")
+        return {
+            name: {said: int(count) for said, count in zip(predicted, row) if count}
+            for name, row in zip(self.names, self.confusion)
+            if row.any()
+        }
+
     def table(self) -> str:
         """The text that scikit-learn prints, four digits."""
         report = self.to_json()

@@ -29,6 +29,7 @@ DEFINITIONS = {
     "macro avg": "scikit-learn's mean over all names, 0 for names without support",
     "interaction": "whether a pair has any predicate",
     "entities": "whether each entity of the true graph occurs in any predicted triplet; invented entities do not count",
+    "confusion": "of each true predicate, the pairs by what was predicted for them",
     "division": "0/0 is 0",
 }
 INTERACTIONS = ("no_interaction", "interaction")
@@ -71,6 +72,7 @@ class GraphReport:
             "macro": self.predicates.macro,
             "macro_over": self.predicates.supported,
             "predicates": self.predicates.to_json(),
+            "confusion": self.predicates.confused,
             "interaction": self.interaction.to_json(),
             "entities": self.entities.to_json(),
         }

@@ -138,6 +138,15 @@ def test_first_triplet_of_a_pair_counts_and_an_entity_is_no_predicate() -> None:
     assert mistaken[mmor().language.predicates.index("holding"), -2] == 1  # counts as none
 
 
+def test_confusion_adds_up_to_the_pairs() -> None:
+    scores = one(
+        [("nurse", "saw", "holding"), ("nurse", "drill", "touching")], "nurse,saw,touching; nurse,drill,touching"
+    )
+    overall = scores.to_json()["overall"]
+    assert overall["confusion"] == {"holding": {"touching": 1}, "touching": {"touching": 1}, NONE: {NONE: 4}}
+    assert sum(sum(row.values()) for row in overall["confusion"].values()) == overall["pairs"]
+
+
 def test_unknown_names_and_wrong_text_cost_only_what_they_miss() -> None:
     scores = one([("nurse", "saw", "holding")], "nurse,saw,grabbing; robot arm,saw,holding; nonsense")
     assert scores.overall.predicates.to_json()["accuracy"] == 0.5
