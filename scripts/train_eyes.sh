@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train the small scene-graph model with eyes, from nothing: simulate rooms in small pictures with all processors, prepare,
+# Train the small scene-graph model with eyes, from nothing: simulate rooms in which each modality has its own news (docs/simulator.md), prepare,
 # teach what patches show, who holds what, triplets, language, and then memory of the model's own answers. Takes a GPU if
 # there is one. The segmenter is not trained; masks are the annotated ones.
 # Usage: bash scripts/train_eyes.sh [FOLDER]   (default: output/eyes). What is finished is kept: after an interruption, run it
@@ -24,7 +24,7 @@ size=$(sed -n 's/.*image_size: \([0-9]*\).*/\1/p' "$config")
 
 say "simulating"
 own=$(seq -f "--take %g_SIM" 401 $((400 + rooms)); seq -f "--take %g_4DOR" 401 $((400 + rooms)))
-$command data synthesize --out "$data" $own --seconds "$length" --seed 0 --size "${PICTURES:-160x120}" --calibration
+$command data synthesize --out "$data" $own --seconds "$length" --seed 0 --size "${PICTURES:-160x120}" --calibration --news
 $command data convert-relations "$data" --out "$data"
 say "preparing"
 $command scene-graph preprocess all --data "$data" $own --audio-encoder mel --from-annotations
