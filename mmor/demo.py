@@ -28,7 +28,7 @@ from operating_room_simulator.writer import synthesize
 from panoptic_segmentation.config.settings import read_config
 from panoptic_segmentation.data.ground_truth import find_videos
 from panoptic_segmentation.inference.predict import load as load_segmenter
-from panoptic_segmentation.inference.predict import predict
+from panoptic_segmentation.inference.predict import model_path, predict
 from panoptic_segmentation.inference.predictions import picture_path
 from panoptic_segmentation.scores.evaluate import evaluate as evaluate_masks
 from panoptic_segmentation.scores.evaluate import results_path
@@ -63,7 +63,7 @@ BUNDLED = Path(__file__).parent / "checkpoints"
 SEGMENTER, GRAPHS = "panoptic_small", "scene_graph_small"
 
 
-def run_demo(out: Path, seconds: int, seed: int, train: bool) -> Path:
+def run_demo(out: Path, seconds: int, seed: int, train: bool, segmenter: Path | None = None) -> Path:
     """Simulate a take, segment it, generate its scene graphs with memory, score both and write the report.
 
     Args:
@@ -71,18 +71,23 @@ def run_demo(out: Path, seconds: int, seed: int, train: bool) -> Path:
         seconds: length of the take.
         seed: of the take.
         train: train both models in `out` first instead of taking the bundled ones.
+        segmenter: a file or folder to take instead.
 
     Returns:
         the path of the report.
 
     Raises:
-        UserError: `out` holds something else, or cannot be written.
+        UserError: `out` holds something else, or cannot be written; `segmenter` cannot be used, or is given to `train`.
     """
+    if train and segmenter is not None:
+        raise UserError("--train makes a segmenter of its own; leave out --train or --segmenter")
     if seed == TRAINING_SEED:
         raise UserError(f"seed {seed} is the training takes' own; choose another one for a take nobody trained on")
     models = out / "models" if train else BUNDLED
     if train:
         train_models(out / "training", models)
+    model_file = model_path(segmenter or models / SEGMENTER)
+    loaded = load_segmenter(model_file, mmor())  # first, since what is wrong with it can be told at once
     print(f"1/5 simulating {seconds} s of take {TAKE.name}, seed {seed}")
     data = out / "data"
     synthesize(data, [TAKE], seconds, seed, size=PICTURE_SIZE, workers=cpu_threads())
@@ -92,8 +97,7 @@ def run_demo(out: Path, seconds: int, seed: int, train: bool) -> Path:
     print("2/5 segmenting its annotated cameras")
     dataset = Dataset(data)
     videos = find_videos(dataset, [TAKE])
-    model_file = models / SEGMENTER / "model.safetensors"
-    predict(*load_segmenter(model_file, dataset.domain), videos, out / "panoptic", "test", model_file)
+    predict(*loaded, videos, out / "panoptic", "test", model_file)
     truth_of_masks = out / "ground_truth", "ground_truth_test"
     masks_file = results_path(out / "panoptic", "test")
     quality = evaluate_masks(videos, out / "panoptic", "test", *truth_of_masks, PICTURE_SIZE).classes

@@ -51,11 +51,14 @@ def demo(
     seconds: Annotated[int, typer.Option(help="Length of the simulated take in s.", min=40)] = 60,
     seed: Annotated[int, typer.Option(help="Seed of the simulated take.", min=0)] = 2026,
     train: Annotated[bool, typer.Option("--train", help="Train both models first (10-15 minutes on 2 cores).")] = False,
+    segmenter: Annotated[
+        Path | None, typer.Option(help="Segmenter: file or folder (default: the small one that comes with this).")
+    ] = None,
 ) -> None:
     """Run both stages on a simulated take. Nobody trained on it; both are scored, report.html shows all."""
     from mmor.demo import run_demo
 
-    typer.echo(f"open {run_demo(out, seconds, seed, train)} in a browser")
+    typer.echo(f"open {run_demo(out, seconds, seed, train, segmenter)} in a browser")
 
 
 @app.command()
