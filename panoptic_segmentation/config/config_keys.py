@@ -63,6 +63,7 @@ KEYS = {
     "SOLVER.GAMMA": "solver.gamma",
     "SOLVER.WARMUP_ITERS": "solver.warmup_steps",
     "SOLVER.WARMUP_FACTOR": "solver.warmup_factor",
+    "SOLVER.ENCODER_WARMUP_ITERS": "solver.encoder_warmup_steps",  # ours
     "SOLVER.BASE_LR": "rates.base",
     "SOLVER.BACKBONE_MULTIPLIER": "rates.backbone_multiplier",
     "SOLVER.LAYER_DECAY": "rates.layer_decay",  # ours

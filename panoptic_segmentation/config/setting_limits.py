@@ -64,7 +64,13 @@ _LIMITS: list[tuple[tuple[str, Callable[[Any], bool]], tuple[str, ...]]] = [
     ),
     (_whole(2, _DEEPEST), ("MODEL.MASK_FORMER.DEC_LAYERS",)),
     (_whole(1, _MOST), ("SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD")),
-    (_whole(0, _MOST), ("SEED", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "INPUT.SAMPLING_FRAME_RANGE")),
+    (
+        _whole(0, _MOST),
+        (
+            *("SEED", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "SOLVER.ENCODER_WARMUP_ITERS"),
+            "INPUT.SAMPLING_FRAME_RANGE",
+        ),
+    ),
     (_whole(0, 1024), ("DATALOADER.NUM_WORKERS",)),
     (_above_zero(), ("SOLVER.BASE_LR", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE")),
     (

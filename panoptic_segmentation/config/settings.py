@@ -50,6 +50,7 @@ class Solver:
     gamma: float = 0.1
     warmup_steps: int = 10
     warmup_factor: float = 1.0
+    encoder_warmup_steps: int = 0  # of a vision transformer, which rests until the others are warm; 0: with them
     clip: bool = True
     clip_norm: float = 0.01  # of the gradient of all parameters together
     mixed_precision: bool = True  # on a GPU

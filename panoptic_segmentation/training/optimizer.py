@@ -42,8 +42,14 @@ def _depth(name: str, blocks: int) -> int:
 
 
 def parameter_groups(model: nn.Module, rates: Rates) -> list[dict[str, Any]]:
-    """Groups for a torch optimiser: one per combination of learning rate and weight decay."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for _, parameter, rate, decay in parameter_rates(model, rates):
-        groups.setdefault((rate, decay), []).append(parameter)
-    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+    """Groups for a torch optimiser: one per combination of learning rate and weight decay.
+
+    `of_encoder` tells those of a vision transformer, which may get warm later than the others.
+    """
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    for name, parameter, rate, decay in parameter_rates(model, rates):
+        groups.setdefault((rate, decay, name.startswith("segmenter.encoder.")), []).append(parameter)
+    return [
+        {"params": params, "lr": rate, "weight_decay": decay, "of_encoder": of_encoder}
+        for (rate, decay, of_encoder), params in groups.items()
+    ]

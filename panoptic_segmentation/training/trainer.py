@@ -78,12 +78,20 @@ class TrainedModel(nn.Module):
         return self.average or self.model
 
 
-def rate_factor(solver: Solver) -> Callable[[int], float]:
-    """Factor of the learning rate at each step."""
+def rate_factor(solver: Solver, of_encoder: bool = False) -> Callable[[int], float]:
+    """Factor of the learning rate at each step.
+
+    Args:
+        of_encoder: of a vision transformer, whose warm-up may begin where that of what is new ends (EoMT).
+    """
+    waits = of_encoder and solver.encoder_warmup_steps > 0
+    begin, length = (solver.warmup_steps, solver.encoder_warmup_steps) if waits else (0, solver.warmup_steps)
 
     def factor(step: int) -> float:
+        if step < begin:
+            return 0.0
         start = solver.warmup_factor
-        warm = min(1.0, start + (1 - start) * step / solver.warmup_steps) if solver.warmup_steps else 1.0
+        warm = min(1.0, start + (1 - start) * (step - begin) / length) if length else 1.0
         if solver.schedule == MULTI_STEP:
             return warm * solver.gamma ** sum(step >= milestone for milestone in solver.milestones)
         if solver.schedule == POLYNOMIAL:
@@ -98,7 +106,8 @@ class ClipTrainer(WatchedTrainer):
 
     def __init__(self, config: Config, model: TrainedModel, clips: ClipDataset, arguments: TrainingArguments) -> None:
         optimizer = AdamW(parameter_groups(model.model, config.rates), fused=True)
-        schedule = LambdaLR(optimizer, rate_factor(config.solver))
+        factors = [rate_factor(config.solver, bool(group["of_encoder"])) for group in optimizer.param_groups]
+        schedule = LambdaLR(optimizer, factors)
         super().__init__(
             samples_in="clips",
             rate_setting="SOLVER.BASE_LR",

@@ -308,6 +308,16 @@ def test_the_polynomial_rate_falls_all_the_way() -> None:
     assert [factor(step) for step in (0, 50, 100)] == pytest.approx([0, 0.5**0.9, 0])
 
 
+def test_the_transformer_rests_until_what_is_new_is_warm() -> None:
+    solver = Solver(steps=100, schedule=POLYNOMIAL, warmup_steps=10, warmup_factor=0.0, encoder_warmup_steps=20)
+    heads, encoder = rate_factor(solver), rate_factor(solver, of_encoder=True)
+    assert [encoder(step) for step in (0, 9, 10)] == [0, 0, 0]
+    assert encoder(20) == pytest.approx(0.5 * heads(20))
+    assert [encoder(step) for step in (30, 70)] == [heads(step) for step in (30, 70)]
+    together = rate_factor(replace(solver, encoder_warmup_steps=0), of_encoder=True)
+    assert [together(step) for step in (5, 50)] == [heads(step) for step in (5, 50)]
+
+
 def test_averaged_weights_follow() -> None:
     model = TrainedModel(build_model("ctvis", TINY.segmenter, TINY.video), TINY)
     start = {name: parameter.clone() for name, parameter in model.model.named_parameters()}

@@ -31,6 +31,13 @@ def test_the_rate_falls_from_block_to_block_of_a_transformer() -> None:
     assert rates["segmenter.encoder.norm.weight"] == rates["segmenter.heads.query.weight"] == 1.0
 
 
+def test_groups_tell_what_is_of_the_transformer() -> None:
+    config = SegmenterConfig(classes=3, width=32, heads=2, encoder_layers=2, decoder_layers=2, decoder_hidden=32)
+    model = EncoderOnly(config)
+    of_encoder = {id(p) for group in parameter_groups(model, Rates()) if group["of_encoder"] for p in group["params"]}
+    assert of_encoder == {id(p) for p in model.segmenter.encoder.parameters()}
+
+
 def test_groups_hold_every_trainable_parameter_once() -> None:
     model = OnlineDVIS(small_segmenter(4), SMALL_VIDEO)
     groups = parameter_groups(model, Rates())
