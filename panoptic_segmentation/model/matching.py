@@ -214,28 +214,6 @@ def match_clip(
     return _matches([pairs], device) * len(pictures)
 
 
-def match_clips(
-    prediction: Prediction,
-    pictures: Sequence[Sequence[Objects]],
-    present: Sequence[Bool[Tensor, "_ frames"]],
-    settings: LossSettings,
-    draws: Sequence[Draws],
-) -> list[Match]:
-    """`match_clip` for several clips, whose frames are the prediction's pictures one clip after the other.
-
-    Args:
-        pictures: the objects of each clip's frames.
-        present: one per clip, as are `draws`.
-    """
-    length = len(pictures[0])
-    parts = [Prediction(*part) for part in zip(prediction.logits.split(length), prediction.masks.split(length))]
-    return [
-        found
-        for part, objects, here, draw in zip(parts, pictures, present, draws)
-        for found in match_clip(part, objects, here, settings, draw)
-    ]
-
-
 @torch.no_grad()
 def align(
     previous: Float[Tensor, "queries channels"], current: Float[Tensor, "queries channels"]

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from panoptic_segmentation.model.losses import Clip, Losses, set_losses
-from panoptic_segmentation.model.matching import Draws, LossSettings, Match, match_clip, match_clips, match_pictures
+from panoptic_segmentation.model.matching import Draws, LossSettings, Match, Objects, match_clip, match_pictures
 from panoptic_segmentation.model.refiner import Refiner, VideoPrediction
 from panoptic_segmentation.model.reid import contrastive_losses
 from panoptic_segmentation.model.segmenter import Segmenter, SegmenterConfig
@@ -23,6 +23,28 @@ from panoptic_segmentation.model.tracker import Tracker
 from panoptic_segmentation.model.transformer_decoder import Prediction
 
 Clips = Float[Tensor, "clips frames 3 height width"]  # RGB, 0..255; pad smaller clips with PIXEL_MEAN
+
+
+def match_clips(
+    prediction: Prediction,
+    pictures: Sequence[Sequence[Objects]],
+    present: Sequence[Bool[Tensor, "_ frames"]],
+    settings: LossSettings,
+    draws: Sequence[Draws],
+) -> list[Match]:
+    """`match_clip` for several clips, whose frames are the prediction's pictures one clip after the other.
+
+    Args:
+        pictures: the objects of each clip's frames.
+        present: one per clip, as are `draws`.
+    """
+    length = len(pictures[0])
+    parts = [Prediction(*part) for part in zip(prediction.logits.split(length), prediction.masks.split(length))]
+    return [
+        found
+        for part, objects, here, draw in zip(parts, pictures, present, draws)
+        for found in match_clip(part, objects, here, settings, draw)
+    ]
 
 
 @dataclass(frozen=True)

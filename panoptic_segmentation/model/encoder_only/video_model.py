@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from panoptic_segmentation.model.encoder_only.segmenter import EncoderSegmenter
 from panoptic_segmentation.model.losses import Clip, Losses, set_losses
-from panoptic_segmentation.model.matching import Draws, LossSettings, match_clips
+from panoptic_segmentation.model.matching import Draws, LossSettings
 from panoptic_segmentation.model.segmenter import SegmenterConfig
 from panoptic_segmentation.model.transformer_decoder import Prediction
+from panoptic_segmentation.model.video_models import match_clips
 
 _POWER = 0.9  # of the fall of masked attention
 
