@@ -36,9 +36,8 @@ class _Camera:
     """What one frame of a camera hands to the next."""
 
     panoptic: CausalPanoptic
-    state: Tensor | TrackerState | None = (
-        None  # re-identification embeddings of CTVIS, the next queries, or the tracker's
-    )
+    # Re-identification embeddings of CTVIS, the tracker's state, or the next queries of the encoder-only model.
+    state: Tensor | TrackerState | None = None
 
 
 class LiveSegmenter:

@@ -135,9 +135,7 @@ def resampled_patches(
 
 def is_on_hub(weights: str) -> bool:
     """Whether MODEL.WEIGHTS is a name of the model hub, OWNER/NAME or OWNER/NAME/FILE, and nothing that is here."""
-    return (
-        bool(_HUB.fullmatch(weights)) and weights.startswith(("tue-mps/", "facebook/")) and not Path(weights).exists()
-    )
+    return bool(_HUB.fullmatch(weights)) and weights.startswith(_OWNERS) and not Path(weights).exists()
 
 
 def weights_file(weights: str) -> Path:
