@@ -3,7 +3,8 @@
 # teach what patches show, who holds what, triplets, language, and then memory of the model's own answers. Takes a GPU if
 # there is one. The segmenter is not trained; masks are the annotated ones.
 # Usage: bash scripts/train_eyes.sh [FOLDER]   (default: output/eyes). What is finished is kept: after an interruption, run it
-# again. Variables, with their defaults for 2 cores: ROOMS=60 (of each dataset) LENGTH=120 (s) PATCHES=1500 HANDS=500
+# again. Variables, with their defaults for 2 cores: ROOMS=60 (of each dataset) PLAIN=0 (rooms without news, of each) LENGTH=120 (s)
+# ONLY= (samples: stop before training, for scripts/ablation_eyes.py) PATCHES=1500 HANDS=500
 # TRIPLETS=2000 LANGUAGE=3000 AGAIN=1000 (steps) ANSWERED=8 (takes whose answers go into memory; 0: none) BATCH=8 SEEN=8
 # READERS=0 (processes) CONFIG=configs/scene_graph/small_eyes.yaml PICTURES=160x120 MMOR=mmor (the command) EXPORT= (a folder
 # that gets the model, in 16 bits, and its logs: 9 MB).
@@ -23,8 +24,13 @@ say() { echo "$(date +%T) $*" | tee -a "$work/progress.txt"; }
 size=$(sed -n 's/.*image_size: \([0-9]*\).*/\1/p' "$config")
 
 say "simulating"
-own=$(seq -f "--take %g_SIM" 401 $((400 + rooms)); seq -f "--take %g_4DOR" 401 $((400 + rooms)))
-$command data synthesize --out "$data" $own --seconds "$length" --seed 0 --size "${PICTURES:-160x120}" --calibration --news
+takes() { seq -f "--take %g_SIM" "$1" "$2" && seq -f "--take %g_4DOR" "$1" "$2"; } # FIRST LAST
+own=$(takes 401 $((400 + rooms)))
+plain=$(takes 701 $((700 + ${PLAIN:-0})))
+simulate=($command data synthesize --out "$data" --seconds "$length" --seed 0 --size "${PICTURES:-160x120}" --calibration)
+"${simulate[@]}" $own --news
+[ -z "$plain" ] || "${simulate[@]}" $plain
+own="$own $plain"
 $command data convert-relations "$data" --out "$data"
 say "preparing"
 $command scene-graph preprocess all --data "$data" $own --audio-encoder mel --from-annotations
@@ -40,9 +46,10 @@ learn() {
     mkdir -p "$out"
     # From the file, so that an interrupted training finds the settings that it began with.
     sed -e "s/^pretrain: .*/pretrain: {patch_steps: ${PATCHES:-1500}, hand_steps: ${HANDS:-500}, steps: ${TRIPLETS:-2000}, \
-batch_size: ${SEEN:-8}, learning_rate: 2.0e-3, held_out: 0.05}/" "$config" >"$out/experiment.yaml"
+batch_size: ${SEEN:-8}, learning_rate: 1.5e-3, hand_learning_rate: 5.0e-4, held_out: 0.05}/" "$config" >"$out/experiment.yaml"
     $command scene-graph samples --data "$data" --relations "$data" --out "$out" --temporal --no-temporal-augmentation \
         --permutations 1 --split own "${of_samples[@]}"
+    [ "${ONLY:-}" != samples ] || exit 0
     $command scene-graph train --config "$out/experiment.yaml" --data "$data" --out "$out" --samples "$out"/own_1perm_*.json \
         --max_steps "$steps" --per_device_train_batch_size "${BATCH:-8}" --num_train_epochs 1000 \
         --dataloader_num_workers "${READERS:-0}" "$@"

@@ -192,6 +192,18 @@ def samples(
     own_share: Annotated[
         float, typer.Option(help="With --answers: share of their takes' records whose memory is so.", min=0, max=1)
     ] = 0.5,
+    stale_memory: Annotated[
+        float,
+        typer.Option(help="Share of records whose memory ends at an earlier moment (not published).", min=0, max=1),
+    ] = 0.0,
+    repeat_rare: Annotated[
+        float,
+        typer.Option(
+            help="More records of a timepoint with a predicate that is in less than this share (not published).",
+            min=0,
+            max=1,
+        ),
+    ] = 0.0,
     form: Annotated[
         Literal["paths", "egoexor"],
         typer.Option(help="egoexor: EgoExOR's published form, without paths, for programs that read its files."),
@@ -232,7 +244,11 @@ def samples(
         mixed=mixed_modalities,
         modalities=choose_modalities(modalities, dataset.domain),
         own_answers=own_share if answers else 0.0,
+        stale_memory=stale_memory if temporal else 0.0,
+        repeat_rare=repeat_rare,
     )
+    if stale_memory and not temporal:
+        raise UserError("--stale-memory is of samples with memory; add --temporal")
     if answers and not temporal:
         raise UserError("--answers are told in memory; add --temporal")
     own = None
@@ -243,8 +259,10 @@ def samples(
     left_out: LeftOut = {}
     name, frequency_name = options.file_name(split), frequency_file_name(split, permutations)
     if form == "egoexor":
-        if temporal or mixed_modalities or modalities:
-            raise UserError("--form egoexor has no memory, no mixed and no chosen modalities; leave these options out")
+        if temporal or mixed_modalities or modalities or repeat_rare:
+            raise UserError(
+                "--form egoexor has no memory, nothing mixed or repeated and no chosen modalities; leave these out"
+            )
         records = egoexor.published_records(dataset, graphs, permutations, Random(seed), left_out)
         name = egoexor.published_file_name(split, options)
         frequency_name = egoexor.published_frequency_name(permutations)

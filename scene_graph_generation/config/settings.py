@@ -252,6 +252,7 @@ class PretrainConfig:
     steps: int = 1000  # which triplets hold
     batch_size: int = 16
     learning_rate: float = 1e-3
+    hand_learning_rate: float | None = None  # of that phase, which at 2e-3 learns nothing; None: `learning_rate`
     weight_decay: float = 0.01
     patch_steps: int = 0  # what each patch of each view shows, from annotated masks, and its depth where it is known
     hand_steps: int = 0  # who holds what, from all views together
@@ -261,7 +262,7 @@ class PretrainConfig:
         at_least(self, 0, "steps", "patch_steps", "hand_steps")
         at_least(self, 1, "batch_size")
         below_one(self, "held_out")
-        above_zero(self, "learning_rate")
+        above_zero(self, "learning_rate", "hand_learning_rate")
         check(self, "0 or more", lambda value: value >= 0, "weight_decay")
 
 

@@ -6,6 +6,7 @@ random during training). Samples of the downstream tasks are in `downstream_samp
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -80,12 +81,19 @@ class SampleOptions:
     # Masks too, which the published dataset class has switched off though it names them (section 11, fix 2).
     modalities: tuple[str, ...] = PUBLISHED
     own_answers: float = 0.0  # share of memories that hold a model's own answers, see `OwnAnswers`
+    # Share of memories that end at an earlier moment, drawn from those before: a model that has not noticed what began
+    # has such a memory, and one that was never shown any goes on saying what it remembers.
+    stale_memory: float = 0.0
+    # A timepoint with a predicate that is in less than this share of the timepoints has more records, the square root
+    # of the ratio times as many on average (repeat factor of LVIS, arXiv 1908.03195, section 4; by rarest predicate).
+    repeat_rare: float = 0.0
 
     def file_name(self, split: str) -> str:
         """The name of the training file, as published."""
         memory = f"{self.temporal}temp_{self.augment_memory}tempaug"
         endings = drop_ending(self.drop_history) + ("_MIXED" if self.mixed else "")
-        endings += f"_own{self.own_answers}" if self.own_answers else ""
+        ours = {"own": self.own_answers, "stale": self.stale_memory, "rare": self.repeat_rare}
+        endings += "".join(f"_{name}{share}" for name, share in ours.items() if share)
         return f"{split}_{self.permutations}perm_{memory}_{'_'.join(self.modalities)}{endings}.json"
 
 
@@ -147,6 +155,7 @@ def training_records(
     logs = change_logs(samples, _spoken, forgotten) if options.temporal else {}
     answered = {} if own is None else change_logs(own.samples(samples), _spoken, forgotten)
     similar = SimilarSamples(samples, dataset.domain) if options.mixed else None
+    repeats = repeat_factors(samples, options.repeat_rare)
     drawing = generator if options.augment_memory else None
     known: dict[Path, Any] = {}
 
@@ -159,6 +168,8 @@ def training_records(
         memory = None
         if own is not None and sample.take_name in answered and generator.random() < own.share:
             history = changes_before(answered[sample.take_name], sample.position)
+        if options.stale_memory and generator.random() < options.stale_memory:
+            history = changes_before(history, generator.randint(0, sample.position))
         if options.temporal:
             memory = draw_memory(history, SCENE_GRAPH_STYLES, options.drop_history, drawing)
         evidence = mix_modalities(timepoint, others, generator) if others else timepoint
@@ -171,13 +182,30 @@ def training_records(
             continue
         history = changes_before(logs[sample.take_name], sample.position) if options.temporal else []
         try:
-            records = [make(timepoint, others, sample, history) for _ in range(options.permutations)]
+            count = options.permutations
+            if options.repeat_rare:
+                count = int(count * repeats.get(sample.sample_id, 1.0) + generator.random())
+            records = [make(timepoint, others, sample, history) for _ in range(count)]
         except UserError as error:
             _leave_out(sample, error, left_out)
             continue
         yield from records
         if not options.mixed:
             known.clear()  # nobody else asks for the files of this timepoint
+
+
+def repeat_factors(samples: Sequence[Sample], threshold: float) -> dict[str, float]:
+    """How often to show each timepoint whose rarest predicate is in less than `threshold` of them (1 for all others).
+
+    Args:
+        samples: all timepoints.
+        threshold: share of the timepoints; 0 repeats none.
+    """
+    told = [{triplet.predicate for triplet in sample.triplets} for sample in samples]
+    counts = Counter(predicate for predicates in told for predicate in predicates)
+    wanted = threshold * len(samples)
+    rarest = {sample.sample_id: min((counts[p] for p in some), default=wanted) for sample, some in zip(samples, told)}
+    return {name: math.sqrt(wanted / count) for name, count in rarest.items() if count < wanted}
 
 
 def training_record(

@@ -135,7 +135,7 @@ def _pretrain(
     head = PresenceHead(len(vocabulary), model.settings.language.width).to(device)
     if not config.steps:
         return head
-    optimizer, schedule, weights = _optimizer(model, head, config, config.steps)
+    optimizer, schedule, weights = _optimizer(model, head, config.learning_rate, config, config.steps)
     generator = Random(f"pretrain {seed}")
     views_share = WITH_VIEWS if {"masks", "audio"} & set(model.settings.modalities) else 1.0
     plan = [
@@ -197,15 +197,16 @@ def _look(
     if not train:
         return
     generator = Random(f"look {seed}")
+    rate, hand_rate = config.learning_rate, config.hand_learning_rate or config.learning_rate
     phases = (
-        (config.patch_steps, lambda: patch_phase(model, train, kept)),
-        (config.hand_steps, lambda: hand_phase(model, train, kept, graphs, vocabulary)),
+        (config.patch_steps, rate, lambda: patch_phase(model, train, kept)),
+        (config.hand_steps, hand_rate, lambda: hand_phase(model, train, kept, graphs, vocabulary)),
     )
-    for steps, begin in phases:
+    for steps, rate, begin in phases:
         phase = begin() if steps else None
         if phase is None:
             continue
-        optimizer, schedule, weights = _optimizer(model, phase.head, config, steps)
+        optimizer, schedule, weights = _optimizer(model, phase.head, rate, config, steps)
         model.train()
         for step in track(range(1, steps + 1), f"learning to see: {phase.name}"):
             of, chosen = draw_group(train, config.batch_size, generator)
@@ -246,15 +247,15 @@ def takes_apart(takes: Iterable[str], share: float) -> frozenset[str]:
 
 
 def _optimizer(
-    model: MM2SG, head: nn.Module, config: PretrainConfig, steps: int
+    model: MM2SG, head: nn.Module, rate: float, config: PretrainConfig, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, list[nn.Parameter]]:
     seeing = [weight for name, weight in model.named_parameters() if name.startswith(SEEING) and weight.requires_grad]
     weights = [*seeing, *head.parameters()]
-    optimizer = torch.optim.AdamW(weights, config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(weights, rate, weight_decay=config.weight_decay)
     rise = 0.05 if steps > 20 else 0.3  # of all steps; of 20 a twentieth would be a rise of no step, and 0 / 0
     return (
         optimizer,
-        torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, steps, pct_start=rise),
+        torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=rise),
         weights,
     )
 

@@ -1,11 +1,15 @@
-"""Memory of a model's own answers in training samples, in place of the truth."""
+"""What is not published of training samples: memories that are not the truth, and timepoints told more often."""
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from mmor.cli import app
@@ -14,7 +18,7 @@ from operating_room.graphs.graph_files import save_predictions
 from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.recordings.conversion import convert
 from operating_room.recordings.dataset import Dataset
-from scene_graph_generation.samples.records import OwnAnswers, Record, SampleOptions, training_records
+from scene_graph_generation.samples.records import OwnAnswers, Record, SampleOptions, repeat_factors, training_records
 from tests.operating_room.tiny_dataset import write_dataset
 from tests.scene_graph_generation.tiny_training import GRAPHS, TAKE
 
@@ -90,3 +94,35 @@ def test_the_command_reads_answers_files(data: Path) -> None:
     assert done.exit_code == 0, done.output
     (written,) = (data / "out").glob("*_own1.0.json")
     assert "anaesthetist,patient,manipulating" in written.read_text()
+
+
+def test_a_memory_may_end_at_an_earlier_moment(data: Path) -> None:
+    stale = list(training_records(Dataset(data), SAMPLES, replace(OPTIONS, stale_memory=1.0), Random(0)))
+    texts, whole = memories(stale)[SAMPLES[-1].sample_id], memories(records_with(data, None))[SAMPLES[-1].sample_id]
+    assert len(set(texts)) > 1
+    assert len(set(whole)) == 1
+    assert all(text in {"", *whole} or len(text) < len(whole[0]) for text in texts)
+    command = ["scene-graph", "samples", "--data", str(data), "--stale-memory", "0.5"]
+    refused = CliRunner().invoke(app, command)
+    assert "add --temporal" in str(refused.exception)
+
+
+def test_timepoints_with_rare_predicates_have_more_records(data: Path) -> None:
+    rare = replace(OPTIONS, permutations=200, repeat_rare=0.8)
+    counts = Counter(record["id"] for record in training_records(Dataset(data), SAMPLES, rare, Random(0)))
+    factors = repeat_factors(SAMPLES, 0.8)
+    assert factors  # something is in less than four fifths of the timepoints
+    for sample in SAMPLES:
+        assert counts[sample.sample_id] == pytest.approx(200 * factors.get(sample.sample_id, 1.0), abs=1)
+
+
+@given(graphs=st.lists(st.sets(st.sampled_from("abcd")), min_size=1, max_size=30), threshold=st.floats(0.01, 1))
+def test_repeat_factors_follow_the_rarest_predicate(graphs: list[set[str]], threshold: float) -> None:
+    samples = [
+        Sample(TAKE, f"{i:06d}", tuple(Triplet("x", "y", name) for name in sorted(graph)))
+        for i, graph in enumerate(graphs)
+    ]
+    factors = repeat_factors(samples, threshold)
+    for sample, graph in zip(samples, graphs):
+        share = min((sum(name in other for other in graphs) / len(graphs) for name in graph), default=1.0)
+        assert factors.get(sample.sample_id, 1.0) == pytest.approx(max(1.0, (threshold / share) ** 0.5))

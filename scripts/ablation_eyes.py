@@ -1,0 +1,320 @@
+"""What each modality is worth to the small scene-graph model with eyes: one training from nothing for each row.
+
+Usage: python scripts/ablation_eyes.py FOLDER [ROW ...] [options], after `ONLY=samples bash scripts/train_eyes.sh
+FOLDER` and with held-out takes, prepared as well, in FOLDER/test. All rows are trained side by side, a process for
+each, on the GPU if there is one, with the same steps, samples and settings. Vision towers are taught their patches and
+hands once for each seed. A row with memory is trained first with the true past, then with what it said itself of the
+takes of --answered. FOLDER/rows/ROW gets models, logs, and what it says of the held-out takes; what is finished is
+kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from computing.machine import allow_tf32
+from operating_room.domain.collection import Take
+from operating_room.domain.domain import Domain
+from operating_room.graphs.graph_files import SPLIT_NAMES, load_predictions, load_samples
+from operating_room.graphs.scene_graph import Sample, split_sample_id
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.timepoint import Timepoint
+from operating_room.scores.scoring import score
+from scene_graph_generation.config.settings import Experiment, read_experiment
+from scene_graph_generation.inference.infer import SceneGraphGenerator, infer
+from scene_graph_generation.inputs.evidence import Evidence, ExampleReader
+from scene_graph_generation.inputs.example import Example
+from scene_graph_generation.samples.patches import Grid, Patched, read_patched
+from scene_graph_generation.samples.training_data import read_records
+from scene_graph_generation.training import pretrain, train
+from scene_graph_generation.weights.checkpoints import load_model
+
+VIEWS = ("room_views", "station_views", "tracker_view")
+SHARED = ("vision.", "pooler.views.", "projector.")  # what learns from patches and hands
+MOST_BYTES = 24 << 30  # of views and their patches, for all processes together
+
+
+@dataclass(frozen=True)
+class Row:
+    """A training.
+
+    Attributes:
+        without: modalities that the model is not made for.
+        dark: all views are black; their masks stay.
+        memory: prompts have a memory of the past.
+        seed: of all draws.
+    """
+
+    without: tuple[str, ...] = ()
+    dark: bool = False
+    memory: bool = True
+    seed: int = 0
+
+
+BESIDE_VIEWS = ("cloud", "audio", "masks", "robot", "tracker", "speech")
+ROWS = {
+    "all_0": Row(),
+    "all_1": Row(seed=1),
+    "all_2": Row(seed=2),
+    "no_views": Row(dark=True),
+    "no_views_masks": Row(("masks",), dark=True),
+    "no_cloud": Row(("cloud",)),
+    "no_speech": Row(("speech",)),
+    "no_memory": Row(memory=False),
+    "views_only": Row(BESIDE_VIEWS, memory=False),
+}
+
+
+class InTheDark(ExampleReader):
+    """Reads samples with black views in place of all pictures."""
+
+    def __call__(self, evidence: Evidence, prompt: str, answer: str | None = None, reserve: int = 0) -> Example:
+        """As `ExampleReader`."""
+        return super().__call__(replace(evidence, views=(None,) * len(evidence.views)), prompt, answer, reserve)
+
+
+class Generator(SceneGraphGenerator):
+    """A generator that is shown black views, if so asked."""
+
+    dark = False
+
+    def read(self, timepoint: Timepoint, memory: str | None) -> Example:
+        """The question about a timepoint."""
+        return super().read(timepoint.without(VIEWS) if self.dark else timepoint, memory)
+
+
+def row_experiment(experiment: Experiment, row: Row, of: argparse.Namespace) -> Experiment:
+    """The settings of a row."""
+    modalities = tuple(name for name in experiment.model.modalities if name not in row.without)
+    phases = experiment.pretrain
+    assert phases is not None
+    patches, hands = (0, 0) if row.dark else (of.patches, of.hands)
+    return replace(
+        experiment,
+        model=replace(experiment.model, modalities=modalities),
+        pretrain=replace(phases, patch_steps=patches, hand_steps=hands, steps=of.triplets, batch_size=of.batch),
+        train=replace(
+            experiment.train,
+            max_steps=of.language + (0 if row.memory else of.again),
+            epochs=10_000,
+            batch_size=of.batch,
+            workers=of.readers,
+            seed=row.seed,
+            memory_dropout=experiment.train.memory_dropout if row.memory else 1.0,
+            save_steps=200,
+            tf32=torch.cuda.is_available(),
+        ),
+    )
+
+
+def taught_once(work: Path, seed: int) -> Any:
+    """`pretrain._look`, but done by one of the processes with this seed; the others wait for what it has learnt."""
+    learn, taught = pretrain._look, work / "rows" / f"eyes_{seed}.pt"
+
+    def look(model: Any, *rest: Any) -> None:
+        try:
+            claim = os.open(taught.with_suffix(".begun"), os.O_CREAT | os.O_EXCL)
+        except FileExistsError:
+            while not taught.exists():
+                time.sleep(0.2)
+            found = torch.load(taught, map_location=next(model.parameters()).device, weights_only=True)
+            known = model.state_dict()
+            model.load_state_dict({name: found.get(name, known[name]) for name in known})
+            return
+        os.close(claim)
+        learn(model, *rest)
+        seen = {name: value for name, value in model.state_dict().items() if name.startswith(SHARED)}
+        torch.save(seen, taught.with_suffix(".part"))
+        taught.with_suffix(".part").rename(taught)
+
+    return look
+
+
+def already_read(groups: list[Patched]) -> Any:
+    """`read_patched` of what the parent process has read."""
+
+    def read(dataset: Dataset, places: Any, *rest: Any) -> list[Patched]:
+        wanted, found = set(places), []
+        for group in groups:
+            if chosen := [i for i, place in enumerate(group.places) if place in wanted]:
+                parts = (part[chosen] for part in (group.views, group.shares, group.depth))
+                found.append(Patched(tuple(group.places[i] for i in chosen), *parts))
+        return found
+
+    return read
+
+
+def learnt(experiment: Experiment, samples: Path, work: Path, out: Path) -> None:
+    """Train, unless that is done."""
+    if not (out / "model.safetensors").exists():
+        train.train(experiment, [samples], Dataset(work / "data"), out)
+
+
+def with_answers(of: argparse.Namespace, out: Path) -> Path:
+    """Training samples in whose memory there is what this row said before."""
+    options = [
+        "--temporal",
+        "--no-temporal-augmentation",
+        "--permutations",
+        "1",
+        "--split",
+        "own",
+        "--own-share",
+        "0.8",
+    ]
+    found = list(out.glob("own_1perm_*.json"))
+    if not found:
+        command = [sys.executable, "-m", "mmor.cli", "scene-graph", "samples", "--data", of.folder / "data"]
+        command += [
+            "--relations",
+            of.folder / "data",
+            "--out",
+            out,
+            "--answers",
+            out / "answers.json",
+            "--own-share",
+            "0.8",
+            *options,
+        ]
+        subprocess.run(command, check=True)
+        found = list(out.glob("own_1perm_*.json"))
+    return found[0]
+
+
+def frames_of(samples: Sequence[Sample], domain: Domain) -> dict[Take, list[str]]:
+    """The frames of each take."""
+    frames: dict[Take, list[str]] = {}
+    for sample in samples:
+        frames.setdefault(domain.find_take(sample.take_name), []).append(sample.frame_id)
+    return frames
+
+
+def answer(row: Row, model: Path, root: Path, frames: Mapping[Take, Sequence[str] | None], out: Path) -> None:
+    """What a row's model says of takes, one timepoint of each at once."""
+    generator = Generator(*load_model(model))
+    generator.dark = row.dark
+    infer(generator, Dataset(root), frames, out, row.memory, len(frames))
+
+
+def run_row(name: str, of: argparse.Namespace, experiment: Experiment, groups: list[Patched]) -> None:
+    """Train a row and let it answer; in a process of its own."""
+    work, row = of.folder, ROWS[name]
+    out = work / "rows" / name
+    out.mkdir(parents=True, exist_ok=True)
+    log = os.open(out / "output.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    try:
+        if torch.cuda.is_available():
+            allow_tf32()
+        if row.dark:
+            vars(train)["ExampleReader"] = InTheDark
+        pretrain._look = taught_once(work, row.seed)
+        pretrain.read_patched = already_read(groups)
+        wanted = row_experiment(experiment, row, of)
+        learnt(wanted, of.samples, work, out / "first")
+        final = out / "first"
+        if row.memory and of.again:
+            final = out / "model"
+            takes = dict.fromkeys(map(Dataset(work / "data").domain.find_take, of.answered))
+            answer(row, out / "first", work / "data", takes, out / "answers.json")
+            again = replace(
+                wanted,
+                pretrain=None,
+                start=replace(wanted.start, curriculum=out / "first"),
+                train=replace(wanted.train, max_steps=of.again),
+            )
+            learnt(again, with_answers(of, out), work, final)
+        samples = load_samples(work / "test" / f"relationships_{SPLIT_NAMES[of.split]}.json")
+        answer(row, final, work / "test", frames_of(samples, Dataset(work / "test").domain), out / "predictions.json")
+    except BaseException:  # noqa: BLE001 - of a forked process, which must not go on where its parent was
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def table(of: argparse.Namespace, names: list[str]) -> None:
+    """Macro F1 by row and dataset, then F1 by predicate and row."""
+    dataset = Dataset(of.folder / "test")
+    domain = dataset.domain
+    samples = load_samples(of.folder / "test" / f"relationships_{SPLIT_NAMES[of.split]}.json")
+    parts = [[s for s in samples if domain.find_take(s.take_name).dataset == d] for d in reversed(domain.datasets)]
+    scores = {}
+    for name in names:
+        file = of.folder / "rows" / name / "predictions.json"
+        if file.exists():
+            scores[name] = [score(part, load_predictions(file), domain) for part in (samples, *parts) if part]
+    print("| row | macro F1 | MM-OR | 4D-OR |\n|---|---|---|---|")
+    for name, found in scores.items():
+        print(f"| {name} | {' | '.join(f'{one.overall.macro_f1:.3f}' for one in found)} |")
+    for number, title in enumerate(("all takes", "MM-OR", "4D-OR")):
+        print(f"\n| F1, {title} | {' | '.join(scores)} |\n|---|{'---|' * len(scores)}")
+        reports = [one[number].overall.predicates for one in scores.values()]
+        for i, predicate in enumerate(reports[0].names if reports else ()):
+            if reports[0].support[i]:
+                print(f"| {predicate} | {' | '.join(f'{report.f1[i]:.2f}' for report in reports)} |")
+
+
+def main() -> None:
+    """Train the rows that are asked for and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("rows", nargs="*", help=f"some of {', '.join(ROWS)} (default: all)")
+    parser.add_argument("--config", type=Path, default=Path("configs/scene_graph/small_eyes.yaml"))
+    for name, value in (
+        ("patches", 700),
+        ("hands", 200),
+        ("triplets", 900),
+        ("language", 1200),
+        ("again", 300),
+        ("batch", 8),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--readers", type=int, default=0, help="processes that read, for each row")
+    parser.add_argument("--decoders", type=int, default=1, help="processes that read patches, before")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--answered", nargs="*", default=(), help="takes of FOLDER/data to answer, for the memory")
+    parser.add_argument("--only-table", action="store_true")
+    of = parser.parse_args()
+    names = of.rows or list(ROWS)
+    if not of.only_table:
+        work = of.folder
+        (work / "rows").mkdir(exist_ok=True)
+        for begun in (work / "rows").glob("*.begun"):
+            if not begun.with_suffix(".pt").exists():
+                begun.unlink()
+        (of.samples,) = (work / "first").glob("own_1perm_*.json")
+        experiment = read_experiment(of.config)
+        vision = experiment.model.vision
+        places = sorted({split_sample_id(str(record["id"])) for record in read_records(of.samples)})
+        grid = Grid(vision.image_size, vision.patch_size)
+        groups = read_patched(Dataset(work / "data"), places, grid, MOST_BYTES, of.decoders) if of.patches else []
+        context = multiprocessing.get_context("fork")  # what was read is there for all of them, once
+        running = {name: context.Process(target=run_row, args=(name, of, experiment, groups)) for name in names}
+        for process in running.values():
+            process.start()
+        began = time.monotonic()
+        while running:
+            time.sleep(1)
+            for name in [name for name, process in running.items() if not process.is_alive()]:
+                process = running.pop(name)
+                print(
+                    f"{time.monotonic() - began:.0f} s: {name} ended, {process.exitcode}", file=sys.stderr, flush=True
+                )
+    table(of, names)
+
+
+if __name__ == "__main__":
+    main()
