@@ -11,6 +11,7 @@ kept.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import multiprocessing
 import os
 import subprocess
@@ -24,7 +25,7 @@ from typing import Any
 
 import torch
 
-from computing.machine import allow_tf32
+from computing.machine import allow_tf32, free_memory
 from operating_room.domain.collection import Take
 from operating_room.domain.domain import Domain
 from operating_room.graphs.graph_files import SPLIT_NAMES, load_predictions, load_samples
@@ -108,7 +109,7 @@ def row_experiment(experiment: Experiment, row: Row, of: argparse.Namespace) -> 
         train=replace(
             experiment.train,
             max_steps=of.language + (0 if row.memory else of.again),
-            epochs=10_000,
+            epochs=10_000.0,
             batch_size=of.batch,
             workers=of.readers,
             seed=row.seed,
@@ -120,24 +121,24 @@ def row_experiment(experiment: Experiment, row: Row, of: argparse.Namespace) -> 
 
 
 def taught_once(work: Path, seed: int) -> Any:
-    """`pretrain._look`, but done by one of the processes with this seed; the others wait for what it has learnt."""
+    """`pretrain._look`, but done by one of the processes with this seed; the others wait for what it has learnt.
+
+    Of a process that ends before that, the others hear by the lock, which ends with it; the next one takes its place.
+    """
     learn, taught = pretrain._look, work / "rows" / f"eyes_{seed}.pt"
 
     def look(model: Any, *rest: Any) -> None:
-        try:
-            claim = os.open(taught.with_suffix(".begun"), os.O_CREAT | os.O_EXCL)
-        except FileExistsError:
-            while not taught.exists():
-                time.sleep(0.2)
-            found = torch.load(taught, map_location=next(model.parameters()).device, weights_only=True)
-            known = model.state_dict()
-            model.load_state_dict({name: found.get(name, known[name]) for name in known})
-            return
-        os.close(claim)
-        learn(model, *rest)
-        seen = {name: value for name, value in model.state_dict().items() if name.startswith(SHARED)}
-        torch.save(seen, taught.with_suffix(".part"))
-        taught.with_suffix(".part").rename(taught)
+        with taught.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not taught.exists():
+                learn(model, *rest)
+                seen = {name: value for name, value in model.state_dict().items() if name.startswith(SHARED)}
+                torch.save(seen, taught.with_suffix(".part"))
+                taught.with_suffix(".part").rename(taught)
+                return
+        found = torch.load(taught, map_location=next(model.parameters()).device, weights_only=True)
+        known = model.state_dict()
+        model.load_state_dict({name: found.get(name, known[name]) for name in known})
 
     return look
 
@@ -164,30 +165,12 @@ def learnt(experiment: Experiment, samples: Path, work: Path, out: Path) -> None
 
 def with_answers(of: argparse.Namespace, out: Path) -> Path:
     """Training samples in whose memory there is what this row said before."""
-    options = [
-        "--temporal",
-        "--no-temporal-augmentation",
-        "--permutations",
-        "1",
-        "--split",
-        "own",
-        "--own-share",
-        "0.8",
-    ]
     found = list(out.glob("own_1perm_*.json"))
     if not found:
-        command = [sys.executable, "-m", "mmor.cli", "scene-graph", "samples", "--data", of.folder / "data"]
-        command += [
-            "--relations",
-            of.folder / "data",
-            "--out",
-            out,
-            "--answers",
-            out / "answers.json",
-            "--own-share",
-            "0.8",
-            *options,
-        ]
+        words = ["--temporal", "--no-temporal-augmentation", "--permutations", "1", "--split", "own"]
+        words += ["--own-share", "0.8"]
+        files = ["--data", of.folder / "data", "--relations", of.folder / "data", "--answers", out / "answers.json"]
+        command = [sys.executable, "-m", "mmor.cli", "scene-graph", "samples", *words, *files, "--out", out]
         subprocess.run(command, check=True)
         found = list(out.glob("own_1perm_*.json"))
     return found[0]
@@ -267,40 +250,43 @@ def table(of: argparse.Namespace, names: list[str]) -> None:
                 print(f"| {predicate} | {' | '.join(f'{report.f1[i]:.2f}' for report in reports)} |")
 
 
-def main() -> None:
-    """Train the rows that are asked for and print the table."""
+def asked(words: Sequence[str]) -> argparse.Namespace:
+    """What the command line says; options and rows in any order."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("rows", nargs="*", help=f"some of {', '.join(ROWS)} (default: all)")
     parser.add_argument("--config", type=Path, default=Path("configs/scene_graph/small_eyes.yaml"))
-    for name, value in (
-        ("patches", 700),
-        ("hands", 200),
-        ("triplets", 900),
-        ("language", 1200),
-        ("again", 300),
-        ("batch", 8),
-    ):
+    steps = {"patches": 700, "hands": 200, "triplets": 900, "language": 1200, "again": 300}
+    for name, value in {**steps, "batch": 8}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--readers", type=int, default=0, help="processes that read, for each row")
     parser.add_argument("--decoders", type=int, default=1, help="processes that read patches, before")
     parser.add_argument("--split", default="test")
     parser.add_argument("--answered", nargs="*", default=(), help="takes of FOLDER/data to answer, for the memory")
     parser.add_argument("--only-table", action="store_true")
-    of = parser.parse_args()
-    names = of.rows or list(ROWS)
+    of = parser.parse_intermixed_args(words)
+    if unknown := sorted(set(of.rows) - set(ROWS)):
+        parser.error(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    of.rows = of.rows or list(ROWS)
+    if of.again and not of.answered and not of.only_table and any(ROWS[name].memory for name in of.rows):
+        parser.error("--again needs takes to answer (--answered 401_SIM 401_4DOR ...); --again 0 leaves it out")
+    return of
+
+
+def main() -> None:
+    """Train the rows that are asked for and print the table."""
+    of = asked(sys.argv[1:])
+    names, failed = of.rows, []
     if not of.only_table:
         work = of.folder
         (work / "rows").mkdir(exist_ok=True)
-        for begun in (work / "rows").glob("*.begun"):
-            if not begun.with_suffix(".pt").exists():
-                begun.unlink()
         (of.samples,) = (work / "first").glob("own_1perm_*.json")
         experiment = read_experiment(of.config)
         vision = experiment.model.vision
         places = sorted({split_sample_id(str(record["id"])) for record in read_records(of.samples)})
         grid = Grid(vision.image_size, vision.patch_size)
-        groups = read_patched(Dataset(work / "data"), places, grid, MOST_BYTES, of.decoders) if of.patches else []
+        most = min(MOST_BYTES, free_memory(torch.device("cpu")) // 2)
+        groups = read_patched(Dataset(work / "data"), places, grid, most, of.decoders) if of.patches else []
         context = multiprocessing.get_context("fork")  # what was read is there for all of them, once
         running = {name: context.Process(target=run_row, args=(name, of, experiment, groups)) for name in names}
         for process in running.values():
@@ -309,11 +295,12 @@ def main() -> None:
         while running:
             time.sleep(1)
             for name in [name for name, process in running.items() if not process.is_alive()]:
-                process = running.pop(name)
-                print(
-                    f"{time.monotonic() - began:.0f} s: {name} ended, {process.exitcode}", file=sys.stderr, flush=True
-                )
+                how = f"failed, see {work / 'rows' / name / 'output.txt'}" if running.pop(name).exitcode else "is done"
+                if how != "is done":
+                    failed.append(name)
+                print(f"{time.monotonic() - began:.0f} s: {name} {how}", file=sys.stderr, flush=True)
     table(of, names)
+    sys.exit(bool(failed))
 
 
 if __name__ == "__main__":

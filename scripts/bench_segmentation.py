@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,9 +82,11 @@ def compare_formats(device: torch.device, frames: int, runs: int) -> None:
     planes = [window.to(device) for window in windows(frames, SIZE, WINDOW)]
     pixels = [window.contiguous(memory_format=torch.channels_last) for window in planes]
 
+    backbone: Any = model.segmenter.backbone  # whether the types of torch know `memory_format` depends on its version
+
     def run(pictures: list[Tensor], weights: torch.memory_format, dtype: torch.dtype | None) -> Callable[[], None]:
         def segment() -> None:
-            model.segmenter.backbone.to(memory_format=weights)  # ty: ignore[no-matching-overload]
+            backbone.to(memory_format=weights)
             for _ in label_maps(model, pictures, dtype):
                 pass
 

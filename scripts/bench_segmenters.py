@@ -85,10 +85,14 @@ def second(model: VideoModel, frames: Tensor) -> Callable[[], None]:
 def show(title: str, seconds: Mapping[str, float], frames: int) -> None:
     """Seconds of a frame of each row, and how many times faster than the first."""
     print(title)
-    first = next(iter(seconds.values()))
     for name, time_ in seconds.items():
-        rate = f"{frames / time_:9.2f} frames/s"
-        print(f"  {name:44}{time_ / frames:9.4f} s a frame{rate}{first / time_:7.2f}x", flush=True)
+        show_row(name, time_, next(iter(seconds.values())), frames)
+
+
+def show_row(name: str, seconds: float, first: float, frames: int) -> None:
+    """Seconds of a frame, and how many times faster than the first row's."""
+    rate = f"{frames / seconds:9.2f} frames/s"
+    print(f"  {name:44}{seconds / frames:9.4f} s a frame{rate}{first / seconds:7.2f}x", flush=True)
 
 
 def parameters(model: nn.Module) -> str:
@@ -116,6 +120,8 @@ def compare_published(device: torch.device, runs: int) -> None:
     for size in SIZES:
         for cameras in (1,) if on_cpu else (1, CAMERAS):
             frames = 255 * torch.rand(cameras, 3, *size, device=device)
+            what = f"{size[0]}x{size[1]} px, {cameras} cameras, {device.type}, {'float32' if on_cpu else 'bfloat16'}"
+            print(what, flush=True)
             rows: dict[str, float] = {}
             for name, kind, segmenter in (
                 ("R50 CTVIS", "ctvis", SegmenterConfig()),
@@ -123,9 +129,9 @@ def compare_published(device: torch.device, runs: int) -> None:
                 *((f"ViT-{of[0].upper()}", "encoder_only", published_encoder_only(of)) for of in VITS),
             ):
                 model = build_model(kind, segmenter, VideoConfig()).eval().to(device)
-                rows |= measured(f"{name}, {parameters(model)}", model, frames, device, runs)
-            what = f"{size[0]}x{size[1]} px, {cameras} cameras, {device.type}, {'float32' if on_cpu else 'bfloat16'}"
-            show(what, rows, cameras)
+                for row, seconds in measured(f"{name}, {parameters(model)}", model, frames, device, runs).items():
+                    rows[row] = seconds
+                    show_row(row, seconds, next(iter(rows.values())), cameras)  # told as it is done: some take minutes
 
 
 def measured(name: str, model: VideoModel, frames: Tensor, device: torch.device, runs: int) -> dict[str, float]:

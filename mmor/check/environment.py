@@ -106,6 +106,8 @@ def _data(folder: Path) -> str:
 
 
 def _version(package: str) -> str | None:
+    if package == "torch":
+        return torch.__version__  # with the build (+cpu, +cu130), which what pip wrote down may lack
     try:
         return version(package)
     except PackageNotFoundError:

@@ -105,6 +105,27 @@ def test_some_takes_are_kept_apart() -> None:
     assert len(takes_apart([str(n) for n in range(20)], 0.1)) == 2
 
 
+def test_who_holds_what_is_learnt_at_a_rate_of_its_own(data: Path, tmp_path: Path) -> None:
+    """At a rate of next to nothing the pooler, which only that phase trains here, stays as it was."""
+    samples = load_samples(data / "relationships_own.json")
+    records = list(training_records(Dataset(data), samples, SampleOptions(permutations=1), Random(0)))
+    write_json(tmp_path / "samples.json", records)
+    vision = VisionConfig(image_size=32, patch_size=8, width=16, layers=1, heads=2, mlp=32, feature_layer=-1)
+    pooled = {}
+    for name, hands, rate in (("none", 0, None), ("slow", 4, 1e-12), ("as all", 4, None)):
+        phases = PretrainConfig(steps=0, batch_size=8, hand_steps=hands, learning_rate=1e-2, hand_learning_rate=rate)
+        eyes = replace(
+            EXPERIMENT,
+            model=replace(EXPERIMENT.model, vision=vision),
+            train=replace(EXPERIMENT.train, max_steps=1, learning_rate=1e-12, visual_learning_rate=None),
+            pretrain=replace(phases, weight_decay=0.0),
+        )
+        model = train(eyes, [tmp_path / "samples.json"], Dataset(data), tmp_path / name)
+        pooled[name] = torch.cat([weight.detach().flatten() for weight in model.pooler.views.parameters()])
+    torch.testing.assert_close(pooled["slow"], pooled["none"])
+    assert (pooled["as all"] - pooled["none"]).abs().max() > 1e-3
+
+
 def test_each_phase_logs_what_held_out_takes_say_and_patches_are_learnt(data: Path, tmp_path: Path) -> None:
     samples = load_samples(data / "relationships_own.json")
     records = list(training_records(Dataset(data), samples, SampleOptions(permutations=1), Random(0)))

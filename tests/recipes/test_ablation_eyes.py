@@ -1,0 +1,94 @@
+"""scripts/ablation_eyes.py: its command line, the settings of its rows, and eyes that are taught once."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from scene_graph_generation.config.settings import read_experiment
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("ablation_eyes", ROOT / "scripts/ablation_eyes.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "ablation_eyes", module)  # dataclasses look for their module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_rows_and_options_come_in_any_order(script: ModuleType) -> None:
+    """On a rented GPU `FOLDER --config FILE all_0 no_memory --again 0` was refused, and its minutes were lost."""
+    of = script.asked(["work", "--config", "eyes.yaml", "all_0", "no_memory", "--again", "0"])
+    assert of.folder == Path("work")
+    assert of.config == Path("eyes.yaml")
+    assert of.rows == ["all_0", "no_memory"]
+    assert script.asked(["work", "--again", "0"]).rows == list(script.ROWS)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [(["work", "no_eyes"], "no such row: no_eyes"), (["work", "all_0"], "--again needs takes")]
+)
+def test_what_would_fail_late_is_refused_at_once(
+    script: ModuleType, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        script.asked(words)
+    assert said in capsys.readouterr().err
+
+
+def test_rows_differ_in_what_they_are_named_after_and_have_as_many_steps(script: ModuleType) -> None:
+    of = script.asked(["work", "--answered", "401_SIM"])
+    whole = read_experiment(ROOT / "configs/scene_graph/small_eyes.yaml")
+    rows = {name: script.row_experiment(whole, row, of) for name, row in script.ROWS.items()}
+    assert "speech" not in rows["no_speech"].model.modalities
+    assert "cloud" not in rows["no_cloud"].model.modalities
+    assert rows["views_only"].model.modalities == ("views",)
+    assert [rows[f"all_{seed}"].train.seed for seed in range(3)] == [0, 1, 2]
+    assert rows["no_memory"].train.memory_dropout == 1.0
+    steps = {name: row.train.max_steps + of.again * script.ROWS[name].memory for name, row in rows.items()}
+    assert set(steps.values()) == {of.language + of.again}
+
+
+class Eyes(nn.Module):
+    """Something that sees, and something that does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vision, self.language = nn.Linear(2, 2), nn.Linear(2, 2)
+
+
+def test_eyes_are_taught_once_and_again_if_their_teacher_fails(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows").mkdir()
+    taught: list[Any] = []
+
+    def learn(model: Eyes) -> None:
+        taught.append(model)
+        if len(taught) == 1:
+            raise RuntimeError("the first one fails")
+        nn.init.constant_(model.vision.weight, 7.0)
+
+    monkeypatch.setattr(script.pretrain, "_look", learn)
+    look = script.taught_once(tmp_path, 0)
+    models = [Eyes(), Eyes(), Eyes()]
+    with pytest.raises(RuntimeError):
+        look(models[0])
+    look(models[1])
+    before = models[2].language.weight.clone()
+    look(models[2])
+    assert taught == models[:2]
+    assert torch.equal(models[2].vision.weight, models[1].vision.weight)
+    assert torch.equal(models[2].language.weight, before)
