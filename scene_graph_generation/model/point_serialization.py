@@ -16,6 +16,16 @@ CURVES = 4  # z, z with x and y swapped, Hilbert, Hilbert with x and y swapped
 MAX_BITS = 16  # per axis: codes of three axes and the number of the cloud share 64 bits
 
 
+# Two zeros between all bits of a number, in steps that move half of what is still together: halves, quarters, ...
+_SPREAD = (
+    (32, 0x1F00000000FFFF),
+    (16, 0x1F0000FF0000FF),
+    (8, 0x100F00F00F00F00F),
+    (4, 0x10C30C30C30C30C3),
+    (2, 0x1249249249249249),
+)
+
+
 @dataclass(frozen=True)
 class Patches:
     """How serialized points are dealt into patches, the same for every curve."""
@@ -42,19 +52,27 @@ def voxelise(
     return [grid.long() for grid in voxels], [int(number) for number in largest]
 
 
-def curve_codes(grid: Int[Tensor, "points 3"], bits: int) -> Int[Tensor, "4 points"]:
-    """Place of every voxel on each of the four curves through a cube of 2^bits voxels a side."""
-    x, y, z = grid.unbind(1)
-    swapped = torch.stack((y, x, z), dim=1)
-    curves = (grid, swapped, hilbert_axes(grid, bits), hilbert_axes(swapped, bits))
-    return torch.stack([interleave(axes, bits) for axes in curves])
+def curve_codes(grids: Sequence[Int[Tensor, "_ 3"]], depths: Sequence[int]) -> Int[Tensor, "4 points"]:
+    """Place of every voxel on each of the four curves through the cube of 2^depth voxels a side of its cloud.
+
+    All clouds at once: thousands of small kernels less in a batch of 32. A cloud in a smaller cube goes through the
+    largest one. There each further level sees only zeros, which makes (x, y, z) into (z, x, y); so its axes are turned
+    back beforehand, and the codes are those of its own cube.
+    """
+    bits = max(depths)
+    grid = torch.cat(list(grids))
+    both = torch.stack((grid, torch.cat((grid[:, :2].flip(1), grid[:, 2:]), dim=1)))  # x, y, z and y, x, z
+    clouds = both.split([len(cloud) for cloud in grids], dim=1)
+    turned = torch.cat([cloud.roll(depth - bits, 2) for cloud, depth in zip(clouds, depths)], dim=1)
+    curves = torch.cat((both, hilbert_axes(turned.flatten(0, 1), bits).view_as(both)))
+    return interleave(curves.flatten(0, 1)).view(CURVES, -1)
 
 
-def interleave(axes: Int[Tensor, "points 3"], bits: int) -> Int[Tensor, " points"]:
-    """Bit i of the three axes becomes bits 3i+2, 3i+1 and 3i."""
-    place = torch.arange(bits, device=axes.device)
-    shift = 3 * place + torch.arange(2, -1, -1, device=axes.device)[:, None]
-    return (((axes[..., None] >> place) & 1) << shift).sum((1, 2))
+def interleave(axes: Int[Tensor, "points 3"]) -> Int[Tensor, " points"]:
+    """Bit i of the three axes, of which there are at most MAX_BITS, becomes bits 3i+2, 3i+1 and 3i."""
+    for shift, kept in _SPREAD:
+        axes = (axes | axes << shift) & kept
+    return axes[:, 0] << 2 | axes[:, 1] << 1 | axes[:, 2]
 
 
 def hilbert_axes(grid: Int[Tensor, "points 3"], bits: int) -> Int[Tensor, "points 3"]:

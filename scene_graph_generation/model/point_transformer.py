@@ -156,13 +156,11 @@ class PointEncoder(nn.Module):
         bits = max(depths)
         if shared_origin:
             depths = [bits] * len(clouds)
-        codes = [
-            number << 3 * bits | curve_codes(grid, depth) for number, (grid, depth) in enumerate(zip(grids, depths))
-        ]
         features, grid = torch.cat(list(clouds)), torch.cat(grids)
         counts = [len(cloud) for cloud in clouds]
         cloud = torch.cat([torch.full((count,), i, device=features.device) for i, count in enumerate(counts)])
-        points = arrange(features, grid, cloud, counts, torch.cat(codes, dim=1), bits, self.settings.patch)
+        codes = cloud << 3 * bits | curve_codes(grids, depths)
+        points = arrange(features, grid, cloud, counts, codes, bits, self.settings.patch)
         hidden = self.embedding["stem"](features, find_neighbours(grid, cloud, bits, STEM_KERNEL))
         return replace(points, features=hidden)
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scene_graph_generation.config.settings import PointConfig
-from scene_graph_generation.model.point_serialization import curve_codes, deal_patches
+from scene_graph_generation.model.point_serialization import MAX_BITS, curve_codes, deal_patches
 from scene_graph_generation.model.point_transformer import PointEncoder
 from scene_graph_generation.model.sparse_convolution import SubmanifoldConvolution, find_neighbours
 
@@ -110,7 +110,7 @@ def test_it_stays_float32() -> None:
 def test_hilbert_curve_visits_every_voxel_in_single_steps(bits: int) -> None:
     side = torch.arange(1 << bits)
     grid = torch.cartesian_prod(side, side, side)
-    codes = curve_codes(grid, bits)
+    codes = curve_codes([grid], [bits])
     for curve in codes:
         assert torch.equal(curve.sort().values, torch.arange(len(grid)))
     for curve in codes[2:]:
@@ -119,8 +119,21 @@ def test_hilbert_curve_visits_every_voxel_in_single_steps(bits: int) -> None:
 
 
 def test_z_codes_interleave_bits() -> None:
-    codes = curve_codes(torch.tensor([[0b10, 0b01, 0b11]]), bits=2)
+    codes = curve_codes([torch.tensor([[0b10, 0b01, 0b11]])], [2])
     assert codes[:2, 0].tolist() == [0b101_011, 0b011_101]
+
+
+@settings(max_examples=30, deadline=None)
+@given(depths=st.lists(st.integers(1, MAX_BITS), min_size=1, max_size=5), seed=st.integers(0, 99))
+def test_codes_of_many_clouds_at_once_are_those_of_each_alone(depths: list[int], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    grids = [torch.randint(1 << depth, (int(depth) + 3, 3), generator=generator) for depth in depths]
+    alone = [curve_codes([grid], [depth]) for grid, depth in zip(grids, depths)]
+    assert torch.equal(curve_codes(grids, depths), torch.cat(alone, dim=1))
+    for grid, codes in zip(grids, alone):
+        for (x, y, z), code in zip(grid.tolist(), codes[0].tolist()):
+            bits = zip(*(format(axis, f"0{MAX_BITS}b") for axis in (x, y, z)))
+            assert code == int("".join(map("".join, bits)), 2)
 
 
 @pytest.mark.parametrize("count", [1, 4, 5, 8, 11])
