@@ -286,7 +286,9 @@ def main() -> None:
         places = sorted({split_sample_id(str(record["id"])) for record in read_records(of.samples)})
         grid = Grid(vision.image_size, vision.patch_size)
         most = min(MOST_BYTES, free_memory(torch.device("cpu")) // 2)
-        groups = read_patched(Dataset(work / "data"), places, grid, most, of.decoders) if of.patches else []
+        assert experiment.pretrain is not None
+        masked = pretrain.with_masks_of(Dataset(work / "data"), experiment.pretrain.patch_domain)
+        groups = read_patched(masked, places, grid, most, of.decoders) if of.patches else []
         context = multiprocessing.get_context("fork")  # what was read is there for all of them, once
         running = {name: context.Process(target=run_row, args=(name, of, experiment, groups)) for name in names}
         for process in running.values():

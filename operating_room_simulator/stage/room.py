@@ -159,7 +159,7 @@ class Room:
                     self.looks[role],
                     **{name: getattr(first, name) for name in ("gown", "cap", "gloves", "mask", "sleeves", "hood")},
                 )
-        self.cameras = [_closer(camera, self.knee, draw) for camera in self.cameras]
+        self.cameras = [_closer(camera, self, draw) for camera in self.cameras]
         if news.tent:
             self.tent = tent_at(self.half_x, self.half_y, self.surgeon_side)
 
@@ -248,13 +248,23 @@ def _fittings(room: Room) -> list[Solid]:
     ]
 
 
-def _closer(camera: Camera, knee: Point, draw: np.random.Generator) -> Camera:
-    """A detail camera that looks at the operated knee in place of two of those that look at the whole table."""
-    views = {"station0": 26.0, "station2": 34.0, "room5": 44.0, "room6": 36.0}  # degrees
+def _closer(camera: Camera, room: Room, draw: np.random.Generator) -> Camera:
+    """A detail camera that looks at the operated knee in place of some of those that look at the whole table.
+
+    Of the room cameras it is those that a scene-graph model is shown (4 and 5; in 4D-OR 5): what nothing but views
+    tells has to be in views that it gets. One of them hangs at the foot end, on the side where no robot stands.
+    """
+    multimodal = playbook_of(room.take).multimodal
+    at_foot = "room4" if multimodal else "room5"
+    views = {at_foot: 28.0, "station0": 26.0, "station2": 34.0}  # degrees
+    views |= {"room5": 36.0} if multimodal else {"room6": 36.0}
     if camera.name not in views:
         return camera
-    aim = np.array(knee) + draw.uniform(-0.08, 0.08, 3) + [0.0, 0.0, 0.08]
-    return look_at(camera.name, tuple(camera.position), tuple(aim), views[camera.name], exposure=camera.exposure)
+    aim = np.array(room.knee) + draw.uniform(-0.08, 0.08, 3) + [0.0, 0.0, 0.08]
+    eye = camera.position
+    if camera.name == at_foot:
+        eye = np.array([2.1, -0.7 * room.surgeon_side, room.height - 0.4]) + draw.uniform(-0.1, 0.1, 3)
+    return look_at(camera.name, tuple(eye), tuple(aim), views[camera.name], exposure=camera.exposure)
 
 
 def _cameras(draw: np.random.Generator, room: Room) -> list[Camera]:

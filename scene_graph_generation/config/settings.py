@@ -255,6 +255,7 @@ class PretrainConfig:
     hand_learning_rate: float | None = None  # of that phase, which at 2e-3 learns nothing; None: `learning_rate`
     weight_decay: float = 0.01
     patch_steps: int = 0  # what each patch of each view shows, from annotated masks, and its depth where it is known
+    patch_domain: Path | None = None  # domain file, in the data folder, of the masks for it; None: as all else
     hand_steps: int = 0  # who holds what, from all views together
     held_out: float = 0.0  # share of takes that are not learnt from here, but tell how well the model sees
 

@@ -24,8 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from computing.machine import free_memory, seeded
+from operating_room.domain.domain import find_domain
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Triplet, parse, split_sample_id
+from operating_room.recordings.dataset import Dataset
 from operating_room.work.progress import track
 from scene_graph_generation.config.settings import PretrainConfig, TrainConfig
 from scene_graph_generation.inputs.example import Example
@@ -184,11 +186,12 @@ def _look(
     device, vision = next(model.parameters()).device, model.settings.vision
     grid = Grid(vision.image_size, vision.patch_size)
     most = min(MOST_BYTES, free_memory(device) // 4)
+    masked = with_masks_of(samples.dataset, config.patch_domain)
     found = [
         [
             group.to(device)
             for group in read_patched(
-                samples.dataset, [place for place in graphs if (place[0] in apart) == out], grid, most, max(workers, 1)
+                masked, [place for place in graphs if (place[0] in apart) == out], grid, most, max(workers, 1)
             )
         ]
         for out in (False, True)
@@ -214,6 +217,15 @@ def _look(
             _step(loss, optimizer, schedule, weights)
             if _is_told(step, steps):
                 log.add(phase.name, step, loss.item(), _scored(model, phase.head, phase.score) if kept else {})
+
+
+def with_masks_of(dataset: Dataset, domain: Path | None) -> Dataset:
+    """The recordings with the masks of another domain file: simulated takes have small things in masks of their own.
+
+    Raises:
+        UserError: there is no such file in the data folder, or something in it is wrong.
+    """
+    return dataset if domain is None else Dataset(dataset.root, find_domain(dataset.root / domain))
 
 
 @dataclass(frozen=True)

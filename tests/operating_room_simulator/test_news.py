@@ -187,13 +187,20 @@ def test_people_who_look_alike_are_told_by_masks_alone() -> None:
     [("suturing", "needle"), ("cleaning", "cloth"), ("cutting", "scalpel"), ("cementing", "cementer")],
 )
 def test_small_things_are_seen_large_enough(deed: str, thing: str) -> None:
-    """In pictures of 160x120 px some view has 3x3 px of them."""
+    """In pictures of 160x120 px some view that a model is shown has 3x3 px of them, in most rooms.
+
+    They were large in `simstation0` alone, which a model is shown only where there are no room cameras.
+    """
     surgery = _at_work(deed, "instrument", News(((deed, "views"),)))
     labels = small_things().labels
-    room = Room(surgery.take, surgery.seed, labels, surgery.news)
-    scene = pose(room, told(surgery, "views"))[0]
-    views = [render(room, scene, camera, 160, 120) for camera in room.cameras if not camera.infrared]
-    assert max((view.labels == labels.by_entity[thing].label).sum() for view in views) >= 9
+    best = []
+    for seed in range(5):
+        room = Room(surgery.take, seed, labels, surgery.news)
+        scene = pose(room, told(surgery, "views"))[0]
+        shown = [camera for camera in room.cameras if camera.name.startswith("room")]
+        views = [render(room, scene, camera, 160, 120) for camera in shown]
+        best.append(max((view.labels == labels.by_entity[thing].label).sum() for view in views))
+    assert sorted(best)[1] >= 9, best
 
 
 @pytest.fixture(scope="module")
@@ -239,10 +246,10 @@ def test_other_options_are_refused(tmp_path: Path) -> None:
     short = replace(surgery, moments=surgery.moments[:1])
     news = replace(short, news=News(()))
     write_takes(tmp_path / "a", [news], size=(32, 24))
-    with pytest.raises(UserError, match="news True, not None"):
+    with pytest.raises(UserError, match="news 2, not None"):
         write_takes(tmp_path / "a", [short], size=(32, 24))
     write_takes(tmp_path / "b", [short], size=(32, 24))
-    with pytest.raises(UserError, match="news None, not True"):
+    with pytest.raises(UserError, match="news None, not 2"):
         write_takes(tmp_path / "b", [news], size=(32, 24))
     assert not (tmp_path / "b" / "small_things.yaml").exists()
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from operating_room.domain.domain import mmor
+from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.graphs.graph_files import load_samples
 from operating_room.recordings.conversion import convert
@@ -22,7 +23,7 @@ from scene_graph_generation.config.settings import PretrainConfig, VisionConfig
 from scene_graph_generation.samples.patches import Grid, patch_shares, read_patched
 from scene_graph_generation.samples.records import SampleOptions, training_records
 from scene_graph_generation.training.dense import mirrored, overlap
-from scene_graph_generation.training.pretrain import takes_apart
+from scene_graph_generation.training.pretrain import takes_apart, with_masks_of
 from scene_graph_generation.training.train import SEEN, train
 from tests.scene_graph_generation.tiny_training import EXPERIMENT
 
@@ -146,3 +147,26 @@ def test_each_phase_logs_what_held_out_takes_say_and_patches_are_learnt(data: Pa
     assert patches[-1]["held_out"]["depth_error_m"] < patches[0]["held_out"]["depth_error_m"]
     assert {"f1", "mean_f1"} <= lines[-1]["held_out"].keys()
     assert all(math.isfinite(line["loss"]) for line in lines)
+
+
+def test_patches_may_tell_small_things_that_the_masks_of_a_model_do_not_have(tmp_path: Path) -> None:
+    """The domain file that lies beside takes with news; what the model reads stays the published masks."""
+    take = mmor().find_take("401_SIM")
+    writer.synthesize(tmp_path, [take], 40, size=(160, 120), news=True)
+    masked = with_masks_of(Dataset(tmp_path), Path("small_things.yaml"))
+    domain = masked.domain
+    frames = [sample.frame_id for sample in masked.take(take).timepoints]
+    (group,) = read_patched(masked, [(take.sample_name, frame) for frame in frames], Grid(160, 10), 1 << 30)
+    small = [number for number, category in enumerate(domain.labels.categories) if category.label >= 30]
+    assert len(small) == 5
+    assert group.shares[..., small].any()
+    assert group.shares.shape[-1] == len(mmor().labels.categories) + 5
+
+
+def test_a_domain_of_patches_that_is_not_there_is_named(data: Path, tmp_path: Path) -> None:
+    samples = load_samples(data / "relationships_own.json")
+    records = list(training_records(Dataset(data), samples, SampleOptions(permutations=1), Random(0)))
+    write_json(tmp_path / "samples.json", records)
+    eyes = replace(EXPERIMENT, pretrain=PretrainConfig(steps=1, patch_steps=1, patch_domain=Path("fine.yaml")))
+    with pytest.raises(UserError, match=r"fine\.yaml"):
+        train(eyes, [tmp_path / "samples.json"], Dataset(data), tmp_path / "out")
