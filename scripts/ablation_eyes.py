@@ -168,7 +168,7 @@ def with_answers(of: argparse.Namespace, out: Path) -> Path:
     found = list(out.glob("own_1perm_*.json"))
     if not found:
         words = ["--temporal", "--no-temporal-augmentation", "--permutations", "1", "--split", "own"]
-        words += ["--own-share", "0.8"]
+        words += ["--own-share", "0.8", "--stale-memory", "0.3", "--repeat-rare", "0.1"]
         files = ["--data", of.folder / "data", "--relations", of.folder / "data", "--answers", out / "answers.json"]
         command = [sys.executable, "-m", "mmor.cli", "scene-graph", "samples", *words, *files, "--out", out]
         subprocess.run(command, check=True)
@@ -220,6 +220,8 @@ def run_row(name: str, of: argparse.Namespace, experiment: Experiment, groups: l
                 train=replace(wanted.train, max_steps=of.again),
             )
             learnt(again, with_answers(of, out), work, final)
+        if of.only_train:
+            os._exit(0)
         samples = load_samples(work / "test" / f"relationships_{SPLIT_NAMES[of.split]}.json")
         answer(row, final, work / "test", frames_of(samples, Dataset(work / "test").domain), out / "predictions.json")
     except BaseException:  # noqa: BLE001 - of a forked process, which must not go on where its parent was
@@ -264,6 +266,7 @@ def asked(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--split", default="test")
     parser.add_argument("--answered", nargs="*", default=(), help="takes of FOLDER/data to answer, for the memory")
     parser.add_argument("--only-table", action="store_true")
+    parser.add_argument("--only-train", action="store_true", help="the test takes are not answered")
     of = parser.parse_intermixed_args(words)
     if unknown := sorted(set(of.rows) - set(ROWS)):
         parser.error(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")

@@ -75,14 +75,15 @@ END
 }
 
 say "learning to see and to speak"
-learn first "${LANGUAGE:-3000}" --
+habits="--stale-memory 0.3 --repeat-rare 0.1" # memories that end too early, seldom deeds shown more often
+learn first "${LANGUAGE:-3000}" $habits --
 export_model first
 if [ "$answered" -gt 0 ]; then
     say "answering"
     some=$(seq -f "--take %g_SIM" 401 $((400 + (answered + 1) / 2)); seq -f "--take %g_4DOR" 401 $((400 + answered / 2)))
     $command scene-graph infer --model "$work/first" --data "$data" $some --out "$work/answers.json" --batch-size "$answered"
     say "learning from its own answers"
-    PATCHES=0 HANDS=0 TRIPLETS=0 learn second "${AGAIN:-1000}" --answers "$work/answers.json" -- \
+    PATCHES=0 HANDS=0 TRIPLETS=0 learn second "${AGAIN:-1000}" $habits --answers "$work/answers.json" -- \
         --curriculum_learning_weights "$work/first"
     export_model second
 fi
