@@ -4,7 +4,7 @@
 # there is one. The segmenter is not trained; masks are the annotated ones.
 # Usage: bash scripts/train_eyes.sh [FOLDER]   (default: output/eyes). What is finished is kept: after an interruption, run it
 # again. Variables, with their defaults for 2 cores: ROOMS=60 (of each dataset) PLAIN=0 (rooms without news, of each) LENGTH=120 (s)
-# ONLY= (samples: stop before training, for scripts/ablation_eyes.py) PATCHES=1500 HANDS=500
+# ONLY= (samples: stop before training, for scripts/ablation_eyes.py; simulated: before the samples) PATCHES=1500 HANDS=500
 # TRIPLETS=2000 LANGUAGE=3000 AGAIN=1000 (steps) ANSWERED=8 (takes whose answers go into memory; 0: none) BATCH=8 SEEN=8
 # READERS=0 (processes) CONFIG=configs/scene_graph/small_eyes.yaml PICTURES=160x120 MMOR=mmor (the command) EXPORT= (a folder
 # that gets the model, in 16 bits, and its logs: 9 MB).
@@ -35,6 +35,8 @@ $command data convert-relations "$data" --out "$data"
 say "preparing"
 $command scene-graph preprocess all --data "$data" $own --audio-encoder mel --from-annotations
 $command scene-graph preprocess views --data "$data" $own --size "$size"
+
+[ "${ONLY:-}" != simulated ] || exit 0
 
 # learn FOLDER STEPS [OPTIONS OF SAMPLES] -- [OPTIONS OF TRAIN]
 learn() {
