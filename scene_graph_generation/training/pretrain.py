@@ -225,7 +225,15 @@ def with_masks_of(dataset: Dataset, domain: Path | None) -> Dataset:
     Raises:
         UserError: there is no such file in the data folder, or something in it is wrong.
     """
-    return dataset if domain is None else Dataset(dataset.root, find_domain(dataset.root / domain))
+    if domain is None:
+        return dataset
+    path = dataset.root / domain
+    if not path.exists():
+        raise UserError(
+            f"{path}: no such file, but `patch_domain` of `pretrain` names it; leave that setting out for recordings "
+            "without masks of small things"
+        )
+    return Dataset(dataset.root, find_domain(path))
 
 
 @dataclass(frozen=True)

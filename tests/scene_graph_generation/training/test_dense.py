@@ -168,5 +168,5 @@ def test_a_domain_of_patches_that_is_not_there_is_named(data: Path, tmp_path: Pa
     records = list(training_records(Dataset(data), samples, SampleOptions(permutations=1), Random(0)))
     write_json(tmp_path / "samples.json", records)
     eyes = replace(EXPERIMENT, pretrain=PretrainConfig(steps=1, patch_steps=1, patch_domain=Path("fine.yaml")))
-    with pytest.raises(UserError, match=r"fine\.yaml"):
+    with pytest.raises(UserError, match=r"fine\.yaml: no such file, but `patch_domain`"):
         train(eyes, [tmp_path / "samples.json"], Dataset(data), tmp_path / "out")
