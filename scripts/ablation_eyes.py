@@ -116,7 +116,6 @@ def row_experiment(experiment: Experiment, row: Row, of: argparse.Namespace) -> 
             memory_dropout=experiment.train.memory_dropout if row.memory else 1.0,
             save_steps=200,
             tf32=torch.cuda.is_available(),
-            bf16=of.bf16,
         ),
     )
 
@@ -266,7 +265,6 @@ def asked(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--decoders", type=int, default=1, help="processes that read patches, before")
     parser.add_argument("--split", default="test")
     parser.add_argument("--answered", nargs="*", default=(), help="takes of FOLDER/data to answer, for the memory")
-    parser.add_argument("--bf16", action="store_true", help="with the language model")
     parser.add_argument("--only-table", action="store_true")
     parser.add_argument("--only-train", action="store_true", help="the test takes are not answered")
     of = parser.parse_intermixed_args(words)
