@@ -38,7 +38,8 @@ from operating_room_simulator.story.steps import playbook_of
 from operating_room_simulator.story.story import Surgery, script_surgery
 
 _ROBOT_SCREEN = "simstation1"  # the camera that films it
-_NEWS = 2  # version of the richer room: a take of an earlier one is not gone on with (1: no detail camera among 1 to 5)
+# Version of the richer room: a take of an earlier one is not gone on with (1: no detail camera among 1 to 5, 2: wider).
+_NEWS = 3
 _SMALL_THINGS = "small_things.yaml"  # domain file beside takes with news, for their masks of small things
 _VERSION = 1  # counts up whenever the same seed gives other bytes
 _PIECE = 20  # s drawn by one process at a time

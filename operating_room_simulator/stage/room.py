@@ -256,11 +256,11 @@ def _closer(camera: Camera, room: Room, draw: np.random.Generator) -> Camera:
     """
     multimodal = playbook_of(room.take).multimodal
     at_foot = "room4" if multimodal else "room5"
-    views = {at_foot: 28.0, "station0": 26.0, "station2": 34.0}  # degrees
-    views |= {"room5": 36.0} if multimodal else {"room6": 36.0}
+    views = {at_foot: 14.0, "station0": 26.0, "station2": 34.0}  # degrees; 14: 0.6 m across, hands and what is in them
+    views |= {"room5": 24.0} if multimodal else {"room6": 24.0}
     if camera.name not in views:
         return camera
-    aim = np.array(room.knee) + draw.uniform(-0.08, 0.08, 3) + [0.0, 0.0, 0.08]
+    aim = np.array(room.knee) + draw.uniform(-0.05, 0.05, 3) + [0.0, 0.0, 0.1]
     eye = camera.position
     if camera.name == at_foot:
         eye = np.array([2.1, -0.7 * room.surgeon_side, room.height - 0.4]) + draw.uniform(-0.1, 0.1, 3)

@@ -82,7 +82,7 @@ def patch_phase(model: MM2SG, train: Sequence[Patched], held_out: Sequence[Patch
         if augment:
             views, shares, depth = mirrored(views, shares, depth)
         logits, metres = head(tower(shown(views, augment).flatten(0, 1)))
-        return logits, metres, shares.flatten(0, 1).float() / 255, depth.flatten(0, 1).float()
+        return logits.float(), metres.float(), shares.flatten(0, 1).float() / 255, depth.flatten(0, 1).float()
 
     def loss(of: Patched, chosen: Int64[Tensor, " chosen"], augment: bool) -> Tensor:
         logits, metres, shares, depth = told(of, chosen, augment)
@@ -138,7 +138,7 @@ def hand_phase(
 
     def loss(of: Patched, chosen: Int64[Tensor, " chosen"], augment: bool) -> Tensor:
         wrong = F.binary_cross_entropy_with_logits(
-            told(of, chosen, augment), truths[id(of)][chosen].float(), pos_weight=rarity, reduction="sum"
+            told(of, chosen, augment).float(), truths[id(of)][chosen].float(), pos_weight=rarity, reduction="sum"
         )
         return wrong / len(chosen)
 

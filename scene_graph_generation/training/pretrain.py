@@ -13,7 +13,9 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from computing.cpu_attention import forward_pass
 from computing.machine import free_memory, seeded
 from operating_room.domain.domain import find_domain
 from operating_room.errors import UserError
@@ -48,6 +51,8 @@ MOST_BYTES = 6 << 30  # of views that stay in memory while patches are learnt
 _SCORED = 512  # samples of the takes kept out, for triplets
 SMALLEST_SHARE = 1e-3  # of samples: how seldom a triplet may be to be asked for
 
+Forward = Callable[[], AbstractContextManager[None]]  # what a forward pass happens in
+
 
 def pretrain(
     model: MM2SG,
@@ -57,6 +62,7 @@ def pretrain(
     seed: int,
     log: Path | None = None,
     workers: int = 0,
+    bf16: bool = False,
 ) -> PresenceHead:
     """Train all that is trainable in front of the language model, in place, on the model's device.
 
@@ -71,12 +77,15 @@ def pretrain(
         seed: of all draws.
         log: gets a JSON line for each score: phase, step, loss, and what held-out takes say, if any are kept out.
         workers: processes that read samples.
+        bf16: products in bfloat16; what is trained stays float32.
 
     Raises:
         UserError: no sample has a picture or masks, or the training diverges.
     """
-    with seeded(seed, next(model.parameters()).device):
-        return _pretrain(model, samples, known, config, seed, ScoreLog(log), workers)
+    device = next(model.parameters()).device
+    forward = partial(forward_pass, device, bf16)
+    with seeded(seed, device):
+        return _pretrain(model, samples, known, config, seed, ScoreLog(log), workers, forward)
 
 
 class ScoreLog:
@@ -113,6 +122,7 @@ def _pretrain(
     seed: int,
     log: ScoreLog,
     workers: int,
+    forward: Forward,
 ) -> PresenceHead:
     device = next(model.parameters()).device
     different = [frozenset(parse(answer)) for answer in known.answers]
@@ -129,7 +139,7 @@ def _pretrain(
     vocabulary = frequent_triplets(graphs)
     if config.patch_steps or config.hand_steps:
         by_place = {places[i]: graphs[i] for i in visible}
-        _look(model, samples, by_place, vocabulary, apart, config, seed, log, workers)
+        _look(model, samples, by_place, vocabulary, apart, config, seed, log, workers, forward)
     held = torch.tensor([[triplet in graph for triplet in vocabulary] for graph in different]).float()
     truth = held[torch.from_numpy(known.answer_numbers)].to(device)
     share = truth.mean(0)
@@ -162,12 +172,13 @@ def _pretrain(
 
     model.train()
     for step, (chosen, examples) in enumerate(track(batches, "learning to see", config.steps), 1):
-        logits = head(model.visual_tokens([example.to(device) for example in examples]))
-        loss = F.binary_cross_entropy_with_logits(logits, truth[chosen], pos_weight=rarity, reduction="sum")
+        with forward():
+            logits = head(model.visual_tokens([example.to(device) for example in examples]))
+        loss = F.binary_cross_entropy_with_logits(logits.float(), truth[chosen], pos_weight=rarity, reduction="sum")
         loss = loss / len(chosen)
         _step(loss, optimizer, schedule, weights)
         if _is_told(step, config.steps):
-            log.add("triplets", step, loss.item(), _scored(model, head, score) if kept else {})
+            log.add("triplets", step, loss.item(), _scored(model, head, score, forward) if kept else {})
     return head
 
 
@@ -181,6 +192,7 @@ def _look(
     seed: int,
     log: ScoreLog,
     workers: int,
+    forward: Forward,
 ) -> None:
     """The phases before triplets: what the patches of the views show, and who holds what."""
     device, vision = next(model.parameters()).device, model.settings.vision
@@ -213,10 +225,11 @@ def _look(
         model.train()
         for step in track(range(1, steps + 1), f"learning to see: {phase.name}"):
             of, chosen = draw_group(train, config.batch_size, generator)
-            loss = phase.loss(of, torch.from_numpy(chosen).to(device, non_blocking=True), True)
+            with forward():
+                loss = phase.loss(of, torch.from_numpy(chosen).to(device, non_blocking=True), True)
             _step(loss, optimizer, schedule, weights)
             if _is_told(step, steps):
-                log.add(phase.name, step, loss.item(), _scored(model, phase.head, phase.score) if kept else {})
+                log.add(phase.name, step, loss.item(), _scored(model, phase.head, phase.score, forward) if kept else {})
 
 
 def with_masks_of(dataset: Dataset, domain: Path | None) -> Dataset:
@@ -298,10 +311,10 @@ def _is_told(step: int, steps: int) -> bool:
     return step == steps or step % max(steps // 10, 1) == 0
 
 
-def _scored(model: MM2SG, head: nn.Module, score: Callable[[], dict[str, float]]) -> dict[str, float]:
+def _scored(model: MM2SG, head: nn.Module, score: Callable[[], dict[str, float]], forward: Forward) -> dict[str, float]:
     model.eval()
     head.eval()
-    with torch.no_grad():
+    with torch.no_grad(), forward():
         found = score()
     model.train()
     head.train()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import TrainingArguments
 
+from computing.cpu_attention import attention_on
 from computing.machine import allow_tf32, meet, one_gpu, trainer_options
 from computing.training_checkpoints import keep_newest, written_or_removed
 from computing.watched_trainer import WatchedTrainer
@@ -121,7 +122,8 @@ class SceneGraphTrainer(WatchedTrainer):
         examples = self._usable(inputs)
         seeing = self._model.vision is not None  # a model of text has nothing in front of its language model
         anchor = self._anchor(examples[0]) if self.is_deepspeed_enabled and seeing else None
-        output = model(examples)
+        with attention_on(self.args.device, self._config.bf16):
+            output = model(examples)
         loss = answer_loss(output.logits, output.labels, self._weights)
         loss = loss if anchor is None else loss + anchor
         self.watch(loss)

@@ -54,11 +54,13 @@ def start(data: Path, config: TrainConfig = EXPERIMENT.train) -> tuple[MM2SG, Tr
     return model, TrainingSamples(records, Dataset(data), config, ExampleReader(model.settings, tokens)), known
 
 
-def test_triplets_are_told_from_masks_alone_and_language_is_left_alone(data: Path) -> None:
+@pytest.mark.parametrize("bf16", [False, True])
+def test_triplets_are_told_from_masks_alone_and_language_is_left_alone(data: Path, bf16: bool) -> None:
     model, samples, known = start(data)
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     assert SEE.pretrain is not None
-    head = pretrain(model, samples, known, SEE.pretrain, seed=0)
+    head = pretrain(model, samples, known, SEE.pretrain, seed=0, bf16=bf16)
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     truth = [frozenset(parse(known.answers[number])) for number in known.answer_numbers]
     with torch.no_grad():
         shown = [samples.look(i, Random(0), views=False) for i in range(len(samples))]
