@@ -267,10 +267,8 @@ def synthesize(
     if relations is None:
         surgeries = [story.script_surgery(each, seed, seconds, news) for each in takes]
     else:
-        if news:
-            raise UserError("--news tells stories of its own; leave out --relations")
         samples = load_samples(relations)
-        surgeries = [annotated.annotated_surgery(each, samples, seed, seconds) for each in takes]
+        surgeries = [annotated.annotated_surgery(each, samples, seed, seconds, news) for each in takes]
     writer.write_takes(
         out,
         surgeries,

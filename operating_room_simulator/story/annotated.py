@@ -12,6 +12,7 @@ from dataclasses import replace
 from operating_room.domain.collection import Take
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Sample, Triplet
+from operating_room_simulator.story.news import draw_news
 from operating_room_simulator.story.steps import PEOPLE, ROBOT_PHASES, ROBOTIC, STEPS, playbook_of
 from operating_room_simulator.story.story import Surgery, assemble, closed
 
@@ -24,7 +25,9 @@ _ACTION_STEPS = {
 }
 
 
-def annotated_surgery(take: Take, samples: Sequence[Sample], seed: int, seconds: int | None = None) -> Surgery:
+def annotated_surgery(
+    take: Take, samples: Sequence[Sample], seed: int, seconds: int | None = None, news: bool = False
+) -> Surgery:
     """The surgery whose moments are the samples of `take` in their order, one second each.
 
     Args:
@@ -32,6 +35,7 @@ def annotated_surgery(take: Take, samples: Sequence[Sample], seed: int, seconds:
         samples: a whole label file; samples of other takes are ignored.
         seed: decides everything that graphs do not tell.
         seconds: only the stretch of this length that shows most predicates; None is the whole take.
+        news: in the richer room, where each sense has something of its own to tell; the graphs stay as they are.
 
     Raises:
         UserError: there is no sample of this take, or `seconds` is less than one.
@@ -57,7 +61,7 @@ def annotated_surgery(take: Take, samples: Sequence[Sample], seed: int, seconds:
         start = _richest(graphs, seconds)
         cut = moments[start : start + seconds]
         moments = tuple(replace(moment, second=second) for second, moment in enumerate(cut))
-    return Surgery(take, seed, moments)
+    return Surgery(take, seed, moments, draw_news(take, seed, len(moments)) if news else None)
 
 
 def _richest(graphs: Sequence[Sequence[Triplet]], seconds: int) -> int:

@@ -15,6 +15,8 @@ from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.scores.downstream_rules import our_rules
 from operating_room.scores.sterility import find_breaches
 from operating_room_simulator.story.annotated import annotated_surgery
+from operating_room_simulator.story.news import draw_news
+from operating_room_simulator.story.senses import told
 from operating_room_simulator.story.steps import (
     BREACHES,
     GUESTS,
@@ -126,6 +128,21 @@ def test_annotations_become_a_surgery_with_the_same_graphs() -> None:
     assert surgery.moments[0].robot_phase == "Turn on"
     with pytest.raises(UserError, match="no sample of take 004_PKA_MMOR"):
         annotated_surgery(mmor().find_take("004_PKA"), samples, 1)
+
+
+def test_annotations_are_told_by_witnesses_where_there_is_news() -> None:
+    scripted = script_surgery(mmor().find_take("002_PKA"), 5, 80)
+    samples = [Sample("002_PKA_MMOR", f"{m.second:06d}", m.triplets) for m in scripted.moments]
+    plain = annotated_surgery(scripted.take, samples, 3)
+    surgery = annotated_surgery(scripted.take, samples, 3, news=True)
+    assert surgery.moments == plain.moments
+    assert surgery.news == draw_news(scripted.take, 3, 80)
+    assert surgery.news is not None
+    by_speech = [deed for deed, who in surgery.news.witnesses if who == "speech"]
+    assert by_speech
+    seen = told(surgery, "views")
+    assert not {t.predicate for m in seen.moments for t in m.triplets} & set(by_speech)
+    assert len(seen.moments) == 80
 
 
 def test_a_stretch_of_annotations_shows_as_much_as_it_can() -> None:
