@@ -50,7 +50,7 @@ def frame_numbers(take: Take, second: int) -> dict[str, str]:
 
 
 def write_records(root: Path, surgery: Surgery, with_tracker: bool = True) -> None:
-    """Write everything that is not made once per second from pictures: labels, index, tracker, transcript, sound."""
+    """Write what is not made once per second from pictures: labels, tracker, transcript, sound; all but the index."""
     take, moments = surgery.take, surgery.moments
     collection = mmor().collection(take)
 
@@ -78,6 +78,11 @@ def write_records(root: Path, surgery: Surgery, with_tracker: bool = True) -> No
         write_json(path("robot_phase"), dict(zip(frame_ids, phases, strict=True)))
         breaches = [moment.breaches for moment in moments]
         write_json(path("sterility_breach"), dict(zip(frame_ids, breaches, strict=True)))
+
+
+def write_index(root: Path, surgery: Surgery) -> None:
+    """Write the list of timepoints, without which nobody takes the files of a take for one: it is written last."""
+    take, moments, collection = surgery.take, surgery.moments, mmor().collection(surgery.take)
     index = [[time_stamp(surgery, moment.second), frame_numbers(take, moment.second)] for moment in moments]
     write_json(root / collection.index_files(take)[0 if _shares_folder(take) else 1], index)
 

@@ -1,7 +1,8 @@
 """Simulated takes on disk, complete and in the published layout.
 
 Takes are cut into pieces of some seconds, which several processes draw at once. A take is finished when its note in
-the folder `.synthetic` says so: finished takes are skipped, half-written ones are written again.
+the folder `.synthetic` says so: finished takes are skipped, half-written ones are written again. Until then a take has
+no list of timepoints, so that nobody reads it for a whole one.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path, write_json, write_text
 from operating_room.files.readers import read_json
 from operating_room.work.workers import in_workers
-from operating_room_simulator.records import frame_numbers, time_stamp, write_records
+from operating_room_simulator.records import frame_numbers, time_stamp, write_index, write_records
 from operating_room_simulator.sensors import signals
 from operating_room_simulator.stage.camera import camera_file
 from operating_room_simulator.stage.poses import Scene, pose
@@ -142,8 +143,8 @@ def write_takes(
     if any(surgery.news is not None for surgery, _ in todo):
         write_text(root / _SMALL_THINGS, domain_text(small_things()))
     left = {surgery.take: -(-len(surgery.moments) // _PIECE) for surgery, _ in todo}
-    recipes = {surgery.take: recipe for surgery, recipe in todo}
-    for take, recipe in recipes.items():
+    of_take = {surgery.take: (surgery, recipe) for surgery, recipe in todo}
+    for take, (_, recipe) in of_take.items():
         write_json(_note(root, take), {**recipe, "finished": False}, indent=1)
     longest = max((len(surgery.moments) for surgery, _ in todo), default=0)
     needed = _PROCESS + _SECOND * longest
@@ -152,7 +153,9 @@ def write_takes(
         for take in in_workers(_write_piece, pieces, workers, "simulating takes"):
             left[take] -= 1
             if not left[take]:
-                write_json(_note(root, take), {**recipes[take], "finished": True}, indent=1)
+                surgery, recipe = of_take[take]
+                write_index(root / mmor().collection(take).root, surgery)
+                write_json(_note(root, take), {**recipe, "finished": True}, indent=1)
 
 
 def write_take(

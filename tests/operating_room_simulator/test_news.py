@@ -18,7 +18,7 @@ from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.recordings import raw_labels as relations
 from operating_room.recordings.conversion import label_files
 from operating_room.recordings.dataset import RecordedTake
-from operating_room_simulator.records import write_records
+from operating_room_simulator.records import write_index, write_records
 from operating_room_simulator.stage.poses import Scene, pose
 from operating_room_simulator.stage.rendering import point_cloud, render
 from operating_room_simulator.stage.room import Room
@@ -268,6 +268,7 @@ def test_label_conversion_gives_the_story_back(take: Take, tmp_path: Path, monke
     monkeypatch.setattr("operating_room_simulator.records._write_recording", lambda *_: None)
     surgery = script_surgery(take, 1, 60, news=True)
     write_records(tmp_path, surgery)
+    write_index(tmp_path, surgery)
     samples = [relations.read_labels(path, take, mmor()) for path in label_files(RecordedTake(tmp_path, take, mmor()))]
     step = 3 if take.name == "007_TKA" else 1
     assert [sample.triplets for sample in samples] == [moment.triplets for moment in surgery.moments[::step]]

@@ -25,7 +25,7 @@ from operating_room.recordings.conversion import label_files
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.work.workers import in_workers
 from operating_room_simulator import writer
-from operating_room_simulator.records import frame_numbers, raw_labels, start_second, write_records
+from operating_room_simulator.records import frame_numbers, raw_labels, start_second, write_index, write_records
 from operating_room_simulator.stage import rendering
 from operating_room_simulator.story.annotated import annotated_surgery
 from operating_room_simulator.story.story import Surgery, script_surgery
@@ -113,6 +113,7 @@ def test_label_conversion_gives_the_story_back(take: Take, tmp_path: Path, monke
     monkeypatch.setattr("operating_room_simulator.records._write_recording", lambda *_: None)
     surgery = script_surgery(take, 1, 60)
     write_records(tmp_path, surgery)
+    write_index(tmp_path, surgery)
     files = label_files(RecordedTake(tmp_path, take, mmor()))
     samples = [relations.read_labels(path, take, mmor()) for path in files]
     step = 3 if take.name == "007_TKA" else 1
@@ -173,6 +174,8 @@ def test_finished_takes_are_skipped_and_half_written_ones_redone(
     with pytest.raises(KeyboardInterrupt):
         write_take(other, surgery, size=SIZE)
     assert _digests(other) != whole
+    with pytest.raises(UserError, match="no timestamp_to_pcd"):
+        _ = Dataset(other).take(surgery.take).timepoints
     monkeypatch.undo()
     write_take(other, surgery, size=SIZE)
     assert _digests(other) == whole
