@@ -77,7 +77,7 @@ def train_model(
         UserError: the training cannot start.
     """
     from operating_room.errors import UserError
-    from scene_graph_generation.config.settings import with_setting
+    from scene_graph_generation.config.mapping import with_setting
 
     read = read_training(words, config, default, files)
     experiment = read.experiment
@@ -119,8 +119,9 @@ def read_training(
         UserError: an option or the experiment file is wrong.
     """
     from computing.experiments import CONFIGS
+    from scene_graph_generation.config.mapping import with_setting
     from scene_graph_generation.config.published_options import BASE, read_options
-    from scene_graph_generation.config.settings import read_experiment, with_setting
+    from scene_graph_generation.config.settings import read_experiment
 
     published = any(word.lstrip("-").replace("-", "_").startswith(BASE) for word in words)
     file = CONFIGS / "scene_graph" / default if config is None else experiment_file(config)

@@ -14,7 +14,8 @@ from typing import Any
 
 from computing.experiments import CONFIGS
 from operating_room.errors import UserError
-from scene_graph_generation.config.settings import Experiment, StartConfig, TrainConfig, with_setting
+from scene_graph_generation.config.mapping import with_setting
+from scene_graph_generation.config.settings import Experiment, StartConfig, TrainConfig
 
 ZERO2 = CONFIGS / "deepspeed" / "zero2.json"
 BASE = "model_name_or_path"

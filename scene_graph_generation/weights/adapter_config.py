@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from operating_room.errors import UserError
-from scene_graph_generation.config.settings import LoraConfig, from_mapping
+from scene_graph_generation.config.mapping import from_mapping
+from scene_graph_generation.config.settings import LoraConfig
 from scene_graph_generation.weights.base_models import read_settings
 
 ADAPTER_CONFIG = "adapter_config.json"

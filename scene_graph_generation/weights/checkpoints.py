@@ -12,7 +12,8 @@ from computing.machine import choose_device
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.tensors import check_numbers, read_tensors, write_safetensors
-from scene_graph_generation.config.settings import MM2SGConfig, from_mapping, to_mapping
+from scene_graph_generation.config.mapping import from_mapping
+from scene_graph_generation.config.settings import MM2SGConfig, to_mapping
 from scene_graph_generation.inputs.tokenizer_files import read_tokens
 from scene_graph_generation.inputs.tokens import FILE, Tokens
 from scene_graph_generation.model.mm2sg import MM2SG

@@ -21,7 +21,8 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.tensors import check_numbers, read_tensors, write_pickle, write_safetensors
 from scene_graph_generation.config.language import OtherLanguage
-from scene_graph_generation.config.settings import LanguageConfig, LoraConfig, MM2SGConfig, from_mapping, to_mapping
+from scene_graph_generation.config.mapping import from_mapping
+from scene_graph_generation.config.settings import LanguageConfig, LoraConfig, MM2SGConfig, to_mapping
 from scene_graph_generation.inputs.tokens import Tokens
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.weights.adapter_config import (

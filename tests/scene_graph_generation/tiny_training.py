@@ -13,6 +13,7 @@ from operating_room.domain.domain import mmor
 from operating_room.files.atomic import write_json
 from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.recordings.dataset import Dataset
+from scene_graph_generation.config.mapping import with_setting
 from scene_graph_generation.config.settings import (
     Experiment,
     LanguageConfig,
@@ -20,7 +21,6 @@ from scene_graph_generation.config.settings import (
     PoolerConfig,
     TrainConfig,
     VisionConfig,
-    with_setting,
     with_vocabulary,
 )
 from scene_graph_generation.inputs.evidence import ExampleReader
