@@ -1,10 +1,11 @@
 """Training of scene graphs around its steps: the time before the first one, and how long steps wait for their data.
 
-    python scripts/bench_training.py [before] [waiting]
+    python scripts/bench_training.py [before] [waiting] [formats]
 
 `before`: made samples with their shards, one process, CPU s. `waiting`: configs/scene_graph/small.yaml on a simulated
 take, without learning to see first, with 0, 1 and 2 reading processes one after the other; what log.jsonl says of the
-steps after the first ones. Times of `waiting` are those of the clock: let nothing else run.
+steps after the first ones; by the clock, so let nothing else run. `formats`: a step of small_eyes.yaml on made samples,
+forward and back, in float32, in bfloat16, and in bfloat16 with attention in float32 (how it is trained), CPU s.
 """
 
 from __future__ import annotations
@@ -14,20 +15,26 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
 import torch
 from timing import cpu_seconds
 
+from computing.cpu_attention import forward_pass
+from computing.machine import autocast
 from operating_room.domain.domain import mmor
 from operating_room.graphs.prompts import human_prompt
 from operating_room.graphs.scene_graph import Triplet, target_text
 from operating_room.recordings.dataset import Dataset
 from scene_graph_generation.config.settings import read_experiment
+from scene_graph_generation.inputs.example import IGNORED, IMAGE, Example
 from scene_graph_generation.inputs.tokens import train_tokens
+from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.records import Record, turns
 from scene_graph_generation.samples.sample_files import shard_folder, write_samples
 from scene_graph_generation.samples.survey import survey
@@ -104,24 +111,55 @@ def bench_waiting(root: Path, steps: int) -> None:
         print(f"  {workers} reading processes: {rate:6.2f} samples/s, data wait {wait:6.1%}", flush=True)
 
 
+def bench_formats(batch: int) -> None:
+    """A training step of the model with eyes in different formats of numbers."""
+    config = read_experiment(SMALL.with_name("small_eyes.yaml")).model
+    torch.manual_seed(0)
+    model, size = MM2SG(config), config.vision.image_size
+    ids = torch.randint(5, 300, (120,))  # as many as a question and its answer usually have
+    ids[0], labels = IMAGE, torch.where(torch.arange(120) < 80, IGNORED, ids)
+    masks = torch.randint(0, 20, (3, 32, 32), dtype=torch.uint8)
+    examples = [Example(ids, torch.randn(7, 3, size, size), labels, {"masks": masks}) for _ in range(batch)]
+
+    def step(forward: AbstractContextManager[object]) -> None:
+        with forward:
+            output = model(examples)
+        torch.nn.functional.cross_entropy(output.logits.float(), output.labels).backward()
+
+    device = torch.device("cpu")
+    ways: dict[str, Callable[[], AbstractContextManager[object]]] = {
+        "float32": nullcontext,
+        "bfloat16": partial(autocast, device, torch.bfloat16),
+        "bfloat16, attention in float32": partial(forward_pass, device, True),
+    }
+    print(f"small model with eyes, batches of {batch}: CPU s of a step")
+    plain = 0.0
+    for name, way in ways.items():
+        seconds, _ = cpu_seconds(5, lambda way=way: step(way()))
+        plain = plain or seconds
+        print(f"  {name:36}{seconds:7.2f} ({plain / seconds:.2f}x)", flush=True)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="*", help="before, waiting; default: both")
+    parser.add_argument("what", nargs="*", help="before, waiting, formats; default: all")
     parser.add_argument("--records", type=int, default=50_000, help="made samples of `before`")
     parser.add_argument("--steps", type=int, default=15, help="of `waiting`, twice: the first ones are not counted")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        for name in arguments.what or ("before", "waiting"):
+        for name in arguments.what or ("before", "waiting", "formats"):
             part = Path(folder) / name
             part.mkdir()
             if name == "before":
                 bench_before(part, arguments.records)
             elif name == "waiting":
                 bench_waiting(part, arguments.steps)
+            elif name == "formats":
+                bench_formats(8)
             else:
-                parser.error(f"{name}: expected before or waiting")
+                parser.error(f"{name}: expected before, waiting or formats")
 
 
 if __name__ == "__main__":
