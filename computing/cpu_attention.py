@@ -46,9 +46,12 @@ class Float32Attention(TorchFunctionMode):
     ) -> Any:
         """Called by PyTorch around each of its functions."""
         kwargs = dict(kwargs or {})
-        if func is not F.scaled_dot_product_attention or args[0].device.type != "cpu":
+        if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else args[0].dtype
+        query = args[0] if args else kwargs["query"]
+        if query.device.type != "cpu":
+            return func(*args, **kwargs)
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
         with torch.autocast("cpu", enabled=False):
             of = {name: _float32(value) for name, value in kwargs.items()}
             return func(*(_float32(value) for value in args), **of).to(dtype)

@@ -39,8 +39,10 @@ def test_a_mask_of_numbers_and_inputs_in_bfloat16_go_together() -> None:
     mask = torch.zeros(7, 7, dtype=torch.bfloat16).masked_fill(torch.ones(7, 7).triu(1).bool(), float("-inf"))
     with Float32Attention():
         found = F.scaled_dot_product_attention(query, key, value, mask, is_causal=False)
+        named = F.scaled_dot_product_attention(query=query, key=key, value=value, attn_mask=mask)
     exact = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), is_causal=True)
     assert found.dtype == torch.bfloat16
+    assert torch.equal(named, found)
     torch.testing.assert_close(found, exact.bfloat16())
 
 
