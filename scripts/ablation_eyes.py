@@ -291,7 +291,8 @@ def main() -> None:
         most = min(MOST_BYTES, free_memory(torch.device("cpu")) // 2)
         assert experiment.pretrain is not None
         masked = pretrain.with_masks_of(Dataset(work / "data"), experiment.pretrain.patch_domain)
-        groups = read_patched(masked, places, grid, most, of.decoders) if of.patches else []
+        taught = all((work / "rows" / f"eyes_{ROWS[name].seed}.pt").exists() for name in names)
+        groups = [] if taught or not of.patches else read_patched(masked, places, grid, most, of.decoders)
         context = multiprocessing.get_context("fork")  # what was read is there for all of them, once
         running = {name: context.Process(target=run_row, args=(name, of, experiment, groups)) for name in names}
         for process in running.values():
