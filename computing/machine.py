@@ -223,7 +223,7 @@ def trainer_options(mixed: str) -> dict[str, Any]:
 
     Args:
         mixed: "no", or the format of autocast: bfloat16, float16, or "auto", which is the best of the GPU,
-            and float32 on a CPU, which is no faster with less.
+            and float32 on a CPU, few of which are faster with less.
 
     Raises:
         UserError: the device lacks the format.

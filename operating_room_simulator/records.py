@@ -82,9 +82,14 @@ def write_records(root: Path, surgery: Surgery, with_tracker: bool = True) -> No
 
 def write_index(root: Path, surgery: Surgery) -> None:
     """Write the list of timepoints, without which nobody takes the files of a take for one: it is written last."""
-    take, moments, collection = surgery.take, surgery.moments, mmor().collection(surgery.take)
+    take, moments = surgery.take, surgery.moments
     index = [[time_stamp(surgery, moment.second), frame_numbers(take, moment.second)] for moment in moments]
-    write_json(root / collection.index_files(take)[0 if _shares_folder(take) else 1], index)
+    write_json(index_path(root, take), index)
+
+
+def index_path(root: Path, take: Take) -> Path:
+    """Where the list of timepoints of a take is written."""
+    return root / mmor().collection(take).index_files(take)[0 if _shares_folder(take) else 1]
 
 
 def raw_labels(take: Take, triplets: Sequence[Triplet], people: Sequence[str]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path, write_json, write_text
 from operating_room.files.readers import read_json
 from operating_room.work.workers import in_workers
-from operating_room_simulator.records import frame_numbers, time_stamp, write_index, write_records
+from operating_room_simulator.records import frame_numbers, index_path, time_stamp, write_index, write_records
 from operating_room_simulator.sensors import signals
 from operating_room_simulator.stage.camera import camera_file
 from operating_room_simulator.stage.poses import Scene, pose
@@ -146,6 +146,7 @@ def write_takes(
     of_take = {surgery.take: (surgery, recipe) for surgery, recipe in todo}
     for take, (_, recipe) in of_take.items():
         write_json(_note(root, take), {**recipe, "finished": False}, indent=1)
+        index_path(root / mmor().collection(take).root, take).unlink(missing_ok=True)  # of an earlier version
     longest = max((len(surgery.moments) for surgery, _ in todo), default=0)
     needed = _PROCESS + _SECOND * longest
     workers = affordable(min(workers, len(pieces)), size, needed, f"takes of {longest} s")

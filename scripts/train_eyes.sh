@@ -6,7 +6,7 @@
 # again. Variables, with their defaults for 2 cores: ROOMS=60 (of each dataset) PLAIN=0 (rooms without news, of each) LENGTH=120 (s)
 # ONLY= (samples: stop before training, for scripts/ablation_eyes.py; simulated: before the samples) PATCHES=1500 HANDS=500
 # TRIPLETS=2000 LANGUAGE=3000 AGAIN=1000 (steps) ANSWERED=8 (takes whose answers go into memory; 0: none) BATCH=8 SEEN=8
-# READERS (processes that read; without a GPU 0, with one all processors but two) BF16 (True or False; True with a GPU or a processor with AMX) CONFIG=configs/scene_graph/small_eyes.yaml PICTURES=160x120 MMOR=mmor (the command) EXPORT= (a folder
+# READERS (processes that read; without a GPU 0, with one all processors but two) BF16 (True or False; True without a GPU where the processor has AMX) CONFIG=configs/scene_graph/small_eyes.yaml PICTURES=160x120 MMOR=mmor (the command) EXPORT= (a folder
 # that gets the model, in 16 bits, and its logs: 9 MB).
 set -euo pipefail
 [ -n "${MMOR:-}" ] || source "$(dirname "$0")/environment.sh"
@@ -20,10 +20,10 @@ length=${LENGTH:-120}
 rooms=${ROOMS:-60}
 answered=${ANSWERED:-8}
 readers=0
-bf16=False # unless the machine has units for it
-if grep -q amx_bf16 /proc/cpuinfo; then bf16=True; fi
+bf16=False
 if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
     readers=$(($(nproc) > 2 ? $(nproc) - 2 : 0))
+elif grep -qs amx_bf16 /proc/cpuinfo; then
     bf16=True
 fi
 mkdir -p "$work"

@@ -96,8 +96,8 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
         weights = loss_weights(experiment.files.token_frequencies, known, tokens, vocabulary)
     if phases is not None and learns_to_see and checkpoint is None and is_first():
         # Other processes get the first one's weights when their training begins.
-        place = model.to(choose_device())
-        pretrain(place, samples, known, phases, config.seed, out / SEEN, readers(config), config.bf16)
+        model.to(choose_device())
+        pretrain(model, samples, known, phases, config.seed, out / SEEN, readers(config), config.bf16)
     folder = _folder(model, tokens, experiment.start, domain)
     trainer = SceneGraphTrainer(model, samples, known.lengths.tolist(), config, weights, out, folder)
     with one_line_errors(out, _SMALLER, "--dataloader_num_workers"), shown_progress(trainer):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from operating_room.domain.collection import Take
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
+from operating_room.files.atomic import write_json
 from operating_room.files.readers import (
     read_audio,
     read_json,
@@ -170,6 +172,9 @@ def test_finished_takes_are_skipped_and_half_written_ones_redone(
     monkeypatch.undo()
 
     other = tmp_path / "interrupted"
+    write_index(other / "4D-OR_data", surgery)  # earlier versions began with it
+    note = Path("4D-OR_data/.synthetic/001_4DOR.json")
+    write_json(other / note, {**json.loads((tmp_path / note).read_text()), "finished": False})
     monkeypatch.setattr(writer, "_write_cloud", _raise_interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_take(other, surgery, size=SIZE)
