@@ -120,14 +120,14 @@ def row_experiment(experiment: Experiment, row: Row, of: argparse.Namespace) -> 
     )
 
 
-def taught_once(work: Path, seed: int) -> Any:
+def taught_once(work: Path, seed: int, patches: bool) -> Any:
     """`pretrain._look`, but done by one of the processes with this seed; the others wait for what it has learnt.
 
     Of a process that ends before that, the others hear by the lock, which ends with it; the next one takes its place.
     """
     learn, taught = pretrain._look, work / "rows" / f"eyes_{seed}.pt"
 
-    def look(model: Any, *rest: Any) -> None:
+    def look(model: Any, *rest: Any) -> bool:
         with taught.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not taught.exists():
@@ -135,10 +135,11 @@ def taught_once(work: Path, seed: int) -> Any:
                 seen = {name: value for name, value in model.state_dict().items() if name.startswith(SHARED)}
                 torch.save(seen, taught.with_suffix(".part"))
                 taught.with_suffix(".part").rename(taught)
-                return
+                return patches
         found = torch.load(taught, map_location=next(model.parameters()).device, weights_only=True)
         known = model.state_dict()
         model.load_state_dict({name: found.get(name, known[name]) for name in known})
+        return patches
 
     return look
 
@@ -204,7 +205,7 @@ def run_row(name: str, of: argparse.Namespace, experiment: Experiment, groups: l
             allow_tf32()
         if row.dark:
             vars(train)["ExampleReader"] = InTheDark
-        pretrain._look = taught_once(work, row.seed)
+        pretrain._look = taught_once(work, row.seed, of.patches > 0)
         pretrain.read_patched = already_read(groups)
         wanted = row_experiment(experiment, row, of)
         learnt(wanted, of.samples, work, out / "first")

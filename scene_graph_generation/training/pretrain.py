@@ -2,9 +2,9 @@
 
 The published model starts from a pretrained CLIP and from features of pretrained masks. A small model starts from
 nothing, and the language loss alone, which falls by reading text, does not make it look within minutes. So its vision
-tower is first taught what each patch shows (`dense.py`), then with its pooler who holds what; then tower, pooler, mask
-encoder, audio projection and projector are trained to tell which triplets hold, from the very tokens that the language
-model will get. What tells them is thrown away afterwards.
+tower is first taught what each patch shows (`dense.py`), then with its pooler who holds what; then pooler, mask
+encoder, audio projection and projector (and a tower that was not taught its patches) are trained to tell which triplets
+hold, from the very tokens that the language model will get. What tells them is thrown away afterwards.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -137,9 +137,10 @@ def _pretrain(
     kept = [i for i in visible if i in places and places[i][0] in apart]
     graphs = [different[known.answer_numbers[i]] for i in range(len(known.answer_numbers))]
     vocabulary = frequent_triplets(graphs)
+    knows_patches = False
     if config.patch_steps or config.hand_steps:
         by_place = {places[i]: graphs[i] for i in visible}
-        _look(model, samples, by_place, vocabulary, apart, config, seed, log, workers, forward)
+        knows_patches = _look(model, samples, by_place, vocabulary, apart, config, seed, log, workers, forward)
     held = torch.tensor([[triplet in graph for triplet in vocabulary] for graph in different]).float()
     truth = held[torch.from_numpy(known.answer_numbers)].to(device)
     share = truth.mean(0)
@@ -147,7 +148,6 @@ def _pretrain(
     head = PresenceHead(len(vocabulary), model.settings.language.width).to(device)
     if not config.steps:
         return head
-    optimizer, schedule, weights = _optimizer(model, head, config.learning_rate, config, config.steps)
     generator = Random(f"pretrain {seed}")
     views_share = WITH_VIEWS if {"masks", "audio"} & set(model.settings.modalities) else 1.0
     plan = [
@@ -171,15 +171,32 @@ def _pretrain(
         return f1_of(torch.cat(said), truth[chosen] > 0)
 
     model.train()
-    for step, (chosen, examples) in enumerate(track(batches, "learning to see", config.steps), 1):
-        with forward():
-            logits = head(model.visual_tokens([example.to(device) for example in examples]))
-        loss = F.binary_cross_entropy_with_logits(logits.float(), truth[chosen], pos_weight=rarity, reduction="sum")
-        loss = loss / len(chosen)
-        _step(loss, optimizer, schedule, weights)
-        if _is_told(step, config.steps):
-            log.add("triplets", step, loss.item(), _scored(model, head, score, forward) if kept else {})
+    # A tower that was taught its patches stays as it is: if it moves with the pooler behind it, that does not learn to
+    # pass on what is small (docs/results.md, "Why views alone learn no deeds").
+    with resting(model.vision if knows_patches else None):
+        optimizer, schedule, weights = _optimizer(model, head, config.learning_rate, config, config.steps)
+        for step, (chosen, examples) in enumerate(track(batches, "learning to see", config.steps), 1):
+            with forward():
+                logits = head(model.visual_tokens([example.to(device) for example in examples]))
+            loss = F.binary_cross_entropy_with_logits(logits.float(), truth[chosen], pos_weight=rarity, reduction="sum")
+            loss = loss / len(chosen)
+            _step(loss, optimizer, schedule, weights)
+            if _is_told(step, config.steps):
+                log.add("triplets", step, loss.item(), _scored(model, head, score, forward) if kept else {})
     return head
+
+
+@contextmanager
+def resting(module: nn.Module | None) -> Generator[None]:
+    """Nothing of a module is trained within this."""
+    weights = [] if module is None else [weight for weight in module.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
 
 
 def _look(
@@ -193,8 +210,8 @@ def _look(
     log: ScoreLog,
     workers: int,
     forward: Forward,
-) -> None:
-    """The phases before triplets: what the patches of the views show, and who holds what."""
+) -> bool:
+    """The phases before triplets: what patches of the views show, and who holds what; whether the first was done."""
     device, vision = next(model.parameters()).device, model.settings.vision
     grid = Grid(vision.image_size, vision.patch_size)
     most = min(MOST_BYTES, free_memory(device) // 4)
@@ -210,17 +227,19 @@ def _look(
     ]
     train, kept = found
     if not train:
-        return
+        return False
     generator = Random(f"look {seed}")
     rate, hand_rate = config.learning_rate, config.hand_learning_rate or config.learning_rate
     phases = (
         (config.patch_steps, rate, lambda: patch_phase(model, train, kept)),
         (config.hand_steps, hand_rate, lambda: hand_phase(model, train, kept, graphs, vocabulary)),
     )
+    done = []
     for steps, rate, begin in phases:
         phase = begin() if steps else None
         if phase is None:
             continue
+        done.append(phase.name)
         optimizer, schedule, weights = _optimizer(model, phase.head, rate, config, steps)
         model.train()
         for step in track(range(1, steps + 1), f"learning to see: {phase.name}"):
@@ -230,6 +249,7 @@ def _look(
             _step(loss, optimizer, schedule, weights)
             if _is_told(step, steps):
                 log.add(phase.name, step, loss.item(), _scored(model, phase.head, phase.score, forward) if kept else {})
+    return "patches" in done
 
 
 def with_masks_of(dataset: Dataset, domain: Path | None) -> Dataset:

@@ -149,6 +149,37 @@ def test_each_phase_logs_what_held_out_takes_say_and_patches_are_learnt(data: Pa
     assert all(math.isfinite(line["loss"]) for line in lines)
 
 
+def test_a_tower_that_was_taught_its_patches_stays_while_triplets_are_learnt(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that could not be taught them, for want of masks and depth, learns triplets itself."""
+    samples = load_samples(data / "relationships_own.json")
+    records = list(training_records(Dataset(data), samples, SampleOptions(permutations=1), Random(0)))
+    write_json(tmp_path / "samples.json", records)
+    pooler = replace(EXPERIMENT.model.pooler, layers=2)
+    towers = {}
+    for name, steps in (("taught", 0), ("triplets", 4), ("no masks", 4)):
+        if name == "no masks":
+            monkeypatch.setattr("scene_graph_generation.training.pretrain.patch_phase", lambda *_: None)
+        eyes = replace(
+            EXPERIMENT,
+            model=replace(EXPERIMENT.model, pooler=pooler),
+            train=replace(EXPERIMENT.train, max_steps=1, learning_rate=1e-12, visual_learning_rate=1e-12),
+            pretrain=PretrainConfig(steps=steps, batch_size=8, patch_steps=2, learning_rate=1e-2),
+        )
+        model = train(eyes, [tmp_path / "samples.json"], Dataset(data), tmp_path / name)
+        assert model.vision is not None
+        assert all(weight.requires_grad for weight in model.vision.parameters())
+        parts = {"tower": model.vision, "pooler": model.pooler.views}
+        towers[name] = {
+            part: torch.cat([weight.detach().flatten() for weight in module.parameters()])
+            for part, module in parts.items()
+        }
+    torch.testing.assert_close(towers["triplets"]["tower"], towers["taught"]["tower"])
+    assert (towers["triplets"]["pooler"] - towers["taught"]["pooler"]).abs().max() > 1e-3
+    assert (towers["no masks"]["tower"] - towers["taught"]["tower"]).abs().max() > 1e-3
+
+
 def test_patches_may_tell_small_things_that_the_masks_of_a_model_do_not_have(tmp_path: Path) -> None:
     """The domain file that lies beside takes with news; what the model reads stays the published masks."""
     take = mmor().find_take("401_SIM")
