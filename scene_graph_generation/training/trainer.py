@@ -122,7 +122,9 @@ class SceneGraphTrainer(WatchedTrainer):
         examples = self._usable(inputs)
         seeing = self._model.vision is not None  # a model of text has nothing in front of its language model
         anchor = self._anchor(examples[0]) if self.is_deepspeed_enabled and seeing else None
-        with attention_on(self.args.device, self._config.bf16):
+        # Layers that are computed again in the backward pass are so outside of this, and must find what they left.
+        again = self._config.gradient_checkpointing
+        with attention_on(self.args.device, self._config.bf16 and not again):
             output = model(examples)
         loss = answer_loss(output.logits, output.labels, self._weights)
         loss = loss if anchor is None else loss + anchor
