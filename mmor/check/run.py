@@ -21,8 +21,9 @@ from operating_room.files.atomic import write_json
 CPU = torch.device("cpu")
 # Largest relative difference from the CPU in float32 that is taken for rounding. On a CPU the small models differ by
 # up to 0.010 in bfloat16, 0.007 in float16 and 0.16 in 4 bits; float32 leaves room for convolutions in TF32, which
-# cuDNN takes by itself and which have the mantissa of float16.
-ALLOWED = {"float32": 0.01, "bfloat16": 0.05, "float16": 0.03, "4 bits": 0.4}
+# cuDNN takes by itself and which have the mantissa of float16. Processors with AMX sum products of bfloat16 in another
+# order: there the norm of the gradients of a step of CTVIS differs by 0.071, its loss by 0.032.
+ALLOWED = {"float32": 0.01, "bfloat16": 0.1, "float16": 0.03, "4 bits": 0.4}
 TOKENS = 8  # that the small model generates
 
 
