@@ -21,9 +21,8 @@ from operating_room.files.atomic import write_json
 CPU = torch.device("cpu")
 # Largest relative difference from the CPU in float32 that is taken for rounding. On a CPU the small models differ by
 # up to 0.010 in bfloat16, 0.007 in float16 and 0.16 in 4 bits; float32 leaves room for convolutions in TF32, which
-# cuDNN takes by itself and which have the mantissa of float16. Processors with AMX sum products of bfloat16 in another
-# order: there the norm of the gradients of a step of CTVIS differs by 0.071, its loss by 0.032.
-ALLOWED = {"float32": 0.01, "bfloat16": 0.1, "float16": 0.03, "4 bits": 0.4}
+# cuDNN takes by itself and which have the mantissa of float16.
+ALLOWED = {"float32": 0.01, "bfloat16": 0.05, "float16": 0.03, "4 bits": 0.4}
 TOKENS = 8  # that the small model generates
 
 
@@ -36,7 +35,8 @@ def self_test(full: bool) -> Iterator[Result]:
     devices = [CPU, *(choose_device(f"cuda:{gpu.index}") for gpu in gpus())]
     for kind in KINDS:
         yield from _compared(devices, f"segment, {kind}", partial(_segmenter, kind, segmenters.inference))
-        yield from _compared(devices, f"train, {kind}", partial(_segmenter, kind, segmenters.training_step))
+        step = partial(segmenters.training_step, matched=[])
+        yield from _compared(devices, f"train, {kind}", partial(_segmenter, kind, step))
     yield from _compared(devices, "read a timepoint", partial(_graphs, graphs.reading))
     yield from _compared(devices, "train scene graphs", partial(_graphs, graphs.training_step))
     yield from _compared(devices, "write a scene graph", partial(_graphs, _generation))

@@ -22,6 +22,8 @@ from panoptic_segmentation.model.transformer_decoder import Prediction
 
 TAKEN = 1e6  # cost of a query that an object of an earlier frame has
 
+Pairs = tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"]]  # rows and columns of an assignment, equally many
+
 
 class Draws:
     """All that is random in training on one clip.
@@ -141,12 +143,17 @@ def assign(costs: Float[Tensor, "rows columns"]) -> tuple[Int[Tensor, " pairs"],
     Raises:
         UserError: a cost is not finite, as after a training run that diverged.
     """
-    found = torch.from_numpy(np.stack(_cheapest(costs.detach().double().cpu().numpy())))  # NumPy has no bfloat16
+    found = torch.from_numpy(np.stack(cheapest(costs.detach().double().cpu().numpy())))  # NumPy has no bfloat16
     rows, columns = found.to(costs.device, non_blocking=True)
     return rows, columns
 
 
-def _cheapest(costs: Float[np.ndarray, "rows columns"]) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
+def cheapest(costs: Float[np.ndarray, "rows columns"]) -> Pairs:
+    """Rows and columns of the cheapest assignment; all matching is decided here.
+
+    Raises:
+        UserError: a cost is not finite.
+    """
     if not np.isfinite(costs).all():
         raise UserError(
             "the model's predictions are not finite: its training diverged; lower the learning rate or load weights"
@@ -156,7 +163,7 @@ def _cheapest(costs: Float[np.ndarray, "rows columns"]) -> tuple[Int[np.ndarray,
 
 def _solve(costs: Float[Tensor, "rows columns"]) -> list[tuple[int, int]]:
     """The pairs of `assign`; costs are on the CPU."""
-    rows, columns = _cheapest(costs.double().numpy())
+    rows, columns = cheapest(costs.double().numpy())
     return list(zip(rows.tolist(), columns.tolist()))
 
 
@@ -250,6 +257,6 @@ def follow(
     order = np.arange(frames.shape[1])
     orders = [order] if previous is None else []
     for costs in torch.stack(products).double().cpu().numpy() if products else ():
-        order = _cheapest(costs[order])[1]
+        order = cheapest(costs[order])[1]
         orders.append(order)
     return torch.from_numpy(np.stack(orders)).to(frames.device, non_blocking=True)
