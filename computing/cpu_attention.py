@@ -1,8 +1,7 @@
-"""Attention on a CPU in bfloat16: computed in float32, which is faster there.
+"""Attention on a CPU in bfloat16: computed in float32.
 
-PyTorch's backward pass of attention on a CPU takes up to four times as long in bfloat16 as in float32, where products
-of matrices are several times faster in bfloat16 (measured with PyTorch 2.14 on a processor with AMX;
-`scripts/bench_training.py` compares whole steps).
+On a processor with units for bfloat16 products of matrices are faster in it, but PyTorch's attention is slower, going
+back above all: only with attention in float32 is a whole step faster (`scripts/bench_training.py formats`).
 """
 
 from __future__ import annotations

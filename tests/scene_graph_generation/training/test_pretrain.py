@@ -27,6 +27,7 @@ from scene_graph_generation.samples.training_data import TrainingSamples, read_r
 from scene_graph_generation.training.pretrain import frequent_triplets, groups_after_pretraining, pretrain
 from scene_graph_generation.training.starting_point import begin, new_tokens
 from scene_graph_generation.training.train import train
+from tests.number_formats import Formats
 from tests.operating_room.tiny_dataset import label_picture, write
 from tests.scene_graph_generation.tiny_training import EXPERIMENT, losses, write_samples
 
@@ -59,7 +60,10 @@ def test_triplets_are_told_from_masks_alone_and_language_is_left_alone(data: Pat
     model, samples, known = start(data)
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     assert SEE.pretrain is not None
-    head = pretrain(model, samples, known, SEE.pretrain, seed=0, bf16=bf16)
+    with Formats() as formats:
+        head = pretrain(model, samples, known, SEE.pretrain, seed=0, bf16=bf16)
+    assert formats.linear == {torch.bfloat16 if bf16 else torch.float32}
+    assert formats.attention == {torch.float32}
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     truth = [frozenset(parse(known.answers[number])) for number in known.answer_numbers]
     with torch.no_grad():

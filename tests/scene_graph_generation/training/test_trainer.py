@@ -27,6 +27,7 @@ from scene_graph_generation.samples.survey import survey
 from scene_graph_generation.training.train import loss_weights, train
 from scene_graph_generation.training.trainer import training_arguments
 from tests.dying import dies_in, require_killed
+from tests.number_formats import Formats
 from tests.scene_graph_generation.tiny_training import SHORT, losses, with_settings, write_samples
 
 ROOT = Path(__file__).parents[3]
@@ -199,6 +200,24 @@ def test_missing_tools_are_named(data: Path, tmp_path: Path, setting: dict, modu
         pytest.skip(f"{module} is installed")
     with pytest.raises(UserError, match=rf"{module} is not installed: pip install"):
         run(replace(SHORT, train=replace(SHORT.train, **setting)), data, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("bf16", "again", "linear", "attention"),
+    [
+        (False, False, torch.float32, torch.float32),
+        (True, False, torch.bfloat16, torch.float32),
+        (True, True, torch.bfloat16, torch.bfloat16),  # what is computed again must be what it was
+    ],
+)
+def test_formats_of_a_step_on_a_cpu(
+    data: Path, tmp_path: Path, bf16: bool, again: bool, linear: torch.dtype, attention: torch.dtype
+) -> None:
+    options = replace(SHORT.train, max_steps=1, bf16=bf16, gradient_checkpointing=again)
+    with Formats() as formats:
+        run(replace(SHORT, train=options), data, tmp_path)
+    assert formats.linear == {linear}
+    assert formats.attention == {attention}
 
 
 def test_readers_are_no_more_than_processors(tmp_path: Path) -> None:
