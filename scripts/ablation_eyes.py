@@ -116,6 +116,7 @@ def row_experiment(experiment: Experiment, row: Row, of: argparse.Namespace) -> 
             memory_dropout=experiment.train.memory_dropout if row.memory else 1.0,
             save_steps=200,
             tf32=torch.cuda.is_available(),
+            vision_rests=experiment.train.vision_rests and patches > 0,
         ),
     )
 

@@ -55,7 +55,7 @@ learn() {
     mkdir -p "$out"
     # From the file, so that an interrupted training finds the settings that it began with.
     sed -e "s/^pretrain: .*/pretrain: {patch_steps: ${PATCHES:-1500}, hand_steps: ${HANDS:-500}, steps: ${TRIPLETS:-2000}, \
-batch_size: ${SEEN:-8}, learning_rate: 1.5e-3, hand_learning_rate: 5.0e-4, held_out: 0.05, patch_domain: small_things.yaml}/" "$config" >"$out/experiment.yaml"
+batch_size: ${SEEN:-8}, learning_rate: 1.5e-3, matrix_learning_rate: 0.01, hand_learning_rate: 5.0e-4, views_share: 0.75, held_out: 0.05, patch_domain: small_things.yaml}/" "$config" >"$out/experiment.yaml"
     $command scene-graph samples --data "$data" --relations "$data" --out "$out" --temporal --no-temporal-augmentation \
         --permutations 1 --split own "${of_samples[@]}"
     [ "${ONLY:-}" != samples ] || exit 0

@@ -187,6 +187,10 @@ class TrainConfig:
     warmup: float = 0.03  # share of the steps
     max_grad_norm: float = 0.1
     visual_learning_rate: float | None = None  # of all in front of the language model; None: as all others
+    # Of the matrices inside of a model from scratch, which then learn by Muon, in front of the language model in the
+    # proportion of `visual_learning_rate`; None: AdamW for all.
+    matrix_learning_rate: float | None = None
+    vision_rests: bool = False  # a tower that was taught before is not trained with language
     modality_dropout: float = 0.5
     shuffle_views: bool = True
     token_weights: bool = True
@@ -214,7 +218,7 @@ class TrainConfig:
         at_least(self, 1, "batch_size", "accumulation", "save_steps", "save_total_limit", "log_steps")
         at_least(self, 0, "workers", "seed")
         above_zero(self, "epochs", "learning_rate")
-        above_zero(self, "visual_learning_rate", "projector_learning_rate")
+        above_zero(self, "visual_learning_rate", "projector_learning_rate", "matrix_learning_rate")
         check(self, "0 or more", lambda value: value >= 0, "weight_decay", "max_grad_norm")
         check(self, "a share, 0 to 1", lambda value: 0 <= value <= 1, *_SHARES)
         below_one(self, "warmup")
@@ -248,17 +252,22 @@ class PretrainConfig:
     batch_size: int = 16
     learning_rate: float = 1e-3
     hand_learning_rate: float | None = None  # of that phase, which at 2e-3 learns nothing; None: `learning_rate`
+    matrix_learning_rate: float | None = None  # of matrices, which then learn by Muon (hands: less in proportion)
     weight_decay: float = 0.01
     patch_steps: int = 0  # what each patch of each view shows, from annotated masks, and its depth where it is known
     patch_domain: Path | None = None  # domain file, in the data folder, of the masks for it; None: as all else
     hand_steps: int = 0  # who holds what, from all views together
+    # Share of batches of triplets with views, of a model that gets masks or sound, too: batches without keep it from
+    # leaving to the views what the masks tell.
+    views_share: float = 0.5
     held_out: float = 0.0  # share of takes that are not learnt from here, but tell how well the model sees
 
     def __post_init__(self) -> None:
         at_least(self, 0, "steps", "patch_steps", "hand_steps")
         at_least(self, 1, "batch_size")
         below_one(self, "held_out")
-        above_zero(self, "learning_rate", "hand_learning_rate")
+        above_zero(self, "learning_rate", "hand_learning_rate", "matrix_learning_rate")
+        check(self, "a share, 0 to 1", lambda value: 0 <= value <= 1, "views_share")
         check(self, "0 or more", lambda value: value >= 0, "weight_decay")
 
 

@@ -101,6 +101,8 @@ def meta_model(experiment: Experiment, settings: MM2SGConfig) -> MM2SG:
     with torch.device("meta"):
         if experiment.start.base is not None:
             choose_trainable(model, experiment.start)
+        if experiment.train.vision_rests and model.vision is not None:
+            model.vision.requires_grad_(False)
     return model
 
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 from computing.cpu_attention import forward_pass
 from computing.machine import free_memory, seeded
+from computing.muon import Group, matrices_of, new_optimizer
 from operating_room.domain.domain import find_domain
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Triplet, parse, split_sample_id
@@ -43,10 +43,9 @@ from scene_graph_generation.training.presence import PresenceHead, f1_of
 
 SEEING = ("vision.", "pooler.", "projector.")  # parameters in front of the language model
 MAX_RARITY = 8.0  # how much more a seldom triplet counts where it holds
-# Shares of batches with views (all, if there is nothing else) and with point clouds; masks and sound are always shown.
-# Per sample masks and sound cost 4 CPU ms, views 8 more and a cloud 43 more. Batches without views also keep the model
-# from leaving to the views what the masks tell.
-WITH_VIEWS, WITH_CLOUD = 0.5, 0.2
+# Share of batches with point clouds; masks and sound are always shown. Per sample masks and sound cost 4 CPU ms, views
+# 8 more and a cloud 43 more.
+WITH_CLOUD = 0.2
 MOST_BYTES = 6 << 30  # of views that stay in memory while patches are learnt
 _SCORED = 512  # samples of the takes kept out, for triplets
 SMALLEST_SHARE = 1e-3  # of samples: how seldom a triplet may be to be asked for
@@ -149,7 +148,7 @@ def _pretrain(
     if not config.steps:
         return head
     generator = Random(f"pretrain {seed}")
-    views_share = WITH_VIEWS if {"masks", "audio"} & set(model.settings.modalities) else 1.0
+    views_share = config.views_share if {"masks", "audio"} & set(model.settings.modalities) else 1.0
     plan = [
         _Batch(
             generator.sample(taught, min(config.batch_size, len(taught))),
@@ -304,11 +303,15 @@ def _optimizer(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, list[nn.Parameter]]:
     seeing = [weight for name, weight in model.named_parameters() if name.startswith(SEEING) and weight.requires_grad]
     weights = [*seeing, *head.parameters()]
-    optimizer = torch.optim.AdamW(weights, rate, weight_decay=config.weight_decay)
+    ratio = None if config.matrix_learning_rate is None else config.matrix_learning_rate / config.learning_rate
+    optimizer = new_optimizer([Group(weights, rate, config.weight_decay)], matrices_of(model, head), ratio)
     rise = 0.05 if steps > 20 else 0.3  # of all steps; of 20 a twentieth would be a rise of no step, and 0 / 0
+    rates = [group["lr"] for group in optimizer.param_groups]
     return (
         optimizer,
-        torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=rise),
+        torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, rates, steps, pct_start=rise, cycle_momentum="betas" in optimizer.defaults
+        ),
         weights,
     )
 
@@ -341,18 +344,19 @@ def _scored(model: MM2SG, head: nn.Module, score: Callable[[], dict[str, float]]
     return found
 
 
-def groups_after_pretraining(model: MM2SG, config: TrainConfig) -> list[dict[str, Any]]:
-    """Groups for a torch optimiser: what has learnt to see goes on at `visual_learning_rate`; only matrices decay."""
+def optimizer_after_pretraining(model: MM2SG, config: TrainConfig) -> torch.optim.Optimizer:
+    """What has learnt to see goes on at `visual_learning_rate`; only matrices decay."""
     groups = []
-    for sees, rate in ((True, config.visual_learning_rate), (False, config.learning_rate)):
+    for sees, rate in ((True, config.visual_learning_rate or config.learning_rate), (False, config.learning_rate)):
         for decays in (True, False):
             members = [
                 weight
                 for name, weight in model.named_parameters()
                 if weight.requires_grad and name.startswith(SEEING) == sees and (weight.ndim > 1) == decays
             ]
-            groups.append({"params": members, "lr": rate, "weight_decay": config.weight_decay if decays else 0.0})
-    return [group for group in groups if group["params"]]
+            groups.append(Group(members, rate, config.weight_decay if decays else 0.0))
+    ratio = None if config.matrix_learning_rate is None else config.matrix_learning_rate / config.learning_rate
+    return new_optimizer(groups, matrices_of(model), ratio)
 
 
 def frequent_triplets(graphs: Sequence[frozenset[Triplet]]) -> list[Triplet]:

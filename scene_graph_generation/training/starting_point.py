@@ -75,6 +75,16 @@ def check_start(experiment: Experiment) -> None:
         raise UserError("weights of 4 bits cannot be trained themselves; add --lora_enable True or choose --bits 16")
     if start.base is not None and start.vision is None and start.vision_layers:
         raise UserError("--unfreeze_n_vision_tower_layers needs --vision_tower, whose layers they are")
+    train, phases = experiment.train, experiment.pretrain
+    if train.matrix_learning_rate is not None and (start.base is not None or train.deepspeed is not None):
+        told = "train.matrix_learning_rate is for whole matrices: of a model from scratch, without DeepSpeed"
+        raise UserError(f"{told}; leave it out")
+    if train.vision_rests and start.base is not None:
+        told = "train.vision_rests is for a model from scratch"
+        raise UserError(f"{told}; of a base --unfreeze_n_vision_tower_layers says what is trained")
+    if train.vision_rests and start.curriculum is None and not (phases and phases.patch_steps):
+        told = "train.vision_rests needs a vision tower that was taught"
+        raise UserError(f"{told}; give `pretrain` patch_steps, or leave it out")
     if experiment.pretrain is not None and start.base is not None and start.vision is None:
         raise UserError("`pretrain` teaches a vision tower to see, and none is given; add --vision_tower")
 

@@ -98,6 +98,8 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
         # Other processes get the first one's weights when their training begins.
         model.to(choose_device())
         pretrain(model, samples, known, phases, config.seed, out / SEEN, readers(config), config.bf16)
+    if config.vision_rests and model.vision is not None:
+        model.vision.requires_grad_(False)
     folder = _folder(model, tokens, experiment.start, domain)
     trainer = SceneGraphTrainer(model, samples, known.lengths.tolist(), config, weights, out, folder)
     with one_line_errors(out, _SMALLER, "--dataloader_num_workers"), shown_progress(trainer):
@@ -152,9 +154,12 @@ def _check_same_training(
     stays = {**settings_that_stay(to_mapping(experiment)), "samples": samples, "domain": domain.digest}
     now = json.loads(json.dumps(stays, default=str))
     if checkpoint is not None and path.is_file():
-        before = read_json(path)
+        found = read_json(path)
+        # What a setting that came later stood for before it was there is its default.
+        usual = json.loads(json.dumps(settings_that_stay(to_mapping(Experiment())), default=str))
+        before = {**usual, **(found if isinstance(found, dict) else {})}
         for name, value in now.items():
-            if isinstance(before, dict) and name in before and before[name] != value:
+            if name in before and before[name] != value:
                 raise UserError(
                     f"{checkpoint}: {name} was {str(before[name])[:60]} and is now {str(value)[:60]}; "
                     "give what it began with, or choose another folder"

@@ -33,7 +33,7 @@ from scene_graph_generation.samples.sampler import EpochOrder, length_grouped_or
 from scene_graph_generation.samples.training_data import TrainingSamples
 from scene_graph_generation.training.deepspeed_settings import deepspeed_settings
 from scene_graph_generation.training.loss import answer_loss
-from scene_graph_generation.training.pretrain import groups_after_pretraining
+from scene_graph_generation.training.pretrain import optimizer_after_pretraining
 from scene_graph_generation.training.training_log import LossLog
 from scene_graph_generation.weights.adapters import parameter_groups
 
@@ -177,9 +177,13 @@ class SceneGraphTrainer(WatchedTrainer):
         super().log({**logs, **{name: count for name, count in counts.items() if count}}, start_time)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW; with a learning rate of its own for the projector in the published groups, or for all that sees."""
-        if self.optimizer is None and self._config.visual_learning_rate is not None:
-            self.optimizer = torch.optim.AdamW(groups_after_pretraining(self._model, self._config))
+        """AdamW; with a learning rate of its own for the projector in the published groups, or for all that sees.
+
+        Of a model from scratch, if so asked, Muon for matrices.
+        """
+        apart = (self._config.visual_learning_rate, self._config.matrix_learning_rate)
+        if self.optimizer is None and any(rate is not None for rate in apart):
+            self.optimizer = optimizer_after_pretraining(self._model, self._config)
         if self.optimizer is None and self._config.projector_learning_rate is not None:
             config = self._config
             groups = parameter_groups(

@@ -19,11 +19,13 @@ from operating_room.graphs.graph_files import load_samples
 from operating_room.recordings.conversion import convert
 from operating_room.recordings.dataset import Dataset
 from operating_room_simulator import writer
-from scene_graph_generation.config.settings import PretrainConfig, VisionConfig
+from scene_graph_generation.config.settings import PretrainConfig, StartConfig, VisionConfig
 from scene_graph_generation.samples.patches import Grid, patch_shares, read_patched
 from scene_graph_generation.samples.records import SampleOptions, training_records
+from scene_graph_generation.samples.training_data import record_text
 from scene_graph_generation.training.dense import mirrored, overlap
 from scene_graph_generation.training.pretrain import takes_apart, with_masks_of
+from scene_graph_generation.training.starting_point import begin, new_tokens
 from scene_graph_generation.training.train import SEEN, train
 from tests.scene_graph_generation.tiny_training import EXPERIMENT
 
@@ -178,6 +180,47 @@ def test_a_tower_that_was_taught_its_patches_stays_while_triplets_are_learnt(
     torch.testing.assert_close(towers["triplets"]["tower"], towers["taught"]["tower"])
     assert (towers["triplets"]["pooler"] - towers["taught"]["pooler"]).abs().max() > 1e-3
     assert (towers["no masks"]["tower"] - towers["taught"]["tower"]).abs().max() > 1e-3
+
+
+def test_a_tower_that_was_taught_may_rest_while_language_is_learnt(data: Path, tmp_path: Path) -> None:
+    """What goes on from such a model may let its tower rest, too."""
+    samples = load_samples(data / "relationships_own.json")
+    records = list(training_records(Dataset(data), samples, SampleOptions(permutations=1), Random(0)))
+    write_json(tmp_path / "samples.json", records)
+    phases = PretrainConfig(steps=0, patch_steps=1, batch_size=8, learning_rate=1e-12, weight_decay=0.0)
+    for name, rests in (("moves", False), ("rests", True)):
+        settings = replace(EXPERIMENT.train, max_steps=3, vision_rests=rests, seed=3)
+        eyes = replace(EXPERIMENT, train=settings, pretrain=phases)
+        first, _ = begin(eyes, new_tokens(eyes, (record_text(record) for record in records), mmor().language))
+        again = replace(eyes, pretrain=None, start=StartConfig(curriculum=tmp_path / name))
+        before = first.state_dict()
+        for stage, out in ((eyes, name), (again, f"{name} again")):
+            model = train(stage, [tmp_path / "samples.json"], Dataset(data), tmp_path / out)
+            after = model.state_dict()
+            moved = {part.split(".")[0] for part, old in before.items() if not torch.allclose(old, after[part])}
+            assert moved == {"language", "pooler", "projector", *(() if rests else ("vision",))}
+            before = {part: value.clone() for part, value in after.items()}
+
+
+def test_all_phases_may_learn_by_muon(data: Path, tmp_path: Path) -> None:
+    samples = load_samples(data / "relationships_own.json")
+    records = list(training_records(Dataset(data), samples, SampleOptions(permutations=1), Random(0)))
+    write_json(tmp_path / "samples.json", records)
+    phases = PretrainConfig(steps=2, hand_steps=2, patch_steps=2, batch_size=8, learning_rate=1e-12, weight_decay=0.0)
+    found = {}
+    for name, rate in (("adamw", None), ("muon", 0.01)):
+        eyes = replace(
+            EXPERIMENT,
+            train=replace(EXPERIMENT.train, max_steps=1, learning_rate=1e-12, weight_decay=0.0),
+            pretrain=replace(phases, matrix_learning_rate=rate),
+        )
+        found[name] = train(eyes, [tmp_path / "samples.json"], Dataset(data), tmp_path / name)
+    pairs = zip(found["adamw"].named_parameters(), found["muon"].parameters())
+    moved = {name for (name, one), other in pairs if not torch.allclose(one, other, atol=1e-6)}
+    linear = {f"{name}.weight" for name, part in found["muon"].named_modules() if isinstance(part, torch.nn.Linear)}
+    assert moved
+    assert moved <= {name for name in linear if name.startswith(("vision.", "pooler.", "projector."))}
+    assert {"projector.0.weight", "vision.clip.encoder.layers.0.mlp.fc1.weight"} <= moved
 
 
 def test_patches_may_tell_small_things_that_the_masks_of_a_model_do_not_have(tmp_path: Path) -> None:

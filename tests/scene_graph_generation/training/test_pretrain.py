@@ -24,7 +24,7 @@ from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.survey import Survey, survey
 from scene_graph_generation.samples.training_data import TrainingSamples, read_records
-from scene_graph_generation.training.pretrain import frequent_triplets, groups_after_pretraining, pretrain
+from scene_graph_generation.training.pretrain import frequent_triplets, optimizer_after_pretraining, pretrain
 from scene_graph_generation.training.starting_point import begin, new_tokens
 from scene_graph_generation.training.train import train
 from tests.number_formats import Formats
@@ -107,8 +107,8 @@ def test_samples_without_pictures_are_told(data: Path, tmp_path: Path) -> None:
 
 def test_what_sees_has_its_own_learning_rate(data: Path) -> None:
     model, _, _ = start(data)
-    groups = groups_after_pretraining(model, TrainConfig(learning_rate=1e-3, visual_learning_rate=1e-4))
-    rates = {id(weight): group["lr"] for group in groups for weight in group["params"]}
+    optimizer = optimizer_after_pretraining(model, TrainConfig(learning_rate=1e-3, visual_learning_rate=1e-4))
+    rates = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
     assert len(rates) == sum(1 for _ in model.parameters())
     assert rates[id(model.projector[0].weight)] == 1e-4
     assert rates[id(model.language.lm_head.weight)] == 1e-3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -170,6 +171,24 @@ def test_weights_of_four_bits_are_not_trained_themselves(tuning: Experiment) -> 
 def test_what_would_be_ignored_is_refused(start: StartConfig, said: str) -> None:
     with pytest.raises(UserError, match=said):
         begin(replace(SHORT, start=start))
+
+
+@pytest.mark.parametrize(
+    ("start", "settings", "said"),
+    [
+        (
+            StartConfig(base="somewhere", vision="x"),
+            {"matrix_learning_rate": 0.01},
+            "matrix_learning_rate is for whole",
+        ),
+        (StartConfig(), {"matrix_learning_rate": 0.01, "deepspeed": Path("zero2.json")}, "without DeepSpeed"),
+        (StartConfig(base="somewhere", vision="x"), {"vision_rests": True}, "unfreeze_n_vision_tower_layers"),
+        (StartConfig(), {"vision_rests": True}, "give `pretrain` patch_steps"),
+    ],
+)
+def test_settings_of_models_from_scratch(start: StartConfig, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        begin(replace(SHORT, start=start, train=replace(SHORT.train, **settings)))
 
 
 def test_a_model_from_scratch_may_compute_its_layers_again(data: Path, tmp_path: Path) -> None:

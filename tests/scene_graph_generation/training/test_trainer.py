@@ -75,6 +75,20 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(data: Path, uninte
     assert weights[0] == weights[1]
 
 
+def test_a_killed_training_with_muon_goes_on_as_if_nothing_had_happened(data: Path, tmp_path: Path) -> None:
+    code = dies_in("scene_graph_generation.training.trainer", "SceneGraphTrainer.compute_loss", 8)
+    run_it = "import sys; from tests.scene_graph_generation.tiny_training import main; main(*sys.argv[1:])"
+    muon = ("train.matrix_learning_rate=0.02", "train.visual_learning_rate=1e-3")
+    settings = tuple(f"train.{name}={getattr(SHORT.train, name)}" for name in ("batch_size", "max_steps", "save_steps"))
+    chosen = (*settings, "train.log_steps=1", *muon)
+    require_killed(start("-c", code + run_it, data, tmp_path / "killed", *chosen))
+    assert (tmp_path / "killed" / "checkpoint-6").is_dir()
+    for out in ("killed", "whole"):
+        finish(start(*PROGRAM, data, tmp_path / out, *chosen))
+    weights = [(tmp_path / out / "model.safetensors").read_bytes() for out in ("killed", "whole")]
+    assert weights[0] == weights[1]
+
+
 def test_the_log_tells_rate_and_wait_for_data(uninterrupted: Path) -> None:
     lines = [json.loads(line) for line in (uninterrupted / "log.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]

@@ -19,7 +19,7 @@ from computing.training_checkpoints import find_checkpoint, last_checkpoint, rem
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
 from scene_graph_generation.config.settings import Experiment, to_mapping
-from scene_graph_generation.training.train import train
+from scene_graph_generation.training.train import BEGUN, train
 from tests.scene_graph_generation.tiny_training import SHORT, losses, write_samples
 
 ROOT = Path(__file__).parents[3]
@@ -191,11 +191,24 @@ def test_a_training_killed_before_its_last_file_is_finished_by_the_next_run(
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"learning_rate": 1.0}, "train.learning_rate was 0.01 and is now 1.0"), ({"seed": 5}, "train.seed was 0")],
+    [
+        ({"learning_rate": 1.0}, "train.learning_rate was 0.01 and is now 1.0"),
+        ({"seed": 5}, "train.seed was 0"),
+        ({"matrix_learning_rate": 0.1}, "train.matrix_learning_rate was None and is now 0.1"),
+    ],
 )
 def test_other_settings_do_not_go_on_silently(out: Path, data: Path, settings: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=said):
         run(with_train(max_steps=8, **settings), data, out)
+
+
+def test_a_setting_that_came_later_was_at_its_default(out: Path, data: Path) -> None:
+    settings = json.loads((out / BEGUN).read_text())
+    del settings["train.matrix_learning_rate"], settings["train.vision_rests"]
+    (out / BEGUN).write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"train\.matrix_learning_rate was None and is now 0\.1"):
+        run(with_train(max_steps=8, matrix_learning_rate=0.1), data, out)
+    run(with_train(max_steps=8), data, out)
 
 
 def test_other_samples_do_not_go_on_silently(out: Path, data: Path, tmp_path: Path) -> None:
