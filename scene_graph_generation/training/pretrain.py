@@ -62,11 +62,11 @@ def pretrain(
     log: Path | None = None,
     workers: int = 0,
     bf16: bool = False,
-) -> PresenceHead:
+) -> tuple[PresenceHead, bool]:
     """Train all that is trainable in front of the language model, in place, on the model's device.
 
     All that is drawn comes from `seed`, so that the same training gives the same weights. The head is returned for
-    those who want to look.
+    those who want to look, and whether the vision tower was taught its patches.
 
     Args:
         model: is trained.
@@ -122,7 +122,7 @@ def _pretrain(
     log: ScoreLog,
     workers: int,
     forward: Forward,
-) -> PresenceHead:
+) -> tuple[PresenceHead, bool]:
     device = next(model.parameters()).device
     different = [frozenset(parse(answer)) for answer in known.answers]
     visible = np.flatnonzero(known.shown).tolist()
@@ -146,7 +146,7 @@ def _pretrain(
     rarity = ((1 - share) / share).sqrt().clamp(1.0, MAX_RARITY)
     head = PresenceHead(len(vocabulary), model.settings.language.width).to(device)
     if not config.steps:
-        return head
+        return head, knows_patches
     generator = Random(f"pretrain {seed}")
     views_share = config.views_share if {"masks", "audio"} & set(model.settings.modalities) else 1.0
     plan = [
@@ -182,7 +182,7 @@ def _pretrain(
             _step(loss, optimizer, schedule, weights)
             if _is_told(step, config.steps):
                 log.add("triplets", step, loss.item(), _scored(model, head, score, forward) if kept else {})
-    return head
+    return head, knows_patches
 
 
 @contextmanager

@@ -97,7 +97,10 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     if phases is not None and learns_to_see and checkpoint is None and is_first():
         # Other processes get the first one's weights when their training begins.
         model.to(choose_device())
-        pretrain(model, samples, known, phases, config.seed, out / SEEN, readers(config), config.bf16)
+        _, taught = pretrain(model, samples, known, phases, config.seed, out / SEEN, readers(config), config.bf16)
+        if config.vision_rests and phases.patch_steps and not taught:
+            told = f"{dataset.root}: train.vision_rests, but no sample has label masks or depth to teach the tower from"
+            raise UserError(f"{told}; add them or leave it out")
     if config.vision_rests and model.vision is not None:
         model.vision.requires_grad_(False)
     folder = _folder(model, tokens, experiment.start, domain)

@@ -202,6 +202,21 @@ def test_a_tower_that_was_taught_may_rest_while_language_is_learnt(data: Path, t
             before = {part: value.clone() for part, value in after.items()}
 
 
+def test_a_tower_that_could_not_be_taught_does_not_rest(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = load_samples(data / "relationships_own.json")
+    write_json(
+        tmp_path / "samples.json",
+        list(training_records(Dataset(data), samples, SampleOptions(permutations=1), Random(0))),
+    )
+    monkeypatch.setattr("scene_graph_generation.training.pretrain.patch_phase", lambda *_: None)
+    settings = replace(EXPERIMENT.train, max_steps=1, vision_rests=True)
+    eyes = replace(EXPERIMENT, train=settings, pretrain=PretrainConfig(steps=1, patch_steps=1, batch_size=8))
+    with pytest.raises(UserError, match="no sample has label masks or depth"):
+        train(eyes, [tmp_path / "samples.json"], Dataset(data), tmp_path / "out")
+
+
 def test_all_phases_may_learn_by_muon(data: Path, tmp_path: Path) -> None:
     samples = load_samples(data / "relationships_own.json")
     records = list(training_records(Dataset(data), samples, SampleOptions(permutations=1), Random(0)))

@@ -61,7 +61,7 @@ def test_triplets_are_told_from_masks_alone_and_language_is_left_alone(data: Pat
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     assert SEE.pretrain is not None
     with Formats() as formats:
-        head = pretrain(model, samples, known, SEE.pretrain, seed=0, bf16=bf16)
+        head, _ = pretrain(model, samples, known, SEE.pretrain, seed=0, bf16=bf16)
     assert formats.linear == {torch.bfloat16 if bf16 else torch.float32}
     assert formats.attention == {torch.float32}
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}

@@ -184,6 +184,7 @@ def test_what_would_be_ignored_is_refused(start: StartConfig, said: str) -> None
         (StartConfig(), {"matrix_learning_rate": 0.01, "deepspeed": Path("zero2.json")}, "without DeepSpeed"),
         (StartConfig(base="somewhere", vision="x"), {"vision_rests": True}, "unfreeze_n_vision_tower_layers"),
         (StartConfig(), {"vision_rests": True}, "give `pretrain` patch_steps"),
+        (StartConfig(), {"projector_learning_rate": 1e-3, "visual_learning_rate": 1e-3}, "would be ignored beside"),
     ],
 )
 def test_settings_of_models_from_scratch(start: StartConfig, settings: dict[str, Any], said: str) -> None:
