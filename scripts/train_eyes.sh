@@ -4,8 +4,8 @@
 # there is one. The segmenter is not trained; masks are the annotated ones.
 # Usage: bash scripts/train_eyes.sh [FOLDER]   (default: output/eyes). What is finished is kept: after an interruption, run it
 # again. Variables, with their defaults for 2 cores: ROOMS=60 (of each dataset) PLAIN=0 (rooms without news, of each) LENGTH=120 (s)
-# ONLY= (samples: stop before training, for scripts/ablation_eyes.py; simulated: before the samples) PATCHES=1500 HANDS=500
-# TRIPLETS=2000 LANGUAGE=3000 AGAIN=1000 (steps) ANSWERED=8 (takes whose answers go into memory; 0: none) BATCH=8 SEEN=8
+# ONLY= (samples: stop before training, for scripts/ablation_eyes.py; simulated: before the samples) PATCHES=1200 HANDS=600
+# TRIPLETS=4000 LANGUAGE=3000 AGAIN=500 (steps) ANSWERED=8 (takes whose answers go into memory; 0: none) BATCH=8 SEEN=8
 # READERS (processes that read; without a GPU 0, with one all processors but two) BF16 (True or False; True without a GPU where the processor has AMX) CONFIG=configs/scene_graph/small_eyes.yaml PICTURES=160x120 MMOR=mmor (the command) EXPORT= (a folder
 # that gets the model, in 16 bits, and its logs: 9 MB).
 set -euo pipefail
@@ -54,7 +54,7 @@ learn() {
     shift
     mkdir -p "$out"
     # From the file, so that an interrupted training finds the settings that it began with.
-    sed -e "s/^pretrain: .*/pretrain: {patch_steps: ${PATCHES:-1500}, hand_steps: ${HANDS:-500}, steps: ${TRIPLETS:-2000}, \
+    sed -e "s/^pretrain: .*/pretrain: {patch_steps: ${PATCHES:-1200}, hand_steps: ${HANDS:-600}, steps: ${TRIPLETS:-4000}, \
 batch_size: ${SEEN:-8}, learning_rate: 1.5e-3, matrix_learning_rate: 0.01, hand_learning_rate: 5.0e-4, views_share: 0.75, held_out: 0.05, patch_domain: small_things.yaml}/" "$config" >"$out/experiment.yaml"
     $command scene-graph samples --data "$data" --relations "$data" --out "$out" --temporal --no-temporal-augmentation \
         --permutations 1 --split own "${of_samples[@]}"
@@ -92,7 +92,7 @@ if [ "$answered" -gt 0 ]; then
     some=$(seq -f "--take %g_SIM" 401 $((400 + (answered + 1) / 2)); seq -f "--take %g_4DOR" 401 $((400 + answered / 2)))
     $command scene-graph infer --model "$work/first" --data "$data" $some --out "$work/answers.json" --batch-size "$answered"
     say "learning from its own answers"
-    PATCHES=0 HANDS=0 TRIPLETS=0 learn second "${AGAIN:-1000}" $habits --answers "$work/answers.json" -- \
+    PATCHES=0 HANDS=0 TRIPLETS=0 learn second "${AGAIN:-500}" $habits --answers "$work/answers.json" -- \
         --curriculum_learning_weights "$work/first"
     export_model second
 fi
