@@ -307,6 +307,7 @@ def _optimizer(
     optimizer = new_optimizer([Group(weights, rate, config.weight_decay)], matrices_of(model, head), ratio)
     rise = 0.05 if steps > 20 else 0.3  # of all steps; of 20 a twentieth would be a rise of no step, and 0 / 0
     rates = [group["lr"] for group in optimizer.param_groups]
+    # AdamW's momentum goes down and up again against the rate; Muon's has no place in the schedule.
     return (
         optimizer,
         torch.optim.lr_scheduler.OneCycleLR(

@@ -118,6 +118,14 @@ def test_two_processes_lose_as_much_as_one(data: Path, alone: dict[int, float], 
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
+def test_two_processes_with_muon_lose_as_much_as_one(data: Path, tmp_path: Path) -> None:
+    muon = (*COMMON, "train.matrix_learning_rate=0.02")
+    finish(start(*PROGRAM, data, tmp_path / "alone", *muon, "train.accumulation=2"))
+    finish(start(*TORCHRUN, *PROGRAM, data, tmp_path / "two", *muon))
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
+    assert len(losses(tmp_path / "two")) == 6
+
+
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
 def test_two_processes_with_deepspeed_lose_as_much_as_one(data: Path, alone: dict[int, float], tmp_path: Path) -> None:
     finish(start(*TORCHRUN, *PROGRAM, data, tmp_path, *COMMON, f"train.deepspeed={ZERO2}"))
