@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP
 STD = (0.26862954, 0.26130258, 0.27577711)
 PAD_COLOR = tuple(int(255 * mean) for mean in MEAN)
-KEPT_BYTES = 1 << 30  # of prepared views that all readers of one training or evaluation keep together
+KEPT_BYTES = 1 << 30  # of decoded views that all readers of one training or evaluation keep together
 BLACK_SIZE = (2048, 1536)  # px, of the picture that stands for a missing view (data specification, section 4.1)
 
 
@@ -68,13 +68,13 @@ def normalise_views(views: UInt8[Tensor, "views 3 size size"]) -> Float[Tensor, 
 class ViewReader:
     """Reads pictures as views; those that were prepared before are looked up (`mmor scene-graph preprocess views`).
 
-    With `keep` each file is read once and stays in memory while there is room.
+    With `keep` each of the other files is read once and stays in memory while there is room.
     """
 
     def __init__(self, size: int, keep: bool = False, readers: int = 1) -> None:
         self.size = size
-        self._room = KEPT_BYTES // readers if keep else 0
-        self._kept: dict[Path, Tensor] = {}
+        self._room = KEPT_BYTES // readers // (3 * size * size) if keep else 0
+        self._kept: dict[Path, int] = {}  # row of each
         self._prepared = PreparedViews(size)
 
     def __call__(self, paths: Sequence[Path | None]) -> UInt8[Tensor, "views 3 size size"]:
@@ -102,11 +102,21 @@ class ViewReader:
 
     def _view(self, path: Path) -> UInt8[Tensor, "3 size size"]:
         if path in self._kept:
-            return self._kept[path]
+            return self._rows[self._kept[path]]
         view = self._prepared.find(path)
-        if view is None:
-            view = prepare_file(path, self.size)
-        if view.nbytes <= self._room:
-            self._room -= view.nbytes
-            self._kept[path] = view
+        if view is not None:  # mapped into memory, where the system keeps it
+            return view
+        view = prepare_file(path, self.size)
+        if len(self._kept) < self._room:
+            self._rows[len(self._kept)] = view
+            self._kept[path] = len(self._kept)
         return view
+
+    @cached_property
+    def _rows(self) -> UInt8[Tensor, "rows 3 size size"]:
+        """Room for the views that are kept, in one piece, of which only what is written to takes memory.
+
+        Thousands of small pieces that stay, between large ones that come and go, leave holes of so many sizes that
+        the C library looks for the right one longer than the step of a small model takes (docs/performance.md).
+        """
+        return torch.empty(self._room, 3, self.size, self.size, dtype=torch.uint8)
