@@ -1,11 +1,13 @@
 """Training of scene graphs around its steps: the time before the first one, and how long steps wait for their data.
 
-    python scripts/bench_training.py [before] [waiting] [formats]
+    python scripts/bench_training.py [before] [waiting] [formats] [lasting]
 
 `before`: made samples with their shards, one process, CPU s. `waiting`: configs/scene_graph/small.yaml on a simulated
 take, without learning to see first, with 0, 1 and 2 reading processes one after the other; what log.jsonl says of the
 steps after the first ones; by the clock, so let nothing else run. `formats`: a step of small_eyes.yaml on made samples,
 forward and back, in float32, in bfloat16, and in bfloat16 with attention in float32 (how it is trained), CPU s.
+`lasting`: the same step on samples of all lengths, some with a point cloud: what a step takes at the beginning and
+after hundreds of them, where memory is in pieces; with and without LD_PRELOAD=.../libjemalloc.so.2, CPU s.
 """
 
 from __future__ import annotations
@@ -140,16 +142,44 @@ def bench_formats(batch: int) -> None:
         print(f"  {name:36}{seconds:7.2f} ({plain / seconds:.2f}x)", flush=True)
 
 
+def bench_lasting(steps: int, batch: int) -> None:
+    """What a training step takes at first and later: samples are of other sizes each time."""
+    config = read_experiment(SMALL.with_name("small_eyes.yaml")).model
+    torch.manual_seed(0)
+    model, size, draw = MM2SG(config), config.vision.image_size, Random(0)
+
+    def example() -> Example:
+        length = draw.randint(40, 400)
+        ids = torch.randint(5, 300, (length,))
+        ids[0], labels = IMAGE, torch.where(torch.arange(length) < length // 2, IGNORED, ids)
+        others = {"masks": torch.randint(0, 20, (3, 32, 32), dtype=torch.uint8)}
+        if draw.random() < 0.5:
+            others["cloud"] = torch.rand(3000, 6) * torch.tensor([6.0, 6.0, 3.0, 1.0, 1.0, 1.0])
+        return Example(ids, torch.randn(draw.randint(4, 7), 3, size, size), labels, others)
+
+    def step() -> None:
+        examples = [example() for _ in range(batch)]
+        with forward_pass(torch.device("cpu"), True):
+            output = model(examples)
+        torch.nn.functional.cross_entropy(output.logits.float(), output.labels).backward()
+        model.zero_grad()
+
+    print(f"small model with eyes, batches of {batch} of all lengths: CPU s of a step, each the mean of 50", flush=True)
+    took = [cpu_seconds(1, lambda: [step() for _ in range(50)])[0] / 50 for _ in range(steps // 50)]
+    print(f"  {', '.join(f'{seconds:.2f}' for seconds in took)}; the last is {took[-1] / took[0]:.2f} of the first")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="*", help="before, waiting, formats; default: all")
+    parser.add_argument("what", nargs="*", help="before, waiting, formats, lasting; default: all")
     parser.add_argument("--records", type=int, default=50_000, help="made samples of `before`")
     parser.add_argument("--steps", type=int, default=15, help="of `waiting`, twice: the first ones are not counted")
+    parser.add_argument("--lasting", type=int, default=500, help="steps of `lasting`")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        for name in arguments.what or ("before", "waiting", "formats"):
+        for name in arguments.what or ("before", "waiting", "formats", "lasting"):
             part = Path(folder) / name
             part.mkdir()
             if name == "before":
@@ -158,8 +188,10 @@ def main() -> None:
                 bench_waiting(part, arguments.steps)
             elif name == "formats":
                 bench_formats(8)
+            elif name == "lasting":
+                bench_lasting(arguments.lasting, 8)
             else:
-                parser.error(f"{name}: expected before, waiting or formats")
+                parser.error(f"{name}: expected before, waiting, formats or lasting")
 
 
 if __name__ == "__main__":

@@ -23,8 +23,11 @@ readers=0
 bf16=False
 if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
     readers=$(($(nproc) > 2 ? $(nproc) - 2 : 0))
-elif grep -qs amx_bf16 /proc/cpuinfo; then
-    bf16=True
+else
+    ! grep -qs amx_bf16 /proc/cpuinfo || bf16=True
+    # With the malloc of the C library a training becomes slower the longer it runs (docs/performance.md).
+    jemalloc=$(PATH=$PATH:/sbin ldconfig -p 2>/dev/null | sed -n 's/.*=> \(.*libjemalloc\.so\.2\)$/\1/p' | head -n 1) || true
+    [ -z "$jemalloc" ] || export LD_PRELOAD=$jemalloc
 fi
 mkdir -p "$work"
 say() { echo "$(date +%T) $*" | tee -a "$work/progress.txt"; }
