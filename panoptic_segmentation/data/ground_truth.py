@@ -374,8 +374,9 @@ def _check_names(videos: Sequence[Video]) -> None:
 
 
 def _frame_numbers(recorded: RecordedTake, camera: Camera) -> tuple[str, ...]:
-    """The frame numbers of a camera, in the order of time."""
-    return tuple(numbers[camera.frame] for numbers in recorded.seconds.values() if camera.frame in numbers)
+    """The frame numbers of a camera, in the order of time; the picture of a camera that stalls is one frame."""
+    found = (numbers[camera.frame] for numbers in recorded.seconds.values() if camera.frame in numbers)
+    return tuple(dict.fromkeys(found))
 
 
 def _with_files(video: Video, recorded: RecordedTake, annotated: bool, with_pictures: bool) -> tuple[str, ...]:

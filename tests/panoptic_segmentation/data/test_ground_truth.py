@@ -145,6 +145,18 @@ def test_from_a_take_to_prepared_pictures(tmp_path: Path) -> None:
     assert not list((tmp_path / "data").rglob("panoptic_seg*"))
 
 
+def test_the_picture_of_a_camera_that_stalls_is_one_frame(tmp_path: Path) -> None:
+    dataset = write_take(tmp_path / "data", 5)
+    index = index_place(tmp_path / "data" / "MM-OR_data", TAKE)
+    listed = json.loads(index.read_text())
+    numbers = [numbers["azure"] for _, numbers in listed]
+    listed[1][1]["azure"] = numbers[0]
+    listed[4][1]["azure"] = numbers[3]
+    index.write_text(json.dumps(listed))
+    (video,) = find_videos(dataset, [TAKE], annotated=False)
+    assert video.frames == (numbers[0], numbers[2], numbers[3])
+
+
 def test_preparing_again_repairs_what_is_missing_or_old(tmp_path: Path) -> None:
     dataset = write_take(tmp_path / "data", 4)
     videos = find_videos(dataset, [TAKE])
