@@ -19,6 +19,7 @@ from computing.training_progress import shown_progress
 from operating_room.domain.domain import Domain
 from operating_room.domain.stored import DomainNote, require_domain, store_domain
 from operating_room.errors import UserError
+from operating_room.files.tensors import read_tensors
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import is_first, share
 from panoptic_segmentation.config.config_keys import MODEL_KEYS, STAY_KEYS
@@ -143,6 +144,7 @@ def begin_folder(config: Config, domain: Domain, output: Path, resume: bool, loo
     else:
         require_domain(output, domain)
         _check_same_training(config, found.path)
+        _check_same_entries(config, found.path)
     if is_first() and not look_only:
         for line in found.left_out:
             print(line, file=sys.stderr)
@@ -169,6 +171,25 @@ def _check_same_training(config: Config, checkpoint: Path) -> None:
         mine, theirs = field_value(config, key), field_value(there, key)
         if mine != theirs:
             raise UserError(f"{checkpoint}: {key} was {theirs!r} and is now {mine!r}; choose another folder with --out")
+
+
+def _check_same_entries(config: Config, checkpoint: Path) -> None:
+    """Compare the weights of a checkpoint with those that are trained: no configuration need lie beside it.
+
+    Raises:
+        UserError: it is of another model, also of another program's.
+    """
+    with torch.device("meta"):
+        ours = TrainedModel(build_model(config.kind, config.segmenter, config.video), config).state_dict()
+    path = checkpoint / MODEL_FILE
+    theirs = read_tensors(path)
+    for name in (*ours, *theirs):
+        mine, there = (tuple(state[name].shape) if name in state else "absent" for state in (ours, theirs))
+        if mine != there:
+            raise UserError(
+                f"{path}: is of another model than this training's ({name} is {there} there, {mine} here); choose "
+                "another folder with --out"
+            )
 
 
 def training_videos(

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from operating_room.errors import UserError
+from operating_room.files.tensors import write_safetensors
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import cpu_threads
 from panoptic_segmentation.config.config_keys import CONSTANT_LINEAR, POLYNOMIAL
@@ -188,6 +189,23 @@ def test_another_training_is_not_resumed(trained: Path, tmp_path: Path, capsys: 
     train(longer, Dataset(trained / "data"), folder, trained / "prepared", resume=True)
     assert "whether this is the same training is not checked" in capsys.readouterr().err
     assert (folder / "checkpoint-5").exists()
+
+
+@pytest.mark.parametrize("other", ["of another program", "with other shapes"])
+def test_a_checkpoint_of_another_model_is_refused_without_its_configuration(
+    trained: Path, tmp_path: Path, other: str
+) -> None:
+    shutil.copytree(trained / "run" / "checkpoint-2", tmp_path / "run" / "checkpoint-2")
+    config = replace(TINY, segmenter=replace(TINY.segmenter, queries=9))
+    if other == "of another program":
+        config = TINY
+        weights = {"language.lm_head.weight": torch.zeros(2, 3)}
+        write_safetensors(tmp_path / "run" / "checkpoint-2" / "model.safetensors", weights)
+    before = sorted((tmp_path / "run").rglob("*"))
+    with pytest.raises(UserError, match=r"checkpoint-2/model\.safetensors: is of another model.*choose another folder"):
+        train(config, Dataset(trained / "data"), tmp_path / "run", tmp_path / "prepared", resume=True)
+    assert sorted((tmp_path / "run").rglob("*")) == before
+    assert not (tmp_path / "prepared").exists()
 
 
 @pytest.mark.parametrize("architecture", ["CTMinVIS", "DVIS_Plus_online", "DVIS_Plus_offline", "EncoderOnly"])
