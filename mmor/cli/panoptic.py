@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -196,9 +197,10 @@ def evaluate(
     ] = None,
     workers: Workers = CPUS,
 ) -> None:
-    """Score predictions by video panoptic quality (VPQ)."""
+    """Score predictions by video panoptic quality (VPQ). Videos that are not wholly predicted are left out."""
+    from operating_room.errors import UserError
     from panoptic_segmentation.data.ground_truth import find_videos, first_frames
-    from panoptic_segmentation.scores.evaluate import evaluate, of_predicted_takes, scored_size
+    from panoptic_segmentation.scores.evaluate import PREDICT_AGAIN, evaluate, of_predicted_takes, scored_size
 
     videos = find_videos(*open_takes(data, domain, take))
     if take is None:
@@ -206,4 +208,8 @@ def evaluate(
     videos = first_frames(videos, limit)
     truth = ground_truth or out / "ground_truth", f"ground_truth_{name}"
     size = scored_size(out, parse_size(canvas) if canvas else None)
-    typer.echo(str(evaluate(videos, out, name, *truth, size, workers)))
+    evaluation = evaluate(videos, out, name, *truth, size, workers)
+    typer.echo(str(evaluation))
+    if lost := evaluation.left_out:
+        print(*lost, sep="\n", file=sys.stderr)
+        raise UserError(f"{len(lost)} of {len(videos)} videos are not scored, the others are; {PREDICT_AGAIN}")

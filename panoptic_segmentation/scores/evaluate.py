@@ -26,6 +26,7 @@ from panoptic_segmentation.scores.stq import SequenceQuality, tracking_quality
 from panoptic_segmentation.scores.vpq import VideoQuality, instance_records, video_quality
 
 _MAKER = "`mmor panoptic predict` with this --out and --name"  # what makes the files that are scored
+PREDICT_AGAIN = "predict again, or give the --take and --limit of what is predicted"  # where frames are missing
 DEFINITIONS = {
     "classes": "the published measure: all pixels of a class in a window are one tube",
     "instances": "the same with every predicted object as a tube of its own; null where the files have no numbers",
@@ -40,6 +41,7 @@ class Evaluation:
     classes: VideoQuality  # as published
     instances: VideoQuality | None  # identity switches count; None for files without instance numbers
     tracking: SequenceQuality
+    left_out: tuple[str, ...] = ()  # a line for each video of which frames are not predicted: it is not scored
 
     def __str__(self) -> str:
         lines = [str(self.classes), ""]
@@ -154,7 +156,8 @@ def evaluate(
 ) -> Evaluation:
     """Compare the predictions of `videos` below `output` with the ground truth, which is completed below `prepared`.
 
-    The result is also written, with definitions and what was compared, to `<output>/inference/vpq_<split_name>.json`.
+    Videos that are not wholly predicted are left out before anything is prepared. The result is also written, with
+    definitions and what was compared, to `<output>/inference/vpq_<split_name>.json`.
     An interrupted evaluation goes on where it stopped.
 
     Args:
@@ -163,13 +166,15 @@ def evaluate(
         workers: processes that prepare the ground truth.
 
     Raises:
-        UserError: predictions are missing, do not fit the ground truth or were made for another domain.
+        UserError: no video is wholly predicted, or predictions do not fit the ground truth or were made for another
+            domain.
     """
     if predictions.origin_path(output).exists() and videos:  # another program's tell nothing
         require_domain(predictions.origin_path(output).parent, videos[0].domain)
-    truth = prepare(videos, prepared, truth_name, canvas, workers)
     path = predictions.split_path(output, split_name)
-    predicted, folder_of = _predictions_of(videos, _predicted_videos(path), path)
+    predicted, folder_of, left_out = _predictions_of(videos, _predicted_videos(path), path)
+    videos = [video for video in videos if video.video_id not in left_out]
+    truth = prepare(videos, prepared, truth_name, canvas, workers)
     pictures = {
         (video.video_id, picture.name): prepared_picture
         for video in videos
@@ -192,13 +197,15 @@ def evaluate(
     if numbered is not None:
         by_number = cached_overlaps(cache / "instances", truth, true_picture, numbered, instance_picture)
         instances = video_quality(by_number, names)
-    evaluation = Evaluation(video_quality(overlaps, names), instances, tracking_quality(overlaps).overall)
+    scores = video_quality(overlaps, names), instances, tracking_quality(overlaps).overall
+    evaluation = Evaluation(*scores, tuple(left_out.values()))
     report = {
         "version": installed_version(),
         "split": split_name,
         "takes": sorted({video.take.sample_name for video in videos}),
         "videos": len(videos),
         "frames": sum(len(video.frames) for video in videos),
+        "left_out": list(left_out.values()),
         "ground_truth_sha256": _digest(ground_truth_path(prepared, truth_name)),
         "predictions_sha256": _digest(path),
         "measures": DEFINITIONS,
@@ -212,11 +219,15 @@ def evaluate(
 
 def _predictions_of(
     videos: Sequence[Video], predicted: Sequence[dict[str, Any]], path: Path
-) -> tuple[dict[str, Any], dict[tuple[str, str], str]]:
+) -> tuple[dict[str, Any], dict[tuple[str, str], str], dict[str, str]]:
     """The predictions rearranged into the ground truth's videos, and the folder of each frame's picture.
 
     Videos are cut into parts by their number of frames, and more frames may be predicted than are annotated. A frame of
-    another part of the same camera is taken where the part of the same name lacks it.
+    another part of the same camera is taken where the part of the same name lacks it. Videos of which frames are not
+    predicted are not among them: a line for each tells.
+
+    Raises:
+        UserError: the file is damaged, or no video is wholly predicted.
     """
     found: dict[tuple[str, str], tuple[str, list[dict[str, Any]]]] = {}
     try:
@@ -227,17 +238,21 @@ def _predictions_of(
                     found.setdefault((key, frame["file_name"]), (name, frame["segments_info"]))
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: is no prediction file ({error!r}); predict again") from error
-    annotations, folders = [], {}
+    annotations, folders, left_out = [], {}, {}
     for video in videos:
-        frames = []
-        for picture in video.pictures():
-            key = video.video_id, picture.name
-            match = found.get(key, found.get((video.whole_id, picture.name)))
-            if match is not None:
-                folders[key], segments = match
-                frames.append({"file_name": picture.name, "segments_info": segments})
+        names = [picture.name for picture in video.pictures()]
+        matches = {name: found.get((video.video_id, name), found.get((video.whole_id, name))) for name in names}
+        there = {name: match for name, match in matches.items() if match is not None}
+        if lost := [name for name in names if name not in there]:
+            told = f"{len(lost)} of {len(names)} frames without prediction, first {lost[0]}"
+            left_out[video.video_id] = f"video {video.video_id} is not scored: {told}"
+            continue
+        folders |= {(video.video_id, name): folder for name, (folder, _) in there.items()}
+        frames = [{"file_name": name, "segments_info": segments} for name, (_, segments) in there.items()]
         annotations.append({"video_id": video.video_id, "annotations": frames})
-    return {"annotations": annotations}, folders
+    if left_out and not annotations:
+        raise UserError(f"{path}: holds no video wholly; {PREDICT_AGAIN}; first: {next(iter(left_out.values()))}")
+    return {"annotations": annotations}, folders, left_out
 
 
 def _predicted_videos(path: Path) -> list[dict[str, Any]]:

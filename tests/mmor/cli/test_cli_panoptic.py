@@ -20,7 +20,7 @@ from mmor import cli
 from operating_room.domain.domain import mmor
 from operating_room.recordings.dataset import Dataset
 from panoptic_segmentation.config.settings import Config, save_config
-from panoptic_segmentation.data.ground_truth import find_videos
+from panoptic_segmentation.data.ground_truth import find_videos, first_frames
 from panoptic_segmentation.inference import predictions
 from panoptic_segmentation.inference.predict import load, predict
 from panoptic_segmentation.training.train import train
@@ -213,6 +213,21 @@ def test_a_cluster_that_counts_one_process_changes_nothing(tmp_path: Path, monke
     assert result.exit_code == 0, result.output
     assert "predictions in" in result.output
     assert list((tmp_path / "out" / "inference" / "pan_pred").rglob("blend/*.jpg"))
+
+
+def test_what_is_not_wholly_predicted_is_named_and_the_others_are_scored(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    dataset = write_take(tmp_path / "data", 4)
+    write_take(tmp_path / "data", 4, mmor().find_take("002_PKA"))
+    videos = find_videos(dataset, dataset.choose(None))
+    origin, out = new_model(tmp_path / "model.safetensors"), tmp_path / "out"
+    predict(*load(origin, dataset.domain), [*videos[:1], *first_frames(videos[1:], 2)], out, "test", origin)
+    command = ["panoptic", "evaluate", "--data", str(tmp_path / "data"), "--out", str(out), "--workers", "1"]
+    result = RUN.invoke(cli.app, command)
+    assert "1 of 2 videos are not scored, the others are; predict again, or" in str(result.exception)
+    assert "STQ" in result.output
+    assert "video 002_PKA_1 is not scored: 1 of 3 frames" in result.output + capfd.readouterr().err
 
 
 def finished(*command: str) -> subprocess.CompletedProcess[str]:

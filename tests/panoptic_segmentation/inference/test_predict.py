@@ -274,6 +274,24 @@ def test_what_is_missing_is_named(tmp_path: Path, videos: list[Video]) -> None:
     assert [video["video_id"] for video in kept["annotations"]] == [videos[2].video_id]
 
 
+def test_a_video_that_is_not_wholly_predicted_costs_no_other(tmp_path: Path, videos: list[Video]) -> None:
+    """Nor the work of preparing ground truth that is not scored."""
+    origin, scored = new_model(tmp_path / "model.safetensors"), (tmp_path / "out", "val", tmp_path / "prepared")
+    predict(*load(origin, mmor()), first_frames(videos, 2), tmp_path / "out", "val", origin)
+    with pytest.raises(UserError, match=r"no video wholly.*--limit.*video 001_PKA_1_part0 .* 4 of 6 frames"):
+        evaluate(videos, *scored, TRUTH, CANVAS)
+    assert not (tmp_path / "prepared").exists()
+    videos[0].pictures()[0].write_bytes(b"\xff\xd8")
+    with pytest.raises(UserError, match="1 of 3 videos are not in it"):
+        predict(*load(origin, mmor()), videos, tmp_path / "new", "val", origin)
+    found = evaluate(videos, tmp_path / "new", "val", tmp_path / "prepared", TRUTH, CANVAS)
+    assert list(found.classes.windows[4].per_video) == [video.video_id for video in videos[1:]]
+    (told,) = found.left_out
+    assert "001_PKA_1_part0 is not scored: 3 of 6 frames without prediction, first camera01_colorimage-000100" in told
+    written = json.loads((tmp_path / "new" / "inference" / "vpq_val.json").read_text())
+    assert (written["videos"], written["left_out"]) == (2, [told])
+
+
 def test_frames_of_one_video_have_one_shape(tmp_path: Path, videos: list[Video]) -> None:
     origin = new_model(tmp_path / "model.safetensors")
     Image.new("RGB", (10, 40)).save(videos[2].pictures()[-1])
