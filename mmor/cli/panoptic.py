@@ -128,7 +128,8 @@ def predict(
     """Segment the annotated cameras of takes. Videos that are predicted already are kept."""
     from mmor.launch import divide
     from panoptic_segmentation.data.ground_truth import find_videos, first_frames
-    from panoptic_segmentation.inference.predict import load, predict, read_test_config, write_blends
+    from panoptic_segmentation.inference.blends import write_blends
+    from panoptic_segmentation.inference.predict import load, predict, read_test_config
 
     if (own := divide(num_gpus, part)) is None:
         return

@@ -21,6 +21,7 @@ from operating_room.domain.labels import Labels
 from operating_room.errors import UserError
 from panoptic_segmentation.config.settings import InferenceSettings
 from panoptic_segmentation.data.pictures import Picture, resize_for_test, resize_station
+from panoptic_segmentation.inference.device_memory import full_memory_told
 from panoptic_segmentation.inference.panoptic import CausalPanoptic, Sizes
 from panoptic_segmentation.model.encoder_only.segmenter import EncoderOutput
 from panoptic_segmentation.model.encoder_only.video_model import EncoderOnly
@@ -29,6 +30,8 @@ from panoptic_segmentation.model.segmenter import SegmenterOutput
 from panoptic_segmentation.model.tracker import TrackerState
 from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS, OnlineDVIS
 from panoptic_segmentation.weights.checkpoints import VideoModel
+
+_SMALLER = "choose a smaller INPUT.MIN_SIZE_TEST or another GPU"
 
 
 @dataclass
@@ -95,9 +98,14 @@ class LiveSegmenter:
                 seen = self._look(some, np.stack([sized[camera] for camera in some]))
                 if seen is None:
                     continue  # again, with fewer at once
-                found |= {camera: self._labels_of(camera, seen, i) for i, camera in enumerate(some)}
+                with full_memory_told(self._device, "keep the masks of a picture", _SMALLER):
+                    found |= {camera: self._labels_of(camera, seen, i) for i, camera in enumerate(some)}
                 place += len(some)
         return {camera: found[camera] for camera in pictures}
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self._model.parameters()).device
 
     def _at_network_size(self, camera: str, picture: Picture) -> Picture:
         settings = self._settings
@@ -109,7 +117,7 @@ class LiveSegmenter:
         self, names: Sequence[str], pictures: UInt8[np.ndarray, "pictures height width 3"]
     ) -> SegmenterOutput | EncoderOutput | None:
         """What the segmenter sees; None if the GPU has too little memory for so many, and fewer are to be tried."""
-        device = next(self._model.parameters()).device
+        device = self._device
         try:
             frames = torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float()
             if isinstance(self._model, EncoderOnly):
@@ -117,10 +125,7 @@ class LiveSegmenter:
             return self._model.segmenter(frames)
         except torch.OutOfMemoryError as error:
             if len(pictures) == 1:
-                raise UserError(
-                    f"{device}: has too little memory to segment one picture; choose a smaller INPUT.MIN_SIZE_TEST or "
-                    "another GPU"
-                ) from error
+                raise UserError(f"{device}: has too little memory to segment one picture; {_SMALLER}") from error
         if self._at_once is None:
             self._tell(f"{device}: has too little memory for {len(pictures)} cameras at once; taking fewer")
         self._at_once = len(pictures) // 2

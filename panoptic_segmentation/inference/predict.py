@@ -22,8 +22,8 @@ from computing.machine import autocast, choose_device, half_dtype, require_memor
 from operating_room.domain.domain import OWN, Domain
 from operating_room.domain.stored import store_domain
 from operating_room.errors import UserError
-from operating_room.files.atomic import atomic_path, write_json
-from operating_room.files.readers import read_json, read_picture
+from operating_room.files.atomic import write_json
+from operating_room.files.readers import read_json
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.behind import behind
 from operating_room.work.processes import ALL, Share, is_first
@@ -38,8 +38,9 @@ from panoptic_segmentation.config.settings import (
 )
 from panoptic_segmentation.data.frames import BadFrame, windows
 from panoptic_segmentation.data.ground_truth import Video, find_videos, first_frames
-from panoptic_segmentation.data.pictures import edge_size, resize_picture
+from panoptic_segmentation.data.pictures import edge_size
 from panoptic_segmentation.inference import predictions
+from panoptic_segmentation.inference.device_memory import full_memory_told
 from panoptic_segmentation.inference.panoptic import (
     CTVIS_THINGS,
     CausalPanoptic,
@@ -69,8 +70,11 @@ class LeftOut(UserError):
 
 _MODEL_FILES = ("model.safetensors", "model_final.pth")  # of a folder, the first that is there
 _NO_FRAMES = "the chosen takes have no frame to predict; choose other takes, or all frames, not annotated ones"
+_SMALLER = (
+    "free some of it and run again, what is predicted is kept; or lower MODEL.MASK_FORMER.TEST.WINDOW_SIZE or "
+    "INPUT.MIN_SIZE_TEST and choose another --out"
+)
 _MOST_INSTANCES = 255  # numbers that a picture of instances can show
-_BLEND = 0.5  # share of the class colour in a blend
 
 
 def read_test_config(model: Path, config_file: Path | None, overrides: Sequence[str] = ()) -> Config | None:
@@ -114,7 +118,8 @@ def load(model: Path, domain: Domain, config: Config | None = None) -> tuple[Vid
         config: of a published checkpoint; its test settings also go before those of a file of ours.
 
     Raises:
-        UserError: no such file, a .pth without configuration, or a model of another domain.
+        UserError: no such file, a .pth without configuration, a model of another domain, or one that the device has too
+            little memory for.
     """
     path = model_path(model)
     require_model_domain(path, domain)
@@ -128,7 +133,9 @@ def load(model: Path, domain: Domain, config: Config | None = None) -> tuple[Vid
         report = load_checkpoint(path, loaded)
         if is_first():
             print(report)
-    return loaded.eval().to(choose_device()), settings
+    device = choose_device()
+    with full_memory_told(device, f"hold {path}", "free some of it, or hide the GPU: CUDA_VISIBLE_DEVICES= mmor ..."):
+        return loaded.eval().to(device), settings
 
 
 def _own_settings(path: Path, card: ModelCard) -> InferenceSettings:
@@ -208,8 +215,8 @@ def predict(
 
     Raises:
         LeftOut: a picture is unreadable; all other videos are predicted first.
-        UserError: there is no video, the device lacks the number format that the settings ask for, or `output` cannot
-            be written or is another model's.
+        UserError: there is no video, the device lacks memory or the number format that the settings ask for, or
+            `output` cannot be written or is another model's.
     """
     if not videos:
         raise UserError(_NO_FRAMES)
@@ -284,30 +291,6 @@ def segment_video(
         yield causal.add(frame.logits, frame.masks)
 
 
-def write_blends(videos: Iterable[Video], output: Path) -> None:
-    """Draw the predicted classes over the pictures: `blend/<frame>.jpg` beside the predictions; kept if there."""
-    for video in track(videos, "blending"):
-        places = (
-            (picture, predictions.picture_path(output, video.video_id, picture.name)) for picture in video.pictures()
-        )
-        for _ in behind(_blend, places):
-            pass
-
-
-def _blend(places: tuple[Path, Path]) -> None:
-    from PIL import Image
-
-    picture, predicted = places
-    path = predicted.parent / "blend" / f"{predicted.stem}.jpg"
-    if path.exists() and path.stat().st_mtime_ns >= predicted.stat().st_mtime_ns:
-        return
-    colors = read_picture(predicted)
-    seen = resize_picture(read_picture(picture), *colors.shape[:2])
-    share = _BLEND * colors.any(-1, keepdims=True)
-    with atomic_path(path) as temporary:
-        Image.fromarray((seen * (1 - share) + colors * share).astype(np.uint8)).save(temporary, quality=90)
-
-
 @torch.inference_mode()
 def _predict_video(model: VideoModel, settings: InferenceSettings, video: Video, output: Path) -> dict[str, Any]:
     """The records of a video; its pictures are written unless they are there, while the model goes on."""
@@ -324,7 +307,8 @@ def _predict_video(model: VideoModel, settings: InferenceSettings, video: Video,
         instances = numbers if max(numbers, default=0) <= _MOST_INSTANCES else None
         return predictions.write_frame(output, video.video_id, name, ids, found, settings.canvas, labels, instances)
 
-    with autocast(device, _products(settings, device)):
+    full = full_memory_told(device, f"segment video {video.video_id}", _SMALLER)
+    with full, autocast(device, _products(settings, device)):
         results = segment_video(model, settings, windows(video, settings, device), len(labels.categories))
         frames = ((ids.numpy(), result.segments) for result in results for ids in result.frames())
         records = list(behind(write, zip(names, frames, strict=True)))

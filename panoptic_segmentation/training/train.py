@@ -104,9 +104,9 @@ def train(
         readers=share().processes * max(readers(config), 1),
     )
     trained = TrainedModel(model, config)
-    trainer = ClipTrainer(config, trained, clips, arguments)
     path = output / MODEL_FILE
     with one_line_errors(output, _SMALLER, "DATALOADER.NUM_WORKERS"):
+        trainer = ClipTrainer(config, trained, clips, arguments)  # brings the model to the GPU
         if is_first():
             save_config(config, output / CONFIG_FILE)
             store_domain(output, domain)

@@ -22,13 +22,13 @@ from panoptic_segmentation.config.config_keys import CAUSAL, WHOLE_VIDEO
 from panoptic_segmentation.config.settings import save_config
 from panoptic_segmentation.data.ground_truth import Video, find_videos, first_frames, prepare
 from panoptic_segmentation.inference import predictions
+from panoptic_segmentation.inference.blends import write_blends
 from panoptic_segmentation.inference.predict import (
     export_masks,
     load,
     predict,
     read_test_config,
     segment_video,
-    write_blends,
 )
 from panoptic_segmentation.scores import overlap_cache
 from panoptic_segmentation.scores.evaluate import (
@@ -290,6 +290,24 @@ def test_a_video_that_is_not_wholly_predicted_costs_no_other(tmp_path: Path, vid
     assert "001_PKA_1_part0 is not scored: 3 of 6 frames without prediction, first camera01_colorimage-000100" in told
     written = json.loads((tmp_path / "new" / "inference" / "vpq_val.json").read_text())
     assert (written["videos"], written["left_out"]) == (2, [told])
+
+
+@pytest.mark.parametrize("full", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.2 GiB"), None])
+def test_a_gpu_whose_memory_is_full_is_one_line(
+    tmp_path: Path, videos: list[Video], full: torch.OutOfMemoryError | None
+) -> None:
+    origin = new_model(tmp_path / "model.safetensors")
+    model, settings = load(origin, mmor())
+    predict(model, settings, videos[:1], tmp_path / "out", "val", origin)
+
+    def fills(*_: object) -> None:
+        raise full or RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later")
+
+    model.segmenter.register_forward_pre_hook(fills)
+    with pytest.raises(UserError, match=r"to segment video 001_PKA_1_part1 \(CUDA.*WINDOW_SIZE") as told:
+        predict(model, settings, videos, tmp_path / "out", "val", origin)
+    assert "\n" not in str(told.value)
+    assert predictions.video_path(tmp_path / "out", videos[0].video_id).exists()
 
 
 def test_frames_of_one_video_have_one_shape(tmp_path: Path, videos: list[Video]) -> None:

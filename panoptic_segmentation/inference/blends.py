@@ -1,0 +1,42 @@
+"""Camera pictures with the predicted classes drawn over them, to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from operating_room.files.atomic import atomic_path
+from operating_room.files.readers import read_picture
+from operating_room.work.behind import behind
+from operating_room.work.progress import track
+from panoptic_segmentation.data.ground_truth import Video
+from panoptic_segmentation.data.pictures import resize_picture
+from panoptic_segmentation.inference import predictions
+
+_BLEND = 0.5  # share of the class colour in a blend
+
+
+def write_blends(videos: Iterable[Video], output: Path) -> None:
+    """Draw the predicted classes over the pictures: `blend/<frame>.jpg` beside the predictions; kept if there."""
+    for video in track(videos, "blending"):
+        places = (
+            (picture, predictions.picture_path(output, video.video_id, picture.name)) for picture in video.pictures()
+        )
+        for _ in behind(_blend, places):
+            pass
+
+
+def _blend(places: tuple[Path, Path]) -> None:
+    from PIL import Image
+
+    picture, predicted = places
+    path = predicted.parent / "blend" / f"{predicted.stem}.jpg"
+    if path.exists() and path.stat().st_mtime_ns >= predicted.stat().st_mtime_ns:
+        return
+    colors = read_picture(predicted)
+    seen = resize_picture(read_picture(picture), *colors.shape[:2])
+    share = _BLEND * colors.any(-1, keepdims=True)
+    with atomic_path(path) as temporary:
+        Image.fromarray((seen * (1 - share) + colors * share).astype(np.uint8)).save(temporary, quality=90)
