@@ -18,6 +18,7 @@ from mmor.cli.options import (
     Workers,
     chosen_domain,
     experiment_file,
+    note_left_out,
     open_dataset,
     open_takes,
     parse_size,
@@ -129,20 +130,25 @@ def predict(
     from mmor.launch import divide
     from panoptic_segmentation.data.ground_truth import find_videos, first_frames
     from panoptic_segmentation.inference.blends import write_blends
-    from panoptic_segmentation.inference.predict import load, predict, read_test_config
+    from panoptic_segmentation.inference.predict import LeftOut, load, predict, read_test_config
 
     if (own := divide(num_gpus, part)) is None:
         return
     dataset, takes = open_takes(data, domain, take)
-    videos = first_frames(find_videos(dataset, takes, annotated=not all_frames), limit)
+    lost: list[str] = []
+    videos = first_frames(find_videos(dataset, takes, annotated=not all_frames, left_out=lost), limit)
     keys = [*(overrides or ()), *_dtype_key(dtype)]
     config = read_test_config(model, config_file and experiment_file(config_file), keys)
     path = predict(*load(model, dataset.domain, config), videos, out, name, model, own)
-    if own.together and own.rank == 0:
+    collects = own.together and own.rank == 0
+    if collects:
         typer.echo(f"predictions in {path}")
         if blend:
             write_blends(videos, out)
+    note_left_out(own, lost)
     tell_part_done(own)
+    if lost and collects:
+        raise LeftOut("; ".join(lost))
 
 
 @app.command("export-masks")
@@ -203,7 +209,8 @@ def evaluate(
     from panoptic_segmentation.data.ground_truth import find_videos, first_frames
     from panoptic_segmentation.scores.evaluate import PREDICT_AGAIN, evaluate, of_predicted_takes, scored_size
 
-    videos = find_videos(*open_takes(data, domain, take))
+    problems: list[str] = []
+    videos = find_videos(*open_takes(data, domain, take), left_out=problems)
     if take is None:
         videos = of_predicted_takes(videos, out, name)
     videos = first_frames(videos, limit)
@@ -213,4 +220,6 @@ def evaluate(
     typer.echo(str(evaluation))
     if lost := evaluation.left_out:
         print(*lost, sep="\n", file=sys.stderr)
-        raise UserError(f"{len(lost)} of {len(videos)} videos are not scored, the others are; {PREDICT_AGAIN}")
+        problems.append(f"{len(lost)} of {len(videos)} videos are not scored, the others are; {PREDICT_AGAIN}")
+    if problems:
+        raise UserError("; ".join(problems))

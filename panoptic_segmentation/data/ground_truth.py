@@ -101,6 +101,7 @@ def find_videos(
     overlap: int = VIDEO_OVERLAP,
     annotated: bool = True,
     with_pictures: bool = True,
+    left_out: list[str] | None = None,
 ) -> list[Video]:
     """The videos of `takes`, MM-OR before 4D-OR, against the order of sample files; cameras without a frame have none.
 
@@ -115,6 +116,8 @@ def find_videos(
         with_pictures: only frames whose picture is there; the published preparation does not look.
         length: the largest number of frames of a video.
         overlap: frames that a part shares with the one before.
+        left_out: gets a line for each take that cannot be looked into, if there is another; without it, such a take is
+            an error.
     """
     domain = dataset.domain
     domain.require_categories()
@@ -122,23 +125,38 @@ def find_videos(
     videos: list[Video] = []
     empty = []
     for take in sorted(takes, key=lambda take: order.index(take.dataset)):
-        recorded = dataset.take(take)
-        before = len(videos)
-        for camera in domain.collection(take).labelled_cameras:
-            every = Video(recorded.root, domain, take, camera.name, _frame_numbers(recorded, camera), recorded.pictures)
-            frames = _with_files(every, recorded, annotated, with_pictures)
-            parts = split_video(len(frames), length, overlap)
-            video = replace(every, frames=frames)
-            if len(parts) == 1:
-                videos.append(video)
-            else:
-                videos += [replace(video, frames=frames[part], part=n) for n, part in enumerate(parts)]
-        if len(videos) == before:
+        try:
+            found = _videos_of(dataset.take(take), length, overlap, annotated, with_pictures)
+        except UserError as error:
+            if left_out is None:
+                raise
+            left_out.append(f"take {take.name} is left out: {error}")
+            continue
+        videos += found
+        if not found:
             empty.append(take.name)
+    if left_out and not videos:
+        raise UserError(left_out[0])
     _check_names(videos)
     if empty and is_first():
         names = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
         print(f"left out for want of {'annotated ' * annotated}frames: {names}", file=sys.stderr)
+    return videos
+
+
+def _videos_of(recorded: RecordedTake, length: int, overlap: int, annotated: bool, with_pictures: bool) -> list[Video]:
+    """The videos of one take; arguments as of `find_videos`."""
+    videos: list[Video] = []
+    take, domain = recorded.take, recorded.domain
+    for camera in domain.collection(take).labelled_cameras:
+        every = Video(recorded.root, domain, take, camera.name, _frame_numbers(recorded, camera), recorded.pictures)
+        frames = _with_files(every, recorded, annotated, with_pictures)
+        parts = split_video(len(frames), length, overlap)
+        video = replace(every, frames=frames)
+        if len(parts) == 1:
+            videos.append(video)
+        else:
+            videos += [replace(video, frames=frames[part], part=n) for n, part in enumerate(parts)]
     return videos
 
 

@@ -65,7 +65,7 @@ from panoptic_segmentation.weights.model_domain import require_model_domain
 
 
 class LeftOut(UserError):
-    """Videos are not in a prediction file, because their pictures cannot be used; all others are."""
+    """Takes or videos are not predicted, because their index or pictures cannot be used; all others are."""
 
 
 _MODEL_FILES = ("model.safetensors", "model_final.pth")  # of a folder, the first that is there
@@ -166,11 +166,13 @@ def export_masks(
         overrides: `KEY VALUE ...` of the settings of inference, see `read_test_config`.
 
     Raises:
-        UserError: see `predict`; where a picture is unreadable, all splits are predicted first.
+        UserError: see `predict`; where an index or a picture is unreadable, all else is predicted first.
     """
     model_path(model)  # before the data are looked through
     videos: dict[str, list[Video]] = {}
-    for video in first_frames(find_videos(dataset, dataset.choose(takes), annotated=annotated), limit):
+    lost: list[str] = []
+    found = find_videos(dataset, dataset.choose(takes), annotated=annotated, left_out=lost)
+    for video in first_frames(found, limit):
         videos.setdefault(_split_of(video), []).append(video)
     if not videos:
         raise UserError(_NO_FRAMES)
@@ -181,7 +183,7 @@ def export_masks(
             "The CTVIS model does not",
             file=sys.stderr,
         )
-    settings, problems = replace(settings, task=CAUSAL), []
+    settings, problems = replace(settings, task=CAUSAL), lost if share.together and share.rank == 0 else []
     for split, chosen in videos.items():
         try:
             path = predict(loaded, settings, chosen, output, split, model, share)
@@ -189,6 +191,8 @@ def export_masks(
             problems.append(str(error))
         else:
             yield path
+    if not share.together:
+        _note(lost)
     if problems:
         raise LeftOut("; ".join(problems))
 
@@ -226,7 +230,7 @@ def predict(
     _claim(output, model_path(origin), settings, videos[0].domain)
     done, bad = _predict_videos(model, settings, videos[share.rank :: share.processes], output)
     if not share.together:
-        print("".join(f"note: {line}\n" for line in bad), end="", file=sys.stderr)
+        _note(bad)
         return predictions.split_path(output, split_name)
     if share.processes > 1:
         wait_for_others()
@@ -238,6 +242,11 @@ def predict(
         print(*bad, sep="\n", file=sys.stderr)
         raise LeftOut(f"{path}: {len(bad)} of {len(videos)} videos are not in it, the others are; first: {bad[0]}")
     return path
+
+
+def _note(lines: Sequence[str]) -> None:
+    """What a job of an array has left out: the run that collects tries again."""
+    print("".join(f"note: {line}\n" for line in lines), end="", file=sys.stderr)
 
 
 def _predict_videos(

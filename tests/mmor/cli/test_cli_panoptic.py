@@ -26,6 +26,7 @@ from panoptic_segmentation.inference.predict import load, predict
 from panoptic_segmentation.training.train import train
 from panoptic_segmentation.weights.checkpoints import build_model, load_model, published_state, save_published
 from tests.dying import dies_in, require_killed
+from tests.operating_room.published import index_place
 from tests.panoptic_segmentation.data.test_ground_truth import TAKE, write_take
 from tests.panoptic_segmentation.inference.test_predict import new_model
 from tests.panoptic_segmentation.training.test_panoptic_train import TINY
@@ -228,6 +229,20 @@ def test_what_is_not_wholly_predicted_is_named_and_the_others_are_scored(
     assert "1 of 2 videos are not scored, the others are; predict again, or" in str(result.exception)
     assert "STQ" in result.output
     assert "video 002_PKA_1 is not scored: 1 of 3 frames" in result.output + capfd.readouterr().err
+
+
+def test_a_take_with_a_damaged_index_is_named_and_the_others_are_predicted_and_scored(tmp_path: Path) -> None:
+    for name in ("001_PKA", "002_PKA"):
+        write_take(tmp_path / "data", 4, mmor().find_take(name))
+    index_place(tmp_path / "data" / "MM-OR_data", TAKE).write_text('{"a": ')
+    origin, options = new_model(tmp_path / "model.safetensors"), ["--data", str(tmp_path / "data")]
+    options += ["--out", str(tmp_path / "out")]
+    result = RUN.invoke(cli.app, ["panoptic", "predict", "--model", str(origin), *options])
+    assert "predictions in" in result.output
+    assert "take 001_PKA is left out" in str(result.exception)
+    result = RUN.invoke(cli.app, ["panoptic", "evaluate", *options, "--workers", "1"])
+    assert "STQ" in result.output
+    assert "take 001_PKA is left out" in str(result.exception)
 
 
 def finished(*command: str) -> subprocess.CompletedProcess[str]:

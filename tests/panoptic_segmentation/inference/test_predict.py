@@ -18,6 +18,7 @@ from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.files.readers import read_ids
 from operating_room.recordings.dataset import Dataset
+from operating_room.work.processes import Share
 from panoptic_segmentation.config.config_keys import CAUSAL, WHOLE_VIDEO
 from panoptic_segmentation.config.settings import save_config
 from panoptic_segmentation.data.ground_truth import Video, find_videos, first_frames, prepare
@@ -40,6 +41,7 @@ from panoptic_segmentation.scores.evaluate import (
 )
 from panoptic_segmentation.scores.overlap import read_overlaps
 from panoptic_segmentation.weights.checkpoints import ModelCard, build_model, save_model, save_published
+from tests.operating_room.published import index_place
 from tests.panoptic_segmentation.data.test_ground_truth import TAKE, write_take
 from tests.panoptic_segmentation.training.test_panoptic_train import TINY
 
@@ -450,6 +452,25 @@ def test_a_damaged_picture_costs_no_other_split(tmp_path: Path) -> None:
         scored.extend(predict_and_evaluate(config, Dataset(tmp_path / "data"), tmp_path / "out", tmp_path / "prepared"))
     assert len(scored) == 1
     assert (tmp_path / "out" / "inference" / "vpq_val.json").exists()
+
+
+def test_a_damaged_index_costs_no_other_take(tmp_path: Path) -> None:
+    for name in ("001_PKA", "002_PKA"):
+        write_take(tmp_path / "data", 4, mmor().find_take(name))
+    index_place(tmp_path / "data" / "MM-OR_data", TAKE).write_text('{"a": ')
+    dataset, told = Dataset(tmp_path / "data"), list[str]()
+    with pytest.raises(UserError, match=r"001_PKA\.json"):
+        find_videos(dataset, dataset.takes())  # for a training
+    videos = find_videos(dataset, dataset.takes(), left_out=told)
+    assert [video.video_id for video in videos] == ["002_PKA_1"]
+    assert [line.split(":")[0] for line in told] == ["take 001_PKA is left out"]
+    with pytest.raises(UserError, match="take 001_PKA is left out"):
+        find_videos(dataset, [TAKE], left_out=[])
+    path, found = new_model(tmp_path / "model.safetensors"), []
+    with pytest.raises(UserError, match="take 001_PKA is left out"):
+        found.extend(export_masks(path, None, dataset, tmp_path / "masks"))
+    assert [file.name for file in found] == ["pred_val.json"]
+    assert list(export_masks(path, None, dataset, tmp_path / "masks", share=Share(0, 2, together=False)))
 
 
 def test_blends_show_the_masks(tmp_path: Path, videos: list[Video]) -> None:
