@@ -139,12 +139,15 @@ def predict(
     videos = first_frames(find_videos(dataset, takes, annotated=not all_frames, left_out=lost), limit)
     keys = [*(overrides or ()), *_dtype_key(dtype)]
     config = read_test_config(model, config_file and experiment_file(config_file), keys)
-    path = predict(*load(model, dataset.domain, config), videos, out, name, model, own)
     collects = own.together and own.rank == 0
-    if collects:
-        typer.echo(f"predictions in {path}")
-        if blend:
-            write_blends(videos, out)
+    try:
+        path = predict(*load(model, dataset.domain, config), videos, out, name, model, own)
+        if collects:
+            typer.echo(f"predictions in {path}")
+    except LeftOut as error:
+        lost.append(str(error))
+    if blend and collects:
+        lost += write_blends(videos, out)
     note_left_out(own, lost)
     tell_part_done(own)
     if lost and collects:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -243,6 +244,29 @@ def test_a_take_with_a_damaged_index_is_named_and_the_others_are_predicted_and_s
     result = RUN.invoke(cli.app, ["panoptic", "evaluate", *options, "--workers", "1"])
     assert "STQ" in result.output
     assert "take 001_PKA is left out" in str(result.exception)
+
+
+def test_a_damaged_picture_costs_no_other_video_its_blends(tmp_path: Path) -> None:
+    dataset = write_take(tmp_path / "data", 4)
+    write_take(tmp_path / "data", 4, mmor().find_take("002_PKA"))
+    videos = find_videos(dataset, dataset.choose(None))
+    damaged = videos[0].pictures()[2]
+    whole = damaged.read_bytes()
+    damaged.write_bytes(b"\xff\xd8")
+    out = tmp_path / "out"
+    command = ["panoptic", "predict", "--model", str(new_model(tmp_path / "model.safetensors")), "--blend"]
+    command += ["--data", str(tmp_path / "data"), "--out", str(out)]
+    result = RUN.invoke(cli.app, command)
+    assert "1 of 2 videos are not in it, the others are" in str(result.exception)
+    blends = out / "inference" / "pan_pred"
+    assert {path.parents[1].name for path in blends.rglob("blend/*.jpg")} == {videos[1].video_id}
+    damaged.write_bytes(whole)
+    RUN.invoke(cli.app, [part for part in command if part != "--blend"])
+    damaged.write_bytes(b"\xff\xd8")  # after it was predicted
+    shutil.rmtree(blends / videos[1].video_id / "blend")
+    result = RUN.invoke(cli.app, command)
+    assert f"video {videos[0].video_id} lacks blends: {damaged}" in str(result.exception)
+    assert len(list((blends / videos[1].video_id / "blend").iterdir())) == 3
 
 
 def finished(*command: str) -> subprocess.CompletedProcess[str]:
