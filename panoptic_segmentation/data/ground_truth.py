@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from operating_room.domain.collection import Camera, Collection, Take
 from operating_room.domain.domain import Domain
@@ -30,17 +29,20 @@ from operating_room.recordings.file_checks import check_shape
 from operating_room.scores.fingerprints import fingerprint
 from operating_room.work.processes import is_first
 from operating_room.work.workers import in_workers
+from panoptic_segmentation.data.label_masks import (
+    TRAINING_ID_STEP,
+    Size,
+    category_map,
+    clean,
+    segment_records,
+    unknown_labels,
+)
 from panoptic_segmentation.data.prepared_index import PreparedIndex, State, state_of
 
-SMALLEST_AREA = 10  # px^2 of a contour's polygon; smaller ones are slips of the annotator's brush
 VIDEO_LENGTH = 200  # frames
 VIDEO_OVERLAP = 3  # frames that a part shares with the one before
-TRAINING_ID_STEP = 10  # training id = category id * this
 _NOTED = 500  # masks, after which it is noted that they are prepared: the work of minutes
 CANVAS = (2048, 1536)  # published width and height of all pictures, px
-
-CategoryMap = UInt8[np.ndarray, "height width"]
-Size = tuple[int, int]  # width, height in px
 
 
 @dataclass(frozen=True)
@@ -182,64 +184,6 @@ def split_video(count: int, length: int = VIDEO_LENGTH, overlap: int = VIDEO_OVE
     return [slice(start, min(start + length, count)) for start in range(0, count, length - overlap)]
 
 
-def clean(mask: UInt8[np.ndarray, "height width"], smallest: int = SMALLEST_AREA) -> UInt8[np.ndarray, "height width"]:
-    """Erase what lies on and within outer contours of less than `smallest` px^2, label by label.
-
-    The contour of a region runs through the centres of its border pixels, so that a line encloses nothing. No contour
-    is traced: a region with its holes filled is just what its outer contour encloses, and the contour's area is one for
-    each square of four pixels in it and a half for each with three. The result is that of OpenCV's external contours,
-    contour area and filled drawing.
-    """
-    from scipy import ndimage
-
-    cleaned = mask.copy()
-    for label, place in enumerate(ndimage.find_objects(mask), start=1):
-        if place is None:
-            continue
-        region = np.pad(mask[place] == label, 1)
-        outside, _ = ndimage.label(~region)
-        filled = outside != outside[0, 0]
-        numbers, count = ndimage.label(filled, np.ones((3, 3)))
-        squares = [numbers[:-1, :-1], numbers[:-1, 1:], numbers[1:, :-1], numbers[1:, 1:]]
-        pixels = sum((square > 0).astype(np.uint8) for square in squares)
-        area = np.bincount(np.maximum.reduce(squares).ravel(), np.maximum(pixels / 2.0 - 1, 0).ravel(), count + 1)
-        small = area < smallest
-        small[0] = False
-        cleaned[place][small[numbers][1:-1, 1:-1]] = 0
-    return cleaned
-
-
-def category_map(mask: UInt8[np.ndarray, "_ _"], size: Size, labels: Labels) -> CategoryMap:
-    """Category ids of a cleaned label mask at `size`, nearest pixel; unknown labels become background."""
-    ids = labels.label_to_category[mask]
-    rows, columns = (_nearest(old, new) for old, new in zip(mask.shape, reversed(size)))
-    return ids[np.ix_(rows, columns)]
-
-
-def segment_records(categories: CategoryMap, labels: Labels) -> list[dict[str, Any]]:
-    """The published records of a frame's segments: one per class, without background."""
-    from scipy import ndimage
-
-    areas = np.bincount(categories.ravel(), minlength=len(labels.categories))
-    records = []
-    for category, place in enumerate(ndimage.find_objects(categories), start=1):
-        if place is None:
-            continue
-        rows, columns = place
-        records.append(
-            {
-                "id": category * TRAINING_ID_STEP,
-                "category_id": category,
-                "area": int(areas[category]),
-                "bbox": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
-                "isthing": 0,
-                "iscrowd": 0,
-                "rgb2idcolor": labels.categories[category].color_id,
-            }
-        )
-    return records
-
-
 def ground_truth_path(folder: Path, name: str) -> Path:
     """The published ground-truth file; `name` is such as `hybridor_ground_truth_val`."""
     return folder / "datasets" / f"{name}.json"
@@ -247,6 +191,8 @@ def ground_truth_path(folder: Path, name: str) -> Path:
 
 def prepare(videos: Sequence[Video], folder: Path, name: str, size: Size = CANVAS, workers: int = 1) -> dict[str, Any]:
     """Write the class pictures of `videos` and their ground-truth file below `folder`, unless they are there.
+
+    A label of the masks that is prepared, but neither a category nor a known mistake, is named on standard error.
 
     Args:
         name: of the ground-truth file.
@@ -278,6 +224,7 @@ def prepare(videos: Sequence[Video], folder: Path, name: str, size: Size = CANVA
         return read_json(path)
     records: dict[Path, list[dict[str, Any]]] = {}
     bad: list[str] = []
+    unknown: dict[int, list[Path]] = {}
     new: dict[Sequence[Path], State] = {}
     results = in_workers(
         partial(_prepare_frame, size=size, labels=labels), list(jobs.values()), workers, "ground truth", chunk=16
@@ -287,12 +234,17 @@ def prepare(videos: Sequence[Video], folder: Path, name: str, size: Size = CANVA
             if isinstance(found, str):
                 bad.append(found)
                 continue
-            records[job.mask], new[job.made] = found, job.state
+            records[job.mask], new[job.made] = found.records, job.state
+            for label in found.unknown:
+                unknown.setdefault(label, []).append(job.mask)
             if len(new) == _NOTED:
                 index.add(new)
                 new = {}
     finally:  # of an interrupted run, too: the next one goes on from there
         index.add(new)
+    for label, there in sorted(unknown.items()):
+        told = f"note: label {label} is in no table of the domain and counts as background, as published"
+        print(f"{told}: in {len(there)} masks, first {there[0]}", file=sys.stderr)
     if bad:
         print(*bad, sep="\n", file=sys.stderr)
         raise UserError(f"{len(bad)} of {len(jobs)} masks cannot be used, the others are prepared; first: {bad[0]}")
@@ -350,8 +302,16 @@ class _Job:
     is_known: bool  # what was made is of this state of the mask
 
 
-def _prepare_frame(job: _Job, size: Size, labels: Labels) -> list[dict[str, Any]] | str:
-    """Write a mask's training and evaluation picture, unless they are there and whole; return its segment records.
+@dataclass(frozen=True)
+class _Prepared:
+    """What a mask holds."""
+
+    records: list[dict[str, Any]]  # of its segments
+    unknown: tuple[int, ...] = ()  # labels that are neither categories nor known mistakes; only of a mask that was read
+
+
+def _prepare_frame(job: _Job, size: Size, labels: Labels) -> _Prepared | str:
+    """Write a mask's training and evaluation picture, unless they are there and whole; return what it holds.
 
     What is wrong with the mask is returned too, since an exception would end the work on all others.
     """
@@ -360,19 +320,20 @@ def _prepare_frame(job: _Job, size: Size, labels: Labels) -> list[dict[str, Any]
         with suppress(UserError):  # damaged: made again
             categories = (read_ids(training) // TRAINING_ID_STEP).astype(np.uint8)
             read_ids(evaluation)
-            return segment_records(categories, labels)
+            return _Prepared(segment_records(categories, labels))
     try:
         mask = read_label_mask(job.mask)
         if job.picture is not None:
             check_shape(mask, job.mask, job.picture)
     except UserError as error:
         return str(error)
-    categories = category_map(clean(mask), size, labels)
+    cleaned = clean(mask)
+    categories = category_map(cleaned, size, labels)
     ids = np.zeros((*categories.shape, 3), np.uint8)  # the digits of base 256, the lowest first
     ids[..., 1], ids[..., 0] = np.divmod(categories.astype(np.uint16) * TRAINING_ID_STEP, 256)
     write_png(evaluation, labels.colors[categories])
     write_png(training, ids)
-    return segment_records(categories, labels)
+    return _Prepared(segment_records(categories, labels), unknown_labels(cleaned, labels))
 
 
 def _check_names(videos: Sequence[Video]) -> None:
@@ -418,8 +379,3 @@ def _with_files(video: Video, recorded: RecordedTake, annotated: bool, with_pict
 
 def _exists(recorded: RecordedTake, path: Path) -> bool:
     return path.name in recorded.list_folder(path.parent)
-
-
-def _nearest(old: int, new: int) -> np.ndarray:
-    """For each of `new` positions the one of `old` that OpenCV's nearest neighbour takes."""
-    return np.minimum(np.floor(np.arange(new) * (1 / (new / old))).astype(int), old - 1)

@@ -18,7 +18,8 @@ from operating_room.recordings.dataset import Dataset
 from operating_room.scores.fingerprints import installed_version
 from operating_room.work.processes import ALL, Share
 from panoptic_segmentation.config.settings import Config, read_test
-from panoptic_segmentation.data.ground_truth import Size, Video, find_videos, ground_truth_path, prepare
+from panoptic_segmentation.data.ground_truth import Video, find_videos, ground_truth_path, prepare
+from panoptic_segmentation.data.label_masks import Size
 from panoptic_segmentation.inference import predictions
 from panoptic_segmentation.inference.predict import LeftOut, load, predict
 from panoptic_segmentation.scores.overlap_cache import cached_overlaps

@@ -21,80 +21,11 @@ from operating_room.errors import UserError
 from operating_room.files.readers import read_ids, read_label_mask
 from operating_room.recordings.dataset import Dataset
 from panoptic_segmentation.data import ground_truth
-from panoptic_segmentation.data.ground_truth import (
-    category_map,
-    clean,
-    find_videos,
-    ground_truth_path,
-    prepare,
-    segment_records,
-    split_video,
-)
+from panoptic_segmentation.data.ground_truth import find_videos, ground_truth_path, prepare, split_video
 from tests.operating_room.published import index_place, mask_place, picture_place
 
 TAKE = mmor().find_take("001_PKA")
 LABELS = mmor().labels
-
-
-def mask_of(*rows: str) -> np.ndarray:
-    """A label mask, one digit per pixel; `.` is background."""
-    return np.array([[0 if pixel == "." else int(pixel) for pixel in row] for row in rows], np.uint8)
-
-
-def test_lines_and_small_squares_are_erased() -> None:
-    mask = np.zeros((20, 30), np.uint8)
-    mask[1, 1:29] = 3  # a line encloses nothing, however long
-    mask[3:7, 1:5] = 3  # contour of 3 x 3 px
-    mask[10:14, 1:6] = 3  # contour of 3 x 4 px
-    cleaned = clean(mask)
-    assert (cleaned > 0).sum() == 20
-    assert (cleaned[10:14, 1:6] == 3).all()
-
-
-def test_what_a_small_contour_encloses_goes_with_it() -> None:
-    mask = mask_of("......", ".1111.", ".1221.", ".1221.", ".1111.", "......")
-    assert not clean(mask).any()
-    wide = np.pad(mask[1:5, 1:5], 3, constant_values=1)
-    assert (clean(wide)[3:7, 3:7] == mask_of("1111", "1..1", "1..1", "1111")).all()  # the 2s have contours of their own
-
-
-def test_only_outer_contours_count() -> None:
-    mask = np.full((9, 9), 1, np.uint8)
-    mask[2:7, 2:7] = 0
-    mask[4, 4] = 1  # alone in the hole of a large region of its label
-    assert (clean(mask) == mask).all()
-
-
-def test_diagonal_neighbours_belong_together() -> None:
-    mask = np.zeros((12, 12), np.uint8)
-    mask[1:5, 1:5] = mask[5:9, 5:9] = 7  # two contours of 9 px^2, joined at a corner
-    assert (clean(mask) == mask).all()
-
-
-@given(st.integers(0, 10_000))
-def test_cleaning_erases_only_and_nothing_more_the_second_time(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    mask = np.kron(rng.integers(0, 4, (4, 5)), np.ones((5, 4), int)).astype(np.uint8)
-    mask[rng.random(mask.shape) < 0.1] = 2
-    cleaned = clean(mask)
-    assert set(np.unique(cleaned[cleaned != mask])) <= {0}
-    assert (clean(cleaned, smallest=0) == cleaned).all()
-
-
-def test_labels_become_categories_and_unknown_ones_background() -> None:
-    mask = np.array([[0, 29], [14, 200]], np.uint8)
-    assert category_map(mask, (4, 2), LABELS).tolist() == [[0, 0, 23, 23], [0, 0, 0, 0]]
-
-
-def test_records_of_a_frame() -> None:
-    categories = np.zeros((6, 8), np.uint8)
-    categories[1:3, 2:7] = 5
-    (record,) = segment_records(categories, LABELS)
-    assert record["id"] == 50
-    assert record["area"] == 10
-    assert record["bbox"] == [2, 1, 5, 2]
-    assert record["rgb2idcolor"] == LABELS.categories[5].color_id
-    assert segment_records(np.zeros((2, 2), np.uint8), LABELS) == []
 
 
 @given(st.integers(0, 2000), st.integers(4, 300))
@@ -155,6 +86,25 @@ def test_the_picture_of_a_camera_that_stalls_is_one_frame(tmp_path: Path) -> Non
     index.write_text(json.dumps(listed))
     (video,) = find_videos(dataset, [TAKE], annotated=False)
     assert video.frames == (numbers[0], numbers[2], numbers[3])
+
+
+def test_labels_that_nobody_knows_are_named_and_change_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (video,) = find_videos(write_take(tmp_path / "data", 5), [TAKE])
+    first, told = prepare([video], tmp_path / "usual", "truth", (16, 12)), capsys.readouterr().err
+    assert "note" not in told
+    for path, label in zip(video.masks()[:3], (21, 21, 14)):  # 14 is a mistake that the domain knows
+        mask = read_label_mask(path).copy()
+        mask[2:9, 12:16] = label
+        Image.fromarray(mask).save(path)
+    assert prepare([video], tmp_path / "out", "truth", (16, 12), workers=2) == first
+    told = capsys.readouterr().err
+    assert told.count("note: label") == 1
+    assert "note: label 21 is in no table of the domain and counts as background" in told
+    assert f"in 2 masks, first {video.masks()[0]}\n" in told
+    prepare([video], tmp_path / "out", "truth", (16, 12))
+    assert "note" not in capsys.readouterr().err
 
 
 def test_preparing_again_repairs_what_is_missing_or_old(tmp_path: Path) -> None:
