@@ -133,6 +133,7 @@ class Config:
 # Values that are called or counted otherwise in the files than in the fields.
 _NORMS = {"FrozenBN": "frozen", "BN": "batch"}
 _CROP = ("INPUT.CROP.TYPE", "INPUT.CROP.SIZE")  # without INPUT.CROP.ENABLED they are detectron2's, in other units
+_OF_STAGE_2 = ("model.", "start.", "pretrain.", "train.")
 _TYPO = 0.93  # from this similarity on, an unknown key in a file is taken for a misspelt one
 # Keys whose values the files write in another way than we do:
 _DECODER_LAYERS = "MODEL.MASK_FORMER.DEC_LAYERS"  # counts the prediction before the first layer, too
@@ -147,10 +148,14 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         overrides: `KEY VALUE KEY VALUE ...`, applied last.
 
     Raises:
-        UserError: a file is missing or no YAML, `_BASE_` goes in circles, a value has the wrong type or cannot be had,
-            or an override names a key that does not exist.
+        UserError: a file is missing, no YAML or of something else, `_BASE_` goes in circles, a value has the wrong type
+            or cannot be had, or an override names a key that does not exist.
     """
     values = _read_file(path, ())
+    if values and not {key.split(".")[0] for key in values} & {key.split(".")[0] for key in KEYS}:
+        stage_2 = any(key.startswith(_OF_STAGE_2) for key in values)
+        advice = "`mmor scene-graph train` reads it" if stage_2 else "give one with keys such as SOLVER.MAX_ITER"
+        raise UserError(f"{path}: is no experiment file of a segmenter (it has {next(iter(values))}); {advice}")
     return _build(values | _pairs(overrides, KEYS | FIXED | SAME_AS | values), path)
 
 

@@ -33,6 +33,17 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
+@pytest.mark.parametrize("path", sorted((SMALL.parents[1] / "scene_graph").glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_experiment_of_the_other_stage_is_refused(path: Path) -> None:
+    with pytest.raises(UserError, match=r"no experiment file of a segmenter .*`mmor scene-graph train` reads it"):
+        read_config(path, ["SOLVER.MAX_ITER", "3"])
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"splits\.yaml: is no experiment file .*has train.; give one with keys such"):
+        read_config(write(tmp_path / "splits.yaml", "train: [day_1]\nval: [day_2]"))
+
+
 def test_the_small_configuration_is_the_small_segmenter() -> None:
     config = read_config(SMALL)
     assert config.segmenter == small_segmenter(classes=24)
