@@ -181,6 +181,8 @@ def _labels(value: Value, language: Language) -> Labels:
             seen[thing] = category.name, row.line
     if categories and categories[0].label:
         raise rows[0].error("the first category is the background, which unknown pixels count as: its label is 0")
+    if categories and any(categories[0].color):
+        raise rows[0].error("the first category is the background, which means nothing seen: its color is [0, 0, 0]")
     return Labels(
         categories=categories,
         mistakes=_mistakes(fields["mistakes"], categories, count) if "mistakes" in fields else {},

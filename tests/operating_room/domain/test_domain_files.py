@@ -134,6 +134,7 @@ WRONG = {
     "colour of half": ("[0, 255, 0]", "[0, 0.5, 0]", "name: lamp", "must be a whole number from 0 to 255, not 0.5"),
     "octal colour": ("[0, 255, 0]", "[0, 0xff, 0]", "name: lamp", "must be a whole number from 0 to 255, not 0xff"),
     "background not 0": ("label: 0}", "label: 3}", "name: background", "the first category is the background"),
+    "background not black": ("[0, 0, 0]", "[255, 255, 255]", "name: background", "its color is [0, 0, 0]"),
     "mistake that is none": ("{2: smear}", "{1: smear}", "smear", "label 1 is no mistake but 'pat'"),
     "mistake beyond count": ("{2: smear}", "{9: smear}", "smear", "from 0 to 4, not 9"),
     "mistake twice": ("{2: smear}", "{2: smear, 02: x}", "smear", "label 2 stands twice"),

@@ -151,9 +151,9 @@ def languages(draw: Any) -> Language:
 def labels(draw: Any, language: Language) -> Labels:
     unused = [name for name in draw(names(0, 4)) if name not in language.raw_names.values()]
     numbers = [0, *sorted(draw(st.sets(st.integers(1, 255), min_size=len(unused), max_size=len(unused))))]
-    colors = draw(
-        st.lists(st.tuples(*[st.integers(0, 255)] * 3), min_size=len(unused), max_size=len(unused), unique=True)
-    )
+    others = max(0, len(unused) - 1)
+    color = st.tuples(*[st.integers(0, 255)] * 3).filter(any)
+    colors = [(0, 0, 0), *draw(st.lists(color, min_size=others, max_size=others, unique=True))]
     if not unused:
         return Labels(masks=draw(st.integers(0, 3)))
     categories = tuple(
