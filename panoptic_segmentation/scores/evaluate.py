@@ -67,28 +67,37 @@ def predict_and_evaluate(
     the videos (see `predict`) the first one scores.
 
     Raises:
-        UserError: see `load`, `predict` and `evaluate`; where a picture is unreadable, the other splits are scored
-            first.
+        UserError: see `load`, `predict` and `evaluate`; where a split is not there, or an index or a picture of it is
+            unreadable, the other splits are scored first.
     """
     if not config.weights:
         raise UserError("--eval-only needs a model; add MODEL.WEIGHTS and its file")
     origin = Path(config.weights)
     model, settings = load(origin, dataset.domain, config)
     splits: dict[str, list[Video]] = {}
+    problems: dict[str, str] = {}  # of splits
     for choice in config.test_choices:
-        splits.setdefault(choice.split_name, []).extend(find_videos(dataset, choice.takes(dataset)))
+        takes, videos = choice.takes(dataset), splits.setdefault(choice.split_name, [])
+        try:
+            videos += find_videos(dataset, takes)
+        except UserError as error:
+            problems[choice.split_name] = f"{choice.split_name}: is not predicted: {error}"
     truth = "_".join(dict.fromkeys(choice.name for choice in config.test_choices)) + "_ground_truth"
-    problems = []
     for split, videos in splits.items():
+        if not videos:
+            told = f"{dataset.root}: has no annotated frame of the split {split}; unpack it, or change DATASETS.TEST"
+            problems.setdefault(split, told)
+        if split in problems:
+            continue
         try:
             predict(model, settings, videos, output, split, origin, share)
         except LeftOut as error:
-            problems.append(str(error))
+            problems[split] = str(error)
             continue
         if share.rank == 0:
             yield evaluate(videos, output, split, prepared, f"{truth}_{split}", settings.canvas, workers)
-    if problems:
-        raise LeftOut("; ".join(problems))
+    if problems and share.rank == 0:
+        raise LeftOut("; ".join(problems.values()))
 
 
 def predicted_size(output: Path) -> Size:

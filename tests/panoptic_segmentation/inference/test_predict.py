@@ -454,6 +454,24 @@ def test_a_damaged_picture_costs_no_other_split(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "inference" / "vpq_val.json").exists()
 
 
+def test_a_split_that_is_not_there_costs_no_other(tmp_path: Path) -> None:
+    """Nor does one whose takes cannot be looked into."""
+    dataset, path = write_take(tmp_path / "data", 4), new_model(tmp_path / "model.safetensors")
+    test = ("mmor_panoptic_val", "hybridor_panoptic_train")
+    config, folders = replace(TINY, weights=str(path), test_data=test), (tmp_path / "out", tmp_path / "prepared")
+    scored = []
+    with pytest.raises(UserError, match=r"data: has no annotated frame of the split val; .*DATASETS\.TEST"):
+        scored.extend(predict_and_evaluate(config, dataset, *folders))
+    assert len(scored) == 1
+    assert (tmp_path / "out" / "inference" / "vpq_train.json").exists()
+    write_take(tmp_path / "data", 4, mmor().find_take("002_PKA"))
+    index_place(tmp_path / "data" / "MM-OR_data", TAKE).write_text("[")
+    with pytest.raises(UserError, match=r"^train: is not predicted: .*001_PKA\.json"):
+        scored.extend(predict_and_evaluate(config, Dataset(tmp_path / "data"), *folders))
+    assert len(scored) == 2
+    assert (tmp_path / "out" / "inference" / "vpq_val.json").exists()
+
+
 def test_a_damaged_index_costs_no_other_take(tmp_path: Path) -> None:
     for name in ("001_PKA", "002_PKA"):
         write_take(tmp_path / "data", 4, mmor().find_take(name))
