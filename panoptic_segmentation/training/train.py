@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from computing.tracking import finish_wandb
-from computing.training_checkpoints import find_checkpoint, numbered_checkpoints, remove_half_written
+from computing.training_checkpoints import find_checkpoint, numbered_checkpoints, remove_half_written, step_of
 from computing.training_errors import one_line_errors
 from computing.training_progress import shown_progress
 from operating_room.domain.domain import Domain
@@ -158,8 +158,15 @@ def _check_same_training(config: Config, checkpoint: Path) -> None:
     """Compare with the configuration that was saved beside a checkpoint, which brings its own rates, whatever is asked.
 
     Raises:
-        UserError: the checkpoint is of another model, or something that it decides is asked for differently.
+        UserError: the checkpoint is of another model, has more steps than are asked for, or something that it decides
+            is asked for differently.
     """
+    steps, done = config.solver.steps, step_of(checkpoint) or 0
+    if done > steps:
+        raise UserError(
+            f"{checkpoint}: has more steps than SOLVER.MAX_ITER {steps}; give a larger one, or choose another folder "
+            "(the model after N steps is model_<N-1>.pth, where it was saved)"
+        )
     path = checkpoint.parent / CONFIG_FILE
     try:
         there = read_config(path)

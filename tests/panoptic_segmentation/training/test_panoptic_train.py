@@ -184,6 +184,12 @@ def test_another_training_is_not_resumed(trained: Path, tmp_path: Path, capsys: 
     for told, other in others.items():
         with pytest.raises(UserError, match=f"checkpoint-4: {told}"):
             train(other, Dataset(trained / "data"), folder, trained / "prepared", resume=True)
+    before = (folder / "config.yaml").read_bytes()
+    shorter = replace(TINY, solver=replace(TINY.solver, steps=3))
+    with pytest.raises(UserError, match=r"checkpoint-4: has more steps than SOLVER\.MAX_ITER 3; give a larger one"):
+        train(shorter, Dataset(trained / "data"), folder, trained / "prepared", resume=True)
+    assert (folder / "config.yaml").read_bytes() == before
+    assert not (folder / "model_final.pth").exists()
     (folder / "config.yaml").write_text("[")
     longer = replace(TINY, solver=replace(TINY.solver, steps=5))
     train(longer, Dataset(trained / "data"), folder, trained / "prepared", resume=True)
