@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,28 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from operating_room.errors import UserError
-from operating_room.files.readers import read_picture
+from operating_room.files.readers import picture_size, read_picture
 from operating_room.work.ahead import THREADS, Ahead
 from panoptic_segmentation.config.settings import InferenceSettings
 from panoptic_segmentation.data.ground_truth import Video
+from panoptic_segmentation.data.label_masks import Size
 from panoptic_segmentation.data.pictures import resize_for_test, resize_station
 
 
 class BadFrame(UserError):
     """A picture that cannot be used: its video is left out, the others go on."""
+
+
+def shape_of(video: Video, canvas: Size) -> tuple[int, int]:
+    """Height and width of the pictures of a video before they are resized, by the first one; else those of the canvas.
+
+    Station pictures are brought to the canvas first. A picture that is unreadable is told when it is read.
+    """
+    width, height = canvas
+    if not video.is_station:
+        with suppress(UserError):
+            width, height = picture_size(video.pictures()[0])
+    return height, width
 
 
 def windows(

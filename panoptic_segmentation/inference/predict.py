@@ -36,7 +36,7 @@ from panoptic_segmentation.config.settings import (
     read_config,
     read_test,
 )
-from panoptic_segmentation.data.frames import BadFrame, windows
+from panoptic_segmentation.data.frames import BadFrame, shape_of, windows
 from panoptic_segmentation.data.ground_truth import Video, find_videos, first_frames
 from panoptic_segmentation.data.pictures import edge_size
 from panoptic_segmentation.inference import predictions
@@ -347,10 +347,9 @@ def _check_memory(model: OfflineDVIS, settings: InferenceSettings, videos: Seque
     Raises:
         UserError: the machine has less.
     """
-    frames = max(len(video.frames) for video in videos)
-    width, height = settings.canvas
-    size = edge_size(height, width, settings.shortest, settings.longest)
-    need = offline_memory(model.segmenter.config, frames, *size)
+    sizes = [edge_size(*shape_of(video, settings.canvas), settings.shortest, settings.longest) for video in videos]
+    counts = [len(video.frames) for video in videos]
+    need, frames = max((offline_memory(model.segmenter.config, n, *size), n) for n, size in zip(counts, sizes))
     what = "the offline model keeps the mask features of a whole video, which"
     require_memory(need, what, advice="use the online model or a smaller INPUT.MIN_SIZE_TEST")
     if is_first():

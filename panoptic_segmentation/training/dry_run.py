@@ -16,10 +16,10 @@ from computing.tracking import check_wandb
 from operating_room.domain.domain import Domain
 from operating_room.domain.stored import stored_domain
 from operating_room.errors import UserError
-from operating_room.files.readers import picture_size
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import cpu_threads
 from panoptic_segmentation.config.settings import Config, unused_summary
+from panoptic_segmentation.data.frames import shape_of
 from panoptic_segmentation.data.ground_truth import Video, find_videos
 from panoptic_segmentation.data.pictures import edge_size
 from panoptic_segmentation.training.train import begin_folder
@@ -250,19 +250,10 @@ def _memory(config: Config, videos: Sequence[Video], processes: int, problems: l
 
 
 def _picture_sizes(config: Config, videos: Sequence[Video]) -> set[tuple[int, int]]:
-    """Height and width of the pictures of each camera, by its first one; the canvas where nothing can be read."""
+    """Height and width of the pictures of each camera, by its first one; the canvas where there is none."""
     width, height = config.test.canvas
-    sizes = {(height, width)} if not videos else set()
-    for video in {(video.take, video.camera): video for video in videos}.values():
-        if video.is_station:
-            sizes.add((height, width))
-            continue
-        try:
-            there = picture_size(video.pictures()[0])
-        except UserError:  # told when it is read
-            continue
-        sizes.add((there[1], there[0]))
-    return sizes or {(height, width)}
+    of_cameras = {(video.take, video.camera): video for video in videos}.values()
+    return {shape_of(video, config.test.canvas) for video in of_cameras} or {(height, width)}
 
 
 def _clip_size(config: Config, height: int, width: int, edge: int) -> tuple[int, int]:

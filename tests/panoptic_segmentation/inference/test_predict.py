@@ -436,6 +436,22 @@ def test_masks_for_scene_graphs_never_look_ahead(tmp_path: Path, capsys: pytest.
     assert "mask features of a whole video" in shown.out
 
 
+def test_the_memory_of_the_offline_model_is_that_of_the_pictures(
+    tmp_path: Path, videos: list[Video], capsys: pytest.CaptureFixture[str]
+) -> None:
+    origin, (video, *_) = new_model(tmp_path / "model.safetensors", "offline"), videos
+    model, settings = load(origin, mmor())
+    told = []
+    for folder, size in (("narrow", (320, 240)), ("wide", (320, 180))):
+        for path in video.pictures():  # cut off: their size is known, and nothing is computed
+            Image.new("RGB", size).save(path)
+            path.write_bytes(path.read_bytes()[:-200])
+        with pytest.raises(UserError, match="1 of 1 videos are not in it"):
+            predict(model, replace(settings, shortest=720, longest=1333), [video], tmp_path / folder, "val", origin)
+        told += [line for line in capsys.readouterr().out.splitlines() if "GB" in line]
+    assert [line.split(": ")[1] for line in told] == ["0.1 GB for 6 frames", "0.2 GB for 6 frames"]
+
+
 def test_a_damaged_picture_costs_no_other_split(tmp_path: Path) -> None:
     """Whether masks are exported for stage 2, or a model is evaluated."""
     for name in ("001_PKA", "002_PKA"):
