@@ -128,14 +128,14 @@ def split_file(relations: Path, split: str) -> Path:
 
 
 def choose_samples(samples: list[Sample], takes: list[str] | None, limit: int | None, domain: Domain) -> list[Sample]:
-    """Those of the named takes, or of all; the first `limit` of each.
+    """Those of the named takes, or of all, in the order of time; the first `limit` of each.
 
     Raises:
         UserError: a take has no sample here.
     """
-    there: dict[str, list[Sample]] = {}
-    for sample in samples:
-        there.setdefault(sample.take_name, []).append(sample)
+    from operating_room.graphs.scene_graph import by_take
+
+    there = by_take(samples)
     wanted = list(there) if takes is None else [domain.find_take(name).sample_name for name in takes]
     if missing := [name for name in wanted if name not in there]:
         raise UserError(f"take {missing[0]} is not among those of this split on disk: {', '.join(there)}")

@@ -7,11 +7,11 @@ narrow: stretches of `BLOCK` timepoints are drawn instead.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from operating_room.graphs.scene_graph import Sample, by_take
 from operating_room.scores.reports import Report
 
 BLOCK = 30  # timepoints of one take that are drawn together
@@ -38,13 +38,14 @@ def statistics(report: Report) -> dict[str, float]:
 
 
 def block_sums(
-    takes: Sequence[str], confusions: Int64[np.ndarray, "samples names predicted"]
+    samples: Sequence[Sample], confusions: Int64[np.ndarray, "samples names predicted"]
 ) -> Int64[np.ndarray, "blocks names predicted"]:
-    """Confusions of samples (those of a take together, in order of time) summed over blocks."""
+    """Confusions of samples summed over blocks, each of one take in the order of time, however the samples stand."""
+    rows = {sample.sample_id: row for row, sample in enumerate(samples)}
     sums = []
-    for _, places in groupby(range(len(takes)), key=takes.__getitem__):
-        of_take = confusions[list(places)]
-        sums += [of_take[start : start + BLOCK].sum(axis=0) for start in range(0, len(of_take), BLOCK)]
+    for of_take in by_take(samples).values():
+        in_time = confusions[[rows[sample.sample_id] for sample in of_take]]
+        sums += [in_time[start : start + BLOCK].sum(axis=0) for start in range(0, len(in_time), BLOCK)]
     return np.stack(sums) if sums else confusions
 
 

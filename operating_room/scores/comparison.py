@@ -26,7 +26,7 @@ from operating_room.scores.reports import Report
 from operating_room.scores.scoring import score_sample
 
 Records = Mapping[str, Mapping[str, Any]]  # sample id -> what a results file holds of it
-Judged = tuple[list[str], Int64[np.ndarray, "samples names predicted"]]  # take and confusion of each timepoint
+Judged = tuple[list[Sample], Int64[np.ndarray, "samples names predicted"]]  # the confusion of each timepoint
 
 
 @dataclass(frozen=True)
@@ -140,13 +140,13 @@ def _graph_scores(first: Records, second: Records, domain: Domain) -> dict[str, 
 
 
 def _judged_graphs(records: Records, language: Language) -> Judged:
-    takes, confusions = [], []
+    samples, confusions = [], []
     for sample_id, record in records.items():
         sample = Sample.of_id(sample_id, as_triplets(record["truth"]))
-        takes.append(sample.take_name)
+        samples.append(sample)
         report = score_sample(sample, as_triplets(record["predicted"]), language)
         confusions.append(report.predicates.confusion)
-    return takes, np.stack(confusions)
+    return samples, np.stack(confusions)
 
 
 def _downstream_scores(first: Records, second: Records, domain: Domain) -> dict[str, list[Difference]]:
@@ -162,7 +162,7 @@ def _downstream_scores(first: Records, second: Records, domain: Domain) -> dict[
 
 
 def judged_answers(records: Records, task: Task, who: str, domain: Domain) -> Judged:
-    """Take and confusion of each timepoint of a downstream results file that counts.
+    """The timepoints of a downstream results file that count, and the confusion of each.
 
     Raises:
         UserError: a label has another form.
@@ -176,7 +176,7 @@ def judged_answers(records: Records, task: Task, who: str, domain: Domain) -> Ju
     judged, _ = judge(task, samples, answers, labels, domain)
     confusions = [Report.from_labels(task.classes, [label], [answer]).confusion for _, label, answer in judged]
     size = len(task.classes)
-    return [sample.take_name for sample, _, _ in judged], np.array(confusions, np.int64).reshape(-1, size, size + 1)
+    return [sample for sample, _, _ in judged], np.array(confusions, np.int64).reshape(-1, size, size + 1)
 
 
 def _require_same(first: Records, second: Records, truth: Callable[[Mapping[str, Any]], Any]) -> None:
@@ -186,7 +186,7 @@ def _require_same(first: Records, second: Records, truth: Callable[[Mapping[str,
 
 
 def _differences(names: Sequence[str], first: Judged, second: Judged) -> list[Difference]:
-    sums = [bootstrap.block_sums(takes, confusions) for takes, confusions in (first, second)]
+    sums = [bootstrap.block_sums(*judged) for judged in (first, second)]
     values = [bootstrap.statistics(Report(tuple(names), blocks.sum(axis=0))) for blocks in sums]
     intervals = bootstrap.difference_intervals(names, *sums)
     return [

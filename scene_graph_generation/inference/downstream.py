@@ -308,11 +308,11 @@ def _score(
     task: Task, samples: Sequence[Sample], answers: Mapping[str, str], labels: Labels, domain: Domain
 ) -> TaskScores:
     judged, _ = judge(task, samples, answers, labels, domain)
-    takes = [sample.take_name for sample, _, _ in judged]
     confusions = [Report.from_labels(task.classes, [label], [answer]).confusion for _, label, answer in judged]
     shape = (0, len(task.classes), len(task.classes) + 1)
     blocks = bootstrap.block_sums(
-        takes, np.array(confusions, np.int64).reshape(shape if not judged else (-1, *shape[1:]))
+        [sample for sample, _, _ in judged],
+        np.array(confusions, np.int64).reshape(shape if not judged else (-1, *shape[1:])),
     )
     scores = score_downstream(task, samples, answers, labels, domain)
     return TaskScores(scores, bootstrap.intervals(task.classes, blocks))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from operating_room.domain.domain import Domain
-from operating_room.graphs.scene_graph import Sample, Triplet, by_take
+from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.scores.scoring import SceneGraphScores
 from operating_room.scores.triplets import delays, exact, hallucinations, segments, timelines
 from operating_room.scores.triplets.delays import Delays, onset_delays
@@ -104,15 +104,14 @@ def measure(
         UserError: the truth uses a name outside the vocabulary.
     """
     language = domain.language
-    ordered = [sample for of_take in by_take(samples).values() for sample in of_take]
-    takes = read_timelines(ordered, predictions, domain)
+    takes = read_timelines(samples, predictions, domain)
     by_segments, by_delays = segment_scores(takes), onset_delays(takes)
     spelled = {predicate.lower(): predicate for predicate in language.predicates}
     return Details(
-        exact_scores(ordered, predictions, language),
+        exact_scores(samples, predictions, language),
         scores.overall.predicates.macro,
-        given_named(ordered, predictions, language),
+        given_named(samples, predictions, language),
         {name: by_segments[lower] for lower, name in spelled.items() if lower in by_segments},
         {name: by_delays[lower] for lower, name in spelled.items() if lower in by_delays},
-        hallucinations.hallucinations(ordered, predictions, language),
+        hallucinations.hallucinations(samples, predictions, language),
     )

@@ -88,7 +88,7 @@ class Exact:
 
 
 def exact_scores(samples: Sequence[Sample], predictions: Mapping[str, Iterable[Triplet]], language: Language) -> Exact:
-    """Compare whole triplets; the samples of a take stand together, in the order of time.
+    """Compare whole triplets.
 
     Raises:
         UserError: the truth uses a name outside the vocabulary.
@@ -100,7 +100,7 @@ def exact_scores(samples: Sequence[Sample], predictions: Mapping[str, Iterable[T
         for column, triplets in enumerate((true, found, true & found)):
             for triplet in triplets:
                 row[index[triplet.predicate], column] += 1
-    blocks = bootstrap.block_sums([sample.take_name for sample in samples], counts)
+    blocks = bootstrap.block_sums(samples, counts)
     return Exact(language.predicates, blocks)
 
 

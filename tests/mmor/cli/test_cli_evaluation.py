@@ -200,6 +200,21 @@ def test_predictions_are_scored_and_the_rest_is_told(
     assert json.loads((tmp_path / "r.json").read_text())["overall"]["samples"] == 3
 
 
+def test_the_first_timepoints_are_the_first_in_time(place: Sequence[str | Path], tmp_path: Path) -> None:
+    relations, predictions, out = Path(place[1]) / "relationships_train.json", tmp_path / "p.json", tmp_path / "r.json"
+    records = json.loads(relations.read_text())
+    write_json(relations, records[::-1])
+    write_json(predictions, {f"{one['take_name']}_{one['frame_id']}": [] for one in records})
+    options = (*place, "--limit", "2", "--out", out)
+    assert run("scene-graph", "evaluate", "--predictions", predictions, *options) == 0
+    assert sorted(name[-6:] for name in json.loads(out.read_text())["samples"]) == [
+        "000000",
+        "000000",
+        "000001",
+        "000001",
+    ]
+
+
 def test_mistakes_are_one_line(
     model: Path, place: Sequence[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

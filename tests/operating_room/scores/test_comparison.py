@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,24 @@ def test_a_real_change_is_told_from_none(tmp_path: Path) -> None:
     assert not differences["holding"].is_real
     assert "cutting" not in differences
     assert str(comparison).count("more than chance") == sum(one.is_real for one in differences.values())
+
+
+def test_what_is_more_than_chance_does_not_depend_on_the_order_of_the_files(tmp_path: Path) -> None:
+    wrong = {frame: i // 30 != 1 for i, frame in enumerate(FRAMES)}  # right in one stretch of time only
+    shuffled = FRAMES[1:]
+    random.Random(0).shuffle(shuffled)
+    found = []
+    for name, frames in (("a", FRAMES), ("b", [FRAMES[0], *shuffled])):
+        before, after = graphs(tmp_path / f"{name}0.json", TRUTH[:1], frames), tmp_path / f"{name}1.json"
+        results = json.loads(before.read_text())
+        for frame, record in results["samples"].items():
+            record["predicted"] = TRUTH[:1] if wrong[frame] else TRUTH
+        after.write_text(json.dumps(results))
+        found.append(compare(before, after, mmor()).scores)
+    assert found[0] == found[1]
+    (touching,) = [one for one in found[0]["predicates"] if one.name == "touching"]
+    assert touching.second > 0
+    assert not touching.is_real
 
 
 def test_downstream_tasks_are_compared_by_who_answered(tmp_path: Path) -> None:

@@ -221,6 +221,18 @@ def test_right_predictions_score_one(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "scores.json").read_text())["overall"]["macro"]["f1-score"] == 1.0
 
 
+def test_the_order_of_the_truth_file_changes_no_number(tmp_path: Path) -> None:
+    samples = [Sample("001_PKA_MMOR", f"{i:06d}", GRAPH) for i in range(120)]
+    predictions = stored(samples) | stored([Sample("001_PKA_MMOR", f"{i:06d}", ()) for i in range(30, 60)])
+    write_json(tmp_path / "p.json", predictions)
+    in_order, mixed = (
+        evaluate_file(of_file, tmp_path / "p.json", mmor()).to_json()
+        for of_file in (samples, samples[::2] + samples[1::2])
+    )
+    assert in_order["overall"] == mixed["overall"]
+    assert in_order["triplets"] == mixed["triplets"]
+
+
 def test_takes_without_predictions_are_left_out_and_told(tmp_path: Path) -> None:
     write_json(tmp_path / "p.json", stored(SAMPLES[:4]))
     evaluation = evaluate_file(SAMPLES, tmp_path / "p.json", mmor())
