@@ -15,7 +15,7 @@ import zlib
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ __all__ = [
     "require",
     "sound_peaks",
 ]
-_LARGEST = 1 << 30  # bytes of an unpacked .gz; more is a bomb
+_LARGEST = 1 << 27  # bytes of an unpacked .gz, whose values take up to 25 times as much; more is a bomb
+_MOST_REPEATED = 1_000_000  # characters that aliases in YAML stand for; a few lines can stand for gigabytes
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,17 @@ def parse_yaml(text: str | bytes, where: str) -> Any:
     """The value of YAML text; `where` names its source in errors.
 
     Raises:
-        UserError: it is no YAML, or a mapping holds a key twice.
+        UserError: it is no YAML, a mapping holds a key twice, or aliases stand for more than files of ours can hold.
     """
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Refuses a key that stands twice, of which one value would be lost silently."""
+        """Refuses a key that stands twice, of which one value would be lost silently, and bombs of aliases."""
+
+        def construct_document(self, node: Any) -> Any:
+            if _size(node, {}) > 2 * len(text) + _MOST_REPEATED:
+                raise ValueError(f"its aliases stand for more than {_MOST_REPEATED} characters")
+            return super().construct_document(node)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
             own = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
@@ -125,6 +131,18 @@ def parse_yaml(text: str | bytes, where: str) -> Any:
 
 
 _MERGE = "tag:yaml.org,2002:merge"
+
+
+def _size(node: Any, known: dict[Any, int]) -> int:
+    """Characters and values of a node of YAML; what an alias stands for counts each time."""
+    if node not in known:
+        match node.value:
+            case str(characters):
+                known[node] = 1 + len(characters)
+            case parts:  # nodes, or pairs of them
+                own = (part if isinstance(part, tuple) else (part,) for part in parts)
+                known[node] = 1 + sum(_size(each, known) for each in chain.from_iterable(own))
+    return known[node]
 
 
 def read_subtitles(path: Path) -> list[Subtitle]:

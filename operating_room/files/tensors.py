@@ -100,9 +100,18 @@ def read_vector(path: Path, width: int | None = None) -> Tensor:
         vector = named_tensors({"embedding": stored}, path)["embedding"]
     except UserError:
         vector = torch.zeros(0)  # something else
-    if not vector.numel() or not vector.is_floating_point() or width not in (None, vector.numel()):
-        length = "" if width is None else f" of {width} numbers"
-        raise UserError(f"{path}: expected an audio embedding{length}; delete it and preprocess again")
+    length = max(vector.shape, default=0)
+    # A tensor may repeat its numbers: some bytes of a file that stand for gigabytes.
+    repeats = vector.untyped_storage().nbytes() < vector.numel() * vector.element_size()
+    if (
+        not length
+        or length != vector.numel()
+        or repeats
+        or not vector.is_floating_point()
+        or width not in (None, length)
+    ):
+        wanted = "" if width is None else f" of {width} numbers"
+        raise UserError(f"{path}: expected an audio embedding{wanted}; delete it and preprocess again")
     if not is_finite(vector):
         raise UserError(f"{path}: holds values that are no number; delete it and preprocess again")
     return vector.flatten().float().clone()

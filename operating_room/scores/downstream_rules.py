@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any
 
 from operating_room.domain.domain import Domain, Task, mmor
@@ -208,7 +209,7 @@ def _rules(values: Any, domain: Domain) -> Rules:
     action, phases, breach = (values[name] for name in ("next_action", "robot_phase", "sterility_breach"))
     breach = {**{name: _ours()[name] for name in ("patient", *_SETS[3:])}, **breach}
     if type(action["gap"]) is not int:
-        raise UserError(f"the gap of next_action is {action['gap']!r}; it must be whole seconds")
+        raise UserError(f"the gap of next_action is {shown(action['gap'])}; it must be whole seconds")
     rules = Rules(
         ActionRule(
             action["object"], action["gap"], dict(action["begins_with"]), action["arrival"], action["departure"]

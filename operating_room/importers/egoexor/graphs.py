@@ -33,6 +33,7 @@ RawTriplet = tuple[str, str, str]  # subject, predicate, object: the order of th
 # In which a row of numbers has subject, predicate and object. Published is the order of the words only.
 _ORDERS = {"subject, predicate, object": (0, 1, 2), "subject, object, predicate": (0, 2, 1)}
 _FRAME = re.compile("frame_(0|[1-9][0-9]{0,8})")
+_MAX_PARTS = 10  # of a row, which has three, or more where the predicate has several words
 _MAX_TRIPLETS = 10_000  # of a frame; the published files have about seven
 
 
@@ -89,7 +90,8 @@ def _rows(frame: h5py.Group) -> list[RawTriplet]:
         raise BadRecording(f"{where(frame)}/rel_annotations: is missing; download the file again")
     if dataset.size == 0:
         return []
-    if dataset.ndim != 2 or dataset.shape[1] < 3 or len(dataset) > _MAX_TRIPLETS or dataset.dtype.kind not in "SO":
+    well_formed = dataset.ndim == 2 and 3 <= dataset.shape[1] <= _MAX_PARTS and dataset.dtype.kind in "SO"
+    if not well_formed or len(dataset) > _MAX_TRIPLETS:
         raise BadRecording(f"{where(dataset)}: is {form(dataset)}, expected rows of three strings")
     found = []
     for _, block in blocks(dataset):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import h5py
 
 READ_BYTES = 32_000_000  # that one read takes at most, unless a single chunk of the file is larger
+_MAX_ROW_BYTES = 1 << 27  # a file of some kB may state rows of gigabytes, none of which it holds
 _AGAIN = "download it again"
 _POINTER = b"version https://git-lfs"  # what a clone without Git LFS has in the place of a file
 _ERRORS = (OSError, RuntimeError, ValueError, TypeError, KeyError, OverflowError, MemoryError)  # of h5py on damage
@@ -142,7 +143,13 @@ def column_length(dataset: h5py.Dataset) -> int:
 
 
 def blocks(dataset: h5py.Dataset) -> Iterator[tuple[int, np.ndarray]]:
-    """First row and values of one block of an array after the other."""
+    """First row and values of one block of an array after the other.
+
+    Raises:
+        BadRecording: they are damaged, or a single row is larger than any that is recorded.
+    """
+    if (row := prod(dataset.shape[1:]) * dataset.dtype.itemsize) > _MAX_ROW_BYTES:
+        raise BadRecording(f"{where(dataset)}: is {form(dataset)}: {row / 1e6:.0f} MB in one row; {_AGAIN}")
     step = block_length(dataset)
     for first in range(0, len(dataset), step):
         yield first, read(dataset, first, min(first + step, len(dataset)))

@@ -192,6 +192,9 @@ def test_yaml_that_means_something_else_than_it_says(tmp_path: Path) -> None:
         "objects": "a: !!python/object/apply:os.getcwd []\n",
         "keys": "{[1, 2]: 3}\n",
         "tabs": "a:\n\t- 1\n",
+        "itself": "a: &x [*x]\n",
+        "ten to the ninth": "x: &0 [laughing]\n" + "".join(f"x{i}: &{i} [{f'*{i - 1},' * 10}]\n" for i in range(1, 10)),
+        "a long word": f"x: &x {'x' * 10_000}\ny: [{'*x,' * 1000}]\n",
     }
     for name, text in texts.items():
         with pytest.raises(UserError, match=r"^here: "):

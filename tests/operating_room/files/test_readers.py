@@ -117,6 +117,12 @@ def test_json(tmp_path: Path) -> None:
         assert f"{number} is " in refuse("x.json", write(path, f'{{"loss": [1.5, {number}]}}'))
 
 
+def test_packed_json_of_gigabytes(tmp_path: Path) -> None:
+    (tmp_path / "x.json.gz").write_bytes(gzip.compress(bytes(1 << 27) + b"[]", 1))
+    with pytest.raises(UserError, match=r"x\.json\.gz: .* bytes inside"):
+        read_json(tmp_path / "x.json.gz")
+
+
 def test_pictures_become_rgb(tmp_path: Path) -> None:
     gray = np.arange(64, dtype=np.uint8).reshape(8, 8)
     for pixels in (gray, np.dstack([gray] * 3), np.dstack([gray] * 4)):

@@ -17,7 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operating_room.errors import UserError
-from operating_room.files.tensors import check_numbers, is_finite, read_tensors, write_pickle, write_safetensors
+from operating_room.files.tensors import (
+    check_numbers,
+    is_finite,
+    read_tensors,
+    read_vector,
+    write_pickle,
+    write_safetensors,
+)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +139,23 @@ def test_values_that_are_no_numbers_are_seen(dtype: torch.dtype, value: float) -
         if dtype != torch.float8_e4m3fn:  # which has no infinity
             with pytest.raises(UserError, match=r"x\.bin: weight holds values that are no numbers"):
                 check_numbers({"weight": odd}, "x.bin")
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [torch.zeros(1).expand(1_000_000), torch.zeros(4).as_strided((6,), (0,)), torch.zeros(2, 3), torch.zeros(())],
+)
+def test_what_is_no_vector_though_it_has_the_numbers_of_one(tmp_path: Path, stored: torch.Tensor) -> None:
+    """The first has 1.3 kB as a file, and would have gigabytes in memory."""
+    torch.save(stored, tmp_path / "a.pt")
+    for width in (None, stored.numel()):
+        with pytest.raises(UserError, match="expected an audio embedding"):
+            read_vector(tmp_path / "a.pt", width)
+
+
+def test_a_vector_may_lie_in_a_row(tmp_path: Path) -> None:
+    torch.save(torch.arange(6.0)[None], tmp_path / "a.pt")
+    assert read_vector(tmp_path / "a.pt", 6).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_whole_numbers_and_nothing_are_fine() -> None:

@@ -254,6 +254,7 @@ def test_numbers_without_partner(tmp_path: Path) -> None:
     [
         (np.zeros((2, 3)), r"is \[2, 3\] of float64, expected rows of three strings"),
         (np.array([[b"patient", b"lyingOn"]]), "expected rows of three strings"),
+        (np.array([[b"a"] * 11]), "expected rows of three strings"),
         (np.array([[b"\xff\xfe", b"lyingOn", b"patient"]]), "is no text"),
     ],
 )
@@ -262,6 +263,19 @@ def test_annotations_that_are_no_text(tmp_path: Path, data: np.ndarray, told: st
     with h5py.File(path, "a") as file:
         file["data/Ultrasound/1/take/1/annotations/frame_1/rel_annotations"] = data
     with pytest.raises(BadRecording, match=f"frame_1/rel_annotations: .*{told}"):
+        inspect_take(StoredTake(path, "/data/Ultrasound/1/take/1", "legacy", "Ultrasound_1_1"), Tables())
+
+
+def test_rows_of_gigabytes_that_the_file_does_not_hold(tmp_path: Path) -> None:
+    take = tiny_take()
+    take.arrays |= {GAZE: None, DEPTH: None}
+    path = write_legacy(tmp_path / "a.h5", [take])
+    with h5py.File(path, "a") as file:
+        shape = (take.frames, 20_000_000, 3)
+        file["data/Ultrasound/1/take/1"].create_dataset(GAZE, shape, np.float32, chunks=(1, 100_000, 3))
+    with pytest.raises(
+        BadRecording, match=r"eye_gaze/coordinates: is \[5, 20000000, 3\] of float32: 240 MB in one row"
+    ):
         inspect_take(StoredTake(path, "/data/Ultrasound/1/take/1", "legacy", "Ultrasound_1_1"), Tables())
 
 
