@@ -8,7 +8,7 @@ from pathlib import Path
 from operating_room.domain.domain import Task
 from operating_room.errors import UserError
 from operating_room.files.mp3 import read_mp3
-from operating_room.files.readers import again, check_audio, read_audio, read_json
+from operating_room.files.readers import again, check_audio, read_json
 from operating_room.recordings.transcripts import CLIP_S
 from operating_room.scores.downstream import label_class
 
@@ -19,8 +19,7 @@ def check_recording(path: Path, last: float) -> None:
         duration_s = read_mp3(path).duration_s
         check_audio(path)
     else:
-        samples, rate = read_audio(path)
-        duration_s = len(samples) / rate
+        duration_s = check_audio(path)
     if duration_s < last - CLIP_S:
         raise UserError(f"{path}: ends after {duration_s:.0f} s, the take after {last:.0f} s; {again(path)}")
 

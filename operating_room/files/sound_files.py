@@ -62,8 +62,8 @@ def sound_peaks(path: Path, per_second: int) -> tuple[Float32[np.ndarray, " slic
         return np.minimum(np.concatenate([*peaks, *last]), 1), found / file.samplerate
 
 
-def check_audio(path: Path) -> None:
-    """Find out whether a sound file can be read, without holding its samples.
+def check_audio(path: Path) -> float:
+    """The length in s of a sound file that can be read; all of its samples are decoded, and never held.
 
     Raises:
         UserError: it cannot (see `read_audio`).
@@ -74,6 +74,7 @@ def check_audio(path: Path) -> None:
             _require_numbers(path, block)
             found += len(block)
         _require_length(path, found, file)
+        return found / file.samplerate
 
 
 def _blocks(file: SoundFile) -> Iterator[Float32[np.ndarray, "samples channels"]]:

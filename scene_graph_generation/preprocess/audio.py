@@ -13,7 +13,7 @@ from operating_room.domain.collection import Take
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path, write_bytes
 from operating_room.files.mp3 import read_mp3
-from operating_room.files.readers import read_audio
+from operating_room.files.readers import check_audio
 from operating_room.files.sound_files import silent_decoder
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.transcripts import CLIP_S, audio_window
@@ -70,10 +70,7 @@ def sound_length(recording: Path) -> float:
     Raises:
         UserError: it is damaged.
     """
-    if recording.suffix == ".mp3":
-        return read_mp3(recording).duration_s
-    samples, rate = read_audio(recording)
-    return len(samples) / rate
+    return read_mp3(recording).duration_s if recording.suffix == ".mp3" else check_audio(recording)
 
 
 def read_clips(recording: Path, times: Mapping[str, float], causal: bool = False) -> Iterator[tuple[str, Samples, int]]:
