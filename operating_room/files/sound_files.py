@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
+import platform
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 _MP3_FRAME = 1152  # samples; encoders disagree by less than a frame on how long a recording is
 _BLOCK = 1 << 20  # numbers that are decoded at once
 _ERRORS = (ValueError, TypeError, MemoryError, ArithmeticError, LookupError, RuntimeError)
-_one_decoder = Lock()  # at a time has standard error for itself
+_one_decoder = Lock()  # at a time exchanges the standard error of the C library
 
 
 def read_audio(path: Path) -> tuple[Float32[np.ndarray, "samples channels"], int]:
@@ -80,7 +83,11 @@ def check_audio(path: Path) -> float:
 def _blocks(file: SoundFile) -> Iterator[Float32[np.ndarray, "samples channels"]]:
     """The samples in pieces, since a damaged header may state any length, and any number of channels."""
     frames = max(1, _BLOCK // file.channels)
-    while len(block := file.read(frames, dtype="float32", always_2d=True)):
+    while True:
+        with silent_decoder():
+            block = file.read(frames, dtype="float32", always_2d=True)
+        if not len(block):
+            return
         yield block
 
 
@@ -90,7 +97,9 @@ def _open_sound(path: Path) -> Generator[SoundFile]:
     import soundfile
 
     try:
-        with silent_decoder(), soundfile.SoundFile(io.BytesIO(data)) as file:
+        with silent_decoder():
+            file = soundfile.SoundFile(io.BytesIO(data))
+        with file:
             yield file
     except soundfile.SoundFileError as error:  # its message names an address in memory, and the wrong reason
         raise UserError(f"{path}: is no mp3 or other known sound file; {again(path)}") from error
@@ -102,24 +111,31 @@ def _open_sound(path: Path) -> Generator[SoundFile]:
 def silent_decoder() -> Generator[None]:
     """Keep libmpg123 from writing to standard error; what is wrong with a file is told by us.
 
-    It complains of the first frames of every clip that was cut from an mp3, since they refer to sound before them.
+    It complains of every frame that is damaged, or refers to sound before a clip's beginning. The stream of the C
+    library is exchanged and not the descriptor below it, to which Python and child processes write at the same time.
     """
+    if (streams := _c_streams()) is None:
+        yield
+        return
+    stderr, nowhere = streams
     with _one_decoder:
-        if sys.stderr is not None:
-            sys.stderr.flush()
+        kept, stderr.value = stderr.value, nowhere
         try:
-            kept = os.dup(2)
-        except OSError:  # there is no standard error
-            yield
-            return
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        try:
-            os.dup2(nowhere, 2)
             yield
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            os.close(nowhere)
+            stderr.value = kept
+
+
+@cache
+def _c_streams() -> tuple[ctypes.c_void_p, int] | None:
+    """Standard error of the C library, as a variable, and a stream to nowhere; None where it cannot be exchanged."""
+    name = {"linux": "stderr", "darwin": "__stderrp"}.get(sys.platform)
+    if name is None or (sys.platform == "linux" and platform.libc_ver()[0] != "glibc"):  # musl keeps it constant
+        return None
+    c = ctypes.CDLL(None)
+    c.fopen.restype, c.fopen.argtypes = ctypes.c_void_p, (ctypes.c_char_p, ctypes.c_char_p)
+    nowhere = c.fopen(os.devnull.encode(), b"w")
+    return (ctypes.c_void_p.in_dll(c, name), nowhere) if nowhere else None
 
 
 def _require_length(path: Path, found: int, file: SoundFile) -> None:

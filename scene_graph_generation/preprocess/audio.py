@@ -86,7 +86,9 @@ def read_clips(recording: Path, times: Mapping[str, float], causal: bool = False
     if recording.suffix == ".mp3":
         read_mp3(recording)  # finds damage that decoders pass over
     try:
-        with soundfile.SoundFile(recording) as file:
+        with silent_decoder():
+            file = soundfile.SoundFile(recording)
+        with file:
             rate = file.samplerate
             held, end = np.zeros((0, file.channels), np.float32), 0  # the last samples, and where they end
             for time, second in times.items():

@@ -31,6 +31,7 @@ from operating_room.files.readers import (
     read_point_cloud,
     read_subtitles,
 )
+from operating_room.files.sound_files import silent_decoder
 from tests.operating_room.tiny_dataset import SRT, cloud, label_picture, picture, sound
 
 
@@ -222,11 +223,16 @@ def test_sound_of_many_channels_and_no_numbers(tmp_path: Path) -> None:
             read(tmp_path / "b.wav")
 
 
-def test_the_mp3_library_is_silent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """A clip cut out of an mp3, whose first frames refer to sound before them."""
+def test_the_mp3_library_is_silent_and_nobody_else(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A clip cut out of an mp3, whose first frames refer to sound before them; and a damaged one."""
     whole = sound(3.0)
-    (tmp_path / "x.mp3").write_bytes(whole[len(whole) // 2 :])
-    with contextlib.suppress(UserError):
-        check_audio(tmp_path / "x.mp3")
-    print("heard", file=sys.stderr)
-    assert capfd.readouterr().err == "heard\n"
+    damaged = bytearray(whole)
+    damaged[len(whole) // 4 :: 100] = bytes(len(range(len(whole) // 4, len(whole), 100)))
+    for content in (whole[len(whole) // 2 :], bytes(damaged), whole[: len(whole) // 2] + bytes(range(256)) * 8):
+        (tmp_path / "x.mp3").write_bytes(content)
+        with contextlib.suppress(UserError):
+            check_audio(tmp_path / "x.mp3")
+    with silent_decoder():
+        print("heard", file=sys.stderr)
+        subprocess.run(["sh", "-c", "echo heard >&2"], check=True)
+    assert capfd.readouterr().err == "heard\nheard\n"
