@@ -149,7 +149,7 @@ def read_subtitles(path: Path) -> list[Subtitle]:
     """The subtitles of an .srt in file order; line breaks and tags stay, white space at line ends goes.
 
     Raises:
-        UserError: see the module; also for a broken time, or a file without any subtitle.
+        UserError: see the module; also for a broken time, a number without a time, or a file without any subtitle.
     """
     data = read_bytes(path)
     try:
@@ -157,7 +157,7 @@ def read_subtitles(path: Path) -> list[Subtitle]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save the subtitles as UTF-8") from error
     lines = [line.rstrip() for line in re.split(r"\r\n|\n|\r", text)]
-    timed = [number for number, line in enumerate(lines) if "-->" in line or len(_CLOCK.findall(line)) > 1]
+    timed = [number for number, line in enumerate(lines) if _is_timed(line)]
     for number in timed:
         times = _times(lines[number])
         if times is None:
@@ -168,6 +168,10 @@ def read_subtitles(path: Path) -> list[Subtitle]:
         lines[number] = times
     if not timed:
         raise UserError(f"{path}: holds no subtitle; {again(path)} or remove it")
+    numbered = {number - 1 for number in timed}
+    for number, line in enumerate(lines[timed[0] :], start=timed[0]):  # what stands before is a heading
+        if line.strip().isdecimal() and not lines[number - 1] and number not in numbered:
+            raise UserError(f"{path}: line {number + 1} has the number of a subtitle and no time below; {again(path)}")
     import srt
 
     try:
@@ -199,9 +203,14 @@ def check_subtitles(path: Path) -> None:
             )
 
 
-_CLOCK = re.compile(r"\d:\d\d:\d\d[,.:]\d")
+_CLOCK = re.compile(r"\d{1,9}:\d\d:\d\d[,.:]\d")
 _TIME = r"\s*(\d{1,9}):([0-5]?\d):([0-5]?\d)[,.:](\d{3})\s*"
 _TIMES = re.compile(f"{_TIME}-->{_TIME}")
+
+
+def _is_timed(line: str) -> bool:
+    """Whether the times of a subtitle stand in a line, damaged or not: nobody says the time to the millisecond."""
+    return "-->" in line or _CLOCK.match(line.strip()) is not None or len(_CLOCK.findall(line)) > 1
 
 
 def _times(line: str) -> str | None:

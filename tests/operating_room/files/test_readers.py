@@ -217,6 +217,25 @@ def test_subtitles(tmp_path: Path) -> None:
     assert "not UTF-8" in refuse("x.srt", write(path, SRT.replace("saw", "Säge").encode("latin-1")))
 
 
+def test_subtitles_that_are_cut_off_or_damaged_lose_none_without_a_word(tmp_path: Path) -> None:
+    path = tmp_path / "x.srt"
+    words = ("the saw", "take it away", "thank you")
+    cues = [f"{n}\n00:00:{n:02d},000 --> 00:00:{n:02d},900\n{said}\n\n" for n, said in enumerate(words, start=9)]
+    text = "".join(cues)
+    ends = [sum(map(len, cues[: n + 1])) for n in range(len(cues))]
+    for size in range(1, len(text)):
+        try:
+            found = read_subtitles(write(path, text[:size]))
+        except UserError:
+            continue
+        begun = 1 + sum(end < size for end in ends)
+        assert [one.text for one in found[:-1]] == list(words[: begun - 1]), text[:size]
+        assert words[begun - 1].startswith(found[-1].text), text[:size]
+    for damaged in ("00:00:10,000 - ", "00:00:10,000 -> 00:00:10", "00:00:10", "0"):
+        with pytest.raises(UserError, match=r"line (5 has the number|6 has a broken time)"):
+            read_subtitles(write(path, text.replace("00:00:10,000 --> 00:00:10,900", damaged)))
+
+
 def test_audio(tmp_path: Path) -> None:
     samples, rate = read_audio(write(tmp_path / "x.mp3", sound(1.0)))
     assert samples.shape == (16_000, 1)
