@@ -109,17 +109,22 @@ def _fields(data: bytes) -> dict[str, int]:
     meta = MetaData.parse_header([*header.decode("ascii").splitlines(), f"DATA {encoding.decode('ascii').strip()}"])
     if min(meta.count) < 1 or sum(meta.count) > _MAX_NUMBERS or not 0 <= meta.points <= len(data):
         raise ValueError(f"{meta.points} points of {sum(meta.count)} numbers stated")
+    if meta.points != meta.width * meta.height:
+        raise ValueError(f"{meta.points} points and {meta.width} x {meta.height} stated")
     dtype = meta.build_dtype()
-    size, found, unit = meta.points * dtype.itemsize, len(body), "bytes"
+    size, stored, unit = meta.points * dtype.itemsize, body, "bytes"
     if meta.points and meta.data == Encoding.ASCII:
-        size, found, unit = meta.points, len(body.splitlines()), "points"
+        size, stored, unit = meta.points, body.splitlines(), "points"
     elif meta.points and meta.data != Encoding.BINARY:
         packed, unpacked = struct.unpack_from("<II", body)
         if unpacked != size or size > packed * _MAX_LZF_RATIO:
             raise ValueError(f"{unpacked} bytes stated for {meta.points} points")
         size = packed + 8
-    if found < size:
-        raise ValueError(f"truncated: {found} of {size} {unit}")
+    if len(stored) < size:
+        raise ValueError(f"truncated: {len(stored)} of {size} {unit}")
+    rest = stored[size:] if isinstance(stored, bytes) else b"".join(stored[size:])
+    if rest.strip(b"\0 \r\n"):  # some writers end with a line end, or fill up
+        raise ValueError(f"{len(stored)} {unit} where {size} are stated")
     return {name: dtype[name].itemsize for name in dtype.names or ()}
 
 

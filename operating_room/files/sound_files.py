@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from soundfile import SoundFile
 
 _MP3_FRAME = 1152  # samples; encoders disagree by less than a frame on how long a recording is
+_UNKNOWN = 0xFFFF_FFFF  # the size in a .wav of who did not know yet how long it would be
 _BLOCK = 1 << 20  # numbers that are decoded at once
 _ERRORS = (ValueError, TypeError, MemoryError, ArithmeticError, LookupError, RuntimeError)
 _one_decoder = Lock()  # at a time exchanges the standard error of the C library
@@ -94,6 +95,7 @@ def _blocks(file: SoundFile) -> Iterator[Float32[np.ndarray, "samples channels"]
 @contextmanager
 def _open_sound(path: Path) -> Generator[SoundFile]:
     data = read_bytes(path)
+    _require_wave(path, data)
     import soundfile
 
     try:
@@ -136,6 +138,19 @@ def _c_streams() -> tuple[ctypes.c_void_p, int] | None:
     c.fopen.restype, c.fopen.argtypes = ctypes.c_void_p, (ctypes.c_char_p, ctypes.c_char_p)
     nowhere = c.fopen(os.devnull.encode(), b"w")
     return (ctypes.c_void_p.in_dll(c, name), nowhere) if nowhere else None
+
+
+def _require_wave(path: Path, data: bytes) -> None:
+    """A .wav must have the bytes that it states: libsndfile takes those that are there for all."""
+    if not data.startswith(b"RIFF"):
+        return
+    place = 12
+    while data[place : place + 4] not in (b"data", b""):
+        size = int.from_bytes(data[place + 4 : place + 8], "little")
+        place += 8 + size + size % 2
+    stated, found = int.from_bytes(data[place + 4 : place + 8], "little"), len(data) - place - 8
+    if stated > found and stated != _UNKNOWN:
+        raise UserError(f"{path}: is cut off after {max(0, found)} of {stated} bytes of sound; {again(path)}")
 
 
 def _require_length(path: Path, found: int, file: SoundFile) -> None:

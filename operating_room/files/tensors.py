@@ -94,6 +94,7 @@ def read_vector(path: Path, width: int | None = None) -> Tensor:
 
     try:
         stored = read_pickle(path)
+        _require_checksums(path)
     except UserError as error:
         raise UserError(f"{path}: cannot be read as an audio embedding; delete it and preprocess again") from error
     try:
@@ -115,6 +116,23 @@ def read_vector(path: Path, width: int | None = None) -> Tensor:
     if not is_finite(vector):
         raise UserError(f"{path}: holds values that are no number; delete it and preprocess again")
     return vector.flatten().float().clone()
+
+
+def _require_checksums(path: Path) -> None:
+    """The bytes of a file of torch's must be those that were written, which torch does not compare.
+
+    Raises:
+        UserError: they are others.
+    """
+    if not zipfile.is_zipfile(path):  # as torch wrote them before 1.6, without checksums
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+    except Exception as error:  # as above
+        raise damaged(path, error) from error
+    if wrong is not None:
+        raise UserError(f"{path}: {wrong} does not have its checksum")
 
 
 def check_numbers(tensors: Mapping[str, Tensor], where: object) -> None:

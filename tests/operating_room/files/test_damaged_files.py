@@ -223,6 +223,24 @@ def test_sound_of_many_channels_and_no_numbers(tmp_path: Path) -> None:
             read(tmp_path / "b.wav")
 
 
+def test_a_wave_that_was_cut_off(tmp_path: Path) -> None:
+    import soundfile
+
+    path = tmp_path / "x.wav"
+    soundfile.write(path, np.zeros((1000, 2), np.int16), 8000)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:2000])
+    with pytest.raises(UserError, match="is cut off after 1956 of 4000 bytes of sound"):
+        read_audio(path)
+    for size in range(1, 2000, 13):
+        path.write_bytes(whole[:size])
+        with pytest.raises(UserError):
+            check_audio(path)
+    place = whole.index(b"data") + 4
+    path.write_bytes(whole[:place] + b"\xff" * 4 + whole[place + 4 :])  # written by who did not know how long it gets
+    assert len(read_audio(path)[0]) == 1000
+
+
 def test_the_mp3_library_is_silent_and_nobody_else(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A clip cut out of an mp3, whose first frames refer to sound before them; and a damaged one."""
     whole = sound(3.0)

@@ -179,6 +179,15 @@ def test_point_cloud_without_colours_or_coordinates(tmp_path: Path) -> None:
     assert "without field y, z" in refuse("x.pcd", path)
 
 
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_point_cloud_that_states_another_size(encoding: Encoding, tmp_path: Path) -> None:
+    whole, path = cloud(encoding), tmp_path / "x.pcd"
+    for stated, other in ((b"POINTS 2", b"POINTS 1"), (b"WIDTH 2", b"WIDTH 1"), (b"HEIGHT 1", b"HEIGHT 2")):
+        assert "stated" in refuse("x.pcd", write(path, whole.replace(stated, other)))
+    refuse("x.pcd", write(path, whole.replace(b"POINTS 2", b"POINTS 1").replace(b"WIDTH 2", b"WIDTH 1")))
+    assert len(read_point_cloud(write(path, whole + b"\n"))) == 2
+
+
 def test_point_cloud_that_states_a_huge_size(tmp_path: Path) -> None:
     huge = cloud().replace(b"POINTS 2", b"POINTS 999999999999").replace(b"WIDTH 2", b"WIDTH 999999999999")
     refuse("x.pcd", write(tmp_path / "x.pcd", huge))

@@ -153,6 +153,17 @@ def test_what_is_no_vector_though_it_has_the_numbers_of_one(tmp_path: Path, stor
             read_vector(tmp_path / "a.pt", width)
 
 
+def test_every_flipped_bit_of_a_vector_is_seen(tmp_path: Path) -> None:
+    vector, path = torch.linspace(-1, 1, 64), tmp_path / "a.pt"
+    torch.save(vector, path)
+    whole = path.read_bytes()
+    first = whole.index(vector.numpy().tobytes())
+    for place in range(first, first + vector.nbytes, 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        with pytest.raises(UserError, match=r"a\.pt: .*preprocess again"):
+            read_vector(path)
+
+
 def test_a_vector_may_lie_in_a_row(tmp_path: Path) -> None:
     torch.save(torch.arange(6.0)[None], tmp_path / "a.pt")
     assert read_vector(tmp_path / "a.pt", 6).tolist() == [0, 1, 2, 3, 4, 5]
