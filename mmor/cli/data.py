@@ -169,9 +169,7 @@ def stats(
 
 def _recorded(data: Path, domain: Path | None, take: str) -> RecordedTake:
     dataset = open_dataset(data, domain)
-    name = dataset.domain.find_take(take).sample_name  # with its suffix: the name of a split is no take
-    (chosen,) = dataset.choose([name])
-    return dataset.take(chosen)
+    return dataset.take(dataset.named(take))
 
 
 @app.command("convert-relations")

@@ -17,7 +17,7 @@ from pathlib import Path
 from operating_room.doctor import house_checks, take_checks
 from operating_room.doctor.findings import Checkup, Finding, Severity, TakeFiles
 from operating_room.domain.collection import Take
-from operating_room.domain.domain import Domain
+from operating_room.domain.domain import OWN, Domain
 from operating_room.errors import UserError, one_line
 from operating_room.files.camera_files import read_camera
 from operating_room.files.readers import check_subtitles
@@ -63,6 +63,10 @@ def check(dataset: Dataset, names: Sequence[str] | None = None) -> Checkup:
     for _, sharing in groupby(by_folder, key=lambda take: (take.dataset, take.folder)):
         visit.look_at_labels([dataset.take(take) for take in sharing])
     for take in takes:
+        if take.sample_name in (*domain.splits, OWN):
+            path = dataset.roots[take.dataset] / take.folder
+            told = f"is a take with the name of a split, which --take {take.name} means instead; rename its folder"
+            visit.note(Severity.BROKEN, path, f"{path}: {told}")
         if domain.collection(take).layout == "house":
             visit.look_beside(dataset.take(take))
     with ThreadPoolExecutor(cpu_threads()) as pool:

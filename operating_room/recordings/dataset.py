@@ -332,6 +332,19 @@ class Dataset:
             self._recorded[take] = RecordedTake(self.roots[take.dataset], take, self.domain, self._positional_views)
         return self._recorded[take]
 
+    def named(self, name: str) -> Take:
+        """The take on disk of that name, with or without suffix; the name of a split is no take, unless one has it.
+
+        Raises:
+            UserError: it is not on disk, or no take can have this name.
+        """
+        take, on_disk = self.domain.find_take(name), self.takes()
+        if take not in on_disk:
+            raise UserError(
+                f"{self.root}: no take {take.name}; there are {', '.join(t.name for t in on_disk) or 'none'}"
+            )
+        return take
+
     def select(self, split: str) -> list[Take]:
         """The takes of a split that are on disk, in published order; of `own`, those in no published list.
 
@@ -357,12 +370,8 @@ class Dataset:
         for name in names if names is not None else ():
             if name in (*self.domain.splits, OWN):
                 chosen += self.select(name)
-            elif (take := self.domain.find_take(name)) in on_disk:
-                chosen.append(take)
             else:
-                raise UserError(
-                    f"{self.root}: no take {take.name}; there are {', '.join(t.name for t in on_disk) or 'none'}"
-                )
+                chosen.append(self.named(name))
         if not (chosen := on_disk if names is None else list(dict.fromkeys(chosen))):
             raise UserError(f"{self.root}: none of the takes of {', '.join(names or ['the dataset'])} is there")
         return chosen

@@ -100,9 +100,7 @@ def masks(
     from mmor.exports.masks_back import import_masks
 
     dataset = open_dataset(data, domain)
-    name = dataset.domain.find_take(take).sample_name  # with its suffix: the name of a split is no take
-    (chosen,) = dataset.choose([name])
-    done = import_masks(dataset.take(chosen), source, replace)
+    done = import_masks(dataset.take(dataset.named(take)), source, replace)
     typer.echo(f"{len(done.written)} masks written, {done.unchanged} were so already")
     if done.kept:
         finish(

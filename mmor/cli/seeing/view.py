@@ -42,9 +42,7 @@ def view(
     from mmor.viewer.takes import open_shown
 
     dataset = open_dataset(data, domain)
-    chosen = None
-    if take is not None:
-        (chosen,) = dataset.choose([dataset.domain.find_take(take).sample_name])
+    chosen = None if take is None else dataset.named(take)
     shown = open_shown(dataset, chosen, masks or (), graphs or (), live)
 
     def tell(address: str) -> None:

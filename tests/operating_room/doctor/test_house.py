@@ -162,6 +162,16 @@ def test_every_command_of_data_works_on_another_room(root: Path, tmp_path: Path)
     assert [sample.sample_id for sample in load_samples(Path(written[0]))] == [f"soup_{i:06d}" for i in range(FRAMES)]
 
 
+def test_a_split_is_no_take_and_a_take_of_its_name_is_told(root: Path) -> None:
+    for words in (("show", "train", "0"), ("table", "train")):
+        stopped = CliRunner().invoke(app, ["data", *words, "--data", str(root)])
+        assert str(stopped.exception) == f"{root}: no take train; there are soup, stew"
+    write_take(root / "takes" / "own")
+    assert json.loads(run("data", "show", "own", "0", "--data", root, "--json"))["sample_id"] == "own_000000"
+    (message,) = told(check(Dataset(root)), Severity.BROKEN)
+    assert message.startswith(f"{root / 'takes' / 'own'}: is a take with the name of a split")
+
+
 def test_time_is_that_of_the_period(root: Path) -> None:
     write_take(root / SOUP, period=1 / 15)
     write(root / SOUP / "take.yaml", f"period: {1 / 15}\nframes: 31\npictures: jpg\n")
