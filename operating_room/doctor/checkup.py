@@ -20,6 +20,7 @@ from operating_room.domain.collection import Take
 from operating_room.domain.domain import OWN, Domain
 from operating_room.errors import UserError, one_line
 from operating_room.files.camera_files import read_camera
+from operating_room.files.picture_files import read_depth
 from operating_room.files.readers import check_subtitles
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.file_checks import check_label_mask
@@ -109,9 +110,7 @@ class _Visit:
                 self.jobs.setdefault(path, job)
             else:
                 missing.setdefault(name, path)
-        for camera in recorded.collection.camera:
-            if (path := recorded.camera_file(camera)) is not None:  # most takes have none, which is no gap
-                self.jobs.setdefault(path, partial(read_camera, path))
+        self._look_at_lenses(recorded)
         if recorded.collection.layout == "house":  # where a camera or modality without a folder was not used
             del counted["annotation"]  # which timepoints have a graph is up to the annotators
             report.expected = dict(+counted)
@@ -132,14 +131,23 @@ class _Visit:
                 self.note(Severity.GAP, path, f"{path}: {what}; {BY_NAME[name].advice if name in BY_NAME else UNPACK}")
         return report
 
+    def _look_at_lenses(self, recorded: RecordedTake) -> None:
+        """Collect camera files and depth pictures; most takes have none, which is no gap."""
+        take, collection, root = recorded.take, recorded.collection, recorded.root
+        for camera in collection.camera:
+            paths = [root / path for path in collection.camera_files(take, camera)]
+            for path in [path for path in paths if path.name in self._list(recorded, path.parent)][:1]:
+                self.jobs.setdefault(path, partial(read_camera, path))
+        for element in recorded.index:
+            for path in recorded.depth_pictures(element):
+                if path.name in self._list(recorded, path.parent):
+                    self.jobs.setdefault(path, partial(read_depth, path))
+
     def look_beside(self, recorded: RecordedTake) -> None:
         """Note what is in the folder of a take in the house layout and read by nothing."""
-        try:
-            found = list(house_checks.look_at_take(recorded))
-        except UserError:
-            return  # its index is broken, or a folder closed, which has been noted
-        for finding in found:
-            self.note(*finding)
+        with contextlib.suppress(UserError):  # its index is broken, which has been noted
+            for finding in house_checks.look_at_take(recorded):
+                self.note(*finding)
 
     def look_for_folders_of_no_take(self, root: Path, dataset: str, domain: Domain) -> None:
         """Note folders that hold a take by the look of it, and why it cannot be used."""

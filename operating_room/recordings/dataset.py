@@ -206,6 +206,12 @@ class RecordedTake:
         path = None if frame is None else self.collection.depth_picture(self.take, camera, frame)
         return None if path is None else self._existing(self.root / path)
 
+    def depth_pictures(self, element: Element) -> list[Path]:
+        """The depth pictures that cameras could have of an element of the index, whether they are there or not."""
+        frames = {camera.name: element.numbers.get(camera.frame) for camera in self.collection.cameras}
+        paths = (self.collection.depth_picture(self.take, name, n) for name, n in frames.items() if n is not None)
+        return [self.root / path for path in paths if path is not None]
+
     @cached_property
     def annotation_folder(self) -> Path | None:
         """The folder with the take's raw relation labels."""

@@ -5,10 +5,11 @@ Each raises UserError with one line that names the file. Formats: data specifica
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from operating_room.domain.collection import Take
 from operating_room.domain.domain import Domain
@@ -29,6 +30,7 @@ from operating_room.recordings.index import read_tracks
 from operating_room.recordings.masks import SMALL
 from operating_room.recordings.questions import read_robot_log, read_screen, read_speech
 
+_NOBODY = -1  # in place of the number of a camera
 _SHAPE_TOLERANCE = 0.02  # by which the proportions of a mask and its picture may differ
 
 
@@ -57,14 +59,14 @@ def check_speech(path: Path, _: Take, __: Domain) -> None:
     read_speech(path)
 
 
-def check_gaze(path: Path, _: Take, __: Domain) -> None:
-    """Where people look."""
-    read_gaze(path)
+def check_gaze(path: Path, take: Take, domain: Domain) -> None:
+    """Where people look, each told by the number of a camera."""
+    _check_cameras(path, read_gaze(path)[:, 0], take, domain)
 
 
-def check_hands(path: Path, _: Take, __: Domain) -> None:
-    """Where their hands are."""
-    read_hands(path)
+def check_hands(path: Path, take: Take, domain: Domain) -> None:
+    """Where their hands are, each told by the number of a camera; NaN is nobody."""
+    _check_cameras(path, read_hands(path)[:, 0], take, domain)
 
 
 def check_screen_summary(path: Path, _: Take, domain: Domain) -> None:
@@ -134,6 +136,14 @@ def check_small_mask(path: Path, _: Take, domain: Domain) -> None:
     if mask.shape != (SMALL, SMALL):
         raise UserError(f"{path}: is {mask.shape[1]}x{mask.shape[0]} px instead of {SMALL}x{SMALL}; {again(path)}")
     _check_labels(path, mask, domain.labels)
+
+
+def _check_cameras(path: Path, numbers: Float32[np.ndarray, " rows"], take: Take, domain: Domain) -> None:
+    last = len(domain.collection(take).cameras)
+    for number in numbers.tolist():
+        if not math.isnan(number) and number not in (_NOBODY, *range(1, last + 1)):
+            told = f"1 to {last}, the place in the domain's list of cameras, or {_NOBODY}: nobody knows whose"
+            raise UserError(f"{path}: has the camera number {number:g}; expected {told}")
 
 
 def _check_labels(path: Path, mask: np.ndarray, labels: Labels) -> None:

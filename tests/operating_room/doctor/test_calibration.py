@@ -20,7 +20,7 @@ from operating_room.recordings.dataset import Dataset
 from operating_room_simulator.story.story import script_surgery
 from operating_room_simulator.writer import named_takes, synthesize, write_takes
 from tests.operating_room.cameras import camera_file
-from tests.operating_room.tiny_dataset import write
+from tests.operating_room.tiny_dataset import picture, write
 from tests.operating_room.tiny_house import write_house
 
 RUN = CliRunner()
@@ -96,6 +96,7 @@ def test_a_broken_depth_picture_is_named(root: Path) -> None:
     broken = sorted((root / "4D-OR_data").rglob("*.tiff"))[0]
     write(broken, b"nothing")
     assert str(broken) in measured(root).problems[0]
+    assert str(broken) in {str(finding.path) for finding in check(Dataset(root), ["002_4DOR"]).findings}
 
 
 def test_the_command(root: Path) -> None:
@@ -115,7 +116,7 @@ def test_takes_in_one_folder_have_no_camera_files(tmp_path: Path) -> None:
 def test_the_doctor_reads_camera_files(tmp_path: Path) -> None:
     """A take without any lacks nothing; one that is broken is told."""
     root = write_house(tmp_path / "kitchen")
-    write(root / "takes/soup/depth/door/000000.png", b"")
+    write(root / "takes/soup/depth/door/000000.png", picture("PNG", np.full((4, 6), 2000, np.uint16)))
     for place in ("calibration/door.json", "takes/soup/calibration/ceiling.json"):
         write(root / place, camera_file())
     assert not check(Dataset(root)).findings

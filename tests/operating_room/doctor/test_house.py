@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,18 @@ DAMAGE: list[tuple[str, bytes | str | list[Any], str]] = [
     ("views/door/000000.png", picture("PNG"), "belongs to no timepoint"),
     ("label_masks/ceiling/000009.png", b"x", "is the label of a frame that the index does not have"),
     ("graphs/000009.json", [], "is the label of a frame that the index does not have"),
+    ("label_masks/ceiling/000001.jpg", picture(), "belongs to no timepoint, as 1 of 5 files there"),
+    ("graphs/000001.JSON", [], "belongs to no timepoint, as 1 of 5 files there"),
+    ("depth/door/000001.png", b"x", "is no TIFF or PNG"),
+    ("depth/doorr/000001.png", b"x", "the domain knows no camera 'doorr' (is it door?)"),
+    ("depth/door/000009.png", b"x", "belongs to no timepoint, as 1 of 1 files there"),
+    ("calibration/doorr.json", b"x", "the domain knows no camera 'doorr' (is it door?)"),
+    ("calibration/door.JSON", b"x", "a camera file is called door.json"),
     ("gazes/000000.npy", b"x", "'gazes' is no folder of the house layout (is it gaze?)"),
     ("gaze/000001.npy", array(np.zeros((1, 3), np.float32)), "float32 [1, 3], expected float32 [rows, 4]"),
+    ("gaze/000001.npy", array(np.array([[0, 3, 2, 1]], np.float32)), "has the camera number 0; expected 1 to 4"),
+    ("gaze/000001.npy", array(np.array([[5, 3, 2, 1]], np.float32)), "has the camera number 5; expected 1 to 4"),
+    ("hands/000001.npy", array(np.zeros((1, 17), np.float32)), "has the camera number 0; expected 1 to 4"),
     ("gaze/000001.npy", array(np.zeros((1, 4))), "float64 [1, 4], expected float32"),
     ("gaze/000001.npy", array(np.full((1, 4), np.nan, np.float32)), "what is no number"),
     ("hands/000001.npy", array(np.full((1, 17), np.inf, np.float32)), "hold infinity"),
@@ -99,6 +110,34 @@ def test_what_nobody_could_read_is_told(root: Path, name: str, content: bytes | 
     messages = told(check(Dataset(root)), Severity.BROKEN)
     assert [message for message in messages if expected in message and name.split("/")[0] in message] == messages[:1]
     assert all("\n" not in message for message in messages)
+
+
+def test_a_folder_that_cannot_be_listed_hides_nothing(root: Path) -> None:
+    for name in ("hands", "depth", "calibration"):
+        shutil.rmtree(root / SOUP / name, ignore_errors=True)
+        (root / SOUP / name).symlink_to(root / SOUP / name)
+    write(root / SOUP / "grafs" / "000000.json", [])
+    write(root / SOUP / "views" / "dor" / "000000.jpg", picture())
+    for camera in ("ceiling", "door", "screen", "glasses"):
+        (root / SOUP / "views" / camera / "000001.jpg").unlink()
+    report = check(Dataset(root))
+    messages = told(report, Severity.BROKEN)
+    for path in ("hands", "depth/door", "calibration"):
+        assert any(f"{SOUP / path}: cannot be listed" in message for message in messages)
+    assert any("'grafs' is no folder of the house layout (is it graphs?)" in message for message in messages)
+    assert any("the domain knows no camera 'dor' (is it door?)" in message for message in messages)
+    assert any("1 of 4 timepoints have no picture of any camera" in m for m in told(report, Severity.GAP))
+
+
+def test_a_camera_file_of_all_takes_that_nobody_reads_is_told_once(root: Path) -> None:
+    write(root / "calibration" / "doorr.json", b"x")
+    (message,) = told(check(Dataset(root)), Severity.BROKEN)
+    assert f"{root / 'calibration' / 'doorr.json'}: is read by nothing: the domain knows no camera 'doorr'" in message
+
+
+def test_nobody_knows_whose_a_gaze_is(root: Path) -> None:
+    write(root / SOUP / "gaze" / "000001.npy", array(np.array([[-1, 30, 20, 1]], np.float32)))
+    assert check(Dataset(root)).findings == ()
 
 
 def test_a_folder_that_the_domain_does_not_list_is_told(root: Path) -> None:
