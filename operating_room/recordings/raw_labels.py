@@ -87,11 +87,20 @@ def _read_mmor(raw: Any, language: Language) -> set[Triplet]:
     return complete(relations)
 
 
-def _read_triplets(raw: Any, _: Language) -> set[Triplet]:
-    """Relations of a file of the house layout, as they stand there."""
+def _read_triplets(raw: Any, language: Language) -> set[Triplet]:
+    """Relations of a file of the house layout, spelled as the domain does; what is no name of it stays as it stands."""
     if not isinstance(raw, list) or not all(isinstance(relation, list) and len(relation) == 3 for relation in raw):
         raise ValueError("no list of lists of three names")
-    return {Triplet(*_names(relation)) for relation in raw}
+    predicates = {name.lower(): name for name in language.predicates}
+
+    def entity(name: str) -> str:
+        spelled = language.entity_name(name)
+        return spelled if spelled in language.entity_index else name
+
+    return {
+        Triplet(entity(subject), entity(object_), predicates.get(language.predicate_name(predicate), predicate))
+        for subject, object_, predicate in map(_names, raw)
+    }
 
 
 _READERS = {"mmor": _read_mmor, "4dor": _read_fourdor, "triplets": _read_triplets}

@@ -19,9 +19,10 @@ from operating_room.errors import UserError
 from operating_room.graphs.graph_files import load_samples
 from operating_room.recordings.dataset import Dataset
 from tests.operating_room.tiny_dataset import picture, write
-from tests.operating_room.tiny_house import FRAMES, array, cloud_arrays, write_house, write_take
+from tests.operating_room.tiny_house import DOMAIN, FRAMES, array, cloud_arrays, write_house, write_take
 
 SOUP = Path("takes/soup")
+SYNONYMS = "  word_synonyms: {next to: nextto}\n  forgotten"
 
 
 @pytest.fixture
@@ -209,6 +210,20 @@ def test_a_split_is_no_take_and_a_take_of_its_name_is_told(root: Path) -> None:
     assert json.loads(run("data", "show", "own", "0", "--data", root, "--json"))["sample_id"] == "own_000000"
     (message,) = told(check(Dataset(root)), Severity.BROKEN)
     assert message.startswith(f"{root / 'takes' / 'own'}: is a take with the name of a split")
+
+
+def test_other_spellings_in_a_graph_are_names_of_the_domain(root: Path) -> None:
+    write(root / "domain.yaml", DOMAIN.replace("beside", "nextTo").replace("  forgotten", SYNONYMS))
+    for take in ("soup", "stew"):
+        for frame in range(FRAMES):
+            write(root / "takes" / take / "graphs" / f"{frame:06d}.json", [["Cook", "PAN", "Next To"]])
+    assert check(Dataset(root)).findings == ()
+    run("data", "convert-relations", root)
+    (triplets,) = {sample.triplets for sample in load_samples(root / "relationships_train.json")}
+    assert triplets == (("cook", "pan", "nextTo"),)
+    write(root / SOUP / "graphs" / "000001.json", [["Cook", "pan", "nextTo"], ["cook", "pan", "Holding"]])
+    (message,) = told(check(Dataset(root)), Severity.BROKEN)
+    assert "000001.json: holding and nextTo between cook and pan; only one can stay" in message
 
 
 def test_time_is_that_of_the_period(root: Path) -> None:
