@@ -5,8 +5,10 @@ Whatever does not fit is refused by name, and nothing is written then: all pictu
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +32,10 @@ from operating_room.recordings.dataset import RecordedTake
 from operating_room.work.progress import track
 
 LabelMap = UInt8[np.ndarray, "height width"]
+_ZIP_ERRORS = (
+    *(BadZipFile, EOFError, RuntimeError, NotImplementedError, OSError, ValueError),
+    *(zlib.error, lzma.LZMAError),
+)
 _MOST_BYTES = 64 << 30  # of an archive, unpacked
 
 
@@ -125,7 +131,7 @@ def _unpack(archive: Path, folder: Path) -> None:
                 raise UserError(f"{archive}: unpacks to {needed / 1e9:.1f} GB; unpack it yourself and give the folder")
             for entry in track(entries, "unpacking"):
                 packed.extract(entry, folder)  # which leaves out `..` and absolute places
-    except (BadZipFile, EOFError, RuntimeError, NotImplementedError, OSError, ValueError) as error:
+    except _ZIP_ERRORS as error:
         raise UserError(f"{archive}: is no readable archive ({error}); export the task again") from error
 
 

@@ -24,7 +24,7 @@ from mmor.lenses import lenses
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path
 from operating_room.files.camera_files import Calibration, quaternion
-from operating_room.files.png import png_bytes
+from operating_room.files.png import is_png, png_bytes
 from operating_room.files.readers import read_bytes, read_label_mask, read_point_cloud
 from operating_room.recordings.dataset import RecordedTake
 from operating_room.recordings.questions import read_speech
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 WORLD = "world"
-_FORMS = {".jpg": "jpeg", ".png": "png"}
 _CHUNK = 4 << 20  # bytes that are kept in memory before they are written
 
 Said = tuple[str, "Message"]  # topic and message
@@ -113,7 +112,8 @@ def _cameras(of_take: dict[str, Calibration], now: int) -> Iterator[Said]:
 def _messages(recorded: RecordedTake, timepoint: Timepoint, now: int) -> Iterator[Said]:
     """What a timepoint has; what it does not have is no error."""
     for camera, path in timepoint.views.items():
-        yield f"/camera/{camera}", _image(camera, read_bytes(path), _FORMS[path.suffix], now)
+        data = read_bytes(path)
+        yield f"/camera/{camera}", _image(camera, data, "png" if is_png(data) else "jpeg", now)
     colors = color_table(recorded.domain.labels)
     for camera, path in timepoint.several("label_masks").items():
         yield f"/masks/{camera}", _image(camera, png_bytes(colors[read_label_mask(path)]), "png", now)

@@ -18,6 +18,7 @@ from mmor.exports.frames import BACKGROUND, class_colors, class_names, require_r
 from mmor.lenses import lenses
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path
+from operating_room.files.png import is_png
 from operating_room.files.readers import read_bytes, read_label_mask, read_point_cloud
 from operating_room.recordings.dataset import RecordedTake
 from operating_room.recordings.questions import read_speech
@@ -28,7 +29,6 @@ from operating_room.work.progress import track
 if TYPE_CHECKING:
     import rerun
 
-_MEDIA = {".jpg": "image/jpeg", ".png": "image/png"}
 _ENTITY, _PREDICATE = (59, 111, 182), (120, 120, 120)  # colours of nodes
 
 
@@ -87,8 +87,9 @@ def _log(stream: rerun.RecordingStream, timepoint: Timepoint) -> None:
 
     for camera in timepoint.collection.camera:
         if (path := timepoint.views.get(camera)) is not None:
-            picture = rr.EncodedImage(contents=read_bytes(path), media_type=_MEDIA[path.suffix])
-            stream.log(f"camera/{camera}", picture)
+            data = read_bytes(path)
+            form = "image/png" if is_png(data) else "image/jpeg"
+            stream.log(f"camera/{camera}", rr.EncodedImage(contents=data, media_type=form))
         if (path := timepoint.several("label_masks").get(camera)) is not None:
             stream.log(f"camera/{camera}/masks", rr.SegmentationImage(read_label_mask(path), opacity=0.5))
     if (path := timepoint.one("point_cloud")) is not None:

@@ -89,6 +89,7 @@ def read_json(path: Path) -> Any:
             object_pairs_hook=_unique_names,
             parse_constant=_no_number,
             parse_float=_finite_number,
+            parse_int=_finite_whole,
         )
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8 JSON") from error
@@ -238,6 +239,11 @@ def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number")
+
+
+def _finite_whole(text: str) -> int:
+    _finite_number(text)  # whoever reads it makes a float of it
+    return int(text)
 
 
 def _finite_number(text: str) -> float:

@@ -213,6 +213,18 @@ def test_unknown_colours_and_archives_that_are_none(root: Path, tmp_path: Path) 
         import_masks(recorded(root), write(tmp_path / "x.zip", b"nothing"))
 
 
+@pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_inside_an_archive_is_one_line(root: Path, tmp_path: Path, packing: int) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", packing) as archive:
+        archive.writestr("labelmap.txt", "a line of a label map\n" * 50)
+    whole = (tmp_path / "x.zip").read_bytes()
+    start = 30 + len("labelmap.txt")  # behind the header of the entry
+    for place in range(start, start + 30):
+        broken = whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :]
+        with pytest.raises(UserError, match=r"no readable archive|labelmap\.txt|holds no mask"):
+            import_masks(recorded(root), write(tmp_path / "broken.zip", broken))
+
+
 def test_predictions_can_be_corrected(root: Path, tmp_path: Path) -> None:
     """Class-colour pictures of stage 1, of a video in parts, become label masks by way of CVAT."""
     stem = "camera01_colorimage-000100"

@@ -11,11 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from mmor import cli
+from operating_room.domain.domain import mmor
 from operating_room.files.camera_files import read_camera
 from operating_room.files.readers import read_label_mask
 from operating_room.recordings.dataset import Dataset
 from tests.operating_room.cameras import camera_file
-from tests.operating_room.tiny_dataset import MMOR_NAME, write, write_dataset
+from tests.operating_room.tiny_dataset import MMOR_NAME, picture, write, write_dataset
 from tests.operating_room.tiny_house import write_house
 
 RUN = CliRunner()
@@ -87,6 +88,22 @@ def test_masks_are_in_class_colours(tmp_path: Path) -> None:
     timepoint = dataset.take(dataset.domain.find_take(MMOR_NAME)).timepoints[0]
     labels = read_label_mask(timepoint.several("label_masks")["1"])
     assert (dataset.domain.labels.colors_to_labels(shown) == labels).all()
+
+
+def test_the_form_of_a_picture_is_that_of_its_bytes(tmp_path: Path) -> None:
+    """A domain may let names end in .jpeg, and people rename files."""
+    root = write_dataset(tmp_path / "data")
+    domain = write(
+        tmp_path / "room.yaml",
+        mmor().to_yaml().replace("camera01_colorimage-{azure}.jpg", "camera01_colorimage-{azure}.jpeg"),
+    )
+    pictures = sorted((root / "MM-OR_data" / MMOR_NAME / "colorimage").glob("camera01_*.jpg"))
+    write(pictures[0], picture("PNG"))
+    for path in pictures:
+        path.rename(path.with_suffix(".jpeg"))
+    assert export(root, tmp_path / "out", MMOR_NAME, "--domain", str(domain)).exit_code == 0
+    found = read(tmp_path / "out" / f"{MMOR_NAME}.mcap")
+    assert [proto.format for topic, _, proto in found if topic == "/camera/1"] == ["png", "jpeg", "jpeg"]
 
 
 def test_times_of_a_room_of_ones_own_and_what_is_missing(tmp_path: Path) -> None:

@@ -115,6 +115,9 @@ def test_json(tmp_path: Path) -> None:
     assert "nested" in refuse("x.json", write(path, "[" * 100_000))
     for number in ("NaN", "-Infinity", "1e400", "-1e400"):
         assert f"{number} is " in refuse("x.json", write(path, f'{{"loss": [1.5, {number}]}}'))
+    for digits in (400, 5000):
+        assert "is too large for a number" in refuse("x.json", write(path, "[-" + "9" * digits + "]"))
+    assert read_json(write(path, f"[-3, {10**300}]")) == [-3, 10**300]
 
 
 def test_packed_json_of_gigabytes(tmp_path: Path) -> None:

@@ -139,7 +139,8 @@ def test_graphs_come_from_predictions_or_results(tmp_path: Path) -> None:
     for stored in (results, predictions):
         (tmp_path / "graphs.json").write_text(json.dumps(stored))
         assert read_graphs(tmp_path / "graphs.json") == [Sample("001_PKA_MMOR", "000000", (TOUCH,))]
-    for wrong in ({}, {"predicted": None}, {"predicted": [["nurse"]]}):
+    wrong_graphs = (None, [["nurse"]], [[1, 2, 3]], ["abc"], {"abc": 1})
+    for wrong in ({}, *({"predicted": graph} for graph in wrong_graphs)):
         stored = {"task": "scene_graph", "samples": {"001_PKA_MMOR_000001": wrong}}
         (tmp_path / "graphs.json").write_text(json.dumps(stored))
         with pytest.raises(UserError, match=r"graphs\.json: 001_PKA_MMOR_000001 has no graph under 'predicted'"):
