@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.readers import read_json, require
-from operating_room.graphs.scene_graph import Sample, Triplet, is_relation, parse
+from operating_room.graphs.scene_graph import END, START, Sample, Triplet, is_relation, parse
 
 SPLIT_NAMES = {"train": "train", "val": "validation", "test": "test"}  # split -> its name in file names
+_TARGET = re.compile(rf"\s*{START}([^<]*){END}\s*")  # of EgoExOR's samples
 _PREDICTIONS = "predictions map sample ids to lists of [subject, predicate, object]"
 
 
@@ -41,7 +43,7 @@ def _of_egoexor(record: Mapping[str, Any]) -> Sample:
     """A published sample of EgoExOR (arXiv 2505.24287): a place in its HDF5 files, and the graph as its target.
 
     Raises:
-        UserError: a field is missing or of another type.
+        UserError: a field is missing or of another type, or the target is no graph.
     """
     match record:
         case {
@@ -53,7 +55,14 @@ def _of_egoexor(record: Mapping[str, Any]) -> Sample:
             },
             "conversations": [dict(), {"value": str(target)}],
         } if n >= 0:
-            return Sample(f"{surgery}_{a}_{b}", f"{n:06d}", tuple(parse(target)))
+            sample = Sample(f"{surgery}_{a}_{b}", f"{n:06d}", tuple(parse(target)))
+            # `parse` takes anything for an answer, and the truth must be a graph.
+            whole = _TARGET.fullmatch(target)
+            relations = [] if whole is None else [piece for piece in whole[1].split(";") if piece.strip()]
+            if whole is None or len(sample.triplets) != len(relations) or not all(map(all, sample.triplets)):
+                form = f"{START} subject,object,predicate; ... {END}"
+                raise UserError(f"sample {sample.sample_id} must have a target {form}; got {target[:120]!r}")
+            return sample
     raise UserError(
         "a sample of EgoExOR needs hdf5_indices (surgery_type, procedure_id, take_id, frame_idx) and two turns; got "
         f"{str(record)[:120]}"

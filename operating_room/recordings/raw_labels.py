@@ -7,6 +7,7 @@ of the house layout (subject, object, predicate).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def _read_fourdor(raw: Any, _: Language) -> set[Triplet]:
         human: _ROLE_NAMES.get(role, role) for human, role in raw["human_name_annotations"].items() if role != "none"
     }
     relations = set()
-    for subject, predicate, object_ in map(_names, raw["rel_annotations"]):
+    for subject, predicate, object_ in _relations(raw):
         if subject in _IGNORED_HUMANS or object_ in _IGNORED_HUMANS:
             continue
         named = [roles.get(name, _DEFAULT_ROLE) if _HUMAN in name else name for name in (subject, object_)]
@@ -81,7 +82,7 @@ def _read_fourdor(raw: Any, _: Language) -> set[Triplet]:
 def _read_mmor(raw: Any, language: Language) -> set[Triplet]:
     """Relations of an MM-OR label file, short names spelled out (steps 3 to 5)."""
     relations = set()
-    for subject, predicate, object_ in map(_names, raw["rel_annotations"]):
+    for subject, predicate, object_ in _relations(raw):
         named = [language.raw_names.get(_entity(name), _entity(name)) for name in (subject, object_)]
         relations.add(Triplet(*named, _predicate(predicate)))
     return complete(relations)
@@ -104,6 +105,13 @@ def _read_triplets(raw: Any, language: Language) -> set[Triplet]:
 
 
 _READERS = {"mmor": _read_mmor, "4dor": _read_fourdor, "triplets": _read_triplets}
+
+
+def _relations(raw: Any) -> Iterator[list[str]]:
+    """The relations of a label file of MM-OR or 4D-OR, see `_names`."""
+    if not isinstance(raw["rel_annotations"], list):
+        raise ValueError("rel_annotations is no list")  # an empty text or object would be an empty graph
+    return map(_names, raw["rel_annotations"])
 
 
 def _names(relation: Any) -> list[str]:

@@ -94,12 +94,25 @@ def test_same_triplet_twice_collapses_but_two_predicates_for_a_pair_are_refused(
 
 @pytest.mark.parametrize(
     "raw",
-    [[], {}, {"rel_annotations": 3}, {"rel_annotations": ["abc"]}, {"rel_annotations": [["nurse", "saw"]]}, "text"],
+    [
+        [],
+        {},
+        {"rel_annotations": 3},
+        {"rel_annotations": ""},
+        {"rel_annotations": {}},
+        {"rel_annotations": ["abc"]},
+        {"rel_annotations": [["nurse", "saw"]]},
+        "text",
+    ],
 )
 @pytest.mark.parametrize("take", [FOURDOR_TAKE, MMOR_TAKE])
 def test_malformed_label_files_are_named(tmp_path: Path, raw: Any, take: Take) -> None:
     with pytest.raises(UserError, match=r"000000\.json: .*relation label file"):
-        read_labels(put(tmp_path / "000000.json", raw), take, mmor())
+        read_labels(put(tmp_path / "000000.json", _with_people(raw)), take, mmor())
+
+
+def _with_people(raw: Any) -> Any:
+    return {**raw, "human_name_annotations": {}} if isinstance(raw, dict) else raw
 
 
 @pytest.mark.parametrize(

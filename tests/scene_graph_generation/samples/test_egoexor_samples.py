@@ -124,6 +124,34 @@ def test_samples_of_another_form_are_refused(dataset: Dataset, tmp_path: Path, c
         load_samples(tmp_path / "s.json")
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("I cannot see", "", "<SG> assistant,patient,holding", "<SG> assistant,patient </SG>"),
+        *("<SG> assistant,patient,holding; bin </SG>", "<SG> assistant,,holding </SG>", "<SG> <SG> </SG>"),
+    ],
+)
+def test_a_target_that_is_no_graph_is_named(dataset: Dataset, tmp_path: Path, target: str) -> None:
+    (record,) = published_records(dataset, SAMPLES[:1], 1, Random(0))
+    record["conversations"][1]["value"] = target
+    (tmp_path / "s.json").write_text(json.dumps([record]))
+    with pytest.raises(UserError, match=r"s\.json: sample MISS_1_1_000000 must have a target <SG> subject,object"):
+        load_samples(tmp_path / "s.json")
+
+
+@pytest.mark.parametrize(
+    ("target", "graph"),
+    [("<SG> </SG>", ()), ("<SG>assistant,patient,holding; </SG>\n", (Triplet("assistant", "patient", "holding"),))],
+)
+def test_targets_with_blanks_are_graphs(
+    dataset: Dataset, tmp_path: Path, target: str, graph: tuple[Triplet, ...]
+) -> None:
+    (record,) = published_records(dataset, SAMPLES[:1], 1, Random(0))
+    record["conversations"][1]["value"] = target
+    (tmp_path / "s.json").write_text(json.dumps([record]))
+    assert load_samples(tmp_path / "s.json")[0].triplets == graph
+
+
 @pytest.mark.parametrize("name", ["001_PKA_MMOR", "MISS_1", "MISS_1_x"])
 def test_takes_of_others_have_no_place(name: str) -> None:
     with pytest.raises(UserError, match="is no take of EgoExOR"):
