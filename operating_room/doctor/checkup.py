@@ -22,6 +22,7 @@ from operating_room.errors import UserError, one_line
 from operating_room.files.camera_files import read_camera
 from operating_room.files.picture_files import read_depth
 from operating_room.files.readers import check_subtitles
+from operating_room.recordings.conversion import label_files
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.file_checks import check_label_mask
 from operating_room.recordings.folders import folders_of_no_take
@@ -111,6 +112,7 @@ class _Visit:
             else:
                 missing.setdefault(name, path)
         self._look_at_lenses(recorded)
+        self._look_at_seconds(recorded)
         if recorded.collection.layout == "house":  # where a camera or modality without a folder was not used
             del counted["annotation"]  # which timepoints have a graph is up to the annotators
             report.expected = dict(+counted)
@@ -142,6 +144,17 @@ class _Visit:
             for path in recorded.depth_pictures(element):
                 if path.name in self._list(recorded, path.parent):
                     self.jobs.setdefault(path, partial(read_depth, path))
+
+    def _look_at_seconds(self, recorded: RecordedTake) -> None:
+        """Note times of the index that the file of seconds does not have: no sound and words are made for them."""
+        path = recorded.path("seconds")
+        try:
+            lacking = [element.time for element in recorded.index if int(element.time) not in recorded.seconds]
+        except UserError:
+            return  # the check of that file says what is wrong
+        if path is not None and lacking:
+            what = f"lacks {len(lacking)} of {len(recorded.index)} times of the index, the first is {lacking[0]}"
+            self.note(Severity.GAP, path, f"{path}: {what}, so that they get no sound and words; copy it again")
 
     def look_beside(self, recorded: RecordedTake) -> None:
         """Note what is in the folder of a take in the house layout and read by nothing."""
@@ -234,10 +247,15 @@ def _files(recorded: RecordedTake) -> Iterator[tuple[str, Path, Callable[[], obj
         if path is not None and (recorded.has(path) or recorded.collection.layout != "house"):
             yield name, path, partial(check_file, path)
     frame_ids = {timepoint.frame_id for timepoint in recorded.expected}
+    graphs: set[str] = set()
+    with contextlib.suppress(UserError):  # a folder that cannot be listed has been noted
+        graphs = {label.stem for label in label_files(recorded)}
     for task in domain.tasks:
         path = recorded.path(task.name)
-        if path is not None and (task in domain.tasks_of(take) or recorded.has(path)):  # else nobody asks for it
-            yield task.name, path, partial(take_checks.check_frame_labels, path, task, frame_ids)
+        asked = task in domain.tasks_of(take)
+        if path is not None and (asked or recorded.has(path)):  # else nobody asks for it
+            needed = graphs if asked else ()
+            yield task.name, path, partial(take_checks.check_task_labels, path, task, frame_ids, needed)
 
 
 def _per_timepoint(recorded: RecordedTake) -> dict[str, int]:

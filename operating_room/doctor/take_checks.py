@@ -37,3 +37,11 @@ def check_frame_labels(path: Path, task: Task, frame_ids: Collection[str]) -> No
     if unknown := sorted(content.keys() - set(frame_ids)):
         what = f"labels {len(unknown)} frames that the index does not have, the first is {unknown[0]}"
         raise UserError(f"{path}: {what}; copy the right index")
+
+
+def check_task_labels(path: Path, task: Task, frame_ids: Collection[str], graphs: Collection[str]) -> None:
+    """As `check_frame_labels`; and every frame of `graphs` must have a label, or nothing of the take is scored."""
+    check_frame_labels(path, task, frame_ids)
+    if lacking := sorted({*graphs} & {*frame_ids} - read_json(path).keys()):
+        what = f"has no label for {len(lacking)} frames that have a graph, the first is {lacking[0]}"
+        raise UserError(f"{path}: {what}, so that the whole take is left out of {task.name}; {again(path)}")

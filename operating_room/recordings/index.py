@@ -96,7 +96,7 @@ def read_seconds(path: Path, keys: Collection[str]) -> dict[int, dict[str, str]]
     """The frame numbers of each second in the order of time, from a file of `take_jsons`; `keys` as in `read_index`.
 
     Raises:
-        UserError: the file is damaged or of another form, or has a second twice.
+        UserError: the file is damaged or of another form, lists no second, or has one twice.
     """
     content = read_json(path)
     seconds: dict[int, dict[str, str]] = {}
@@ -113,6 +113,8 @@ def read_seconds(path: Path, keys: Collection[str]) -> dict[int, dict[str, str]]
                 ) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f'{path}: is not {{"timestamps": {{second: frame numbers}}}}; {_COPY_AGAIN}') from error
+    if not seconds:
+        raise UserError(f"{path}: lists no second, so that nothing could be made of the take; {_COPY_AGAIN}")
     return dict(sorted(seconds.items()))
 
 

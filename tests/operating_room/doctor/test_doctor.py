@@ -226,6 +226,13 @@ def test_tiny_pictures_are_pictures(root: Path, pixels: tuple[int, int]) -> None
         ("take_tracks", lambda v: v[1]["unique_id_dicts"][0].update(unique_id="7"), "second 1: tracker id '7'"),
         ("take_jsons", lambda v: v["timestamps"]["1"].update(azure=["000100"]), "second 1 has no frame numbers"),
         ("take_jsons", lambda v: v["timestamps"].update({"01": {}}), "has second 1 twice"),
+        ("take_jsons", lambda v: v.update(timestamps={}), "lists no second"),
+        (
+            "take_timestamp_to_robot_phase",
+            dict.clear,
+            "has no label for 3 frames that have a graph, the first is 000000",
+        ),
+        ("take_timestamp_to_next_action", lambda v: v.pop("000001"), "no label for 1 frames that have a graph"),
         ("take_timestamp_to_next_action", lambda v: v.update({"000001": ["cut", "soon"]}), "frame 000001"),
         ("take_timestamp_to_sterility_breach", lambda v: v.update({"000001": [["a", "b", 3]]}), "frame 000001"),
     ],
@@ -324,6 +331,16 @@ def test_missing_files_are_gaps(pattern: str, expected: str, root: Path) -> None
     assert report.exit_code == 1
     assert [finding.path for finding in report.findings] == paths[:1]
     assert expected in report.findings[0].message
+
+
+@pytest.mark.usefixtures("only_these_takes")
+def test_seconds_that_end_before_the_index_are_a_gap(root: Path) -> None:
+    path = root / "MM-OR_data" / "take_jsons" / f"{MMOR_NAME}.json"
+    frames = json.loads(path.read_text())["timestamps"]
+    write(path, {"timestamps": dict(list(frames.items())[:2])})
+    (finding,) = check(root).findings
+    assert (finding.severity, finding.path) == (Severity.GAP, path)
+    assert "lacks 1 of 3 times of the index, the first is 000003" in finding.message
 
 
 @pytest.mark.usefixtures("only_these_takes")

@@ -207,7 +207,7 @@ def test_cameras_are_found_however_their_numbers_are_written(kind: Callable[[int
 
 
 @pytest.mark.parametrize(
-    "timestamps", [{"x": {}}, {"-1": {}}, {"1.5": {}}, {"1": []}, {"1": {"azure": "x"}}, {"1": {}, "01": {}}, []]
+    "timestamps", [{}, {"x": {}}, {"-1": {}}, {"1.5": {}}, {"1": []}, {"1": {"azure": "x"}}, {"1": {}, "01": {}}, []]
 )
 def test_damaged_seconds(timestamps: object, tmp_path: Path) -> None:
     path = write(tmp_path / "seconds.json", {"timestamps": timestamps})
