@@ -21,7 +21,7 @@ class EpochOrder(Sampler[tuple[int, int]]):
         self._count, self._arrange, self._epoch = count, arrange, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Trainer before each epoch."""
+        """Called before each epoch."""
         self._epoch = epoch
 
     def __len__(self) -> int:

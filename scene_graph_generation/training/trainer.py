@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from computing.cpu_attention import attention_on
 from computing.machine import allow_tf32, meet, one_gpu, trainer_options
@@ -69,6 +69,17 @@ class CheckedSamples(torch.utils.data.Dataset[tuple[Example | None, list[str]]])
         return None, bad
 
 
+class _TellsEpoch(TrainerCallback):
+    """Tells the order its epoch: on several processes what a resumed epoch is read through hides it from Trainer."""
+
+    def __init__(self, order: EpochOrder) -> None:
+        self._order = order
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Called by Trainer, in the middle of an epoch, too."""
+        self._order.set_epoch(int((state.epoch or 0.0) + 1e-6))  # a sum of many fractions
+
+
 class SceneGraphTrainer(WatchedTrainer):
     """transformers' Trainer with our loss, order of samples and batches.
 
@@ -100,6 +111,9 @@ class SceneGraphTrainer(WatchedTrainer):
             train_dataset=CheckedSamples(samples),
             data_collator=_as_batch,
         )
+        similar = config.order == "similar"
+        self._order = EpochOrder(len(lengths), self._similar_lengths if similar else self._grouped_lengths)
+        self.add_callback(_TellsEpoch(self._order))
         self.add_callback(LossLog(out / "log.jsonl"))
         self.loss_is_scaled_for_ga = False
         self.skipped: dict[str, None] = {}  # what was said about each bad sample
@@ -193,8 +207,7 @@ class SceneGraphTrainer(WatchedTrainer):
         return super().create_optimizer(model)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
-        similar = self._config.order == "similar"
-        return EpochOrder(len(self._lengths), self._similar_lengths if similar else self._grouped_lengths)
+        return self._order
 
     def _similar_lengths(self, epoch: int) -> list[int]:
         generator = Random(f"order {self._config.seed} {epoch}")

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -124,6 +125,20 @@ def test_two_processes_with_muon_lose_as_much_as_one(data: Path, tmp_path: Path)
     finish(start(*TORCHRUN, *PROGRAM, data, tmp_path / "two", *muon))
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
     assert len(losses(tmp_path / "two")) == 6
+
+
+def test_two_processes_go_on_in_the_middle_of_a_later_epoch(data: Path, tmp_path: Path) -> None:
+    """Three steps an epoch; what is left of the second one keeps its own order and augmentation."""
+    settings = (*COMMON, "train.save_steps=4")
+    finish(start(*TORCHRUN, *PROGRAM, data, tmp_path, *settings))
+    whole, weights = losses(tmp_path), tmp_path / "model.safetensors"
+    before = weights.read_bytes()
+    shutil.rmtree(tmp_path / "checkpoint-6")
+    weights.unlink()
+    (tmp_path / "log.jsonl").unlink()
+    finish(start(*TORCHRUN, *PROGRAM, data, tmp_path, *settings))
+    assert losses(tmp_path) == {step: whole[step] for step in (5, 6)}
+    assert weights.read_bytes() == before
 
 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
