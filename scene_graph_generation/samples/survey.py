@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,6 +33,7 @@ class Survey:
     first_with_image: str | None  # id of the first sample whose text has a place for pictures
     answers: tuple[str, ...]  # each once
     answer_numbers: Int32[np.ndarray, " answered"]  # of each record: the place of its answer among `answers`
+    fingerprint: str  # of all that the records hold, in their order
 
 
 def survey(
@@ -77,10 +79,12 @@ class _Gathered:
         self._first_with_image: str | None = None
         self._answers: dict[str, int] = {}
         self._answer_numbers = np.zeros(count if answers else 0, np.int32)
+        self._digest = sha256()
 
     def add(self, record: Record, text: str) -> None:
         """Take the next record in."""
         number, self._count = self._count, self._count + 1
+        self._digest.update(f"{record}\0".encode("utf-8", "surrogatepass"))
         self._lengths[number] = len(text.split())
         self._shown[number] = bool(record.get("image") or record.get("segmasks"))
         if self._first_with_image is None and IMAGE_MARK in text:
@@ -91,4 +95,5 @@ class _Gathered:
 
     def all(self) -> Survey:
         """Everything."""
-        return Survey(self._lengths, self._shown, self._first_with_image, tuple(self._answers), self._answer_numbers)
+        answers, fingerprint = tuple(self._answers), self._digest.hexdigest()[:16]
+        return Survey(self._lengths, self._shown, self._first_with_image, answers, self._answer_numbers, fingerprint)

@@ -39,7 +39,7 @@ def new_tokens(experiment: Experiment, texts: Iterable[str], language: Language)
 
 
 def begin(experiment: Experiment, tokens: Tokens | None = None) -> tuple[MM2SG, Tokens]:
-    """The model and its tokenizer: a model from scratch has the one that is given (see `new_tokens`).
+    """The model and its tokenizer: without base the one that is given; a model from scratch needs it (`new_tokens`).
 
     Without base, the first stage of a curriculum is a model of ours, which goes on with its own sizes and tokenizer and
     the modalities that the experiment names.
@@ -108,7 +108,9 @@ def _begin(experiment: Experiment, tokens: Tokens | None) -> tuple[MM2SG, Tokens
     start, device = experiment.start, choose_device()
     with seeded(experiment.train.seed, device):  # adapters are drawn where their layers are
         if start.base is None and start.curriculum is not None:
-            first, tokens = load_model(start.curriculum)
+            first, own = load_model(start.curriculum)
+            tokens = own if tokens is None else tokens
+            check_vocabulary(tokens, first, start.curriculum)
             return with_modalities(first, experiment.model), tokens
         if start.base is None:
             assert tokens is not None, "a model from scratch needs a tokenizer"

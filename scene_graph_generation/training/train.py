@@ -28,6 +28,7 @@ from operating_room.work.processes import is_first, share
 from scene_graph_generation.config.language import OtherLanguage
 from scene_graph_generation.config.settings import Experiment, StartConfig, to_mapping, with_labels
 from scene_graph_generation.inputs.evidence import ExampleReader
+from scene_graph_generation.inputs.tokenizer_files import read_tokens
 from scene_graph_generation.inputs.tokens import Tokens
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.survey import Survey, survey
@@ -78,13 +79,15 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     phases = experiment.pretrain
     learns_to_see = phases is not None and phases.patch_steps + phases.hand_steps + phases.steps > 0
     counts_tokens = config.token_weights and experiment.files.token_frequencies is None
+    # What is trained already is so with a tokenizer, which other code or samples may make otherwise.
+    kept = read_tokens(checkpoint) if checkpoint is not None and experiment.start.base is None else None
     records, known, new = survey(
         data,
         config.canonical_order,
         answers=learns_to_see or counts_tokens,
-        read=lambda texts: new_tokens(experiment, texts, domain.language),
+        read=lambda texts: new_tokens(experiment, texts, domain.language) if kept is None else kept,
     )
-    _check_same_training(out, experiment, domain, len(records), checkpoint)
+    _check_same_training(out, experiment, domain, known, checkpoint)
     _check_text_only(known, experiment.start)
     model, tokens = begin(experiment, new)
     keepers = share().processes * max(readers(config), 1)
@@ -146,7 +149,7 @@ def _begin_folder(experiment: Experiment, out: Path) -> Path | None:
 
 
 def _check_same_training(
-    out: Path, experiment: Experiment, domain: Domain, samples: int, checkpoint: Path | None
+    out: Path, experiment: Experiment, domain: Domain, known: Survey, checkpoint: Path | None
 ) -> None:
     """Compare with what the training began with: a checkpoint brings its own rates and order, whatever is asked for.
 
@@ -154,7 +157,8 @@ def _check_same_training(
         UserError: something that cannot change is another.
     """
     path = out / BEGUN
-    stays = {**settings_that_stay(to_mapping(experiment)), "samples": samples, "domain": domain.digest}
+    samples = {"samples": len(known.lengths), "content of samples": known.fingerprint}
+    stays = {**settings_that_stay(to_mapping(experiment)), **samples, "domain": domain.digest}
     now = json.loads(json.dumps(stays, default=str))
     if checkpoint is not None and path.is_file():
         found = read_json(path)

@@ -216,6 +216,24 @@ def test_other_samples_do_not_go_on_silently(out: Path, data: Path, tmp_path: Pa
     fewer.write_text(json.dumps(json.loads((data / "samples.json").read_text())[:4]))
     with pytest.raises(UserError, match="samples was 6 and is now 4"):
         train(with_train(max_steps=8), [fewer], Dataset(data), out)
+    records = json.loads((data / "samples.json").read_text())
+    for changed in (records[::-1], [{**records[0], "image": records[0]["image"][:2]}, *records[1:]]):
+        fewer.write_text(json.dumps(changed))
+        with pytest.raises(UserError, match="content of samples was"):
+            train(with_train(max_steps=8), [fewer], Dataset(data), out)
+
+
+def test_a_training_goes_on_with_its_tokenizer(out: Path, data: Path, tmp_path: Path) -> None:
+    """Also one that does not know its samples, as those that began before they were compared, and with other ones."""
+    settings = json.loads((out / BEGUN).read_text())
+    del settings["content of samples"]
+    (out / BEGUN).write_text(json.dumps(settings))
+    records = json.loads((data / "samples.json").read_text())
+    for record in records:
+        record["conversations"][0]["value"] += "words that none of the samples had before"
+    (tmp_path / "other.json").write_text(json.dumps(records))
+    train(with_train(max_steps=7), [tmp_path / "other.json"], Dataset(data), out)
+    assert (out / "tokenizer.json").read_bytes() == (out / "checkpoint-6" / "tokenizer.json").read_bytes()
 
 
 def test_a_training_that_diverges_is_an_error(data: Path, tmp_path: Path) -> None:
