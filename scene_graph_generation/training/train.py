@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from operating_room.graphs.prompts import IMAGE_MARK
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import is_first, share
 from scene_graph_generation.config.language import OtherLanguage
-from scene_graph_generation.config.settings import Experiment, StartConfig, to_mapping, with_labels
+from scene_graph_generation.config.settings import Experiment, StartConfig, with_labels
 from scene_graph_generation.inputs.evidence import ExampleReader
 from scene_graph_generation.inputs.tokenizer_files import read_tokens
 from scene_graph_generation.inputs.tokens import Tokens
@@ -158,12 +158,12 @@ def _check_same_training(
     """
     path = out / BEGUN
     samples = {"samples": len(known.lengths), "content of samples": known.fingerprint}
-    stays = {**settings_that_stay(to_mapping(experiment)), **samples, "domain": domain.digest}
+    stays = {**settings_that_stay(asdict(experiment)), **samples, "domain": domain.digest}
     now = json.loads(json.dumps(stays, default=str))
     if checkpoint is not None and path.is_file():
         found = read_json(path)
-        # What a setting that came later stood for before it was there is its default.
-        usual = json.loads(json.dumps(settings_that_stay(to_mapping(Experiment())), default=str))
+        # What a setting that was unsaid, or came later, stood for before it was there is its default.
+        usual = json.loads(json.dumps(settings_that_stay(asdict(Experiment())), default=str))
         before = {**usual, **(found if isinstance(found, dict) else {})}
         for name, value in now.items():
             if name in before and before[name] != value:

@@ -211,6 +211,20 @@ def test_a_setting_that_came_later_was_at_its_default(out: Path, data: Path) -> 
     run(with_train(max_steps=8), data, out)
 
 
+@pytest.mark.parametrize(("setting", "other"), [("max_depth", 3.0), ("body_width", 8), ("branches", "ego_exo")])
+def test_settings_without_a_shape_do_not_change_silently(out: Path, data: Path, setting: str, other: object) -> None:
+    """Model folders do not say them where they are at their default, as files of trainings did once."""
+    began = json.loads((out / BEGUN).read_text())
+    usual = began.pop(f"model.pooler.{setting}")
+    (out / BEGUN).write_text(json.dumps(began))
+    changed = replace(SHORT.model, pooler=replace(SHORT.model.pooler, **{setting: other}))
+    with pytest.raises(UserError, match=rf"model\.pooler\.{setting} was {usual} and is now {other}"):
+        run(replace(with_train(max_steps=8), model=changed), data, out)
+    (out / BEGUN).write_text(json.dumps({**began, f"model.pooler.{setting}": other}))
+    with pytest.raises(UserError, match=rf"model\.pooler\.{setting} was {other} and is now {usual}"):
+        run(with_train(max_steps=8), data, out)
+
+
 def test_other_samples_do_not_go_on_silently(out: Path, data: Path, tmp_path: Path) -> None:
     fewer = tmp_path / "fewer.json"
     fewer.write_text(json.dumps(json.loads((data / "samples.json").read_text())[:4]))
