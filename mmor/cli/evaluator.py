@@ -155,9 +155,21 @@ class Evaluator:
 
         return {
             "annotations": annotations_fingerprint(self.samples),
-            "inputs": inputs_fingerprint(self.dataset, self.samples),
+            "inputs": inputs_fingerprint(self.dataset, self._on_disk()),
             "code": code_version(),
         }
+
+    def _on_disk(self) -> list[Sample]:
+        """Those of takes all of whose timepoints are there: the evaluation leaves out the others."""
+        from operating_room.errors import UserError
+
+        missing: set[str] = set()
+        for sample in self.samples:
+            try:
+                self.dataset.take(self.dataset.domain.find_take(sample.take_name)).timepoint(sample.frame_id)
+            except UserError:
+                missing.add(sample.take_name)
+        return [sample for sample in self.samples if sample.take_name not in missing]
 
 
 def follow(run: Evaluator) -> None:

@@ -71,9 +71,10 @@ def evaluate_all(
             else:
                 told.notes.append(f"{results}: is left out, {other} differs and the checkpoint is no longer there")
     for step, model in models.items():
-        results, wanted = results_path(model, name), about(model)
-        new = _difference(results, wanted) is not None
+        results = results_path(model, name)
         try:
+            wanted = about(model)
+            new = _difference(results, wanted) is not None
             if new and not (step == FINAL and _use_last(steps, folder, name, wanted)):
                 evaluate(model, results)
             rows[step] = _row(step, results)

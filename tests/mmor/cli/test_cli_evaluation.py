@@ -108,6 +108,16 @@ def test_another_training_with_the_same_steps_is_evaluated_anew(
     assert f"mmor_train.of_{first}.jsonl" in capsys.readouterr().err
 
 
+def test_evaluate_all_leaves_out_a_take_that_is_not_all_on_disk(
+    model: Path, place: Sequence[str | Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(place[1]) / "relationships_train.json"
+    more = {"take_name": "001_4DOR", "frame_id": "000500", "relationships": GRAPH}
+    write_json(path, [*json.loads(path.read_text()), more])
+    assert run("scene-graph", "evaluate-all", model, *place, *SHORT) == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith("\t3")
+
+
 def test_valid_answers_are_scene_graphs(
     model: Path, place: Sequence[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
