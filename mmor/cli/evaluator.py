@@ -107,6 +107,7 @@ class Evaluator:
             "bits": self.bits,
             "config": str(self.config),
             "split": self.split,
+            "asked": {name: self._data[name] for name in ("annotations", "inputs")},
             **({} if self.roles == Roles.AS_TRAINED else {"roles": str(self.roles)}),
             **({"valid": True} if self.valid else {}),
         }

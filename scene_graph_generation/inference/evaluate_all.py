@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import filecmp
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,10 @@ class Table:
     rows: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def add_problems(self, problems: Iterable[str]) -> None:
+        """What keeps a take out of one row mostly does so in all: it is told once."""
+        self.problems += [problem for problem in problems if problem not in self.problems]
 
 
 def evaluate_all(
@@ -68,6 +72,7 @@ def evaluate_all(
             wanted = {key: value for key, value in about(path).items() if key not in ("weights", "code")}
             if (other := _difference(results, wanted)) is None:
                 rows[step] = _row(step, results)
+                told.add_problems(_takes_left_out(results))
             else:
                 told.notes.append(f"{results}: is left out, {other} differs and the checkpoint is no longer there")
     for step, model in models.items():
@@ -78,6 +83,7 @@ def evaluate_all(
             if new and not (step == FINAL and _use_last(steps, folder, name, wanted)):
                 evaluate(model, results)
             rows[step] = _row(step, results)
+            told.add_problems(_takes_left_out(results))
         except UserError as error:
             who = "the final model" if step == FINAL else f"{CHECKPOINT}{step}"
             told.problems.append(f"{who} is left out: {error}")
@@ -143,11 +149,15 @@ def _models(folder: Path, every: int) -> dict[int | str, Path]:
 
 
 def _difference(results: Path, wanted: Mapping[str, Any]) -> str | None:
-    """What a results file says otherwise of itself; None if it can be used."""
+    """What a results file says otherwise of itself; None if it can be used.
+
+    Annotations and input files are those that were asked for, of which takes may have been left out.
+    """
     if not results.exists():
         return "there is none"
     try:
         about = read_json(results)["about"]
+        about = {**about, **about.get("asked", {})}
         return next((name for name, value in wanted.items() if about.get(name) != value), None)
     except (UserError, KeyError, TypeError, AttributeError):
         return "it is damaged"
@@ -174,6 +184,11 @@ def _same_weights(last: Path, final: Path) -> bool:
     if not all((last / w).is_file() and (final / w).is_file() for w in weights):
         return False
     return all(filecmp.cmp(last / w, final / w, shallow=False) for w in weights)
+
+
+def _takes_left_out(results: Path) -> list[str]:
+    """What results say of takes that are not in them."""
+    return list(read_json(results).get("problems", ()))
 
 
 def _row(step: int | str, path: Path) -> Row:

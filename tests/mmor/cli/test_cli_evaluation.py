@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -114,8 +115,31 @@ def test_evaluate_all_leaves_out_a_take_that_is_not_all_on_disk(
     path = Path(place[1]) / "relationships_train.json"
     more = {"take_name": "001_4DOR", "frame_id": "000500", "relationships": GRAPH}
     write_json(path, [*json.loads(path.read_text()), more])
-    assert run("scene-graph", "evaluate-all", model, *place, *SHORT) == 0
-    assert capsys.readouterr().out.splitlines()[1].endswith("\t3")
+    results = model / "evaluation" / "checkpoint-5" / "mmor_train.json"
+    stored = []
+    for _ in range(2):
+        assert run("scene-graph", "evaluate-all", model, *place, *SHORT) == 1
+        said = capsys.readouterr()
+        assert "error: 001_4DOR is not finished" in said.err
+        assert said.out.splitlines()[1].endswith("\t3")
+        stored.append(results.stat().st_mtime_ns)
+    assert stored[0] == stored[1]
+
+
+def test_evaluate_all_uses_results_without_a_damaged_take_again(
+    model: Path, place: Sequence[str | Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for picture in Path(place[1]).rglob("4D-OR_data/**/*.jpg"):
+        picture.write_bytes(picture.read_bytes()[:100])
+    save_untrained(model / "checkpoint-7", seed=1)
+    for steps in (["5", "7"], ["5", "7"]):
+        assert run("scene-graph", "evaluate-all", model, *place, *SHORT) == 1
+        said = capsys.readouterr()
+        assert [line.split("\t")[0] for line in said.out.splitlines()[1:3]] == steps
+        assert said.err.count("error: 001_4DOR is not finished") == 1
+        shutil.rmtree(model / "checkpoint-5", ignore_errors=True)
+    assert "is left out, " not in said.err
+    assert "passes of the language model" not in said.err  # nothing was asked again
 
 
 def test_valid_answers_are_scene_graphs(
