@@ -33,7 +33,13 @@ from scene_graph_generation.samples.records import Records
 from scene_graph_generation.samples.sample_files import Joined
 from scene_graph_generation.samples.training_data import read_records
 from scene_graph_generation.training.deepspeed_settings import zero_stage
-from scene_graph_generation.training.starting_point import check_start, check_start_domain, choose_trainable, sized_for
+from scene_graph_generation.training.starting_point import (
+    check_start,
+    check_start_domain,
+    choose_trainable,
+    second_stage,
+    sized_for,
+)
 from scene_graph_generation.training.train import already_done, missing_tools, output_folder
 from scene_graph_generation.training.training_memory import kept_per_point, memory_per_gpu, usual_and_worst_load
 from scene_graph_generation.weights.adapters import is_adapter
@@ -126,8 +132,10 @@ def steps_of(experiment: Experiment, samples: int, processes: int) -> int:
 
 
 def sizes_of(experiment: Experiment) -> MM2SGConfig:
-    """Sizes: those of a base that is here, else those of the experiment (the published ones by default)."""
+    """Sizes: those of a base or a first stage of ours that is here, else of the experiment (default: as published)."""
     start = experiment.start
+    if start.base is None and start.curriculum is not None and (start.curriculum / CONFIG).is_file():
+        return second_stage(base_settings(start.curriculum, None), experiment.model)
     if start.base is None:
         return with_vocabulary(experiment.model, experiment.vocabulary)
     base, vision = found_base(start.base), found_base(start.vision)

@@ -41,8 +41,8 @@ def new_tokens(experiment: Experiment, texts: Iterable[str], language: Language)
 def begin(experiment: Experiment, tokens: Tokens | None = None) -> tuple[MM2SG, Tokens]:
     """The model and its tokenizer: without base the one that is given; a model from scratch needs it (`new_tokens`).
 
-    Without base, the first stage of a curriculum is a model of ours, which goes on with its own sizes and tokenizer and
-    the modalities that the experiment names.
+    Without base, the first stage of a curriculum is a model of ours, which goes on as `second_stage` says, with its own
+    tokenizer if none is given.
 
     Raises:
         UserError: a base or the first stage cannot be loaded, or the settings contradict each other.
@@ -111,7 +111,7 @@ def _begin(experiment: Experiment, tokens: Tokens | None) -> tuple[MM2SG, Tokens
             first, own = load_model(start.curriculum)
             tokens = own if tokens is None else tokens
             check_vocabulary(tokens, first, start.curriculum)
-            return with_modalities(first, experiment.model), tokens
+            return as_second_stage(first, experiment.model), tokens
         if start.base is None:
             assert tokens is not None, "a model from scratch needs a tokenizer"
             return MM2SG(with_vocabulary(experiment.model, tokens.size)), tokens
@@ -129,9 +129,16 @@ def _begin(experiment: Experiment, tokens: Tokens | None) -> tuple[MM2SG, Tokens
     return model, tokens
 
 
-def with_modalities(model: MM2SG, wanted: MM2SGConfig) -> MM2SG:
-    """The model as one that reads the modalities of `wanted`; the point encoder of one that had none starts anew."""
-    grown = MM2SG(replace(model.settings, modalities=wanted.modalities, points=wanted.points))
+def second_stage(first: MM2SGConfig, wanted: MM2SGConfig) -> MM2SGConfig:
+    """The settings of a first stage that goes on: sizes are its own, the point encoder's only if it had one."""
+    points = first.points if "cloud" in first.modalities else wanted.points
+    asked = {"modalities": wanted.modalities, "max_length": wanted.max_length, "batching": wanted.batching}
+    return replace(first, points=points, **asked)
+
+
+def as_second_stage(model: MM2SG, wanted: MM2SGConfig) -> MM2SG:
+    """The model of a first stage with these settings; what it did not have starts anew."""
+    grown = MM2SG(second_stage(model.settings, wanted))
     state = {**grown.state_dict(), **model.state_dict()}
     grown.load_state_dict({name: state[name] for name in grown.state_dict()})
     return grown

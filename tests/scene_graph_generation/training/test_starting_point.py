@@ -13,10 +13,19 @@ import torch
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
-from scene_graph_generation.config.settings import Experiment, LoraConfig, PretrainConfig, StartConfig, with_vocabulary
+from scene_graph_generation.config.settings import (
+    Experiment,
+    FilesConfig,
+    LoraConfig,
+    PointConfig,
+    PretrainConfig,
+    StartConfig,
+    with_vocabulary,
+)
 from scene_graph_generation.inputs.tokens import train_tokens
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.training_data import read_records, record_text
+from scene_graph_generation.training.dry_run import dry_run, sizes_of
 from scene_graph_generation.training.starting_point import begin
 from scene_graph_generation.training.train import train
 from scene_graph_generation.weights.checkpoints import load_model, save_model
@@ -258,3 +267,23 @@ def test_a_second_stage_may_learn_to_read_point_clouds(tmp_path: Path) -> None:
     assert second.settings.modalities == more.model.modalities
     state = second.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in first.state_dict().items())
+
+
+def test_a_second_stage_keeps_its_point_encoder(data: Path, tmp_path: Path) -> None:
+    """Its sizes and what has no shape; what a prompt may hold and how batches are made are settings of a training."""
+    torch.manual_seed(0)
+    tokens = train_tokens(["head surgeon"], SHORT.vocabulary, mmor().language)
+    small = PointConfig(depths=(1, 1), channels=(8, 16), heads=(1, 2), mlp_ratio=1, patch=64, voxel=0.2)
+    sizes = replace(with_vocabulary(SHORT.model, tokens.size), modalities=("views", "cloud"), points=small)
+    first = MM2SG(sizes)
+    save_model(tmp_path, first, tokens)
+    other = replace(small, channels=(8, 32), patch=32, voxel=0.05)
+    wanted = replace(SHORT.model, modalities=("views", "cloud", "masks"), points=other, max_length=300)
+    files = FilesConfig(samples=(data / "samples.json",), data=data, out=tmp_path / "out")
+    asked = replace(SHORT, model=replace(wanted, batching="published"), start=StartConfig(curriculum=tmp_path))
+    second, _ = begin(asked)
+    assert second.settings.points == small
+    assert (second.settings.max_length, second.settings.batching) == (300, "published")
+    assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+    assert sizes_of(replace(asked, files=files)) == second.settings
+    assert not dry_run(replace(asked, files=files)).problems
