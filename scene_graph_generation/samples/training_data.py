@@ -6,6 +6,7 @@ here (mirrored rooms, disturbed memory, fixed view slots, canonical order) is ou
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -55,11 +56,12 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
         epoch, place = index
         config, generator = self._config, Random(f"{self._config.seed} {epoch} {place}")
         record = self.records[place]
+        named = Evidence.of_record(record, self.dataset.root).views
         augmented = augment_record(record, generator, config.modality_dropout, self._read.two_branches)
         prompt = without_blocks(_turns(augmented)[0], self._unread)
         evidence = Evidence.of_record(augmented, self.dataset.root)
         if not config.shuffle_views and evidence.views:
-            evidence = replace(evidence, views=self._slots(record))
+            evidence = replace(evidence, views=self._slots(record, named))
         pictures_only = bool(evidence.views) and generator.random() < config.pictures_only
         if pictures_only:
             prompt = drop_blocks(prompt, 1.0, generator)
@@ -78,17 +80,29 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
         """
         record = self.records[index]
         evidence = Evidence.of_record(record, self.dataset.root)
-        shown = self._slots(record) if views and evidence.views else ()
+        shown = self._slots(record, evidence.views) if views and evidence.views else ()
         kept = [name for name in evidence.others if cloud or name != "cloud"]
         evidence = replace(evidence.only(("views", *kept)), views=shown)
         example = self._read(evidence, IMAGE_MARK)
         return example if generator is None else augment_views(example, generator)
 
-    def _slots(self, record: Record) -> tuple[Path | None, ...]:
-        """The pictures in the slots of the evaluation, so that a slot is always the same camera."""
+    def _slots(self, record: Record, named: Sequence[Path | None]) -> tuple[Path | None, ...]:
+        """The named pictures in the slots of the evaluation, so that a slot is always the same camera.
+
+        Raises:
+            UserError: none of them is one of this timepoint.
+        """
         take_name, frame_id = split_sample_id(record["id"])
         timepoint = self.dataset.take(self.dataset.domain.find_take(take_name)).timepoint(frame_id)
-        return Evidence.of_timepoint(timepoint).views
+        collection, known = timepoint.collection, {os.path.abspath(path) for path in named if path is not None}
+        unnamed = {p for p in collection.training_pictures(timepoint.views) if os.path.abspath(p) not in known}
+        views = {camera: path for camera, path in timepoint.views.items() if path not in unnamed}
+        if not views:
+            raise UserError(
+                f"{named[0]}: is no picture of {record['id']} in {self.dataset.root}; make the samples again, or "
+                "train with shuffle_views"
+            )
+        return tuple(collection.evaluation_pictures(views))
 
 
 def open_records(path: Path) -> Records:

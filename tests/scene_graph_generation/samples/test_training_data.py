@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+import pytest
 import torch
 
 from operating_room.domain.domain import mmor
+from operating_room.errors import UserError
 from operating_room.graphs.prompts import BLOCKS
+from operating_room.graphs.scene_graph import Sample
 from operating_room.recordings.dataset import Dataset
 from scene_graph_generation.config.settings import TEXT_MODALITIES, with_vocabulary
-from scene_graph_generation.inputs.evidence import ExampleReader
+from scene_graph_generation.inputs.evidence import Evidence, ExampleReader
 from scene_graph_generation.inputs.example import IMAGE, Example
 from scene_graph_generation.inputs.tokens import train_tokens
-from scene_graph_generation.samples.records import augment_record, turns
+from scene_graph_generation.inputs.views import ViewReader
+from scene_graph_generation.samples.records import SampleOptions, augment_record, training_records, turns
 from scene_graph_generation.samples.training_data import TrainingSamples, augment_views, read_records, record_text
-from tests.scene_graph_generation.tiny_training import SHORT, write_samples
+from tests.scene_graph_generation.tiny_training import GRAPHS, SHORT, TAKE, training_samples, write_samples
 
 
 def test_a_mirrored_room_is_mirrored_in_all_that_shows_it() -> None:
@@ -60,6 +66,50 @@ def test_training_shows_no_text_that_the_model_does_not_read(tmp_path: Path) -> 
     for modalities, text in texts.items():
         for name, block in zip(TEXT_MODALITIES, BLOCKS):
             assert (block in text) == (name in modalities), (modalities, block)
+
+
+def seen(views: Sequence[Path | None]) -> torch.Tensor:
+    """Pictures as the model takes them."""
+    read = ViewReader(SHORT.model.vision.image_size)
+    return read.shown(read(views))
+
+
+@pytest.mark.parametrize(
+    ("modalities", "left_out", "views"),
+    [
+        (("AZURE", "SIMSTATION", "TRACKERCAM"), (), 7),
+        (("AZURE",), ("station_views", "tracker_view"), 5),
+        (("SIMSTATION",), ("room_views", "tracker_view"), 4),
+    ],
+)
+def test_fixed_slots_show_the_cameras_of_the_record(
+    tmp_path: Path, modalities: tuple[str, ...], left_out: tuple[str, ...], views: int
+) -> None:
+    """As evaluation shows a timepoint with the same modalities, for triplets and for learning to see."""
+    dataset = Dataset(write_samples(tmp_path))
+    sample = Sample(TAKE, "000001", tuple(GRAPHS[1]))
+    options = SampleOptions(permutations=1, modalities=modalities)
+    (tmp_path / "some.json").write_text(json.dumps(list(training_records(dataset, [sample], options, Random(0)))))
+    samples = training_samples(tmp_path / "some.json", replace(SHORT.train, shuffle_views=False))
+    timepoint = dataset.take(dataset.domain.find_take(TAKE)).timepoint("000001")
+    expected = seen(Evidence.of_timepoint(timepoint.without(left_out)).views)
+    assert len(expected) == views
+    assert torch.equal(samples[0, 0].views, expected)
+    assert torch.equal(samples.look(0, None).views, expected)
+
+
+def test_fixed_slots_leave_out_single_pictures(tmp_path: Path) -> None:
+    data = write_samples(tmp_path)
+    (record, *_) = json.loads((data / "samples.json").read_text())
+    kept = [name for name in record["image"] if "camera04_colorimage" not in name]
+    for names in (kept, [str(data.absolute() / name) for name in kept]):
+        (data / "some.json").write_text(json.dumps([{**record, "image": names}]))
+        views = training_samples(data / "some.json", replace(SHORT.train, shuffle_views=False))[0, 0].views
+        picture = data / kept[0]
+        assert torch.equal(views, seen([picture, None, *[picture] * 5]))  # all pictures are the same here
+    (data / "some.json").write_text(json.dumps([{**record, "image": ["elsewhere/a.jpg"]}]))
+    with pytest.raises(UserError, match=r"elsewhere/a\.jpg: is no picture of .*make the samples again"):
+        training_samples(data / "some.json", replace(SHORT.train, shuffle_views=False))[0, 0]
 
 
 def test_all_views_of_glasses_stay_with_two_branches() -> None:
