@@ -272,6 +272,12 @@ def mix_modalities(timepoint: Timepoint, similar: Sequence[Timepoint], generator
     return timepoint
 
 
+def pictures_of(record: Record) -> list[str]:
+    """The pictures that a record names; published files also write null, and one name alone."""
+    value = record.get("image") or []
+    return [value] if isinstance(value, str) else list(value)
+
+
 def augment_record(
     record: Record, generator: Random, drop_probability: float = 0.5, two_branches: bool = False
 ) -> Record:
@@ -281,8 +287,8 @@ def augment_record(
     branches all pictures of glasses stay, in their order, with a few of the room (EgoExOR, arXiv 2505.24287).
     """
     augmented = dict(record)
-    ego = list(record.get(EGO_KEY, {}).values()) if two_branches else []
-    if pictures := [name for name in record.get("image", ()) if name not in ego]:
+    ego = list((record.get(EGO_KEY) or {}).values()) if two_branches else []
+    if pictures := [name for name in pictures_of(record) if name not in ego]:
         generator.shuffle(pictures)
         fewest, most = ROOM_VIEWS if two_branches else (1, MAX_VIEWS)
         pictures = pictures[: generator.randint(min(fewest, len(pictures)), min(most, len(pictures)))]

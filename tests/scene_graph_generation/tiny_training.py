@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 from operating_room.domain.domain import mmor
 from operating_room.files.atomic import write_json
@@ -88,12 +89,15 @@ def write_samples(root: Path) -> Path:
     return root
 
 
-def training_samples(path: Path, config: TrainConfig = SHORT.train) -> TrainingSamples:
+def training_samples(
+    path: Path, config: TrainConfig = SHORT.train, branches: Literal["one", "ego_exo"] = "one"
+) -> TrainingSamples:
     """The samples of a file in the folder of its data, as `SHORT` shows them."""
     records, _, tokens = survey(
         [path], config.canonical_order, False, lambda texts: train_tokens(texts, SHORT.vocabulary, mmor().language)
     )
     settings = with_vocabulary(SHORT.model, tokens.size)
+    settings = replace(settings, pooler=replace(settings.pooler, branches=branches))
     return TrainingSamples(records, Dataset(path.parent), config, ExampleReader(settings, tokens))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 import pytest
 import torch
@@ -110,6 +111,21 @@ def test_fixed_slots_leave_out_single_pictures(tmp_path: Path) -> None:
     (data / "some.json").write_text(json.dumps([{**record, "image": ["elsewhere/a.jpg"]}]))
     with pytest.raises(UserError, match=r"elsewhere/a\.jpg: is no picture of .*make the samples again"):
         training_samples(data / "some.json", replace(SHORT.train, shuffle_views=False))[0, 0]
+
+
+@pytest.mark.parametrize("branches", ["one", "ego_exo"])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_pictures_as_null_and_as_one_name(tmp_path: Path, shuffle: bool, branches: Literal["one", "ego_exo"]) -> None:
+    data, config = write_samples(tmp_path), replace(SHORT.train, shuffle_views=shuffle, modality_dropout=0.0)
+    (record, *_) = json.loads((data / "samples.json").read_text())
+    name = record["image"][0]
+    for image, views in ((None, []), (name, [data / name] if shuffle else [data / name, *[None] * 4])):
+        (data / "some.json").write_text(json.dumps([{**record, "image": image, "ego_image": None}]))
+        samples = training_samples(data / "some.json", config, branches)
+        assert torch.equal(samples[0, 0].views, seen(views))
+    (data / "some.json").write_text(json.dumps([{**record, "image": 7}]))
+    with pytest.raises(UserError, match="'image' must name files"):
+        training_samples(data / "some.json", config, branches)[0, 0]
 
 
 def test_all_views_of_glasses_stay_with_two_branches() -> None:
