@@ -18,6 +18,7 @@ from jaxtyping import Float16, Float32, Int64, UInt8
 
 from operating_room.doctor.calibration import lens_of_depth
 from operating_room.domain.domain import Domain
+from operating_room.errors import UserError
 from operating_room.files.camera_files import DepthCamera, read_camera
 from operating_room.files.picture_files import picture_size, read_depth, read_label_mask
 from operating_room.recordings.dataset import Dataset, RecordedTake
@@ -27,6 +28,7 @@ from scene_graph_generation.inputs.evidence import Evidence
 from scene_graph_generation.inputs.views import ViewReader
 
 _DEPTHS = 2_000  # points of a depth picture, on a grid
+_Known = tuple[np.ndarray, np.ndarray, np.ndarray]  # views, shares (255ths) and depth of a timepoint
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,12 @@ def patch_depth(
 
 
 def read_patched(
-    dataset: Dataset, places: Sequence[tuple[str, str]], grid: Grid, most_bytes: int, workers: int = 1
+    dataset: Dataset,
+    places: Sequence[tuple[str, str]],
+    grid: Grid,
+    most_bytes: int,
+    workers: int = 1,
+    left_out: list[str] | None = None,
 ) -> list[Patched]:
     """Decode the views of timepoints once, with what is known of their patches.
 
@@ -111,6 +118,7 @@ def read_patched(
         grid: of the tower.
         most_bytes: that they may take in memory.
         workers: processes that read.
+        left_out: gets a line for each timepoint that cannot be used; None: the first one is an error.
 
     Raises:
         UserError: a file is missing or damaged.
@@ -123,28 +131,40 @@ def read_patched(
     takes: dict[str, list[str]] = {}
     for take, frame in chosen:
         takes.setdefault(take, []).append(frame)
-    read = partial(_read_take, dataset.root, dataset.domain, grid)
-    groups: dict[int, list[tuple[tuple[str, str], tuple[np.ndarray, np.ndarray, np.ndarray]]]] = {}
+    read = partial(_read_take, dataset.root, dataset.domain, grid, left_out is not None)
+    groups: dict[int, list[tuple[tuple[str, str], _Known]]] = {}
     for take, found in zip(takes, in_workers(read, list(takes.items()), workers, "views and their patches")):
         for frame, one in zip(takes[take], found):
+            if isinstance(one, str):
+                assert left_out is not None
+                left_out.append(f"timepoint {take}_{frame}: {one}")
+                continue
             groups.setdefault(len(one[0]), []).append(((take, frame), one))
     return [_stacked(group) for count, group in sorted(groups.items()) if count]
 
 
-def _stacked(group: list[tuple[tuple[str, str], tuple[np.ndarray, np.ndarray, np.ndarray]]]) -> Patched:
+def _stacked(group: list[tuple[tuple[str, str], _Known]]) -> Patched:
     parts = [torch.from_numpy(np.stack([one[part] for _, one in group])) for part in range(3)]
     return Patched(tuple(place for place, _ in group), *parts)
 
 
 def _read_take(
-    root: Path, domain: Domain, grid: Grid, wanted: tuple[str, Sequence[str]]
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Views, shares (255ths) and depth of timepoints of a take; a process reads one take at a time."""
+    root: Path, domain: Domain, grid: Grid, skip: bool, wanted: tuple[str, Sequence[str]]
+) -> list[_Known | str]:
+    """What is known of timepoints of a take, or with `skip` what is wrong; a process reads one take at a time."""
     name, frames = wanted
     recorded = Dataset(root, domain).take(domain.find_take(name))
     read = ViewReader(grid.size)
     cameras: dict[str, DepthCamera | None] = {}
-    return [_read_timepoint(recorded, recorded.timepoint(frame), domain, grid, read, cameras) for frame in frames]
+    found: list[_Known | str] = []
+    for frame in frames:
+        try:
+            found.append(_read_timepoint(recorded, recorded.timepoint(frame), domain, grid, read, cameras))
+        except UserError as error:
+            if not skip:
+                raise
+            found.append(str(error))
+    return found
 
 
 def _read_timepoint(
@@ -154,7 +174,7 @@ def _read_timepoint(
     grid: Grid,
     read: ViewReader,
     cameras: dict[str, DepthCamera | None],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> _Known:
     slots = Evidence.of_timepoint(timepoint).views
     patches, count = grid.side**2, max(len(domain.labels.categories), 1)
     shares = np.zeros((len(slots), patches, count), np.uint8)

@@ -14,7 +14,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -33,12 +32,13 @@ from operating_room.graphs.scene_graph import Triplet, parse, split_sample_id
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.progress import track
 from scene_graph_generation.config.settings import PretrainConfig, TrainConfig
-from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.patches import Grid, read_patched
 from scene_graph_generation.samples.survey import Survey
 from scene_graph_generation.samples.training_data import TrainingSamples
+from scene_graph_generation.training.bad_samples import BadSamples
 from scene_graph_generation.training.dense import draw_group, hand_phase, patch_phase
+from scene_graph_generation.training.looks import Batch, Looks, usable_looks
 from scene_graph_generation.training.presence import PresenceHead, f1_of
 
 SEEING = ("vision.", "pooler.", "projector.")  # parameters in front of the language model
@@ -62,6 +62,7 @@ def pretrain(
     log: Path | None = None,
     workers: int = 0,
     bf16: bool = False,
+    bad: BadSamples | None = None,
 ) -> tuple[PresenceHead, bool]:
     """Train all that is trainable in front of the language model, in place, on the model's device.
 
@@ -77,14 +78,16 @@ def pretrain(
         log: gets a JSON line for each score: phase, step, loss, and what held-out takes say, if any are kept out.
         workers: processes that read samples.
         bf16: products in bfloat16; what is trained stays float32.
+        bad: what is done about bad samples; None: the first one is an error.
 
     Raises:
-        UserError: no sample has a picture or masks, or the training diverges.
+        UserError: no sample has a picture or masks, one is bad and not to be skipped, or the training diverges.
     """
     device = next(model.parameters()).device
     forward = partial(forward_pass, device, bf16)
     with seeded(seed, device):
-        return _pretrain(model, samples, known, config, seed, ScoreLog(log), workers, forward)
+        bad = bad or BadSamples(skip=False)
+        return _pretrain(model, samples, known, config, seed, ScoreLog(log), workers, forward, bad)
 
 
 class ScoreLog:
@@ -122,6 +125,7 @@ def _pretrain(
     log: ScoreLog,
     workers: int,
     forward: Forward,
+    bad: BadSamples,
 ) -> tuple[PresenceHead, bool]:
     device = next(model.parameters()).device
     different = [frozenset(parse(answer)) for answer in known.answers]
@@ -139,7 +143,7 @@ def _pretrain(
     knows_patches = False
     if config.patch_steps or config.hand_steps:
         by_place = {places[i]: graphs[i] for i in visible}
-        knows_patches = _look(model, samples, by_place, vocabulary, apart, config, seed, log, workers, forward)
+        knows_patches = _look(model, samples, by_place, vocabulary, apart, config, seed, log, workers, forward, bad)
     held = torch.tensor([[triplet in graph for triplet in vocabulary] for graph in different]).float()
     truth = held[torch.from_numpy(known.answer_numbers)].to(device)
     share = truth.mean(0)
@@ -150,7 +154,7 @@ def _pretrain(
     generator = Random(f"pretrain {seed}")
     views_share = config.views_share if {"masks", "audio"} & set(model.settings.modalities) else 1.0
     plan = [
-        _Batch(
+        Batch(
             generator.sample(taught, min(config.batch_size, len(taught))),
             generator.random() < views_share,
             generator.random() < WITH_CLOUD,
@@ -158,25 +162,29 @@ def _pretrain(
         for _ in range(config.steps)
     ]
     batches = torch.utils.data.DataLoader(
-        _Looks(samples, plan, seed), batch_size=None, num_workers=workers, persistent_workers=False
+        Looks(samples, plan, seed), batch_size=None, num_workers=workers, persistent_workers=False
     )
 
     def score() -> dict[str, float]:
         chosen = Random("scored").sample(kept, min(_SCORED, len(kept)))
-        said = []
+        said, asked = [], []
         for some in range(0, len(chosen), config.batch_size):
-            looks = [samples.look(i, None).to(device) for i in chosen[some : some + config.batch_size]]
-            said.append(head(model.visual_tokens(looks)) > 0)
-        return f1_of(torch.cat(said), truth[chosen] > 0)
+            looks, reasons = usable_looks(samples, chosen[some : some + config.batch_size])
+            bad.usable([], reasons)
+            if looks:
+                said.append(head(model.visual_tokens([look.to(device) for look in looks.values()])) > 0)
+                asked += looks
+        return f1_of(torch.cat(said), truth[asked] > 0) if said else {}
 
     model.train()
     # A tower that was taught its patches stays as it is: if it moves with the pooler behind it, that does not learn to
     # pass on what is small (docs/results.md, "Why views alone learn no deeds").
     with resting(model.vision if knows_patches else None):
         optimizer, schedule, weights = _optimizer(model, head, config.learning_rate, config, config.steps)
-        for step, (chosen, examples) in enumerate(track(batches, "learning to see", config.steps), 1):
+        for step, (chosen, found, reasons) in enumerate(track(batches, "learning to see", config.steps), 1):
+            examples = [example.to(device) for example in bad.usable(found, reasons)]
             with forward():
-                logits = head(model.visual_tokens([example.to(device) for example in examples]))
+                logits = head(model.visual_tokens(examples))
             loss = F.binary_cross_entropy_with_logits(logits.float(), truth[chosen], pos_weight=rarity, reduction="sum")
             loss = loss / len(chosen)
             _step(loss, optimizer, schedule, weights)
@@ -209,21 +217,24 @@ def _look(
     log: ScoreLog,
     workers: int,
     forward: Forward,
+    bad: BadSamples,
 ) -> bool:
     """The phases before triplets: what patches of the views show, and who holds what; whether the first was done."""
     device, vision = next(model.parameters()).device, model.settings.vision
     grid = Grid(vision.image_size, vision.patch_size)
     most = min(MOST_BYTES, free_memory(device) // 4)
     masked = with_masks_of(samples.dataset, config.patch_domain)
+    left_out: list[str] | None = [] if bad.skip else None
     found = [
         [
             group.to(device)
             for group in read_patched(
-                masked, [place for place in graphs if (place[0] in apart) == out], grid, most, max(workers, 1)
+                masked, [place for place in graphs if (place[0] in apart) == out], grid, most, max(workers, 1), left_out
             )
         ]
         for out in (False, True)
     ]
+    bad.usable([], left_out or [])
     train, kept = found
     if not train:
         return False
@@ -266,29 +277,6 @@ def with_masks_of(dataset: Dataset, domain: Path | None) -> Dataset:
             "without masks of small things"
         )
     return Dataset(dataset.root, find_domain(path))
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Samples that are looked at together, and whether with views and point clouds."""
-
-    samples: list[int]
-    views: bool
-    cloud: bool
-
-
-class _Looks(torch.utils.data.Dataset[tuple[list[int], list[Example]]]):
-    """The batches of a plan, read by whoever asks; what is drawn for one depends on nothing but its place."""
-
-    def __init__(self, samples: TrainingSamples, plan: Sequence[_Batch], seed: int) -> None:
-        self._samples, self._plan, self._seed = samples, plan, seed
-
-    def __len__(self) -> int:
-        return len(self._plan)
-
-    def __getitem__(self, index: int) -> tuple[list[int], list[Example]]:
-        of, generator = self._plan[index], Random(f"look {self._seed} {index}")
-        return of.samples, [self._samples.look(i, generator, of.views, of.cloud) for i in of.samples]
 
 
 def takes_apart(takes: Iterable[str], share: float) -> frozenset[str]:

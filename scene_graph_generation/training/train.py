@@ -33,6 +33,7 @@ from scene_graph_generation.inputs.tokens import Tokens
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.survey import Survey, survey
 from scene_graph_generation.samples.training_data import TrainingSamples
+from scene_graph_generation.training.bad_samples import BadSamples
 from scene_graph_generation.training.deepspeed_settings import zero_stage
 from scene_graph_generation.training.loss import answer_frequencies, token_weights
 from scene_graph_generation.training.pretrain import pretrain
@@ -97,24 +98,26 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     weights = None
     if config.token_weights:
         weights = loss_weights(experiment.files.token_frequencies, known, tokens, vocabulary)
+    bad = BadSamples(config.skip_bad_samples)
     if phases is not None and learns_to_see and checkpoint is None and is_first():
         # Other processes get the first one's weights when their training begins.
-        model.to(choose_device())
-        _, taught = pretrain(model, samples, known, phases, config.seed, out / SEEN, readers(config), config.bf16)
+        settings = phases, config.seed, out / SEEN, readers(config), config.bf16
+        with one_line_errors(out, "lower batch_size of `pretrain`", "--dataloader_num_workers"):
+            _, taught = pretrain(model.to(choose_device()), samples, known, *settings, bad)
         if config.vision_rests and phases.patch_steps and not taught:
             told = f"{dataset.root}: train.vision_rests, but no sample has label masks or depth to teach the tower from"
             raise UserError(f"{told}; add them or leave it out")
     if config.vision_rests and model.vision is not None:
         model.vision.requires_grad_(False)
     folder = _folder(model, tokens, experiment.start, domain)
-    trainer = SceneGraphTrainer(model, samples, known.lengths.tolist(), config, weights, out, folder)
+    trainer = SceneGraphTrainer(model, samples, known.lengths.tolist(), config, weights, out, folder, bad)
     with one_line_errors(out, _SMALLER, "--dataloader_num_workers"), shown_progress(trainer):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finish_wandb()
     if trainer.is_world_process_zero():
         folder.save(out)
-    if trainer.skipped:
-        print(f"{len(trainer.skipped)} bad samples were skipped", file=sys.stderr)
+    if bad.skipped:
+        print(f"{len(bad.skipped)} bad samples were skipped", file=sys.stderr)
     return model
 
 

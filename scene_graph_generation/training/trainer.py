@@ -31,13 +31,12 @@ from scene_graph_generation.inputs.modalities import MODALITIES
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.sampler import EpochOrder, length_grouped_order, similar_length_order
 from scene_graph_generation.samples.training_data import TrainingSamples
+from scene_graph_generation.training.bad_samples import BAD_IN_A_ROW, BadSamples
 from scene_graph_generation.training.deepspeed_settings import deepspeed_settings
 from scene_graph_generation.training.loss import answer_loss
 from scene_graph_generation.training.pretrain import optimizer_after_pretraining
 from scene_graph_generation.training.training_log import LossLog
 from scene_graph_generation.weights.adapters import parameter_groups
-
-BAD_IN_A_ROW = 100  # so many unusable samples one after the other are no accident
 
 
 @dataclass(frozen=True)
@@ -91,6 +90,7 @@ class SceneGraphTrainer(WatchedTrainer):
         weights: of each token in the loss, or None.
         out: folder of checkpoints and the log.
         folder: how checkpoints hold the model.
+        bad: what is done about bad samples.
     """
 
     def __init__(
@@ -102,6 +102,7 @@ class SceneGraphTrainer(WatchedTrainer):
         weights: Tensor | None,
         out: Path,
         folder: ModelFolder,
+        bad: BadSamples,
     ) -> None:
         super().__init__(
             samples_in="examples",
@@ -116,12 +117,12 @@ class SceneGraphTrainer(WatchedTrainer):
         self.add_callback(_TellsEpoch(self._order))
         self.add_callback(LossLog(out / "log.jsonl"))
         self.loss_is_scaled_for_ga = False
-        self.skipped: dict[str, None] = {}  # what was said about each bad sample
         self.shortened = 0  # samples of this process whose memory was shortened
         self._model = model
         self._config = config
         self._weights = None if weights is None else weights.to(self.args.device)
         self._folder = folder
+        self._bad = bad
         self._out = out
         self._lengths = lengths
 
@@ -167,17 +168,9 @@ class SceneGraphTrainer(WatchedTrainer):
         """The examples of a batch; says what is wrong with bad samples and whose memory was shortened.
 
         Raises:
-            UserError: a sample is bad and is not to be skipped, or too many are bad one after the other.
+            UserError: see `BadSamples.usable`.
         """
-        examples, bad = inputs["examples"], inputs["bad"]
-        if bad and not self._config.skip_bad_samples:
-            raise UserError(f"{bad[0]} (--skip-bad-samples goes on without such samples)")
-        if None in examples:
-            raise UserError(f"no usable sample among {BAD_IN_A_ROW} or all; the last one: {bad[-1]}")
-        for reason in bad:
-            if reason not in self.skipped:
-                print(f"skipped {reason}", file=sys.stderr)
-                self.skipped[reason] = None
+        examples = self._bad.usable(inputs["examples"], inputs["bad"])
         shortened = [example.dropped_memory for example in examples if example.dropped_memory]
         if shortened and not self.shortened:
             cut = f"a sample's memory was shortened by its {shortened[0]} oldest characters to fit the context"
@@ -187,7 +180,7 @@ class SceneGraphTrainer(WatchedTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Called by Trainer; adds the counts of what was skipped and shortened."""
-        counts = {"skipped_samples": len(self.skipped), "shortened_memories": self.shortened}
+        counts = {"skipped_samples": len(self._bad.skipped), "shortened_memories": self.shortened}
         super().log({**logs, **{name: count for name, count in counts.items() if count}}, start_time)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
