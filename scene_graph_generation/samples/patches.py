@@ -6,7 +6,7 @@ are masks and depth here; what lies in the padding is unknown.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,8 +26,10 @@ from operating_room.recordings.timepoint import Timepoint
 from operating_room.work.workers import in_workers
 from scene_graph_generation.inputs.evidence import Evidence
 from scene_graph_generation.inputs.views import ViewReader
+from scene_graph_generation.samples.training_data import slots_of
 
 _DEPTHS = 2_000  # points of a depth picture, on a grid
+_Wanted = tuple[str, Collection[Path] | None]  # frame of a timepoint, and which pictures of it; None: all
 _Known = tuple[np.ndarray, np.ndarray, np.ndarray]  # views, shares (255ths) and depth of a timepoint
 
 
@@ -109,6 +111,7 @@ def read_patched(
     most_bytes: int,
     workers: int = 1,
     left_out: list[str] | None = None,
+    pictures: Mapping[tuple[str, str], Collection[Path]] | None = None,
 ) -> list[Patched]:
     """Decode the views of timepoints once, with what is known of their patches.
 
@@ -119,6 +122,7 @@ def read_patched(
         most_bytes: that they may take in memory.
         workers: processes that read.
         left_out: gets a line for each timepoint that cannot be used; None: the first one is an error.
+        pictures: those that are shown of each place; None: all.
 
     Raises:
         UserError: a file is missing or damaged.
@@ -128,13 +132,13 @@ def read_patched(
     each = views * (3 * grid.size**2 + grid.side**2 * (categories + 2))
     most = max(1, most_bytes // each)
     chosen = sorted(Random("patched").sample(places, most)) if len(places) > most else sorted(places)
-    takes: dict[str, list[str]] = {}
+    takes: dict[str, list[_Wanted]] = {}
     for take, frame in chosen:
-        takes.setdefault(take, []).append(frame)
+        takes.setdefault(take, []).append((frame, None if pictures is None else pictures[take, frame]))
     read = partial(_read_take, dataset.root, dataset.domain, grid, left_out is not None)
     groups: dict[int, list[tuple[tuple[str, str], _Known]]] = {}
     for take, found in zip(takes, in_workers(read, list(takes.items()), workers, "views and their patches")):
-        for frame, one in zip(takes[take], found):
+        for (frame, _), one in zip(takes[take], found):
             if isinstance(one, str):
                 assert left_out is not None
                 left_out.append(f"timepoint {take}_{frame}: {one}")
@@ -149,7 +153,7 @@ def _stacked(group: list[tuple[tuple[str, str], _Known]]) -> Patched:
 
 
 def _read_take(
-    root: Path, domain: Domain, grid: Grid, skip: bool, wanted: tuple[str, Sequence[str]]
+    root: Path, domain: Domain, grid: Grid, skip: bool, wanted: tuple[str, Sequence[_Wanted]]
 ) -> list[_Known | str]:
     """What is known of timepoints of a take, or with `skip` what is wrong; a process reads one take at a time."""
     name, frames = wanted
@@ -157,9 +161,11 @@ def _read_take(
     read = ViewReader(grid.size)
     cameras: dict[str, DepthCamera | None] = {}
     found: list[_Known | str] = []
-    for frame in frames:
+    for frame, pictures in frames:
         try:
-            found.append(_read_timepoint(recorded, recorded.timepoint(frame), domain, grid, read, cameras))
+            timepoint = recorded.timepoint(frame)
+            slots = Evidence.of_timepoint(timepoint).views if pictures is None else slots_of(timepoint, pictures)
+            found.append(_read_timepoint(recorded, timepoint, slots, domain, grid, read, cameras))
         except UserError as error:
             if not skip:
                 raise
@@ -170,12 +176,12 @@ def _read_take(
 def _read_timepoint(
     recorded: RecordedTake,
     timepoint: Timepoint,
+    slots: Sequence[Path | None],
     domain: Domain,
     grid: Grid,
     read: ViewReader,
     cameras: dict[str, DepthCamera | None],
 ) -> _Known:
-    slots = Evidence.of_timepoint(timepoint).views
     patches, count = grid.side**2, max(len(domain.labels.categories), 1)
     shares = np.zeros((len(slots), patches, count), np.uint8)
     depth = np.full((len(slots), patches), np.nan, np.float16)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -21,6 +21,7 @@ from operating_room.files.readers import read_json
 from operating_room.graphs.prompts import BLOCKS, IMAGE_MARK, ROBOT_LOG, drop_blocks, without_blocks
 from operating_room.graphs.scene_graph import parse, split_sample_id, target_text
 from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.timepoint import Timepoint
 from scene_graph_generation.config.settings import TEXT_MODALITIES, TrainConfig
 from scene_graph_generation.inputs.evidence import Evidence, ExampleReader
 from scene_graph_generation.inputs.example import Example
@@ -87,22 +88,23 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
         return example if generator is None else augment_views(example, generator)
 
     def _slots(self, record: Record, named: Sequence[Path | None]) -> tuple[Path | None, ...]:
-        """The named pictures in the slots of the evaluation, so that a slot is always the same camera.
-
-        Raises:
-            UserError: none of them is one of this timepoint.
-        """
         take_name, frame_id = split_sample_id(record["id"])
         timepoint = self.dataset.take(self.dataset.domain.find_take(take_name)).timepoint(frame_id)
-        collection, known = timepoint.collection, {os.path.abspath(path) for path in named if path is not None}
-        unnamed = {p for p in collection.training_pictures(timepoint.views) if os.path.abspath(p) not in known}
-        views = {camera: path for camera, path in timepoint.views.items() if path not in unnamed}
-        if not views:
-            raise UserError(
-                f"{named[0]}: is no picture of {record['id']} in {self.dataset.root}; make the samples again, or "
-                "train with shuffle_views"
-            )
-        return tuple(collection.evaluation_pictures(views))
+        return slots_of(timepoint, named)
+
+
+def slots_of(timepoint: Timepoint, named: Iterable[Path | None]) -> tuple[Path | None, ...]:
+    """The pictures that samples name of a timepoint in the slots of the evaluation: a slot is always the same camera.
+
+    Raises:
+        UserError: they name none of this timepoint.
+    """
+    collection, known = timepoint.collection, {os.path.abspath(path) for path in named if path is not None}
+    unnamed = {path for path in collection.training_pictures(timepoint.views) if os.path.abspath(path) not in known}
+    views = {camera: path for camera, path in timepoint.views.items() if path not in unnamed}
+    if not views:
+        raise UserError(f"{min(known)}: is no picture of {timepoint.sample_id}; make the samples again")
+    return tuple(collection.evaluation_pictures(views))
 
 
 def open_records(path: Path) -> Records:

@@ -34,6 +34,7 @@ from operating_room.work.progress import track
 from scene_graph_generation.config.settings import PretrainConfig, TrainConfig
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.patches import Grid, read_patched
+from scene_graph_generation.samples.records import pictures_of
 from scene_graph_generation.samples.survey import Survey
 from scene_graph_generation.samples.training_data import TrainingSamples
 from scene_graph_generation.training.bad_samples import BadSamples
@@ -132,9 +133,13 @@ def _pretrain(
     visible = np.flatnonzero(known.shown).tolist()
     if not visible:
         raise UserError("no training sample has pictures or masks to learn to see from; leave `pretrain` out")
-    places = {}
+    places: dict[int, tuple[str, str]] = {}
+    pictures: dict[tuple[str, str], set[Path]] = {}
     if config.held_out or config.patch_steps or config.hand_steps:
-        places = {i: split_sample_id(str(samples.records[i]["id"])) for i in visible}
+        for i in visible:
+            record = samples.records[i]
+            places[i] = split_sample_id(str(record["id"]))
+            pictures.setdefault(places[i], set()).update(samples.dataset.root / name for name in pictures_of(record))
     apart = takes_apart({take for take, _ in places.values()}, config.held_out)
     taught = [i for i in visible if i not in places or places[i][0] not in apart]
     kept = [i for i in visible if i in places and places[i][0] in apart]
@@ -143,7 +148,9 @@ def _pretrain(
     knows_patches = False
     if config.patch_steps or config.hand_steps:
         by_place = {places[i]: graphs[i] for i in visible}
-        knows_patches = _look(model, samples, by_place, vocabulary, apart, config, seed, log, workers, forward, bad)
+        knows_patches = _look(
+            model, samples, by_place, pictures, vocabulary, apart, config, seed, log, workers, forward, bad
+        )
     held = torch.tensor([[triplet in graph for triplet in vocabulary] for graph in different]).float()
     truth = held[torch.from_numpy(known.answer_numbers)].to(device)
     share = truth.mean(0)
@@ -210,6 +217,7 @@ def _look(
     model: MM2SG,
     samples: TrainingSamples,
     graphs: dict[tuple[str, str], frozenset[Triplet]],
+    pictures: dict[tuple[str, str], set[Path]],
     vocabulary: Sequence[Triplet],
     apart: frozenset[str],
     config: PretrainConfig,
@@ -225,14 +233,11 @@ def _look(
     most = min(MOST_BYTES, free_memory(device) // 4)
     masked = with_masks_of(samples.dataset, config.patch_domain)
     left_out: list[str] | None = [] if bad.skip else None
+    shown = [place for place, some in pictures.items() if some]
+    of_sides = [[place for place in shown if (place[0] in apart) == out] for out in (False, True)]
     found = [
-        [
-            group.to(device)
-            for group in read_patched(
-                masked, [place for place in graphs if (place[0] in apart) == out], grid, most, max(workers, 1), left_out
-            )
-        ]
-        for out in (False, True)
+        [group.to(device) for group in read_patched(masked, of, grid, most, max(workers, 1), left_out, pictures)]
+        for of in of_sides
     ]
     bad.usable([], left_out or [])
     train, kept = found

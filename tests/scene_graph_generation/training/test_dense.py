@@ -20,6 +20,7 @@ from operating_room.recordings.conversion import convert
 from operating_room.recordings.dataset import Dataset
 from operating_room_simulator import writer
 from scene_graph_generation.config.settings import PretrainConfig, StartConfig, VisionConfig
+from scene_graph_generation.inputs.evidence import Evidence
 from scene_graph_generation.samples.patches import Grid, patch_shares, read_patched
 from scene_graph_generation.samples.records import SampleOptions, training_records
 from scene_graph_generation.samples.training_data import record_text
@@ -67,6 +68,23 @@ def test_masks_and_depth_of_simulated_views_are_found(data: Path) -> None:
         measured = group.depth[~group.depth.isnan()]
         assert len(measured)
         assert 0.3 < measured.min() < measured.max() < 15
+
+
+def test_pictures_that_no_sample_names_are_not_shown(data: Path) -> None:
+    dataset, grid = Dataset(data), Grid(32, 8)
+    take = dataset.takes()[0]
+    place, timepoint = (take.sample_name, "000003"), dataset.take(take).timepoint("000003")
+    (every,) = read_patched(dataset, [place], grid, 1 << 30)
+    (named,) = read_patched(dataset, [place], grid, 1 << 30, pictures={place: {*timepoint.views.values()}})
+    assert torch.equal(every.views, named.views)
+    first = Evidence.of_timepoint(timepoint).views[0]
+    assert first is not None
+    (few,) = read_patched(dataset, [place], grid, 1 << 30, pictures={place: {first}})
+    assert torch.equal(few.views[:, 0], every.views[:, 0])
+    assert (few.views[0, 1:] == few.views[0, 1]).all()  # black
+    assert (every.views[0, 2] != every.views[0, 1]).any()
+    assert every.shares[:, 1:].any()
+    assert not few.shares[:, 1:].any()
 
 
 def test_several_processes_read_the_same(data: Path) -> None:
