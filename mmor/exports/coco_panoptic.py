@@ -20,9 +20,10 @@ from mmor.exports.frames import (
     class_names,
     color_table,
     copy_picture,
+    export_folder,
     masks_to_export,
 )
-from operating_room.files.atomic import atomic_folder, write_json
+from operating_room.files.atomic import write_json
 from operating_room.files.png import write_png
 from operating_room.recordings.dataset import RecordedTake
 from operating_room.work.progress import track
@@ -33,7 +34,7 @@ JSON_NAME, FOLDER = "panoptic.json", "panoptic"
 def export_coco_panoptic(
     recorded: RecordedTake, out: Path, predictions: Path | None = None, pictures: bool = False
 ) -> Path:
-    """Write the masks of a take to the folder `out/<take>`, and return it. A folder of that name is replaced.
+    """Write the masks of a take to the folder `out/<take>`, and return it.
 
     Args:
         recorded: the take.
@@ -42,13 +43,14 @@ def export_coco_panoptic(
         pictures: also copy the pictures, to `images`.
 
     Raises:
-        UserError: no mask, one that is damaged or has an unknown label, or no room on the disk; nothing is left then.
+        UserError: no mask, one that is damaged or has an unknown label, no room on the disk, or something else is in
+            this place (see `export_folder`); nothing is written then.
     """
     found, target = masks_to_export(recorded, out, predictions, pictures)
     labels = recorded.domain.labels
     colors, names, table = class_colors(labels), class_names(labels), color_table(labels)
     images, annotations = [], []
-    with atomic_folder(target) as folder:
+    with export_folder(target, "coco-panoptic") as folder:
         for number, each in enumerate(track(found, f"exporting {recorded.take.name}"), 1):
             mask = each.labels(labels)
             write_png(folder / FOLDER / f"{each.name}.png", table[mask])

@@ -13,8 +13,8 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
 
-from mmor.exports.frames import BACKGROUND, class_names, color_table, masks_to_export
-from operating_room.files.atomic import atomic_folder, atomic_path
+from mmor.exports.frames import BACKGROUND, class_names, color_table, export_folder, masks_to_export
+from operating_room.files.atomic import atomic_path
 from operating_room.files.png import png_bytes
 from operating_room.files.readers import read_bytes
 from operating_room.recordings.dataset import RecordedTake
@@ -35,7 +35,7 @@ _NAMES = "ImageSets/Segmentation/default.txt"
 
 
 def export_cvat(recorded: RecordedTake, out: Path, predictions: Path | None = None, pictures: bool = False) -> Path:
-    """Write the masks of a take to `out/<take>/annotations.zip`, and return that folder, which is replaced.
+    """Write the masks of a take to `out/<take>/annotations.zip`, and return that folder.
 
     Args:
         recorded: the take.
@@ -44,14 +44,15 @@ def export_cvat(recorded: RecordedTake, out: Path, predictions: Path | None = No
         pictures: also write `images.zip`, from which a task with pictures of these names can be made.
 
     Raises:
-        UserError: no mask, one that is damaged or has an unknown label, or no room on the disk; nothing is left then.
+        UserError: no mask, one that is damaged or has an unknown label, no room on the disk, or something else is in
+            this place (see `export_folder`); nothing is written then.
     """
     found, target = masks_to_export(recorded, out, predictions, pictures)
     labels = recorded.domain.labels
     table, names = color_table(labels), {BACKGROUND: "background", **class_names(labels)}
     lines = ["# label:color_rgb:parts:actions"]
     lines += [f"{names[label]}:{','.join(map(str, table[label]))}::" for label in names]
-    with atomic_folder(target) as folder:
+    with export_folder(target, "cvat") as folder:
         with atomic_path(folder / ARCHIVE) as temporary, ZipFile(temporary, "w", ZIP_STORED) as archive:
             _add(archive, LABELMAP, "\n".join(lines) + "\n")
             _add(archive, _NAMES, "".join(f"{each.name}\n" for each in found))

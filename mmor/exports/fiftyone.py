@@ -13,8 +13,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmor.exports.frames import class_names, copy_picture, require_room
-from operating_room.files.atomic import atomic_folder, write_json
+from mmor.exports.frames import class_names, copy_picture, export_folder, require_room
+from operating_room.files.atomic import write_json
 from operating_room.files.picture_files import picture_size
 from operating_room.files.png import write_png
 from operating_room.files.readers import read_label_mask
@@ -29,7 +29,7 @@ SAMPLES, METADATA, MASKS, PICTURES = "samples.json", "metadata.json", "masks", "
 
 
 def export_fiftyone(recorded: RecordedTake, out: Path, pictures: bool = False) -> Path:
-    """Write a take to the folder `out/<take>`, and return it. A folder of that name is replaced.
+    """Write a take to the folder `out/<take>`, and return it.
 
     Args:
         recorded: the take.
@@ -37,13 +37,14 @@ def export_fiftyone(recorded: RecordedTake, out: Path, pictures: bool = False) -
         pictures: copy the pictures, too.
 
     Raises:
-        UserError: the index or a file of the take is damaged, or the disk has no room; nothing is left then.
+        UserError: the index or a file of the take is damaged, the disk has no room, or something else is in this place
+            (see `export_folder`); nothing is written then.
     """
     target = (out / recorded.take.name).absolute()
     views = [path for timepoint in recorded.timepoints for path in timepoint.views.values()]
     require_room(target, views if pictures else ())
     samples: list[dict[str, Any]] = []
-    with atomic_folder(target) as folder:
+    with export_folder(target, "fiftyone") as folder:
         for timepoint in track(recorded.timepoints, f"exporting {recorded.take.name}"):
             common = _common(recorded, timepoint)
             for camera, picture in timepoint.views.items():

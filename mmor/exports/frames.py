@@ -1,4 +1,4 @@
-"""What exports share: the masks of a take with a name for each, several takes one after the other, room on the disk.
+"""What exports share: the masks of a take with a name for each, several takes one after the other, folders, room.
 
 A picture is called `<take>/<camera>/<name of its file>` in every export: pictures of two takes or two cameras may have
 one name.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +19,13 @@ from jaxtyping import UInt8
 from operating_room.domain.collection import Take
 from operating_room.domain.labels import Labels
 from operating_room.errors import UserError
-from operating_room.files.readers import read_label_mask, read_picture
+from operating_room.files.atomic import atomic_folder, write_json
+from operating_room.files.readers import read_json, read_label_mask, read_picture
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.masks import predicted_pictures
 
 BACKGROUND = 0  # the pixel value of what no category is drawn on
+WRITTEN = ".export.json"  # in a folder that an export wrote: which export, and the state of each file
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,44 @@ def masks_to_export(
     found, target = masked_pictures(recorded, predictions), out / recorded.take.name
     require_room(target, (path for each in found for path in ((each.picture, each.mask) if pictures else (each.mask,))))
     return found, target
+
+
+@contextmanager
+def export_folder(target: Path, kind: str) -> Generator[Path]:
+    """`atomic_folder`, which takes the place of an earlier export of the same kind only.
+
+    Whatever else is there may be the only copy of a recording, which has the name of its take, too, or of corrections.
+
+    Args:
+        target: the folder.
+        kind: of the export, as its command is called.
+
+    Raises:
+        UserError: there is something else, before anything is written and again at the end; see also `atomic_folder`.
+    """
+    _require_own(target, kind)
+    with atomic_folder(target) as folder:
+        yield folder
+        write_json(folder / WRITTEN, {"export": kind, "files": _states(folder)})
+        _require_own(target, kind)  # an export takes long
+
+
+def _require_own(target: Path, kind: str) -> None:
+    if not os.path.lexists(target) or (target.is_dir() and not target.is_symlink() and not any(target.iterdir())):
+        return
+    with suppress(UserError):  # none, or one that is damaged
+        if not target.is_symlink() and read_json(target / WRITTEN) == {"export": kind, "files": _states(target)}:
+            return
+    raise UserError(
+        f"{target}: is there, and is not just what `mmor export {kind}` wrote; move it away, or choose another --out"
+    )
+
+
+def _states(folder: Path) -> dict[str, list[int]]:
+    """Bytes and time (s) of each file and link in a folder and those in it."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+    stats = {str(path.relative_to(folder)): path.lstat() for path in files if path != folder / WRITTEN}
+    return {name: [stat.st_size, int(stat.st_mtime)] for name, stat in stats.items()}
 
 
 def class_names(labels: Labels) -> dict[int, str]:

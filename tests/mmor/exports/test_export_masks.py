@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 from mmor import cli
 from mmor.exports.coco_panoptic import export_coco_panoptic
 from mmor.exports.cvat import export_cvat
+from mmor.exports.fiftyone import export_fiftyone
+from mmor.exports.frames import export_folder
 from mmor.exports.masks_back import import_masks
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
@@ -295,6 +297,63 @@ def test_a_full_disk_is_told_before_anything_is_written(
     with pytest.raises(UserError, match="make room"):
         EXPORTS[kind](recorded(root), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+FOLDERS = {**EXPORTS, "fiftyone": export_fiftyone}
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_no_export_takes_the_place_of_a_recording(root: Path, tmp_path: Path, kind: str) -> None:
+    """A take's own folder has the name that its export has."""
+    room = write_house(tmp_path / "kitchen")
+    write(room / "takes/soup/label_masks/door/000001.png", label_picture(3, 1))
+    for data, take, out in ((root, MMOR_NAME, root / "MM-OR_data"), (room, "soup", room / "takes")):
+        before = files(data)
+        with pytest.raises(UserError, match=r"is there, and is not just what .* choose another --out"):
+            FOLDERS[kind](recorded(data, take), out)
+        assert files(data) == before
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_only_an_export_of_the_same_kind_that_holds_nothing_else_is_replaced(
+    root: Path, tmp_path: Path, kind: str
+) -> None:
+    export, out = FOLDERS[kind], tmp_path / "out"
+    (out / MMOR_NAME).mkdir(parents=True)  # an empty one holds nothing
+    target = export(recorded(root), out)
+    first = set(files(target))
+    assert export(recorded(root), out, pictures=True) == target
+    assert first < set(files(target))
+    for other in FOLDERS.keys() - {kind}:
+        with pytest.raises(UserError, match="is not just what"):
+            FOLDERS[other](recorded(root), out)
+    corrected = write(target / "corrected.zip", b"hours of work")
+    with pytest.raises(UserError, match="is not just what"):
+        export(recorded(root), out)
+    assert corrected.read_bytes() == b"hours of work"
+    corrected.unlink()
+    changed = next(path for path in sorted(target.rglob("*")) if path.suffix in (".png", ".zip"))
+    write(changed, changed.read_bytes() + b"corrected")
+    with pytest.raises(UserError, match="is not just what"):
+        export(recorded(root), out)
+    assert changed.read_bytes().endswith(b"corrected")
+
+
+def test_what_comes_while_an_export_is_written_stays(root: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out" / MMOR_NAME
+
+    def export() -> None:
+        with export_folder(target, "cvat") as folder:
+            write(folder / "annotations.zip", b"archive")
+            write(target / "corrected.zip", b"hours of work")
+
+    with pytest.raises(UserError, match="is not just what"):
+        export()
+    assert files(tmp_path / "out") == {f"{MMOR_NAME}/corrected.zip": b"hours of work"}
 
 
 def test_names_in_an_archive_stay_in_its_folder(root: Path, tmp_path: Path) -> None:
