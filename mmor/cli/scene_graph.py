@@ -97,7 +97,7 @@ def train_model(
     from scene_graph_generation.training.train import already_done, output_folder, train
 
     out = output_folder(experiment)
-    if done := already_done(experiment, out):
+    if done := already_done(experiment, experiment.files.samples, out):
         if is_first():
             typer.echo(done)
         return

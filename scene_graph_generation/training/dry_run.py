@@ -289,7 +289,7 @@ def _outputs(experiment: Experiment, model: MM2SG, steps: int, out: Path, proble
     needed = trained * 4 + one * min(saves, kept + 1)  # one more is there for a moment, before the oldest goes
     checkpoint = None
     try:
-        if done := already_done(experiment, out):
+        if done := already_done(experiment, experiment.files.samples, out):
             problems.append(done)
         checkpoint = last_checkpoint(out, config.deepspeed is not None)
     except UserError as error:

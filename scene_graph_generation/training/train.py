@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -46,12 +47,14 @@ from scene_graph_generation.training.starting_point import (
     new_tokens,
 )
 from scene_graph_generation.training.trainer import ModelFolder, SceneGraphTrainer, readers
+from scene_graph_generation.weights.base_models import CONFIG
 from scene_graph_generation.weights.checkpoints import WEIGHTS, load_weights, save_model
 from scene_graph_generation.weights.fine_tuned import OTHER_WEIGHTS, OWN_WEIGHTS, save_published, save_trained
 
 _SMALLER = "lower --per_device_train_batch_size and raise --gradient_accumulation_steps"
 SEEN = "seeing.jsonl"  # how well it learns to see, phase by phase
 BEGUN = "training.json"  # the settings that a training began with
+_OF_TAKES = ("model.labels", "model.masks")
 
 
 def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: Path) -> MM2SG:
@@ -76,7 +79,7 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     check_tools(experiment)
     domain = dataset.domain
     check_start_domain(experiment.start, domain)
-    checkpoint = _begin_folder(experiment, out)
+    checkpoint = _begin_folder(experiment, data, out)
     phases = experiment.pretrain
     learns_to_see = phases is not None and phases.patch_steps + phases.hand_steps + phases.steps > 0
     counts_tokens = config.token_weights and experiment.files.token_frequencies is None
@@ -88,7 +91,12 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
         answers=learns_to_see or counts_tokens,
         read=lambda texts: new_tokens(experiment, texts, domain.language) if kept is None else kept,
     )
-    _check_same_training(out, experiment, domain, known, checkpoint)
+    of_samples = {"samples": len(records), "content of samples": known.fingerprint}
+    begun = {**of_samples, "domain": domain.digest, **_begun(experiment, data)}
+    if checkpoint is not None and (out / BEGUN).is_file():
+        _check_same_training(out, begun, checkpoint)
+    elif is_first():
+        write_json(out / BEGUN, begun, indent=1)
     _check_text_only(known, experiment.start)
     model, tokens = begin(experiment, new)
     keepers = share().processes * max(readers(config), 1)
@@ -121,27 +129,31 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     return model
 
 
-def already_done(experiment: Experiment, out: Path) -> str | None:
+def already_done(experiment: Experiment, data: Sequence[Path], out: Path) -> str | None:
     """What there is to say of a folder whose training is over; None if there is something left to do.
 
     Raises:
-        UserError: it holds a trained model that cannot be trained further.
+        UserError: it holds a trained model that cannot be trained further, or one of other settings or samples.
     """
     if not finished(out):
         return None
     state = last_state(out)
-    if state is None:
+    if state is None or not (out / BEGUN).is_file():
         raise UserError(f"{out}: holds a trained model already; remove it or choose another folder")
+    # The takes, which are looked at later, say how many labels masks have.
+    _check_same_training(out, {k: v for k, v in _begun(experiment, data).items() if k not in _OF_TAKES}, out)
     if not is_done(state, experiment.train):
         return None
     return f"{out}: is trained already, {state.global_step} steps; more --max_steps would go on from there"
 
 
-def _begin_folder(experiment: Experiment, out: Path) -> Path | None:
+def _begin_folder(experiment: Experiment, data: Sequence[Path], out: Path) -> Path | None:
     """The checkpoint to go on from; what a killed training has left is cleared."""
-    if done := already_done(experiment, out):
+    if done := already_done(experiment, data, out):
         raise UserError(done)
     found = find_checkpoint(out, experiment.train.deepspeed is not None)
+    if found.path is not None and not (found.path / CONFIG).is_file():
+        raise UserError(f"{found.path}: is no checkpoint of a scene-graph model; choose another folder")
     if is_first():
         for line in found.left_out:
             print(line, file=sys.stderr)
@@ -151,31 +163,28 @@ def _begin_folder(experiment: Experiment, out: Path) -> Path | None:
     return found.path
 
 
-def _check_same_training(
-    out: Path, experiment: Experiment, domain: Domain, known: Survey, checkpoint: Path | None
-) -> None:
+def _begun(experiment: Experiment, data: Sequence[Path]) -> dict[str, Any]:
+    """What must stay as it is while a training goes on, as JSON gives it back; samples by the names of their files."""
+    stays = {**settings_that_stay(asdict(experiment)), "sample_files": [path.stem for path in data]}
+    return json.loads(json.dumps(stays, default=str))
+
+
+def _check_same_training(out: Path, now: Mapping[str, Any], where: Path) -> None:
     """Compare with what the training began with: a checkpoint brings its own rates and order, whatever is asked for.
 
     Raises:
         UserError: something that cannot change is another.
     """
-    path = out / BEGUN
-    samples = {"samples": len(known.lengths), "content of samples": known.fingerprint}
-    stays = {**settings_that_stay(asdict(experiment)), **samples, "domain": domain.digest}
-    now = json.loads(json.dumps(stays, default=str))
-    if checkpoint is not None and path.is_file():
-        found = read_json(path)
-        # What a setting that was unsaid, or came later, stood for before it was there is its default.
-        usual = json.loads(json.dumps(settings_that_stay(asdict(Experiment())), default=str))
-        before = {**usual, **(found if isinstance(found, dict) else {})}
-        for name, value in now.items():
-            if name in before and before[name] != value:
-                raise UserError(
-                    f"{checkpoint}: {name} was {str(before[name])[:60]} and is now {str(value)[:60]}; "
-                    "give what it began with, or choose another folder"
-                )
-    elif is_first():
-        write_json(path, now, indent=1)
+    found = read_json(out / BEGUN)
+    # What a setting that was unsaid, or came later, stood for before it was there is its default.
+    usual = json.loads(json.dumps(settings_that_stay(asdict(Experiment())), default=str))
+    before = {**usual, **(found if isinstance(found, dict) else {})}
+    for name, value in now.items():
+        if name in before and before[name] != value:
+            raise UserError(
+                f"{where}: {name} was {str(before[name])[:60]} and is now {str(value)[:60]}; "
+                "give what it began with, or choose another folder"
+            )
 
 
 def _check_text_only(known: Survey, start: StartConfig) -> None:

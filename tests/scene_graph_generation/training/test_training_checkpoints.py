@@ -19,7 +19,7 @@ from computing.training_checkpoints import find_checkpoint, last_checkpoint, rem
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
 from scene_graph_generation.config.settings import Experiment, to_mapping
-from scene_graph_generation.training.train import BEGUN, train
+from scene_graph_generation.training.train import BEGUN, already_done, train
 from tests.scene_graph_generation.tiny_training import SHORT, losses, write_samples
 
 ROOT = Path(__file__).parents[3]
@@ -248,6 +248,37 @@ def test_a_training_goes_on_with_its_tokenizer(out: Path, data: Path, tmp_path: 
     (tmp_path / "other.json").write_text(json.dumps(records))
     train(with_train(max_steps=7), [tmp_path / "other.json"], Dataset(data), out)
     assert (out / "tokenizer.json").read_bytes() == (out / "checkpoint-6" / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("experiment", "samples", "said"),
+    [
+        (with_train(max_steps=2, learning_rate=5.0), "samples", r"train\.learning_rate was 0\.01 and is now 5\.0"),
+        (replace(SHORT, model=replace(SHORT.model, modalities=())), "samples", r"model\.modalities was \['views'"),
+        (with_train(max_steps=6), "other", r"sample_files was \['samples'\] and is now \['other'\]"),
+    ],
+)
+def test_a_training_that_is_over_is_not_taken_for_another(
+    trained: Path, experiment: Experiment, samples: str, said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        already_done(experiment, [Path(f"{samples}.json")], trained)
+    assert already_done(with_train(max_steps=6), [Path("elsewhere/samples.json")], trained) is not None
+
+
+def test_a_folder_of_the_segmenter_is_refused_and_left_as_it_was(out: Path, data: Path) -> None:
+    """Its checkpoints have the same names, and weights in files of the same names."""
+    (out / BEGUN).unlink()
+    for other in out.glob("checkpoint-*/*.json"):
+        if other.name != "trainer_state.json":
+            other.unlink()
+    with pytest.raises(UserError, match="checkpoint-6: is no checkpoint of a scene-graph model"):
+        run(with_train(max_steps=8), data, out)
+    shutil.copy(out / "checkpoint-6" / "model.safetensors", out)
+    for steps in (6, 8):
+        with pytest.raises(UserError, match="holds a trained model already"):
+            run(with_train(max_steps=steps), data, out)
+    assert not (out / BEGUN).exists()
 
 
 def test_a_training_that_diverges_is_an_error(data: Path, tmp_path: Path) -> None:
