@@ -15,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from operating_room.domain.collection import Take
 from operating_room.domain.labels import Labels
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_folder, write_json
+from operating_room.files.picture_files import picture_size
 from operating_room.files.readers import read_json, read_label_mask, read_picture
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.masks import predicted_pictures
@@ -44,13 +46,15 @@ class MaskedPicture:
         return f"{self.take}/{self.camera}/{self.picture.stem}"
 
     def labels(self, labels: Labels) -> UInt8[np.ndarray, "height width"]:
-        """The raw label of each pixel.
+        """The raw label of each pixel of the picture, in whose size a mask is that is to be corrected over it.
 
         Raises:
-            UserError: the mask is damaged, or has a label that the domain does not know.
+            UserError: mask or picture is damaged, or the mask has a label that the domain does not know.
         """
         if self.is_predicted:
-            return labels.colors_to_labels(read_picture(self.mask))
+            predicted = labels.colors_to_labels(read_picture(self.mask))  # in the size that the model predicts
+            size = picture_size(self.picture)
+            return np.asarray(Image.fromarray(predicted).resize(size, Image.Resampling.NEAREST))
         mask = read_label_mask(self.mask)
         known = {*labels.labels.tolist(), *labels.mistakes, BACKGROUND}
         if unknown := sorted(set(np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()) - known):

@@ -103,9 +103,14 @@ def _opened(source: Path) -> Generator[tuple[str, Path]]:
     """`coco` or `cvat`, and the folder (unpacked, if it was an archive) with its JSON file or its label map."""
     if source.suffix == ".zip" or (source.is_dir() and (source / ARCHIVE).is_file()):
         archive = source if source.suffix == ".zip" else source / ARCHIVE
+        if not archive.is_file():
+            raise UserError(f"{archive}: no such file; give the archive that CVAT exported")
         with tempfile.TemporaryDirectory(prefix="mmor_masks_") as folder:
             _unpack(archive, Path(folder))
-            yield "cvat", _with_labelmap(Path(folder), archive)
+            try:
+                yield "cvat", _with_labelmap(Path(folder), archive)
+            except UserError as error:  # the unpacked file will be gone: name it as the archive has it
+                raise UserError(str(error).replace(f"{folder}/", f"{archive}/")) from error
     elif source.suffix == ".json" or (source / JSON_NAME).is_file():
         yield "coco", source if source.suffix == ".json" else source / JSON_NAME
     elif (source / LABELMAP).is_file():

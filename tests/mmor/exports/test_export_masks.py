@@ -240,6 +240,29 @@ def test_predictions_can_be_corrected(root: Path, tmp_path: Path) -> None:
         export_cvat(recorded(root), tmp_path / "out", predictions=tmp_path / "none")
 
 
+@pytest.mark.parametrize("kind", EXPORTS)
+def test_predictions_come_in_the_size_of_the_pictures(root: Path, tmp_path: Path, kind: str) -> None:
+    """They have the size of the canvas; tools want masks as large as the pictures, and so does what comes back."""
+    stem = "camera01_colorimage-000100"
+    colors = np.array([(0, 0, 0), (255, 0, 0)], np.uint8)[np.eye(12, 16, dtype=int)]
+    write(tmp_path / "pan_pred" / f"{MMOR_NAME}_1" / f"{stem}.png", picture("PNG", colors))
+    target = EXPORTS[kind](recorded(root), tmp_path / "out", predictions=tmp_path / "pan_pred")
+    import_masks(recorded(root), target, replace=True)
+    mask = root / "MM-OR_data" / MMOR_NAME / "segmentation_export_1" / f"{stem}.png"
+    assert (read_label_mask(mask) == 5 * np.eye(12, 16, dtype=int).repeat(4, 0).repeat(4, 1)).all()
+
+
+def test_what_does_not_fit_is_named_as_the_archive_has_it(root: Path, tmp_path: Path) -> None:
+    name = f"{MMOR_NAME}/1/camera01_colorimage-000100.png"
+    with zipfile.ZipFile(tmp_path / "back.zip", "w") as archive:
+        archive.writestr("labelmap.txt", "background:0,0,0::")
+        archive.writestr(f"SegmentationClass/{name}", picture("PNG", np.zeros((24, 32, 3), np.uint8)))
+    with pytest.raises(UserError, match=rf"^{tmp_path}/back\.zip/SegmentationClass/{name}: is 32x24 px"):
+        import_masks(recorded(root), tmp_path / "back.zip")
+    with pytest.raises(UserError, match=r"none\.zip: no such file"):
+        import_masks(recorded(root), tmp_path / "none.zip")
+
+
 def test_a_take_that_cannot_be_exported_costs_itself(root: Path, tmp_path: Path) -> None:
     broken = root / "MM-OR_data" / MMOR_NAME / "segmentation_export_1" / "camera01_colorimage-000101.png"
     write(broken, b"nothing")
