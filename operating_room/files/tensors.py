@@ -171,7 +171,10 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[
 
     with atomic_path(path) as temporary:
         try:
+            temporary.touch()
+            mode = temporary.stat().st_mode
             save_file(dict(tensors), temporary, metadata)
+            temporary.chmod(mode)  # it takes away what the user lets others do
         except SafetensorError as error:  # how it reports a full disk
             raise OSError(str(error)) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import stat
 import struct
 import subprocess
 import sys
@@ -215,3 +216,13 @@ def test_no_library_loads_code_from_a_hub(tmp_path: Path) -> None:
     assert "kernels" not in done.stderr
     assert not (tmp_path / "imported").exists()
     assert not (tmp_path / "fetched").exists()
+
+
+def test_weights_are_as_readable_as_their_user_has_it(tmp_path: Path) -> None:
+    for mask, mode in ((0o022, 0o644), (0o077, 0o600), (0o002, 0o664)):
+        before = os.umask(mask)
+        try:
+            write_safetensors(tmp_path / "a.safetensors", {"a": torch.zeros(2)})
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == mode
