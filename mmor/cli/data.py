@@ -144,8 +144,11 @@ def stats(
     Exit code: 1 if a file could not be read; it is named and left out.
     """
     from operating_room.doctor.statistics import statistics
-    from operating_room.files.atomic import write_json, write_text
+    from operating_room.files.atomic import require_replaceable, write_json, write_text
 
+    for path in (page, as_json, as_csv):
+        if path is not None:
+            require_replaceable(path)  # before all masks are read
     dataset, takes = open_takes(root, domain, take)
     found = statistics(dataset, takes)
     typer.echo(str(found))

@@ -8,10 +8,12 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
 from typer.testing import CliRunner
 
 from mmor import cli
 from operating_room.doctor.statistics import PARTS, DatasetStatistics, statistics
+from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
 from tests.operating_room.tiny_dataset import label_picture, write
 from tests.operating_room.tiny_house import write_house
@@ -90,6 +92,15 @@ def test_table_page_json_and_csv_say_the_same(tmp_path: Path) -> None:
     assert len(figures) == 6
     names = [element.text for figure in figures for element in ElementTree.fromstring(figure).iter() if element.text]
     assert {"stirring", "pan", "door"} <= set(names)
+
+
+@pytest.mark.parametrize("option", ["--page", "--json", "--csv"])
+def test_an_output_that_cannot_be_written_is_told_before_anything_is_counted(tmp_path: Path, option: str) -> None:
+    root = write_house(tmp_path / "kitchen")
+    done = RUN.invoke(cli.app, ["data", "stats", str(root), option, str(tmp_path)])
+    assert isinstance(done.exception, UserError)
+    assert "it is a folder" in str(done.exception)
+    assert "soup" not in done.output
 
 
 def test_only_some_takes(tmp_path: Path) -> None:
