@@ -57,6 +57,12 @@ def test_a_finished_folder_is_not_trained_over(data: Path, trained: Path) -> Non
         train(EXPERIMENT, [data / "samples.json"], Dataset(data), trained)
 
 
+def test_a_model_from_scratch_without_modalities_gets_no_samples_with_pictures(data: Path, tmp_path: Path) -> None:
+    text_only = replace(EXPERIMENT, model=replace(EXPERIMENT.model, modalities=()))
+    with pytest.raises(UserError, match=r"has pictures, which a text-only training cannot see.*downstream samples"):
+        train(text_only, [data / "samples.json"], Dataset(data), tmp_path)
+
+
 def other_domain() -> Domain:
     """MM-OR with one more predicate."""
     language = mmor().language
