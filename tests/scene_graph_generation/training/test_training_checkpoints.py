@@ -226,7 +226,7 @@ def test_settings_without_a_shape_do_not_change_silently(out: Path, data: Path, 
 
 
 def test_other_samples_do_not_go_on_silently(out: Path, data: Path, tmp_path: Path) -> None:
-    fewer = tmp_path / "fewer.json"
+    fewer = tmp_path / "samples.json"
     fewer.write_text(json.dumps(json.loads((data / "samples.json").read_text())[:4]))
     with pytest.raises(UserError, match="samples was 6 and is now 4"):
         train(with_train(max_steps=8), [fewer], Dataset(data), out)
@@ -245,8 +245,8 @@ def test_a_training_goes_on_with_its_tokenizer(out: Path, data: Path, tmp_path: 
     records = json.loads((data / "samples.json").read_text())
     for record in records:
         record["conversations"][0]["value"] += "words that none of the samples had before"
-    (tmp_path / "other.json").write_text(json.dumps(records))
-    train(with_train(max_steps=7), [tmp_path / "other.json"], Dataset(data), out)
+    (tmp_path / "samples.json").write_text(json.dumps(records))
+    train(with_train(max_steps=7), [tmp_path / "samples.json"], Dataset(data), out)
     assert (out / "tokenizer.json").read_bytes() == (out / "checkpoint-6" / "tokenizer.json").read_bytes()
 
 
