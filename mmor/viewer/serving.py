@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import secrets
 import socket
+import threading
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import uvicorn
 
@@ -15,6 +18,7 @@ from mmor.viewer.takes import Shown
 from operating_room.errors import UserError
 
 FIRST_PORT, TRIED_PORTS = 8000, 50
+_OF_TEXT = ("www-browser", "links", "elinks", "lynx", "w3m")
 
 
 def serve(
@@ -31,7 +35,7 @@ def serve(
         tell: gets the address of the page.
         host: at which it listens; at one that others can reach, visitors need the token in the address.
         port: at which it listens; None takes the first free one from 8000 on.
-        browser: open the page in the browser of this machine.
+        browser: open the page in the browser of this machine, if it has one that shows pictures.
 
     Raises:
         UserError: the port is in use, or there is no such address here.
@@ -96,4 +100,11 @@ class _OpensBrowser(uvicorn.Server):
         """As always; the page can be loaded then."""
         await super().startup(sockets)
         if self._address is not None:
-            webbrowser.open(self._address)
+            threading.Thread(target=_open_browser, args=(self._address,), daemon=True).start()
+
+
+def _open_browser(address: str) -> None:
+    """Some browsers are waited for until they end. Those of text cannot show the page, and would take the terminal."""
+    with suppress(webbrowser.Error):  # there is none
+        if Path(getattr(webbrowser.get(), "name", "")).name not in _OF_TEXT:
+            webbrowser.open(address)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from starlette.testclient import TestClient
@@ -181,3 +186,40 @@ def test_live_lines_are_followed_while_they_are_written(folder: Folder, tmp_path
     assert [one["frame_id"] for one in client.get("/api/live").json()["lines"]] == ["000000"]
     path.unlink()
     assert "start `mmor live` first" in client.get("/api/live").json()["problem"]
+
+
+BROWSER = f"""#!{sys.executable}
+import os, signal, sys, urllib.request
+try:
+    told = str(urllib.request.urlopen(sys.argv[1], timeout=20).status)
+except OSError as error:
+    told = str(error)
+open(__file__ + ".told", "w").write(told)
+os.kill(os.getppid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize("name", ["shows-pictures", "lynx"])
+def test_a_browser_that_is_waited_for_gets_the_page_and_one_of_text_is_not_opened(
+    folder: Folder, tmp_path: Path, name: str
+) -> None:
+    browser = tmp_path / name
+    browser.write_text(BROWSER)
+    browser.chmod(0o755)
+    with subprocess.Popen(
+        [sys.executable, "-m", "mmor.cli", "view", "004_PKA", "--data", str(folder.data)],
+        env={**os.environ, "BROWSER": str(browser)},
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[0]
+        if name == "lynx":
+            with urlopen(address) as answer:
+                assert answer.status == 200
+            process.send_signal(signal.SIGINT)
+        process.communicate(timeout=300)
+    told = browser.with_name(f"{name}.told")
+    assert (told.read_text() if told.exists() else None) == (None if name == "lynx" else "200")
