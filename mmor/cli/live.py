@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from operating_room.domain.domain import Domain
     from operating_room.recordings.dataset import RecordedTake
     from panoptic_segmentation.inference.live import LiveSegmenter
+    from scene_graph_generation.preprocess.embeddings import Encoder
 
 SoundEncoder = Literal["mel", "clap", "none"]
+Scaling = Literal["published", "peak"]
 
 
 def live(
@@ -41,8 +44,13 @@ def live(
         float | None, typer.Option(help="s to wait for what is missing (default: the time between seconds).", min=0)
     ] = None,
     sound: Annotated[
-        SoundEncoder, typer.Option("--audio-encoder", help="As the model was trained with: mel (small), clap.")
-    ] = "mel",
+        SoundEncoder | None,
+        typer.Option("--audio-encoder", help="As the model was trained with (default: mel, of models from scratch)."),
+    ] = None,
+    published_feeding: Annotated[
+        bool, typer.Option("--published-feeding", help="CLAP gets sound as the published models were trained with.")
+    ] = False,
+    audio_scaling: Annotated[Scaling | None, typer.Option(help="Of sound for CLAP, as in preprocessing.")] = None,
     valid: Annotated[
         bool, typer.Option(help="Answers are made to be scene graphs of the domain; a valid one stays as it is.")
     ] = True,
@@ -57,6 +65,8 @@ def live(
     """
     if (folder is None) == (replay is None):
         raise UserError("mmor live needs the folder of a take that is being recorded, or --replay TAKE --data DIR")
+    if sound != "clap" and (published_feeding or audio_scaling):
+        raise UserError("--published-feeding and --audio-scaling are of CLAP; add --audio-encoder clap")
     with _output(out) as file:
         recorded = _recorded(folder, replay, data, chosen_domain(domain))
         model, segmenter = _models(model, segmenter)
@@ -65,13 +75,12 @@ def live(
         from mmor.live.replay import Replay
         from mmor.live.source import Follow
         from scene_graph_generation.inference.generator import check_sees
-        from scene_graph_generation.preprocess.embeddings import clap_encoder, mel_encoder
 
         leave_a_processor()
         generator = load_generator(model, recorded.domain, device, bits, 1, max_new_tokens, valid=valid)
         check_sees(generator, model)
         inputs = generator.model.settings.modalities
-        encoder = {"mel": lambda: mel_encoder, "clap": clap_encoder, "none": lambda: None}[sound]()
+        encoder = sound_encoder(sound, published_feeding, audio_scaling, model if "audio" in inputs else None)
         masks = _segmenter(segmenter, recorded, device) if "masks" in inputs else None
         if replay is None:
             source: Source = Follow(recorded, inputs, encoder is not None, queue, patience)
@@ -79,6 +88,31 @@ def live(
             source = Replay(recorded, inputs, speed, queue)
         with closing(live(source, masks, generator, encoder)) as seconds:
             _write(seconds, file)
+
+
+def sound_encoder(
+    sound: SoundEncoder | None, published_feeding: bool, scaling: Scaling | None, model: Path | None
+) -> Encoder | None:
+    """What makes vectors of sound.
+
+    Args:
+        sound: as asked for; None: as models from scratch learn from.
+        published_feeding, scaling: of CLAP, see `clap_encoder` and `scale_clip`.
+        model: folder of the model, if it hears.
+
+    Raises:
+        UserError: nothing was asked for, and the model is around a base: it may have learnt from any. Or CLAP is not
+            here and cannot be fetched.
+    """
+    from scene_graph_generation.preprocess.embeddings import clap_encoder, mel_encoder
+    from scene_graph_generation.weights.checkpoints import WEIGHTS
+
+    if sound is None and model is not None and not (model / WEIGHTS).is_file():
+        told = "is around a base, and does not say from which vectors of sound it learnt"
+        raise UserError(f"{model}: {told}; add --audio-encoder clap, and for published models --published-feeding")
+    if sound == "clap":
+        return replace(clap_encoder(published_feeding=published_feeding), scaling=scaling)
+    return None if sound == "none" else mel_encoder
 
 
 def _recorded(folder: Path | None, replay: str | None, data: Path, domain: Domain | None) -> RecordedTake:

@@ -19,7 +19,10 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from mmor.cli import app
+from mmor.cli.live import sound_encoder
 from mmor.demo import BUNDLED, GRAPHS, SEGMENTER
 from mmor.live.live import LiveSecond, live
 from mmor.live.replay import Replay
@@ -303,3 +306,14 @@ def test_a_full_disk_is_one_line(data: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: /dev/full: cannot be written (No space left on device)")
     assert "Traceback" not in done.stderr
+
+
+def test_a_model_around_a_base_needs_to_be_told_what_it_heard(tmp_path: Path) -> None:
+    """Vectors of both encoders have 512 numbers, so that nothing would tell."""
+    with pytest.raises(UserError, match="add --audio-encoder clap, and for published models --published-feeding"):
+        sound_encoder(None, False, None, tmp_path)
+    assert sound_encoder(None, False, None, None) is mel_encoder  # it hears nothing
+    assert sound_encoder(None, False, None, BUNDLED / GRAPHS) is mel_encoder
+    assert sound_encoder("none", False, None, tmp_path) is None
+    done = CliRunner().invoke(app, ["live", str(tmp_path), "--published-feeding"])
+    assert "are of CLAP; add --audio-encoder clap" in str(done.exception)
