@@ -23,7 +23,7 @@ from computing.training_checkpoints import keep_newest, written_or_removed
 from computing.watched_trainer import WatchedTrainer
 from operating_room.errors import UserError
 from operating_room.files.tensors import is_finite
-from operating_room.work.processes import cpu_threads, share
+from operating_room.work.processes import own_threads, share
 from panoptic_segmentation.config.config_keys import MULTI_STEP, POLYNOMIAL
 from panoptic_segmentation.config.settings import Config, Solver
 from panoptic_segmentation.data.clips import ClipDataset, batch_of, collate
@@ -175,8 +175,8 @@ class ClipTrainer(WatchedTrainer):
 
 
 def readers(config: Config) -> int:
-    """Processes that read clips for this one: no more than there are processors, whatever the file says."""
-    return min(config.workers, cpu_threads())
+    """Processes that read clips for this one: all processes together have no more than processors."""
+    return min(config.workers, own_threads())
 
 
 def check_batch(solver: Solver, processes: int) -> None:

@@ -24,7 +24,7 @@ from computing.training_checkpoints import keep_newest, written_or_removed
 from computing.watched_trainer import WatchedTrainer
 from operating_room.errors import UserError
 from operating_room.files.tensors import is_finite
-from operating_room.work.processes import cpu_threads, join_alone
+from operating_room.work.processes import join_alone, own_threads
 from scene_graph_generation.config.settings import TrainConfig
 from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.inputs.modalities import MODALITIES
@@ -238,8 +238,8 @@ class SceneGraphTrainer(WatchedTrainer):
 
 
 def readers(config: TrainConfig) -> int:
-    """Processes that read samples for this one: no more than there are processors, whatever is asked for."""
-    return min(config.workers, cpu_threads())
+    """Processes that read samples for this one: all processes together have no more than processors."""
+    return min(config.workers, own_threads())
 
 
 def training_arguments(config: TrainConfig, out: Path, width: int) -> TrainingArguments:

@@ -271,10 +271,15 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_checkpoint(trained: Path, tm
     assert all((path / "trainer_state.json").exists() for path in (tmp_path / "full").glob("checkpoint-*"))
 
 
-def test_readers_are_no_more_than_processors(trained: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_readers_are_no_more_than_processors(
+    trained: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = replace(TINY, workers=64, solver=replace(TINY.solver, steps=1))
     assert readers(config) == cpu_threads()
     train(config, Dataset(trained / "data"), tmp_path, trained / "prepared")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")  # of two processes on this machine
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert readers(config) == max(1, cpu_threads() // 2)
     assert not [warning for warning in recwarn if "worker" in str(warning.message)]
 
 

@@ -26,7 +26,7 @@ from scene_graph_generation.inputs.tokens import train_tokens
 from scene_graph_generation.samples.sampler import length_grouped_order
 from scene_graph_generation.samples.survey import survey
 from scene_graph_generation.training.train import loss_weights, train
-from scene_graph_generation.training.trainer import training_arguments
+from scene_graph_generation.training.trainer import readers, training_arguments
 from tests.dying import dies_in, require_killed
 from tests.number_formats import Formats
 from tests.scene_graph_generation.tiny_training import SHORT, losses, with_settings, write_samples
@@ -262,3 +262,11 @@ def test_readers_are_no_more_than_processors(tmp_path: Path) -> None:
     wanted = [TrainConfig(workers=number) for number in (0, 1, 100_000)]
     found = [training_arguments(config, tmp_path, 64).dataloader_num_workers for config in wanted]
     assert found == [0, 1, cpu_threads()]
+
+
+def test_readers_of_all_processes_are_no_more_than_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig(workers=64)
+    assert readers(config) == cpu_threads()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert readers(config) == max(1, cpu_threads() // 2)
