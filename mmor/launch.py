@@ -14,6 +14,7 @@ from operating_room.errors import UserError
 from operating_room.work.processes import Share, array_share, cpu_threads, is_started, share
 
 Result = TypeVar("Result")
+_AGAIN = "run the same command again: what has been done is kept"
 
 
 def divide(gpus: int, part: str | None = None, device: str | None = None) -> Share | None:
@@ -73,7 +74,7 @@ def do_share(own: Share, work: Callable[[], Result]) -> Result | None:
 def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: str = "auto") -> None:
     """Run the present command line in `per_machine` processes on each machine, and return when all are done.
 
-    If one fails, this process ends with its exit code.
+    If one fails, this process ends with its exit code; after ctrl-C and other signals with the shell's code for these.
 
     Args:
         per_machine: GPUs to use on this machine; without a GPU, processes on the CPU.
@@ -84,6 +85,7 @@ def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: 
     Raises:
         UserError: there are fewer GPUs, or several machines without an address.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -108,10 +110,13 @@ def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: 
     )
     try:
         elastic_launch(config, sys.executable)("-m", "mmor.cli", *sys.argv[1:])
+    except SignalException as error:
+        print(f"error: interrupted (signal {int(error.sigval)}); {_AGAIN}", file=sys.stderr)
+        raise SystemExit(128 + error.sigval) from None
     except ChildFailedError as error:
         _, first = error.get_first_failure()
         if first.exitcode < 0:
-            told = "by lack of memory perhaps; run the same command again: what has been done is kept"
+            told = f"by lack of memory perhaps; {_AGAIN}"
             print(f"error: a process was ended from outside (signal {-first.exitcode}), {told}", file=sys.stderr)
         raise SystemExit(abs(first.exitcode) or 1) from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -207,6 +208,29 @@ def test_a_killed_process_loses_nothing(original: Path, tmp_path: Path, counted:
     assert files(three) == files(one)
     assert json.loads((two / "p.json").read_text()) == json.loads((one / "p.json").read_text())
     assert parts(two) == []
+
+
+def test_an_interrupted_start_is_one_line(tmp_path: Path) -> None:
+    """As by the end of a job's time."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, time\nif 'RANK' in os.environ:\n"
+        "    if os.environ['RANK'] == '0':\n        print('begun', flush=True)\n    time.sleep(600)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "mmor.cli", *INFER, "--out", "p.json", "--gpus", "2"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[3]}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.terminate()
+        _, said = process.communicate(timeout=300)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert said.splitlines()[-1].startswith("error: interrupted (signal 15); run the same command again")
+    assert "Traceback" not in said
 
 
 def test_jobs_of_an_array_are_collected(
