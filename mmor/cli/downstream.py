@@ -23,6 +23,7 @@ from mmor.cli.options import (
     SamplesFolder,
     ScoredTakes,
     Seed,
+    SkipBadSamples,
     Split,
     TrainedModel,
     TrainingData,
@@ -133,11 +134,12 @@ def train(
     data: TrainingData = None,
     domain: DomainFile = None,
     gpus: Gpus = 1,
+    skip_bad_samples: SkipBadSamples = False,
     dry: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
 ) -> None:
     """Train a model that answers from text alone. Options are those of `mmor scene-graph train`."""
     files = {"samples": samples, "out": out, "data": data, "domain": domain}
-    train_model(options or [], config, "small_downstream.yaml", files, gpus, skip_bad_samples=False, dry=dry)
+    train_model(options or [], config, "small_downstream.yaml", files, gpus, skip_bad_samples, dry)
 
 
 @app.command("evaluate")

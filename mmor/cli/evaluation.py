@@ -42,10 +42,22 @@ if TYPE_CHECKING:
 app = typer.Typer()  # its commands are commands of `mmor scene-graph`
 
 
+def _read_config(name: str) -> Config:
+    """One of the published configurations; its file's name will do.
+
+    Raises:
+        BadParameter: it is none.
+    """
+    try:
+        return Config(str(name).removesuffix(".json"))
+    except ValueError as error:
+        raise typer.BadParameter(f"{str(name)[:60]!r} is none; choose one of {', '.join(Config)}") from error
+
+
 ConfigOption = Annotated[
     Config,
     typer.Option(
-        parser=lambda name: Config(str(name).removesuffix(".json")),
+        parser=_read_config,
         metavar="|".join(Config),
         help="mmor: without memory; mmor_temporal_pred: with the memory of the take's own predictions.",
     ),

@@ -52,6 +52,9 @@ Valid = Annotated[
 SamplesFolder = Annotated[
     Path | None, typer.Option(help="Folder for the training JSON (default: llava_samples in the data folder).")
 ]
+SkipBadSamples = Annotated[
+    bool, typer.Option("--skip-bad-samples", help="Go on without samples that cannot be used, and count them.")
+]
 Seed = Annotated[int, typer.Option(help="Of all random draws.")]
 # Of both commands that train stage 2; None: as in the experiment file.
 TrainedModel = Annotated[Path | None, typer.Option(help="Folder of the model.")]

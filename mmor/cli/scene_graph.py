@@ -11,7 +11,7 @@ import typer
 
 from mmor.cli import evaluation as cli_evaluation
 from mmor.cli import preprocess as cli_preprocess
-from mmor.cli.options import DomainFile, Gpus, TrainedModel, TrainingData, experiment_file, open_dataset
+from mmor.cli.options import DomainFile, Gpus, SkipBadSamples, TrainedModel, TrainingData, experiment_file, open_dataset
 from mmor.launch import start_processes
 from operating_room.work.processes import is_first, is_started
 
@@ -36,9 +36,7 @@ def train(
     data: TrainingData = None,
     domain: DomainFile = None,
     gpus: Gpus = 1,
-    skip_bad_samples: Annotated[
-        bool, typer.Option("--skip-bad-samples", help="Go on without samples that cannot be used, and count them.")
-    ] = False,
+    skip_bad_samples: SkipBadSamples = False,
     dry: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would happen: sizes, memory, steps, files, inputs.")
     ] = False,

@@ -199,6 +199,9 @@ def test_outputs_that_would_cost_something_are_refused(
     assert run("scene-graph", "evaluate", "--predictions", graphs, *place, "--out", graphs) == 2
     lines = capsys.readouterr().err.splitlines()
     assert [line[:7] for line in lines] == ["error: "] * 5
+    assert run("scene-graph", "evaluate", "--config", "mmor_temporal", *place) == 2
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "'mmor_temporal' is none; choose one of mmor, mmor_temporal_pred" in said
     for content in ('{"labels": 1}', "take,frame\n", "[]"):
         other = tmp_path / "other.json"
         other.write_text(content)

@@ -88,6 +88,16 @@ def test_wrong_commands_are_one_line(
     assert said in errors[-1]
 
 
+def test_downstream_training_takes_the_options_of_the_other(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["--samples", data / "samples.json", "--data", data, "--out", tmp_path / "out", "--skip-bad-samples"]
+    monkeypatch.setattr("sys.argv", ["mmor", "downstream", "train", *map(str, words), "--dry-run"])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main()
+    assert "6 samples" in capsys.readouterr().out
+
+
 def test_processes_that_meet_the_same_mistake_say_it_once(data: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mmor.cli", "scene-graph", "train", "--gpus", "2", "--data", str(data)]
     ran = subprocess.run(
