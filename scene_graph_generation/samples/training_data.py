@@ -103,7 +103,8 @@ def slots_of(timepoint: Timepoint, named: Iterable[Path | None]) -> tuple[Path |
     unnamed = {path for path in collection.training_pictures(timepoint.views) if os.path.abspath(path) not in known}
     views = {camera: path for camera, path in timepoint.views.items() if path not in unnamed}
     if not views:
-        raise UserError(f"{min(known)}: is no picture of {timepoint.sample_id}; make the samples again")
+        told = f"none of the {len(known)} pictures named is one of {timepoint.sample_id}"
+        raise UserError(f"{min(known, default='no file')}: {told}; make the samples again")
     return tuple(collection.evaluation_pictures(views))
 
 

@@ -109,7 +109,9 @@ def test_fixed_slots_leave_out_single_pictures(tmp_path: Path) -> None:
         picture = data / kept[0]
         assert torch.equal(views, seen([picture, None, *[picture] * 5]))  # all pictures are the same here
     (data / "some.json").write_text(json.dumps([{**record, "image": ["elsewhere/a.jpg"]}]))
-    with pytest.raises(UserError, match=r"elsewhere/a\.jpg: is no picture of .*make the samples again"):
+    with pytest.raises(
+        UserError, match=r"elsewhere/a\.jpg: none of the 1 pictures named is one of .*make the samples again"
+    ):
         training_samples(data / "some.json", replace(SHORT.train, shuffle_views=False))[0, 0]
 
 
