@@ -16,6 +16,8 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from computing.machine import meet, one_gpu, trainer_options
 from computing.tracking import check_wandb
@@ -161,9 +163,12 @@ class ClipTrainer(WatchedTrainer):
             UserError: the weights are no numbers any more, or the checkpoint cannot be written.
         """
         self.check_weights()
-        with written_or_removed(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"):
+        checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        with written_or_removed(checkpoint):
             super()._save_checkpoint(model, trial)
         if self.args.should_save:
+            # safetensors takes away what the user's umask lets others do.
+            (checkpoint / SAFE_WEIGHTS_NAME).chmod((checkpoint / TRAINER_STATE_NAME).stat().st_mode)
             keep_newest(Path(str(self.args.output_dir)), KEPT)
 
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:

@@ -57,6 +57,9 @@ def test_a_run_leaves_a_model_that_says_what_it_is(trained: Path) -> None:
     assert card.preprocessing["shortest"] == 32
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
     assert read_config(trained / "run" / "config.yaml") == TINY
+    written = [trained / "run" / "config.yaml", *(trained / "run").rglob("*.safetensors")]
+    assert len({path.stat().st_mode for path in written}) == 1  # whoever may read the one may read the others
+    assert len(written) > 3
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(trained: Path, tmp_path: Path) -> None:
