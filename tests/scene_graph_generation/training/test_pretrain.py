@@ -186,11 +186,11 @@ def test_a_bad_picture_ends_it_in_one_line_or_is_skipped(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], workers: int, patch_steps: int
 ) -> None:
     data = write_samples(tmp_path)
-    picture = data / "MM-OR_data" / "001_PKA" / "colorimage" / "camera01_colorimage-000002.jpg"
+    picture = data / "MM-OR_data" / "001_PKA" / "colorimage" / "camera01_colorimage-000101.jpg"
     picture.write_bytes(picture.read_bytes()[:100])
     phases = PretrainConfig(steps=4, batch_size=3, patch_steps=patch_steps, views_share=1.0)
     settings = replace(SEE.train, max_steps=1, workers=workers)
-    with pytest.raises(UserError, match=r"camera01_colorimage-000002\.jpg") as error:
+    with pytest.raises(UserError, match=r"camera01_colorimage-000101\.jpg") as error:
         train(replace(SEE, pretrain=phases, train=settings), [data / "samples.json"], Dataset(data), tmp_path / "a")
     assert "\n" not in str(error.value)
     skipping = replace(SEE, pretrain=phases, train=replace(settings, skip_bad_samples=True))
