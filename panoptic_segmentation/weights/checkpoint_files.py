@@ -79,7 +79,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         UserError: the file is missing, a folder, damaged, or holds something else than tensors.
     """
     if not path.is_file():
-        raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'not found'}; give a .pth, .pkl or .safetensors")
+        what = "is a folder" if path.is_dir() else "not found"
+        told = "what published trainings start from comes with `mmor checkpoints download segmenter-initial`"
+        raise UserError(f"{path}: {what}; give a .pth, .pkl or .safetensors ({told})")
     if path.suffix == ".safetensors":
         state: Any = read_safetensors(path)
     elif path.suffix == ".pkl":
