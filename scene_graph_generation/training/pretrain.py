@@ -33,13 +33,13 @@ from operating_room.recordings.dataset import Dataset
 from operating_room.work.progress import track
 from scene_graph_generation.config.settings import PretrainConfig, TrainConfig
 from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.samples.bad_samples import BadSamples
+from scene_graph_generation.samples.looks import Batch, Looks, usable_looks
 from scene_graph_generation.samples.patches import Grid, read_patched
 from scene_graph_generation.samples.records import pictures_of
 from scene_graph_generation.samples.survey import Survey
 from scene_graph_generation.samples.training_data import TrainingSamples
-from scene_graph_generation.training.bad_samples import BadSamples
 from scene_graph_generation.training.dense import draw_group, hand_phase, patch_phase
-from scene_graph_generation.training.looks import Batch, Looks, usable_looks
 from scene_graph_generation.training.presence import PresenceHead, f1_of
 
 SEEING = ("vision.", "pooler.", "projector.")  # parameters in front of the language model

@@ -32,9 +32,9 @@ from scene_graph_generation.inputs.evidence import ExampleReader
 from scene_graph_generation.inputs.tokenizer_files import read_tokens
 from scene_graph_generation.inputs.tokens import Tokens
 from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.samples.bad_samples import BadSamples
 from scene_graph_generation.samples.survey import Survey, survey
 from scene_graph_generation.samples.training_data import TrainingSamples
-from scene_graph_generation.training.bad_samples import BadSamples
 from scene_graph_generation.training.deepspeed_settings import zero_stage
 from scene_graph_generation.training.loss import answer_frequencies, token_weights
 from scene_graph_generation.training.pretrain import pretrain

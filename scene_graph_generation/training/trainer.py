@@ -29,9 +29,9 @@ from scene_graph_generation.config.settings import TrainConfig
 from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.inputs.modalities import MODALITIES
 from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.samples.bad_samples import BAD_IN_A_ROW, BadSamples
 from scene_graph_generation.samples.sampler import EpochOrder, length_grouped_order, similar_length_order
 from scene_graph_generation.samples.training_data import TrainingSamples
-from scene_graph_generation.training.bad_samples import BAD_IN_A_ROW, BadSamples
 from scene_graph_generation.training.deepspeed_settings import deepspeed_settings
 from scene_graph_generation.training.loss import answer_loss
 from scene_graph_generation.training.pretrain import optimizer_after_pretraining

@@ -10,8 +10,8 @@ import torch
 
 from operating_room.errors import UserError
 from scene_graph_generation.inputs.example import Example
+from scene_graph_generation.samples.bad_samples import BAD_IN_A_ROW
 from scene_graph_generation.samples.training_data import TrainingSamples
-from scene_graph_generation.training.bad_samples import BAD_IN_A_ROW
 
 
 @dataclass(frozen=True)
