@@ -165,7 +165,7 @@ def bench_lasting(steps: int, batch: int) -> None:
         model.zero_grad()
 
     print(f"small model with eyes, batches of {batch} of all lengths: CPU s of a step, each the mean of 50", flush=True)
-    took = [cpu_seconds(1, lambda: [step() for _ in range(50)])[0] / 50 for _ in range(steps // 50)]
+    took = [cpu_seconds(1, lambda: [step() for _ in range(50)])[0] / 50 for _ in range(max(steps // 50, 1))]
     print(f"  {', '.join(f'{seconds:.2f}' for seconds in took)}; the last is {took[-1] / took[0]:.2f} of the first")
 
 
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("what", nargs="*", help="before, waiting, formats, lasting; default: all")
     parser.add_argument("--records", type=int, default=50_000, help="made samples of `before`")
     parser.add_argument("--steps", type=int, default=15, help="of `waiting`, twice: the first ones are not counted")
-    parser.add_argument("--lasting", type=int, default=500, help="steps of `lasting`")
+    parser.add_argument("--lasting", type=int, default=200, help="steps of `lasting`, 50 or more")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
