@@ -2,7 +2,7 @@
 # The paper's experiments end to end on one of its data sets: masks, scene graphs without and with memory, downstream tasks.
 # Usage: [SMALL=1] [PLAN=1] bash scripts/paper.sh MMOR|4DOR|HybridOR [FOLDER]     (default: output/paper_DATASET)
 #   DATA=data                    folder that holds MM-OR_data and/or 4D-OR_data
-#   WEIGHTS=ctvis_r50_vspw.pth   what the frame segmenter starts from
+#   WEIGHTS=mask2former/ctvis_r50_vspw.pth   what the frame segmenter starts from (mmor checkpoints download mask2former)
 #   GPUS=1                       processes of each step; the batch of each GPU stays as published (docs/training.md)
 #   SMALL=1                      the same path with small models on short simulated takes, on a CPU
 #   PLAN=1                       only say what each step does and needs, and what is missing; takes seconds
@@ -35,7 +35,7 @@ else
     ctvis=(--config-file "configs/panoptic/$set/CTVIS_r50.yaml" "${batch[@]}")
     online=(--config-file "configs/panoptic/$set/DVIS_Plus_Online_R50.yaml" "${batch[@]}")
     offline=(--config-file "configs/panoptic/$set/DVIS_Plus_Offline_R50.yaml" "${batch[@]}")
-    first=$(realpath -m "${WEIGHTS:-ctvis_r50_vspw.pth}")
+    first=$(realpath -m "${WEIGHTS:-mask2former/ctvis_r50_vspw.pth}")
     canvas=2048x1536 encoder=clap permutations=20 per_timepoint=10 tokenizer=(--tokenizer liuhaotian/llava-v1.5-7b)
     frequencies=(--token_weight_path "$work/samples/train_token_freqs_7b_20perm.json")
     base=(--config configs/scene_graph/base.yaml --gpus "$gpus" "${frequencies[@]}")

@@ -124,10 +124,7 @@ def _recorded(folder: Path | None, replay: str | None, data: Path, domain: Domai
     from operating_room.recordings.dataset import Dataset
 
     dataset = Dataset(data, domain)
-    takes = dataset.choose([replay or ""])
-    if len(takes) > 1:
-        raise UserError(f"--replay {replay}: are {len(takes)} takes; choose one of {', '.join(t.name for t in takes)}")
-    return dataset.take(takes[0])
+    return dataset.take(dataset.named(replay or ""))
 
 
 def _models(model: Path | None, segmenter: Path | None) -> tuple[Path, Path]:

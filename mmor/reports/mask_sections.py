@@ -12,6 +12,7 @@ from operating_room.errors import UserError
 from operating_room.scores import bootstrap
 from panoptic_segmentation.scores.vpq import SUMMARY_WINDOWS
 
+_TOLD = 10  # videos without a score that are named
 _SUMS = ("iou", "tp", "fp", "fn")
 Sums = Float64[np.ndarray, "windows videos categories sums"]
 
@@ -58,12 +59,24 @@ def mask_sections(results: Results) -> list[Section]:
             [
                 cards(told),
                 note(f"Takes: {', '.join(map(str, results.content.get('takes', ())))}."),
+                *_left_out(results),
                 chart("Panoptic quality of each category", marks, SHARE, [f"{window} frames" for window in windows]),
                 Table("categories", "Categories", columns, rows),
                 Table("videos", "Videos, in percent", ("video", *(f"VPQ, {w} frames" for w in windows), "VPQ"), videos),
             ],
         )
     ]
+
+
+def _left_out(results: Results) -> list[str]:
+    """A note about the videos that are not in the scores, if there are any."""
+    lines = results.content.get("left_out") or []
+    if not isinstance(lines, list):
+        raise results.lacks(("left_out",))
+    if not lines:
+        return []
+    more = f" (and {len(lines) - _TOLD} more)" if len(lines) > _TOLD else ""
+    return [note(f"Not all was scored: {'; '.join(map(str, lines[:_TOLD]))}{more}.")]
 
 
 def compare_masks(first: Results, second: Results) -> Section:

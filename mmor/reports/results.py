@@ -41,7 +41,7 @@ class Results:
         value: Any = self.content
         for key in keys:
             if not isinstance(value, dict) or key not in value:
-                raise self._lacks(keys)
+                raise self.lacks(keys)
             value = value[key]
         return value
 
@@ -53,7 +53,7 @@ class Results:
         """
         value = self.get(*keys)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self._lacks(keys)
+            raise self.lacks(keys)
         return float(value)
 
     def table(self, *keys: str) -> dict[str, dict[str, Any]]:
@@ -64,7 +64,7 @@ class Results:
         """
         value = self.get(*keys)
         if not isinstance(value, dict):
-            raise self._lacks(keys)
+            raise self.lacks(keys)
         return {name: entry for name, entry in value.items() if isinstance(entry, dict)}
 
     def interval(self, *keys: str) -> tuple[float, float] | None:
@@ -99,17 +99,18 @@ class Results:
     def _graphs(self) -> Mapping[str, Any]:
         records = self.content.get("samples") or {}
         if not isinstance(records, dict):
-            raise self._lacks(("samples",))
+            raise self.lacks(("samples",))
         for key, record in records.items():
             match record:
                 case {"truth": list(truth), "predicted": list(predicted)} if all(
                     map(is_relation, (*truth, *predicted))
                 ):
                     continue
-            raise self._lacks(("samples", key))
+            raise self.lacks(("samples", key))
         return records
 
-    def _lacks(self, keys: Sequence[str]) -> UserError:
+    def lacks(self, keys: Sequence[str]) -> UserError:
+        """What there is to say of a file without anything usable under these keys."""
         told = ".".join(keys)
         return UserError(
             f"{self.path}: has no usable {told[:100]}; it is damaged or too old, {_EVALUATE[self.kind]} again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -147,21 +148,28 @@ def _live_line(line: bytes) -> LiveLine | None:
     except (ValueError, RecursionError):
         return None
     match record:
-        case {"take": str(take), "frame_id": str(frame_id), "time": int() | float() as at_s, "graph": list(graph)} if (
-            frame_id.isdecimal() and all(map(is_relation, graph))
+        case {"take": str(take), "frame_id": str(frame_id), "time": time, "graph": list(graph)} if (
+            (at_s := _number(time)) is not None and frame_id.isdecimal() and all(map(is_relation, graph))
         ):
             latency = record.get("latency_s")
-            total = latency.get("total") if isinstance(latency, dict) else None
-            missing, behind = record.get("missing"), record.get("behind_s")
+            missing = record.get("missing")
             return LiveLine(
                 take,
                 frame_id,
-                float(at_s),
+                at_s,
                 tuple(Triplet(s, o, p) for s, p, o in graph),
                 str(record.get("text", "")),
                 tuple(map(str, missing)) if isinstance(missing, list) else (),
-                float(total) if isinstance(total, int | float) else None,
-                float(behind) if isinstance(behind, int | float) else 0.0,
+                _number(latency.get("total")) if isinstance(latency, dict) else None,
+                _number(record.get("behind_s")) or 0.0,
                 str(record["problem"]) if record.get("problem") else None,
             )
     return None
+
+
+def _number(value: Any) -> float | None:
+    """A number that can be shown; JSON also has whole ones beyond any float, infinity and NaN."""
+    try:
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    except OverflowError:
+        return None

@@ -20,6 +20,7 @@ NO_GAZE = -1.0  # px, x and y where the eyes were not found
 _MAX_ROWS = 1000  # of people at once
 _MAX_VALUES = 1 << 24  # of an array
 _MAX_NPZ_BYTES = 1 << 28  # of its arrays together, unpacked
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ERRORS = (
     *(ValueError, TypeError, EOFError, OSError, KeyError, MemoryError, SyntaxError, OverflowError, RecursionError),
     *(tokenize.TokenError, zlib.error, zipfile.BadZipFile, RuntimeError),  # RuntimeError: encrypted
@@ -64,6 +65,9 @@ def read_arrays(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
             sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
             if lacking := [name for name in names if f"{name}.npy" not in sizes]:
                 raise UserError(f"{path}: has no array {lacking[0]!r}, only {', '.join(sizes) or 'nothing'}")
+            # Of what numpy does not write, LZMA and bzip2 are unpacked in pieces of any size.
+            if odd := [entry.filename for entry in archive.infolist() if entry.compress_type not in _PACKED]:
+                raise UserError(f"{path}: {odd[0]!r} is packed in another way than numpy does; write it with np.savez")
             if sum(sizes.values()) > _MAX_NPZ_BYTES:
                 raise UserError(f"{path}: unpacks to {sum(sizes.values())} bytes; thin it out or leave it out")
             return [_array(archive.read(f"{name}.npy")) for name in names]

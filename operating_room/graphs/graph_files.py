@@ -82,6 +82,13 @@ def load_predictions(path: Path) -> dict[str, list[Triplet]]:
     """
     require(path, "`mmor scene-graph infer`")
     records = read_json(path)
+    match records:  # what else is lying beside predictions
+        case {"task": str(), "about": dict()} | {"windows": dict(), "vpq": _}:
+            raise UserError(f"{path}: holds scores that `evaluate` wrote; give the file that `infer` wrote")
+        case {"annotations": list()}:
+            raise UserError(f"{path}: holds masks; give the file that `mmor scene-graph infer` wrote")
+        case [{"take_name": _}, *_]:
+            raise UserError(f"{path}: holds annotated samples; give the file that `mmor scene-graph infer` wrote")
     if not isinstance(records, dict):
         raise UserError(f"{path}: {_PREDICTIONS}")
     for sample_id, graph in records.items():

@@ -35,6 +35,7 @@ DEFINITIONS = {
 }
 
 _END = "</s>"
+_LONGEST_S = 86_400  # until the next action: no take is longer than a day
 _TIME = re.compile(r"\d+(?:\.\d+)?")  # in an answer, behind the colon
 
 
@@ -205,7 +206,9 @@ def label_class(task: Task, stored: Any) -> str | None:
             return None
         case "class_with_time", []:
             return NONE  # crashed the published evaluation (section 11, fix 6)
-        case "class_with_time", [str(action), int() | float() as seconds, *_] if not isinstance(seconds, bool):
+        case "class_with_time", [str(action), int() | float() as seconds, *_] if (
+            not isinstance(seconds, bool) and 0 <= seconds <= _LONGEST_S
+        ):
             return action
         case "class", str(name):
             return name.lower().strip()

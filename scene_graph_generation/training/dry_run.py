@@ -19,6 +19,7 @@ from computing.machine import gpus
 from computing.training_checkpoints import last_checkpoint
 from operating_room.domain.domain import find_domain
 from operating_room.errors import UserError
+from operating_room.graphs.prompts import IMAGE_MARK
 from operating_room.recordings.dataset import Dataset
 from scene_graph_generation.config.settings import (
     Experiment,
@@ -31,7 +32,7 @@ from scene_graph_generation.inputs.evidence import Evidence
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.records import Records
 from scene_graph_generation.samples.sample_files import Joined
-from scene_graph_generation.samples.training_data import read_records
+from scene_graph_generation.samples.training_data import read_records, record_text
 from scene_graph_generation.training.deepspeed_settings import zero_stage
 from scene_graph_generation.training.starting_point import (
     check_start,
@@ -40,7 +41,7 @@ from scene_graph_generation.training.starting_point import (
     second_stage,
     sized_for,
 )
-from scene_graph_generation.training.train import already_done, missing_tools, output_folder
+from scene_graph_generation.training.train import already_done, check_text_only, missing_tools, output_folder
 from scene_graph_generation.training.training_memory import kept_per_point, memory_per_gpu, usual_and_worst_load
 from scene_graph_generation.weights.adapters import is_adapter
 from scene_graph_generation.weights.base_models import CONFIG, LANGUAGE_BASE, base_settings
@@ -86,6 +87,11 @@ def dry_run(experiment: Experiment, processes: int = 1) -> DryRun:
     records = _records(experiment.files.samples, problems)
     problems += [] if dataset is None else _missing_files(records, dataset.root)
     problems += _missing_inputs(experiment)
+    try:
+        pictured = (str(record["id"]) for record in records if IMAGE_MARK in record_text(record))
+        check_text_only(next(pictured, None), experiment)
+    except UserError as error:
+        problems.append(str(error))
     steps = steps_of(experiment, len(records), processes)
     sections = [
         _table_of_parts(model),

@@ -97,7 +97,7 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
         _check_same_training(out, begun, checkpoint)
     elif is_first():
         write_json(out / BEGUN, begun, indent=1)
-    _check_text_only(known, experiment)
+    check_text_only(known.first_with_image, experiment)
     model, tokens = begin(experiment, new)
     keepers = share().processes * max(readers(config), 1)
     read = ExampleReader(model.settings, tokens, keep_views=experiment.start.base is None, readers=keepers)
@@ -187,14 +187,22 @@ def _check_same_training(out: Path, now: Mapping[str, Any], where: Path) -> None
             )
 
 
-def _check_text_only(known: Survey, experiment: Experiment) -> None:
-    """A base without vision tower, or a model from scratch without modalities, is trained on text alone."""
+def check_text_only(pictured: str | None, experiment: Experiment) -> None:
+    """A base without vision tower, or a model from scratch without modalities, is trained on text alone.
+
+    Args:
+        pictured: id of the first sample whose text has a place for pictures, if there is one.
+        experiment: its model, and what it starts from.
+
+    Raises:
+        UserError: it is, and there is such a sample.
+    """
     start = experiment.start
     blind, mend = not experiment.model.modalities, "give samples of `mmor downstream samples`, or a model of modalities"
     if start.base is not None:
         blind, mend = start.vision is None, "add --vision_tower"
-    if blind and known.first_with_image is not None:
-        raise UserError(f"sample {known.first_with_image} has pictures, which a text-only training cannot see; {mend}")
+    if blind and pictured is not None:
+        raise UserError(f"sample {pictured} has pictures, which a text-only training cannot see; {mend}")
 
 
 def _folder(model: MM2SG, tokens: Tokens, start: StartConfig, domain: Domain) -> ModelFolder:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 READ_BYTES = 32_000_000  # that one read takes at most, unless a single chunk of the file is larger
 _MAX_ROW_BYTES = 1 << 27  # a file of some kB may state rows of gigabytes, none of which it holds
+_MAX_CHUNK_BYTES = 1 << 30  # likewise of its chunks, which HDF5 unpacks whole; recorded ones have up to 542 MB
 _AGAIN = "download it again"
 _POINTER = b"version https://git-lfs"  # what a clone without Git LFS has in the place of a file
 _ERRORS = (OSError, RuntimeError, ValueError, TypeError, KeyError, OverflowError, MemoryError)  # of h5py on damage
@@ -111,7 +112,10 @@ def dataset_at(group: h5py.Group, path: str) -> h5py.Dataset | None:
         raise BadRecording(f"{where(found)}: is no array; {_AGAIN}")
     if found is not None:
         with told(where(found)):
-            _ = found.shape, found.dtype, found.chunks  # read here, where it is told if they are damaged
+            # Read here, where it is told if they are damaged.
+            _, itemsize, chunk = found.shape, found.dtype.itemsize, found.chunks
+        if (size := prod(chunk or ()) * itemsize) > _MAX_CHUNK_BYTES:
+            raise BadRecording(f"{where(found)}: is stored in chunks of {size / 1e6:.0f} MB; {_AGAIN}")
     return found
 
 

@@ -317,3 +317,9 @@ def test_a_model_around_a_base_needs_to_be_told_what_it_heard(tmp_path: Path) ->
     assert sound_encoder("none", False, None, tmp_path) is None
     done = CliRunner().invoke(app, ["live", str(tmp_path), "--published-feeding"])
     assert "are of CLAP; add --audio-encoder clap" in str(done.exception)
+
+
+def test_a_split_is_no_take_to_replay(data: Path) -> None:
+    refused = subprocess.run(command("--replay", "train", "--data", str(data)), capture_output=True, text=True)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "train" in refused.stderr

@@ -177,6 +177,16 @@ def test_masks_and_tasks_are_compared_too(tmp_path: Path) -> None:
     assert (tmp_path / "csv" / "t1_json_and_t2" / "change_robot_phase_model.csv").exists()
 
 
+def test_what_masks_were_not_scored_is_told(tmp_path: Path) -> None:
+    whole = mask_results(tmp_path / "m.json")
+    lost = [f"video 001_PKA_{camera} is not scored: broken" for camera in range(4, 16)]
+    part = changed(whole, tmp_path / "part.json", lambda content: content.update(left_out=lost))
+    assert "Not all was scored" not in page_of(tmp_path, whole)
+    (tmp_path / "page.html").unlink()
+    assert "Not all was scored: video 001_PKA_4 is" in page_of(tmp_path, part)
+    assert "(and 2 more)" in (tmp_path / "page.html").read_text()
+
+
 def test_pictures_shrink_and_go_before_the_page_is_too_large(
     tmp_path: Path, recorded: tuple[Dataset, list[Sample]]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -167,11 +168,12 @@ def test_live_lines_are_followed_while_they_are_written(folder: Folder, tmp_path
         return json.dumps({**fields, "graph": graph, "latency_s": {"total": 0.5}, "missing": [], **more}) + "\n"
 
     path = tmp_path / "live.jsonl"
-    path.write_text(line(2) + "damaged\n" + line(3)[:30])
+    beyond = line(2).replace("2.0", "9" * 400)  # a whole number that is no float
+    path.write_text(line(2, behind_s=10**400) + "damaged\n" + beyond + line(2, time=math.nan) + line(3)[:30])
     shown = open_shown(Dataset(folder.data), live=path)
     client = TestClient(make_app(shown), base_url="http://127.0.0.1")
     found = client.get("/api/live").json()
-    assert ([one["frame_id"] for one in found["lines"]], found["damaged"]) == (["000002"], 1)
+    assert ([one["frame_id"] for one in found["lines"]], found["damaged"]) == (["000002"], 3)
     with path.open("a") as file:
         file.write(line(3)[30:] + line(4, problem="no picture"))
     assert [one["frame_id"] for one in client.get("/api/live").json()["lines"]] == ["000002", "000003", "000004"]

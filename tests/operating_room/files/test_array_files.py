@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,16 @@ class Trap:
 
     def __reduce__(self) -> tuple[object, tuple[Path]]:
         return os.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("packed", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_what_numpy_does_not_pack_is_not_unpacked(tmp_path: Path, packed: int) -> None:
+    path = tmp_path / "cloud.npz"
+    with zipfile.ZipFile(path, "w", packed) as archive, zipfile.ZipFile(io.BytesIO(cloud_arrays())) as usual:
+        for name in usual.namelist():
+            archive.writestr(name, usual.read(name))
+    with pytest.raises(UserError, match=r"'points\.npy' is packed in another way than numpy does"):
+        read_point_cloud(path)
 
 
 def test_nothing_is_unpickled(tmp_path: Path) -> None:

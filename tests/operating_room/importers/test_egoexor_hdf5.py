@@ -62,6 +62,13 @@ def test_what_is_no_text(value: object) -> None:
     assert text(value) is None
 
 
+def test_a_chunk_of_gigabytes_is_not_unpacked(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:  # what nobody wrote takes no room
+        file.create_dataset("large", (2, 1 << 30), np.uint8, chunks=(2, 1 << 30), compression="gzip")
+    with open_hdf5(tmp_path / "a.h5") as file, pytest.raises(BadRecording, match="in chunks of 2147 MB"):
+        dataset_at(file, "large")
+
+
 def test_kinds_are_told_apart(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["group/array"] = np.zeros(3)

@@ -153,7 +153,7 @@ def test_splits(root: Path) -> None:
     found = Dataset(root)
     assert found.select("train") == [ARM, KNEE]
     assert found.select("test") == []
-    with pytest.raises(UserError, match="'tset' does not exist"):
+    with pytest.raises(UserError, match=r"'tset' does not exist; choose one of .*train.*, own$"):
         found.select("tset")
 
 

@@ -314,3 +314,19 @@ def test_predictions_are_an_object(tmp_path: Path) -> None:
     path.write_text('["004_PKA_MMOR_000000"]')
     with pytest.raises(UserError, match="predictions map sample ids to lists of"):
         load_predictions(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"task": "scene_graph", "about": {}, "samples": {}}, "holds scores that `evaluate` wrote"),
+        ({"windows": {}, "vpq": 3.0}, "holds scores that `evaluate` wrote"),
+        ({"annotations": []}, "holds masks"),
+        ([{"take_name": "004_PKA", "frame_id": "000001", "relationships": []}], "holds annotated samples"),
+    ],
+)
+def test_other_files_than_predictions_are_told_by_what_they_hold(tmp_path: Path, content: object, told: str) -> None:
+    path = tmp_path / "predictions.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"predictions.json: {told}; give the file that"):
+        load_predictions(path)

@@ -108,6 +108,12 @@ def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(json.dumps(other))
     with pytest.raises(UserError, match="different labels, first of 001_PKA_MMOR_000005"):
         compare(a, tmp_path / "b.json", mmor())
+    for wrong in (["abc"], [["a", "b"]], "abc", [["a", "b", 3]]):
+        (tmp_path / "b.json").write_text(
+            json.dumps({**json.loads(a.read_text()), "samples": {FRAMES[0]: {"truth": TRUTH, "predicted": wrong}}})
+        )
+        with pytest.raises(UserError, match=r"b\.json: a timepoint lacks a list of relations, predicted"):
+            compare(a, tmp_path / "b.json", mmor())
     (tmp_path / "b.json").write_text(a.read_text()[:-40])
     with pytest.raises(UserError, match=r"b\.json"):
         compare(a, tmp_path / "b.json", mmor())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,9 @@ def test_scores_as_json_list_all_classes() -> None:
         ("robot_phase", {"001_PKA": {"000000": 3}}, {}, "found '3'"),
         ("next_action", {"001_PKA": {"000000": "cut"}}, {}, "found 'cut'"),
         ("next_action", {"001_PKA": {"000000": ["cut", True]}}, {}, "found"),
+        ("next_action", {"001_PKA": {"000000": ["cut", -1]}}, {}, "found"),
+        ("next_action", {"001_PKA": {"000000": ["cut", 10**400]}}, {}, "found"),
+        ("next_action", {"001_PKA": {"000000": ["cut", math.nan]}}, {}, "found"),
         ("sterility_breach", {"001_PKA": {"000000": None}}, {}, "found 'None'"),
         ("robot_phase", {"001_PKA": {"000000": "Turn on"}}, {}, "has no answer"),
     ],

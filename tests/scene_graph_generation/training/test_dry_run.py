@@ -178,6 +178,12 @@ def test_a_training_that_can_start(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_pictures_that_a_model_of_text_cannot_see_are_named(data: Path, tmp_path: Path) -> None:
+    blind = small(data, tmp_path / "out")
+    report = dry_run(replace(blind, model=replace(blind.model, modalities=())))
+    assert [problem for problem in report.problems if "has pictures, which a text-only training cannot see" in problem]
+
+
 def test_everything_that_is_missing_is_named(data: Path, tmp_path: Path) -> None:
     records = json.loads((data / "samples.json").read_text())
     records[0]["image"] = ["nowhere/a.jpg", "nowhere/b.jpg"]
