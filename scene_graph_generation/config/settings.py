@@ -199,6 +199,9 @@ class TrainConfig:
     pictures_only: float = 0.0  # share of samples with pictures that lose all but views and masks, so that seeing pays
     memory_noise: float = 0.0  # largest share of memory entries that are dropped or altered, fresh at every access
     augment: bool = False  # mirror, shift and recolour the views of a sample (and mirror its masks) at random
+    # How much it counts, beside the words of the answer, which triplets hold as the state before it tells: a word that
+    # decides a seldom deed is one of some sixty, and what tells it is found sooner. Of a model from scratch.
+    presence: float = 0.0
     order: Literal["similar", "balanced", "published", "random"] = "similar"
     projector_learning_rate: float | None = None  # None: as all others
     bf16: bool = False  # bfloat16 arithmetic; what is trained stays float32
@@ -219,7 +222,7 @@ class TrainConfig:
         at_least(self, 0, "workers", "seed")
         above_zero(self, "epochs", "learning_rate")
         above_zero(self, "visual_learning_rate", "projector_learning_rate", "matrix_learning_rate")
-        check(self, "0 or more", lambda value: value >= 0, "weight_decay", "max_grad_norm")
+        check(self, "0 or more", lambda value: value >= 0, "weight_decay", "max_grad_norm", "presence")
         check(self, "a share, 0 to 1", lambda value: 0 <= value <= 1, *_SHARES)
         below_one(self, "warmup")
         if self.max_steps != -1:

@@ -30,6 +30,7 @@ class Example:
     others: Mapping[str, Tensor] = field(default_factory=dict)
     ego: int = 0  # so many of the views, the first ones, are of glasses
     dropped_memory: int = 0  # characters that were cut off the oldest end of the memory, so that the sample fits
+    holds: Bool[Tensor, " triplets"] | None = None  # which of the triplets that a training asks for hold
     take: str | None = None  # whose answers before are the draft of this one's; None: it gets no draft
 
     @property

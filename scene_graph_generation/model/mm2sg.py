@@ -37,6 +37,8 @@ class AnswerScores:
 
     logits: Float[Tensor, "answers vocabulary"]
     labels: Int[Tensor, " answers"]
+    presence: Float[Tensor, "answered triplets"] | None = None  # which triplets hold, as the state before it tells
+    answered: tuple[int, ...] = ()  # the samples of the batch that this is about: those that have an answer
 
 
 class MM2SG(nn.Module):
@@ -52,11 +54,16 @@ class MM2SG(nn.Module):
         self.pooler = ImagePooler(config)
         self.projector = new_projector(config)
         self.language = language_model(config.language)
+        self.teacher: nn.Module | None = None  # asks which triplets hold while it is trained (training/presence.py)
 
     @property
-    def repeated(self) -> set[str]:
-        """Names of weights that are others' once more: of a language model that scores with its embeddings."""
-        return {f"language.{name}" for name in self.language.all_tied_weights_keys}
+    def unwritten(self) -> set[str]:
+        """Names of weights that no model folder holds.
+
+        Those that are others' once more, of a language model that scores with its embeddings, and the teacher's.
+        """
+        teacher = () if self.teacher is None else self.teacher.state_dict()
+        return {f"language.{name}" for name in self.language.all_tied_weights_keys} | {f"teacher.{n}" for n in teacher}
 
     def visual_tokens(self, examples: Sequence[Example]) -> list[Float[Tensor, "_ width"]]:
         """Projected tokens of each sample: 576 of its first view (in the published size), [cloud], [audio], [3 masks].
@@ -106,7 +113,12 @@ class MM2SG(nn.Module):
         states = self.language.model(
             inputs_embeds=merged.embeddings, attention_mask=merged.attention_mask, use_cache=False
         ).last_hidden_state
-        return AnswerScores(self.language.lm_head(states[row, column]), following)
+        before = states[row, column]
+        if self.teacher is None:
+            return AnswerScores(self.language.lm_head(before), following)
+        answered, words = learnt[0].unique_consecutive(return_counts=True)
+        presence = self.teacher(before[sent(words.cumsum(0) - words)])
+        return AnswerScores(self.language.lm_head(before), following, presence, tuple(answered.tolist()))
 
     def score_all(self, examples: Sequence[Example]) -> MM2SGOutput:
         """Score every position, not those before an answer's tokens alone."""

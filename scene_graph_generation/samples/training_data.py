@@ -19,7 +19,7 @@ import torch
 from operating_room.errors import UserError
 from operating_room.files.readers import read_json
 from operating_room.graphs.prompts import BLOCKS, IMAGE_MARK, ROBOT_LOG, drop_blocks, without_blocks
-from operating_room.graphs.scene_graph import parse, split_sample_id, target_text
+from operating_room.graphs.scene_graph import Triplet, parse, split_sample_id, target_text
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.timepoint import Timepoint
 from scene_graph_generation.config.settings import TEXT_MODALITIES, TrainConfig
@@ -39,14 +39,29 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
 
     An element is asked for by (epoch, index), so that what it looks like depends on nothing else: a resumed training
     sees what the uninterrupted one would have seen.
+
+    Args:
+        records: of the samples.
+        dataset: where the files are that they name.
+        config: how they are varied.
+        read: makes examples of them.
+        asked: triplets of which examples say whether they hold; none: they do not.
     """
 
-    def __init__(self, records: Records, dataset: Dataset, config: TrainConfig, read: ExampleReader) -> None:
+    def __init__(
+        self,
+        records: Records,
+        dataset: Dataset,
+        config: TrainConfig,
+        read: ExampleReader,
+        asked: Sequence[Triplet] = (),
+    ) -> None:
         self.records = records
         self.dataset = dataset
         self._predicates = dataset.domain.language.predicates
         self._config = config
         self._read = read
+        self._asked = asked
         blocks = {**dict(zip(TEXT_MODALITIES, BLOCKS)), ROBOT_LOG: ROBOT_LOG}
         self._unread = [block for name, block in blocks.items() if name not in read.modalities]
 
@@ -72,6 +87,9 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
         prompt = disturb_memory(prompt, generator.uniform(0, config.memory_noise), self._predicates, generator)
         answer = answer_of(record, config.canonical_order)
         example = self._read(evidence, self._read.conversation(prompt), answer)
+        if self._asked:
+            true = set(parse(answer))
+            example = replace(example, holds=torch.tensor([triplet in true for triplet in self._asked]))
         return augment_views(example, generator) if config.augment else example
 
     def look(self, index: int, generator: Random | None, views: bool = True, cloud: bool = True) -> Example:

@@ -20,7 +20,7 @@ from operating_room.graphs.scene_graph import Triplet
 from scene_graph_generation.inputs.views import MEAN, STD
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.patches import Patched
-from scene_graph_generation.training.presence import PresenceHead, f1_of
+from scene_graph_generation.training.presence import PresenceHead, f1_of, rarity_of
 
 MAX_RARITY = 8.0  # how much more a seldom category counts in a patch
 DEPTH_WEIGHT = 0.3  # of a metre, against the category's cross entropy
@@ -126,7 +126,7 @@ def hand_phase(
 
     truths = {id(of): truth_of(of) for of in (*train, *held_out)}
     share = torch.cat([truths[id(of)] for of in train]).float().mean(0).clamp(min=1e-6)
-    rarity = ((1 - share) / share).sqrt().clamp(1.0, MAX_RARITY)
+    rarity = rarity_of(share)
     head = PresenceHead(len(held), model.settings.language.width).to(device)
 
     def told(of: Patched, chosen: Int64[Tensor, " chosen"], augment: bool) -> Float[Tensor, "chosen triplets"]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -40,16 +39,14 @@ from scene_graph_generation.samples.records import pictures_of
 from scene_graph_generation.samples.survey import Survey
 from scene_graph_generation.samples.training_data import TrainingSamples
 from scene_graph_generation.training.dense import draw_group, hand_phase, patch_phase
-from scene_graph_generation.training.presence import PresenceHead, f1_of
+from scene_graph_generation.training.presence import PresenceHead, f1_of, frequent_triplets, rarity_of
 
 SEEING = ("vision.", "pooler.", "projector.")  # parameters in front of the language model
-MAX_RARITY = 8.0  # how much more a seldom triplet counts where it holds
 # Share of batches with point clouds; masks and sound are always shown. Per sample masks and sound cost 4 CPU ms, views
 # 8 more and a cloud 43 more.
 WITH_CLOUD = 0.2
 MOST_BYTES = 6 << 30  # of views that stay in memory while patches are learnt
 _SCORED = 512  # samples of the takes kept out, for triplets
-SMALLEST_SHARE = 1e-3  # of samples: how seldom a triplet may be to be asked for
 
 Forward = Callable[[], AbstractContextManager[None]]  # what a forward pass happens in
 
@@ -153,8 +150,7 @@ def _pretrain(
         )
     held = torch.tensor([[triplet in graph for triplet in vocabulary] for graph in different]).float()
     truth = held[torch.from_numpy(known.answer_numbers)].to(device)
-    share = truth.mean(0)
-    rarity = ((1 - share) / share).sqrt().clamp(1.0, MAX_RARITY)
+    rarity = rarity_of(truth.mean(0))
     head = PresenceHead(len(vocabulary), model.settings.language.width).to(device)
     if not config.steps:
         return head, knows_patches
@@ -351,10 +347,3 @@ def optimizer_after_pretraining(model: MM2SG, config: TrainConfig) -> torch.opti
             groups.append(Group(members, rate, config.weight_decay if decays else 0.0))
     ratio = None if config.matrix_learning_rate is None else config.matrix_learning_rate / config.learning_rate
     return new_optimizer(groups, matrices_of(model), ratio)
-
-
-def frequent_triplets(graphs: Sequence[frozenset[Triplet]]) -> list[Triplet]:
-    """All triplets that hold in a share of the graphs, sorted."""
-    least = max(1.0, SMALLEST_SHARE * len(graphs))
-    counts = Counter(triplet for graph in graphs for triplet in graph)
-    return sorted(triplet for triplet, count in counts.items() if count >= least)

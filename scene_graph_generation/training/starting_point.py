@@ -82,6 +82,9 @@ def check_start(experiment: Experiment) -> None:
     if train.projector_learning_rate is not None and (train.visual_learning_rate or train.matrix_learning_rate):
         told = "train.projector_learning_rate would be ignored beside visual_learning_rate and matrix_learning_rate"
         raise UserError(f"{told}; leave it or them out")
+    if train.presence and start.base is not None:
+        told = "train.presence is for a model from scratch"
+        raise UserError(f"{told}; leave it out")
     if train.vision_rests and start.base is not None:
         told = "train.vision_rests is for a model from scratch"
         raise UserError(f"{told}; of a base --unfreeze_n_vision_tower_layers says what is trained")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from computing.machine import choose_device
+from computing.machine import choose_device, seeded
 from computing.tracking import check_wandb, finish_wandb
 from computing.training_checkpoints import find_checkpoint, last_state, remove_half_written
 from computing.training_errors import one_line_errors
@@ -37,6 +37,7 @@ from scene_graph_generation.samples.survey import Survey, survey
 from scene_graph_generation.samples.training_data import TrainingSamples
 from scene_graph_generation.training.deepspeed_settings import zero_stage
 from scene_graph_generation.training.loss import answer_frequencies, token_weights
+from scene_graph_generation.training.presence import new_teacher
 from scene_graph_generation.training.pretrain import pretrain
 from scene_graph_generation.training.resuming import is_done, settings_that_stay
 from scene_graph_generation.training.starting_point import (
@@ -88,7 +89,7 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     records, known, new = survey(
         data,
         config.canonical_order,
-        answers=learns_to_see or counts_tokens,
+        answers=learns_to_see or counts_tokens or config.presence > 0,
         read=lambda texts: new_tokens(experiment, texts, domain.language) if kept is None else kept,
     )
     of_samples = {"samples": len(records), "content of samples": known.fingerprint}
@@ -101,7 +102,11 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     model, tokens = begin(experiment, new)
     keepers = share().processes * max(readers(config), 1)
     read = ExampleReader(model.settings, tokens, keep_views=experiment.start.base is None, readers=keepers)
-    samples = TrainingSamples(records, dataset, config, read)
+    teacher = None
+    if config.presence:
+        with seeded(config.seed):
+            teacher = new_teacher(known, model.settings.language.width)
+    samples = TrainingSamples(records, dataset, config, read, () if teacher is None else teacher.triplets)
     vocabulary = model.settings.language.vocabulary
     weights = None
     if config.token_weights:
@@ -117,6 +122,7 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
             raise UserError(f"{told}; add them or leave it out")
     if config.vision_rests and model.vision is not None:
         model.vision.requires_grad_(False)
+    model.teacher = teacher
     folder = _folder(model, tokens, experiment.start, domain)
     trainer = SceneGraphTrainer(model, samples, known.lengths.tolist(), config, weights, out, folder, bad)
     with one_line_errors(out, _SMALLER, "--dataloader_num_workers"), shown_progress(trainer):
@@ -124,6 +130,7 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     finish_wandb()
     if trainer.is_world_process_zero():
         folder.save(out)
+    model.teacher = None
     if bad.skipped:
         print(f"{len(bad.skipped)} bad samples were skipped", file=sys.stderr)
     return model

@@ -34,6 +34,7 @@ from scene_graph_generation.samples.sampler import EpochOrder, length_grouped_or
 from scene_graph_generation.samples.training_data import TrainingSamples
 from scene_graph_generation.training.deepspeed_settings import deepspeed_settings
 from scene_graph_generation.training.loss import answer_loss
+from scene_graph_generation.training.presence import TripletTeacher, load_teacher, save_teacher
 from scene_graph_generation.training.pretrain import optimizer_after_pretraining
 from scene_graph_generation.training.training_log import LossLog
 from scene_graph_generation.weights.adapters import parameter_groups
@@ -142,6 +143,8 @@ class SceneGraphTrainer(WatchedTrainer):
         with attention_on(self.args.device, self._config.bf16 and not again):
             output = model(examples)
         loss = answer_loss(output.logits, output.labels, self._weights)
+        if isinstance(teacher := self._model.teacher, TripletTeacher):
+            loss = loss + self._config.presence * teacher.loss(output.presence, [examples[i] for i in output.answered])
         loss = loss if anchor is None else loss + anchor
         self.watch(loss)
         return (loss, output) if return_outputs else loss
@@ -231,10 +234,15 @@ class SceneGraphTrainer(WatchedTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
-            self._folder.save(self._out if output_dir is None else Path(output_dir))
+            folder = self._out if output_dir is None else Path(output_dir)
+            self._folder.save(folder)
+            if self._model.teacher is not None:
+                save_teacher(self._model.teacher, folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._folder.load(Path(resume_from_checkpoint))
+        if self._model.teacher is not None:
+            load_teacher(self._model.teacher, Path(resume_from_checkpoint))
 
 
 def readers(config: TrainConfig) -> int:

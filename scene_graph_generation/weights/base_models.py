@@ -211,7 +211,7 @@ def assign(
             name = translate(published)
         except UserError:
             name = published
-        if name is None or name in model.repeated or _belongs_to_missing_part(model, name):
+        if name is None or name in model.unwritten or _belongs_to_missing_part(model, name):
             continue
         if name not in own:
             report.unexpected.append(published)

@@ -48,7 +48,7 @@ def save_model(folder: Path, model: MM2SG, tokens: Tokens, dtype: torch.dtype = 
     state = {
         name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
         for name, tensor in model.state_dict().items()
-        if name not in model.repeated
+        if name not in model.unwritten
     }
     write_safetensors(folder / WEIGHTS, state)
 
@@ -108,7 +108,7 @@ def load_weights(model: MM2SG, path: Path) -> None:
     state = read_tensors(path)
     _check_fits(state, model, path)
     check_numbers(state, path)
-    model.load_state_dict(state, strict=False)  # all but what is repeated
+    model.load_state_dict(state, strict=False)  # all but what no folder holds
 
 
 def _load_whole(folder: Path, bits: Bits | None, device: torch.device | str) -> MM2SG:
@@ -130,7 +130,7 @@ def _load_whole(folder: Path, bits: Bits | None, device: torch.device | str) -> 
 
 
 def _check_fits(state: dict[str, Tensor], model: MM2SG, path: Path) -> None:
-    own = {name: tensor for name, tensor in model.state_dict().items() if name not in model.repeated}
+    own = {name: tensor for name, tensor in model.state_dict().items() if name not in model.unwritten}
     wrong = sorted(own.keys() ^ state.keys()) or [name for name in own if own[name].shape != state[name].shape]
     if wrong:
         raise UserError(f"{path}: does not fit the model's config.json, first at {wrong[0]} ({len(wrong)} in all)")

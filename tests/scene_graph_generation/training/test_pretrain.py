@@ -24,7 +24,8 @@ from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.survey import Survey, survey
 from scene_graph_generation.samples.training_data import TrainingSamples, read_records
-from scene_graph_generation.training.pretrain import frequent_triplets, optimizer_after_pretraining, pretrain
+from scene_graph_generation.training.presence import frequent_triplets
+from scene_graph_generation.training.pretrain import optimizer_after_pretraining, pretrain
 from scene_graph_generation.training.starting_point import begin, new_tokens
 from scene_graph_generation.training.train import train
 from tests.number_formats import Formats
