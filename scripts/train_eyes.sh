@@ -4,6 +4,7 @@
 # there is one. The segmenter is not trained; masks are the annotated ones.
 # Usage: bash scripts/train_eyes.sh [FOLDER]   (default: output/eyes). What is finished is kept: after an interruption, run it
 # again. Variables, with their defaults for 2 cores: ROOMS=60 (of each dataset) PLAIN=0 (rooms without news, of each) LENGTH=120 (s)
+# SHORT=0 HEARD=0 (more takes of MM-OR, of 40 s, with and without pictures: docs/results.md, "Eyes near the deed, more takes")
 # ONLY= (samples: stop before training, for scripts/ablation_eyes.py; simulated: before the samples) PATCHES=1200 HANDS=600
 # TRIPLETS=4000 LANGUAGE=3000 AGAIN=500 (steps) ANSWERED=8 (takes whose answers go into memory; 0: none) BATCH=8 SEEN=8
 # READERS (processes that read; without a GPU 0, with one all processors but two) BF16 (True or False; True without a GPU where the processor has AMX) CONFIG=configs/scene_graph/small_eyes.yaml PICTURES=160x120 MMOR=mmor (the command) EXPORT= (a folder
@@ -41,9 +42,15 @@ simulate=($command data synthesize --out "$data" --seconds "$length" --seed 0 --
 "${simulate[@]}" $own --news
 [ -z "$plain" ] || "${simulate[@]}" $plain
 own="$own $plain"
+short=$(seq -f "--take %g_SIM" 501 $((500 + ${SHORT:-0})))
+heard=$(seq -f "--take %g_SIM" 1001 $((1000 + ${HEARD:-0})))
+more=($command data synthesize --out "$data" --seconds 40 --seed 11 --size "${PICTURES:-160x120}" --news)
+[ -z "$short" ] || "${more[@]}" $short
+[ -z "$heard" ] || "${more[@]}" $heard ${heard//--take/--without-cameras}
+own="$own $short"
 $command data convert-relations "$data" --out "$data"
 say "preparing"
-$command scene-graph preprocess all --data "$data" $own --audio-encoder mel --from-annotations
+$command scene-graph preprocess all --data "$data" $own $heard --audio-encoder mel --from-annotations
 $command scene-graph preprocess views --data "$data" $own --size "$size"
 
 [ "${ONLY:-}" != simulated ] || exit 0

@@ -17,6 +17,7 @@ from operating_room.domain.language import Language
 from operating_room.domain.stored import DOMAIN_FILE, require_domain
 from operating_room.errors import UserError
 from operating_room.work.processes import is_first
+from scene_graph_generation.config.language import OtherLanguage
 from scene_graph_generation.config.settings import Experiment, MM2SGConfig, StartConfig, with_vocabulary
 from scene_graph_generation.inputs.own_tokens import OwnTokens
 from scene_graph_generation.inputs.tokenizer_files import read_tokens
@@ -82,8 +83,8 @@ def check_start(experiment: Experiment) -> None:
     if train.projector_learning_rate is not None and (train.visual_learning_rate or train.matrix_learning_rate):
         told = "train.projector_learning_rate would be ignored beside visual_learning_rate and matrix_learning_rate"
         raise UserError(f"{told}; leave it or them out")
-    if train.presence and start.base is not None:
-        told = "train.presence is for a model from scratch"
+    if train.presence and (start.base is not None or isinstance(experiment.model.language, OtherLanguage)):
+        told = "train.presence is for a model from scratch, with a language model of the published kind"
         raise UserError(f"{told}; leave it out")
     if train.vision_rests and start.base is not None:
         told = "train.vision_rests is for a model from scratch"

@@ -12,6 +12,7 @@ import torch
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Triplet
 from operating_room.recordings.dataset import Dataset
+from scene_graph_generation.config.language import OtherLanguage
 from scene_graph_generation.config.settings import StartConfig
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.survey import survey
@@ -102,13 +103,14 @@ def test_two_processes_lose_as_much_as_one(data: Path, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_asked_is_told(data: Path, tmp_path: Path) -> None:
-    around_a_base = replace(ASKED, start=StartConfig(base="somewhere"))
-    with pytest.raises(UserError, match=r"train\.presence is for a model from scratch"):
-        check_start(around_a_base)
+    other = OtherLanguage({"model_type": "qwen2", "hidden_size": 64, "vocab_size": 100})
+    for changed in ({"start": StartConfig(base="somewhere")}, {"model": replace(ASKED.model, language=other)}):
+        with pytest.raises(UserError, match=r"train\.presence is for a model from scratch"):
+            check_start(replace(ASKED, **changed))
     records = json.loads((data / "samples.json").read_text())
     for record in records:
         record["conversations"][1]["value"] = "cut: 3"
-    other = tmp_path / "other.json"
-    other.write_text(json.dumps(records))
+    answers = tmp_path / "answers.json"
+    answers.write_text(json.dumps(records))
     with pytest.raises(UserError, match=r"no answer of the samples is a scene graph, which train\.presence asks for"):
-        train(ASKED, [other], Dataset(data), tmp_path / "out")
+        train(ASKED, [answers], Dataset(data), tmp_path / "out")
