@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from mmor.cli import main
+from operating_room.graphs.prompts import IMAGE_MARK
 from scene_graph_generation.config.settings import to_mapping
 from tests.scene_graph_generation.config.test_arguments import BASE, TEMPORAL
 from tests.scene_graph_generation.tiny_training import SHORT, write_samples
@@ -91,7 +92,11 @@ def test_wrong_commands_are_one_line(
 def test_downstream_training_takes_the_options_of_the_other(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    words = ["--samples", data / "samples.json", "--data", data, "--out", tmp_path / "out", "--skip-bad-samples"]
+    records = json.loads((data / "samples.json").read_text())
+    for record in records:  # those of downstream tasks show nothing
+        record["conversations"][0]["value"] = record["conversations"][0]["value"].replace(IMAGE_MARK, "")
+    (tmp_path / "samples.json").write_text(json.dumps(records))
+    words = ["--samples", tmp_path / "samples.json", "--data", data, "--out", tmp_path / "out", "--skip-bad-samples"]
     monkeypatch.setattr("sys.argv", ["mmor", "downstream", "train", *map(str, words), "--dry-run"])
     with pytest.raises(SystemExit, match=r"^0$"):
         main()
