@@ -12,7 +12,7 @@ from typing import Any, Literal
 from operating_room.domain.domain import Domain, bundled
 from operating_room.errors import UserError
 from operating_room.files.readers import read_json, require
-from operating_room.graphs.scene_graph import Sample, Triplet, as_triplets, by_take, is_relation
+from operating_room.graphs.scene_graph import Sample, Triplet, are_relations, as_triplets, by_take
 
 Kind = Literal["scene_graph", "masks", "downstream"]
 KINDS: dict[Kind, str] = {"scene_graph": "Scene graphs", "masks": "Masks", "downstream": "Downstream tasks"}
@@ -102,9 +102,7 @@ class Results:
             raise self.lacks(("samples",))
         for key, record in records.items():
             match record:
-                case {"truth": list(truth), "predicted": list(predicted)} if all(
-                    map(is_relation, (*truth, *predicted))
-                ):
+                case {"truth": truth, "predicted": predicted} if are_relations(truth) and are_relations(predicted):
                     continue
             raise self.lacks(("samples", key))
         return records

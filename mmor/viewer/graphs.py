@@ -14,7 +14,7 @@ from operating_room.domain.domain import Domain
 from operating_room.errors import UserError
 from operating_room.files.readers import read_json, require
 from operating_room.graphs.graph_files import load_predictions
-from operating_room.graphs.scene_graph import Triplet, as_triplets, is_relation
+from operating_room.graphs.scene_graph import Triplet, are_relations, as_triplets
 
 LAST_S = 60  # s of a live take that the page shows
 _EVALUATE = "evaluate again with `mmor scene-graph evaluate`"
@@ -58,7 +58,7 @@ def _of_results(path: Path, results: Mapping[str, Any], domain: Domain) -> Said:
     graphs, texts = {}, {}
     for key, sample in samples.items():
         predicted = sample.get("predicted") if isinstance(sample, dict) else None
-        if not isinstance(predicted, list) or not all(map(is_relation, predicted)):
+        if not are_relations(predicted):
             raise UserError(f"{path}: sample {key[:60]!r} has no list of predicted relations; {_EVALUATE}")
         graphs[key] = as_triplets(predicted)
         if isinstance(text := sample.get("text"), str):
@@ -148,8 +148,8 @@ def _live_line(line: bytes) -> LiveLine | None:
     except (ValueError, RecursionError):
         return None
     match record:
-        case {"take": str(take), "frame_id": str(frame_id), "time": time, "graph": list(graph)} if (
-            (at_s := _number(time)) is not None and frame_id.isdecimal() and all(map(is_relation, graph))
+        case {"take": str(take), "frame_id": str(frame_id), "time": time, "graph": graph} if (
+            (at_s := _number(time)) is not None and frame_id.isdecimal() and are_relations(graph)
         ):
             latency = record.get("latency_s")
             missing = record.get("missing")

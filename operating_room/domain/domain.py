@@ -144,7 +144,7 @@ class Domain:
             UserError: there is no such split.
         """
         if split not in self.splits:
-            raise UserError(f"split {split!r} does not exist; choose one of {', '.join(self.splits) or 'none'}")
+            raise UserError(f"split {split!r} does not exist; choose one of {', '.join([*self.splits, OWN])}")
         chosen = self.datasets if datasets is None else tuple(datasets)
         return [c.take(name) for c in self.collections if c.name in chosen for name in c.splits.get(split, ())]
 

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from operating_room.domain.language import Language
 from operating_room.domain.numbers import file_number
@@ -170,6 +170,11 @@ def by_take(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
 def is_relation(value: Any) -> bool:
     """Whether a value of a JSON file is a relation: a list of three names."""
     return isinstance(value, list) and len(value) == 3 and all(isinstance(name, str) for name in value)
+
+
+def are_relations(value: Any) -> TypeGuard[list[list[str]]]:
+    """Whether a value of a JSON file is a list of relations."""
+    return isinstance(value, list) and all(map(is_relation, value))
 
 
 def as_triplets(relationships: Iterable[Sequence[str]]) -> tuple[Triplet, ...]:

@@ -360,8 +360,6 @@ class Dataset:
         on_disk = self.takes()
         if split == OWN:
             return [take for take in on_disk if take not in self.domain.takes]
-        if split not in self.domain.splits:
-            raise UserError(f"split {split!r} does not exist; choose one of {', '.join([*self.domain.splits, OWN])}")
         return [take for take in self.domain.split_takes(split) if take in on_disk]
 
     def choose(self, names: Sequence[str] | None) -> list[Take]:

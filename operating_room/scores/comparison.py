@@ -19,7 +19,7 @@ from operating_room.domain.domain import Domain, Task
 from operating_room.domain.language import Language
 from operating_room.errors import UserError
 from operating_room.files.readers import read_json, require
-from operating_room.graphs.scene_graph import Sample, as_triplets, is_relation
+from operating_room.graphs.scene_graph import Sample, are_relations, as_triplets
 from operating_room.scores import bootstrap
 from operating_room.scores.downstream import judge
 from operating_room.scores.reports import Report
@@ -143,7 +143,7 @@ def _judged_graphs(records: Records, language: Language) -> Judged:
     samples, confusions = [], []
     for sample_id, record in records.items():
         for key in ("truth", "predicted"):
-            if not isinstance(record[key], list) or not all(map(is_relation, record[key])):
+            if not are_relations(record[key]):
                 raise TypeError(f"a list of relations, {key}, at {sample_id}")
         sample = Sample.of_id(sample_id, as_triplets(record["truth"]))
         samples.append(sample)

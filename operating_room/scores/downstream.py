@@ -20,7 +20,7 @@ from operating_room.domain.domain import Domain, Task
 from operating_room.domain.language import NONE
 from operating_room.errors import UserError
 from operating_room.files.readers import again, read_json, require
-from operating_room.graphs.scene_graph import Sample, Triplet, by_take, is_relation
+from operating_room.graphs.scene_graph import Sample, Triplet, are_relations, by_take
 from operating_room.recordings.dataset import Dataset
 from operating_room.scores.reports import Report
 from operating_room.scores.sterility import SterilityRule, find_breaches
@@ -212,7 +212,7 @@ def label_class(task: Task, stored: Any) -> str | None:
             return action
         case "class", str(name):
             return name.lower().strip()
-        case "sterility", list(breaches) if all(map(is_relation, breaches)):
+        case "sterility", breaches if are_relations(breaches):
             return task.classes[bool(breaches)]
     raise UserError(f"needs a {task.name} label as in MM-OR; found {str(stored)[:60]!r}")
 

@@ -17,7 +17,7 @@ from operating_room.files.readers import read_json, require
 from operating_room.graphs.graph_files import load_predictions
 from operating_room.graphs.memory import Memory
 from operating_room.graphs.prompts import downstream_prompt
-from operating_room.graphs.scene_graph import Sample, as_triplets, by_take, is_relation
+from operating_room.graphs.scene_graph import Sample, are_relations, as_triplets, by_take
 from operating_room.recordings.dataset import Dataset
 from operating_room.scores import bootstrap
 from operating_room.scores.breach_recall import BreachRecall, breach_recall
@@ -214,7 +214,7 @@ def read_graphs(path: Path) -> list[Sample]:
             graphs = {}
             for key, record in records.items():
                 match record:
-                    case {"predicted": list(graph)} if all(map(is_relation, graph)):
+                    case {"predicted": graph} if are_relations(graph):
                         graphs[key] = as_triplets(graph)
                     case _:
                         raise UserError(f"{path}: {key} has no graph under 'predicted'; evaluate again")

@@ -11,6 +11,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.survey import survey
 from scene_graph_generation.samples.training_data import TrainingSamples
 from scene_graph_generation.training.loss import answer_loss
+from scene_graph_generation.training.presence import TripletTeacher, new_teacher
 from scene_graph_generation.training.pretrain import pretrain
 from scene_graph_generation.weights.adapters import add_lora, freeze
 from tests.recipes.pretend_gpu import DEVICE, PretendGpu, register, waits_counted
@@ -148,7 +150,9 @@ class SceneGraphs:
         self.settings = with_vocabulary(SMALL.model, self.tokens.size)
         self.dataset = Dataset(data)
         read = ExampleReader(self.settings, self.tokens)
-        self.samples = TrainingSamples(records, self.dataset, replace(SMALL.train, modality_dropout=0.0), read)
+        config = replace(SMALL.train, modality_dropout=0.0)
+        self.teacher = new_teacher(self.known, self.settings.language.width)
+        self.samples = TrainingSamples(records, self.dataset, config, read, self.teacher.triplets)
 
     def model(self) -> MM2SG:
         torch.manual_seed(0)
@@ -160,13 +164,18 @@ class SceneGraphs:
             add_lora(model, rank=4, alpha=8)
             freeze(model, 1)
             model.language.activation_checkpointing_enable({"use_reentrant": False})
+        else:
+            model.teacher = deepcopy(self.teacher)
         model = model.train().to(DEVICE)
         examples = [self.samples[0, i].to(DEVICE) for i in range(3)]
         assert any(example.cloud is not None for example in examples)
         weights = torch.ones(self.settings.language.vocabulary).to(DEVICE)
         with waits_counted() as waits:
             output = model(examples)
-            answer_loss(output.logits, output.labels, weights).backward()
+            loss = answer_loss(output.logits, output.labels, weights)
+            if isinstance(model.teacher, TripletTeacher):
+                loss = loss + model.teacher.loss(output.presence, [examples[i] for i in output.answered])
+            loss.backward()
         WAITS["fine-tuning" if fine_tuning else "from scratch"] = dict(sorted(waits.items()))
 
     def pretraining(self) -> None:

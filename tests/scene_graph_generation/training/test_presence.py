@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Triplet
 from operating_room.recordings.dataset import Dataset
 from scene_graph_generation.config.language import OtherLanguage
+from scene_graph_generation.config.published_options import ZERO2
 from scene_graph_generation.config.settings import StartConfig
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.survey import survey
@@ -54,8 +57,9 @@ def test_seldom_triplets_count_more_and_truth_is_that_of_the_answers(data: Path)
         assert samples[0, place].holds is None
 
 
+@pytest.mark.parametrize("bf16", [False, True])
 def test_the_state_before_the_answer_learns_what_holds(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bf16: bool
 ) -> None:
     told: list[tuple[torch.Tensor, torch.Tensor]] = []
     forward = MM2SG.forward
@@ -67,7 +71,7 @@ def test_the_state_before_the_answer_learns_what_holds(
         return scores
 
     monkeypatch.setattr(MM2SG, "forward", looked_at)
-    experiment = replace(EXPERIMENT, train=replace(EXPERIMENT.train, presence=0.1))
+    experiment = replace(EXPERIMENT, train=replace(EXPERIMENT.train, presence=0.1, bf16=bf16))
     train(experiment, [data / "samples.json"], Dataset(data), tmp_path)
     said, true = (torch.cat([one[part] for one in told[-5:]]) for part in (0, 1))
     assert (said == true).float().mean() > 0.95
@@ -100,6 +104,21 @@ def test_two_processes_lose_as_much_as_one(data: Path, tmp_path: Path) -> None:
     finish(start(*PROGRAM, data, tmp_path / "alone", *asked, "train.accumulation=2"))
     finish(start(*TORCHRUN, *PROGRAM, data, tmp_path / "two", *asked))
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+def test_deepspeed_goes_on_with_the_teacher_that_it_had(data: Path, tmp_path: Path) -> None:
+    asked = (*COMMON, "train.presence=0.05", "train.save_steps=4")
+    finish(start(*PROGRAM, data, tmp_path / "alone", *asked, "train.accumulation=2"))
+    out = tmp_path / "two"
+    finish(start(*TORCHRUN, *PROGRAM, data, out, *asked, f"train.deepspeed={ZERO2}"))
+    whole, before = losses(out), (out / "model.safetensors").read_bytes()
+    assert whole == pytest.approx(losses(tmp_path / "alone"), rel=1e-3)
+    (out / "model.safetensors").unlink()
+    shutil.rmtree(out / "checkpoint-6")
+    finish(start(*TORCHRUN, *PROGRAM, data, out, *asked, f"train.deepspeed={ZERO2}"))
+    assert losses(out) == whole
+    assert (out / "model.safetensors").read_bytes() == before
 
 
 def test_what_cannot_be_asked_is_told(data: Path, tmp_path: Path) -> None:
