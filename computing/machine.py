@@ -285,6 +285,13 @@ def total_memory() -> int:
     return min([psutil.virtual_memory().total, *(limit for limit, _ in memory_limits())])
 
 
+def is_full(error: RuntimeError) -> bool:
+    """Whether a GPU had too little memory; one that others fill already has no exception of its own for that."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "CUDA error: out of memory" in str(error)
+
+
 def require_memory(needed: int, what: str, device: torch.device | None = None, advice: str = "") -> None:
     """Stop before something is begun that cannot end well.
 

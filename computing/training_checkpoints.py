@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from transformers import TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
+from computing.machine import gather
 from operating_room.errors import UserError
 from operating_room.files.raw_files import brief, read_bytes
 from operating_room.files.tensors import read_safetensors
@@ -78,6 +79,23 @@ def find_checkpoint(out: Path, deepspeed: bool = False, same_processes: bool = T
     if reason is not None:
         raise UserError(f"{reason}; no other checkpoint is whole: remove them to begin anew, or choose another folder")
     return found
+
+
+def require_same_checkpoint(checkpoint: Path | None) -> None:
+    """Before a training goes on: each process has looked for itself, where machines have disks of their own.
+
+    All processes must call it, after they have met for the training.
+
+    Raises:
+        UserError: not all have found the same checkpoint, or none.
+    """
+    found = gather(None if checkpoint is None else checkpoint.name)
+    newest = max(found, key=lambda name: -1 if name is None else step_of(Path(name)) or 0)
+    if lacking := [rank for rank, name in enumerate(found) if name != newest]:
+        raise UserError(
+            f"{newest}: process {lacking[0]} does not find it whole on its disk; copy it to the same folder of every "
+            "machine, or give a folder that all of them share"
+        )
 
 
 def remove_half_written(out: Path) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
+from computing.machine import is_full
 from computing.training_checkpoints import numbered_checkpoints
 from operating_room.errors import UserError
 
@@ -28,13 +27,13 @@ def one_line_errors(out: Path, smaller: str, readers: str) -> Generator[None]:
         yield
     except UserError as error:  # torch puts the traceback of the other process around it
         raise UserError(str(error).strip().rpartition("UserError: ")[2]) from error
-    except torch.OutOfMemoryError as error:
-        reason = str(error).split(". ")[0]
-        raise UserError(f"the GPU's memory is full ({reason}); see what --dry-run says: {smaller}") from error
     except OSError as error:
         reason = error.strerror or str(error).strip().split("\n")[0]
         raise UserError(f"{error.filename or out}: {reason}; check free space and permissions") from error
     except RuntimeError as error:
+        if is_full(error):
+            reason = str(error).strip().split("\n")[0].split(". ")[0]
+            raise UserError(f"the GPU's memory is full ({reason}); see what --dry-run says: {smaller}") from error
         if "DataLoader worker" not in str(error):
             raise
         raise UserError(

@@ -4,7 +4,8 @@
 # there is one. The segmenter is not trained; masks are the annotated ones.
 # Usage: bash scripts/train_eyes.sh [FOLDER]   (default: output/eyes). What is finished is kept: after an interruption, run it
 # again. Variables, with their defaults for 2 cores: ROOMS=60 (of each dataset) PLAIN=0 (rooms without news, of each) LENGTH=120 (s)
-# SHORT=0 HEARD=0 (more takes of MM-OR, of 40 s, with and without pictures: docs/results.md, "Eyes near the deed, more takes")
+# SHORT=0 SHORT_4DOR=0 HEARD=0 (more takes, of 40 s: of MM-OR, of 4D-OR, of MM-OR without pictures; docs/results.md, "Eyes near
+# the deed, more takes")
 # ONLY= (samples: stop before training, for scripts/ablation_eyes.py; simulated: before the samples) PATCHES=1200 HANDS=600
 # TRIPLETS=4000 LANGUAGE=3000 AGAIN=500 (steps) ANSWERED=8 (takes whose answers go into memory; 0: none) BATCH=8 SEEN=8
 # READERS (processes that read; without a GPU 0, with one all processors but two) BF16 (True or False; True without a GPU where the processor has AMX) CONFIG=configs/scene_graph/small_eyes.yaml PICTURES=160x120 MMOR=mmor (the command) EXPORT= (a folder
@@ -42,7 +43,7 @@ simulate=($command data synthesize --out "$data" --seconds "$length" --seed 0 --
 "${simulate[@]}" $own --news
 [ -z "$plain" ] || "${simulate[@]}" $plain
 own="$own $plain"
-short=$(seq -f "--take %g_SIM" 501 $((500 + ${SHORT:-0})))
+short=$(seq -f "--take %g_SIM" 501 $((500 + ${SHORT:-0})) && seq -f "--take %g_4DOR" 501 $((500 + ${SHORT_4DOR:-0})))
 heard=$(seq -f "--take %g_SIM" 1001 $((1000 + ${HEARD:-0})))
 more=($command data synthesize --out "$data" --seconds 40 --seed 11 --size "${PICTURES:-160x120}" --news)
 [ -z "$short" ] || "${more[@]}" $short

@@ -116,10 +116,15 @@ def cpu_threads() -> int:
     return max(1, min([count, *(math.ceil(limit) for limit in processor_limits())]))
 
 
+def processes_here() -> int:
+    """Processes of this start on this machine."""
+    beside = os.environ.get("LOCAL_WORLD_SIZE", "1") if is_started() else "1"
+    return max(1, int(beside) if beside.isdecimal() else 1)
+
+
 def own_threads() -> int:
     """Processors for this process where several of the same start divide those of the machine."""
-    beside = os.environ.get("LOCAL_WORLD_SIZE", "1") if is_started() else "1"
-    return max(1, cpu_threads() // max(1, int(beside) if beside.isdecimal() else 1))
+    return max(1, cpu_threads() // processes_here())
 
 
 def free_memory() -> int:

@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from operating_room.errors import UserError
 from operating_room.files.readers import read_ids, read_picture
 from panoptic_segmentation.config.settings import ClipSettings
 from panoptic_segmentation.data.augmentation import draw_augmentation, resize_categories
@@ -91,6 +92,12 @@ class ClipDataset(Dataset):
         if video.is_station:
             picture = resize_station(picture, self.canvas)
         categories = (read_ids(prepared_path) // TRAINING_ID_STEP).astype(np.uint8)
+        height, width = categories.shape
+        if (width, height) != self.canvas:
+            raise UserError(
+                f"{prepared_path}: is {width}x{height} px, this training has prepared it at {self.canvas[0]}x"
+                f"{self.canvas[1]}: something else prepares masks in that folder; choose another (--ground-truth)"
+            )
         if len(self.settings.shortest) > 1:
             return picture, categories
         size = edge_size(*picture.shape[:2], self.settings.shortest[0], self.settings.longest)

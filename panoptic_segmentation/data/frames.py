@@ -58,7 +58,10 @@ def windows(
             for path, picture in zip(part, pictures):
                 shape = shape or picture.shape
                 if picture.shape != shape:
-                    raise BadFrame(f"{path}: has other proportions than the frames before it; copy it again")
+                    raise BadFrame(
+                        f"{path}: has other proportions than the frames before it, from {paths[0].name} on; copy again "
+                        "whichever of the two is wrong"
+                    )
             yield torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2).float()
     finally:  # also where somebody stops half-way
         ahead.close()

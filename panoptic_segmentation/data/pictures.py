@@ -18,7 +18,7 @@ def edge_size(height: int, width: int, shortest: int = SHORTEST_EDGE, longest: i
     scale = shortest / min(height, width)
     if scale * max(height, width) > longest:
         scale = longest / max(height, width)
-    return int(height * scale + 0.5), int(width * scale + 0.5)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def resize_picture(picture: Picture, height: int, width: int) -> Picture:

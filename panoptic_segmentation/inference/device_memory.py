@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from computing.machine import is_full
 from operating_room.errors import UserError
 
 
@@ -25,8 +26,7 @@ def full_memory_told(device: torch.device, to_do: str, advice: str) -> Generator
     try:
         yield
     except RuntimeError as error:
-        # A GPU that others fill already has no exception of its own for what it cannot even begin.
-        if not isinstance(error, torch.OutOfMemoryError) and "CUDA error: out of memory" not in str(error):
+        if not is_full(error):
             raise
         reason = str(error).strip().split("\n")[0].split(". ")[0]
         raise UserError(f"{device}: has too little memory to {to_do} ({reason}); {advice}") from error

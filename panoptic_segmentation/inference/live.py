@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from computing.machine import autocast, is_full
 from operating_room.domain.collection import Collection
 from operating_room.domain.labels import Labels
 from operating_room.errors import UserError
@@ -23,6 +24,7 @@ from panoptic_segmentation.config.settings import InferenceSettings
 from panoptic_segmentation.data.pictures import Picture, resize_for_test, resize_station
 from panoptic_segmentation.inference.device_memory import full_memory_told
 from panoptic_segmentation.inference.panoptic import CausalPanoptic, Sizes
+from panoptic_segmentation.inference.predict import products_of
 from panoptic_segmentation.model.encoder_only.segmenter import EncoderOutput
 from panoptic_segmentation.model.encoder_only.video_model import EncoderOnly
 from panoptic_segmentation.model.matching import align
@@ -64,7 +66,8 @@ class LiveSegmenter:
             tell: gets the line that says that a GPU is too small for all cameras at once.
 
         Raises:
-            UserError: it is the offline model, which needs a whole video before it says anything.
+            UserError: it is the offline model, which needs a whole video before it says anything, or the device lacks
+                the format of numbers that the settings ask for.
         """
         if isinstance(model, OfflineDVIS):
             raise UserError(
@@ -72,6 +75,7 @@ class LiveSegmenter:
                 "encoder-only segmenter"
             )
         self._model: CTVIS | OnlineDVIS | EncoderOnly = model
+        self._products = products_of(settings, self._device)
         self._settings, self._collection, self._labels, self._tell = settings, collection, labels, tell
         self._cameras: dict[str, _Camera] = {}
         self._at_once: int | None = None  # pictures that the GPU has room for, once that is known
@@ -86,6 +90,10 @@ class LiveSegmenter:
         Raises:
             UserError: the GPU has too little memory for a single picture.
         """
+        with autocast(self._device, self._products):
+            return self._step(pictures)
+
+    def _step(self, pictures: Mapping[str, Picture]) -> dict[str, UInt8[np.ndarray, "height width"]]:
         sized = {camera: self._at_network_size(camera, picture) for camera, picture in pictures.items()}
         groups: dict[tuple[int, ...], list[str]] = {}
         for camera, picture in sized.items():
@@ -123,7 +131,9 @@ class LiveSegmenter:
             if isinstance(self._model, EncoderOnly):
                 return self._model.segmenter(frames, torch.stack([self._queries(name) for name in names]))
             return self._model.segmenter(frames)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_full(error):
+                raise
             if len(pictures) == 1:
                 raise UserError(f"{device}: has too little memory to segment one picture; {_SMALLER}") from error
         if self._at_once is None:

@@ -26,7 +26,7 @@ from operating_room.files.atomic import write_json
 from operating_room.files.readers import read_json
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.behind import behind
-from operating_room.work.processes import ALL, Share, is_first
+from operating_room.work.processes import ALL, Share, is_first, processes_here
 from operating_room.work.progress import track
 from panoptic_segmentation.config.config_keys import CAUSAL, FLOAT32, KEYS, WHOLE_VIDEO
 from panoptic_segmentation.config.settings import (
@@ -226,7 +226,7 @@ def predict(
         raise UserError(_NO_FRAMES)
     if isinstance(model, OfflineDVIS):
         _check_memory(model, settings, videos)
-    _products(settings, _device(model))
+    products_of(settings, _device(model))
     _claim(output, model_path(origin), settings, videos[0].domain)
     done, bad = _predict_videos(model, settings, videos[share.rank :: share.processes], output)
     if not share.together:
@@ -312,12 +312,11 @@ def _predict_video(model: VideoModel, settings: InferenceSettings, video: Video,
     def write(frame: tuple[str, tuple[Int[np.ndarray, "height width"], list[Segment]]]) -> dict[str, Any]:
         name, (ids, segments) = frame
         found = [(segment.id, segment.category_id) for segment in segments]
-        numbers = {segment.id: segment.id for segment in segments}
-        instances = numbers if max(numbers, default=0) <= _MOST_INSTANCES else None
+        instances = {segment.id: segment.id for segment in segments if segment.id <= _MOST_INSTANCES}
         return predictions.write_frame(output, video.video_id, name, ids, found, settings.canvas, labels, instances)
 
     full = full_memory_told(device, f"segment video {video.video_id}", _SMALLER)
-    with full, autocast(device, _products(settings, device)):
+    with full, autocast(device, products_of(settings, device)):
         results = segment_video(model, settings, windows(video, settings, device), len(labels.categories))
         frames = ((ids.numpy(), result.segments) for result in results for ids in result.frames())
         records = list(behind(write, zip(names, frames, strict=True)))
@@ -328,7 +327,7 @@ def _device(model: VideoModel) -> torch.device:
     return next(model.parameters()).device
 
 
-def _products(settings: InferenceSettings, device: torch.device) -> torch.dtype | None:
+def products_of(settings: InferenceSettings, device: torch.device) -> torch.dtype | None:
     """The format of products and convolutions; None is that of the weights.
 
     Raises:
@@ -350,8 +349,10 @@ def _check_memory(model: OfflineDVIS, settings: InferenceSettings, videos: Seque
     sizes = [edge_size(*shape_of(video, settings.canvas), settings.shortest, settings.longest) for video in videos]
     counts = [len(video.frames) for video in videos]
     need, frames = max((offline_memory(model.segmenter.config, n, *size), n) for n, size in zip(counts, sizes))
-    what = "the offline model keeps the mask features of a whole video, which"
-    require_memory(need, what, advice="use the online model or a smaller INPUT.MIN_SIZE_TEST")
+    here = processes_here()
+    each = f" in each of {here} processes" if here > 1 else ""
+    what = f"the offline model keeps the mask features of a whole video{each}, which"
+    require_memory(here * need, what, advice="use the online model or a smaller INPUT.MIN_SIZE_TEST")
     if is_first():
         print(f"the offline model keeps the mask features of a whole video: {need / 1e9:.1f} GB for {frames} frames")
 

@@ -70,7 +70,8 @@ def write_frame(
         size: width and height of the picture.
         labels: the categories of the domain.
         instances: segment id -> number of the object, 1 to 255, the same in all frames of the video (such as 1 + its
-            query). If given, it is each record's `instance_id`, and a second picture shows it (`instance_path`).
+            query). If given, it is the record's `instance_id`, and a second picture shows it (`instance_path`);
+            segments without a number are left out of both.
     """
     from scipy import ndimage
 
@@ -95,7 +96,7 @@ def write_frame(
                 "id": labels.categories[category].color_id,
             }
         )
-        if instances is not None:
+        if instances is not None and number in instances:
             records[-1]["instance_id"] = numbers[number] = instances[number]
     if instances is not None:
         picture = numbers.take(ids).take(across, 1).take(down, 0)

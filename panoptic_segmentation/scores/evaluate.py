@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -203,7 +204,7 @@ def evaluate(
 
     cache = output / "inference" / "overlaps"
     overlaps = list(cached_overlaps(cache / "classes", truth, true_picture, predicted, class_picture))
-    numbered, instances = instance_records(predicted), None
+    numbered, instances = _with_numbers(predicted, output, sorted(set(folder_of.values()))), None
     if numbered is not None:
         by_number = cached_overlaps(cache / "instances", truth, true_picture, numbered, instance_picture)
         instances = video_quality(by_number, names)
@@ -263,6 +264,24 @@ def _predictions_of(
     if left_out and not annotations:
         raise UserError(f"{path}: holds no video wholly; {PREDICT_AGAIN}; first: {next(iter(left_out.values()))}")
     return {"annotations": annotations}, folders, left_out
+
+
+def _with_numbers(predicted: dict[str, Any], output: Path, folders: Sequence[str]) -> dict[str, Any] | None:
+    """What `instance_records` says, if the pictures of numbers are there; what keeps from scoring them is told.
+
+    The published form has no such pictures, and who copies it leaves them behind.
+    """
+    numbered = instance_records(predicted)
+    if numbered is None:
+        if '"instance_id"' in json.dumps(predicted):
+            print("not scored by instance: some records have no instance_id, as of objects beyond 255", file=sys.stderr)
+        return None
+    for folder in folders:
+        pictures = predictions.instance_path(output, folder, "any.png").parent
+        if not pictures.is_dir():
+            print(f"not scored by instance: {pictures} is not there, copy it or predict again", file=sys.stderr)
+            return None
+    return numbered
 
 
 def _predicted_videos(path: Path) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ DEFINITIONS = {
     "sq": "sum of matched IoU / tp",
     "rq": "tp / (tp + fp/2 + fn/2)",
     "average": "over the categories with tp + fp + fn > 0",
-    "vpq": "100 * mean over the windows of 4 and 8 frames of the average pq",
+    "vpq": "100 * mean over windows of 4 and 8 frames of the average pq; 0 where no video has so many, as published",
 }
 
 
@@ -102,6 +102,11 @@ class VideoQuality:
         """The published score in percent: mean over windows of 4 and 8 frames."""
         return 100 * self._mean("pq")
 
+    @property
+    def too_short(self) -> list[int]:
+        """Window lengths of the summary that no video has: as published they count as 0, whatever is predicted."""
+        return [length for length in SUMMARY_WINDOWS if not self.windows[length].total]
+
     def _mean(self, score: str) -> float:
         return sum(self.windows[length].average[score] for length in SUMMARY_WINDOWS) / len(SUMMARY_WINDOWS)
 
@@ -110,6 +115,7 @@ class VideoQuality:
         return {
             "definitions": DEFINITIONS,
             "vpq": self.vpq,
+            "windows_of_no_video": self.too_short,
             "precision": self._mean("precision"),
             "recall": self._mean("recall"),
             "windows": {
@@ -129,7 +135,11 @@ class VideoQuality:
         }
 
     def __str__(self) -> str:
-        lines = [f"VPQ {self.vpq:.1f} (mean of windows of 4 and 8 frames)", ""]
+        lines = [f"VPQ {self.vpq:.1f} (mean of windows of 4 and 8 frames)"]
+        if lengths := self.too_short:
+            told = " and ".join(map(str, lengths))
+            lines.append(f"no video has {told} frames with anything on them: these windows count as 0, as published")
+        lines.append("")
         lines.append(" ".join(f"{head:>9}" for head in ("frames", "VPQ", "SQ", "RQ", "precision", "recall")))
         for length, window in self.windows.items():
             values = " ".join(f"{100 * value:9.1f}" for value in window.average.values())

@@ -13,7 +13,13 @@ from pathlib import Path
 import torch
 
 from computing.tracking import finish_wandb
-from computing.training_checkpoints import find_checkpoint, numbered_checkpoints, remove_half_written, step_of
+from computing.training_checkpoints import (
+    find_checkpoint,
+    numbered_checkpoints,
+    remove_half_written,
+    require_same_checkpoint,
+    step_of,
+)
 from computing.training_errors import one_line_errors
 from computing.training_progress import shown_progress
 from operating_room.domain.domain import Domain
@@ -38,6 +44,7 @@ from panoptic_segmentation.weights.encoder_files import weights_file
 from panoptic_segmentation.weights.model_domain import require_classes, require_start_domain
 
 MODEL_FILE, FINAL_FILE, CONFIG_FILE = "model.safetensors", "model_final.pth", "config.yaml"
+MODELS = "model_" + 7 * "[0-9]" + ".pth"  # those of checkpoints
 _SMALLER = "lower INPUT.SAMPLING_FRAME_NUM, the sizes in INPUT.MIN_SIZE_TRAIN or SOLVER.IMS_PER_BATCH"
 
 
@@ -72,13 +79,15 @@ def train(
         UserError: data or weights are missing or unreadable, or `output` cannot be written or holds an earlier training
             that is not to be resumed.
     """
-    arguments = training_arguments(config, output, report_to)
+    with one_line_errors(output, _SMALLER, "DATALOADER.NUM_WORKERS"):  # a full GPU lets nobody begin on it
+        arguments = training_arguments(config, output, report_to)
     if config.unused and is_first():
         print(unused_summary(config))
     domain = dataset.domain
     domain.require_categories()
     require_classes(config.segmenter, domain, "this training")
     checkpoint = begin_folder(config, domain, output, resume)
+    require_same_checkpoint(checkpoint)
     start = weights_file(config.weights) if checkpoint is None and config.weights else None
     if start is not None:
         require_start_domain(start, domain)
@@ -138,9 +147,9 @@ def begin_folder(config: Config, domain: Domain, output: Path, resume: bool, loo
         raise UserError(f"{there[0]}: is of an earlier training; go on with --resume, or choose another folder")
     found = find_checkpoint(output, same_processes=False)
     if found.path is None:
-        model = next((path for name in (MODEL_FILE, FINAL_FILE) if (path := output / name).exists()), None)
-        if model is not None:
-            raise UserError(f"{model}: is a trained model without checkpoint; choose another folder with --out")
+        models = [*output.glob(MODEL_FILE), *output.glob(FINAL_FILE), *sorted(output.glob(MODELS), reverse=True)]
+        if models:
+            raise UserError(f"{models[0]}: is a trained model without checkpoint; choose another folder with --out")
     else:
         require_domain(output, domain)
         _check_same_training(config, found.path)

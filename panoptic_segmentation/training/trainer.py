@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,8 +168,9 @@ class ClipTrainer(WatchedTrainer):
         with written_or_removed(checkpoint):
             super()._save_checkpoint(model, trial)
         if self.args.should_save:
-            # safetensors takes away what the user's umask lets others do.
-            (checkpoint / SAFE_WEIGHTS_NAME).chmod((checkpoint / TRAINER_STATE_NAME).stat().st_mode)
+            with suppress(PermissionError):  # of disks without permissions
+                # safetensors takes away what the user's umask lets others do.
+                (checkpoint / SAFE_WEIGHTS_NAME).chmod((checkpoint / TRAINER_STATE_NAME).stat().st_mode)
             keep_newest(Path(str(self.args.output_dir)), KEPT)
 
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
@@ -232,9 +234,16 @@ class _Saving(TrainerCallback):
         """After the optimiser's step."""
         self.model.update_average(state.global_step)
 
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """After a checkpoint was loaded, whose training may have been stopped before the model was written."""
+        if state.global_step and not self._path(args, state).exists():
+            self.on_save(args, state, control)
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """After a checkpoint was written."""
         if state.is_world_process_zero:
-            iteration = state.global_step - 1  # published files count from 0
-            path = Path(str(args.output_dir)) / f"model_{iteration:07d}.pth"
-            save_published(path, self.model.result, iteration, self.config.losses)
+            save_published(self._path(args, state), self.model.result, state.global_step - 1, self.config.losses)
+
+    def _path(self, args: TrainingArguments, state: TrainerState) -> Path:
+        """The model's file of this step; published files count from 0."""
+        return Path(str(args.output_dir)) / f"model_{state.global_step - 1:07d}.pth"

@@ -34,19 +34,37 @@ class ModelCard:
     domain: DomainNote | None = None  # whose categories it knows; None: MM-OR's
 
 
+def has_card(path: Path) -> bool:
+    """Whether a file is a model of ours. Others' `.safetensors` say nothing of how they are built.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return path.suffix == ".safetensors" and _card_text(path)[0] is not None
+
+
+def _card_text(path: Path) -> tuple[str | None, list[str]]:
+    """The card as it is written, and the names of the file's tensors.
+
+    Raises:
+        UserError: it is no such file, or damaged.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("card"), list(file.keys())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # a reader of strangers' bytes
+        raise UserError(f"{path}: damaged, or no model file of this program ({error}); copy it again") from error
+
+
 def read_card(path: Path) -> ModelCard:
     """The card of a `.safetensors` of ours.
 
     Raises:
         UserError: no such file, one without a card, or a card that describes no model of this version.
     """
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            text, names = (file.metadata() or {}).get("card"), list(file.keys())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # a reader of strangers' bytes
-        raise UserError(f"{path}: damaged, or no model file of this program ({error}); copy it again") from error
+    text, names = _card_text(path)
     if text is None:
         raise UserError(f"{path}: does not say how it is built, and is {told_by_names(names)}; choose another file")
     try:

@@ -8,7 +8,7 @@ from operating_room.domain.domain import Domain
 from operating_room.domain.stored import DOMAIN_FILE, require_domain
 from operating_room.errors import UserError
 from panoptic_segmentation.model.segmenter import SegmenterConfig
-from panoptic_segmentation.weights.model_card import read_card
+from panoptic_segmentation.weights.model_card import has_card, read_card
 
 
 def require_model_domain(path: Path, domain: Domain) -> None:
@@ -24,13 +24,16 @@ def require_start_domain(path: Path, domain: Domain) -> None:
     """Before a training starts from the weights of a file.
 
     One that tells nothing, alone in its folder, can be a backbone or a segmenter of everyday pictures, whose classes no
-    training keeps. A file of ours tells, and so does a published training's folder: its classes would be mistaken.
+    training keeps; a `.safetensors` of the hub is one. A file of ours tells, and so does a published training's folder:
+    its classes would be mistaken.
 
     Raises:
         UserError: it was trained for another domain.
     """
-    if path.suffix == ".safetensors" or any(path.with_name(name).is_file() for name in (DOMAIN_FILE, "config.yaml")):
+    if has_card(path):
         require_model_domain(path, domain)
+    elif any(path.with_name(name).is_file() for name in (DOMAIN_FILE, "config.yaml")):
+        require_domain(path, domain)
 
 
 def require_classes(config: SegmenterConfig, domain: Domain, where: Path | str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from computing.machine import free_memory, release_memory
+from computing.machine import free_memory, is_full, release_memory
 from operating_room.domain.domain import Domain, mmor
 from operating_room.errors import UserError
 from operating_room.graphs.prompts import ROLES
@@ -198,7 +198,9 @@ class SceneGraphGenerator:
         try:
             moved = [example.to(self._device) for example in examples]
             found = decode(self.model, moved, self._tokens.end_ids, self.max_new_tokens, said, self._grammar)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_full(error):
+                raise
             alone = len(examples) == 1
             if alone or self.model.settings.batching == "published":  # whose answers depend on their batch
                 many = "one question" if alone else f"{len(examples)} questions at once"

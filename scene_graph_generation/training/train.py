@@ -15,7 +15,7 @@ from torch import Tensor
 
 from computing.machine import choose_device, seeded
 from computing.tracking import check_wandb, finish_wandb
-from computing.training_checkpoints import find_checkpoint, last_state, remove_half_written
+from computing.training_checkpoints import find_checkpoint, last_state, remove_half_written, require_same_checkpoint
 from computing.training_errors import one_line_errors
 from computing.training_progress import shown_progress
 from operating_room.domain.domain import Domain
@@ -125,6 +125,7 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     model.teacher = teacher
     folder = _folder(model, tokens, experiment.start, domain)
     trainer = SceneGraphTrainer(model, samples, known.lengths.tolist(), config, weights, out, folder, bad)
+    require_same_checkpoint(checkpoint)
     with one_line_errors(out, _SMALLER, "--dataloader_num_workers"), shown_progress(trainer):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finish_wandb()

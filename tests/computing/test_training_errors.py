@@ -22,6 +22,10 @@ _KILLED = "DataLoader worker (pid 7) is killed by signal: Bus error. It is possi
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
             r"full \(CUDA out of memory\); .*SIZE",
         ),
+        (
+            RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported at some other call."),
+            r"full \(CUDA error: out of memory\); .*SIZE",
+        ),
         (OSError(errno.ENOSPC, "No space left on device", "out/log.jsonl"), "out/log.jsonl: No space left"),
         (OSError("Too many open files"), "^out: Too many open files"),
         (RuntimeError(_KILLED), "--shm-size.*lower READERS"),

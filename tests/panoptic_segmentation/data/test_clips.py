@@ -165,3 +165,13 @@ def test_own_takes_are_a_data_set(tmp_path: Path) -> None:
     assert [take.name for take in data_choice("hybridor_panoptic_own").takes(dataset)] == ["mine"]
     assert [take.name for take in data_choice("mmor_panoptic_train").takes(dataset)] == ["001_PKA"]
     assert data_choice("4dor_panoptic_own").takes(dataset) == []
+
+
+def test_masks_that_something_else_prepares_at_another_size_are_not_read(tmp_path: Path) -> None:
+    videos = find_videos(write_take(tmp_path / "data", 9), [TAKE])
+    prepare(videos, tmp_path, "mmor_ground_truth_train", (64, 48))
+    clips = ClipDataset(videos, tmp_path, ClipSettings(frames=2, reach=2, shortest=(48, 64)), (64, 48), 0, 10)
+    assert clips[0][1].masks.any()
+    prepare(videos, tmp_path, "ground_truth_test", (4, 3))  # an evaluation of these takes, say
+    with pytest.raises(UserError, match=r"png: is 4x3 px, this training has prepared it at 64x48: .*--ground-truth"):
+        clips[0]

@@ -135,3 +135,26 @@ def test_no_room_for_one_picture_is_told_with_what_to_do(monkeypatch: pytest.Mon
     model = cramp(monkeypatch, new_model("ctvis"), 0)
     with pytest.raises(UserError, match=r"one picture; choose a smaller INPUT.MIN_SIZE_TEST"):
         LiveSegmenter(model, SETTINGS, MMOR, LABELS).step({"1": pictures(2)["1"][0]})
+
+
+@pytest.mark.parametrize("kind", ["ctvis", "online", "encoder_only"])
+def test_numbers_have_the_format_of_the_settings(kind: str) -> None:
+    settings, frames = replace(SETTINGS, dtype="bfloat16"), pictures(2)
+    model = new_model(kind)
+    seen: list[torch.dtype] = []
+    model.segmenter.register_forward_hook(lambda module, given, output: seen.append(output.masks.dtype))
+    LiveSegmenter(model, settings, MMOR, LABELS).step({"4": frames["4"][0]})
+    assert set(seen) == {torch.bfloat16}
+    with pytest.raises(UserError, match="float16 needs a GPU"):
+        LiveSegmenter(model, replace(SETTINGS, dtype="float16"), MMOR, LABELS)
+
+
+def test_a_gpu_that_others_fill_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = new_model("ctvis")
+
+    def full(*_: Any) -> None:
+        raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported at some other call.")
+
+    monkeypatch.setattr(model.segmenter, "forward", full)
+    with pytest.raises(UserError, match="too little memory to segment one picture"):
+        LiveSegmenter(model, SETTINGS, MMOR, LABELS).step({"4": pictures(2)["4"][0]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -561,3 +562,46 @@ def test_a_model_that_says_how_it_is_built_is_used_as_told(tmp_path: Path) -> No
         read_test_config(path, None, ["SOLVER.MAX_ITER", "4"])
     with pytest.raises(UserError, match=r"did you mean INPUT\.MIN_SIZE_TEST"):
         read_test_config(path, None, ["INPUT.MINSIZE_TEST", "64"])
+
+
+def test_published_files_alone_are_scored_without_instances(
+    tmp_path: Path, videos: list[Video], capsys: pytest.CaptureFixture[str]
+) -> None:
+    origin = new_model(tmp_path / "model.safetensors")
+    predict(*load(origin, mmor()), videos, tmp_path / "out", "train", origin)
+    whole = evaluate(videos, tmp_path / "out", "train", tmp_path / "prepared", TRUTH, CANVAS)
+    shutil.rmtree(tmp_path / "out" / "inference" / "pan_instances")
+    copied = evaluate(videos, tmp_path / "out", "train", tmp_path / "prepared", TRUTH, CANVAS)
+    assert (copied.instances, copied.classes) == (None, whole.classes)
+    assert "not scored by instance" in capsys.readouterr().err
+    path = predictions.split_path(tmp_path / "out", "train")
+    content = json.loads(path.read_text())
+    segments = [s for v in content["annotations"] for f in v["annotations"] for s in f["segments_info"]]
+    del segments[0]["instance_id"]
+    path.write_text(json.dumps(content))
+    assert evaluate(videos, tmp_path / "out", "train", tmp_path / "prepared", TRUTH, CANVAS).instances is None
+    assert "some records have no instance_id" in capsys.readouterr().err
+
+
+def test_an_odd_picture_costs_its_video_alone(
+    tmp_path: Path, videos: list[Video], capsys: pytest.CaptureFixture[str]
+) -> None:
+    origin = new_model(tmp_path / "model.safetensors")
+    Image.fromarray(np.zeros((5000, 1, 3), np.uint8)).save(videos[0].pictures()[0])
+    with pytest.raises(UserError, match="1 of 3 videos are not in it"):
+        predict(*load(origin, mmor()), videos, tmp_path / "out", "train", origin)
+    first, second = (path.name for path in videos[0].pictures()[:2])
+    assert f"{second}: has other proportions than the frames before it, from {first} on" in capsys.readouterr().err
+
+
+def test_the_offline_model_asks_for_the_memory_of_all_processes_of_the_machine(
+    tmp_path: Path, videos: list[Video], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = new_model(tmp_path / "model.safetensors", "offline")
+    asked: list[int] = []
+    monkeypatch.setattr("panoptic_segmentation.inference.predict.require_memory", lambda n, *_, **__: asked.append(n))
+    predict(*load(origin, mmor()), videos, tmp_path / "alone", "train", origin)
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4"), ("TORCHELASTIC_RUN_ID", "x")):
+        monkeypatch.setenv(name, value)
+    predict(*load(origin, mmor()), videos, tmp_path / "four", "train", origin)
+    assert asked[1] == 4 * asked[0] > 0

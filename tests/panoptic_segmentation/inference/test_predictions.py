@@ -146,3 +146,15 @@ def test_segments_of_soft_masks() -> None:
     # The second pixel goes to the second instance, whose mask is below 0.5 there; the last one to nobody.
     assert ids.tolist() == [[[1, 0, 2, 0]]]
     assert labels == [(1, 7), (2, 8)]
+
+
+def test_objects_beyond_the_numbers_of_a_picture_are_without_one(tmp_path: Path) -> None:
+    ids = np.ones((4, 6), np.int32)
+    ids[2:] = 256
+    found = [(1, 3), (256, 4)]
+    frames = [predictions.write_frame(tmp_path, "v", "a.jpg", ids, found, (6, 4), LABELS, {1: 1})]
+    assert ["instance_id" in segment for segment in frames[0]["segments_info"]] == [True, False]
+    video = predictions.write_video(tmp_path, "v", frames)
+    assert predictions.read_video(tmp_path, "v", ["a.jpg"]) == video
+    with Image.open(predictions.instance_path(tmp_path, "v", "a.jpg")) as picture:
+        assert np.unique(np.asarray(picture)).tolist() == [0, 1]

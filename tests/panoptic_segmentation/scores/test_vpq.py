@@ -179,6 +179,19 @@ def test_short_videos_have_no_windows(tmp_path: Path) -> None:
     quality = video_quality([overlap(tmp_path, video, video, (segments, segments))], NAMES)
     assert quality.vpq == 0
     assert quality.windows[8].total == {}
+    assert quality.to_json()["windows_of_no_video"] == [4, 8]
+
+
+def test_perfect_masks_of_five_frames_score_half_as_published_and_it_is_said_why(tmp_path: Path) -> None:
+    video = moving_square(frames=5)
+    segments = [records(ids, {10: 3, 300: 4}) for ids in video]
+    quality = video_quality([overlap(tmp_path, video, video, (segments, segments))], NAMES)
+    assert quality.vpq == pytest.approx(50)
+    assert "no video has 8 frames with anything on them: these windows count as 0, as published" in str(quality)
+    assert quality.to_json()["windows_of_no_video"] == [8]
+    longer = moving_square()
+    segments = [records(ids, {10: 3, 300: 4}) for ids in longer]
+    assert "no video" not in str(video_quality([overlap(tmp_path, longer, longer, (segments, segments))], NAMES))
 
 
 def test_wrong_files_are_named(tmp_path: Path) -> None:

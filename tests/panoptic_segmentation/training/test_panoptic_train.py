@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,10 +21,13 @@ from panoptic_segmentation.config.settings import ClipSettings, Config, Inferenc
 from panoptic_segmentation.model.encoder_only import video_model
 from panoptic_segmentation.model.matching import LossSettings
 from panoptic_segmentation.model.segmenter import SegmenterConfig
+from panoptic_segmentation.training import trainer
+from panoptic_segmentation.training.dry_run import dry_run
 from panoptic_segmentation.training.train import train
 from panoptic_segmentation.training.trainer import TrainedModel, rate_factor, readers
 from panoptic_segmentation.weights.checkpoints import build_model, load_checkpoint, load_model, published_state
 from tests.panoptic_segmentation.data.test_ground_truth import write_take
+from tests.panoptic_segmentation.strange_weights import FITTING, write_dinov2, write_eomt
 
 TINY = Config(
     train_data=("mmor_panoptic_train",),
@@ -359,3 +363,49 @@ def test_averaged_weights_follow() -> None:
     model.update_average(1000)
     for name, mean in model.result.named_parameters():
         assert torch.allclose(mean, start[name] + 0.1, atol=1e-5)
+
+
+def test_models_whose_checkpoints_are_gone_are_not_written_over(trained: Path, tmp_path: Path) -> None:
+    shutil.copy(trained / "run" / "model_0000001.pth", tmp_path)
+    with pytest.raises(UserError, match=r"model_0000001\.pth: is a trained model without checkpoint"):
+        train(TINY, Dataset(trained / "data"), tmp_path, trained / "prepared", resume=True)
+
+
+@pytest.mark.parametrize("lost", ["model_0000001.pth", "model_0000003.pth"])
+def test_a_model_that_was_not_written_after_its_checkpoint_is_when_the_training_goes_on(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    write = trainer.save_published
+
+    def fill(path: Path, *rest: Any) -> None:
+        if path.name == lost:
+            raise UserError(f"{path}: cannot be written")
+        write(path, *rest)
+
+    monkeypatch.setattr(trainer, "save_published", fill)
+    with pytest.raises(UserError, match=lost):
+        train(TINY, Dataset(trained / "data"), tmp_path, trained / "prepared")
+    monkeypatch.undo()
+    train(TINY, Dataset(trained / "data"), tmp_path, trained / "prepared", resume=True)
+    assert (tmp_path / lost).exists()
+    states = []
+    for folder in (tmp_path, trained / "run"):
+        model = build_model("ctvis", TINY.segmenter, TINY.video)
+        load_checkpoint(folder / lost, model)
+        states.append(published_state(model))
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.parametrize("write", [write_eomt, write_dinov2])
+def test_a_training_starts_from_a_file_of_the_hub(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], object]
+) -> None:
+    write(tmp_path / "hub")
+    solver = replace(TINY.solver, steps=1, checkpoint_every=1)
+    fitting = replace(FITTING, classes=24)
+    config = replace(TINY, architecture="EncoderOnly", segmenter=fitting, solver=solver, weights=str(tmp_path / "hub"))
+    assert dry_run(config, trained / "data", tmp_path / "run").problems == []
+    assert train(config, Dataset(trained / "data"), tmp_path / "run", trained / "prepared").exists()
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, file: str(tmp_path / "hub" / file))
+    by_name = replace(config, weights="facebook/dinov2-with-registers-small")
+    assert train(by_name, Dataset(trained / "data"), tmp_path / "by_name", trained / "prepared").exists()

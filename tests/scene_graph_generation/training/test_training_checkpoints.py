@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -321,3 +323,31 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_checkpoint(
     assert "cannot be written" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(("found", "told"), [((6, 6), None), ((6, 3), "process 1"), ((None, 6), "process 0")])
+def test_processes_with_disks_of_their_own_go_on_from_the_same_step(
+    tmp_path: Path, found: tuple[int | None, int | None], told: str | None
+) -> None:
+    code = (
+        "import sys, pathlib, computing.training_checkpoints as c\n"
+        "c.require_same_checkpoint(pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else None)"
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": "0"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, *([] if step is None else [f"disk{rank}/checkpoint-{step}"])],
+            env=os.environ | place | {"RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, step in enumerate(found)
+    ]
+    for process in running:  # each of them says it
+        error = process.communicate()[1]
+        assert (process.returncode == 0) == (told is None)
+        if told is not None:
+            assert f"checkpoint-6: {told} does not find it whole on its disk; copy it" in error
