@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import tempfile
 from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +27,7 @@ from mmor.launch import is_first_to_say
 from mmor.quiet import quiet_libraries
 from operating_room.errors import UserError, one_line
 
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 app = typer.Typer(
     name="mmor",
     help="Understanding whole operating rooms: panoptic masks and scene graphs of recorded surgeries (MM-OR, 4D-OR).",
@@ -106,9 +109,12 @@ def main() -> None:
         problem = str(error)
     except OSError as error:
         # Wherever a file is looked up: it may not be (a folder above it is closed to this user), or its name cannot be.
-        if not isinstance(error.filename, str | bytes):
+        if isinstance(error.filename, str | bytes):
+            problem = f"{one_line(os.fsdecode(error.filename))[:200]}: {error.strerror}; check path and permissions"
+        elif error.errno in _OF_DISKS:  # in the middle of a file, which is not named then
+            problem = f"{error.strerror}; free some space, also in {tempfile.gettempdir()}, and run it again"
+        else:
             raise
-        problem = f"{one_line(os.fsdecode(error.filename))[:200]}: {error.strerror}; check path and permissions"
     else:
         return
     if is_first_to_say(problem):

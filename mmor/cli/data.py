@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -149,6 +150,9 @@ def stats(
     for path in (page, as_json, as_csv):
         if path is not None:
             require_replaceable(path)  # before all masks are read
+    given = [path for path in (page, as_json, as_csv) if path is not None]
+    if len({os.path.realpath(path) for path in given}) < len(given):
+        raise UserError("--page, --json and --csv: name the same file twice; give each a file of its own")
     dataset, takes = open_takes(root, domain, take)
     found = statistics(dataset, takes)
     typer.echo(str(found))

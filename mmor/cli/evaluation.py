@@ -148,6 +148,7 @@ def evaluate(
     """Score a model or a predictions file. A run that was interrupted is continued."""
     from mmor.launch import divide
     from operating_room.errors import UserError
+    from operating_room.recordings.times import times_of
     from scene_graph_generation.inference.evaluate import evaluate_file, require_results
     from scene_graph_generation.inference.evaluate_all import results_path
 
@@ -163,7 +164,8 @@ def evaluate(
     samples = choose_samples(load_split(relations, split, dataset), take, limit, dataset.domain)
     truth = split_file(relations or dataset.root, split)
     if predictions is not None:
-        evaluation = evaluate_file(samples, predictions, dataset.domain, out, truth)
+        times = times_of(dataset, samples)
+        evaluation = evaluate_file(samples, predictions, dataset.domain, out, truth, times)
     else:
         assert model_path is not None
         name = _results_name(config, split, take, limit, dataset.domain)

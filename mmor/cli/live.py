@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from scene_graph_generation.preprocess.embeddings import Encoder
 
 SoundEncoder = Literal["mel", "clap", "none"]
+_SLOWEST = 0.001  # of a replay: a second of the take in a quarter of an hour
 Scaling = Literal["published", "peak"]
 
 
@@ -67,6 +68,8 @@ def live(
         raise UserError("mmor live needs the folder of a take that is being recorded, or --replay TAKE --data DIR")
     if sound != "clap" and (published_feeding or audio_scaling):
         raise UserError("--published-feeding and --audio-scaling are of CLAP; add --audio-encoder clap")
+    if 0 < speed < _SLOWEST:
+        raise UserError(f"--speed {speed:g}: takes ages; give 0, or {_SLOWEST} and more")
     with _output(out) as file:
         recorded = _recorded(folder, replay, data, chosen_domain(domain))
         model, segmenter = _models(model, segmenter)

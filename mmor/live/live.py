@@ -177,8 +177,9 @@ class _Room:
         numbers = {camera: number for group in self._groups for number, camera in enumerate(group)}
         for camera, labels in self._segmenter.step(pictures).items():
             number = str(numbers[camera])
-            paths[number] = self._folder / f"{timepoint.frame_id}_{number}.png"
-            Image.fromarray(reduce_labels(labels)).save(paths[number])
+            path = self._folder / f"{timepoint.frame_id}_{number}.png"
+            if self._written(path, Image.fromarray(reduce_labels(labels)).save):
+                paths[number] = path
         return replace(timepoint, files={**timepoint.files, "masks": paths})
 
     def _with_sound(self, timepoint: Timepoint, moment: Moment, absent: dict[Part, Path | None]) -> Timepoint:
@@ -196,7 +197,8 @@ class _Room:
             return replace(timepoint, files=files)
         path, buffer = self._folder / f"{timepoint.frame_id}.pt", io.BytesIO()
         torch.save(self._encoder([heard[0]], heard[1])[0].clone(), buffer)
-        path.write_bytes(buffer.getvalue())
+        if not self._written(path, lambda to: to.write_bytes(buffer.getvalue())):
+            return replace(timepoint, files=files)
         return replace(timepoint, files={**files, "audio_embedding": {"": path}})
 
     def _with_words(self, timepoint: Timepoint) -> Timepoint:
@@ -210,8 +212,20 @@ class _Room:
             self._tell_once("words", f"{timepoint.frame_id}: goes on without words: {error}")
             return timepoint
         path = self._folder / f"{timepoint.frame_id}.json"
-        path.write_text(json.dumps({"text": text}))
+        if not self._written(path, lambda to: to.write_text(json.dumps({"text": text}))):
+            return timepoint
         return replace(timepoint, files={**timepoint.files, "transcript": {"": path}})
+
+    def _written(self, path: Path, write: Callable[[Path], object]) -> bool:
+        """Whether a file of this second could be written; where not, it goes on without, and that is told."""
+        try:
+            write(path)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            told = f"{path.parent}: {error.strerror or error}; goes on without what cannot be written there"
+            self._tell_once("disk", f"{told} (TMPDIR names another folder)")
+            return False
+        return True
 
     def _tell_once(self, what: str, line: str) -> None:
         if what not in self._told:

@@ -48,7 +48,7 @@ def _overview(results: Results) -> Section:
         ("timepoints", f"{results.number('overall', 'samples'):.0f}"),
         ("pairs of entities scored", f"{results.number('overall', 'pairs'):.0f}"),
     ]
-    lines = [*results.content.get("notes", ()), *results.content.get("problems", ())]
+    lines = [*results.lines("notes"), *results.lines("problems")]
     return Section(
         f"Scene graphs: {results.label}",
         [
@@ -155,7 +155,7 @@ def _time_lines(results: Results, domain: Domain) -> Section:
     legend = f"<p class=note>{key(BLUE, 'true')}{key(GREEN, 'predicted, right')}{key('hatch', 'predicted, wrong')}</p>"
     parts = [note("Upper half of a row: true; lower half: predicted. Filled while any pair has the predicate."), legend]
     left_out, rows = list[str](), list[list[Cell]]()
-    for take in timelines(results.samples, results.predictions, domain):
+    for take in timelines(results.samples, results.predictions, domain, results.times):
         found = _stretches(take, domain)
         rows += [
             [take.take_name, predicate, what, take.seconds[first], take.seconds[end - 1], end - first]
@@ -208,7 +208,11 @@ def _seen(results: Results) -> Section:
             "Modalities", [note("Not known: predictions came as a file, or the results are of an older version.")]
         )
     rows = [
-        [kind, *(presence.get(key) for key in ("timepoints", "of", "files")), "yes" if presence.get("known") else "no"]
+        [
+            kind,
+            *(count if isinstance(count := presence.get(key), int) else None for key in ("timepoints", "of", "files")),
+            "yes" if presence.get("known") else "no",
+        ]
         for kind, presence in seen.items()
         if isinstance(presence, dict)
     ]

@@ -77,7 +77,7 @@ def write_report(
             sections.append(section)
     sections = [*before, *compared, *(s for _, of_one in groups for s in of_one), *last]
     page = _page(title, about, sections)
-    if len(page.encode("utf-8")) > limit:
+    if len(page.encode("utf-8", "backslashreplace")) > limit:
         raise UserError(
             f"{out}: would be larger than {limit / 1e6:.0f} MB; give fewer results files, or results of fewer takes"
         )
@@ -134,22 +134,37 @@ def _page(title: str, about: str, sections: Sequence[Section]) -> str:
 
 def _write_csv(folder: Path, groups: Sequence[tuple[str, Sequence[Section]]], compared: Sequence[Section]) -> None:
     """One file for each table; with several results files a folder for each."""
-    for label, sections in groups:
-        inside = folder if len(groups) == 1 else folder / _file_name(label)
+    names = _file_names([label for label, _ in groups])
+    for name, (_, sections) in zip(names, groups):
+        inside = folder if len(groups) == 1 else folder / name
         for section in sections:
             for table in section.tables:
                 write_text(inside / f"{_file_name(table.name)}.csv", table.csv())
-    for section in compared:
+    for name, section in zip(_file_names([section.title for section in compared], names), compared):
         for table in section.tables:
-            write_text(folder / _file_name(section.title) / f"{_file_name(table.name)}.csv", table.csv())
+            write_text(folder / name / f"{_file_name(table.name)}.csv", table.csv())
 
 
 def _file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", text.removesuffix(".json")).strip("_")[:80]
 
 
+def _file_names(texts: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
+    """As `_file_name`; those that would be equal, also on a disk that knows no capitals, or empty get a number."""
+    used, names = {name.lower() for name in taken}, []
+    for text in texts:
+        name, number = _file_name(text), 1
+        unique = name or "results"
+        while unique.lower() in used:
+            number += 1
+            unique = f"{name or 'results'}_{number}"
+        used.add(unique.lower())
+        names.append(unique)
+    return names
+
+
 def _encoded(section: Section) -> bytes:
-    return section.html("s000").encode("utf-8")
+    return section.html("s000").encode("utf-8", "backslashreplace")
 
 
 def _is_same(out: Path, path: Path) -> bool:

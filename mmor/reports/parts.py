@@ -99,4 +99,4 @@ def _shown(cell: Cell) -> str:
             return f"<td>{cell:z.3f}</td>"
         case str():
             return f'<td class="text">{escape(cell)}</td>'
-    return f"<td>{cell}</td>"
+    return f"<td>{escape(str(cell))}</td>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from PIL import Image
 from operating_room.domain.labels import Labels
 from operating_room.errors import UserError
 from operating_room.files import readers
+from operating_room.graphs.prompts import metadata_blocks
 from operating_room.graphs.scene_graph import Sample
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.questions import read_screen, read_speech
@@ -41,6 +42,7 @@ class Album:
 
     dataset: Dataset
     masks: Mapping[Path, Path] = field(default_factory=dict)  # picture of a camera -> predicted class-colour picture
+    problems: dict[str, None] = field(default_factory=dict)  # with files of whole takes
     _found: dict[str, dict[str, Timepoint]] = field(default_factory=dict)
 
     def timepoint(self, sample: Sample) -> Timepoint | None:
@@ -51,8 +53,11 @@ class Album:
         """
         if sample.take_name not in self._found:
             take = self.dataset.domain.find_take(sample.take_name)
-            there = take in self.dataset.takes()
-            timepoints = self.dataset.take(take).timepoints if there else ()
+            timepoints: Sequence[Timepoint] = ()
+            if take in self.dataset.takes():
+                recorded, problems = self.dataset.take(take).readable()
+                self.problems |= dict.fromkeys(problems)
+                timepoints = recorded.timepoints
             self._found[sample.take_name] = {timepoint.frame_id: timepoint for timepoint in timepoints}
         return self._found[sample.take_name].get(sample.frame_id)
 
@@ -91,15 +96,17 @@ def signals(timepoint: Timepoint) -> dict[str, str]:
     """What the sensors without a picture say, in words.
 
     Raises:
-        UserError: a file cannot be read.
+        UserError: a file cannot be read, or lacks something.
     """
-    found = {}
+    found, language = {}, timepoint.domain.language
     if (transcript := timepoint.one("transcript")) is not None and (speech := read_speech(transcript)):
         found["heard"] = speech
     if (screen := timepoint.one("robot_screen")) is not None:
         parts = read_screen(screen)
+        metadata_blocks(language, parts, None, None)  # has all its fields, or says which one is missing
         found["robot screen"] = ", ".join(f"{part['type']}: {part['template_name']}" for part in parts.values())
     if timepoint.tracker is not None:
+        metadata_blocks(language, None, timepoint.tracker, None)
         found["tracked tools"] = str(len(timepoint.tracker["unique_id_dicts"]))
     return {name: words for name, words in found.items() if words}
 

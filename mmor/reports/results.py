@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -67,6 +68,17 @@ class Results:
             raise self.lacks(keys)
         return {name: entry for name, entry in value.items() if isinstance(entry, dict)}
 
+    def lines(self, key: str) -> list[str]:
+        """The lines of text under a key; none where it is not there.
+
+        Raises:
+            UserError: there is something else.
+        """
+        found = self.content.get(key, [])
+        if not isinstance(found, list):
+            raise self.lacks((key,))
+        return list(map(str, found))
+
     def interval(self, *keys: str) -> tuple[float, float] | None:
         """The interval under these keys; None if there is none, as where nothing has support."""
         value: Any = self.content
@@ -94,6 +106,12 @@ class Results:
             UserError: one is damaged.
         """
         return {key: as_triplets(record["predicted"]) for key, record in self._graphs.items()}
+
+    @cached_property
+    def times(self) -> dict[str, float]:
+        """Sample id -> s since its take began, of those of which it is known."""
+        found = {key: record.get("at_s") for key, record in self._graphs.items()}
+        return {key: float(at) for key, at in found.items() if isinstance(at, int | float) and math.isfinite(at)}
 
     @cached_property
     def _graphs(self) -> Mapping[str, Any]:

@@ -53,6 +53,7 @@ def worst_seconds(results: Results, language: Language, album: Album | None, bud
         )
         left -= sum(len(view.picture) for view in views)
         shown.append(html)
+    problems = {**({} if album is None else album.problems), **problems}
     table = Table("worst_seconds", "", ("take", "timepoint", *SIGNS), rows)
     told = [note(f"The {len(worst)} timepoints with most missed and wrong triplets. {_MEANING}.")]
     if album is None:

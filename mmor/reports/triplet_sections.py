@@ -78,7 +78,7 @@ def _with_triplets(results: Results, domain: Domain) -> Results | None:
     if not results.samples:
         return None
     scores = score(results.samples, results.predictions, domain)
-    details = measure(results.samples, results.predictions, scores, domain)
+    details = measure(results.samples, results.predictions, scores, domain, results.times)
     return replace(results, content={**results.content, "triplets": details.to_json()})
 
 

@@ -63,7 +63,7 @@ def describe_second(shown: Shown, name: str, position: int) -> dict[str, Any]:
         UserError: there is no such take or position.
     """
     viewed, timepoint = shown.timepoint(name, position)
-    problems: list[str] = []
+    problems = list(viewed.problems)
 
     def tried(read: Callable[[], Value]) -> Value | None:
         try:

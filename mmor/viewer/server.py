@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -64,6 +65,15 @@ def make_app(shown: Shown, token: str | None = None, host: str = LOOPBACK[0]) ->
     return app
 
 
+class _Json(Response):
+    """JSON in ASCII: a name may hold what UTF-8 has no bytes for."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
 class _Server:
     def __init__(self, shown: Shown) -> None:
         self._shown = shown
@@ -81,7 +91,7 @@ class _Server:
 
     def takes(self, request: Request) -> Response:
         shown = self._shown
-        return JSONResponse(
+        return _Json(
             {
                 "first": None if shown.first is None else shown.first.sample_name,
                 "folder": str(shown.dataset.root),
@@ -99,19 +109,19 @@ class _Server:
         )
 
     def take(self, request: Request) -> Response:
-        return JSONResponse(seconds.describe_take(self._shown, self._shown.take(request.path_params["take"])))
+        return _Json(seconds.describe_take(self._shown, self._shown.take(request.path_params["take"])))
 
     def timeline(self, request: Request) -> Response:
-        return JSONResponse(timeline(self._shown, self._shown.take(request.path_params["take"])))
+        return _Json(timeline(self._shown, self._shown.take(request.path_params["take"])))
 
     def second(self, request: Request) -> Response:
         name, position = request.path_params["take"], request.path_params["position"]
         content = seconds.describe_second(self._shown, name, position)
         self._make_ahead(name, position, _width(request), request.query_params.getlist("of"))
-        return JSONResponse(content)
+        return _Json(content)
 
     def texts(self, request: Request) -> Response:
-        return JSONResponse(seconds.describe_texts(self._shown, *self._place(request)))
+        return _Json(seconds.describe_texts(self._shown, *self._place(request)))
 
     def cloud(self, request: Request) -> Response:
         _, timepoint = self._shown.timepoint(*self._place(request))
@@ -121,7 +131,7 @@ class _Server:
     def lenses(self, request: Request) -> Response:
         found, problems = self._shown.take(request.path_params["take"]).lenses
         frustums = {camera: sensors.frustum(lens).round(4).tolist() for camera, lens in found.items()}
-        return JSONResponse({"frustums": frustums, "problems": problems})
+        return _Json({"frustums": frustums, "problems": problems})
 
     def seen(self, request: Request) -> Response:
         viewed, timepoint = self._shown.timepoint(*self._place(request))
@@ -155,11 +165,11 @@ class _Server:
         return _bytes(request, made, "application/octet-stream")
 
     def live(self, request: Request) -> Response:
-        self._shown.follow()
-        live = self._shown.live
-        if live is None:
+        found = self._shown.follow()
+        if found is None:
             raise UserError("nothing is live; start `mmor view --live FILE`")
-        return JSONResponse({"lines": [asdict(line) for line in live.lines], "damaged": live.damaged})
+        lines, damaged = found
+        return _Json({"lines": [asdict(line) for line in lines], "damaged": damaged})
 
     def _place(self, request: Request) -> tuple[str, int]:
         return request.path_params["take"], request.path_params["position"]
@@ -212,11 +222,11 @@ def _bytes(request: Request, content: bytes, media_type: str) -> Response:
 
 
 def _problem(_: Request, error: Exception) -> Response:
-    return JSONResponse({"problem": one_line(str(error))}, 404)
+    return _Json({"problem": one_line(str(error))}, 404)
 
 
 def _lost(_: Request, error: Exception) -> Response:
     """A folder that vanished, or may not be read, between two looks."""
     told = error.strerror if isinstance(error, OSError) else str(error)
     file = getattr(error, "filename", None) or "a file of the take"
-    return JSONResponse({"problem": one_line(f"{file}: {told}; copy it again or check permissions")}, 404)
+    return _Json({"problem": one_line(f"{file}: {told}; copy it again or check permissions")}, 404)

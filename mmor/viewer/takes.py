@@ -10,7 +10,7 @@ from threading import RLock
 
 from mmor.lenses import lens
 from mmor.viewer.cache import Cache
-from mmor.viewer.graphs import Live, Said, read_graphs
+from mmor.viewer.graphs import Live, LiveLine, Said, read_graphs
 from mmor.viewer.pictures import MaskFolder
 from operating_room.domain.collection import Take
 from operating_room.domain.domain import Domain
@@ -31,7 +31,7 @@ class ViewedTake:
     """A take on disk and its graphs; what needs the whole take is made when it is first asked for."""
 
     def __init__(self, recorded: RecordedTake) -> None:
-        self.recorded = recorded
+        self.recorded, self.problems = recorded.readable()
         self._lock = RLock()  # requests come in several threads
         self._logs: dict[str, tuple[Change, ...]] = {}
 
@@ -174,23 +174,28 @@ class Shown:
             )
         return viewed, viewed.timepoints[position]
 
-    def follow(self) -> None:
+    def follow(self) -> tuple[list[LiveLine], int] | None:
         """Look at what `mmor live` has written meanwhile, and at the take again if it has grown.
+
+        Returns:
+            the last minute and the number of damaged lines; None where nothing is live.
 
         Raises:
             UserError: the file is gone.
         """
         if self.live is None:
-            return
-        with self._lock:
+            return None
+        with self._lock:  # the lines change while another request looks
             self.live.update()
             self.graphs[LIVE] = self.live.said
-            if not self.live.lines:
-                return
-            newest = self.live.lines[-1]
+            found = list(self.live.lines), self.live.damaged
+            if not found[0]:
+                return found
+            newest = found[0][-1]
             known, position = self._viewed.get(newest.take), int(newest.frame_id)
             if known is not None and (position >= len(known.timepoints) or not known.timepoints[position].views):
                 del self._viewed[newest.take]
+            return found
 
 
 def open_shown(

@@ -72,16 +72,17 @@ def contents(recorded: RecordedTake, frame_id: str, with_memory: bool = False) -
             memory holds the model's own graphs.
 
     Raises:
-        UserError: there is no such timepoint, or the take's index or tracks cannot be read.
+        UserError: there is no such timepoint, or the take's index cannot be read.
     """
-    timepoint = recorded.timepoint(frame_id)
+    readable, _ = recorded.readable()  # what is wrong with the others is told below
+    timepoint = readable.timepoint(frame_id)
     position = int(timepoint.frame_id)
     files = tuple(_look(recorded, *file) for file in recorded.expected[position].files_by_camera())
     problems = [file.problem for file in files if file.problem not in ("", MISSING)]
     past, memory = None, "none asked for"
     if with_memory:
         try:
-            past, memory = _true_memory(recorded, position)
+            past, memory = _true_memory(readable, position)
         except UserError as error:
             memory = str(error)
             problems.append(memory)

@@ -195,11 +195,13 @@ def statistics(dataset: Dataset, takes: Sequence[Take]) -> DatasetStatistics:
 
 
 def _count(recorded: RecordedTake, steps: Steps) -> Statistics:
+    recorded, problems = recorded.readable()
     timepoints = recorded.timepoints
     times = [recorded.at(timepoint.time) for timepoint in timepoints]
     # What stands between two timepoints belongs to the first; the last is as long as most are.
     step = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
     found = Statistics(recorded.take.name, 1, len(timepoints), times[-1] - times[0] + step)
+    found.problems += problems
     names = {category.label: category.name for category in recorded.domain.labels.categories}
     used = [name for name in recorded.collection.camera if any(name in timepoint.views for timepoint in timepoints)]
     found.cameras = {name: CameraGaps() for name in used}

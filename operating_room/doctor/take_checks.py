@@ -10,7 +10,7 @@ from operating_room.errors import UserError
 from operating_room.files.mp3 import read_mp3
 from operating_room.files.readers import again, check_audio, read_json
 from operating_room.recordings.transcripts import CLIP_S
-from operating_room.scores.downstream import label_class
+from operating_room.scores.downstream import check_label_file
 
 
 def check_recording(path: Path, last: float) -> None:
@@ -26,14 +26,7 @@ def check_recording(path: Path, last: float) -> None:
 
 def check_frame_labels(path: Path, task: Task, frame_ids: Collection[str]) -> None:
     """A downstream label file: frame id -> label, each of a frame that the index has."""
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: must map frame ids to labels; {again(path)}")
-    for frame_id, label in content.items():
-        try:
-            label_class(task, label)
-        except UserError as error:
-            raise UserError(f"{path}: frame {frame_id} has the label {str(label)[:60]!r}; {again(path)}") from error
+    content = check_label_file(path, task)
     if unknown := sorted(content.keys() - set(frame_ids)):
         what = f"labels {len(unknown)} frames that the index does not have, the first is {unknown[0]}"
         raise UserError(f"{path}: {what}; copy the right index")

@@ -70,9 +70,15 @@ def read_arrays(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
                 raise UserError(f"{path}: {odd[0]!r} is packed in another way than numpy does; write it with np.savez")
             if sum(sizes.values()) > _MAX_NPZ_BYTES:
                 raise UserError(f"{path}: unpacks to {sum(sizes.values())} bytes; thin it out or leave it out")
-            return [_array(archive.read(f"{name}.npy")) for name in names]
+            return [_array(_unpacked(archive, f"{name}.npy")) for name in names]
     except _ERRORS as error:
         raise UserError(f"{path}: is no readable .npz file ({brief(error)}); {again(path)}") from error
+
+
+def _unpacked(archive: zipfile.ZipFile, name: str) -> bytes:
+    """The bytes of an entry, no more than it says it has: that may be wrong, and the rest be gigabytes."""
+    with archive.open(name) as file:
+        return file.read(archive.getinfo(name).file_size + 1)
 
 
 def _rows(path: Path, columns: int) -> Float32[np.ndarray, "rows columns"]:

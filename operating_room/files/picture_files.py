@@ -159,6 +159,9 @@ def read_depth(path: Path) -> Float32[np.ndarray, "height width"]:
             raise ValueError(f"{image.width} x {image.height} px")
         if not image.mode.startswith("I;16"):
             raise ValueError(f"mode {image.mode}, expected one channel of 16 bits, in mm")
+        _refuse_turned(path, image)  # before the pixels: of a TIFF these would be turned with them
+        if is_png(data):
+            png_form(data)  # compares checksums
         millimetres = np.asarray(image)
     except Image.UnidentifiedImageError as error:
         raise UserError(f"{path}: is no TIFF or PNG; {again(path)}") from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from operating_room.errors import UserError
@@ -39,6 +41,29 @@ def read_bytes(path: Path) -> bytes:
     if not data:
         raise UserError(f"{path}: is empty; {again(path)}")
     return data
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a path is one for libraries that know UTF-8 only; a folder named on an old disk may be none."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@contextmanager
+def utf8_path(path: Path) -> Generator[Path]:
+    """A path of the same file for libraries that open files themselves: where it is no UTF-8, that of the open file.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    if is_utf8(path):
+        yield path
+        return
+    with path.open("rb") as file:
+        yield Path(f"/dev/fd/{file.fileno()}")
 
 
 def require(path: Path, maker: str) -> None:

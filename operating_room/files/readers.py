@@ -111,7 +111,7 @@ def parse_yaml(text: str | bytes, where: str) -> Any:
         """Refuses a key that stands twice, of which one value would be lost silently, and bombs of aliases."""
 
         def construct_document(self, node: Any) -> Any:
-            if _size(node, {}) > 2 * len(text) + _MOST_REPEATED:
+            if expanded_size(node) > 2 * len(text) + _MOST_REPEATED:
                 raise ValueError(f"its aliases stand for more than {_MOST_REPEATED} characters")
             return super().construct_document(node)
 
@@ -134,8 +134,12 @@ def parse_yaml(text: str | bytes, where: str) -> Any:
 _MERGE = "tag:yaml.org,2002:merge"
 
 
-def _size(node: Any, known: dict[Any, int]) -> int:
+def expanded_size(node: Any) -> int:
     """Characters and values of a node of YAML; what an alias stands for counts each time."""
+    return _size(node, {})
+
+
+def _size(node: Any, known: dict[Any, int]) -> int:
     if node not in known:
         match node.value:
             case str(characters):

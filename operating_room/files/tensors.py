@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path
+from operating_room.files.raw_files import is_utf8, utf8_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +37,8 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        with utf8_path(path) as opened:
+            return load_file(opened)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # a reader of strangers' bytes: whatever it stumbles over, the file is bad
@@ -55,8 +57,13 @@ def read_pickle(path: Path, allowed: list[Any] | None = None) -> Any:
     import torch
 
     try:
-        with torch.serialization.safe_globals(allowed or []):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        packed = zipfile.is_zipfile(path)
+        if packed:
+            _require_unpacked(path)
+        with utf8_path(path) as opened, torch.serialization.safe_globals(allowed or []):
+            return torch.load(str(opened), map_location="cpu", weights_only=True, mmap=packed)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # as above; torch's unpickler lets IndexError, AssertionError and others through
@@ -118,6 +125,18 @@ def read_vector(path: Path, width: int | None = None) -> Tensor:
     return vector.flatten().float().clone()
 
 
+def _require_unpacked(path: Path) -> None:
+    """torch packs nothing in its archives; what somebody has packed can be small and become gigabytes.
+
+    Raises:
+        UserError: something is packed.
+    """
+    with zipfile.ZipFile(path) as archive:
+        packed = next((one.filename for one in archive.infolist() if one.compress_type != zipfile.ZIP_STORED), None)
+    if packed is not None:
+        raise UserError(f"{path}: {packed} is packed, which torch does not do; write it with torch.save")
+
+
 def _require_checksums(path: Path) -> None:
     """The bytes of a file of torch's must be those that were written, which torch does not compare.
 
@@ -167,13 +186,16 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[
         UserError: the file cannot be written.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save, save_file
 
     with atomic_path(path) as temporary:
         try:
             temporary.touch()
             mode = temporary.stat().st_mode
-            save_file(dict(tensors), temporary, metadata)
+            if is_utf8(temporary):
+                save_file(dict(tensors), temporary, metadata)
+            else:
+                temporary.write_bytes(save(dict(tensors), metadata))
             temporary.chmod(mode)  # it takes away what the user lets others do
         except SafetensorError as error:  # how it reports a full disk
             raise OSError(str(error)) from error

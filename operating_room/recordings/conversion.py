@@ -10,7 +10,6 @@ from operating_room.domain.collection import Take
 from operating_room.domain.domain import OWN
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_text
-from operating_room.files.readers import read_bytes
 from operating_room.graphs.graph_files import SPLIT_NAMES, save_samples
 from operating_room.graphs.scene_graph import Sample
 from operating_room.recordings.dataset import Dataset, RecordedTake
@@ -98,4 +97,4 @@ def label_files(recorded: RecordedTake) -> list[Path]:
 
 def _lacks(path: Path, words: Iterable[str]) -> bool:
     """Whether a file with a name per line lacks one of these, or is not there."""
-    return not path.exists() or not set(words) <= set(read_bytes(path).decode("utf-8", "replace").split("\n"))
+    return not path.exists() or not set(words) <= set(path.read_text("utf-8", "replace").split("\n"))

@@ -184,6 +184,24 @@ class RecordedTake:
             self._elements[modality] = None if of_take is None or path is None else of_take.read(path)
         return self._elements[modality]
 
+    def readable(self) -> tuple[RecordedTake, list[str]]:
+        """For those who look at a take: itself without the files of the whole take that cannot be read.
+
+        Returns:
+            the take, and what is wrong with each of these files.
+        """
+        problems: dict[str, str] = {}
+        for modality in _OF_TAKES:
+            try:
+                self.elements(modality)
+            except UserError as error:
+                problems[modality] = str(error)
+        if not problems:
+            return self, []
+        without = RecordedTake(self.root, self.take, self.domain, self._positional_views)
+        without._elements |= dict.fromkeys(problems)
+        return without, list(problems.values())
+
     def with_element(self, timepoint: Timepoint, modality: str) -> Timepoint:
         """A timepoint with its element of a modality's file of the whole take, if it has one.
 

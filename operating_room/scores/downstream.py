@@ -217,6 +217,23 @@ def label_class(task: Task, stored: Any) -> str | None:
     raise UserError(f"needs a {task.name} label as in MM-OR; found {str(stored)[:60]!r}")
 
 
+def check_label_file(path: Path, task: Task) -> dict[str, Any]:
+    """Frame id -> label of a file, each of the task's form.
+
+    Raises:
+        UserError: the file is damaged, or one of them is not.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must map frame ids to labels; {again(path)}")
+    for frame_id, label in content.items():
+        try:
+            label_class(task, label)
+        except UserError as error:
+            raise UserError(f"{path}: frame {frame_id} has the label {str(label)[:60]!r}; {again(path)}") from error
+    return content
+
+
 def breach_answers(task: Task, samples: Sequence[Sample], rule: SterilityRule) -> dict[str, str]:
     """The answers to the sterility task by sample id, from the graphs of whole takes in order of time."""
     answers = {}
@@ -247,15 +264,13 @@ def load_labels(root: Path, takes: Iterable[Take], task: Task, domain: Domain) -
     """Stored labels of a task: take name without suffix -> frame_id -> label.
 
     Raises:
-        UserError: a label file is missing, unreadable or no mapping.
+        UserError: a label file is missing or damaged, or holds something else than labels of the task.
     """
     labels = {}
     for take in takes:
         path = label_file(root, take, task, domain)
         require(path, "`mmor downstream labels --out DIR`, for `--labels DIR`,")
-        labels[take.name] = read_json(path)
-        if not isinstance(labels[take.name], dict):
-            raise UserError(f"{path}: must map frame ids to labels; {again(path)}")
+        labels[take.name] = check_label_file(path, task)
     return labels
 
 

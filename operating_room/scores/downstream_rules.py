@@ -18,7 +18,7 @@ from operating_room.files.atomic import write_json
 from operating_room.files.readers import parse_yaml, read_bytes, read_json
 from operating_room.graphs.scene_graph import Sample, Triplet, by_take
 from operating_room.recordings.dataset import Dataset
-from operating_room.scores.downstream import label_file, load_labels
+from operating_room.scores.downstream import check_label_file, label_file
 from operating_room.scores.sterility import SterilityRule, find_breaches
 
 SOURCES = "sources.json"  # in a folder of collected labels: take -> task -> `dataset` or `rules`
@@ -179,9 +179,9 @@ def collect_labels(
         recorded = dataset.take(take)
         try:
             stored = {
-                task.name: load_labels(recorded.root, [take], task, domain)[take.name]
+                task.name: check_label_file(path, task)
                 for task in tasks
-                if not derive_all and recorded.has(label_file(recorded.root, take, task, domain))
+                if not derive_all and recorded.has(path := label_file(recorded.root, take, task, domain))
             }
             # Checked for stored labels as well: they are looked up by these frame ids.
             times = [int(recorded.timepoint(f"{sample.position:06d}").time) for sample in of_take]

@@ -14,6 +14,7 @@ import safetensors
 from computing.loading import told_by_names
 from operating_room.domain.stored import DomainNote
 from operating_room.errors import UserError
+from operating_room.files.raw_files import utf8_path
 from panoptic_segmentation.model.segmenter import SegmenterConfig
 from panoptic_segmentation.model.video_models import VideoConfig
 
@@ -50,7 +51,7 @@ def _card_text(path: Path) -> tuple[str | None, list[str]]:
         UserError: it is no such file, or damaged.
     """
     try:
-        with safetensors.safe_open(path, "pt") as file:
+        with utf8_path(path) as opened, safetensors.safe_open(opened, "pt") as file:
             return (file.metadata() or {}).get("card"), list(file.keys())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error

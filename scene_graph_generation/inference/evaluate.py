@@ -20,6 +20,7 @@ from operating_room.files.readers import read_json
 from operating_room.graphs.graph_files import load_predictions
 from operating_room.graphs.scene_graph import Sample, by_take, normalise, parse
 from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.times import times_of
 from operating_room.scores import bootstrap
 from operating_room.scores.egoexor import EgoExORScores, score_both
 from operating_room.scores.fingerprints import annotations_fingerprint, code_version, inputs_fingerprint
@@ -88,7 +89,12 @@ def evaluate(samples: Sequence[Sample], predictions: Path, domain: Domain, out: 
 
 
 def evaluate_file(
-    samples: Sequence[Sample], predictions: Path, domain: Domain, out: Path | None = None, truth: Path | None = None
+    samples: Sequence[Sample],
+    predictions: Path,
+    domain: Domain,
+    out: Path | None = None,
+    truth: Path | None = None,
+    times: Mapping[str, float] | None = None,
 ) -> Evaluation:
     """Score a predictions file; takes of which it lacks timepoints are left out and told.
 
@@ -98,6 +104,7 @@ def evaluate_file(
         domain: whose language they are in.
         out: the results file, if one is wanted.
         truth: the file that `samples` are from, to be named where one of them is wrong.
+        times: sample id -> s since the take began (`times_of`).
 
     Raises:
         UserError: the file is damaged, or lacks timepoints of every take, or `out` would replace it.
@@ -109,7 +116,7 @@ def evaluate_file(
     for name, of_take in by_take(usable).items():
         if missing := without_prediction(of_take, loaded):
             problems.append(f"{name} is left out: {missing}")
-    return _evaluate(usable, loaded, {}, about, problems, domain, out)
+    return _evaluate(usable, loaded, {}, about, problems, domain, out, times=times)
 
 
 def require_results(out: Path) -> None:
@@ -169,7 +176,8 @@ def evaluate_model(
         }
         seen = seen_of(generator, dataset, texts, [domain.find_take(name) for name in by_take(whole)], memory)
         predictions = {sample_id: parse(text) for sample_id, text in texts.items()}
-        return _evaluate(usable, predictions, texts, about, [*wrong, *problems], domain, out, seen)
+        problems = [*wrong, *problems]
+        return _evaluate(usable, predictions, texts, about, problems, domain, out, seen, times_of(dataset, whole))
 
 
 def evaluated_frames(dataset: Dataset, samples: Sequence[Sample]) -> dict[Take, list[str]]:
@@ -197,6 +205,7 @@ def _evaluate(
     domain: Domain,
     out: Path | None,
     seen: Seen | None = None,
+    times: Mapping[str, float] | None = None,
 ) -> Evaluation:
     """Score the takes that have all their predictions; `problems` tells of the others."""
     incomplete = {sample.take_name for sample in samples if sample.sample_id not in predictions}
@@ -211,7 +220,7 @@ def _evaluate(
     scores = summarise(scored, reports, domain)
     evaluation = Evaluation(
         scores,
-        details.measure(scored, predictions, scores, domain),
+        details.measure(scored, predictions, scores, domain, times),
         bootstrap.intervals(domain.language.scored_predicates, blocks),
         {**about, "domain": domain.name, "code": code_version(), "annotations": annotations_fingerprint(scored)},
         {
@@ -219,6 +228,7 @@ def _evaluate(
                 "truth": [list(triplet) for triplet in sample.triplets],
                 "predicted": [list(triplet) for triplet in predictions[sample.sample_id]],
                 **({"text": texts[sample.sample_id]} if sample.sample_id in texts else {}),
+                **({} if (at := (times or {}).get(sample.sample_id)) is None else {"at_s": at}),
             }
             for sample in scored
         },

@@ -13,6 +13,7 @@ from operating_room.domain.collection import Take
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path, write_bytes
 from operating_room.files.mp3 import read_mp3
+from operating_room.files.raw_files import utf8_path
 from operating_room.files.readers import check_audio
 from operating_room.files.sound_files import silent_decoder
 from operating_room.recordings.dataset import Dataset, RecordedTake
@@ -86,8 +87,8 @@ def read_clips(recording: Path, times: Mapping[str, float], causal: bool = False
     if recording.suffix == ".mp3":
         read_mp3(recording)  # finds damage that decoders pass over
     try:
-        with silent_decoder():
-            file = soundfile.SoundFile(recording)
+        with utf8_path(recording) as opened, silent_decoder():
+            file = soundfile.SoundFile(opened)
         with file:
             rate = file.samplerate
             held, end = np.zeros((0, file.channels), np.float32), 0  # the last samples, and where they end

@@ -14,10 +14,12 @@ from yaml.reader import Reader
 
 from operating_room.errors import UserError, one_line
 from operating_room.files.raw_files import read_bytes
+from operating_room.files.readers import expanded_size
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DEEPEST = 20  # nested values; a domain has 5 levels, and composing goes down by recursion
 _LONGEST = 1 << 24  # characters
+_MOST_REPEATED = 100_000  # characters that aliases stand for: a few lines could stand for gigabytes
 _KINDS = {"str": "text", "int": "a number", "float": "a number", "bool": "yes or no", "null": "nothing"}
 _TAG = "tag:yaml.org,2002:"
 
@@ -194,6 +196,12 @@ def parse_value(text: str, path: Path) -> Value:
         raise UserError(f"{path}:{line}: is not valid YAML ({problem})") from error
     if node is None:
         raise UserError(f"{path}:1: is empty; a domain needs a name, a language and collections")
+    try:
+        size = expanded_size(node)
+    except RecursionError as error:
+        raise UserError(f"{path}: an alias (*name) in it stands for what it is part of; write it out") from error
+    if size > 2 * len(text) + _MOST_REPEATED:
+        raise UserError(f"{path}: its aliases (*name) stand for more than {_MOST_REPEATED} characters; write it out")
     return Value(node, path)
 
 

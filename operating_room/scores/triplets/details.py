@@ -90,7 +90,11 @@ class Details:
 
 
 def measure(
-    samples: Sequence[Sample], predictions: Mapping[str, Iterable[Triplet]], scores: SceneGraphScores, domain: Domain
+    samples: Sequence[Sample],
+    predictions: Mapping[str, Iterable[Triplet]],
+    scores: SceneGraphScores,
+    domain: Domain,
+    times: Mapping[str, float] | None = None,
 ) -> Details:
     """All of them.
 
@@ -99,12 +103,13 @@ def measure(
         predictions: sample id -> predicted triplets as parsed.
         scores: of these predictions.
         domain: whose language and takes these are.
+        times: see `timelines`.
 
     Raises:
         UserError: the truth uses a name outside the vocabulary.
     """
     language = domain.language
-    takes = read_timelines(samples, predictions, domain)
+    takes = read_timelines(samples, predictions, domain, times)
     by_segments, by_delays = segment_scores(takes), onset_delays(takes)
     spelled = {predicate.lower(): predicate for predicate in language.predicates}
     return Details(

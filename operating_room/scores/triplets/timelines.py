@@ -47,7 +47,10 @@ class Timeline:
 
 
 def timelines(
-    samples: Sequence[Sample], predictions: Mapping[str, Iterable[Triplet]], domain: Domain
+    samples: Sequence[Sample],
+    predictions: Mapping[str, Iterable[Triplet]],
+    domain: Domain,
+    times: Mapping[str, float] | None = None,
 ) -> list[Timeline]:
     """One for each take.
 
@@ -55,6 +58,8 @@ def timelines(
         samples: the truth.
         predictions: sample id -> predicted triplets as parsed.
         domain: whose language and takes these are.
+        times: sample id -> s since the take began, as its index says; of takes without, timepoints follow each other
+            as the domain says.
 
     Raises:
         UserError: the truth uses a name outside the vocabulary.
@@ -68,7 +73,7 @@ def timelines(
         found.append(
             Timeline(
                 take_name,
-                tuple(position * period for position in positions),
+                _seconds(of_take, [position * period for position in positions], times or {}),
                 (False, *(step <= usual for step in steps)),
                 tuple(frozenset(true_graph(sample, language)) for sample in of_take),
                 tuple(proper(predictions[sample.sample_id], language) for sample in of_take),
@@ -99,6 +104,13 @@ def intervals(graphs: Sequence[Iterable[Triplet]], follows: Sequence[bool]) -> d
             else:
                 of_triplet.append(Interval(place, place + 1))
     return dict(found)
+
+
+def _seconds(samples: Sequence[Sample], usual: Sequence[float], times: Mapping[str, float]) -> tuple[float, ...]:
+    """When each timepoint of a take is; all of them as usual, or none."""
+    known = [times.get(sample.sample_id) for sample in samples]
+    told = [at for at in known if at is not None]
+    return tuple(told if len(told) == len(known) else usual)
 
 
 def _positions(samples: Sequence[Sample]) -> list[int]:

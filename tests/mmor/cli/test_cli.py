@@ -238,3 +238,13 @@ def test_samples_that_cannot_be_made_leave_those_that_are_there(
     for index in Path("data").rglob("timestamp_to_pcd_and_frames_list.json"):
         index.write_text("[]")
     assert run("scene-graph", "samples", "--permutations", "1") == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_behind_standard_output_is_one_line(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "mmor.cli", "checkpoints", "list"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert "No space left on device" in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -323,3 +324,21 @@ def test_a_split_is_no_take_to_replay(data: Path) -> None:
     refused = subprocess.run(command("--replay", "train", "--data", str(data)), capture_output=True, text=True)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "train" in refused.stderr
+
+
+def test_a_full_disk_costs_what_would_be_written_there(
+    data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    recorded = Dataset(data).take(TAKE)
+    segmenter, generator = bundled(recorded)
+    told: list[str] = []
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    replay = Replay(recorded, generator.model.settings.modalities, 0.0, tell=told.append)
+    seconds = live(replay, segmenter, generator, mel_encoder, tell=told.append)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        found = list(islice(seconds, 3))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(found) == 3
+    assert len([line for line in told if "goes on without what cannot be written there" in line]) == 1

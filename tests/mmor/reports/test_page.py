@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -287,3 +289,64 @@ def test_files_that_are_no_results_are_told_what_to_do(tmp_path: Path, recorded:
     (tmp_path / "cut.json").write_text(results.read_text()[:-200])
     with pytest.raises(UserError, match=r"cut\.json"):
         page_of(tmp_path, tmp_path / "cut.json")
+
+
+@pytest.mark.parametrize(
+    ("modality", "content"),
+    [("robot_screen", {"0": {"type": "text"}}), ("tracks", b"[{"), ("tracks", [{"ids": []}] * 40)],
+)
+def test_an_odd_record_costs_itself(
+    recorded: tuple[Dataset, list[Sample]], tmp_path: Path, modality: str, content: Any
+) -> None:
+    dataset, samples = recorded
+    data = tmp_path / "data"
+    shutil.copytree(dataset.root, data)
+    take = Dataset(data).take(TAKE)
+    if modality == "tracks":
+        path = take.path("tracks")
+        assert path is not None
+        path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    else:
+        for timepoint in take.timepoints:
+            for path in timepoint.several(modality).values():
+                write_json(path, content)
+    results = graph_results(tmp_path / "r.json", 1, samples)
+    write_report([results], tmp_path / "page.html", album=Album(Dataset(data)))
+    assert "No picture: " in _Tags((tmp_path / "page.html").read_text()).text
+
+
+def test_numbers_of_files_with_like_names_are_kept_apart(tmp_path: Path) -> None:
+    names = ("run 1", "run_1", "模型一", "模型二", f"{'x' * 90}_a", f"{'x' * 90}_b")
+    paths = [graph_results(tmp_path / f"{name}.json", 2 + n) for n, name in enumerate(names)]
+    write_report(paths, tmp_path / "page.html", csv=tmp_path / "csv")
+    found = [path.parent for path in (tmp_path / "csv").rglob("worst_seconds.csv")]
+    assert len(found) == len(names)
+    assert tmp_path / "csv" not in found
+
+
+def test_names_of_an_old_disk_and_markup_in_odd_places_do_no_harm(tmp_path: Path) -> None:
+    path = graph_results(tmp_path / os.fsdecode(b"r\xe9.json"))
+    content = json.loads(path.read_text())
+    content["modalities"] = {"views": {"timepoints": ["<img src=x onerror=alert(1)>"], "of": 3, "files": 3}}
+    content["about"]["predictions"] = str(path)
+    write_json(path, content)
+    write_report([path], tmp_path / "page.html")
+    assert "<img" not in (tmp_path / "page.html").read_text()
+    for key, odd in (("notes", 5), ("problems", None)):
+        write_json(path, {**content, key: odd})
+        with pytest.raises(UserError, match=f"has no usable {key}"):
+            write_report([path], tmp_path / "page.html")
+
+
+def test_time_lines_are_in_the_seconds_of_the_results(tmp_path: Path) -> None:
+    path = graph_results(tmp_path / "r.json")
+    ends = []
+    for period in (1.0, 0.5):
+        content = json.loads(path.read_text())
+        for place, record in enumerate(content["samples"].values()):
+            record["at_s"] = period * place
+        write_json(path, content)
+        write_report([path], tmp_path / "page.html", csv=tmp_path / "csv")
+        with (tmp_path / "csv" / "time_lines.csv").open() as file:
+            ends.append([float(row["last, s"]) for row in csv.DictReader(file)])
+    assert ends[1] == [end / 2 for end in ends[0]]

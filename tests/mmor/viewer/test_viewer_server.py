@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -320,3 +322,50 @@ def test_a_room_of_ones_own_with_gaze_and_hands(tmp_path: Path) -> None:
     assert views["ceiling"].get("gaze", []) == []
     for url in ("timeline", "waveform", "1/texts", "1/cloud", "1/masks/ceiling"):
         assert client.get(f"/api/takes/soup/{url}").status_code == 200
+
+
+def test_a_folder_of_an_old_disk_is_shown(tmp_path: Path) -> None:
+    root = write_house(tmp_path / os.fsdecode(b"L\xe9"))
+    with local(open_shown(Dataset(root))) as client:
+        assert ask(client, "/api/takes")["folder"] == str(root)
+        assert len(ask(client, "/api/takes/soup")["times"]) == 4
+
+
+def test_damaged_tracks_cost_themselves(folder: Folder, tmp_path: Path) -> None:
+    shutil.copytree(folder.data, tmp_path / "data")
+    tracks = Dataset(tmp_path / "data").take(TAKE).path("tracks")
+    assert tracks is not None
+    tracks.write_bytes(tracks.read_bytes()[:100])
+    with local(open_shown(Dataset(tmp_path / "data"), TAKE)) as client:
+        second = ask(client, f"{OF_TAKE}/7")
+        assert second["views"]
+        assert [tracks.name in told for told in second["problems"]] == [True]
+
+
+def test_many_visitors_of_a_live_take_get_whole_lines(folder: Folder, tmp_path: Path) -> None:
+    path = tmp_path / "live.jsonl"
+    path.touch()
+    shown = open_shown(Dataset(folder.data), TAKE, live=path)
+    line = '{"take": "%s", "frame_id": "%06d", "time": %d, "graph": []}\n'
+    failed: list[BaseException] = []
+
+    def visit() -> None:
+        try:
+            for _ in range(60):
+                assert shown.follow() is not None
+        except BaseException as error:  # noqa: BLE001 - of a thread, which would be lost
+            failed.append(error)
+
+    visitors = [Thread(target=visit) for _ in range(3)]
+    for visitor in visitors:
+        visitor.start()
+    with path.open("a") as file:
+        for second in range(2000):
+            file.write(line % (TAKE.sample_name, second % 40, second))
+            file.flush()
+    for visitor in visitors:
+        visitor.join()
+    assert failed == []
+    found = shown.follow()
+    assert found is not None
+    assert found[0][-1].at_s == 1999

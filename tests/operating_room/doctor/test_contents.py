@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,18 @@ def test_a_label_without_picture_has_a_row(data: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["data", "table", MMOR_NAME, "--data", str(data), "--out", str(out)])
     assert result.exit_code == 0
     assert list(csv.DictReader(out.read_text().splitlines())) == table(data, MMOR_NAME)
+
+
+def test_damaged_tracks_cost_themselves(data: Path) -> None:
+    tracks = Dataset(data).take(mmor().find_take(MMOR_NAME)).path("tracks")
+    assert tracks is not None
+    tracks.write_bytes(tracks.read_bytes()[:-20])
+    found = show(data, MMOR_NAME, "1", code=2)
+    assert [tracks.name in problem for problem in found["problems"]] == [True]
+    assert len([file for file in found["files"] if not file["problem"]]) > 5
+    assert "tracker_start" not in found["prompt"]
+    result = CliRunner().invoke(app, ["data", "stats", str(data), "--take", MMOR_NAME])
+    assert result.exit_code == 1
+    assert f"left out: {tracks}" in result.stdout
+    assert Dataset(data).take(mmor().find_take(MMOR_NAME)).index
+    assert re.search(rf"{mmor().find_take(MMOR_NAME).name} +[1-9]", result.stdout)

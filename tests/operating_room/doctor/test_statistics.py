@@ -108,3 +108,12 @@ def test_only_some_takes(tmp_path: Path) -> None:
     result = RUN.invoke(cli.app, ["data", "stats", str(root), "--take", "val"])
     assert "stew" in result.output
     assert "soup" not in result.output
+
+
+def test_outputs_have_files_of_their_own(tmp_path: Path) -> None:
+    root = write_house(tmp_path / "kitchen")
+    same = str(tmp_path / "numbers")
+    result = RUN.invoke(cli.app, ["data", "stats", str(root), "--json", same, "--csv", same])
+    assert isinstance(result.exception, UserError)
+    assert "name the same file twice" in str(result.exception)
+    assert not Path(same).exists()

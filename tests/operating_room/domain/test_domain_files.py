@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -216,7 +217,7 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, old: str, new: str,
         (b"# only a comment\n", ":1: is empty"),
         (b"name: x\nlanguage: \xff\n", ":2: is not UTF-8 text (byte 18)"),
         (b"- " * 50_000, ":1: is nested too deeply"),
-        (b"name: &x [*x]\n", ":1: the key 'language' is missing"),
+        (b"name: &x [*x]\n", ": an alias (*name) in it stands for what it is part of"),
         (b"just words\n", ":1: must be a mapping (key: value), not text"),
         (b"{", ":1: is not valid YAML"),
         (b"a" * (1 << 24) + b"a", ":1: is 16777217 characters long"),
@@ -319,3 +320,16 @@ def test_wrong_splits_are_told(tmp_path: Path, text: str, line: int, said: str) 
         read_splits(path, house(tmp_path))
     assert str(told.value).startswith(f"{path}:{line}: ")
     assert said in str(told.value)
+
+
+def test_aliases_that_stand_for_megabytes_are_refused(tmp_path: Path) -> None:
+    names = ", ".join(f"p{i}" for i in range(1000))
+    many = "".join("    - *all\n" for _ in range(3000))
+    text = f"name: x\nlanguage:\n  entities: [a]\n  predicates: [p]\n  levels:\n    - &all [{names}]\n{many}"
+    path = tmp_path / "domain.yaml"
+    path.write_text(f"{text}collections: [{{name: X, root: x, layout: house}}]\n")
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"its aliases .* stand for more than"):
+        Domain.read(path)
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import tracemalloc
 import zipfile
+import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +119,22 @@ def test_damaged_clouds_are_read_or_refused(tmp_path: Path, data: st.DataObject)
     except UserError as error:
         told = str(error)
     assert told == "6" or told.startswith(f"{tmp_path / 'cloud.npz'}: ")
+
+
+def test_no_more_is_unpacked_than_an_archive_says(tmp_path: Path) -> None:
+    points = np.random.default_rng(0).random((100, 3), dtype=np.float32)
+    small, path = array(points), tmp_path / "cloud.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("points.npy", small + bytes(100 << 20))
+        archive.writestr("colors.npy", array(np.zeros((100, 3), np.uint8)))
+    data = bytearray(path.read_bytes())
+    size, checksum = struct.pack("<I", len(small)), struct.pack("<I", zlib.crc32(small))
+    entry = data.find(b"PK\x01\x02")
+    data[entry + 24 : entry + 28], data[entry + 16 : entry + 20] = size, checksum
+    data[22:26], data[14:18] = size, checksum
+    path.write_bytes(data)
+    tracemalloc.start()
+    with suppress(UserError):  # what it says it has can be read, or is refused
+        assert np.array_equal(read_point_cloud(path)[:, :3], points)
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()

@@ -15,6 +15,7 @@ from operating_room.errors import UserError
 from operating_room.files.picture_files import (
     check_picture,
     picture_size,
+    read_depth,
     read_ids,
     read_label_mask,
     read_picture,
@@ -184,3 +185,28 @@ def test_pictures_of_ids(tmp_path: Path) -> None:
         read_ids(put(tmp_path, png(LABELS, 16, 0)))
     with pytest.raises(UserError, match="8 bits a channel"):
         read_ids(put(tmp_path, Image.fromarray(ids), "x.jpg"))
+
+
+def test_a_flipped_bit_of_a_depth_picture_is_found(tmp_path: Path) -> None:
+    rows, columns = np.mgrid[:24, :32]
+    path = tmp_path / "depth.png"
+    Image.fromarray((1500 + 5 * rows + 3 * columns).astype(np.uint16)).save(path)
+    assert read_depth(path)[2, 3] == pytest.approx(1.519)
+    data = path.read_bytes()
+    start, end = data.find(b"IDAT") + 4, data.rfind(b"IEND") - 8
+    for place in range(start, end):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with pytest.raises(UserError, match="is not a readable depth picture"):
+            read_depth(path)
+
+
+def test_a_turned_depth_picture_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "depth.tiff"
+    for orientation in (1, 6):
+        Image.fromarray(np.full((16, 32), 900, np.uint16)).save(path, tiffinfo={274: orientation})
+        if orientation == 1:
+            assert read_depth(path).shape == (16, 32)
+    with pytest.raises(UserError, match="turned"):
+        read_depth(path)

@@ -9,6 +9,8 @@ import stat
 import struct
 import subprocess
 import sys
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -226,3 +228,30 @@ def test_weights_are_as_readable_as_their_user_has_it(tmp_path: Path) -> None:
         finally:
             os.umask(before)
         assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == mode
+
+
+def test_files_in_a_folder_of_an_old_disk_are_read_and_written(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"L\xe9")  # é in Latin-1, no UTF-8
+    folder.mkdir()
+    write_safetensors(folder / "a.safetensors", {"a": torch.arange(3.0)})
+    assert read_tensors(folder / "a.safetensors")["a"].tolist() == [0, 1, 2]
+    write_pickle(folder / "a.pt", torch.arange(3.0))
+    assert read_vector(folder / "a.pt", 3).tolist() == [0, 1, 2]
+    write_pickle(folder / "a.bin", {"a": torch.arange(3.0)})
+    assert read_tensors(folder / "a.bin")["a"].tolist() == [0, 1, 2]
+
+
+def test_a_small_file_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path: Path) -> None:
+    write_pickle(tmp_path / "a.pt", torch.zeros(512))
+    with zipfile.ZipFile(tmp_path / "a.pt") as whole, zipfile.ZipFile(tmp_path / "b.pt", "w") as packed:
+        for name in whole.namelist():
+            kind = zipfile.ZIP_DEFLATED if name.endswith("data.pkl") else zipfile.ZIP_STORED
+            packed.writestr(name, whole.read(name) + bytes(kind << 23), kind)
+    assert (tmp_path / "b.pt").stat().st_size < 1e6
+    tracemalloc.start()
+    with pytest.raises(UserError, match="cannot be read as an audio embedding"):
+        read_vector(tmp_path / "b.pt")
+    with pytest.raises(UserError, match=r"data\.pkl is packed, which torch does not do"):
+        read_tensors(tmp_path / "b.pt")
+    assert tracemalloc.get_traced_memory()[1] < 30e6
+    tracemalloc.stop()

@@ -19,6 +19,8 @@ from operating_room.recordings.conversion import convert, label_files
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.raw_labels import read_labels
 from tests.operating_room.graphs import random_samples
+from tests.operating_room.tiny_dataset import write
+from tests.operating_room.tiny_house import write_house
 
 FOURDOR_TAKE, MMOR_TAKE = mmor().find_take("002_4DOR"), mmor().find_take("001_PKA")
 FOURDOR_FOLDER = "4D-OR_data/export_holistic_take2_processed/relation_labels"
@@ -330,3 +332,12 @@ def test_other_files_than_predictions_are_told_by_what_they_hold(tmp_path: Path,
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=f"predictions.json: {told}; give the file that"):
         load_predictions(path)
+
+
+def test_converting_again_reads_what_it_wrote(tmp_path: Path) -> None:
+    root = write_house(tmp_path / "kitchen")
+    for graph in (root / "takes").rglob("graphs/*.json"):
+        write(graph, [])
+    for _ in range(2):
+        assert convert(Dataset(root), tmp_path).problems == []
+    assert (tmp_path / "classes.txt").read_text() == ""

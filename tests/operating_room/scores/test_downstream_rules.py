@@ -8,15 +8,22 @@ import pytest
 
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
+from operating_room.files.atomic import write_json
+from operating_room.files.readers import read_json
 from operating_room.graphs.scene_graph import Sample, Triplet
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.raw_labels import read_labels
+from operating_room.scores.downstream import label_file
 from operating_room.scores.downstream_rules import (
     OUR_FILE,
+    collect_labels,
     derive_labels,
     load_rules,
     next_actions,
     our_rules,
     robot_phases,
 )
+from operating_room_simulator.writer import synthesize
 
 LYING = Triplet("patient", "operating_table", "lyingOn")
 
@@ -93,3 +100,21 @@ def test_mistakes_in_a_rule_file_are_named(tmp_path: Path, old: str, new: str, m
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(UserError, match=rf"rules\.yaml: .*{message}"):
         load_rules(path)
+
+
+def test_a_bad_label_of_the_dataset_costs_its_take(tmp_path: Path) -> None:
+    data, takes = tmp_path / "data", [mmor().find_take(name) for name in ("004_PKA", "002_PKA")]
+    synthesize(data, takes, 40, 1, size=(32, 24))
+    samples = [
+        Sample(take.sample_name, timepoint.frame_id, read_labels(path, take, mmor()).triplets)
+        for take in takes
+        for timepoint in Dataset(data).take(take).timepoints
+        if (path := timepoint.one("annotation")) is not None
+    ]
+    task = mmor().task("next_action")
+    bad = label_file(Dataset(data).take(takes[0]).root, takes[0], task, mmor())
+    write_json(bad, {**read_json(bad), "000003": ["drilling", -5]})
+    found = collect_labels(Dataset(data), samples, our_rules(), tmp_path / "out")
+    assert [str(bad) in problem and "frame 000003" in problem for problem in found.problems] == [True]
+    written = sorted(path.name for path in (tmp_path / "out").rglob("*PKA.json"))
+    assert written == ["002_PKA.json"] * 3

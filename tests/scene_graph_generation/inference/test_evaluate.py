@@ -84,6 +84,7 @@ def test_results_tell_where_they_come_from(tmp_path: Path) -> None:
         "truth": [list(triplet) for triplet in GRAPH],
         "predicted": [["nurse", "saw", "holding"]],
         "text": TEXT,
+        "at_s": 3.0,
     }
 
 

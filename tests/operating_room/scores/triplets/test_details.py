@@ -172,3 +172,13 @@ def test_the_order_of_a_graph_and_a_repetition_change_nothing(truth: list[tuple[
         timelines(samples, {s.sample_id: g for s, g in zip(samples, graphs)}, language) for graphs in (said, mixed)
     )
     assert first == second
+
+
+def test_delays_are_in_the_seconds_of_the_take() -> None:
+    samples = take(*[(), (), (DRILL,), (DRILL,), (DRILL,), ()])
+    said = {s.sample_id: (DRILL,) if place in (3, 4) else () for place, s in enumerate(samples)}
+    scores = score(samples, said, mmor())
+    for times, delay in (({}, 1.0), ({s.sample_id: 0.5 * n for n, s in enumerate(samples)}, 0.5)):
+        quartiles = measure(samples, said, scores, mmor(), times).all_delays.quartiles
+        assert quartiles is not None
+        assert quartiles[1] == delay
