@@ -134,20 +134,20 @@ def last_state(out: Path) -> TrainerState | None:
     """How far the training in a folder had come, by its newest checkpoint that tells."""
     for path in numbered_checkpoints(out):
         with suppress(UserError):
-            return _state(path)
+            return read_state(path)
     return None
 
 
 def _is_half_written(path: Path) -> bool:
     """Whether the training was stopped in the middle of it: the state is written last."""
     try:
-        _state(path)
+        read_state(path)
     except UserError:
         return True
     return False
 
 
-def _state(path: Path) -> TrainerState:
+def read_state(path: Path) -> TrainerState:
     """What Trainer has written about a checkpoint.
 
     Raises:

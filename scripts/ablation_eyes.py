@@ -3,9 +3,9 @@
 Usage: python scripts/ablation_eyes.py FOLDER [ROW ...] [options], after `ONLY=samples bash scripts/train_eyes.sh
 FOLDER` and with held-out takes, prepared as well, in FOLDER/test. All rows are trained side by side, a process for
 each, on the GPU if there is one, with the same steps, samples and settings. Vision towers are taught their patches and
-hands once for each seed. A row with memory is trained first with the true past, then with what it said itself of the
-takes of --answered. FOLDER/rows/ROW gets models, logs, and what it says of the held-out takes; what is finished is
-kept.
+hands once for each seed, and triplets, which look at no text, once for rows that differ in text alone. A row with
+memory is trained first with the true past, then with what it said itself of the takes of --answered. FOLDER/rows/ROW
+gets models, logs, and what it says of the held-out takes; what is finished is kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from scene_graph_generation.weights.checkpoints import load_model
 
 VIEWS = ("room_views", "station_views", "tracker_view")
 SHARED = ("vision.", "pooler.views.", "projector.")  # what learns from patches and hands
+TEXTS = ("robot", "tracker", "speech")
 MOST_BYTES = 24 << 30  # of views and their patches, for all processes together
 
 
@@ -121,28 +122,46 @@ def row_experiment(experiment: Experiment, row: Row, of: argparse.Namespace) -> 
     )
 
 
-def taught_once(work: Path, seed: int, patches: bool) -> Any:
-    """`pretrain._look`, but done by one of the processes with this seed; the others wait for what it has learnt.
+def kept(model: Any, names: tuple[str, ...], path: Path, learn: Callable[[], object]) -> None:
+    """What a model has learnt under these names: from the file, or by learning and then in it.
 
-    Of a process that ends before that, the others hear by the lock, which ends with it; the next one takes its place.
+    One of the processes learns, the others wait. Of a process that ends before that, they hear by the lock, which ends
+    with it; the next one takes its place.
     """
-    learn, taught = pretrain._look, work / "rows" / f"eyes_{seed}.pt"
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            learn()
+            seen = {name: value for name, value in model.state_dict().items() if name.startswith(names)}
+            torch.save(seen, path.with_suffix(".part"))
+            path.with_suffix(".part").rename(path)
+            return
+    found = torch.load(path, map_location=next(model.parameters()).device, weights_only=True)
+    known = model.state_dict()
+    model.load_state_dict({name: found.get(name, known[name]) for name in known})
+
+
+def taught_once(work: Path, seed: int, patches: bool) -> Any:
+    """`pretrain._look`, but done by one of the processes with this seed."""
+    learn = pretrain._look
 
     def look(model: Any, *rest: Any) -> bool:
-        with taught.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not taught.exists():
-                learn(model, *rest)
-                seen = {name: value for name, value in model.state_dict().items() if name.startswith(SHARED)}
-                torch.save(seen, taught.with_suffix(".part"))
-                taught.with_suffix(".part").rename(taught)
-                return patches
-        found = torch.load(taught, map_location=next(model.parameters()).device, weights_only=True)
-        known = model.state_dict()
-        model.load_state_dict({name: found.get(name, known[name]) for name in known})
+        kept(model, SHARED, work / "rows" / f"eyes_{seed}.pt", lambda: learn(model, *rest))
         return patches
 
     return look
+
+
+def seen_once(work: Path, row: Row, of: argparse.Namespace) -> Any:
+    """`pretrain.pretrain`, but done by one of the rows with this seed that differ in text alone."""
+    learn, others = train.pretrain, sorted(set(row.without) - set(TEXTS))
+    name = "_".join(["triplets", str(row.seed), str(of.triplets), *others, *(["dark"] if row.dark else [])])
+
+    def see(model: Any, *rest: Any) -> tuple[None, bool]:
+        kept(model, pretrain.SEEING, work / "rows" / f"{name}.pt", lambda: learn(model, *rest))
+        return None, of.patches > 0 and not row.dark
+
+    return see
 
 
 def already_read(groups: list[Patched]) -> Any:
@@ -207,6 +226,7 @@ def run_row(name: str, of: argparse.Namespace, experiment: Experiment, groups: l
         if row.dark:
             vars(train)["ExampleReader"] = InTheDark
         pretrain._look = taught_once(work, row.seed, of.patches > 0)
+        vars(train)["pretrain"] = seen_once(work, row, of)
         pretrain.read_patched = already_read(groups)
         wanted = row_experiment(experiment, row, of)
         learnt(wanted, of.samples, work, out / "first")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import file_digest, sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -77,9 +78,17 @@ def content_fingerprint(paths: Iterable[Path]) -> str:
 
 
 def _unreadable(path: Path, error: OSError) -> UserError:
-    lost = path.is_symlink() and not path.exists()
+    # Of a folder that is closed to this user, pathlib would raise once more.
+    lost = os.path.islink(path) and not os.path.exists(path)
     told = "is a link to a file that is not there" if lost else f"cannot be read ({error.strerror})"
     return UserError(f"{path}: {told}; copy or link it again")
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def inputs_fingerprint(dataset: Dataset, samples: Sequence[Sample]) -> str:
@@ -92,7 +101,7 @@ def inputs_fingerprint(dataset: Dataset, samples: Sequence[Sample]) -> str:
         dataset.take(dataset.domain.find_take(sample.take_name)).timepoint(sample.frame_id) for sample in samples
     )
     return fingerprint(
-        f"{path.relative_to(dataset.root)} {path.stat().st_size if path.exists() else None}"
+        f"{path.relative_to(dataset.root)} {_size(path)}"
         for timepoint in timepoints
         for _, _, path in timepoint.files_by_camera()
     )

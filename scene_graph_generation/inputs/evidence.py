@@ -5,6 +5,7 @@ Views are kept as bytes and normalised last, see `inputs/views.py`.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -228,9 +229,10 @@ class ExampleReader:
         without = before + mark + end + after
         if (too_many := excess(without)) > 0:
             needed = f"{too_many + room} tokens{' without its memory' if mark else ''}"
-            raise UserError(
-                f"the text needs {needed}, the model has room for {room}; shorten its transcript or raise max_length"
-            )
+            advice = "shorten its transcript or raise max_length"
+            if self._config.language.positions - reserve < self._config.max_length:
+                advice = f"lower --max-new-tokens: {reserve} are kept for the answer"
+            raise UserError(f"the text needs {needed}, the model has room for {max(room, 0)}; {advice}")
         # The shortest cut that fits; a shorter memory is never longer in tokens but for its first few characters.
         cuts = range(1, len(memory) + 1)
         cut = cuts[bisect_left(cuts, True, key=lambda cut: excess(before + mark + memory[cut:] + end + after) <= 0)]
@@ -248,5 +250,5 @@ class ExampleReader:
 
 
 def _state(evidence: Evidence) -> tuple[str, ...]:
-    """Of its files; one that is not there has none (reading it says so)."""
-    return tuple(stamp(path) if path.exists() else "" for path in evidence.files())
+    """Of its files; one that is not there, or may not be looked at, has none (reading it says so)."""
+    return tuple(stamp(path) if os.path.exists(path) else "" for path in evidence.files())

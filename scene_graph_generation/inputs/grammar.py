@@ -43,7 +43,8 @@ class Grammar:
             if text:
                 self._tree.add(text, token)
         spelled = {byte for moves in self._next for byte in moves}
-        if unknown := sorted(byte for byte in spelled if self._tree.at(byte) is None):
+        alone = {byte: self._tree.at(byte) for byte in spelled}
+        if unknown := sorted(byte for byte, node in alone.items() if node is None or not node.tokens):
             raise UserError(
                 f"--valid: the model's tokenizer has no token for {bytes(unknown)!r} alone, which names of the domain "
                 "are spelled with; leave out --valid"

@@ -71,11 +71,17 @@ def _write_subtitles(recorded: RecordedTake, model: str) -> Iterator[Path]:
     heard = content_fingerprint([recording])
     import srt
 
-    segments, _ = _load_whisper(model).transcribe(str(recording))
-    cues = [
-        srt.Subtitle(number, timedelta(seconds=segment.start), timedelta(seconds=segment.end), segment.text.strip())
-        for number, segment in enumerate(segments, 1)
-    ]
+    whisper = _load_whisper(model)
+    try:
+        segments, _ = whisper.transcribe(str(recording))
+        cues = [  # what is heard, it hears while these are asked for, and its libraries of the GPU are loaded then
+            srt.Subtitle(number, timedelta(seconds=segment.start), timedelta(seconds=segment.end), segment.text.strip())
+            for number, segment in enumerate(segments, 1)
+        ]
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        advice = "if that is of the GPU, hide it: CUDA_VISIBLE_DEVICES= mmor ..."
+        raise UserError(f"{recording}: its speech cannot be recognised ({reason}); {advice}") from error
     if not cues:
         raise UserError(f"{recording}: no speech was recognised; the take stays without transcript")
     write_text(path, srt.compose(cues))

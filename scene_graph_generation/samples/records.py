@@ -176,12 +176,12 @@ def training_records(
         return training_record(sample.sample_id, evidence, triplets, memory, dataset.root, known)
 
     for index, sample in enumerate(samples):
-        timepoint = find(sample)
-        others = [find(samples[other]) for other in similar.draw(index, generator)] if similar else []
-        if not _has_evidence(timepoint):
-            continue
+        drawn = similar.draw(index, generator) if similar else []
         history = changes_before(logs[sample.take_name], sample.position) if options.temporal else []
         try:
+            timepoint, others = find(sample), [find(samples[other]) for other in drawn]
+            if not _has_evidence(timepoint):
+                continue
             count = options.permutations
             if options.repeat_rare:
                 count = int(count * repeats.get(sample.sample_id, 1.0) + generator.random())

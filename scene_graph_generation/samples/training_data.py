@@ -106,7 +106,7 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
         return example if generator is None else augment_views(example, generator)
 
     def _slots(self, record: Record, named: Sequence[Path | None]) -> tuple[Path | None, ...]:
-        take_name, frame_id = split_sample_id(record["id"])
+        take_name, frame_id = split_sample_id(str(record["id"]))
         timepoint = self.dataset.take(self.dataset.domain.find_take(take_name)).timepoint(frame_id)
         return slots_of(timepoint, named)
 

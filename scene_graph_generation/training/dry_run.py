@@ -42,7 +42,12 @@ from scene_graph_generation.training.starting_point import (
     sized_for,
 )
 from scene_graph_generation.training.train import already_done, check_text_only, missing_tools, output_folder
-from scene_graph_generation.training.training_memory import kept_per_point, memory_per_gpu, usual_and_worst_load
+from scene_graph_generation.training.training_memory import (
+    frozen_bytes,
+    kept_per_point,
+    memory_per_gpu,
+    usual_and_worst_load,
+)
 from scene_graph_generation.weights.adapters import is_adapter
 from scene_graph_generation.weights.base_models import CONFIG, LANGUAGE_BASE, base_settings
 from scene_graph_generation.weights.precision import outline
@@ -287,11 +292,23 @@ def _table_of_memory(
     return "\n".join(lines)
 
 
+def checkpoint_bytes(experiment: Experiment, model: MM2SG) -> float:
+    """Of a checkpoint on disk: the weights that are trained, and both moments of the optimiser.
+
+    DeepSpeed writes the whole model beside the folder of it, and a copy of the weights that it steps on.
+    """
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    if experiment.train.deepspeed is None:
+        return 12.0 * trained
+    return 20.0 * trained + frozen_bytes(experiment, model)
+
+
 def _outputs(experiment: Experiment, model: MM2SG, steps: int, out: Path, problems: list[str]) -> list[str]:
     """The files that training writes, and whether there is room for them."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     config = experiment.train
-    one, saves, kept = trained * 12, math.ceil(steps / config.save_steps), config.save_total_limit
+    one = checkpoint_bytes(experiment, model)
+    saves, kept = math.ceil(steps / config.save_steps), config.save_total_limit
     needed = trained * 4 + one * min(saves, kept + 1)  # one more is there for a moment, before the oldest goes
     checkpoint = None
     try:

@@ -57,6 +57,9 @@ def begin(experiment: Experiment, tokens: Tokens | None = None) -> tuple[MM2SG, 
     return model, tokens
 
 
+_NO_PRESENCE = "train.presence is for a model from scratch, with a language model of the published kind; leave it out"
+
+
 def check_start(experiment: Experiment) -> None:
     """What is asked for must be there to be done: a base has bits, adapters and a vision tower, nothing has not.
 
@@ -84,8 +87,7 @@ def check_start(experiment: Experiment) -> None:
         told = "train.projector_learning_rate would be ignored beside visual_learning_rate and matrix_learning_rate"
         raise UserError(f"{told}; leave it or them out")
     if train.presence and (start.base is not None or isinstance(experiment.model.language, OtherLanguage)):
-        told = "train.presence is for a model from scratch, with a language model of the published kind"
-        raise UserError(f"{told}; leave it out")
+        raise UserError(_NO_PRESENCE)
     if train.vision_rests and start.base is not None:
         told = "train.vision_rests is for a model from scratch"
         raise UserError(f"{told}; of a base --unfreeze_n_vision_tower_layers says what is trained")
@@ -113,6 +115,8 @@ def _begin(experiment: Experiment, tokens: Tokens | None) -> tuple[MM2SG, Tokens
     with seeded(experiment.train.seed, device):  # adapters are drawn where their layers are
         if start.base is None and start.curriculum is not None:
             first, own = load_model(start.curriculum)
+            if experiment.train.presence and isinstance(first.settings.language, OtherLanguage):
+                raise UserError(f"{start.curriculum}: {_NO_PRESENCE}")
             tokens = own if tokens is None else tokens
             check_vocabulary(tokens, first, start.curriculum)
             return as_second_stage(first, experiment.model), tokens

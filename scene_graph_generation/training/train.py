@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,20 @@ from torch import Tensor
 
 from computing.machine import choose_device, seeded
 from computing.tracking import check_wandb, finish_wandb
-from computing.training_checkpoints import find_checkpoint, last_state, remove_half_written, require_same_checkpoint
+from computing.training_checkpoints import (
+    find_checkpoint,
+    last_state,
+    read_state,
+    remove_half_written,
+    require_same_checkpoint,
+)
 from computing.training_errors import one_line_errors
 from computing.training_progress import shown_progress
 from operating_room.domain.domain import Domain
 from operating_room.domain.stored import store_domain
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
-from operating_room.files.readers import read_json
+from operating_room.files.readers import read_bytes, read_json
 from operating_room.graphs.prompts import IMAGE_MARK
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import is_first, share
@@ -92,7 +99,11 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
         answers=learns_to_see or counts_tokens or config.presence > 0,
         read=lambda texts: new_tokens(experiment, texts, domain.language) if kept is None else kept,
     )
-    of_samples = {"samples": len(records), "content of samples": known.fingerprint}
+    of_samples: dict[str, Any] = {"samples": len(records), "content of samples": known.fingerprint}
+    if config.token_weights:  # by content: a file that is not there may have been replaced by another
+        counts = experiment.files.token_frequencies
+        told = "counted in the samples" if counts is None else sha256(read_bytes(counts)).hexdigest()[:16]
+        of_samples["token frequencies"] = told
     begun = {**of_samples, "domain": domain.digest, **_begun(experiment, data)}
     if checkpoint is not None and (out / BEGUN).is_file():
         _check_same_training(out, begun, checkpoint)
@@ -126,8 +137,11 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     folder = _folder(model, tokens, experiment.start, domain)
     trainer = SceneGraphTrainer(model, samples, known.lengths.tolist(), config, weights, out, folder, bad)
     require_same_checkpoint(checkpoint)
-    with one_line_errors(out, _SMALLER, "--dataloader_num_workers"), shown_progress(trainer):
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if checkpoint is not None and is_done(read_state(checkpoint), config):
+        folder.load(checkpoint)  # it was stopped while it wrote the model; Trainer would do another step
+    else:
+        with one_line_errors(out, _SMALLER, "--dataloader_num_workers"), shown_progress(trainer):
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finish_wandb()
     if trainer.is_world_process_zero():
         folder.save(out)

@@ -81,20 +81,26 @@ def usual_and_worst_load(experiment: Experiment, model: MM2SG, records: Iterable
     return load(mean_text, mean_answer, mean_views), load(longest, longest_answer, views)
 
 
-def memory_per_gpu(experiment: Experiment, model: MM2SG, gpus: int, load: Load) -> Memory:
-    """An estimate for a batch of samples that all hold `load`."""
-    start, stage = experiment.start, zero_stage(experiment.train.deepspeed)
+def frozen_bytes(experiment: Experiment, model: MM2SG) -> float:
+    """Of all weights that are not trained."""
+    start = experiment.start
     language_bytes = 2 if start.bits != 32 and experiment.train.bf16 else 4
     frozen, linear = 0.0, {f"language.{name}.weight" for name, _ in quantizable(model)}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             few_bits = NF4_BYTES if name in linear and start.bits == 4 else language_bytes
             frozen += parameter.numel() * (few_bits if name.startswith("language.") else 4)
+    return frozen
+
+
+def memory_per_gpu(experiment: Experiment, model: MM2SG, gpus: int, load: Load) -> Memory:
+    """An estimate for a batch of samples that all hold `load`."""
+    stage = zero_stage(experiment.train.deepspeed)
     trained = float(sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad))
     copies = 2 if experiment.train.bf16 else 0  # autocast keeps what it has cast to the end of a forward pass
     own = 4 if stage else 0  # ZeRO steps on a copy of the weights
     return Memory(
-        frozen=frozen,
+        frozen=frozen_bytes(experiment, model),
         weights=trained * (4 + copies),
         gradients=trained * 4 / (gpus if stage >= 2 else 1),
         optimiser=trained * (8 + own) / (gpus if stage else 1),

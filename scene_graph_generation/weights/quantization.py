@@ -57,10 +57,20 @@ def quantize(
         weight = bitsandbytes.Params4bit(full, quant_type="nf4", compress_statistics=True, module=small)
         small.weight = weight.to(device)  # this quantises
         small.bias = layer.bias
+        small.register_load_state_dict_pre_hook(_without_states)
         # On a CPU with AVX512-BF16 an evaluation pass would repack the weights for a kernel without a backward pass:
         # from then on LoRA gradients are wrong (cosine 0.20), with a warning only.
         small.support_avx512bf16_for_cpu = False
         model.language.set_submodule(name, small)
+
+
+def _without_states(layer: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Leave out what bitsandbytes writes of how it quantised, and takes back from no file: a layer has it already.
+
+    DeepSpeed loads the whole model from its checkpoint, and strictly.
+    """
+    for name in [name for name in state if name.startswith(f"{prefix}weight.")]:
+        del state[name]
 
 
 def quantizable(model: MM2SG) -> Iterator[tuple[str, nn.Linear]]:

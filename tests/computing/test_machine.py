@@ -233,3 +233,11 @@ def test_the_module_needs_no_torch() -> None:
         "p.cpu_threads(); p.is_first(); print('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_what_torch_keeps_of_tensors_that_are_gone_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda", 0)
+    for name, value in (("mem_get_info", (1 << 30, 24 << 30)), ("memory_reserved", 20 << 30), ("memory_allocated", 0)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert machine.free_memory(gpu) == 21 << 30
+    machine.require_memory(20 << 30, "the next model", gpu)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from dataclasses import replace
 from random import Random
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, decoders, models, processors
 
 from mmor.demo import BUNDLED, GRAPHS
 from operating_room.domain.domain import bundled, mmor
@@ -157,3 +158,14 @@ def test_a_grammar_of_another_domain() -> None:
     entity, predicate = egoexor.entities[0], egoexor.predicates[0]
     ids = answer_ids(tokens, target_text([Triplet(entity, entity, predicate)]))
     assert states(Grammar(tokens, egoexor), ids)
+
+
+def test_a_tokenizer_without_a_letter_alone_is_told() -> None:
+    letters = [letter for letter in string.printable if letter != "S"]
+    vocabulary = {name: place for place, name in enumerate(["<s>", "</s>", *letters, "Sx"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    with pytest.raises(UserError, match=r"no token for b'S' alone"):
+        Grammar(Tokens(tokenizer), LANGUAGE)

@@ -16,8 +16,9 @@ from operating_room.errors import UserError
 from operating_room.files.readers import MAX_POINTS
 from operating_room.graphs.prompts import conversation, human_prompt
 from operating_room.recordings.dataset import Dataset
+from operating_room.scores.fingerprints import stamp
 from scene_graph_generation.config.settings import MM2SGConfig, PoolerConfig, VisionConfig
-from scene_graph_generation.inputs.evidence import Evidence, ExampleReader
+from scene_graph_generation.inputs.evidence import Evidence, ExampleReader, _state
 from scene_graph_generation.inputs.example import IGNORED, IMAGE, Example, merge
 from scene_graph_generation.inputs.modalities import other_tokens, read_audio_embedding, read_cloud, read_masks
 from scene_graph_generation.inputs.tokens import train_tokens
@@ -271,3 +272,16 @@ def test_what_was_read_ahead_is_what_is_read(tmp_path: Path) -> None:
     ahead.read_ahead([third])
     with pytest.raises(UserError, match=r"000003\.pt"):
         ahead(third, PROMPT)
+
+
+def test_more_tokens_of_answer_than_the_model_has_places_for_are_told() -> None:
+    reserve = CONFIG.language.positions + 9
+    with pytest.raises(UserError, match=f"room for 0; lower --max-new-tokens: {reserve} are kept for the answer"):
+        room_for(500)(NO_FILES, PROMPT, reserve=reserve)
+
+
+def test_a_file_that_may_not_be_looked_at_is_told_and_no_traceback(tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 300)  # as of a closed folder, the system refuses to look
+    with pytest.raises(UserError, match=r"a{300}: cannot be read"):
+        stamp(path)
+    assert _state(Evidence((path,))) == ("",)

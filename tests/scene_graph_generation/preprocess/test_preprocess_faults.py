@@ -8,9 +8,10 @@ import shutil
 import signal
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -440,3 +441,21 @@ def test_speech_is_recognised_again_in_another_recording(root: Path) -> None:
     path.write_text(path.read_text().replace("saw", "drill"))  # by a person
     recording.write_bytes(sound(3.5))
     assert transcribe(Dataset(root), [TAKE], "small").require() == 0
+
+
+@pytest.mark.usefixtures("whisper")
+def test_speech_recognition_whose_gpu_libraries_are_missing_is_one_line(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def segments(*_: Any) -> tuple[Iterator[Any], None]:
+        def each() -> Iterator[Any]:
+            raise RuntimeError("Library libcublas.so.12 is not found or cannot be loaded")
+            yield
+
+        return each(), None
+
+    monkeypatch.setattr(FakeWhisper, "transcribe", segments)
+    for take in (TAKE, OTHER):
+        place(root / "MM-OR_data", "subtitles", take).unlink()
+    problems = transcribe(Dataset(root), [TAKE, OTHER], "small").problems
+    assert ["libcublas.so.12" in problem and "CUDA_VISIBLE_DEVICES=" in problem for problem in problems] == [True, True]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,6 +16,7 @@ from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Sample, Triplet, parse
 from operating_room.recordings.dataset import Dataset
 from scene_graph_generation.samples.records import (
+    PUBLISHED,
     Record,
     SampleOptions,
     augment_record,
@@ -174,3 +177,17 @@ def test_augmentation_of_a_record_without_anything(root: Path) -> None:
 def _write(path: Path, value: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value))
+
+
+def test_a_damaged_robot_log_costs_its_take(root: Path) -> None:
+    modalities = (*PUBLISHED, "ROBOTLOG")
+    options = SampleOptions(permutations=1, modalities=modalities)
+    data = root / "MM-OR_data"
+    shutil.copytree(data / TAKE, data / "002_PKA")
+    _write(data / "take_timestamp_to_robot_logs" / "002_PKA.json", "")
+    (data / "take_timestamp_to_robot_logs" / "002_PKA.json").write_text("[1,2")
+    samples = [replace(sample, take_name="002_PKA_MMOR") for sample in SAMPLES[:2]] + SAMPLES[:2]
+    left_out: dict[str, list[str]] = {}
+    records = list(training_records(Dataset(root), samples, options, Random(0), left_out))
+    assert {record["id"][:7] for record in records} == {TAKE}
+    assert len(left_out) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -146,3 +147,13 @@ def test_all_views_of_glasses_stay_with_two_branches() -> None:
     assert augment_record(without, Random(0), 0.0, two_branches=True)["image"] == ["b.jpg", "a.jpg"]
     mixed = [augment_record(record, Random(seed), 0.0)["image"] for seed in range(60)]
     assert {len(pictures) for pictures in mixed} == set(range(1, 8))  # one branch: as in MM-OR
+
+
+def test_an_id_that_is_a_number_names_no_take(tmp_path: Path) -> None:
+    file = write_samples(tmp_path) / "samples.json"
+    records = json.loads(file.read_text())
+    records[0]["id"] = 3
+    file.write_text(json.dumps(records))
+    shutil.rmtree(file.with_suffix(".shards"), ignore_errors=True)
+    with pytest.raises(UserError, match="take name ''"):
+        training_samples(file, replace(SHORT.train, shuffle_views=False))[0, 0]

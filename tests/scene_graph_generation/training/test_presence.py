@@ -133,3 +133,16 @@ def test_what_cannot_be_asked_is_told(data: Path, tmp_path: Path) -> None:
     answers.write_text(json.dumps(records))
     with pytest.raises(UserError, match=r"no answer of the samples is a scene graph, which train\.presence asks for"):
         train(ASKED, [answers], Dataset(data), tmp_path / "out")
+
+
+def test_a_first_stage_of_another_family_cannot_be_asked(data: Path, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    text = {"vocab_size": 1024, "head_dim": 16, "intermediate_size": 128, "max_position_embeddings": 512}
+    language = OtherLanguage({"model_type": "qwen3", **sizes, **text})
+    once = replace(SHORT, train=replace(SHORT.train, max_steps=1))
+    train(
+        replace(once, model=replace(SHORT.model, language=language)), [data / "samples.json"], Dataset(data), tmp_path
+    )
+    asked = replace(ASKED, start=StartConfig(curriculum=tmp_path))
+    with pytest.raises(UserError, match=r"train\.presence is for a model from scratch"):
+        train(asked, [data / "samples.json"], Dataset(data), tmp_path / "second")

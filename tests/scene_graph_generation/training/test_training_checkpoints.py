@@ -351,3 +351,22 @@ def test_processes_with_disks_of_their_own_go_on_from_the_same_step(
         assert (process.returncode == 0) == (told is None)
         if told is not None:
             assert f"checkpoint-6: {told} does not find it whole on its disk; copy it" in error
+
+
+def test_a_training_stopped_while_it_wrote_the_model_writes_it_and_does_no_further_step(
+    out: Path, data: Path, trained: Path
+) -> None:
+    run(with_train(max_steps=6), data, out)
+    assert (out / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-6"]
+    assert sorted(losses(out)) == [1, 2, 3, 4, 5, 6]
+
+
+def test_other_token_frequencies_are_another_training(out: Path, data: Path, tmp_path: Path) -> None:
+    shutil.rmtree(out / "checkpoint-6")
+    names = list(json.loads((out / "tokenizer.json").read_text())["model"]["vocab"])[:300]
+    counts = tmp_path / "counts.json"
+    counts.write_text(json.dumps({name: 10 ** (place % 7) for place, name in enumerate(names)}))
+    asked = with_train(max_steps=6)
+    with pytest.raises(UserError, match="token frequencies was counted in the samples and is now"):
+        run(replace(asked, files=replace(asked.files, token_frequencies=counts)), data, out)

@@ -105,3 +105,15 @@ def test_without_bitsandbytes_there_is_one_sentence(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.nn", None)
     with pytest.raises(UserError, match="pip install"):
         quantize(make_model())
+
+
+def test_a_whole_model_is_loaded_as_deepspeed_does() -> None:
+    model = make_model(SMALL)
+    quantize(model)
+    add_lora(model, rank=8, alpha=16, dropout=0.0)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert any(".quant_state." in name for name in state)
+    adapter = next(name for name in state if ".lora_" in name)
+    state[adapter] += 1
+    model.load_state_dict(state, strict=True)
+    assert torch.equal(model.state_dict()[adapter], state[adapter])
