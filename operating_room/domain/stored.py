@@ -45,7 +45,8 @@ def stored_domain(folder: Path) -> Domain:
         UserError: the copy is damaged.
     """
     path = folder / DOMAIN_FILE
-    return Domain.read(path) if path.is_file() else mmor()
+    there = path.exists() or path.is_symlink()  # a link to nothing, or a folder, is told when it is read
+    return Domain.read(path) if there else mmor()
 
 
 def require_same(made: Path | str, there: Domain, domain: Domain) -> None:

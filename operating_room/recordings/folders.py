@@ -49,7 +49,7 @@ def with_splits(domain: Domain, roots: Mapping[str, Path]) -> Domain:
         if collection.layout == "house"
         and not collection.splits  # those that the domain names itself count
         and collection.name in roots
-        and (path := roots[collection.name] / SPLITS_FILE).is_file()
+        and ((path := roots[collection.name] / SPLITS_FILE).exists() or path.is_symlink())
         else collection
         for collection in domain.collections
     ]
@@ -63,7 +63,7 @@ def house_splits(root: Path, collection: Collection) -> dict[str, list[str]]:
         UserError: something in their file is wrong.
     """
     path = root / SPLITS_FILE
-    known = read_splits(path, collection).splits if path.exists() else collection.splits
+    known = read_splits(path, collection).splits if path.exists() or path.is_symlink() else collection.splits
     return {name: [] for name in SEPARATED_SPLITS} | {name: list(takes) for name, takes in known.items()}
 
 

@@ -19,6 +19,7 @@ from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.index import read_index, read_seconds
 from operating_room.recordings.timepoint import Timepoint
 from tests.operating_room.tiny_dataset import MMOR_NAME, write, write_dataset, write_fourdor, write_mmor
+from tests.operating_room.tiny_house import write_house
 
 KEYS = ("azure", "simstation", "trackercam", "pcd")
 KNEE, ARM = mmor().find_take(MMOR_NAME), mmor().find_take("001_4DOR")
@@ -287,3 +288,12 @@ def test_folders_are_listed_once(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not listed
     assert recorded.timepoints == recorded.timepoints
     assert len(listed) == len(set(listed))
+
+
+@pytest.mark.parametrize("name", ["domain.yaml", "splits.yaml"])
+def test_a_link_to_nothing_is_told_and_not_taken_for_no_file(tmp_path: Path, name: str) -> None:
+    root = write_house(tmp_path / "kitchen")
+    (root / name).unlink()
+    (root / name).symlink_to(tmp_path / "elsewhere.yaml")
+    with pytest.raises(UserError, match=f"{name}: is a link to nothing"):
+        Dataset(root)
