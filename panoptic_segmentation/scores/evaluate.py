@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -273,7 +272,8 @@ def _with_numbers(predicted: dict[str, Any], output: Path, folders: Sequence[str
     """
     numbered = instance_records(predicted)
     if numbered is None:
-        if '"instance_id"' in json.dumps(predicted):
+        frames = (frame for video in predicted["annotations"] for frame in video["annotations"])
+        if any("instance_id" in segment for frame in frames for segment in frame["segments_info"]):
             print("not scored by instance: some records have no instance_id, as of objects beyond 255", file=sys.stderr)
         return None
     for folder in folders:

@@ -15,7 +15,8 @@ DEFINITIONS = {
     "delays": f"of each true interval of a triplet: seconds from its first timepoint to the first one that has the "
     f"same triplet predicted, looked for from {BEFORE:.0f} s before it (but behind the true interval before it) to its "
     "end; negative is early, and what was predicted all along counts as that early; an interval without any is "
-    "`missed`; seconds are those of the take's index, or without it positions times the domain's distance of timepoints",
+    "`missed`; seconds are those of the take's index, or without it positions times the domain's distance of "
+    "timepoints (1 s in MM-OR and 4D-OR)",
     "delays_unknown": "intervals that are there at the first scored timepoint, or behind a gap, have no known onset "
     "and are only counted",
 }
