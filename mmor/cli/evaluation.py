@@ -148,7 +148,7 @@ def evaluate(
     """Score a model or a predictions file. A run that was interrupted is continued."""
     from mmor.launch import divide
     from operating_room.errors import UserError
-    from operating_room.recordings.times import times_of
+    from operating_room.scores.triplets.timelines import times_of
     from scene_graph_generation.inference.evaluate import evaluate_file, require_results
     from scene_graph_generation.inference.evaluate_all import results_path
 

@@ -20,12 +20,12 @@ from operating_room.files.readers import read_json
 from operating_room.graphs.graph_files import load_predictions
 from operating_room.graphs.scene_graph import Sample, by_take, normalise, parse
 from operating_room.recordings.dataset import Dataset
-from operating_room.recordings.times import times_of
 from operating_room.scores import bootstrap
 from operating_room.scores.egoexor import EgoExORScores, score_both
 from operating_room.scores.fingerprints import annotations_fingerprint, code_version, inputs_fingerprint
 from operating_room.scores.scoring import SceneGraphScores, score, score_sample, summarise, without_prediction
 from operating_room.scores.triplets import details
+from operating_room.scores.triplets.timelines import times_of
 from scene_graph_generation.inference.answers import open_answers
 from scene_graph_generation.inference.generator import SceneGraphGenerator
 from scene_graph_generation.inference.infer import Predictions, about_answers, answer_takes, answers_path, seen_of

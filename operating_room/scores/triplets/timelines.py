@@ -12,6 +12,7 @@ from operating_room.domain.domain import Domain
 from operating_room.domain.language import Language
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Sample, Triplet, by_take
+from operating_room.recordings.dataset import Dataset
 from operating_room.scores.scoring import predicted_graph, true_graph
 
 DEFINITION = (
@@ -104,6 +105,24 @@ def intervals(graphs: Sequence[Iterable[Triplet]], follows: Sequence[bool]) -> d
             else:
                 of_triplet.append(Interval(place, place + 1))
     return dict(found)
+
+
+def times_of(dataset: Dataset, samples: Iterable[Sample]) -> dict[str, float]:
+    """Sample id -> s since its take began; nothing of takes that are not on disk or whose index cannot be read.
+
+    Raises:
+        UserError: the name of a take is none.
+    """
+    found: dict[str, float] = {}
+    for name, of_take in by_take(samples).items():
+        take = dataset.domain.find_take(name)
+        try:
+            recorded = dataset.take(take)
+            times = [recorded.at(element.time) for element in recorded.index]
+            found |= {s.sample_id: times[s.position] for s in of_take if s.position < len(times)}
+        except UserError:  # whoever needs the recording itself tells what is wrong with it
+            continue
+    return found
 
 
 def _seconds(samples: Sequence[Sample], usual: Sequence[float], times: Mapping[str, float]) -> tuple[float, ...]:
