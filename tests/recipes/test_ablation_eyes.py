@@ -92,3 +92,23 @@ def test_eyes_are_taught_once_and_again_if_their_teacher_fails(
     assert taught == models[:2]
     assert torch.equal(models[2].vision.weight, models[1].vision.weight)
     assert torch.equal(models[2].language.weight, before)
+
+
+def test_rows_that_differ_in_text_alone_share_what_they_learn_of_triplets(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows").mkdir()
+    of = script.asked(["work", "--answered", "401_SIM"])
+    taught: list[Any] = []
+
+    def learn(model: Eyes) -> None:
+        taught.append(model)
+        nn.init.constant_(model.vision.weight, float(len(taught)))
+
+    monkeypatch.setattr(script.train, "pretrain", learn)
+    found = {}
+    for name in ("all_0", "no_speech", "no_memory", "no_cloud", "no_views", "all_1"):
+        model, see = Eyes(), script.seen_once(tmp_path, script.ROWS[name], of)
+        assert see(model)[1] == (name != "no_views")
+        found[name] = model.vision.weight[0, 0].item()
+    assert found == {"all_0": 1, "no_speech": 1, "no_memory": 1, "no_cloud": 2, "no_views": 3, "all_1": 4}

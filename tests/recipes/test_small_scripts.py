@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
 from operating_room.domain.domain import mmor
+from operating_room.graphs.graph_files import save_predictions, save_samples
+from operating_room.graphs.scene_graph import Sample, Triplet
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,12 +20,19 @@ def test_training_with_eyes_learns_from_no_held_out_take(tmp_path: Path) -> None
     said, command = tmp_path / "said.txt", tmp_path / "mmor"
     command.write_text(f'#!/bin/sh\necho "$@" >> "{said}"\n')
     command.chmod(0o755)
-    asked = os.environ | {"MMOR": str(command), "ROOMS": "3", "ANSWERED": "2", "SHORT": "2", "HEARD": "1"}
+    asked = os.environ | {
+        "MMOR": str(command),
+        "ROOMS": "3",
+        "ANSWERED": "2",
+        "SHORT": "2",
+        "SHORT_4DOR": "1",
+        "HEARD": "1",
+    }
     subprocess.run(["bash", "scripts/train_eyes.sh", str(tmp_path / "work")], cwd=ROOT, env=asked, check=True)
     calls = [line.split() for line in said.read_text().splitlines()]
     assert {tuple(call[:2]) for call in calls} >= {("data", "synthesize"), ("scene-graph", "train")}
     taken = {name for call in calls for flag, name in pairwise(call) if flag == "--take"}
-    more = {"501_SIM", "502_SIM", "1001_SIM"}
+    more = {"501_SIM", "502_SIM", "501_4DOR", "1001_SIM"}
     assert taken == more | {f"{number}_{kind}" for number in (401, 402, 403) for kind in ("SIM", "4DOR")}
     dark = {name for call in calls for flag, name in pairwise(call) if flag == "--without-cameras"}
     assert dark == {"1001_SIM"}
@@ -30,3 +40,26 @@ def test_training_with_eyes_learns_from_no_held_out_take(tmp_path: Path) -> None
     assert not taken & held_out
     assert {call[call.index("--split") + 1] for call in calls if "samples" in call} == {"own"}
     assert all(call[call.index("--data") + 1] == str(tmp_path / "work" / "data") for call in calls if "--data" in call)
+
+
+def test_triplets_with_a_predicate_and_an_entity_are_counted(tmp_path: Path) -> None:
+    near, held = Triplet("circulator", "secondary_table", "closeTo"), Triplet("circulator", "drill", "holding")
+    samples = [Sample("001_PKA_MMOR", f"{place:06d}", (near, held)) for place in range(4)]
+    save_samples(tmp_path / "truth.json", samples)
+    said = {sample.sample_id: (near,) if place < 1 else (held,) for place, sample in enumerate(samples)}
+    save_predictions(tmp_path / "said.json", said)
+    command = [sys.executable, "scripts/probe_triplets.py", tmp_path / "said.json", tmp_path / "truth.json"]
+    for words, told in (
+        (("closeTo", "secondary_table"), "4 true, 1 predicted, 1 right, F1 0.400"),
+        (("holding",), "4 true, 3 predicted, 3 right, F1 0.857"),
+        (("holding", "nurse"), "0 true, 0 predicted, 0 right, F1 0.000"),
+    ):
+        done = subprocess.run(
+            [*command, *words],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == told

@@ -342,3 +342,10 @@ def test_a_full_disk_costs_what_would_be_written_there(
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert len(found) == 3
     assert len([line for line in told if "goes on without what cannot be written there" in line]) == 1
+
+
+def test_a_replay_that_would_never_end_is_refused(data: Path) -> None:
+    words = ["live", "--replay", TAKE.name, "--data", str(data), "--speed", "1e-300"]
+    result = CliRunner().invoke(app, words)
+    assert isinstance(result.exception, UserError)
+    assert "--speed 1e-300: takes ages; give 0, or 0.001 and more" in str(result.exception)

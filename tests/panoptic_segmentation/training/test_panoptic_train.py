@@ -409,3 +409,39 @@ def test_a_training_starts_from_a_file_of_the_hub(
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, file: str(tmp_path / "hub" / file))
     by_name = replace(config, weights="facebook/dinov2-with-registers-small")
     assert train(by_name, Dataset(trained / "data"), tmp_path / "by_name", trained / "prepared").exists()
+
+
+def test_processes_that_find_other_checkpoints_do_not_begin(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained / "run" / "checkpoint-2", tmp_path / "checkpoint-2")
+    monkeypatch.setattr("computing.training_checkpoints.gather", lambda own: [own, None])
+    with pytest.raises(UserError, match="checkpoint-2: process 1 does not find it whole on its disk"):
+        train(TINY, Dataset(trained / "data"), tmp_path, trained / "prepared", resume=True)
+
+
+def test_a_gpu_that_others_fill_is_told_before_anything_is_written(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**_: Any) -> None:
+        raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported at some other call.")
+
+    monkeypatch.setattr(trainer, "TrainingArguments", full)
+    with pytest.raises(UserError, match=r"^the GPU's memory is full \(CUDA error: out of memory\)"):
+        train(TINY, Dataset(trained / "data"), tmp_path / "run", trained / "prepared")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_without_permissions_takes_checkpoints(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = Path.chmod
+
+    def refuse(path: Path, *rest: Any) -> None:
+        if path.parent.name.startswith("checkpoint-"):
+            raise PermissionError(1, "Operation not permitted", str(path))
+        usual(path, *rest)
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    once = replace(TINY, solver=replace(TINY.solver, steps=1, checkpoint_every=1))
+    assert train(once, Dataset(trained / "data"), tmp_path, trained / "prepared").exists()

@@ -368,11 +368,12 @@ def some_generator(batching: Literal["independent", "published"] = "independent"
 
 
 def with_room_for(count: int) -> Any:
-    """The decoder of a GPU that has room for so many samples."""
+    """The decoder of a GPU that has room for so many samples; with room for none, one that others fill."""
+    error = torch.OutOfMemoryError("CUDA out of memory") if count else RuntimeError("CUDA error: out of memory")
 
     def decode_some(model: MM2SG, examples: Sequence[Example], *others: Any) -> Generated:
         if len(examples) > count:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return decode(model, examples, *others)
 
     return decode_some

@@ -370,3 +370,11 @@ def test_other_token_frequencies_are_another_training(out: Path, data: Path, tmp
     asked = with_train(max_steps=6)
     with pytest.raises(UserError, match="token frequencies was counted in the samples and is now"):
         run(replace(asked, files=replace(asked.files, token_frequencies=counts)), data, out)
+
+
+def test_processes_that_find_other_checkpoints_do_not_go_on(
+    out: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("computing.training_checkpoints.gather", lambda own: [own, None])
+    with pytest.raises(UserError, match="checkpoint-6: process 1 does not find it whole on its disk"):
+        run(with_train(max_steps=8), data, out)
