@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LONGEST = 4000  # characters of an address; the numbers in it are made into numbers
 _HEADERS = {
     # Texts of takes are shown as text; were there a way around that, nothing it holds would run or be sent anywhere.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
@@ -58,6 +59,8 @@ class Guard:
 
     def _refusal(self, request: HTTPConnection) -> Response | None:
         """What a request gets instead of what it asks for."""
+        if len(request.scope["path"]) > _LONGEST:
+            return JSONResponse({"problem": f"no address here has more than {_LONGEST} characters"}, 414)
         if self._token is None:
             if _host(request) in self._hosts:
                 return None

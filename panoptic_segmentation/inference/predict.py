@@ -53,8 +53,8 @@ from panoptic_segmentation.inference.panoptic import (
 from panoptic_segmentation.inference.video import (
     FramePrediction,
     causal_frames,
+    kept_bytes,
     mean_logits,
-    offline_memory,
     offline_video,
     waiting,
 )
@@ -224,7 +224,7 @@ def predict(
     """
     if not videos:
         raise UserError(_NO_FRAMES)
-    if isinstance(model, OfflineDVIS):
+    if isinstance(model, OfflineDVIS) or settings.task == WHOLE_VIDEO:
         _check_memory(model, settings, videos)
     products_of(settings, _device(model))
     _claim(output, model_path(origin), settings, videos[0].domain)
@@ -340,21 +340,24 @@ def _output_sizes(sizes: Sizes, settings: InferenceSettings) -> Sizes:
     return replace(sizes, output=(settings.canvas[1], settings.canvas[0])) if settings.at_canvas else sizes
 
 
-def _check_memory(model: OfflineDVIS, settings: InferenceSettings, videos: Sequence[Video]) -> None:
-    """Say how much main memory the offline model will take.
+def _check_memory(model: VideoModel, settings: InferenceSettings, videos: Sequence[Video]) -> None:
+    """Say how much main memory will wait for the end of the longest video.
 
     Raises:
         UserError: the machine has less.
     """
     sizes = [edge_size(*shape_of(video, settings.canvas), settings.shortest, settings.longest) for video in videos]
     counts = [len(video.frames) for video in videos]
-    need, frames = max((offline_memory(model.segmenter.config, n, *size), n) for n, size in zip(counts, sizes))
+    need, frames = max((kept_bytes(model, n, *size), n) for n, size in zip(counts, sizes))
     here = processes_here()
     each = f" in each of {here} processes" if here > 1 else ""
-    what = f"the offline model keeps the mask features of a whole video{each}, which"
-    require_memory(here * need, what, advice="use the online model or a smaller INPUT.MIN_SIZE_TEST")
+    if isinstance(model, OfflineDVIS):
+        what, advice = "the offline model keeps the mask features of a whole video", "use the online model"
+    else:
+        what, advice = "TASK vps keeps the masks of a whole video", "give MODEL.MASK_FORMER.TEST.TASK causal"
+    require_memory(here * need, f"{what}{each}, which", advice=f"{advice} or a smaller INPUT.MIN_SIZE_TEST")
     if is_first():
-        print(f"the offline model keeps the mask features of a whole video: {need / 1e9:.1f} GB for {frames} frames")
+        print(f"{what}: {need / 1e9:.1f} GB for {frames} frames")
 
 
 def _split_of(video: Video) -> str:

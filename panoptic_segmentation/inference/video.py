@@ -18,7 +18,7 @@ from panoptic_segmentation.inference.panoptic import Sizes
 from panoptic_segmentation.model.encoder_only.video_model import EncoderOnly
 from panoptic_segmentation.model.matching import follow, full_precision
 from panoptic_segmentation.model.refiner import VideoPrediction
-from panoptic_segmentation.model.segmenter import DIVISIBILITY, SegmenterConfig, SegmenterOutput
+from panoptic_segmentation.model.segmenter import DIVISIBILITY, SegmenterOutput
 from panoptic_segmentation.model.tracker import TrackerState
 from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS, OnlineDVIS
 
@@ -121,7 +121,7 @@ class OfflineVideo:
 def offline_video(model: OfflineDVIS, windows: Iterable[Window]) -> OfflineVideo:
     """Segment and track window by window, then refine the whole video at once.
 
-    The mask features of all frames are kept until the masks are made (see `offline_memory` and `waiting`).
+    The mask features of all frames are kept until the masks are made (see `kept_bytes` and `waiting`).
     """
     state: TrackerState | None = None
     states, embeddings, logits, mask_features = [], [], [], []
@@ -147,11 +147,12 @@ def refined_probabilities(
     return torch.cat((others, probabilities[:, -1:]), dim=1)
 
 
-def offline_memory(config: SegmenterConfig, frames: int, height: int, width: int) -> int:
-    """Bytes of main memory that the offline model needs for the mask features of a video."""
+def kept_bytes(model: CTVIS | OnlineDVIS | OfflineDVIS | EncoderOnly, frames: int, height: int, width: int) -> int:
+    """Bytes that wait for the end of a video: the offline model's mask features, or of others the queries' masks."""
+    config = model.segmenter.config
     step, stride = DIVISIBILITY, config.mask_stride
     cells = (-(-height // step) * step // stride) * (-(-width // step) * step // stride)
-    return 4 * frames * config.width * cells
+    return 4 * frames * cells * (config.width if isinstance(model, OfflineDVIS) else config.queries)
 
 
 def _sizes(seen: SegmenterOutput) -> Sizes:

@@ -40,6 +40,14 @@ def test_a_name_that_is_made_to_lead_here_gets_nothing(shown: Shown, host: str) 
         assert TAKE.name not in answer.text
 
 
+def test_a_number_that_no_program_reads_is_refused(shown: Shown) -> None:
+    client = TestClient(make_app(shown), base_url="http://127.0.0.1")
+    answer = client.get(f"/api/takes/{TAKE.sample_name}/{'9' * 5000}")
+    assert answer.status_code == 414
+    assert "4000 characters" in answer.json()["problem"]
+    assert client.get(f"/api/takes/{TAKE.sample_name}/{'9' * 3000}").status_code == 404
+
+
 def test_others_need_the_token_once(shown: Shown) -> None:
     server = make_app(shown, token="a-token", host="0.0.0.0")
     client = TestClient(server, base_url="http://theatre.example:8000")

@@ -605,3 +605,16 @@ def test_the_offline_model_asks_for_the_memory_of_all_processes_of_the_machine(
         monkeypatch.setenv(name, value)
     predict(*load(origin, mmor()), videos, tmp_path / "four", "train", origin)
     assert asked[1] == 4 * asked[0] > 0
+
+
+def test_the_published_task_asks_for_the_memory_of_a_whole_video(
+    tmp_path: Path, videos: list[Video], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    origin = new_model(tmp_path / "model.safetensors")
+    model, settings = load(origin, mmor())
+    monkeypatch.setattr("computing.machine.free_memory", lambda *_: 100)
+    with pytest.raises(UserError, match=r"keeps the masks of a whole video, .* 0.0 GB free; give .* causal"):
+        predict(model, replace(settings, task=WHOLE_VIDEO), videos, tmp_path / "whole", "train", origin)
+    assert not (tmp_path / "whole").exists()
+    predict(model, replace(settings, task=CAUSAL), videos, tmp_path / "causal", "train", origin)
+    assert "whole video" not in capsys.readouterr().out

@@ -11,8 +11,8 @@ from panoptic_segmentation.inference.video import (
     FramePrediction,
     OfflineVideo,
     ctvis_frames,
+    kept_bytes,
     mean_logits,
-    offline_memory,
     offline_video,
     online_frames,
     refined_probabilities,
@@ -81,11 +81,17 @@ def test_no_object_is_left_to_the_refiner() -> None:
     assert swapped[0, 0] == refined.softmax(-1)[0, 0]
 
 
-def test_memory_of_the_offline_model_is_foretold() -> None:
-    assert offline_memory(SegmenterConfig(), 200, 720, 960) == 200 * 256 * 184 * 240 * 4
-    model, frames = OfflineDVIS(small_segmenter(4), SMALL_VIDEO).eval(), _frames(3)
-    kept = sum(x.nbytes for x in offline_video(model, [frames]).mask_features)
-    assert kept == offline_memory(small_segmenter(4), 3, 32, 48)
+def test_memory_that_waits_for_the_end_of_a_video_is_foretold() -> None:
+    with torch.device("meta"):
+        published = OfflineDVIS(SegmenterConfig(), SMALL_VIDEO), CTVIS(SegmenterConfig())
+    assert [kept_bytes(model, 200, 720, 960) for model in published] == [200 * n * 184 * 240 * 4 for n in (256, 100)]
+    offline, ctvis, frames = (
+        OfflineDVIS(small_segmenter(4), SMALL_VIDEO).eval(),
+        CTVIS(small_segmenter(4)).eval(),
+        _frames(3),
+    )
+    assert sum(x.nbytes for x in offline_video(offline, [frames]).mask_features) == kept_bytes(offline, 3, 32, 48)
+    assert sum(frame.masks.nbytes for frame in ctvis_frames(ctvis, [frames])) == kept_bytes(ctvis, 3, 32, 48)
 
 
 def test_the_offline_model_s_masks_are_made_on_its_own_device() -> None:
