@@ -19,10 +19,10 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def main(work: Path, target: Path) -> None:
-    """Copy the models of `work` to `target`; the segmenter gets the test settings of its experiment file."""
+    """Copy the models of `work` to `target`; the segmenter gets the test settings that it was trained with."""
     if (work / "panoptic_small").exists():
         model, card = segmenters.load_model(work / "panoptic_small" / "model.safetensors")
-        config = read_config(PACKAGE / "configs" / "panoptic" / "small.yaml")
+        config = read_config(work / "panoptic_small" / "config.yaml")
         card = replace(card, preprocessing=asdict(config.test))
         segmenters.save_model(target / "panoptic_small" / "model.safetensors", model, card, half=True)
 

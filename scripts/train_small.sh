@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train the two small models that come with the package, from nothing: simulate, train both stages, score on held-out takes.
-# About 4 hours on 2 cores. Usage: bash scripts/train_small.sh [FOLDER]   (default: output/small)
+# About 6 hours on 2 cores. Usage: bash scripts/train_small.sh [FOLDER]   (default: output/small)
 # What is finished is kept: after an interruption, run it again.
 source "$(dirname "$0")/environment.sh"
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
@@ -37,19 +37,24 @@ learn() { # folder of the model, splits to learn from, further options
         --samples "$work/$1"/train_1perm_*.json --samples "$work/$1"/own_1perm_*.json "${@:2}"
 }
 learn scene_graph_first &
-# Stage 1 learns single frames with coarse masks first, at half the time per step, then clips with fine masks in more rooms.
+# Stage 1 learns single frames with coarse masks first, at half the time per step, then clips with fine masks in more rooms,
+# then those of short surgeries, in which every deed and every tool is seen, in the size in which pictures come.
+short=$(seq -f "--take %g_SIM" 501 545; seq -f "--take %g_4DOR" 501 555)
 if [ ! -e "$work/panoptic_small/model.safetensors" ]; then
     segmenter="mmor panoptic train --config-file configs/panoptic/small.yaml --data $data --ground-truth $work/ground_truth"
+    both=(DATASETS.TRAIN "[hybridor_panoptic_train, hybridor_panoptic_own]")
     $segmenter --resume --out "$work/panoptic_coarse" MODEL.SEM_SEG_HEAD.COMMON_STRIDE 4 MODEL.MASK_FORMER.TRAIN_NUM_POINTS 512 \
         INPUT.SAMPLING_FRAME_NUM 1 SOLVER.IMS_PER_BATCH 4 SOLVER.MAX_ITER 2500
-    $segmenter --resume --out "$work/panoptic_small" MODEL.WEIGHTS "$work/panoptic_coarse/model.safetensors" \
-        DATASETS.TRAIN "[hybridor_panoptic_train, hybridor_panoptic_own]"
+    $segmenter --resume --out "$work/panoptic_clips" MODEL.WEIGHTS "$work/panoptic_coarse/model.safetensors" "${both[@]}"
+    mmor data synthesize --out "$data" $short --seconds 40 --seed 11
+    $segmenter --resume --out "$work/panoptic_small" MODEL.WEIGHTS "$work/panoptic_clips/model.safetensors" "${both[@]}" \
+        INPUT.MIN_SIZE_TRAIN "[240]" INPUT.MIN_SIZE_TEST 240 SOLVER.IMS_PER_BATCH 4 SOLVER.MAX_ITER 1520
 fi
 wait
-# Then stage 2 goes on in 125 more rooms, in small pictures, with 100 more surgeries to hear.
+# Then stage 2 goes on in these rooms and in 125 more, in small pictures, with 100 more surgeries to hear.
 more=$(seq -f "--take %g_SIM" 141 165; seq -f "--take %g_4DOR" 141 240)
 mmor data synthesize --out "$data" $more --seconds 120 --seed 0 --size 160x120
-own="$own $more"
+own="$own $short $more"
 hear 20 119
 learn scene_graph_small --curriculum_learning_weights "$work/scene_graph_first" --max_steps 4000
 

@@ -12,10 +12,10 @@ train() { # experiment file, model to start from
         --ground-truth "$work/ground_truth" MODEL.WEIGHTS "$work/panoptic_$2/model.safetensors" \
         DATASETS.TRAIN "[hybridor_panoptic_train, hybridor_panoptic_own]"
 }
-train small_online small
+train small_online clips  # of small.yaml, as the tracker and the refiner are
 train small_offline small_online
 
-for stage in small small_online small_offline; do
+for stage in clips small_online small_offline; do
     echo "== $stage"
     mmor panoptic predict --model "$work/panoptic_$stage" --data "$work/data" --take test --out "$work/test_$stage"
     mmor panoptic evaluate --data "$work/data" --take test --out "$work/test_$stage" --canvas 320x240 \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -40,6 +41,30 @@ def test_training_with_eyes_learns_from_no_held_out_take(tmp_path: Path) -> None
     assert not taken & held_out
     assert {call[call.index("--split") + 1] for call in calls if "samples" in call} == {"own"}
     assert all(call[call.index("--data") + 1] == str(tmp_path / "work" / "data") for call in calls if "--data" in call)
+
+
+def test_training_the_small_models_learns_from_no_held_out_take(tmp_path: Path) -> None:
+    """The script is run with commands that only note what they are called with."""
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "train_small.sh", tmp_path / "scripts")
+    (tmp_path / "scripts" / "environment.sh").write_text("set -euo pipefail\n")
+    said = tmp_path / "said.txt"
+    for name in ("mmor", "python"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho "$@" >> "{said}"\n')
+        (tmp_path / name).chmod(0o755)
+    command = ["bash", tmp_path / "scripts" / "train_small.sh", "work"]
+    subprocess.run(command, cwd=tmp_path, env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=True)
+    calls = [line.split() for line in said.read_text().splitlines()]
+    held_out = {"val", "test", *(take.name for split in ("val", "test") for take in mmor().split_takes(split))}
+    learnt = [call for call in calls if "train" in call[:2] or {"samples", "--from-annotations"} & {*call}]
+    taken = {name for call in learnt for flag, name in pairwise(call) if flag in ("--take", "--split")}
+    assert taken >= {"train", "own", "101_SIM", "555_4DOR", "T119_SIM", "240_4DOR"}
+    assert not taken & held_out
+    segmenters = [" ".join(call) for call in calls if call[:2] == ["panoptic", "train"]]
+    assert len(segmenters) == 3  # coarse masks, clips, the size of the pictures
+    assert not any("val" in call or "test" in call for call in segmenters)
+    simulated = {name for call in calls if "synthesize" in call for flag, name in pairwise(call) if flag == "--take"}
+    assert taken - {"own"} <= simulated
 
 
 def test_triplets_with_a_predicate_and_an_entity_are_counted(tmp_path: Path) -> None:
