@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_LONGEST = 4000  # characters of an address; the numbers in it are made into numbers
+_LONGEST = 4000  # characters of an address: Python reads no number of more than 4300 digits
 _HEADERS = {
     # Texts of takes are shown as text; were there a way around that, nothing it holds would run or be sent anywhere.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "

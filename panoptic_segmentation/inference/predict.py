@@ -52,6 +52,7 @@ from panoptic_segmentation.inference.panoptic import (
 )
 from panoptic_segmentation.inference.video import (
     FramePrediction,
+    beside_device,
     causal_frames,
     kept_bytes,
     mean_logits,
@@ -341,10 +342,10 @@ def _output_sizes(sizes: Sizes, settings: InferenceSettings) -> Sizes:
 
 
 def _check_memory(model: VideoModel, settings: InferenceSettings, videos: Sequence[Video]) -> None:
-    """Say how much main memory will wait for the end of the longest video.
+    """Say how much memory will wait for the end of the longest video.
 
     Raises:
-        UserError: the machine has less.
+        UserError: neither the device nor the machine has so much.
     """
     sizes = [edge_size(*shape_of(video, settings.canvas), settings.shortest, settings.longest) for video in videos]
     counts = [len(video.frames) for video in videos]
@@ -355,7 +356,8 @@ def _check_memory(model: VideoModel, settings: InferenceSettings, videos: Sequen
         what, advice = "the offline model keeps the mask features of a whole video", "use the online model"
     else:
         what, advice = "TASK vps keeps the masks of a whole video", "give MODEL.MASK_FORMER.TEST.TASK causal"
-    require_memory(here * need, f"{what}{each}, which", advice=f"{advice} or a smaller INPUT.MIN_SIZE_TEST")
+    beside = here * beside_device(need, _device(model))
+    require_memory(beside, f"{what}{each}, which", advice=f"{advice} or a smaller INPUT.MIN_SIZE_TEST")
     if is_first():
         print(f"{what}: {need / 1e9:.1f} GB for {frames} frames")
 

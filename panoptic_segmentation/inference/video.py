@@ -95,6 +95,11 @@ def waiting(x: Float[Tensor, "*shape"], room: int = ROOM) -> Float[Tensor, "*sha
     return x if x.device.type == "cpu" or free_memory(x.device) > room else x.cpu()
 
 
+def beside_device(kept: int, device: torch.device, room: int = ROOM) -> int:
+    """Of so many bytes that wait for the end of a video those that will do so in main memory (see `waiting`)."""
+    return kept if device.type == "cpu" else max(0, kept - max(0, free_memory(device) - room))
+
+
 @dataclass(frozen=True)
 class OfflineVideo:
     """The offline model's result for a whole video."""

@@ -6,12 +6,17 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 from operating_room.domain.domain import mmor
 from operating_room.graphs.graph_files import save_predictions, save_samples
 from operating_room.graphs.scene_graph import Sample, Triplet
+from panoptic_segmentation.config.settings import save_config
+from panoptic_segmentation.weights.checkpoints import build_model, save_model
+from panoptic_segmentation.weights.model_card import ModelCard, read_card
+from tests.panoptic_segmentation.training.test_panoptic_train import TINY
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,6 +70,19 @@ def test_training_the_small_models_learns_from_no_held_out_take(tmp_path: Path) 
     assert not any("val" in call or "test" in call for call in segmenters)
     simulated = {name for call in calls if "synthesize" in call for flag, name in pairwise(call) if flag == "--take"}
     assert taken - {"own"} <= simulated
+
+
+def test_a_bundled_segmenter_has_the_test_settings_of_its_training(tmp_path: Path) -> None:
+    folder = tmp_path / "work" / "panoptic_small"
+    folder.mkdir(parents=True)
+    model = build_model("ctvis", TINY.segmenter, TINY.video)
+    save_model(folder / "model.safetensors", model, ModelCard("ctvis", TINY.segmenter, TINY.video))
+    save_config(replace(TINY, test=replace(TINY.test, shortest=77)), folder / "config.yaml")
+    command = [sys.executable, "scripts/bundle_small.py", tmp_path / "work", tmp_path / "bundle"]
+    subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
+    made = tmp_path / "bundle" / "panoptic_small" / "model.safetensors"
+    assert read_card(made).preprocessing["shortest"] == 77
+    assert made.stat().st_size < 0.6 * (folder / "model.safetensors").stat().st_size  # 16 bits
 
 
 def test_triplets_with_a_predicate_and_an_entity_are_counted(tmp_path: Path) -> None:

@@ -618,3 +618,6 @@ def test_the_published_task_asks_for_the_memory_of_a_whole_video(
     assert not (tmp_path / "whole").exists()
     predict(model, replace(settings, task=CAUSAL), videos, tmp_path / "causal", "train", origin)
     assert "whole video" not in capsys.readouterr().out
+    monkeypatch.setattr("panoptic_segmentation.inference.predict.beside_device", lambda *_: 0)  # a GPU has room for all
+    predict(model, replace(settings, task=WHOLE_VIDEO), videos, tmp_path / "whole", "train", origin)
+    assert "TASK vps keeps the masks of a whole video: 0.0 GB for" in capsys.readouterr().out

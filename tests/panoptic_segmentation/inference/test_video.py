@@ -10,6 +10,7 @@ from panoptic_segmentation.inference.panoptic import Sizes
 from panoptic_segmentation.inference.video import (
     FramePrediction,
     OfflineVideo,
+    beside_device,
     ctvis_frames,
     kept_bytes,
     mean_logits,
@@ -111,3 +112,12 @@ def test_what_waits_stays_on_a_device_that_has_room() -> None:
         waiting(there, room=10**18)
     here = torch.zeros(3)
     assert waiting(here, room=10**18) is here
+
+
+def test_main_memory_must_have_what_the_device_has_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meta device stands for a GPU that has 12 GB free, of which 8 stay so."""
+    monkeypatch.setattr("panoptic_segmentation.inference.video.free_memory", lambda _: 12 * 10**9)
+    gpu = torch.device("meta")
+    assert [beside_device(kept * 10**9, gpu, room=8 * 10**9) for kept in (3, 4, 10)] == [0, 0, 6 * 10**9]
+    assert beside_device(10**9, gpu, room=13 * 10**9) == 10**9
+    assert beside_device(10**9, torch.device("cpu")) == 10**9
