@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Hashable, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ class ClipDataset(Dataset):
         return frame
 
 
-def repeat_factors(frames: Sequence[Set[int]], threshold: float) -> Float[np.ndarray, " frames"]:
+def repeat_factors(frames: Sequence[Set[Hashable]], threshold: float) -> Float[np.ndarray, " frames"]:
     """How much more often to draw frames with rare classes: the largest sqrt(threshold / share) of its classes, or 1.
 
     Repeat factor sampling of Gupta et al., "LVIS" (CVPR 2019); a class's share is that of the frames that show it.

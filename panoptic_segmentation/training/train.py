@@ -210,16 +210,21 @@ def _check_same_entries(config: Config, checkpoint: Path) -> None:
 
 def training_videos(
     config: Config, dataset: Dataset, prepared: Path, workers: int = 1
-) -> tuple[list[Video], list[set[int]]]:
-    """The videos of the configured training data and the classes in each of their frames.
+) -> tuple[list[Video], list[set[tuple[str, int]]]]:
+    """The videos of the configured training data and the classes in each of their frames, by collection.
 
-    Their ground truth is prepared below `prepared`.
+    The classes of each collection count apart when rare ones are drawn more often: a hammer that lies on every table of
+    one and is seen only in hands, for seconds, in the other is rare in the other. Their ground truth is prepared below
+    `prepared`.
     """
     videos, classes = [], []
     for choice in config.train_choices:
         chosen = find_videos(dataset, choice.takes(dataset))
         truth = prepare(chosen, prepared, choice.ground_truth_name, config.test.canvas, workers)
         videos += chosen
-        frames = [frame for video in truth["annotations"] for frame in video["annotations"]]
-        classes += [{segment["category_id"] for segment in frame["segments_info"]} for frame in frames]
+        for video, annotated in zip(chosen, truth["annotations"], strict=True):
+            classes += [
+                {(video.take.dataset, segment["category_id"]) for segment in frame["segments_info"]}
+                for frame in annotated["annotations"]
+            ]
     return videos, classes

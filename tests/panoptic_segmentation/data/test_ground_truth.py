@@ -39,11 +39,13 @@ def test_parts_cover_a_video(count: int, length: int) -> None:
 
 def write_take(root: Path, frames: int, take: Take = TAKE) -> Dataset:
     """A take with room camera 1: pictures of all frames, masks of all but the third."""
-    folder = root / "MM-OR_data"
+    collection = mmor().collection(take)
+    folder = root / collection.root
+    camera = next(camera for camera in collection.labelled_cameras if camera.name == "1")
     numbers = [f"{100 + 3 * i:06d}" for i in range(frames)]
     index = index_place(folder, take)
     index.parent.mkdir(parents=True)
-    index.write_text(json.dumps([[f"{i:06d}", {"azure": number}] for i, number in enumerate(numbers)]))
+    index.write_text(json.dumps([[f"{i:06d}", {camera.frame: number}] for i, number in enumerate(numbers)]))
     for i, number in enumerate(numbers):
         mask, picture = (
             mask_place(folder, take, "1", number),
