@@ -189,7 +189,7 @@ def with_answers(of: argparse.Namespace, out: Path) -> Path:
     found = list(out.glob("own_1perm_*.json"))
     if not found:
         words = ["--temporal", "--no-temporal-augmentation", "--permutations", "1", "--split", "own"]
-        words += ["--own-share", "0.8", "--stale-memory", "0.3", "--repeat-rare", "0.1"]
+        words += ["--own-share", "0.8", "--stale-memory", "0.3", "--repeat-rare", "0.05"]
         files = ["--data", of.folder / "data", "--relations", of.folder / "data", "--answers", out / "answers.json"]
         command = [sys.executable, "-m", "mmor.cli", "scene-graph", "samples", *words, *files, "--out", out]
         subprocess.run(command, check=True)

@@ -95,7 +95,7 @@ END
 }
 
 say "learning to see and to speak"
-habits="--stale-memory 0.3 --repeat-rare 0.1" # memories that end too early, seldom deeds shown more often
+habits="--stale-memory 0.3 --repeat-rare 0.05" # memories that end too early, seldom triplets shown more often
 learn first "${LANGUAGE:-3000}" $habits --
 export_model first
 if [ "$answered" -gt 0 ]; then

@@ -199,7 +199,7 @@ def samples(
     repeat_rare: Annotated[
         float,
         typer.Option(
-            help="More records of a timepoint with a predicate that is in less than this share (not published).",
+            help="More records of a timepoint with a triplet that is in less than this share (not published).",
             min=0,
             max=1,
         ),

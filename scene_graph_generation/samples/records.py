@@ -84,8 +84,8 @@ class SampleOptions:
     # Share of memories that end at an earlier moment, drawn from those before: a model that has not noticed what began
     # has such a memory, and one that was never shown any goes on saying what it remembers.
     stale_memory: float = 0.0
-    # A timepoint with a predicate that is in less than this share of the timepoints has more records, the square root
-    # of the ratio times as many on average (repeat factor of LVIS, arXiv 1908.03195, section 4; by rarest predicate).
+    # A timepoint with a triplet that is in less than this share of the timepoints has more records, the square root
+    # of the ratio times as many on average (repeat factor of LVIS, arXiv 1908.03195, section 4; by rarest triplet).
     repeat_rare: float = 0.0
 
     def file_name(self, split: str) -> str:
@@ -195,16 +195,18 @@ def training_records(
 
 
 def repeat_factors(samples: Sequence[Sample], threshold: float) -> dict[str, float]:
-    """How often to show each timepoint whose rarest predicate is in less than `threshold` of them (1 for all others).
+    """How often to show each timepoint whose rarest triplet is in less than `threshold` of them (1 for all others).
+
+    sqrt(threshold / share), the repeat factor of Gupta et al., "LVIS" (CVPR 2019). Whole triplets count: a breach of
+    sterility is a frequent predicate between two that hardly ever meet.
 
     Args:
         samples: all timepoints.
         threshold: share of the timepoints; 0 repeats none.
     """
-    told = [{triplet.predicate for triplet in sample.triplets} for sample in samples]
-    counts = Counter(predicate for predicates in told for predicate in predicates)
+    counts = Counter(triplet for sample in samples for triplet in set(sample.triplets))
     wanted = threshold * len(samples)
-    rarest = {sample.sample_id: min((counts[p] for p in some), default=wanted) for sample, some in zip(samples, told)}
+    rarest = {sample.sample_id: min((counts[t] for t in sample.triplets), default=wanted) for sample in samples}
     return {name: math.sqrt(wanted / count) for name, count in rarest.items() if count < wanted}
 
 

@@ -109,7 +109,7 @@ def test_a_memory_may_end_at_an_earlier_moment(data: Path) -> None:
     assert "add --temporal" in str(refused.exception)
 
 
-def test_timepoints_with_rare_predicates_have_more_records(data: Path) -> None:
+def test_timepoints_with_rare_triplets_have_more_records(data: Path) -> None:
     rare = replace(OPTIONS, permutations=200, repeat_rare=0.8)
     counts = Counter(record["id"] for record in training_records(Dataset(data), SAMPLES, rare, Random(0)))
     factors = repeat_factors(SAMPLES, 0.8)
@@ -119,9 +119,9 @@ def test_timepoints_with_rare_predicates_have_more_records(data: Path) -> None:
 
 
 @given(graphs=st.lists(st.sets(st.sampled_from("abcd")), min_size=1, max_size=30), threshold=st.floats(0.01, 1))
-def test_repeat_factors_follow_the_rarest_predicate(graphs: list[set[str]], threshold: float) -> None:
+def test_repeat_factors_follow_the_rarest_triplet(graphs: list[set[str]], threshold: float) -> None:
     samples = [
-        Sample(TAKE, f"{i:06d}", tuple(Triplet("x", "y", name) for name in sorted(graph)))
+        Sample(TAKE, f"{i:06d}", tuple(Triplet("x", name, "touching") for name in sorted(graph)))
         for i, graph in enumerate(graphs)
     ]
     factors = repeat_factors(samples, threshold)
