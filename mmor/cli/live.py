@@ -15,6 +15,7 @@ import typer
 from mmor.cli.evaluation import load_generator
 from mmor.cli.options import MODEL, BitsOption, Data, Device, DomainFile, MaxNewTokens, chosen_domain
 from operating_room.errors import UserError
+from operating_room.files.locks import lock
 
 if TYPE_CHECKING:
     from mmor.live.live import LiveSecond, Source
@@ -154,18 +155,20 @@ def _output(path: Path | None) -> Generator[TextIO]:
     """The file that gets the lines.
 
     Raises:
-        UserError: it is there already, or cannot be written.
+        UserError: it has lines already, another run has it, or it cannot be written.
     """
     if path is None:
         yield sys.stdout
         return
-    if path.is_file() and path.stat().st_size:
-        raise UserError(f"{path}: holds the lines of another run; choose a new file")
     try:
         file = path.open("a", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another file") from error
     with file:
+        if path.is_file():  # a pipe is for whoever opens it
+            lock(path, file)
+            if path.stat().st_size:
+                raise UserError(f"{path}: holds the lines of another run; choose a new file")
         yield file
 
 

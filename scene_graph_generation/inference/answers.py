@@ -6,7 +6,6 @@ later run, and the run that has the whole file takes it in.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -20,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from operating_room.errors import UserError
+from operating_room.files.locks import BUSY, lock
 from operating_room.work.processes import ALL, Share, is_first
 
 _PART = re.compile(r".*\.part-\d+-of-\d+", re.DOTALL)  # the stem of a file of one of several processes
-_BUSY = (errno.EAGAIN, errno.EACCES)  # what locking says where another process has the file; NFS says EACCES
 
 
 @dataclass(frozen=True)
@@ -112,10 +111,11 @@ def open_answers(path: Path, about: Mapping[str, Any], share: Share = ALL) -> Ge
     own = path if share.is_whole else _part_path(path, share)
     with ExitStack() as files:
         file = files.enter_context(_open(path))
-        _lock(path, file, fcntl.LOCK_EX if share.is_whole else fcntl.LOCK_SH)  # parts are written side by side
+        kind = fcntl.LOCK_EX if share.is_whole else fcntl.LOCK_SH  # parts are written side by side
+        lock(path, file, kind, told=is_first())
         if own != path:
             file = files.enter_context(_open(own))
-            _lock(own, file, fcntl.LOCK_EX)
+            lock(own, file, told=False)
         stored = _continue(own, file, wanted)
         others = [other for other in (path, *_part_paths(path)) if other != own]
         beside = [answer for other in others for answer in _read(other, other.read_bytes(), wanted).values()]
@@ -142,7 +142,7 @@ def put_aside(path: Path, about: Mapping[str, Any]) -> None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                if error.errno in _BUSY:  # a run of this model, or one that will be told of
+                if error.errno in BUSY:  # a run of this model, or one that will be told of
                     continue
             line = file.readline()
             there = _read_about(own, line) if line.endswith(b"\n") else about
@@ -182,21 +182,6 @@ def _continue(path: Path, file: FileIO, about: Mapping[str, Any]) -> dict[str, A
     if not whole:
         _append(path, file, [about])
     return _read(path, content, about)
-
-
-def _lock(path: Path, file: FileIO, kind: int) -> None:
-    """Keep other runs from the file. Some network file systems have no locks (Lustre without -o flock): that is told.
-
-    Raises:
-        UserError: another run has it.
-    """
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in _BUSY:
-            raise UserError(f"{path}: another run is writing it; wait for it or choose another output") from error
-        if is_first() and not is_part(path):
-            print(f"{path}: cannot be locked ({error.strerror}); start no second run with this output", file=sys.stderr)
 
 
 def _require_same(path: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -29,6 +29,7 @@ from mmor.live.live import LiveSecond, live
 from mmor.live.replay import Replay
 from operating_room.domain.domain import Domain, mmor
 from operating_room.errors import UserError
+from operating_room.files.locks import lock
 from operating_room.graphs.memory import Memory
 from operating_room.graphs.prompts import conversation
 from operating_room.graphs.scene_graph import Triplet
@@ -271,6 +272,17 @@ def test_who_reads_one_line_only_ends_it_quietly(data: Path) -> None:
     assert "Traceback" not in said
     assert "Error" not in said
     assert "seconds answered" in said
+
+
+def test_a_run_that_has_written_nothing_yet_has_its_file_for_itself(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "lines.jsonl"
+    with out.open("a") as file:
+        lock(out, file)
+        arguments = "--replay", TAKE.name, "--data", str(data), "--speed", "0", "--out", str(out)
+        second = subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
+    assert second.returncode == 2
+    assert second.stderr == f"error: {out}: another run is writing it; wait for it or choose another output\n"
+    assert not out.read_bytes()
 
 
 @pytest.fixture

@@ -1,0 +1,34 @@
+"""Locks on files that one run at a time may write. Those of killed processes end with them."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+from operating_room.errors import UserError
+
+BUSY = (errno.EAGAIN, errno.EACCES)  # what locking says where another process has the file; NFS says EACCES
+
+
+def lock(path: Path, file: IO[Any], kind: int = fcntl.LOCK_EX, told: bool = True) -> None:
+    """Keep other runs from the file. Some network file systems have no locks (Lustre without -o flock): that is told.
+
+    Args:
+        path: its name, for what is told.
+        file: open for writing.
+        kind: LOCK_EX, or LOCK_SH where several may write beside it.
+        told: say where there are no locks; one of several processes does.
+
+    Raises:
+        UserError: another run has it.
+    """
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in BUSY:
+            raise UserError(f"{path}: another run is writing it; wait for it or choose another output") from error
+        if told:
+            print(f"{path}: cannot be locked ({error.strerror}); start no second run with this output", file=sys.stderr)
