@@ -81,14 +81,16 @@ _MOST_INSTANCES = 255  # numbers that a picture of instances can show
 def read_test_config(model: Path, config_file: Path | None, overrides: Sequence[str] = ()) -> Config | None:
     """The configuration for `load`: `config_file`, else the `config.yaml` beside a model that needs one; or None.
 
-    `overrides` (`KEY VALUE ...`) change either, else what the model file says itself of its use.
+    A file of ours says itself of its use and needs none: what lies beside it may be of something else. `overrides`
+    (`KEY VALUE ...`) change whichever it is.
     """
     path = model_path(model)
+    ours = path.suffix == ".safetensors"
     beside = path.with_name("config.yaml")
-    if config_file is None and (overrides or path.suffix != ".safetensors") and beside.is_file():
+    if config_file is None and not ours and beside.is_file():
         config_file = beside
     if config_file is None and overrides:
-        if path.suffix != ".safetensors":
+        if not ours:
             raise UserError(f"{overrides[0]}: {path} has no config.yaml beside it to override; give --config-file")
         return Config(test=override_test(_own_settings(path, read_card(path)), overrides, path))
     return None if config_file is None else read_config(config_file, overrides)

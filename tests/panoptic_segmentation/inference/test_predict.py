@@ -556,6 +556,7 @@ def test_a_folder_without_model_is_named(tmp_path: Path) -> None:
 def test_a_model_that_says_how_it_is_built_is_used_as_told(tmp_path: Path) -> None:
     path = new_model(tmp_path / "model.safetensors")
     own = load(path, mmor())[1]
+    (tmp_path / "config.yaml").write_text("train: {max_steps: 3}\n")  # of something else, and not looked into
     config = read_test_config(path, None, ["INPUT.MIN_SIZE_TEST", "64", "MODEL.MASK_FORMER.TEST.TASK", "vps"])
     assert load(path, mmor(), config)[1] == replace(own, shortest=64, task="vps")
     with pytest.raises(UserError, match=r"SOLVER\.MAX_ITER: .* says itself how it is built; .*INPUT\.MIN_SIZE_TEST"):
