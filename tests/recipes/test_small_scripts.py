@@ -66,7 +66,7 @@ def test_training_the_small_models_learns_from_no_held_out_take(tmp_path: Path) 
     assert taken >= {"train", "own", "101_SIM", "555_4DOR", "T119_SIM", "240_4DOR"}
     assert not taken & held_out
     segmenters = [" ".join(call) for call in calls if call[:2] == ["panoptic", "train"]]
-    assert len(segmenters) == 3  # coarse masks, clips, the size of the pictures
+    assert len(segmenters) == 4  # coarse masks, clips, the size of the pictures, what is rare
     assert not any("val" in call or "test" in call for call in segmenters)
     simulated = {name for call in calls if "synthesize" in call for flag, name in pairwise(call) if flag == "--take"}
     assert taken - {"own"} <= simulated
