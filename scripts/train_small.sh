@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train the two small models that come with the package, from nothing: simulate, train both stages, score on held-out takes.
-# About 8 hours on 2 cores (estimated from its parts). Usage: bash scripts/train_small.sh [FOLDER]   (default: output/small)
+# About 8 hours on 2 cores (estimated from its parts; more than the 6 CPU hours that were aimed at). Usage: bash scripts/train_small.sh [FOLDER]   (default: output/small)
 # What is finished is kept: after an interruption, run it again.
 source "$(dirname "$0")/environment.sh"
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Sequence, Set
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,20 +106,6 @@ class ClipDataset(Dataset):
             self.room -= size_of_both
             self.cache[picture_path] = frame
         return frame
-
-
-def repeat_factors(frames: Sequence[Set[Hashable]], threshold: float) -> Float[np.ndarray, " frames"]:
-    """How much more often to draw frames with rare classes: the largest sqrt(threshold / share) of its classes, or 1.
-
-    Repeat factor sampling of Gupta et al., "LVIS" (CVPR 2019); a class's share is that of the frames that show it.
-
-    Args:
-        frames: the classes in each frame.
-        threshold: classes in a smaller share of the frames are drawn more often.
-    """
-    counts = Counter(category for frame in frames for category in frame)
-    factor = {category: max(1.0, (threshold * len(frames) / count) ** 0.5) for category, count in counts.items()}
-    return np.array([max((factor[category] for category in frame), default=1.0) for frame in frames])
 
 
 def frame_at(chances: Float[np.ndarray, " frames"], drawn: float) -> int:

@@ -28,9 +28,10 @@ from operating_room.errors import UserError
 from operating_room.files.tensors import read_tensors
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import is_first, share
+from operating_room.work.repeats import repeat_factors
 from panoptic_segmentation.config.config_keys import MODEL_KEYS, STAY_KEYS
 from panoptic_segmentation.config.settings import Config, field_value, read_config, save_config, unused_summary
-from panoptic_segmentation.data.clips import ClipDataset, repeat_factors
+from panoptic_segmentation.data.clips import ClipDataset
 from panoptic_segmentation.data.ground_truth import Video, find_videos, prepare
 from panoptic_segmentation.training.trainer import ClipTrainer, TrainedModel, readers, training_arguments
 from panoptic_segmentation.weights.checkpoints import (
@@ -213,9 +214,7 @@ def training_videos(
 ) -> tuple[list[Video], list[set[tuple[str, int]]]]:
     """The videos of the configured training data and the classes in each of their frames, by collection.
 
-    The classes of each collection count apart when rare ones are drawn more often: a hammer that lies on every table of
-    one and is seen only in hands, for seconds, in the other is rare in the other. Their ground truth is prepared below
-    `prepared`.
+    Their ground truth is prepared below `prepared`.
     """
     videos, classes = [], []
     for choice in config.train_choices:

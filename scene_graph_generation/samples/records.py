@@ -6,7 +6,6 @@ random during training). Samples of the downstream tasks are in `downstream_samp
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.modalities import BY_NAME, TABLE, modalities_of
 from operating_room.recordings.questions import timepoint_prompt
 from operating_room.recordings.timepoint import Timepoint
+from operating_room.work.repeats import repeat_factors
 from scene_graph_generation.inputs.evidence import EGO_KEY, ego_pictures
 from scene_graph_generation.inputs.modalities import MODALITIES as MODEL_MODALITIES
 
@@ -85,7 +85,8 @@ class SampleOptions:
     # has such a memory, and one that was never shown any goes on saying what it remembers.
     stale_memory: float = 0.0
     # A timepoint with a triplet that is in less than this share of the timepoints has more records, the square root
-    # of the ratio times as many on average (repeat factor of LVIS, arXiv 1908.03195, section 4; by rarest triplet).
+    # of the ratio times as many on average (`repeat_factors`). Whole triplets count: a breach of sterility is a
+    # frequent predicate between two that hardly ever meet.
     repeat_rare: float = 0.0
 
     def file_name(self, split: str) -> str:
@@ -155,7 +156,9 @@ def training_records(
     logs = change_logs(samples, _spoken, forgotten) if options.temporal else {}
     answered = {} if own is None else change_logs(own.samples(samples), _spoken, forgotten)
     similar = SimilarSamples(samples, dataset.domain) if options.mixed else None
-    repeats = repeat_factors(samples, options.repeat_rare)
+    collections = {name: dataset.domain.find_take(name).dataset for name in {sample.take_name for sample in samples}}
+    told = [{(collections[sample.take_name], triplet) for triplet in sample.triplets} for sample in samples]
+    repeats = repeat_factors(told, options.repeat_rare)
     drawing = generator if options.augment_memory else None
     known: dict[Path, Any] = {}
 
@@ -184,7 +187,7 @@ def training_records(
                 continue
             count = options.permutations
             if options.repeat_rare:
-                count = int(count * repeats.get(sample.sample_id, 1.0) + generator.random())
+                count = int(count * repeats[index] + generator.random())
             records = [make(timepoint, others, sample, history) for _ in range(count)]
         except UserError as error:
             _leave_out(sample, error, left_out)
@@ -192,22 +195,6 @@ def training_records(
         yield from records
         if not options.mixed:
             known.clear()  # nobody else asks for the files of this timepoint
-
-
-def repeat_factors(samples: Sequence[Sample], threshold: float) -> dict[str, float]:
-    """How often to show each timepoint whose rarest triplet is in less than `threshold` of them (1 for all others).
-
-    sqrt(threshold / share), the repeat factor of Gupta et al., "LVIS" (CVPR 2019). Whole triplets count: a breach of
-    sterility is a frequent predicate between two that hardly ever meet.
-
-    Args:
-        samples: all timepoints.
-        threshold: share of the timepoints; 0 repeats none.
-    """
-    counts = Counter(triplet for sample in samples for triplet in set(sample.triplets))
-    wanted = threshold * len(samples)
-    rarest = {sample.sample_id: min((counts[t] for t in sample.triplets), default=wanted) for sample in samples}
-    return {name: math.sqrt(wanted / count) for name, count in rarest.items() if count < wanted}
 
 
 def training_record(

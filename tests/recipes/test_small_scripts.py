@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+
+from PIL import Image
 
 from operating_room.domain.domain import mmor
 from operating_room.graphs.graph_files import save_predictions, save_samples
@@ -83,6 +86,31 @@ def test_a_bundled_segmenter_has_the_test_settings_of_its_training(tmp_path: Pat
     made = tmp_path / "bundle" / "panoptic_small" / "model.safetensors"
     assert read_card(made).preprocessing["shortest"] == 77
     assert made.stat().st_size < 0.6 * (folder / "model.safetensors").stat().st_size  # 16 bits
+
+
+def test_what_is_painted_where_a_tool_is_annotated_is_told(tmp_path: Path) -> None:
+    colors = {category.name: category.color for category in mmor().labels.categories}
+    segment = {"category_id": 1, "area": 6, "bbox": [1, 1, 3, 2]}
+    frames = [{"file_name": f"{number}.jpg", "segments_info": [segment]} for number in range(3)]
+    truth = {
+        "categories": [{"id": 1, "name": "saw"}],
+        "videos": [{"video_id": "002_4DOR_1", "video_folder": "export_holistic_take2_processed"}],
+        "annotations": [{"video_id": "002_4DOR_1", "annotations": frames}],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "002_4DOR_1").mkdir()
+    for number, painted in enumerate(("drill", "drill", "patient")):
+        picture = Image.new("RGB", (6, 4))
+        picture.paste(colors[painted], (1, 1, 4, 3))
+        picture.paste(colors["hammer"], (5, 3, 6, 4))  # elsewhere
+        picture.save(tmp_path / "002_4DOR_1" / f"{number}.png")
+    command = [sys.executable, "scripts/probe_painted.py", tmp_path / "truth.json", tmp_path]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "4DOR: 3 pictures, 3 in which any of them is painted",
+        "  saw: annotated in 3, 6 px; painted in its box: drill 2; none of them 1",
+    ]
 
 
 def test_triplets_with_a_predicate_and_an_entity_are_counted(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from panoptic_segmentation.data.clips import (
     collate,
     draw_frames,
     frame_at,
-    repeat_factors,
 )
 from panoptic_segmentation.data.ground_truth import find_videos, prepare
 from panoptic_segmentation.model.segmenter import PIXEL_MEAN
@@ -61,14 +60,6 @@ def test_the_wanted_frame_is_in_the_clip(count: int, seed: int, data: st.DataObj
         assert first in chosen
         assert len(chosen) == settings.frames
         assert 0 <= min(chosen) <= max(chosen) < count
-
-
-def test_frames_with_rare_classes_count_more() -> None:
-    frames = [{1}] * 90 + [{1, 2}] * 9 + [set()]
-    factors = repeat_factors(frames, 0.36)
-    assert factors[0] == factors[-1] == 1
-    assert factors[90] == pytest.approx(2)  # its class is in 9 of 100 frames
-    assert (repeat_factors(frames, 0.01) == 1).all()
 
 
 def test_some_clips_run_backwards() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from operating_room.domain.domain import mmor
-from panoptic_segmentation.data.clips import repeat_factors
+from operating_room.work.repeats import repeat_factors
 from panoptic_segmentation.training.train import training_videos
 from tests.panoptic_segmentation.data.test_ground_truth import write_take
 from tests.panoptic_segmentation.training.test_panoptic_train import TINY

@@ -8,8 +8,6 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from mmor.cli import app
@@ -18,7 +16,7 @@ from operating_room.graphs.graph_files import save_predictions
 from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.recordings.conversion import convert
 from operating_room.recordings.dataset import Dataset
-from scene_graph_generation.samples.records import OwnAnswers, Record, SampleOptions, repeat_factors, training_records
+from scene_graph_generation.samples.records import OwnAnswers, Record, SampleOptions, training_records
 from tests.operating_room.tiny_dataset import write_dataset
 from tests.scene_graph_generation.tiny_training import GRAPHS, TAKE
 
@@ -110,21 +108,12 @@ def test_a_memory_may_end_at_an_earlier_moment(data: Path) -> None:
 
 
 def test_timepoints_with_rare_triplets_have_more_records(data: Path) -> None:
-    rare = replace(OPTIONS, permutations=200, repeat_rare=0.8)
-    counts = Counter(record["id"] for record in training_records(Dataset(data), SAMPLES, rare, Random(0)))
-    factors = repeat_factors(SAMPLES, 0.8)
-    assert factors  # something is in less than four fifths of the timepoints
-    for sample in SAMPLES:
-        assert counts[sample.sample_id] == pytest.approx(200 * factors.get(sample.sample_id, 1.0), abs=1)
-
-
-@given(graphs=st.lists(st.sets(st.sampled_from("abcd")), min_size=1, max_size=30), threshold=st.floats(0.01, 1))
-def test_repeat_factors_follow_the_rarest_triplet(graphs: list[set[str]], threshold: float) -> None:
-    samples = [
-        Sample(TAKE, f"{i:06d}", tuple(Triplet("x", name, "touching") for name in sorted(graph)))
-        for i, graph in enumerate(graphs)
-    ]
-    factors = repeat_factors(samples, threshold)
-    for sample, graph in zip(samples, graphs):
-        share = min((sum(name in other for other in graphs) / len(graphs) for name in graph), default=1.0)
-        assert factors.get(sample.sample_id, 1.0) == pytest.approx(max(1.0, (threshold / share) ** 0.5))
+    """Neither a frequent predicate nor the other dataset makes a triplet frequent."""
+    cuts, near = Triplet("head_surgeon", "patient", "cutting"), Triplet("circulator", "patient", "cutting")
+    told = {TAKE: [(cuts,), (cuts,), (cuts, near)], "001_4DOR": [(cuts,), (), ()]}
+    samples = [Sample(take, f"{i:06d}", graph) for take, graphs in told.items() for i, graph in enumerate(graphs)]
+    rare = replace(OPTIONS, permutations=200, repeat_rare=0.5)
+    counts = Counter(record["id"] for record in training_records(Dataset(data), samples, rare, Random(0)))
+    seldom = 200 * 3**0.5  # in one timepoint of six
+    expected = dict(zip((sample.sample_id for sample in samples), (200, 200, seldom, seldom, 200, 200), strict=True))
+    assert counts == pytest.approx(expected, abs=1)
