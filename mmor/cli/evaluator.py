@@ -144,10 +144,12 @@ class Evaluator:
 
     def about(self, model: Path) -> Mapping[str, Any]:
         """What the results of a model folder must say of themselves to be those of this run."""
-        from scene_graph_generation.inference.evaluate_all import weights_fingerprint
+        from scene_graph_generation.inference.evaluate_all import answers_depend_on_batch, weights_fingerprint
 
-        settings = {"config": str(self.config), "split": self.split, "bits": self.bits}
+        settings: dict[str, Any] = {"config": str(self.config), "split": self.split, "bits": self.bits}
         settings["max_new_tokens"] = self.max_new_tokens
+        if answers_depend_on_batch(model):
+            settings["batch_size"] = self.batch_size
         return {**settings, **self._data, "weights": weights_fingerprint(model)}
 
     @cached_property

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ _MAKER = "`mmor panoptic predict` with this --out and --name"  # what makes the 
 PREDICT_AGAIN = "predict again, or give the --take and --limit of what is predicted"  # where frames are missing
 DEFINITIONS = {
     "classes": "the published measure: all pixels of a class in a window are one tube",
-    "instances": "the same with every predicted object as a tube of its own; null where the files have no numbers",
+    "instances": "the same with every predicted object as a tube of its own; no window reaches over the seam of two "
+    "parts of a video that were predicted apart, as numbers begin anew there; null where the files have no numbers",
     "stq": "Weber et al. 2021: square root of association * iou, as the published script counts",
 }
 
@@ -206,7 +208,8 @@ def evaluate(
     numbered, instances = _with_numbers(predicted, output, sorted(set(folder_of.values()))), None
     if numbered is not None:
         by_number = cached_overlaps(cache / "instances", truth, true_picture, numbered, instance_picture)
-        instances = video_quality(by_number, names)
+        starts = {video["video_id"]: _seams(video, folder_of) for video in truth["annotations"]}
+        instances = video_quality((part for video in by_number for part in video.cut(starts[video.video_id])), names)
     scores = video_quality(overlaps, names), instances, tracking_quality(overlaps).overall
     evaluation = Evaluation(*scores, tuple(left_out.values()))
     report = {
@@ -263,6 +266,16 @@ def _predictions_of(
     if left_out and not annotations:
         raise UserError(f"{path}: holds no video wholly; {PREDICT_AGAIN}; first: {next(iter(left_out.values()))}")
     return {"annotations": annotations}, folders, left_out
+
+
+def _seams(video: Mapping[str, Any], folder_of: Mapping[tuple[str, str], str]) -> list[int]:
+    """The places of frames of a true video whose predictions begin anew: the frame before was in another part.
+
+    More frames may be predicted than are annotated, and parts are cut by the number of frames.
+    """
+    video_id = video["video_id"]
+    parts = [folder_of.get((video_id, frame["file_name"]), video_id) for frame in video["annotations"]]
+    return [place for place, (before, part) in enumerate(pairwise(parts), 1) if part != before]
 
 
 def _with_numbers(predicted: dict[str, Any], output: Path, folders: Sequence[str]) -> dict[str, Any] | None:

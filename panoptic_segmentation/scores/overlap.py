@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,11 @@ class Records:
     area: Int[np.ndarray, "frames ids"]  # px, as recorded
     crowd: Bool[np.ndarray, "frames ids"]
 
+    def between(self, start: int, end: int) -> Records:
+        """Those of the frames from `start` up to `end`."""
+        arrays = (array[start:end] for array in (self.place, self.category, self.area, self.crowd))
+        return Records(self.ids, *arrays)
+
     def lookup(self) -> UInt16[np.ndarray, " colors"]:
         """Id -> place in `ids`; UNKNOWN elsewhere, which is 0 so that untouched pages of the table cost no memory."""
         table = np.zeros(_ID_COUNT, np.uint16)
@@ -49,6 +55,19 @@ class VideoOverlap:
     truth: Records
     predicted: Records
     joint: Int[np.ndarray, "frames truths predictions"]  # px, by place in truth.ids and predicted.ids
+
+    def cut(self, starts: Sequence[int]) -> Iterator[VideoOverlap]:
+        """The stretches that begin at the frames `starts`, each a video of its own; the whole video if there are none.
+
+        Args:
+            starts: rising, without 0.
+        """
+        if not starts:
+            yield self
+            return
+        for start, end in pairwise((0, *starts, len(self.joint))):
+            sides = self.truth.between(start, end), self.predicted.between(start, end)
+            yield VideoOverlap(f"{self.video_id} from frame {start}", *sides, self.joint[start:end])
 
 
 def read_overlaps(

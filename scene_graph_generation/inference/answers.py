@@ -133,7 +133,7 @@ def is_part(path: Path) -> bool:
 
 
 def put_aside(path: Path, about: Mapping[str, Any]) -> None:
-    """Rename files that hold the answers of another model, so that this one's have their place; others stay.
+    """Rename files that hold the answers of another model or setting, so that these have their place; others stay.
 
     Of several processes that do so at once each file is renamed by one.
     """
@@ -146,11 +146,13 @@ def put_aside(path: Path, about: Mapping[str, Any]) -> None:
                     continue
             line = file.readline()
             there = _read_about(own, line) if line.endswith(b"\n") else about
-            other = there.get("model")
-            if other != about["model"] and os.path.samestat(os.fstat(file.fileno()), own.stat()):
-                place = own.with_name(f"{own.stem}.of_{other}.jsonl")
+            other = {name: there.get(name) for name in {**about, **there} if there.get(name) != about.get(name)}
+            if other and os.path.samestat(os.fstat(file.fileno()), own.stat()):
+                of = "_".join(str(value) if name == "model" else f"{name}_{value}" for name, value in other.items())
+                place = own.with_name(f"{own.stem}.of_{of}.jsonl")
                 own.replace(place)
-                print(f"{own}: holds the answers of another model, which are now in {place.name}", file=sys.stderr)
+                whose = "model" if "model" in other else next(iter(other))
+                print(f"{own}: holds the answers of another {whose}, which are now in {place.name}", file=sys.stderr)
 
 
 def _part_path(path: Path, share: Share) -> Path:

@@ -15,6 +15,7 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import write_json, write_text
 from operating_room.files.readers import read_json
 from operating_room.scores.fingerprints import fingerprint, stamp
+from scene_graph_generation.weights.base_models import CONFIG, OWN_SETTINGS, read_config
 
 COLUMNS = ("step", "macro F1", "low", "high", "macro precision", "macro recall", "samples")
 FINAL = "final"  # the "step" of the model that the training ended with
@@ -123,6 +124,19 @@ def weights_fingerprint(model: Path) -> str:
     """Of the names, sizes and times of a model folder's files (their content is not read)."""
     files = sorted({path for pattern in _MODEL for path in model.glob(pattern)})
     return fingerprint(f"{path.name} {stamp(path)}" for path in files)
+
+
+def answers_depend_on_batch(model: Path) -> bool:
+    """Whether config.json says that a model was trained with published batching; not so of a model that is gone.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if not (model / CONFIG).is_file():
+        return False
+    values = read_config(model)
+    own = values.get(OWN_SETTINGS, values)
+    return isinstance(own, dict) and own.get("batching") == "published"
 
 
 def table(rows: list[Row], separator: str = "\t") -> str:

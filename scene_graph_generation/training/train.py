@@ -55,7 +55,7 @@ from scene_graph_generation.training.starting_point import (
     new_tokens,
 )
 from scene_graph_generation.training.trainer import ModelFolder, SceneGraphTrainer, readers
-from scene_graph_generation.weights.base_models import CONFIG
+from scene_graph_generation.weights.base_models import CONFIG, find_folder, weights_digest
 from scene_graph_generation.weights.checkpoints import WEIGHTS, load_weights, save_model
 from scene_graph_generation.weights.fine_tuned import OTHER_WEIGHTS, OWN_WEIGHTS, save_published, save_trained
 
@@ -104,7 +104,10 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
         counts = experiment.files.token_frequencies
         told = "counted in the samples" if counts is None else sha256(read_bytes(counts)).hexdigest()[:16]
         of_samples["token frequencies"] = told
-    begun = {**of_samples, "domain": domain.digest, **_begun(experiment, data)}
+    # Adapters only mean something beside the weights they were trained beside; folders may be moved and named anew.
+    bases = {"content of the base": experiment.start.base, "content of the vision tower": experiment.start.vision}
+    of_bases = {name: weights_digest(find_folder(base)) for name, base in bases.items() if base is not None}
+    begun = {**of_samples, **of_bases, "domain": domain.digest, **_begun(experiment, data)}
     if checkpoint is not None and (out / BEGUN).is_file():
         _check_same_training(out, begun, checkpoint)
     elif is_first():

@@ -7,7 +7,9 @@ never holds them twice.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +285,20 @@ def read_weights(folder: Path) -> Iterator[tuple[Path, dict[str, Tensor]]]:
             yield folder / shard, read_tensors(folder / shard)
         return
     raise UserError(f"{folder}: holds no weights ({' or '.join(_SINGLE)}, or shards with an index); copy it again")
+
+
+def weights_digest(folder: Path) -> str:
+    """Of what a base's weights are: name, shape and some numbers of each, whatever files they are stored in.
+
+    Raises:
+        UserError: see `read_weights`.
+    """
+    known = {}
+    for _, state in read_weights(folder):
+        for name, tensor in state.items():
+            step = max(1, tensor.numel() // 16)  # a page each: bases are as large as the memory
+            known[name] = list(tensor.shape), tensor.reshape(-1)[::step].double().tolist()
+    return sha256(json.dumps(sorted(known.items())).encode()).hexdigest()[:16]
 
 
 def _vision_sizes(folder: Path | None, feature_layer: Any) -> VisionConfig:

@@ -95,6 +95,20 @@ def test_a_model_is_evaluated_in_one_go_and_once(
     assert "memory: False -> True" in capsys.readouterr().out
 
 
+def test_answers_that_depend_on_their_batch_are_of_one_batch_size(
+    model: Path, place: Sequence[str | Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fault: with published batching the row of another --batch-size came back."""
+    results = model / "evaluation" / "checkpoint-5" / "mmor_train.json"
+    for batching, sizes in (("independent", [4, 4]), ("published", [4, 2])):
+        loaded, tokens = load_model(model / "checkpoint-5")
+        loaded.settings = replace(loaded.settings, batching=batching)
+        save_model(model / "checkpoint-5", loaded, tokens)
+        for asked, found in zip(("4", "2"), sizes, strict=True):
+            assert run("scene-graph", "evaluate-all", model, *place, *SHORT, "--batch-size", asked) == 0
+            assert json.loads(results.read_text())["about"]["batch_size"] == found
+
+
 def test_another_training_with_the_same_steps_is_evaluated_anew(
     model: Path, place: Sequence[str | Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

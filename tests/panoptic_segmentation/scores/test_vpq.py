@@ -173,6 +173,20 @@ def test_instance_numbers_show_what_class_colours_hide(tmp_path: Path) -> None:
     assert instance_records(files[1]) is None
 
 
+def test_where_numbers_begin_anew_no_window_reaches_over(tmp_path: Path) -> None:
+    """Fault: with all frames predicted, parts end elsewhere than those of the truth, and numbers begin anew there."""
+    video = moving_square()
+    renamed = [np.where(ids == 10, 11, ids) if i >= 5 else ids for i, ids in enumerate(video)]
+    category_of = {10: 3, 11: 3, 300: 4}
+    segments = [records(ids, category_of) for ids in video], [records(ids, category_of) for ids in renamed]
+    whole = overlap(tmp_path, video, renamed, segments)
+    assert video_quality([whole], NAMES).vpq < 100
+    first, second = whole.cut([5])
+    assert (len(first.joint), len(second.joint)) == (5, len(video) - 5)
+    assert video_quality([first, second], NAMES).windows[4].average["pq"] == pytest.approx(1)
+    assert [*whole.cut([])] == [whole]
+
+
 def test_short_videos_have_no_windows(tmp_path: Path) -> None:
     video = moving_square(frames=2)
     segments = [records(ids, {10: 3, 300: 4}) for ids in video]

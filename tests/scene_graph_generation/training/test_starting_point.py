@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
@@ -89,6 +91,24 @@ def test_a_fine_tuning_goes_on_bit_for_bit(tuned: Path, tuning: Experiment, data
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one)
     (tmp_path / "checkpoint-3").rename(tuned / "checkpoint-3")
+
+
+def test_another_base_of_the_same_sizes_is_refused_and_the_same_one_elsewhere_is_not(
+    tuned: Path, tuning: Experiment, data: Path, tmp_path: Path
+) -> None:
+    """Fault: an adapter went on beside weights that it was not trained beside."""
+    shutil.copytree(tuned, tmp_path / "tuned")
+    for name, told in (("base", "content of the base was"), ("vision", "content of the vision tower was")):
+        place = Path(getattr(tuning.start, name) or "")
+        shutil.copytree(place, tmp_path / name)
+        moved = replace(tuning, start=replace(tuning.start, **{name: str(tmp_path / name)}))
+        longer = replace(moved, train=replace(moved.train, max_steps=6))
+        shutil.copytree(tuned, tmp_path / f"{name}_same")
+        run(longer, data, tmp_path / f"{name}_same")
+        weights = tmp_path / name / "model.safetensors"
+        save_file({key: value + 1 for key, value in load_file(weights).items()}, weights, {"format": "pt"})
+        with pytest.raises(UserError, match=told):
+            run(longer, data, tmp_path / "tuned")
 
 
 def test_only_what_is_published_as_trainable_changes(tuning: Experiment, tuned: Path, data: Path) -> None:
