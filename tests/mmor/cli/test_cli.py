@@ -147,6 +147,10 @@ def test_relations_are_written_where_the_next_command_looks(
     assert run("data", "convert-relations", str(data / "4D-OR_data")) == 0
     assert {name: (data / name).read_text() for name in names} == names  # few takes never shorten them
     assert run("scene-graph", "samples", *arguments) == 0
+    # The files of the other splits are there and empty: it is not that their takes are missing.
+    assert run("scene-graph", "samples", *arguments[:3], "train", *arguments[4:]) == 2
+    said = capsys.readouterr().err
+    assert "relationships_train.json: holds no timepoint; make it again" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["recordings", "samples"]
 
 
