@@ -186,6 +186,10 @@ class _Work:
     def add(self, key: str, counts: Counts) -> None:
         """A piece is written."""
         self.done[key] = counts
+        self.note()
+
+    def note(self) -> None:
+        """Write down what is done; the folder is known as that of an import from then on."""
         write_json(self.folder / _NOTE, {"recipe": self.recipe, "done": self.done})
 
     def finish(self, keys: Iterable[str]) -> Counts:
@@ -245,6 +249,9 @@ def _write(
         if not left[name]:  # interrupted between the last piece and the end
             imported[name] = each.finish(piece.key for piece in pieces[name])
     workers = _affordable(workers, [each.facts for each in takes.values()])
+    for name, each in takes.items():
+        if left[name]:
+            each.note()  # else files of a first piece that is interrupted would be somebody else's
     for name, key, result in in_workers(_write_one, todo, workers, "importing takes"):
         if isinstance(result, str):
             problems.setdefault(name, result)

@@ -230,6 +230,26 @@ def test_interrupted_import_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not report.imported
 
 
+def test_interrupted_in_the_first_piece_of_a_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files are there and none of its pieces is done: the take is still the import's own."""
+    source = write_legacy(tmp_path / "a.h5", [tiny_take()])
+    import_egoexor(source, tmp_path / "whole")
+
+    def half(piece: Piece) -> dict[str, int]:
+        write_piece(piece)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(importing, "write_piece", half)
+        with pytest.raises(KeyboardInterrupt):
+            import_egoexor(source, tmp_path / "out")
+    assert any((tmp_path / "out/takes/Ultrasound_1_1/views").iterdir())
+    with pytest.raises(UserError, match="with other options"):
+        import_egoexor(source, tmp_path / "out", pictures="png")
+    import_egoexor(source, tmp_path / "out")
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
 def test_interrupted_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All pieces written, take.yaml not."""
     source = write_legacy(tmp_path / "a.h5", [tiny_take()])
