@@ -3,9 +3,9 @@
 The house layout, of a take in takes/{take}:
 
     views/{camera}/{frame}.jpg or .png
-    gaze/{frame}.npy     float32 [rows, 4]: number of the source (-1: nobody says whose), x px, y px, depth m; (-1, -1)
-                         was not found
-    hands/{frame}.npy    float32 [rows, 17]: number of the source, then x, y px of left wrist, left palm, right wrist,
+    gaze/{frame}.npy     float32 [rows, 4]: place of the camera in the domain (-1: nobody says whose), x px, y px,
+                         depth m; (-1, -1) was not found
+    hands/{frame}.npy    float32 [rows, 17]: place of the camera, then x, y px of left wrist, left palm, right wrist,
                          right palm, and of the tips of their surface normals in this order; NaN was not found
     clouds/{frame}.npz   points float32 [points, 3] m, colors uint8 [points, 3]
     audio/{frame}.flac   one second in stereo, or sound.flac for the whole take
@@ -58,6 +58,7 @@ class Piece:
 
     facts: Facts
     tables: Tables
+    places: Mapping[int, int]  # see `words.places`
     folder: Path  # of the take
     part: str  # a key of WRITERS
     first: int
@@ -147,9 +148,18 @@ def _write_gaze(piece: Piece, group: h5py.Group) -> Counts:
     depth = np.where(np.isnan(depth), np.float32(UNKNOWN_DEPTH), depth)
     if piece.gaze == "corrected":
         points = correct_gaze(points, piece.facts.take.name, piece.tables.sources, piece.facts.size)
+    points[..., 0] = _placed(points[..., 0], piece.places)
     for frame, rows in enumerate(np.concatenate([points, depth[..., None]], axis=2), start=piece.first):
         _write_array(piece.folder / "gaze" / f"{frame_id(frame)}.npy", rows)
     return {"gaze": len(points)}
+
+
+def _placed(numbers: Float32[np.ndarray, "frames rows"], places: Mapping[int, int]) -> Float32[np.ndarray, "_ _"]:
+    """Places of cameras by the numbers that the file has for them; NaN stays."""
+    placed = numbers.copy()
+    for number, place in places.items():
+        placed[numbers == number] = place
+    return placed
 
 
 def correct_gaze(
@@ -169,6 +179,7 @@ def correct_gaze(
 
 def _write_hands(piece: Piece, group: h5py.Group) -> Counts:
     hands = read(array(group, "hands"), piece.first, piece.last).astype(np.float32)
+    hands[..., 0] = _placed(hands[..., 0], piece.places)
     for frame, rows in enumerate(hands, start=piece.first):
         _write_array(piece.folder / "hands" / f"{frame_id(frame)}.npy", rows)
     return {"hands": len(hands)}

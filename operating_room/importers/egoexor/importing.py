@@ -26,7 +26,7 @@ from operating_room.importers.egoexor.hdf5 import BadRecording
 from operating_room.importers.egoexor.source import Recordings, StoredTake, Tables, find_recordings
 from operating_room.importers.egoexor.tables import RATES, Colours, Gaze, Pictures
 from operating_room.importers.egoexor.takes import Facts, inspect_take
-from operating_room.importers.egoexor.words import domain_there, write_domain
+from operating_room.importers.egoexor.words import domain_there, places, write_domain
 from operating_room.recordings.folders import house_splits, write_house_splits
 from operating_room.work.processes import free_memory
 from operating_room.work.workers import in_workers
@@ -109,15 +109,17 @@ def import_egoexor(
     found = list(in_workers(partial(_inspect, tables=recordings.tables), stored, workers, "looking at takes"))
     facts = [each for each in found if isinstance(each, Facts)]
     problems = [*recordings.problems, *(each for each in found if isinstance(each, str))]
-    work = [_Work.begin(out, each, colours, pictures, gaze, period) for each in facts]
     domain = domain_there(out)
+    cameras = [camera for each in facts for camera in each.cameras]
+    placed = {path: places(domain, table, cameras) for path, table in recordings.tables.items()}
+    work = [_Work.begin(out, each, colours, pictures, gaze, period, placed[each.take.file]) for each in facts]
     house_splits(out, domain.collections[0])  # is refused before hours of work, not after them
     imported: dict[str, Counts] = {}
     problems += _write(work, recordings, (colours, pictures, gaze), workers, imported)
     notes = [*recordings.notes, *rate_notes(facts, period)]
     if any((each.folder / _TAKE_FILE).exists() for each in work):
         tables = [recordings.tables[path] for path in recordings.files]
-        notes += write_domain(out, domain, tables, (camera for each in facts for camera in each.cameras))
+        notes += write_domain(out, domain, tables, cameras)
         notes += _write_splits(out, recordings, domain.collections[0])
     return ImportReport(
         checklist=tuple(checklist(recordings, facts)),
@@ -136,12 +138,20 @@ class _Work:
     folder: Path
     recipe: Mapping[str, Any]  # what the files depend on; it must be the same when an import is resumed
     period: float
+    places: Mapping[int, int]  # see `words.places`
     is_finished: bool
     done: dict[str, Counts]  # key of a piece -> what was written
 
     @classmethod
     def begin(
-        cls, out: Path, facts: Facts, colours: Colours, pictures: Pictures, gaze: Gaze, period: float | None
+        cls,
+        out: Path,
+        facts: Facts,
+        colours: Colours,
+        pictures: Pictures,
+        gaze: Gaze,
+        period: float | None,
+        placed: Mapping[int, int],
     ) -> _Work:
         """How far the take is.
 
@@ -159,10 +169,12 @@ class _Work:
             "gaze": gaze if "gaze" in facts.shapes else None,
             "period": seconds,
         }
+        if other := sorted([number, place] for number, place in placed.items() if number != place):
+            recipe["places"] = other  # the file does not count its sources as published
         finished, note = folder / _TAKE_FILE, folder / _NOTE
         if finished.exists():
             _require_same(finished, _recipe_of(finished), recipe)
-            return cls(facts, folder, recipe, seconds, True, {})
+            return cls(facts, folder, recipe, seconds, placed, True, {})
         if note.exists():
             written = read_json(note)
             before = written.get("recipe") if isinstance(written, dict) else None
@@ -170,15 +182,18 @@ class _Work:
             if not isinstance(before, dict) or not isinstance(done, dict):
                 raise UserError(f"{note}: is no list of what was imported; delete the folder of the take")
             _require_same(note, before, recipe)
-            return cls(facts, folder, recipe, seconds, False, done)
+            return cls(facts, folder, recipe, seconds, placed, False, done)
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder}: is there and was not imported from EgoExOR; choose another folder")
-        return cls(facts, folder, recipe, seconds, False, {})
+        return cls(facts, folder, recipe, seconds, placed, False, {})
 
     def pieces(self, tables: Tables, colours: Colours, pictures: Pictures, gaze: Gaze) -> list[Piece]:
         """All pieces of the take, done or not."""
         return [
-            Piece(self.facts, tables, self.folder, part, first, min(first + step, frames), colours, pictures, gaze)
+            Piece(
+                *(self.facts, tables, self.places, self.folder, part, first, min(first + step, frames)),
+                *(colours, pictures, gaze),
+            )
             for part, frames, step in parts(self.facts)
             for first in range(0, frames, step)
         ]

@@ -27,7 +27,7 @@ from operating_room.importers.egoexor.hdf5 import (
     told,
     where,
 )
-from operating_room.importers.egoexor.tables import RAW_ENTITIES, RAW_PREDICATES, SOURCES
+from operating_room.importers.egoexor.tables import BLANK, RAW_ENTITIES, RAW_PREDICATES, SOURCES
 
 if TYPE_CHECKING:
     import h5py
@@ -241,9 +241,11 @@ def _read_tables(file: h5py.File, notes: list[str]) -> Tables:
         return own
 
     published = Tables()
-    sources = own_or_published("metadata/sources/sources", {number: name for name, number in SOURCES.items()})
+    own = own_or_published("metadata/sources/sources", {number: name for name, number in SOURCES.items()})
+    # A published name that the file does not have keeps its number only where the file gives it to no other.
+    rest = {name: SOURCES[BLANK] if number in own else number for name, number in SOURCES.items()}
     return Tables(
-        {**SOURCES, **{name: number for number, name in sources.items()}},
+        {**rest, **{name: number for number, name in own.items()}},
         own_or_published("metadata/vocabulary/entity", published.entities),
         own_or_published("metadata/vocabulary/relation", published.predicates),
     )

@@ -13,6 +13,7 @@ Gaze = Literal["corrected", "stored"]
 Pictures = Literal["jpg", "png"]
 
 BLANK = "blank"  # a place of the camera axis that no camera fills
+NOBODY = -1  # in the house layout, in place of the place of a camera
 EGO = ("head_surgeon", "assistant", "circulator", "anesthetist")
 EXTERIOR = ("external_1", "external_2", "external_3", "external_4", "external_5")
 SOURCES = {

@@ -7,13 +7,14 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from operating_room.domain.collection import Collection
 from operating_room.domain.domain import Domain, bundled
 from operating_room.domain.house import house_fields
 from operating_room.domain.language import Language
 from operating_room.domain.stored import DOMAIN_FILE, store_domain
 from operating_room.errors import UserError
 from operating_room.importers.egoexor.source import Tables
-from operating_room.importers.egoexor.tables import BLANK
+from operating_room.importers.egoexor.tables import BLANK, NOBODY
 
 
 @cache
@@ -51,11 +52,26 @@ def write_domain(out: Path, before: Domain, tables: Sequence[Tables], cameras: I
     more = {
         "entities": sorted(entities - set(before.language.entities)),
         "predicates": sorted(predicates - set(before.language.predicates)),
-        "cameras": sorted(set(cameras) - {BLANK, *collection.camera}),
+        "cameras": _more_cameras(collection, cameras),
     }
     if not path.exists() or any(more.values()):
         store_domain(out, extended(before, **more))
     return [f"{path}: {kind} that are not published: {', '.join(names)}" for kind, names in more.items() if names]
+
+
+def places(domain: Domain, table: Tables, cameras: Iterable[str]) -> dict[int, int]:
+    """Number of a source in a file -> place of its camera in the domain, once `write_domain` has added these cameras.
+
+    Gaze and hands of the house layout are told by that place; -1 is for what is no camera of the domain.
+    """
+    collection = domain.collections[0]
+    known = [*collection.camera, *_more_cameras(collection, cameras)]
+    found = {number: known.index(name) + 1 if name in known else NOBODY for name, number in table.sources.items()}
+    return found | {table.sources[BLANK]: NOBODY}
+
+
+def _more_cameras(collection: Collection, cameras: Iterable[str]) -> list[str]:
+    return sorted(set(cameras) - {BLANK, *collection.camera})
 
 
 def extended(domain: Domain, entities: Sequence[str], predicates: Sequence[str], cameras: Sequence[str]) -> Domain:

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from operating_room.domain.domain import Domain
 from operating_room.files.picture_files import read_picture
 from operating_room.importers.egoexor.frames import correct_gaze
 from operating_room.importers.egoexor.importing import ImportReport, import_egoexor
@@ -111,6 +112,25 @@ def test_gaze_rows(tmp_path: Path) -> None:
         assert rows.dtype == np.float32
         np.testing.assert_array_equal(rows[:, :3], of(take, "eye_gaze/coordinates")[frame])
         np.testing.assert_array_equal(rows[:, 3], of(take, "eye_gaze_depth/values")[frame])
+
+
+def test_gaze_and_hands_of_a_file_that_counts_its_sources_otherwise(tmp_path: Path) -> None:
+    """Section 3: rows are told by the number of the file's own table; the house layout by the place of the camera."""
+    take = tiny_take("Ultrasound", 5, 1, frames=2)
+    take.cameras = (*take.cameras[:4], "ceiling_1")
+    own = {"assistant": 1, "head_surgeon": 2, "circulator": 3, "ceiling_1": 4, "blank": 0}
+    gaze, hands = of(take, "eye_gaze/coordinates"), of(take, "hand_tracking/positions")
+    gaze[0, :, 0] = hands[0, :, 0] = [1, 2, 4]
+    gaze[1, :, 0] = hands[1, :, 0] = [0, 3, 2]
+    source = write_legacy(tmp_path / "a.h5", [take], sources=own)
+    assert not import_egoexor(source, tmp_path / "out").problems
+    cameras = list(Domain.read(tmp_path / "out/domain.yaml").collections[0].camera)
+    expected = [["assistant", "head_surgeon", "ceiling_1"], [None, "circulator", "head_surgeon"]]
+    for kind in ("gaze", "hands"):
+        for frame, names in enumerate(expected):
+            rows = np.load(tmp_path / "out/takes/Ultrasound_5_1" / kind / f"{frame:06d}.npy")
+            assert rows[:, 0].tolist() == [-1 if name is None else cameras.index(name) + 1 for name in names]
+    assert import_egoexor(source, tmp_path / "out").finished == ("Ultrasound_5_1",)
 
 
 def test_gaze_that_is_no_number(tmp_path: Path) -> None:
