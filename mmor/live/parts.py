@@ -218,7 +218,7 @@ class Parts:
             return None
         state = status.st_mtime_ns, status.st_size
         known = self._kept.get(row.name)
-        if known is None or known[0] != state:
+        if known is None or known[0] != state or second < known[1]:  # a newer second was looked at before
             try:
                 known = self._kept[row.name] = state, second, row.of_take.read(path)[second:]
             except UserError:  # it is being written: what was there before holds

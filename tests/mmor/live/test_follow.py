@@ -275,3 +275,25 @@ def test_a_tracker_that_stops_costs_the_tracker(tmp_path: Path) -> None:
         "000006: 3 seconds without tracker; going on without, until that is there again"
     ]
     assert sum("goes on without tracker: " in line for line in recorder.told) == 1
+
+
+def test_an_older_second_has_its_tracker_though_a_newer_one_was_looked_at_before(tmp_path: Path) -> None:
+    """The newest second is looked at first; where it is not ready, one before it is, and the file has both."""
+    recorder = MmorRecorder(tmp_path)
+    tool = {"unique_id": "8000050", "button_state": 0, "Translation": [1, 2, 3], "euler_rot": [0, 0, 0]}
+    tracks = recorder.folder.parent / "take_tracks" / "001_PKA.json"
+    write(tracks, [{"unique_id_dicts": [tool]}] * 4)
+    for second in range(4):
+        recorder.at(second, lambda second=second: recorder.add(second, second))
+    source = recorder.followed(inputs=("views", "tracker"))
+    assert len(list(answered(source, 4))) == 4  # cameras that are not there are waited for no more
+    write(tracks, [{"unique_id_dicts": [tool]}] * 6)
+    newer = [f"{time:06d}" for time in (4, 5)]
+    write(
+        recorder.folder / "timestamp_to_pcd_and_frames_list.json",
+        [*recorder.index, *([time, {"azure": int(time)}] for time in newer)],
+    )
+    write(recorder.folder / "colorimage" / "camera01_colorimage-000004.jpg", JPEG)  # that of 000005 comes late
+    moment = next(iter(source))
+    assert moment.look.timepoint.time == "000004"
+    assert moment.look.timepoint.tracker is not None
