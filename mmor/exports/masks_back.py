@@ -9,11 +9,11 @@ import lzma
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
@@ -31,6 +31,7 @@ from operating_room.files.readers import read_bytes, read_ids, read_json, read_l
 from operating_room.recordings.dataset import RecordedTake
 from operating_room.work.progress import track
 
+Named = TypeVar("Named", int, str)  # a label, or the name of a file
 LabelMap = UInt8[np.ndarray, "height width"]
 _ZIP_ERRORS = (
     *(BadZipFile, EOFError, RuntimeError, NotImplementedError, OSError, ValueError),
@@ -165,18 +166,32 @@ def _label_of(name: Any, labels: Labels, where: Path) -> int:
 def _from_coco(path: Path, labels: Labels) -> Iterator[_Incoming]:
     content = read_json(path)
     try:
-        classes = {row["id"]: _label_of(row["name"], labels, path) for row in content["categories"]}
-        images = {row["id"]: str(row["file_name"]) for row in content["images"]}
+        classes = _by_id(((row["id"], _label_of(row["name"], labels, path)) for row in content["categories"]), path)
+        images = _by_id(((row["id"], str(row["file_name"])) for row in content["images"]), path)
         folder = next((f for f in (path.parent / FOLDER, path.parent / path.stem) if f.is_dir()), path.parent)
         for row in content["annotations"]:
             file = folder / _inside(row["file_name"], path)
-            ids = {int(segment["id"]): classes[segment["category_id"]] for segment in row["segments_info"]}
+            segments = ((int(segment["id"]), classes[segment["category_id"]]) for segment in row["segments_info"])
+            ids = _by_id(segments, file)
             yield _Incoming(str(Path(images[row["image_id"]]).with_suffix("")), file, _reader(file, ids, by_id=True))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path}: is no COCO panoptic file ({type(error).__name__} {error}); export it with images, annotations "
             "with segments_info, and categories"
         ) from error
+
+
+def _by_id(rows: Iterable[tuple[int, Named]], where: Path) -> dict[int, Named]:
+    """What ids stand for.
+
+    Raises:
+        UserError: one of them stands for two things, of which one would be lost silently.
+    """
+    found: dict[int, Named] = {}
+    for number, meant in rows:
+        if found.setdefault(number, meant) != meant:
+            raise UserError(f"{where}: the id {number} stands for {found[number]} and for {meant}; give each its own")
+    return found
 
 
 def _from_cvat(folder: Path, labels: Labels) -> Iterator[_Incoming]:
