@@ -68,6 +68,8 @@ class MaskedPicture:
 def masked_pictures(recorded: RecordedTake, predictions: Path | None = None) -> list[MaskedPicture]:
     """The pictures of a take that are there with an annotated mask, or with a predicted one, in the order of time.
 
+    Each once: an index may name one picture at two timepoints, where a camera was slow.
+
     Args:
         recorded: the take.
         predictions: the folder with stage 1's class-colour pictures (`inference/pan_pred`); None is what is annotated.
@@ -93,7 +95,7 @@ def masked_pictures(recorded: RecordedTake, predictions: Path | None = None) -> 
     if not found:
         what = "an annotated mask" if predictions is None else f"a mask in {predictions}"
         raise UserError(f"{recorded.root}: take {take} has no picture with {what}; choose another take")
-    return found
+    return list(dict.fromkeys(found))
 
 
 def masks_to_export(

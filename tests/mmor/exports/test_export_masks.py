@@ -97,6 +97,35 @@ def test_a_room_of_ones_own(tmp_path: Path, kind: str) -> None:
         import_masks(recorded(root, "stew"), target)
 
 
+@pytest.mark.parametrize("kind", EXPORTS)
+def test_a_picture_of_two_timepoints_goes_out_once(root: Path, tmp_path: Path, kind: str) -> None:
+    """A camera that is slower than the others: the index names its picture twice."""
+    index = root / "MM-OR_data" / MMOR_NAME / "timestamp_to_pcd_and_frames_list.json"
+    elements = read_json(index)
+    elements[2][1]["azure"] = elements[1][1]["azure"]
+    write(index, elements)
+    before = masks_of(recorded(root))
+    target = EXPORTS[kind](recorded(root), tmp_path / "out")
+    if kind == "cvat":
+        names = zipfile.ZipFile(target / "annotations.zip").namelist()
+        assert len(set(names)) == len(names)
+    assert import_masks(recorded(root), target).unchanged == len(before) == 15
+
+
+@pytest.mark.parametrize("where", ["categories", "images", "annotations"])
+def test_an_id_that_stands_for_two_things_is_refused(root: Path, tmp_path: Path, where: str) -> None:
+    """One of them would be lost, and its pixels be the other."""
+    target = export_coco_panoptic(recorded(root), tmp_path / "out")
+    content = read_json(target / "panoptic.json")
+    rows = content[where] if where != "annotations" else content[where][0]["segments_info"]
+    rows[1]["id"] = rows[0]["id"]
+    write(target / "panoptic.json", content)
+    before = masks_of(recorded(root))
+    with pytest.raises(UserError, match=r"the id \d+ stands for .* and for .*; give each its own"):
+        import_masks(recorded(root), target, replace=True)
+    assert masks_of(recorded(root)) == before
+
+
 def test_coco_panoptic_is_as_its_format_says(root: Path, tmp_path: Path) -> None:
     target = export_coco_panoptic(recorded(root), tmp_path / "out", pictures=True)
     content = read_json(target / "panoptic.json")
