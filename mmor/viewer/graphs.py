@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from operating_room.domain.domain import Domain
+from operating_room.domain.numbers import file_number
 from operating_room.errors import UserError
 from operating_room.files.readers import read_json, require
 from operating_room.graphs.graph_files import load_predictions
@@ -149,7 +150,7 @@ def _live_line(line: bytes) -> LiveLine | None:
         return None
     match record:
         case {"take": str(take), "frame_id": str(frame_id), "time": time, "graph": graph} if (
-            (at_s := _number(time)) is not None and frame_id.isdecimal() and are_relations(graph)
+            (at_s := _number(time)) is not None and _is_frame_id(frame_id) and are_relations(graph)
         ):
             latency = record.get("latency_s")
             missing = record.get("missing")
@@ -165,6 +166,14 @@ def _live_line(line: bytes) -> LiveLine | None:
                 str(record["problem"]) if record.get("problem") else None,
             )
     return None
+
+
+def _is_frame_id(text: str) -> bool:
+    """Whether it is a position; Python reads no number of more than 4300 digits."""
+    try:
+        return file_number(text) == text
+    except ValueError:
+        return False
 
 
 def _number(value: Any) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from mmor.viewer.cache import Cache
+from mmor.viewer.graphs import Live
 from mmor.viewer.pictures import WIDTHS
 from mmor.viewer.sensors import FRUSTUM, MOST_POINTS, MOST_SEEN, cloud, seen
 from mmor.viewer.server import make_app
@@ -340,6 +342,15 @@ def test_damaged_tracks_cost_themselves(folder: Folder, tmp_path: Path) -> None:
         second = ask(client, f"{OF_TAKE}/7")
         assert second["views"]
         assert [tracks.name in told for told in second["problems"]] == [True]
+
+
+@pytest.mark.parametrize("frame_id", ["9" * 5000, "12", "٣٣٣٣٣٣"])
+def test_a_live_line_whose_frame_is_no_position_is_damaged(tmp_path: Path, frame_id: str) -> None:
+    path = tmp_path / "live.jsonl"
+    path.write_text(json.dumps({"take": TAKE.sample_name, "frame_id": frame_id, "time": 1, "graph": []}) + "\n")
+    live = Live(path)
+    live.update()
+    assert (list(live.lines), live.damaged) == ([], 1)
 
 
 def test_many_visitors_of_a_live_take_get_whole_lines(folder: Folder, tmp_path: Path) -> None:
