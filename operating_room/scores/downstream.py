@@ -30,7 +30,7 @@ DEFINITIONS = {
     "macro avg": "mean over all classes of the task, 0 for those without support; the paper's number",
     "answers": "an answer outside the classes is wrong",
     "labels": "timepoints without label, or with a label outside the classes, are left out",
-    "time": "seconds until the next action, as answered behind the colon, against the label's",
+    "time": "seconds until the next action, as answered behind the colon, against the label's; more than a day is none",
     "division": "0/0 is 0",
 }
 
@@ -141,8 +141,9 @@ def time_errors(
     """How many seconds answers to a task with time are off, which the published evaluation does not ask.
 
     Returns:
-        mean and median absolute error in s over the answers with a time, the mean where the action is right, and what
-        saying the median label always would give; with the number of timepoints behind each. None where there is none.
+        mean and median absolute error in s over the answers with a time (of a day at most), the mean where the action
+        is right, and what saying the median label always would give; with the number of timepoints behind each. None
+        where there is none.
     """
     judged, _ = judge(task, samples, answers, labels, domain)
     times, errors, right = [], [], []
@@ -152,7 +153,7 @@ def time_errors(
             continue
         times.append(float(stored[1]))
         said = _TIME.search(answers[sample.sample_id].partition(":")[2])
-        if said is not None:
+        if said is not None and float(said[0]) <= _LONGEST_S:  # else a row of digits, which no mean survives
             errors.append(abs(float(said[0]) - times[-1]))
             right += errors[-1:] if label == answer else []
     return {
