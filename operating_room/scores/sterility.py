@@ -45,7 +45,7 @@ def find_breaches(graphs: Iterable[Iterable[Triplet]], rule: SterilityRule) -> l
             elif predicate in rule.closing:
                 patient_sterile, closed = False, True
             sterile = rule.sterile | {rule.patient} if patient_sterile else rule.sterile - {rule.patient}
-            known = {subject, object_} <= sterile | rule.unsterile
+            known = {subject, object_} <= sterile | rule.unsterile - {rule.patient}
             if predicate in rule.predicates and known and (subject in sterile) != (object_ in sterile):
                 broken.append(triplet)
         breaches.append(() if closed else tuple(broken))

@@ -18,6 +18,7 @@ from operating_room.scores.downstream import (
     load_labels,
     predicted_samples,
     score_downstream,
+    time_errors,
 )
 from operating_room.scores.downstream_rules import our_rules
 from operating_room.scores.sterility import find_breaches
@@ -45,6 +46,25 @@ def test_patient_is_sterile_from_the_first_cut() -> None:
     surgeon = Triplet("nurse", "patient", "touching")
     assert find_breaches([(AT_PATIENT,), (CUT, AT_PATIENT), (surgeon,)], OUR_RULE) == [(), (AT_PATIENT,), ()]
     assert find_breaches([(AT_PATIENT, CUT)], OUR_RULE) == [()]  # file order within a frame
+
+
+@pytest.mark.parametrize("key", ["sterile", "unsterile"])
+def test_patient_counts_by_the_cut_alone(key: str) -> None:
+    """Section 10: skip if the patient is involved and not sterile, whatever set a rule file has the patient in."""
+    rule = replace(OUR_RULE, **{key: getattr(OUR_RULE, key) | {"patient"}})
+    nurse = Triplet("nurse", "patient", "touching")
+    graphs = [(nurse, AT_PATIENT), (CUT, nurse, AT_PATIENT)]
+    assert find_breaches(graphs, rule) == [(), (AT_PATIENT,)]
+
+
+def test_an_answer_of_many_digits_is_no_time() -> None:
+    """The mean of all other answers stays a number."""
+    task = mmor().task("next_action")
+    told = samples((), ())
+    answers = {told[0].sample_id: f"cut: {'9' * 400}", told[1].sample_id: "cut: 5"}
+    labels = {"001_PKA": {sample.frame_id: ["cut", 3] for sample in told}}
+    found = time_errors(task, told, answers, labels, mmor())
+    assert (found["timepoints"], found["with_time"], found["mean_error"]) == (2, 1, 2.0)
 
 
 def test_things_in_no_set_and_other_predicates_are_no_breach() -> None:
