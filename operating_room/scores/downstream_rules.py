@@ -5,6 +5,7 @@ The rules behind the published labels were never released (data specification, s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -167,9 +168,11 @@ def collect_labels(
         derive_all: do not take the dataset's own labels.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or is the dataset itself.
     """
     domain = dataset.domain
+    if os.path.realpath(out) in map(os.path.realpath, dataset.roots.values()):
+        raise UserError(f"{out}: holds the dataset's own labels, which these would replace; choose another --out")
     tasks = domain.tasks
     collected = Collected({}, {task.name: {} for task in tasks}, [])
     for name, of_take in by_take(samples).items():
@@ -225,6 +228,8 @@ def _rules(values: Any, domain: Domain) -> Rules:
         raise UserError(f"the phase {unbegun[0]!r} needs relations that it begins with")
     relations = [triplet for _, begins_with in rules.robot_phase for triplet in begins_with]
     sets = rules.sterility_breach
+    if both := sorted(sets.sterile & sets.unsterile):
+        raise UserError(f"{both[0]!r} is sterile and unsterile; leave it in one of both sets")
     entities = {rules.next_action.object, *sets.sterile, *sets.unsterile, sets.patient, *sets.surgeons}
     _check(entities | {name for t in relations for name in t[:2]}, domain.language.entities, "entities")
     predicates = {*rules.next_action.begins_with, *sets.predicates, *sets.opening, *sets.closing}

@@ -24,6 +24,7 @@ from operating_room.scores.downstream_rules import (
     robot_phases,
 )
 from operating_room_simulator.writer import synthesize
+from tests.operating_room.tiny_dataset import write_dataset
 
 LYING = Triplet("patient", "operating_table", "lyingOn")
 
@@ -86,6 +87,7 @@ def test_seconds_are_those_of_the_clock_and_not_places_in_the_index() -> None:
         ("next_action:", "next_action: {", "is not valid YAML"),
         *(("  gap: 8", f"  gap: {gap}", "must be whole seconds") for gap in (".inf", "8.9", "'8'", "true")),
         ("  gap: 8", "  gap: -3", "must not be negative"),
+        ("- monitor", "- nurse", "'nurse' is sterile and unsterile; leave it in one of both sets"),
         (
             "relations: [[mps, mako_robot, calibrating]]",
             "relations: []",
@@ -100,6 +102,17 @@ def test_mistakes_in_a_rule_file_are_named(tmp_path: Path, old: str, new: str, m
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(UserError, match=rf"rules\.yaml: .*{message}"):
         load_rules(path)
+
+
+def test_labels_are_not_written_over_those_of_the_dataset(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path)
+    stored = {path: path.read_bytes() for path in data.rglob("take_timestamp_to_*/*.json")}
+    (tmp_path / "link").symlink_to(data / "MM-OR_data")
+    for out in (data / "MM-OR_data", tmp_path / "link"):
+        with pytest.raises(UserError, match="holds the dataset's own labels, which these would replace; choose anothe"):
+            collect_labels(Dataset(data), [Sample("001_PKA_MMOR", "000000", ())], our_rules(), out, derive_all=True)
+    assert stored == {path: path.read_bytes() for path in stored}
+    assert len(stored) == 3
 
 
 def test_a_bad_label_of_the_dataset_costs_its_take(tmp_path: Path) -> None:
