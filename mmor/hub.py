@@ -170,8 +170,8 @@ def download(entry: Published, root: Path = Path()) -> list[Path]:
     """Download an entry below `root` and unpack its archives; what is there already is kept. Returns where things are.
 
     Raises:
-        UserError: the hub cannot be reached, the disk is too small, a file was damaged on its way, or an archive
-            would write outside its folder.
+        UserError: the hub cannot be reached, the disk is too small, a file was damaged on its way, another one is in
+            its place, or an archive would write outside its folder.
     """
     import huggingface_hub
 
@@ -186,6 +186,9 @@ def download(entry: Published, root: Path = Path()) -> list[Path]:
     folder = root / entry.target
     finals = {file: folder / _below(file.path, entry.folder) for file in files}
     wanted = [file for file in files if not _is_there(finals[file], file)]
+    # A training of the same configuration writes into this folder, too: its weights are nobody's to replace.
+    if others := [finals[file] for file in wanted if not _is_archive(finals[file]) and finals[file].is_file()]:
+        raise UserError(f"{others[0]}: is there already, and another file; move it away, or choose another --root")
     # An archive needs room for itself and for what comes out of it: weights hardly shrink.
     check_space(root, sum(file.size * (2 if _is_archive(finals[file]) else 1) for file in wanted))
     staging = folder / _STAGING

@@ -226,6 +226,18 @@ def test_an_archive_never_replaces_a_folder(hub: FakeHub, tmp_path: Path) -> Non
     assert (tmp_path / "checkpoints" / NAME / "config.json").is_file()
 
 
+def test_a_download_never_replaces_what_was_trained(hub: FakeHub, tmp_path: Path) -> None:
+    """The published configuration trains into the folder that the published weights go to."""
+    hub.put(f"{SEGMENTER}/model_final.pth", b"weights of a segmenter")
+    mine = tmp_path / SEGMENTER / "model_final.pth"
+    mine.parent.mkdir()
+    mine.write_bytes(b"a week of training")
+    with pytest.raises(UserError, match=r"model_final\.pth: is there already, and another file; move it away"):
+        download(find_published("segmenter-ctvis"), tmp_path)
+    assert mine.read_bytes() == b"a week of training"
+    assert not hub.fetched
+
+
 def test_what_stands_in_the_way_of_a_download_is_named(hub: FakeHub, tmp_path: Path) -> None:
     hub.put(f"{SEGMENTER}/model_final.pth", b"weights of a segmenter")
     (tmp_path / "a").write_text("a file")
