@@ -83,12 +83,18 @@ def compare_masks(first: Results, second: Results) -> Section:
     """What changed, over the videos in both; the interval draws whole videos.
 
     Raises:
-        UserError: the results are damaged or have no video in common.
+        UserError: the results are damaged, have no video in common, or were scored on other frames or masks.
     """
     (names, sums), (other_names, other_sums) = _sums(first), _sums(second)
     common = [video for video in names[0] if video in other_names[0]]
     if not common:
         raise UserError(f"{first.path} and {second.path} have no video in common; are they of the same split?")
+    for video in common:
+        if _true(names, sums, video) != _true(other_names, other_sums, video):
+            raise UserError(
+                f"{first.path} and {second.path} were scored on other frames or annotated masks, first of {video}; "
+                "evaluate one again"
+            )
     categories = [name for name in names[1] if name in other_names[1]]
     a, b = (
         found[:, [table[0].index(video) for video in common]][:, :, [table[1].index(name) for name in categories]]
@@ -137,6 +143,12 @@ def _sums(results: Results) -> tuple[tuple[list[str], list[str]], Sums]:
                 place = ("windows", str(length), "per_video", video, name)
                 sums[w, v, categories.index(name)] = [results.number(*place, key) for key in _SUMS]
     return (videos, categories), sums
+
+
+def _true(names: tuple[list[str], list[str]], sums: Sums, video: str) -> dict[str, list[float]]:
+    """The number of true tubes of each category of a video, by window: found or missed, whatever was predicted."""
+    tubes = sums[:, names[0].index(video), :, 1] + sums[:, names[0].index(video), :, 3]
+    return {name: of_name.tolist() for name, of_name in zip(names[1], tubes.T) if of_name.any()}
 
 
 def _vpq(sums: Sums) -> float:

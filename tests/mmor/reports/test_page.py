@@ -179,6 +179,18 @@ def test_masks_and_tasks_are_compared_too(tmp_path: Path) -> None:
     assert (tmp_path / "csv" / "t1_json_and_t2" / "change_robot_phase_model.csv").exists()
 
 
+def test_masks_of_other_frames_are_not_compared(tmp_path: Path) -> None:
+    """`--limit`, or corrected annotations: the same videos, and other true tubes in them."""
+
+    def fewer(content: dict[str, Any]) -> None:
+        content["windows"]["4"]["per_video"]["001_PKA_2"]["drill"]["fn"] -= 1
+
+    whole = mask_results(tmp_path / "m1.json", 5)
+    part = changed(whole, tmp_path / "m2.json", fewer)
+    with pytest.raises(UserError, match=r"scored on other frames or annotated masks, first of 001_PKA_2; evaluate"):
+        page_of(tmp_path, whole, part)
+
+
 def test_what_masks_were_not_scored_is_told(tmp_path: Path) -> None:
     whole = mask_results(tmp_path / "m.json")
     lost = [f"video 001_PKA_{camera} is not scored: broken" for camera in range(4, 16)]
