@@ -63,7 +63,7 @@ def counted(most: int) -> Axis:
 def around(values: Sequence[Number]) -> Axis:
     """An axis that holds 0 and these values."""
     reach = max(map(abs, values), default=0)
-    step = next(s * 10**p for p in range(-4, 6) for s in (1, 2, 5) if 3 * s * 10**p >= max(reach, 1e-4))
+    step = next(s * 10**p for p in range(-4, 309) for s in (1, 2, 5) if 3 * s * 10**p >= max(reach, 1e-4))
     return Axis(-3 * step, 3 * step, [step * n for n in range(-3, 4)])
 
 

@@ -37,7 +37,7 @@ def test_series_differ_in_shape_as_well() -> None:
 
 
 def test_axes_hold_their_values() -> None:
-    for values in ([0.0], [], [-0.3, 0.1], [4.0, -90.0], [1e5]):
+    for values in ([0.0], [], [-0.3, 0.1], [4.0, -90.0], [1e5], [2e6], [-1e300]):
         axis = around(values)
         assert axis.low <= min(values, default=0) <= max(values, default=0) <= axis.high
     axis = counted(61259)
