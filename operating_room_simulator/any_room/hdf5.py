@@ -43,6 +43,7 @@ CAMERAS: Mapping[str, tuple[str, ...]] = {
     "MISS": (*EGO, "microscope", *EXTERIOR),
     "Ultrasound": ("assistant", "head_surgeon", "circulator", "or_light", "simstation"),
 }
+_SPLIT_FILE = "splits.h5"
 _BLACK = 2  # frames at the start in which one exterior camera does not record yet
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}  # name here -> in the files
 
@@ -57,7 +58,7 @@ def write_files(out: Path, stories: Sequence[Story], size: tuple[int, int]) -> N
 
     Raises:
         UserError: the domain or a name is none of EgoExOR, an option is out of range, h5py is not installed, or `out`
-            holds another file of these names.
+            holds another file of these names, or any file that was not simulated.
     """
     require_sizes(size)
     _require_hdf5()
@@ -66,6 +67,7 @@ def write_files(out: Path, stories: Sequence[Story], size: tuple[int, int]) -> N
         if story.domain.digest != bundled("egoexor").digest:
             raise UserError(f"domain {story.domain.name}: files like EgoExOR's hold its words only; leave out --domain")
         files.setdefault(_file_of(story), []).append(story)
+    _refuse_recorded(out)
     recipes = {name: json.dumps([_recipe(story, size) for story in own]) for name, own in files.items()}
     todo = [name for name in files if not _is_written(out / name, recipes[name])]
     with Steps("simulating takes", sum(story.frames for name in todo for story in files[name])) as steps:
@@ -74,7 +76,7 @@ def write_files(out: Path, stories: Sequence[Story], size: tuple[int, int]) -> N
                 _write_tables(file, recipes[name])
                 for story in files[name]:
                     _write_take(file.create_group(_group(story)), Recorder(story, size, _cameras(story)), steps)
-    with atomic_path(out / "splits.h5") as temporary, _create(temporary) as file:
+    with atomic_path(out / _SPLIT_FILE) as temporary, _create(temporary) as file:
         _write_splits(file, stories)
 
 
@@ -83,6 +85,29 @@ def _require_hdf5() -> None:
         import h5py  # noqa: F401
     except ImportError as error:
         raise UserError("files like EgoExOR's need h5py; install it: pip install 'mmor[egoexor]'") from error
+
+
+def _refuse_recorded(out: Path) -> None:
+    """Simulated takes lie in no folder of downloaded ones: their splits would take the place of the published ones.
+
+    Raises:
+        UserError: there is a file that was not simulated; or splits, and none that was.
+    """
+    import h5py
+
+    found = sorted(path for path in out.glob("*.h5") if path.name != _SPLIT_FILE)
+    for path in found:
+        try:
+            with h5py.File(path, "r") as file:
+                if "simulated" in file.attrs:
+                    continue
+        except OSError:  # damaged or no HDF5: not ours either
+            pass
+        raise UserError(f"{path}: is there and no file of a simulation; choose another folder")
+    if not found and (out / _SPLIT_FILE).exists():
+        raise UserError(
+            f"{out / _SPLIT_FILE}: is there without simulated takes, and would be lost; choose another folder"
+        )
 
 
 def _create(path: Path) -> h5py.File:
@@ -125,11 +150,8 @@ def _is_written(path: Path, recipe: str) -> bool:
 
     if not path.exists():
         return False
-    try:
-        with h5py.File(path, "r") as file:
-            written = file.attrs.get("simulated")
-    except OSError as error:
-        raise UserError(f"{path}: is there and no file of a simulation; choose another folder") from error
+    with h5py.File(path, "r") as file:
+        written = file.attrs.get("simulated")
     if written != recipe:
         raise UserError(f"{path}: is there with other takes or options; choose another folder")
     return True

@@ -92,6 +92,18 @@ def test_a_file_of_the_same_takes_stays_and_another_is_refused(files: Path) -> N
         write_files(files, [egoexor_tale("MISS_1_1", seconds=5)], SIZE)
 
 
+@pytest.mark.parametrize("name", ["splits.h5", "miss_4.h5"])
+def test_downloaded_files_are_left_alone(tmp_path: Path, name: str) -> None:
+    """The splits of a folder become those of the simulated takes: not in a folder of recorded ones."""
+    with h5py.File(tmp_path / name, "w") as file:
+        file.create_group("splits" if name == "splits.h5" else "data")
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(UserError, match=rf"{name}: is there .*; choose another folder"):
+        write_files(tmp_path, [egoexor_tale("MISS_1_1")], SIZE)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == before
+
+
 @pytest.mark.parametrize("name", ["eye_1", "MISS_1", "MISS_01_2", "Surgery_1_1"])
 def test_other_names_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="are called like MISS_1_1"):
