@@ -8,6 +8,7 @@ from pathlib import Path
 
 from operating_room.domain.collection import Take
 from operating_room.domain.domain import OWN
+from operating_room.domain.house import SPLITS_FILE
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_text
 from operating_room.graphs.graph_files import SPLIT_NAMES, save_samples
@@ -32,7 +33,7 @@ def convert(dataset: Dataset, out: Path) -> Conversion:
     Writes `relationships_{train,validation,test}.json` for the takes of the splits, `relationships_own.json` for takes
     of one's own if there are any, and `classes.txt` and `relationships.txt` with all names in use, those of the short
     clips included; such a file that has all these names is left as it is, so that few takes never shorten it. Label
-    files that cannot be used are left out and reported.
+    files that cannot be used are left out and reported; so are takes of the house layout in other splits only.
 
     Args:
         dataset: where the takes are.
@@ -73,6 +74,13 @@ def convert(dataset: Dataset, out: Path) -> Conversion:
     }
     if own:
         contents[f"relationships_{OWN}.json"] = [s for take in own for s in samples[take]]
+    problems += [
+        f"{roots[take.dataset] / SPLITS_FILE}: take {take.name} is in {', '.join(domain.splits_of(take))} and in none "
+        "of train, val and test, so its labels are in no file; put it into one of these, or into no split as your own"
+        for take, of_take in samples.items()
+        if of_take and domain.collection(take).layout == "house"
+        if not {*SPLIT_NAMES, OWN}.intersection(domain.splits_of(take) or [OWN])
+    ]
     for name, of_split in contents.items():
         save_samples(out / name, of_split)
     triplets = [triplet for of_take in samples.values() for sample in of_take for triplet in sample.triplets]

@@ -20,7 +20,7 @@ from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.raw_labels import read_labels
 from tests.operating_room.graphs import random_samples
 from tests.operating_room.tiny_dataset import write
-from tests.operating_room.tiny_house import write_house
+from tests.operating_room.tiny_house import write_house, write_take
 
 FOURDOR_TAKE, MMOR_TAKE = mmor().find_take("002_4DOR"), mmor().find_take("001_PKA")
 FOURDOR_FOLDER = "4D-OR_data/export_holistic_take2_processed/relation_labels"
@@ -225,6 +225,18 @@ def test_convert_writes_splits_and_names_and_reports_bad_files(tmp_path: Path) -
     names = (tmp_path / "out/classes.txt").read_text().split("\n")
     assert names == ["circulator", "drape", "instrument", "monitor", "mps", "nurse", "saw"]  # the short clip included
     assert (tmp_path / "out/relationships.txt").read_text() == "holding\nscanning\ntouching"
+
+
+def test_a_take_in_a_split_of_another_name_only_is_told(tmp_path: Path) -> None:
+    """Its labels would be in no file, and it is none of one's own either."""
+    root = write_house(tmp_path)
+    write_take(root / "takes" / "night")
+    write(root / "splits.yaml", "train: [soup]\nval: [stew]\nhard: [stew]\ndark: [night]\n")
+    (problem,) = convert(Dataset(root), root).problems
+    assert problem.startswith(f"{root / 'splits.yaml'}: take night is in dark and in none of train, val and test, so")
+    write(root / "splits.yaml", "train: [soup]\nval: [stew]\nhard: [stew]\n")
+    assert not convert(Dataset(root), root).problems
+    assert {sample.take_name for sample in load_samples(root / "relationships_own.json")} == {"night"}
 
 
 def test_convert_accepts_the_folder_of_one_dataset(tmp_path: Path) -> None:
