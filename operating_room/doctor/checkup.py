@@ -146,15 +146,30 @@ class _Visit:
                     self.jobs.setdefault(path, partial(read_depth, path))
 
     def _look_at_seconds(self, recorded: RecordedTake) -> None:
-        """Note times of the index that the file of seconds does not have: no sound and words are made for them."""
+        """Note times of the index that the file of seconds does not have: no sound and words are made for them.
+
+        And those of which it names other frames: stage 1 goes by this file, stage 2 by the index.
+        """
         path = recorded.path("seconds")
         try:
             lacking = [element.time for element in recorded.index if int(element.time) not in recorded.seconds]
+            other = [
+                (element.time, key, element.numbers[key], frames[key])
+                for element in recorded.index
+                for frames in [recorded.seconds.get(int(element.time), {})]
+                for key in sorted(recorded.collection.frame_keys)
+                if element.numbers.get(key) != frames.get(key) and key in element.numbers and key in frames
+            ]
         except UserError:
             return  # the check of that file says what is wrong
         if path is not None and lacking:
             what = f"lacks {len(lacking)} of {len(recorded.index)} times of the index, the first is {lacking[0]}"
             self.note(Severity.GAP, path, f"{path}: {what}, so that they get no sound and words; copy it again")
+        if path is not None and other:
+            time, key, number, here = other[0]
+            what = f"names other frames than {recorded.index_file.name} in {len({row[0] for row in other})} seconds"
+            told = f"{what}, in second {time} {key} {here} and there {number}: masks would be of other pictures"
+            self.note(Severity.GAP, path, f"{path}: {told}; copy both again")
 
     def look_beside(self, recorded: RecordedTake) -> None:
         """Note what is in the folder of a take in the house layout and read by nothing."""

@@ -333,6 +333,18 @@ def test_missing_files_are_gaps(pattern: str, expected: str, root: Path) -> None
     assert expected in report.findings[0].message
 
 
+def test_seconds_of_other_frames_than_the_index_are_a_gap(root: Path) -> None:
+    """Stage 1 finds pictures by the one file, stage 2 by the other."""
+    path = root / "MM-OR_data" / "take_jsons" / f"{MMOR_NAME}.json"
+    content = json.loads(path.read_text())
+    content["timestamps"]["2"]["azure"] = 999
+    content["timestamps"]["3"]["azure"] = 102.0  # another spelling of the same number
+    write(path, content)
+    (found,) = [finding for finding in doctor.check(Dataset(root)).findings if finding.path == path]
+    assert found.severity == Severity.GAP
+    assert "in 1 seconds, in second 000002 azure 000999 and there 000101: masks would be" in found.message
+
+
 @pytest.mark.usefixtures("only_these_takes")
 def test_seconds_that_end_before_the_index_are_a_gap(root: Path) -> None:
     path = root / "MM-OR_data" / "take_jsons" / f"{MMOR_NAME}.json"
