@@ -69,6 +69,10 @@ def live(
         raise UserError("mmor live needs the folder of a take that is being recorded, or --replay TAKE --data DIR")
     if sound != "clap" and (published_feeding or audio_scaling):
         raise UserError("--published-feeding and --audio-scaling are of CLAP; add --audio-encoder clap")
+    if folder is not None and speed != 1:
+        raise UserError("--speed is of a replay; leave it out, or give --replay TAKE in place of the folder")
+    if replay is not None and patience is not None:
+        raise UserError("--patience is of a take that is being recorded: in a replay all is there; leave it out")
     if 0 < speed < _SLOWEST:
         raise UserError(f"--speed {speed:g}: takes ages; give 0, or {_SLOWEST} and more")
     with _output(out) as file:

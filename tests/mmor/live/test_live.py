@@ -356,6 +356,18 @@ def test_a_full_disk_costs_what_would_be_written_there(
     assert len([line for line in told if "goes on without what cannot be written there" in line]) == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["somewhere", "--speed", "0"], "--speed is of a replay"),
+        (["--replay", "x", "--patience", "3"], "--patience is of"),
+    ],
+)
+def test_options_of_the_other_kind_of_take_are_refused(words: list[str], told: str) -> None:
+    result = CliRunner().invoke(app, ["live", *words])
+    assert told in str(result.exception)
+
+
 def test_a_replay_that_would_never_end_is_refused(data: Path) -> None:
     words = ["live", "--replay", TAKE.name, "--data", str(data), "--speed", "1e-300"]
     result = CliRunner().invoke(app, words)
