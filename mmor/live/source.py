@@ -169,7 +169,12 @@ class Follow:
 
     def _search(self) -> None:
         """Nothing new for a while: the recorder may have left numbers out, or begun to count anew."""
-        names = {int(name[:6]) for folder in self.parts.folders() for name in list_names(folder) if _is_number(name)}
+        try:
+            listed = [name for folder in self.parts.folders() for name in list_names(folder)]
+        except UserError as error:  # a disk that a folder is a link to has gone: it may come back
+            self._tell_once("listing", f"{error}; waiting for it")
+            return
+        names = {int(name[:6]) for name in listed if _is_number(name)}
         further = [number for number in names if number > self._newest]
         if further:
             self._newest = min(further) - 1

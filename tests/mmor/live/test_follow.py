@@ -165,6 +165,20 @@ def test_a_folder_that_vanishes_and_comes_back(recorder: Recorder) -> None:
     ]
 
 
+def test_a_folder_that_is_a_link_to_a_disk_that_has_gone_is_waited_for(recorder: Recorder) -> None:
+    disk, views = recorder.folder.parents[1] / "disk", recorder.folder / "views"
+    disk.mkdir()
+    views.symlink_to(disk)
+    recorder.shoots(range(2))
+    recorder.at(1.5, lambda: disk.rename(disk.with_name("gone")))
+    recorder.at(30, lambda: disk.with_name("gone").rename(disk))
+    recorder.at(31, lambda: recorder.shoot(2))
+    assert frames(list(islice(recorder.followed(), 3))) == [0, 1, 2]
+    (line,) = recorder.told
+    assert "views: is a link to" in line
+    assert line.endswith("waiting for it")
+
+
 def test_a_disk_elsewhere_that_is_away_for_a_while(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder.shoots(range(4))
     source = recorder.followed()
