@@ -154,7 +154,7 @@ def picture_table(recorded: RecordedTake, root: Path) -> Iterator[dict[str, str]
             row = {
                 "take": timepoint.take.name,
                 "timepoint": timepoint.frame_id,
-                "second": str(int(timepoint.time)),
+                "second": str(timepoint.second),
                 "camera": camera,
                 "picture": told(picture),
                 "label_mask": told(masks[0]),

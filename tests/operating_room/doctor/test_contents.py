@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mmor.cli import app
+from operating_room.doctor.contents import contents, picture_table
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import target_text
@@ -20,6 +21,7 @@ from operating_room.recordings.questions import timepoint_prompt
 from operating_room.recordings.raw_labels import read_labels
 from tests.operating_room.published import mask_place, picture_place, place
 from tests.operating_room.tiny_dataset import FOURDOR_NAME, MMOR_NAME, write, write_dataset
+from tests.operating_room.tiny_house import write_house
 
 
 @pytest.fixture
@@ -131,6 +133,20 @@ def test_labels_stand_beside_their_pictures(data: Path, take: str) -> None:
     assert sorted(data / row["picture"] for row in rows) == sorted(pictures)
     masks = [path for point in recorded.timepoints for path in point.several("label_masks").values()]
     assert sorted(data / row["label_mask"] for row in rows if row["label_mask"]) == sorted(masks)
+
+
+def test_seconds_of_a_room_of_ones_own_are_those_of_its_period(tmp_path: Path) -> None:
+    """In the house layout a time stamp is a position, here of every half second."""
+    dataset = Dataset(write_house(tmp_path))
+    recorded = dataset.take(dataset.named("soup"))
+    rows = [row for row in picture_table(recorded, tmp_path) if row["camera"] == "door"]
+    assert [(row["timepoint"], row["second"]) for row in rows] == [
+        ("000000", "0"),
+        ("000001", "0"),
+        ("000002", "1"),
+        ("000003", "1"),
+    ]
+    assert contents(recorded, "3").second == 1
 
 
 def test_a_label_without_picture_has_a_row(data: Path, tmp_path: Path) -> None:
