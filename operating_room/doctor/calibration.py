@@ -71,12 +71,12 @@ class TakeCalibration:
     problems: tuple[str, ...] = ()  # what could not be measured, and why
 
     def to_json(self) -> dict[str, Any]:
-        """For a JSON file."""
+        """For a JSON file, which has null where nothing was measured."""
         return {
             "take": self.take,
             "cameras": list(self.cameras),
-            "depth": [vars(pair) for pair in self.pairs],
-            "cloud": [{**vars(view), "fits": view.fits} for view in self.cloud],
+            "depth": [_known(vars(pair)) for pair in self.pairs],
+            "cloud": [{**_known(vars(view)), "fits": view.fits} for view in self.cloud],
             "problems": list(self.problems),
         }
 
@@ -271,6 +271,10 @@ def _colors_at(
     picture: UInt8[np.ndarray, "height width 3"], rows: np.ndarray, columns: np.ndarray
 ) -> Float32[np.ndarray, "points 3"]:
     return picture[rows, columns].astype(np.float32) / 255
+
+
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: None if value != value else value for name, value in values.items()}
 
 
 def _median(values: np.ndarray, counts: np.ndarray) -> float:

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mmor import cli
-from operating_room.doctor.calibration import TakeCalibration, check_calibration
+from operating_room.doctor.calibration import CloudView, Disagreement, TakeCalibration, check_calibration
 from operating_room.doctor.checkup import check
 from operating_room.doctor.findings import Severity
 from operating_room.domain.domain import mmor
@@ -106,6 +106,15 @@ def test_the_command(root: Path) -> None:
     (take,) = json.loads(RUN.invoke(cli.app, ["data", "check", str(root), "--calibration", "--json"]).output)
     assert take["take"] == "002_4DOR"
     assert len(take["depth"]) == 36
+
+
+def test_what_has_no_number_is_null_in_json() -> None:
+    """Two cameras that see nothing in common, and one that sees nothing of the cloud: JSON has no NaN."""
+    nan = float("nan")
+    pair, view = Disagreement("1", "2", 0, 0.0, nan, nan), CloudView("1", 0.0, nan, nan)
+    found = TakeCalibration("001_4DOR", ("1", "2"), (pair,), (view,)).to_json()
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["depth"][0]["median_mm"] is found["cloud"][0]["color"] is None
 
 
 def test_takes_in_one_folder_have_no_camera_files(tmp_path: Path) -> None:
