@@ -11,7 +11,7 @@ from threading import RLock
 from mmor.lenses import lens
 from mmor.viewer.cache import Cache
 from mmor.viewer.graphs import Live, LiveLine, Said, read_graphs
-from mmor.viewer.pictures import MaskFolder
+from mmor.viewer.pictures import TRUTH, MaskFolder
 from operating_room.domain.collection import Take
 from operating_room.domain.domain import Domain
 from operating_room.errors import UserError
@@ -241,9 +241,12 @@ def open_shown(
 
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:
-    """Paths by what tells them apart in a page: their names, with that of the folder above where these are equal."""
+    """Paths by what tells them apart in a page: their names, with that of the folder above where these are equal.
+
+    Or are those that the page has for annotations and for what is live.
+    """
     names = [path.name.removesuffix(".json") or str(path) for path in paths]
-    if len(set(names)) < len(names):
+    if len(set(names)) < len(names) or {TRUTH, LIVE}.intersection(names):
         names = [f"{path.parent.name}/{name}" for path, name in zip(paths, names)]
     if len(set(names)) < len(names):
         names = [f"{number} {name}" for number, name in enumerate(names, 1)]

@@ -24,9 +24,12 @@ from mmor.viewer.takes import Shown, open_shown
 from operating_room.domain.domain import mmor
 from operating_room.files.camera_files import Calibration, read_camera
 from operating_room.files.readers import picture_size, read_audio, read_label_mask, read_point_cloud
+from operating_room.graphs.graph_files import save_predictions
+from operating_room.graphs.scene_graph import Triplet
 from operating_room.recordings.dataset import Dataset
 from operating_room_simulator.writer import Faults, synthesize
 from tests.mmor.viewer.conftest import MARKUP, MARKUP_AT, SECONDS, TAKE, WRONG, WRONG_FROM, Folder
+from tests.operating_room.tiny_dataset import picture, write
 from tests.operating_room.tiny_house import write_house
 
 OF_TAKE = f"/api/takes/{TAKE.sample_name}"
@@ -342,6 +345,20 @@ def test_damaged_tracks_cost_themselves(folder: Folder, tmp_path: Path) -> None:
         second = ask(client, f"{OF_TAKE}/7")
         assert second["views"]
         assert [tracks.name in told for told in second["problems"]] == [True]
+
+
+def test_predictions_that_are_called_truth_or_live_take_nobodys_place(folder: Folder, tmp_path: Path) -> None:
+    """The page knows annotations and what is live by these names."""
+    graphs = tmp_path / "live.json"
+    save_predictions(graphs, {f"{TAKE.sample_name}_000001": [Triplet("nurse", "saw", "holding")]})
+    video = tmp_path / "truth" / "inference" / "pan_pred" / f"{TAKE.name}_1"
+    write(video / "a.png", picture("PNG"))
+    (tmp_path / "lines.jsonl").touch()
+    shown = open_shown(Dataset(folder.data), TAKE, [tmp_path / "truth"], [graphs], tmp_path / "lines.jsonl")
+    assert list(shown.masks) == [f"{tmp_path.name}/truth"]
+    assert list(shown.graphs) == [f"{tmp_path.name}/live", "live"]
+    assert shown.graphs[f"{tmp_path.name}/live"].graphs
+    assert not shown.graphs["live"].graphs
 
 
 @pytest.mark.parametrize("frame_id", ["9" * 5000, "12", "٣٣٣٣٣٣"])
