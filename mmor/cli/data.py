@@ -54,6 +54,8 @@ def check(
     Takes that are not there are gaps if their split is asked for, else they are only noted.
     With --calibration the exit code is 1 if something could not be measured.
     """
+    if calibration and people is not None:
+        raise UserError("--calibration looks at nothing else; leave out --people, or look for them apart")
     if calibration:
         _check_calibration(open_dataset(root, domain), take, as_json)
     from dataclasses import replace
@@ -305,6 +307,8 @@ def _synthesize_rooms(
 
     if domain is None and layout == "house":
         raise UserError("--layout house needs --domain: whose takes?")
+    if layout == "egoexor-hdf5" and mask_stride != 1:
+        raise UserError("--mask-stride: files like EgoExOR's hold no masks; leave it out")
     room = chosen_domain(domain) or bundled("egoexor")
     if not names:
         raise UserError("--domain needs --take NAME, once for each take")

@@ -252,3 +252,19 @@ def test_a_full_disk_behind_standard_output_is_one_line(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     assert "No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("check {} --calibration --people who.json", "--calibration looks at nothing else; leave out --people"),
+        (
+            "synthesize --out {} --layout egoexor-hdf5 --take MISS_1_1 --mask-stride 2",
+            "--mask-stride: files like EgoExOR's hold no masks",
+        ),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(tmp_path: Path, words: str, told: str) -> None:
+    result = RUN.invoke(cli.app, ["data", *words.format(tmp_path).split()])
+    assert isinstance(result.exception, UserError)
+    assert told in str(result.exception)
