@@ -22,6 +22,7 @@ _EVALUATE: dict[Kind, str] = {
     "masks": "`mmor panoptic evaluate`",
     "downstream": "`mmor downstream evaluate`",
 }
+_LARGEST = 1e15  # no count, share or number of seconds is larger
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,10 @@ class Results:
         """The number under these keys.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or one beyond whatever can be counted, which no axis holds.
         """
         value = self.get(*keys)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > _LARGEST:
             raise self.lacks(keys)
         return float(value)
 

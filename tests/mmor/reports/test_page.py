@@ -179,6 +179,15 @@ def test_masks_and_tasks_are_compared_too(tmp_path: Path) -> None:
     assert (tmp_path / "csv" / "t1_json_and_t2" / "change_robot_phase_model.csv").exists()
 
 
+def test_a_number_that_no_axis_holds_is_damage(tmp_path: Path) -> None:
+    def enlarged(content: dict[str, Any]) -> None:
+        content["triplets"]["exact"]["predicates"]["holding"]["predicted"] = 10**308
+
+    damaged = changed(graph_results(tmp_path / "g.json"), tmp_path / "d.json", enlarged)
+    with pytest.raises(UserError, match=r"d\.json: has no usable triplets\.exact\.predicates\.holding\.predicted"):
+        page_of(tmp_path, damaged)
+
+
 def test_masks_of_other_frames_are_not_compared(tmp_path: Path) -> None:
     """`--limit`, or corrected annotations: the same videos, and other true tubes in them."""
 
