@@ -145,7 +145,8 @@ class _Batch:
         ids, counts, fed = torch.tensor(sent).to(self._mask.device).split((size, 1, 1), dim=1)
         places = torch.arange(size, device=ids.device)
         self._mask = torch.cat((self._mask, places < counts), dim=1)
-        positions = self._lengths + fed + places
+        # Filled up with the place of the last token: those behind may be more than the model has positions for.
+        positions = self._lengths + fed + places.minimum((counts - 1).clamp(min=0))
         asked: dict[str, Any] = {"input_ids": ids, CACHE: self._cache}
         if begins:
             guessed = self._language.get_input_embeddings()(ids)

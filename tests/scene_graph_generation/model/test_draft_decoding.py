@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.graphs.prompts import human_prompt
+from scene_graph_generation.config.language import OtherLanguage
 from scene_graph_generation.config.settings import with_vocabulary
 from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.inputs.tokenizer_files import read_tokens
@@ -131,3 +133,16 @@ def test_other_language_models_say_the_same(other: tuple[str, MM2SG, list[Exampl
     # A cache that looks back over a window cannot give anything back: nothing is guessed.
     assert (found.drafted == 0) == (name == "mistral")
     assert found.passes < 24 or name == "mistral"
+
+
+def test_a_guess_of_one_sample_asks_for_no_position_of_another_that_the_model_has_not() -> None:
+    """GPT-2 has a table of positions, and the first prompt with its answer fills it."""
+    language = {"model_type": "gpt2", "vocab_size": 100, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
+    torch.manual_seed(0)
+    model = MM2SG(replace(SHORT.model, language=OtherLanguage(language))).eval()
+    for parameter in model.language.parameters():
+        parameter.data = torch.randn(parameter.shape) * (0.3 if parameter.dim() > 1 else 1.0)
+    asked = [Example(torch.arange(3, 3 + length), torch.zeros(0, 3, 28, 28)) for length in (40, 6)]
+    plain = generate(model, asked, [], 24)
+    wrong = [token for said in plain[1] for token in (said, *[1] * 9)]  # of nine guessed tokens hardly one is right
+    assert decode(model, asked, [], 24, [history(plain[0][:20]), history(wrong)]).ids == plain
