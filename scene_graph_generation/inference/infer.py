@@ -18,6 +18,7 @@ from operating_room.graphs.prompts import ROBOT_LOG
 from operating_room.graphs.scene_graph import Triplet, parse
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.timepoint import Timepoint
+from operating_room.scores.fingerprints import fingerprint
 from operating_room.work.processes import ALL, Share, is_first
 from operating_room.work.progress import track
 from scene_graph_generation.inference.answers import Answer, Answers, is_part, open_answers
@@ -182,23 +183,23 @@ def answer_takes(
             asked: dict[tuple[str, str], Example] = {}
             questions: dict[str, str] = {}  # and texts of this group, in its order
             said: dict[str, str] = {}
-            for timepoint in group:
-                if memory and timepoint.take in problems:
-                    continue  # what comes after would be asked with another memory
-                past = truncate(memories[timepoint.take].text()) if memory else None
+            group_asks = _questions(generator, group, memories if memory else None, problems)
+            found = [answers.find(timepoint.sample_id, question) for timepoint, _, question in group_asks]
+            again = (
+                _mixes(generator) and None in found
+            )  # all of the group: what is left of it alone would say other things
+            for (timepoint, past, question), known in zip(group_asks, found):
                 sample_id = timepoint.sample_id
+                if known is not None and not again:
+                    said[sample_id], questions[sample_id] = known, question
+                    continue
                 try:
-                    question = generator.question(timepoint, past)
-                    known = answers.find(sample_id, question)
-                    if known is not None:
-                        said[sample_id], questions[sample_id] = known, question
-                        continue
                     asked[sample_id, question] = generator.read(timepoint, past)
                     questions[sample_id] = question
                 except UserError as error:
                     problems.setdefault(timepoint.take, []).append(str(error))
                     continue
-                changed += answers.text(sample_id) is not None
+                changed += known is None and answers.text(sample_id) is not None
             if asked:
                 shortened.extend(example.dropped_memory > 0 for example in asked.values())
                 generated = generator.answer(list(asked.values()))
@@ -214,6 +215,32 @@ def answer_takes(
         told = "their question has changed since (memory, files, settings or the code that reads them)"
         print(f"{changed} timepoints{whose(share)} were generated again: {told}", file=sys.stderr)
     return texts, [f"{take.sample_name} is not finished: {_told(of_take)}" for take, of_take in problems.items()]
+
+
+def _questions(
+    generator: SceneGraphGenerator,
+    group: Sequence[Timepoint],
+    memories: Mapping[Take, Memory] | None,
+    problems: dict[Take, list[str]],
+) -> list[tuple[Timepoint, str | None, str]]:
+    """The timepoints of a group that can be asked, each with its memory and what identifies its question.
+
+    Where answers depend on batch mates, the questions of these belong to it. What is wrong goes to `problems`; with
+    memory nothing is asked behind that, as it would be with another memory.
+    """
+    found: list[tuple[Timepoint, str | None, str]] = []
+    for timepoint in group:
+        if memories is not None and timepoint.take in problems:
+            continue
+        past = None if memories is None else truncate(memories[timepoint.take].text())
+        try:
+            found.append((timepoint, past, generator.question(timepoint, past)))
+        except UserError as error:
+            problems.setdefault(timepoint.take, []).append(str(error))
+    if not _mixes(generator):
+        return found
+    all_of_it = [question for *_, question in found]
+    return [(timepoint, past, fingerprint([question, *all_of_it])) for timepoint, past, question in found]
 
 
 def _told(problems: Sequence[str]) -> str:

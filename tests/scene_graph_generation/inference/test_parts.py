@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,6 +102,26 @@ def test_answers_that_depend_on_batch_mates_are_those_of_one_process(
     assert collector.asked == []
     assert two.read_bytes() == one.read_bytes()
     assert answers_path(two).read_bytes() == answers_path(one).read_bytes()
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_answers_that_depend_on_batch_mates_are_those_of_a_run_that_was_not_stopped(
+    dataset: Dataset, tmp_path: Path, memory: bool
+) -> None:
+    frames = {mmor().find_take(name): None for name in NAMES}
+    whole, stopped, fewer = (tmp_path / name for name in ("whole.json", "stopped.json", "fewer.json"))
+    for out in (whole, stopped):
+        infer(MixedUp(), dataset, frames, out, memory, batch_size=3)
+    texts = answers_path(stopped)
+    texts.write_bytes(b"\n".join(texts.read_bytes().split(b"\n")[:3]))  # the disk was full in the middle of a batch
+    infer(MixedUp(), dataset, frames, stopped, memory, batch_size=3)
+    infer(MixedUp(), dataset, dict([*frames.items()][1:]), fewer, memory, batch_size=3)  # other batches
+    infer(MixedUp(), dataset, frames, fewer, memory, batch_size=3)
+    said = [
+        {key: text for key, _, text in map(json.loads, answers_path(out).read_text().splitlines()[1:])}
+        for out in (whole, stopped, fewer)
+    ]
+    assert said[1] == said[2] == said[0]
 
 
 def test_a_job_that_never_ran_is_done_by_the_one_that_collects(dataset: Dataset, tmp_path: Path) -> None:
