@@ -194,8 +194,9 @@ def _use_last(checkpoints: Mapping[int, Path], final: Path, name: str, wanted: M
 
 
 def _same_weights(last: Path, final: Path) -> bool:
-    weights = sorted({path.name for pattern in _WEIGHTS for path in (*final.glob(pattern), *last.glob(pattern))})
-    if not all((last / w).is_file() and (final / w).is_file() for w in weights):
+    """Whether a checkpoint holds the final model; it may hold more, which belongs to the training only."""
+    weights = sorted({path.name for pattern in _WEIGHTS for path in final.glob(pattern)})
+    if not all((last / w).is_file() for w in weights):
         return False
     return all(filecmp.cmp(last / w, final / w, shallow=False) for w in weights)
 

@@ -116,6 +116,16 @@ def test_the_final_model_is_in_the_table(training: Path) -> None:
     assert second.done[-1] == training.name
 
 
+def test_what_only_the_training_needs_makes_a_checkpoint_no_other_model(training: Path) -> None:
+    for model in (training / "checkpoint-1000", training):
+        (model / "model.safetensors").write_bytes(b"the last weights")
+    (training / "checkpoint-1000" / "teacher.safetensors").write_bytes(b"of train.presence")
+    evaluator = Evaluator()
+    table = evaluate_all(training, "mmor_test", evaluator)
+    assert evaluator.done == ["checkpoint-100", "checkpoint-200", "checkpoint-1000"]
+    assert table.rows[-1] == ("final", *table.rows[-2][1:])
+
+
 def test_a_folder_without_checkpoints_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neither checkpoint-"):
         evaluate_all(tmp_path, "mmor_test", Evaluator())
