@@ -105,9 +105,13 @@ def remove_half_written(out: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def keep_newest(out: Path, count: int) -> None:
-    """Remove all but the newest checkpoints."""
-    for path in numbered_checkpoints(out)[count:]:
+def keep_newest(out: Path, count: int, step: int) -> None:
+    """Remove all but the newest checkpoints up to the one of `step`, which was written now.
+
+    What has a higher number was damaged when the training went on from one before: it takes no place from whole ones.
+    """
+    reached = [path for path in numbered_checkpoints(out) if (step_of(path) or 0) <= step]
+    for path in reached[count:]:
         shutil.rmtree(path, ignore_errors=True)
 
 

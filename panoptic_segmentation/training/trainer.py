@@ -171,7 +171,7 @@ class ClipTrainer(WatchedTrainer):
             with suppress(PermissionError):  # of disks without permissions
                 # safetensors takes away what the user's umask lets others do.
                 (checkpoint / SAFE_WEIGHTS_NAME).chmod((checkpoint / TRAINER_STATE_NAME).stat().st_mode)
-            keep_newest(Path(str(self.args.output_dir)), KEPT)
+            keep_newest(Path(str(self.args.output_dir)), KEPT, self.state.global_step)
 
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
         """Add the last layer's loss terms, as this process has seen them."""

@@ -230,7 +230,7 @@ class SceneGraphTrainer(WatchedTrainer):
         with written_or_removed(path):
             super()._save_checkpoint(model, trial)
         if self.args.should_save:
-            keep_newest(self._out, self._config.save_total_limit)
+            keep_newest(self._out, self._config.save_total_limit, self.state.global_step)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:

@@ -155,6 +155,12 @@ def test_training_goes_on_from_the_one_before(
     assert (out / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
 
 
+def test_what_is_written_now_stays_beside_a_damaged_checkpoint_of_a_higher_number(out: Path, data: Path) -> None:
+    cut(out / "checkpoint-6" / "optimizer.pt")
+    run(with_train(max_steps=4, save_steps=2, save_total_limit=1), data, out)
+    assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
+
+
 def test_folders_of_the_user_are_not_touched_and_the_newest_are_kept(data: Path, tmp_path: Path) -> None:
     for name in ("checkpoint-best", "checkpoint-", "checkpoint-2x"):
         (tmp_path / name).mkdir()
