@@ -59,8 +59,14 @@ def _write_clips(recorded: RecordedTake, causal: bool) -> Iterator[Path]:
 
         paths = dict(clips)
         for time, samples, rate in read_clips(recording, {time: recorded.at(time) for time in paths}, causal):
+            kind = paths[time].suffix[1:]
             with atomic_path(paths[time]) as temporary:
-                soundfile.write(temporary, samples, rate, format=paths[time].suffix[1:].upper())
+                try:
+                    soundfile.write(temporary, samples, rate, format=kind.upper())
+                except (soundfile.SoundFileError, ValueError) as error:
+                    channels = samples.shape[1]
+                    told = f"its sound does not fit into clips of {kind}: {channels} channels, {rate} Hz ({error})"
+                    raise UserError(f"{recording}: {told}; convert it to fewer channels or another rate") from error
             yield paths[time]
     require_whole(recording, sound_length(recording), recorded.at(clips[-1][0]))
 

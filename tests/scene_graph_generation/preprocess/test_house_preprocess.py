@@ -59,6 +59,17 @@ def test_everything_is_made_and_checked(dataset: Dataset, tmp_path: Path) -> Non
     assert all("masks of take soup" in finding.message for finding in report.findings)  # one camera of two has some
 
 
+def test_sound_that_no_clip_can_hold_costs_its_take(dataset: Dataset, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.zeros((3 * RATE, 10)), RATE, format="WAV")  # ten microphones; flac has room for eight
+    write(tmp_path / "Kitchen_data/takes/soup/sound.flac", buffer.getvalue())
+    made = preprocess_audio(dataset, dataset.choose(["soup", "stew"]))
+    (problem,) = made.problems
+    assert "soup/sound.flac: its sound does not fit into clips of flac" in problem
+    assert made.written == FRAMES
+    assert not list((tmp_path / "Kitchen_data/takes/soup/audio").glob("*.flac"))
+
+
 def test_samples_have_what_this_room_can_have(dataset: Dataset) -> None:
     modalities = choose_modalities(None, dataset.domain)
     assert {"AZURE", "EGO", "GAZE", "HANDS", "PC"} <= set(modalities)
