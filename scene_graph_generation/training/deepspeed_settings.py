@@ -60,7 +60,12 @@ def zero_stage(path: Path | None) -> int:
     stage = zero.get("stage", 0) if isinstance(zero, dict) else None
     if not isinstance(stage, int) or isinstance(stage, bool):
         raise UserError(f"{path}: has no zero_optimization with a stage; {_ADVICE}")
-    if stage not in (0, 1, 2):
+    if stage == 0:
+        raise UserError(
+            f"{path}: ZeRO stage 0 is not supported: it divides nothing, and no training goes on from its checkpoints; "
+            f"leave out --deepspeed, or {_ADVICE}"
+        )
+    if stage not in (1, 2):
         raise UserError(
             f"{path}: ZeRO stage {stage} is not supported: model folders would be written without weights, since no "
             f"process holds them whole; {_ADVICE}"

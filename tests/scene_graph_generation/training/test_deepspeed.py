@@ -150,6 +150,7 @@ def test_the_point_encoder_is_moved_and_never_rounded(cast: torch.dtype) -> None
     ("change", "said"),
     [
         ({"zero_optimization": {"stage": 3}}, "ZeRO stage 3 is not supported"),
+        ({"zero_optimization": {"stage": 0}}, "ZeRO stage 0 is not supported: .* no training goes on from its check"),
         ({"zero_optimization": "2"}, "has no zero_optimization"),
         ({"zero_optimization": {"stage": "two"}}, "has no zero_optimization"),
         ({"zero_optimization": {"stage": True}}, "has no zero_optimization"),
