@@ -99,10 +99,11 @@ def memory_per_gpu(experiment: Experiment, model: MM2SG, gpus: int, load: Load) 
     trained = float(sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad))
     copies = 2 if experiment.train.bf16 else 0  # autocast keeps what it has cast to the end of a forward pass
     own = 4 if stage else 0  # ZeRO steps on a copy of the weights
+    summed = 4 if gpus > 1 and not stage else 0  # copies of gradients, which processes sum without it
     return Memory(
         frozen=frozen_bytes(experiment, model),
         weights=trained * (4 + copies),
-        gradients=trained * 4 / (gpus if stage >= 2 else 1),
+        gradients=trained * (4 + summed) / (gpus if stage >= 2 else 1),
         optimiser=trained * (8 + own) / (gpus if stage else 1),
         activations=_activations(experiment, model, load),
     )
