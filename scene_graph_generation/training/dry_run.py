@@ -29,6 +29,7 @@ from scene_graph_generation.config.settings import (
     with_vocabulary,
 )
 from scene_graph_generation.inputs.evidence import Evidence
+from scene_graph_generation.inputs.tokenizer_files import read_tokens
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.records import Records
 from scene_graph_generation.samples.sample_files import Joined
@@ -49,7 +50,7 @@ from scene_graph_generation.training.training_memory import (
     usual_and_worst_load,
 )
 from scene_graph_generation.weights.adapters import is_adapter
-from scene_graph_generation.weights.base_models import CONFIG, LANGUAGE_BASE, base_settings
+from scene_graph_generation.weights.base_models import CONFIG, LANGUAGE_BASE, base_settings, weight_files
 from scene_graph_generation.weights.precision import outline
 
 GB = 1e9  # bytes
@@ -159,7 +160,7 @@ def _to_fetch(experiment: Experiment) -> list[str]:
     lines = [
         f"fetches {name} from the model hub first"
         for name in (start.base, start.vision)
-        if name and not found_base(name)
+        if name and not Path(name).is_dir() and ((here := found_base(name)) is None or _lacking(here) is not None)
     ]
     if start.base not in (None, LANGUAGE_BASE) and not found_base(start.base):
         lines.append(f"  parameters and memory above are those of {LANGUAGE_BASE} until then")
@@ -236,7 +237,24 @@ def _missing_inputs(experiment: Experiment) -> list[str]:
         experiment.start.curriculum: "it is the output folder of the training before this one",
     }
     problems = [f"{path}: is not there; {maker}" for path, maker in makers.items() if path and not path.exists()]
+    start = experiment.start
+    folders = [Path(name) for name in (start.base, start.vision) if name and Path(name).is_dir()]  # others are fetched
+    problems += [lacking for folder in folders if (lacking := _lacking(folder)) is not None]
+    if start.base and Path(start.base).is_dir():
+        try:
+            read_tokens(Path(start.base))
+        except UserError as error:
+            problems.append(str(error))
     return problems + missing_tools(experiment)
+
+
+def _lacking(folder: Path) -> str | None:
+    """What the folder of a base lacks of its weights, of which nothing is read."""
+    try:
+        missing = [path for path in weight_files(folder) if not path.is_file()]
+    except UserError as error:
+        return str(error)
+    return f"{missing[0]}: is missing, as are {len(missing) - 1} more weight files of it" if missing else None
 
 
 def _pretraining(experiment: Experiment) -> list[str]:

@@ -268,6 +268,16 @@ def read_weights(folder: Path) -> Iterator[tuple[Path, dict[str, Tensor]]]:
     Raises:
         UserError: there are none, or one is missing or damaged.
     """
+    for path in weight_files(folder):
+        yield path, read_tensors(path)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files of a folder, those of its index whether they are there or not.
+
+    Raises:
+        UserError: there are none.
+    """
     for name in _SINGLE:
         index = folder / f"{name}.index.json"
         if index.is_file():
@@ -281,9 +291,7 @@ def read_weights(folder: Path) -> Iterator[tuple[Path, dict[str, Tensor]]]:
             names = [name]
         else:
             continue
-        for shard in names:
-            yield folder / shard, read_tensors(folder / shard)
-        return
+        return [folder / shard for shard in names]
     raise UserError(f"{folder}: holds no weights ({' or '.join(_SINGLE)}, or shards with an index); copy it again")
 
 

@@ -21,6 +21,7 @@ from scene_graph_generation.config.settings import (
     PretrainConfig,
     StartConfig,
     read_experiment,
+    with_vocabulary,
 )
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.training_data import read_records
@@ -29,6 +30,7 @@ from scene_graph_generation.training.dry_run import DryRun, counts, dry_run, met
 from scene_graph_generation.training.train import check_tools
 from scene_graph_generation.training.training_memory import Load, kept_per_point, memory_per_gpu, usual_and_worst_load
 from tests.allocations import peak_bytes
+from tests.scene_graph_generation.tiny_bases import write_bases
 from tests.scene_graph_generation.tiny_training import EXPERIMENT, write_samples
 
 
@@ -269,6 +271,22 @@ def test_bases_of_the_hub_are_not_fetched(
     assert peak_bytes(lambda: reports.append(dry_run(replace(published, files=files)))) < 1e7  # of 14e9 of the weights
     (report,) = reports
     assert "fetches liuhaotian/llava-v1.5-7b from the model hub first" in report.text
+
+
+def test_what_bases_lack_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    language, vision = write_bases(tmp_path / "bases", settings=with_vocabulary(EXPERIMENT.model, 700))
+    experiment = small(data, tmp_path / "out")
+    start = StartConfig(str(language), str(vision), 16, LoraConfig(4))
+    assert dry_run(replace(experiment, start=start)).problems == []
+    for path in (language / "part-1.bin", language / "tokenizer.json", vision / "pytorch_model.bin"):
+        path.unlink()
+    said = "\n".join(dry_run(replace(experiment, start=start)).problems)
+    for part in ("part-1.bin: is missing", "holds no tokenizer", f"{vision}: holds no weights"):
+        assert part in said
+    cached = {"nobody/language": language, "nobody/vision": vision}  # an interrupted download of the hub
+    monkeypatch.setattr("scene_graph_generation.training.dry_run.found_base", cached.get)
+    report = dry_run(replace(experiment, start=replace(start, base="nobody/language", vision="nobody/vision")))
+    assert all(f"fetches {name} from the model hub first" in report.text for name in cached)
 
 
 def test_a_batch_that_no_gpu_here_can_hold_is_told(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
