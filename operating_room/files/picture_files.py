@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 64_000_000  # far above any camera; a larger size in a header is damage
+MAX_SIDE = 16_384  # px: models see pictures padded to squares, and a line of some kB would become gigabytes
 _ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, ArithmeticError),
     *(LookupError, TypeError, AttributeError, MemoryError, RuntimeError),
@@ -216,7 +217,7 @@ def _open(data: bytes, load: bool = True) -> Image.Image:
         raise ValueError("no JPEG or PNG inside") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(error) from error
-    if not 0 < image.width * image.height <= MAX_PIXELS:
+    if not 0 < image.width * image.height <= MAX_PIXELS or max(image.size) > MAX_SIDE:
         raise ValueError(f"{image.width} x {image.height} px")
     if load:
         image.load()

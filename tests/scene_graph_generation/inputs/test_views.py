@@ -126,3 +126,12 @@ def test_kept_views_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     read(paths[:2])
     with pytest.raises(UserError, match=r"2\.jpg"):
         read(paths)
+
+
+@pytest.mark.parametrize("size", [(1, 17_000), (17_000, 1)])
+def test_a_line_of_pixels_is_no_picture(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Padded to a square, 50 kB would be 900 MB, and the longest line of so many pixels as a camera has terabytes."""
+    path = tmp_path / "line.png"
+    Image.new("RGB", size).save(path)
+    with pytest.raises(UserError, match=r"line\.png: .*17000"):
+        prepare_file(path, 28)
