@@ -36,8 +36,9 @@ class Grammar:
         self._next: list[dict[int, int]] = [{}, {}]  # of each state: byte -> state
         self._closing: dict[int, bytes] = {}  # states between triplets -> the shortest end
         self._build(language)
-        self._end_ids = tokens.end_ids
         self._texts = tokens.pieces()
+        # A model's settings may name others, which its tokenizer has not.
+        self._end_ids = [token for token in tokens.end_ids if 0 <= token < len(self._texts)]
         self._tree = _Node()
         for token, text in enumerate(self._texts):
             if text:

@@ -169,3 +169,12 @@ def test_a_tokenizer_without_a_letter_alone_is_told() -> None:
     tokenizer.add_special_tokens(["<s>", "</s>"])
     with pytest.raises(UserError, match=r"no token for b'S' alone"):
         Grammar(Tokens(tokenizer), LANGUAGE)
+
+
+def test_an_end_that_the_tokenizer_has_not_ends_nothing() -> None:
+    """`eos_token_id` of a generation_config.json may name tokens beyond those of the tokenizer."""
+    tokens = read_tokens(BUNDLED / GRAPHS)
+    tokens.end_ids = (tokens.end_id, 10**6, -1)
+    grammar = Grammar(tokens, LANGUAGE)
+    last = states(grammar, answer_ids(tokens, target_text(())))[-1]
+    assert np.flatnonzero(grammar.allowed(last)).tolist() == [tokens.end_id]
