@@ -62,6 +62,9 @@ _VISION_KEYS = {  # ours -> CLIP's config.json
     "heads": "num_attention_heads",
     "mlp": "intermediate_size",
 }
+# What is built has one form: key of a config.json -> its only value. What is not said there is so.
+_LANGUAGE_FORM = {"hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10_000, "rope_scaling": None}
+_VISION_FORM = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 # Of a language model's config.json: what says nothing of how it is built.
 _NO_SIZES = (
     *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache"),
@@ -164,6 +167,7 @@ def base_settings(folder: Path, vision: Path | None) -> MM2SGConfig:
     elif missing := [key for key in _LANGUAGE_KEYS.values() if not isinstance(values.get(key), int)]:
         raise UserError(f"{where}: has no {missing[0]}; this is no LLaVA model, give {LANGUAGE_BASE}")
     else:
+        _require_built(values, _LANGUAGE_FORM, where, LANGUAGE_BASE)
         language = {ours: values[theirs] for ours, theirs in _LANGUAGE_KEYS.items()}
     channels = PoolerConfig().mask_channels
     sizes = {
@@ -316,9 +320,22 @@ def _vision_sizes(folder: Path | None, feature_layer: Any) -> VisionConfig:
     values = values.get("vision_config") or values  # of all of CLIP, or of its vision tower
     if not isinstance(values, dict):
         raise UserError(f"{where}: vision_config must hold settings; give {VISION_BASE}")
+    _require_built(values, _VISION_FORM, where, VISION_BASE)
     usual = CLIPVisionConfig()  # what is not said is as in the library
     sizes = {ours: values.get(theirs, getattr(usual, theirs)) for ours, theirs in _VISION_KEYS.items()}
     return from_mapping(VisionConfig, {**sizes, "feature_layer": feature_layer}, str(where))
+
+
+def _require_built(values: Mapping[str, Any], form: Mapping[str, Any], where: Path, usual: str) -> None:
+    """A base of another form would be loaded, since its weights have the same names, and give other numbers.
+
+    Raises:
+        UserError: it is of one.
+    """
+    for key, value in form.items():
+        if values.get(key, value) != value:
+            told = f"{where}: {key} is {str(values[key])[:60]}, the model that is built here has {value}"
+            raise UserError(f"{told}; give a base like {usual}")
 
 
 def _belongs_to_missing_part(model: MM2SG, name: str) -> bool:
