@@ -133,7 +133,7 @@ def evaluate_downstream(
     """
     domain, tasks = dataset.domain, dataset.domain.tasks
     samples, known, problems = _answerable(dataset, graphs, expected, labels)
-    asked = _about(samples, published_memory, generator)
+    asked = _about(graphs, _with_tasks(expected, domain), published_memory, generator)
     said: dict[str, str] = {}
     if generator is not None:
         require_same("the model", generator.domain, domain)
@@ -194,7 +194,7 @@ def answer_downstream_share(
         return []
     require_same("the model", generator.domain, dataset.domain)
     samples, _, _ = _answerable(dataset, graphs, expected, labels)
-    about = _about(samples, published_memory, generator)
+    about = _about(graphs, _with_tasks(expected, dataset.domain), published_memory, generator)
     takes = list(by_take(samples).values())
     own = [sample for place in deal([len(take) for take in takes], share) for sample in takes[place]]
     with open_answers(answers_path(out), about, share) as stored:
@@ -227,7 +227,7 @@ def _answerable(
 ) -> tuple[list[Sample], Labels, list[str]]:
     """The graphs of takes that can be scored, the labels of all tasks, and a line for each take that is left out."""
     domain = dataset.domain
-    expected = [sample for sample in expected if domain.tasks_of(domain.find_take(sample.take_name))]
+    expected = _with_tasks(expected, domain)
     known, problems = read_labels(dataset, expected, labels)
     by_id = {graph.sample_id: graph for graph in graphs}
     samples: list[Sample] = []
@@ -243,12 +243,18 @@ def _answerable(
     return samples, known, problems
 
 
+def _with_tasks(expected: Sequence[Sample], domain: Domain) -> list[Sample]:
+    """The timepoints of takes that have tasks at all."""
+    return [sample for sample in expected if domain.tasks_of(domain.find_take(sample.take_name))]
+
+
 def _about(
-    samples: Sequence[Sample], published_memory: bool, generator: SceneGraphGenerator | None
+    graphs: Sequence[Sample], expected: Sequence[Sample], published_memory: bool, generator: SceneGraphGenerator | None
 ) -> dict[str, str | bool]:
-    """What decides all answers."""
+    """What decides all answers; labels do not: where a take's are mended, the answers about the others still hold."""
+    by_id = {graph.sample_id: graph for graph in graphs}
     asked: dict[str, str | bool] = {
-        "graphs": annotations_fingerprint(samples),
+        "graphs": annotations_fingerprint(by_id[s.sample_id] for s in expected if s.sample_id in by_id),
         "published_memory": published_memory,
     }
     return asked if generator is None else {**asked, "model": generator.fingerprint}

@@ -180,6 +180,19 @@ def test_a_take_with_bad_labels_is_left_out(root: Path, content: str, message: s
     assert len(evaluation.samples) == 3
 
 
+def test_labels_that_are_mended_cost_no_other_answer(root: Path) -> None:
+    write_mmor(root / "MM-OR_data", "003_TKA")
+    labels = root / "MM-OR_data" / "take_timestamp_to_robot_phase" / "003_TKA.json"
+    whole = labels.read_text()
+    everything = [*samples(), *samples("003_TKA_MMOR")]
+    labels.write_text(whole[:9])
+    run(root, Student(), everything, expected=everything)
+    labels.write_text(whole)
+    student = Student()
+    assert len(run(root, student, everything, expected=everything).samples) == 6
+    assert len(student.questions) == 9, "of the take that was left out"
+
+
 def test_labels_are_the_datasets_own_or_derived(root: Path) -> None:
     (root / "MM-OR_data" / "take_timestamp_to_next_action" / "001_PKA.json").unlink()
     collected = collect_labels(Dataset(root), samples(), our_rules(), root / "labels")
