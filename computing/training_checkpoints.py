@@ -16,7 +16,13 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from transformers import TrainerState
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer import (
+    OPTIMIZER_NAME,
+    SCALER_NAME,
+    SCHEDULER_NAME,
+    TRAINER_STATE_NAME,
+    TRAINING_ARGS_NAME,
+)
 
 from computing.machine import gather
 from operating_room.errors import UserError
@@ -182,6 +188,7 @@ def _fault(path: Path, deepspeed: bool, same_processes: bool) -> str | None:
     if not weights:
         return f"{path}: holds no weights"
     pickles = [path / state for state in states] + [file for file in weights if file.suffix == ".bin"]
+    pickles += path.glob(SCALER_NAME)  # of float16 only
     try:
         pickles += _of_deepspeed(path, processes) if deepspeed else [path / OPTIMIZER_NAME, path / SCHEDULER_NAME]
         for file in weights:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from computing.training_checkpoints import find_checkpoint
 from operating_room.errors import UserError
 from operating_room.files.tensors import write_safetensors
 from operating_room.recordings.dataset import Dataset
@@ -159,6 +160,17 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     assert f"resuming from {folder / 'checkpoint-2'}" in shown.out
     resumed, whole = (published_state(load_model(p)[0]) for p in (path, trained / "run" / "model.safetensors"))
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_a_damaged_scale_of_float16_is_named_and_the_checkpoint_before_taken(trained: Path, tmp_path: Path) -> None:
+    folder = begun(trained, tmp_path / "run")
+    scale = folder / "checkpoint-4" / "scaler.pt"
+    torch.save({"scale": 65536.0}, scale)
+    assert find_checkpoint(folder).path == scale.parent
+    cut(scale)
+    found = find_checkpoint(folder)
+    assert found.path == folder / "checkpoint-2"
+    assert f"{scale}: damaged" in found.left_out[0]
 
 
 def test_without_any_whole_checkpoint_nothing_begins_anew(trained: Path, tmp_path: Path) -> None:
