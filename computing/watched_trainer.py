@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from computing.throughput import Throughput
 from computing.training_errors import diverged
@@ -28,6 +28,7 @@ class WatchedTrainer(Trainer):
 
     def __init__(self, samples_in: str, rate_setting: str, **options: Any) -> None:
         super().__init__(**options)
+        self.add_callback(_AsAsked())
         self.throughput = Throughput(self.args.world_size)
         self._samples_in, self._rate_setting = samples_in, rate_setting
         self._steps: list[int] = []  # of the losses that were not looked at yet
@@ -72,3 +73,11 @@ class WatchedTrainer(Trainer):
         """
         self.check_losses()
         super().log({**logs, **self.throughput.report()}, start_time)
+
+
+class _AsAsked(TrainerCallback):
+    """A training that goes on logs and saves as often as it is asked now; Trainer would as the checkpoint says."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """After a checkpoint was loaded."""
+        state.compute_steps(args, state.max_steps)

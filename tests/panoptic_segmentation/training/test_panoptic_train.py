@@ -173,6 +173,14 @@ def test_a_damaged_scale_of_float16_is_named_and_the_checkpoint_before_taken(tra
     assert f"{scale}: damaged" in found.left_out[0]
 
 
+def test_how_often_a_resumed_training_is_saved_is_as_asked_now(trained: Path, tmp_path: Path) -> None:
+    """Trainer would go on as often as the checkpoint says."""
+    shutil.copytree(trained / "run" / "checkpoint-2", tmp_path / "checkpoint-2")
+    often = replace(TINY, solver=replace(TINY.solver, checkpoint_every=1))
+    train(often, Dataset(trained / "data"), tmp_path, trained / "prepared", resume=True)
+    assert (tmp_path / "model_0000002.pth").is_file()
+
+
 def test_without_any_whole_checkpoint_nothing_begins_anew(trained: Path, tmp_path: Path) -> None:
     folder = begun(trained, tmp_path / "run")
     for checkpoint in folder.glob("checkpoint-*"):
