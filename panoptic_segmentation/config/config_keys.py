@@ -13,6 +13,7 @@ ARCHITECTURES = {
     "DVIS_Plus_offline": "offline",
     "EncoderOnly": "encoder_only",  # ours
 }
+ARCHITECTURE_OF = {kind: name for name, kind in ARCHITECTURES.items()}
 # LR_SCHEDULER_NAME; the second is ours
 MULTI_STEP, CONSTANT_LINEAR, POLYNOMIAL = "WarmupMultiStepLR", "WarmupConstantLinear", "WarmupPolyLR"
 CAUSAL, WHOLE_VIDEO = "causal", "vps"  # TASK; the first is ours

@@ -28,7 +28,7 @@ from operating_room.recordings.dataset import Dataset
 from operating_room.work.behind import behind
 from operating_room.work.processes import ALL, Share, is_first, processes_here
 from operating_room.work.progress import track
-from panoptic_segmentation.config.config_keys import CAUSAL, FLOAT32, KEYS, WHOLE_VIDEO
+from panoptic_segmentation.config.config_keys import ARCHITECTURE_OF, CAUSAL, FLOAT32, KEYS, WHOLE_VIDEO
 from panoptic_segmentation.config.settings import (
     Config,
     InferenceSettings,
@@ -92,7 +92,8 @@ def read_test_config(model: Path, config_file: Path | None, overrides: Sequence[
     if config_file is None and overrides:
         if not ours:
             raise UserError(f"{overrides[0]}: {path} has no config.yaml beside it to override; give --config-file")
-        return Config(test=override_test(_own_settings(path, read_card(path)), overrides, path))
+        card = read_card(path)
+        return Config(ARCHITECTURE_OF[card.kind], test=override_test(_own_settings(path, card), overrides, path))
     return None if config_file is None else read_config(config_file, overrides)
 
 
@@ -121,13 +122,13 @@ def load(model: Path, domain: Domain, config: Config | None = None) -> tuple[Vid
         config: of a published checkpoint; its test settings also go before those of a file of ours.
 
     Raises:
-        UserError: no such file, a .pth without configuration, a model of another domain, or one that the device has too
-            little memory for.
+        UserError: no such file, a .pth without configuration, a model of another domain or of another kind than the
+            configuration, or one that the device has too little memory for.
     """
     path = model_path(model)
     require_model_domain(path, domain)
     if path.suffix == ".safetensors":
-        loaded, card = load_model(path)
+        loaded, card = load_model(path, config.kind if config else None)
         settings = config.test if config else _own_settings(path, card)
     elif config is None:
         raise UserError(f"{path}: does not say how it is built; give the configuration it was trained with")

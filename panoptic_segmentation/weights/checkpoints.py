@@ -156,10 +156,14 @@ def _check_kind(path: Path, state: Mapping[str, Tensor], model: VideoModel, comp
     wanted = kind_of(model)
     alone = "encoder_only" in (theirs, wanted)  # no other kind contains it or is in it
     if KINDS.index(theirs) > KINDS.index(wanted) or ((complete or alone) and theirs != wanted):
-        raise UserError(
-            f"{path}: holds the {theirs} model, but the configuration asks for the {wanted} one; "
-            "choose the configuration of the same model"
-        )
+        raise _other_kind(path, theirs, wanted)
+
+
+def _other_kind(path: Path, theirs: str, wanted: str) -> UserError:
+    return UserError(
+        f"{path}: holds the {theirs} model, but the configuration asks for the {wanted} one; "
+        "choose the configuration of the same model"
+    )
 
 
 def save_published(path: Path, model: VideoModel, iteration: int = 0, settings: LossSettings | None = None) -> None:
@@ -179,17 +183,23 @@ def save_model(path: Path, model: VideoModel, card: ModelCard, half: bool = Fals
     write_safetensors(path, state, {"card": json.dumps(asdict(card))})
 
 
-def load_model(path: Path) -> tuple[VideoModel, ModelCard]:
+def load_model(path: Path, wanted: str | None = None) -> tuple[VideoModel, ModelCard]:
     """Build the model of a `.safetensors` of ours, with its weights, in evaluation mode.
 
     Raises:
-        UserError: the file is missing or damaged, or its card describes another model than its weights.
+        UserError: the file is missing, damaged or of another kind, or its card is of another model than its weights.
     """
     card = read_card(path)
     state = read_checkpoint(path)
     with torch.device("meta"):  # costs no memory whatever the card says
         planned = build_model(card.kind, card.segmenter, card.video)
+    Args:
+        path: of the file.
+        wanted: the kind of model that a configuration asks for; None: whichever it is.
+
     check_architecture(path, state, planned)
     model = build_model(card.kind, card.segmenter, card.video)
     load_state(path, state, model)
     return model.eval(), card
+    if wanted not in (None, card.kind):
+        raise _other_kind(path, card.kind, wanted)

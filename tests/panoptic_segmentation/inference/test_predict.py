@@ -607,6 +607,20 @@ def test_the_offline_model_asks_for_the_memory_of_all_processes_of_the_machine(
     monkeypatch.setattr("panoptic_segmentation.inference.predict.require_memory", lambda n, *_, **__: asked.append(n))
     predict(*load(origin, mmor()), videos, tmp_path / "alone", "train", origin)
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4"), ("TORCHELASTIC_RUN_ID", "x")):
+def test_a_model_is_not_scored_under_the_name_of_another_kind(tmp_path: Path) -> None:
+    """The experiment of a later stage names the model that it starts from, which `--eval-only` must not score."""
+    dataset, path = write_take(tmp_path / "data", 4), new_model(tmp_path / "model.safetensors")
+    online = replace(TINY, architecture="DVIS_Plus_online", weights=str(path), test_data=("mmor_panoptic_train",))
+    told = "holds the ctvis model, but the configuration asks for the online one"
+    with pytest.raises(UserError, match=told):
+        list(predict_and_evaluate(online, dataset, tmp_path / "out", tmp_path / "prepared"))
+    save_config(online, tmp_path / "online.yaml")
+    with pytest.raises(UserError, match=told):
+        load(path, mmor(), read_test_config(path, tmp_path / "online.yaml"))
+    later = new_model(tmp_path / "online.safetensors", "online")
+    assert load(later, mmor(), read_test_config(later, None, ["INPUT.MIN_SIZE_TEST", "64"]))[1].shortest == 64
+
+
         monkeypatch.setenv(name, value)
     predict(*load(origin, mmor()), videos, tmp_path / "four", "train", origin)
     assert asked[1] == 4 * asked[0] > 0
