@@ -77,14 +77,17 @@ def train(
 ) -> None:
     """Train a segmenter, or evaluate one."""
     from mmor.launch import start_processes
+    from operating_room.errors import UserError
     from operating_room.work.processes import is_first, is_started, share
     from panoptic_segmentation.config.settings import read_config
 
     config = read_config(segmenter_file(config_file), overrides or ())
+    of_training = {"--resume": resume, "--dry-run": dry, "--report-to": report_to != "none"}
+    if eval_only and (given := [option for option, is_given in of_training.items() if is_given]):
+        raise UserError(f"{given[0]} is of a training, --eval-only scores MODEL.WEIGHTS; leave out one of the two")
     folder = out or Path(config.output_folder)
     prepared = ground_truth or folder / "ground_truth"
     if dry:
-        from operating_room.errors import UserError
         from panoptic_segmentation.training.dry_run import dry_run
 
         report = dry_run(config, data, folder, resume, num_gpus * num_machines, report_to, chosen_domain(domain))

@@ -163,6 +163,8 @@ def test_mistakes_at_the_start(tmp_path: Path) -> None:
     if find_spec("wandb") is None:
         assert "wandb is not installed" in message("--report-to", "wandb")
     assert "needs a model" in message("--eval-only")
+    for option in (["--resume"], ["--dry-run"], ["--report-to", "wandb"]):
+        assert f"{option[0]} is of a training, --eval-only" in message("--eval-only", *option)
     assert not (tmp_path / "out").exists()
 
 
