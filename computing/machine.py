@@ -147,6 +147,16 @@ def gpus() -> list[Gpu]:
 
 def choose_device(wanted: str | None = None) -> torch.device:
     """The device of this process.
+def require_gpus(wanted: int) -> None:
+    """Each process has a GPU of its own; on a machine without any they share the processors.
+
+    Raises:
+        UserError: this machine has GPUs, but fewer.
+    """
+    if 0 < (found := len(gpus())) < wanted:
+        raise UserError(f"{wanted} GPUs were asked for, this machine has {found}; ask for fewer")
+
+
 
     Args:
         wanted: cpu, cuda (this process's GPU) or cuda:N; None is this process's GPU, or the CPU if there is none.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar
 
-from computing.machine import gather, gpus
+from computing.machine import gather, gpus, require_gpus
 from operating_room.errors import UserError
 from operating_room.work.processes import Share, array_share, cpu_threads, is_started, share
 
@@ -89,14 +89,12 @@ def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: 
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    found = len(gpus())
-    if 0 < found < per_machine:
-        raise UserError(f"{per_machine} GPUs were asked for, this machine has {found}; ask for fewer")
+    require_gpus(per_machine)
     if machines > 1 and not url.startswith("tcp://"):
         raise UserError(f"--num-machines {machines} needs --dist-url tcp://HOST:PORT of the first machine")
     if not 0 <= machine < machines:
         raise UserError(f"--machine-rank {machine}: of {machines} machines it is 0 to {machines - 1}")
-    os.environ.setdefault("OMP_NUM_THREADS", "1" if found else str(max(1, cpu_threads() // per_machine)))
+    os.environ.setdefault("OMP_NUM_THREADS", "1" if gpus() else str(max(1, cpu_threads() // per_machine)))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes say what is wrong
     config = LaunchConfig(
         min_nodes=machines,

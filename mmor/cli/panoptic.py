@@ -90,7 +90,8 @@ def train(
     if dry:
         from panoptic_segmentation.training.dry_run import dry_run
 
-        report = dry_run(config, data, folder, resume, num_gpus * num_machines, report_to, chosen_domain(domain))
+        started = num_gpus * num_machines
+        report = dry_run(config, data, folder, resume, started, report_to, chosen_domain(domain), num_machines)
         typer.echo(report.text)
         if report.problems:
             raise UserError(f"training would not start: {len(report.problems)} problems, see above")

@@ -11,8 +11,8 @@ from statistics import median
 
 import torch
 
-from computing.machine import choose_device, gpus, half_dtype
-from computing.tracking import check_wandb
+from computing.machine import choose_device, gpus, half_dtype, require_gpus
+from computing.training_checkpoints import numbered_checkpoints, step_of
 from operating_room.domain.domain import Domain
 from operating_room.domain.stored import stored_domain
 from operating_room.errors import UserError
@@ -23,9 +23,9 @@ from panoptic_segmentation.data.frames import shape_of
 from panoptic_segmentation.data.ground_truth import Video, find_videos
 from panoptic_segmentation.data.pictures import edge_size
 from panoptic_segmentation.training.train import begin_folder
-from panoptic_segmentation.training.trainer import KEPT, check_batch, readers
+from panoptic_segmentation.training.trainer import KEPT, check_batch, check_log, readers
 from panoptic_segmentation.training.training_memory import Memory, Step, step_memory
-from panoptic_segmentation.weights.checkpoints import VideoModel, build_model, check_architecture, read_for
+from panoptic_segmentation.weights.checkpoints import VideoModel, build_model, check_weights, read_for
 from panoptic_segmentation.weights.encoder_files import is_on_hub, weights_file
 from panoptic_segmentation.weights.model_domain import require_classes, require_start_domain
 
@@ -55,26 +55,30 @@ def dry_run(
     processes: int = 1,
     report_to: str = "none",
     domain: Domain | None = None,
+    machines: int = 1,
 ) -> DryRun:
     """Report on the training that `panoptic_segmentation.training.train.train` would do with these arguments.
 
-    Nothing is written, and no ground truth is prepared: whether each mask is good shows when it is.
+    `processes` are those of all machines. Nothing is written, and no ground truth is prepared: whether each mask is
+    good shows when it is.
     """
     problems: list[str] = []
     dataset = _dataset(config, data, domain, problems)
     videos = [] if dataset is None else _videos(config, dataset, problems)
     model = _outline(config)
+    known = None if dataset is None else dataset.domain
+    checkpoint = _checkpoint(config, known, output, resume, problems)
     sections = [
         *([unused_summary(config)] if config.unused else []),
         _table_of_parts(model),
         *_data(config, videos),
         *_steps(config, videos, processes, problems),
-        *_start(config, None if dataset is None else dataset.domain, model, output, resume, problems),
-        *_files(config, model, output, problems),
+        *_start(config, known, model, checkpoint, problems),
+        *_files(config, model, output, checkpoint, problems),
         *_memory(config, videos, processes, problems),
     ]
-    if report_to == "wandb":
-        _told(problems, lambda: check_wandb("--report-to wandb"))
+    _told(problems, lambda: check_log(report_to))
+    _told(problems, lambda: require_gpus(processes // machines))
     inputs = "inputs: " + ("all there" if not problems else f"{len(problems)} problems")
     return DryRun("\n".join([*sections, inputs, *(f"  {problem}" for problem in problems)]), problems)
 
@@ -91,16 +95,17 @@ def _dataset(config: Config, data: Path, domain: Domain | None, problems: list[s
 
 def _videos(config: Config, dataset: Dataset, problems: list[str]) -> list[Video]:
     videos: list[Video] = []
-    try:
-        for name, choice in zip(config.train_data, config.train_choices):
+    for name, choice in zip(config.train_data, config.train_choices):
+        try:
             takes = choice.takes(dataset)
             there = find_videos(dataset, takes)
-            if not there:
-                missing = "none of its takes" if not takes else f"no annotated frame of its {len(takes)} takes"
-                problems.append(f"{dataset.root}: {name}: {missing} is there; unpack or choose others (DATASETS.TRAIN)")
-            videos += there
-    except UserError as error:
-        problems.append(str(error))
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        if not there:
+            missing = "none of its takes" if not takes else f"no annotated frame of its {len(takes)} takes"
+            problems.append(f"{dataset.root}: {name}: {missing} is there; unpack or choose others (DATASETS.TRAIN)")
+        videos += there
     return videos
 
 
@@ -138,6 +143,7 @@ def _steps(config: Config, videos: Sequence[Video], processes: int, problems: li
     _told(problems, lambda: check_batch(solver, processes))
     sizes = " to ".join(str(edge) for edge in sorted({min(clips.shortest), max(clips.shortest)}))
     rounds = f", each video {solver.steps * solver.batch_size / len(videos):.1f} times" if videos else ""
+    rounds += " on average, longer ones and what is rare more often" if videos and clips.repeat_threshold else ""
     lines = [
         f"{solver.steps} steps of {solver.batch_size} clips over {processes} processes{rounds}; "
         f"a clip is {clips.frames} frames, shortest edge {sizes} px",
@@ -148,15 +154,19 @@ def _steps(config: Config, videos: Sequence[Video], processes: int, problems: li
     return lines
 
 
-def _start(
-    config: Config, domain: Domain | None, model: VideoModel, output: Path, resume: bool, problems: list[str]
-) -> list[str]:
-    """Where the weights come from; without data there is no domain that they could be strange to."""
-    checkpoint = None
+def _checkpoint(config: Config, domain: Domain | None, output: Path, resume: bool, problems: list[str]) -> Path | None:
+    """What the training would go on from."""
     try:
-        checkpoint = begin_folder(config, domain or stored_domain(output), output, resume, look_only=True)
+        return begin_folder(config, domain or stored_domain(output), output, resume, look_only=True)
     except UserError as error:
         problems.append(str(error))
+        return None
+
+
+def _start(
+    config: Config, domain: Domain | None, model: VideoModel, checkpoint: Path | None, problems: list[str]
+) -> list[str]:
+    """Where the weights come from; without data there is no domain that they could be strange to."""
     if checkpoint is not None:
         return [f"goes on from {checkpoint}"]
     if not config.weights:
@@ -168,21 +178,23 @@ def _start(
     try:
         if domain is not None:
             require_start_domain(path, domain)
-        report = check_architecture(path, read_for(path, model), model, complete=False)
+        report = check_weights(path, read_for(path, model), model, complete=False)
     except UserError as error:
         problems.append(str(error))
         return []
     return [f"starts from {report}"]
 
 
-def _files(config: Config, model: VideoModel, output: Path, problems: list[str]) -> list[str]:
-    """The files that training writes, and whether there is room for them."""
+def _files(config: Config, model: VideoModel, output: Path, checkpoint: Path | None, problems: list[str]) -> list[str]:
+    """The files that training writes, from the checkpoint on if there is one, and whether there is room for them."""
     solver = config.solver
     weights = _BYTES * sum(tensor.numel() for tensor in model.state_dict().values())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    saves = -(-solver.steps // solver.checkpoint_every)
+    done = 0 if checkpoint is None else step_of(checkpoint) or 0
+    saves = -(-solver.steps // solver.checkpoint_every) - done // solver.checkpoint_every if done < solver.steps else 0
+    there = 0 if checkpoint is None else min(len(numbered_checkpoints(output)), KEPT)
     one = weights * (2 if solver.average_decay else 1) + 2 * _BYTES * trained
-    needed = weights * (saves + 2) + one * min(saves, KEPT + 1)  # one more is there for a moment
+    needed = weights * (saves + 2) + one * min(saves, KEPT + 1 - there)  # one more is there for a moment
     existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:

@@ -196,13 +196,22 @@ def check_batch(solver: Solver, processes: int) -> None:
         raise UserError(f"SOLVER.IMS_PER_BATCH {solver.batch_size} must be a multiple of the {processes} processes")
 
 
-def training_arguments(config: Config, output: Path, report_to: str) -> TrainingArguments:
-    solver, processes = config.solver, share().processes
-    check_batch(solver, processes)
+def check_log(report_to: str) -> None:
+    """Find out before hours of work where they are to be logged.
+
+    Raises:
+        UserError: there is no such place, or it cannot be used.
+    """
     if report_to not in ("none", "wandb"):
         raise UserError(f"--report-to {report_to}: expected one of none, wandb")
     if report_to == "wandb":
         check_wandb("--report-to wandb")
+
+
+def training_arguments(config: Config, output: Path, report_to: str) -> TrainingArguments:
+    solver, processes = config.solver, share().processes
+    check_batch(solver, processes)
+    check_log(report_to)
     meet()
     arguments = TrainingArguments(
         output_dir=str(output),

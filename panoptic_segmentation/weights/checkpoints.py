@@ -103,6 +103,16 @@ def read_for(path: Path, model: VideoModel) -> dict[str, Tensor]:
 
 def load_state(path: Path, state: Mapping[str, Tensor], model: VideoModel, complete: bool = True) -> LoadReport:
     """`load_checkpoint` with the file already read; `path` is for messages."""
+    report = check_weights(path, state, model, complete)
+    ours = published_state(model)
+    with torch.no_grad():
+        for name in report.matched:
+            ours[name].copy_(state[name])
+    return report
+
+
+def check_weights(path: Path, state: Mapping[str, Tensor], model: VideoModel, complete: bool = True) -> LoadReport:
+    """All that `load_state` checks; the model may be without data."""
     report = check_architecture(path, state, model, complete)
     ours = published_state(model)
     chosen = {name: state[name] for name in report.matched}
@@ -110,9 +120,6 @@ def load_state(path: Path, state: Mapping[str, Tensor], model: VideoModel, compl
         if ours[name].is_floating_point() != tensor.is_floating_point():
             raise UserError(f"{path}: {name} is stored as {tensor.dtype}, no form of a model's weights; copy it again")
     check_numbers(chosen, path)
-    with torch.no_grad():
-        for name, tensor in chosen.items():
-            ours[name].copy_(tensor)
     return report
 
 
@@ -186,20 +193,20 @@ def save_model(path: Path, model: VideoModel, card: ModelCard, half: bool = Fals
 def load_model(path: Path, wanted: str | None = None) -> tuple[VideoModel, ModelCard]:
     """Build the model of a `.safetensors` of ours, with its weights, in evaluation mode.
 
-    Raises:
-        UserError: the file is missing, damaged or of another kind, or its card is of another model than its weights.
-    """
-    card = read_card(path)
-    state = read_checkpoint(path)
-    with torch.device("meta"):  # costs no memory whatever the card says
-        planned = build_model(card.kind, card.segmenter, card.video)
     Args:
         path: of the file.
         wanted: the kind of model that a configuration asks for; None: whichever it is.
 
+    Raises:
+        UserError: the file is missing, damaged or of another kind, or its card is of another model than its weights.
+    """
+    card = read_card(path)
+    if wanted not in (None, card.kind):
+        raise _other_kind(path, card.kind, wanted)
+    state = read_checkpoint(path)
+    with torch.device("meta"):  # costs no memory whatever the card says
+        planned = build_model(card.kind, card.segmenter, card.video)
     check_architecture(path, state, planned)
     model = build_model(card.kind, card.segmenter, card.video)
     load_state(path, state, model)
     return model.eval(), card
-    if wanted not in (None, card.kind):
-        raise _other_kind(path, card.kind, wanted)

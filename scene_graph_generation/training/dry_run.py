@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from computing.machine import gpus
+from computing.machine import gpus, require_gpus
 from computing.training_checkpoints import last_checkpoint
 from operating_room.domain.domain import find_domain
 from operating_room.errors import UserError
@@ -96,6 +96,10 @@ def dry_run(experiment: Experiment, processes: int = 1) -> DryRun:
     try:
         pictured = (str(record["id"]) for record in records if IMAGE_MARK in record_text(record))
         check_text_only(next(pictured, None), experiment)
+    except UserError as error:
+        problems.append(str(error))
+    try:
+        require_gpus(processes)
     except UserError as error:
         problems.append(str(error))
     steps = steps_of(experiment, len(records), processes)

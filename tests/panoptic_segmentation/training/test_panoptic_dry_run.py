@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
+from computing import machine
 from computing.machine import autocast
 from mmor import cli
 from panoptic_segmentation.config.settings import Config, save_config
 from panoptic_segmentation.model.losses import Clip
 from panoptic_segmentation.model.matching import Draws
+from panoptic_segmentation.training import dry_run as dry_run_module
 from panoptic_segmentation.training.dry_run import dry_run
 from panoptic_segmentation.training.training_memory import LiveBytes, Step, step_memory
 from panoptic_segmentation.weights.checkpoints import build_model, save_published
@@ -122,6 +125,50 @@ def test_what_is_in_the_way_is_told_all_at_once(tmp_path: Path) -> None:
     problems = dry_run(config, tmp_path / "nothing", tmp_path / "out", processes=2).problems
     for told in ("gone.pth: not found", "checkpoints download segmenter-initial", str(tmp_path / "nothing")):
         assert any(told in problem for problem in problems), problems
+
+
+def test_weights_and_options_that_the_training_refuses_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_take(tmp_path / "data", 4)
+    spoilt = build_model("ctvis", TINY.segmenter, TINY.video)
+    torch.nn.init.constant_(next(spoilt.parameters()), torch.nan)
+    save_published(tmp_path / "start.pth", spoilt)
+    names = ("a_panoptic_train", "b_panoptic_train", "mmor_panoptic_train")
+    config = replace(TINY, train_data=names, weights=str(tmp_path / "start.pth"))
+    monkeypatch.setattr(machine, "gpus", lambda: [machine.Gpu(0, "Card", 80 << 30, (9, 0), True)])
+    options = {"processes": 4, "report_to": "tensorboard", "machines": 2}
+    problems = dry_run(config, tmp_path / "data", tmp_path / "out", **options).problems
+    for told in (
+        "'a_panoptic_train' does not exist", "'b_panoptic_train' does not exist", "holds values that are no numbers",
+        "--report-to tensorboard: expected one of none, wandb", "2 GPUs were asked for, this machine has 1",
+    ):  # fmt: skip
+        assert any(told in problem for problem in problems), problems
+
+
+def test_a_training_that_goes_on_needs_room_for_the_rest_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_take(tmp_path / "data", 4)
+    out = tmp_path / "out"
+    for step in (6, 8):
+        (out / f"checkpoint-{step}").mkdir(parents=True)
+    found: list[Path | None] = [None]
+    monkeypatch.setattr(dry_run_module, "begin_folder", lambda *_, **__: found[0])
+    config = replace(TINY, solver=replace(TINY.solver, steps=9))
+    weights = 4 * sum(
+        tensor.numel() for tensor in build_model("ctvis", TINY.segmenter, TINY.video).state_dict().values()
+    )
+    trained = sum(parameter.numel() for parameter in build_model("ctvis", TINY.segmenter, TINY.video).parameters())
+    whole, rest = (n * weights + m * (2 * weights + 8 * trained) for n, m in ((5 + 2, 3), (1 + 2, 1)))
+    free = rest
+    monkeypatch.setattr(dry_run_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    report = dry_run(config, tmp_path / "data", out)
+    assert any(f"training needs up to {whole / 1e9:.1f} GB" in problem for problem in report.problems), report.problems
+    found[0] = out / "checkpoint-8"
+    report = dry_run(config, tmp_path / "data", out, resume=True)
+    assert report.problems == []
+    assert "at the end, 1 times" in report.text
+    free = rest - 1
+    assert len(dry_run(config, tmp_path / "data", out, resume=True).problems) == 1
 
 
 def test_the_command(tmp_path: Path) -> None:

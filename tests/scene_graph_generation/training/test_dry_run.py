@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from computing import machine
 from computing.experiments import CONFIGS
 from computing.machine import Gpu
 from operating_room.errors import UserError
@@ -300,6 +301,13 @@ def test_a_batch_that_no_gpu_here_can_hold_is_told(data: Path, tmp_path: Path, m
         report = dry_run(experiment)
         assert report.text.count("GB, Small has") == told + (told == 2), report.text
         assert [problem.startswith("GPU memory: a usual batch") for problem in report.problems] == [True] * (told == 2)
+
+
+def test_more_processes_than_gpus_are_told(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: [Gpu(0, "Large", 1 << 40, (9, 0), True)])
+    assert dry_run(small(data, tmp_path / "out"), 1).problems == []
+    (problem,) = dry_run(small(data, tmp_path / "out"), 4).problems
+    assert problem.startswith("4 GPUs were asked for, this machine has 1")
 
 
 def test_a_training_without_samples_or_folder_is_refused() -> None:
