@@ -7,6 +7,7 @@ rows per decision. A GPU that is asked for one number has to finish first, so no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,8 @@ from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from panoptic_segmentation.model.matching import full_precision
+from operating_room.errors import UserError
+from panoptic_segmentation.model.matching import NOT_FINITE, full_precision
 
 SCORE_THRESHOLD = 0.8  # of a query's best class
 OVERLAP_THRESHOLD = 0.8  # share of its own mask that a query must win
@@ -162,9 +164,10 @@ def _chosen(
 def _confident(
     probabilities: Float[Tensor, "queries classes"], threshold: float
 ) -> tuple[Int[Tensor, " kept"], Float[Tensor, " kept"], Int[Tensor, " kept"]]:
-    """Queries, scores and classes of those whose best class is one and scores above the threshold."""
+    """Queries, scores and classes of those whose best class is one and scores above the threshold, or is no number."""
     scores, labels = probabilities.max(-1)
-    kept = torch.nonzero((labels != probabilities.shape[-1] - 1) & (scores > threshold))[:, 0]
+    above = (labels != probabilities.shape[-1] - 1) & (scores > threshold)
+    kept = torch.nonzero(above | scores.isnan())[:, 0]
     return kept, scores[kept], labels[kept]
 
 
@@ -255,9 +258,15 @@ def _paint(
     scores: Float[Tensor, " entries"],
     things: int,
 ) -> PanopticVideo:
-    """Give the accepted entries ids in their order; what wins pixels and is not accepted has no id."""
+    """Give the accepted entries ids in their order; what wins pixels and is not accepted has no id.
+
+    Raises:
+        UserError: a score is no number. Finite weights can still make too much of a picture for 16 bits.
+    """
     # All that is known of the entries in one piece: every number that is asked for alone makes the CPU wait.
     table = torch.stack([column.double() for column in (accepted, labels, queries, scores)], dim=1).tolist()
+    if any(math.isnan(score) for *_, score in table):
+        raise UserError(NOT_FINITE)
     id_of_entry = torch.zeros(len(accepted) + 1, dtype=torch.int32)  # the last one is for -1
     segments: list[Segment] = []
     stuff: dict[int, int] = {}

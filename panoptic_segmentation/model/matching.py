@@ -20,6 +20,10 @@ from torch.nn import functional as F
 from operating_room.errors import UserError
 from panoptic_segmentation.model.transformer_decoder import Prediction
 
+NOT_FINITE = (
+    "the model's predictions are not finite: its training diverged (lower the learning rate or load other weights), or "
+    "they are too large for float16 (choose bfloat16 or float32: --dtype, SOLVER.AMP.DTYPE)"
+)
 TAKEN = 1e6  # cost of a query that an object of an earlier frame has
 
 Pairs = tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"]]  # rows and columns of an assignment, equally many
@@ -155,9 +159,7 @@ def cheapest(costs: Float[np.ndarray, "rows columns"]) -> Pairs:
         UserError: a cost is not finite.
     """
     if not np.isfinite(costs).all():
-        raise UserError(
-            "the model's predictions are not finite: its training diverged; lower the learning rate or load weights"
-        )
+        raise UserError(NOT_FINITE)
     return linear_sum_assignment(costs)
 
 

@@ -317,6 +317,21 @@ def test_a_gpu_whose_memory_is_full_is_one_line(
     assert predictions.video_path(tmp_path / "out", videos[0].video_id).exists()
 
 
+@pytest.mark.parametrize("kind", ["ctvis", "online", "offline", "encoder_only"])
+@pytest.mark.parametrize("task", [CAUSAL, WHOLE_VIDEO])
+def test_predictions_that_are_no_numbers_are_no_empty_pictures(
+    tmp_path: Path, videos: list[Video], kind: str, task: str
+) -> None:
+    """As of a model that overflows in float16: finite weights, but not what they make of a picture."""
+    origin = new_model(tmp_path / "model.safetensors", kind)
+    model, settings = load(origin, mmor())
+    model.segmenter.pixel_mean.fill_(torch.inf)
+    first = first_frames(videos[:1], 1)  # nothing is followed from frame to frame
+    with pytest.raises(UserError, match=r"predictions are not finite.*float16.*--dtype"):
+        predict(model, replace(settings, task=task), first, tmp_path / "out", "val", origin)
+    assert not predictions.video_path(tmp_path / "out", videos[0].video_id).exists()
+
+
 def test_frames_of_one_video_have_one_shape(tmp_path: Path, videos: list[Video]) -> None:
     origin = new_model(tmp_path / "model.safetensors")
     Image.new("RGB", (10, 40)).save(videos[2].pictures()[-1])
@@ -569,6 +584,20 @@ def test_a_model_that_says_how_it_is_built_is_used_as_told(tmp_path: Path) -> No
         read_test_config(path, None, ["INPUT.MINSIZE_TEST", "64"])
 
 
+def test_a_model_is_not_scored_under_the_name_of_another_kind(tmp_path: Path) -> None:
+    """The experiment of a later stage names the model that it starts from, which `--eval-only` must not score."""
+    dataset, path = write_take(tmp_path / "data", 4), new_model(tmp_path / "model.safetensors")
+    online = replace(TINY, architecture="DVIS_Plus_online", weights=str(path), test_data=("mmor_panoptic_train",))
+    told = "holds the ctvis model, but the configuration asks for the online one"
+    with pytest.raises(UserError, match=told):
+        list(predict_and_evaluate(online, dataset, tmp_path / "out", tmp_path / "prepared"))
+    save_config(online, tmp_path / "online.yaml")
+    with pytest.raises(UserError, match=told):
+        load(path, mmor(), read_test_config(path, tmp_path / "online.yaml"))
+    later = new_model(tmp_path / "online.safetensors", "online")
+    assert load(later, mmor(), read_test_config(later, None, ["INPUT.MIN_SIZE_TEST", "64"]))[1].shortest == 64
+
+
 def test_published_files_alone_are_scored_without_instances(
     tmp_path: Path, videos: list[Video], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -607,20 +636,6 @@ def test_the_offline_model_asks_for_the_memory_of_all_processes_of_the_machine(
     monkeypatch.setattr("panoptic_segmentation.inference.predict.require_memory", lambda n, *_, **__: asked.append(n))
     predict(*load(origin, mmor()), videos, tmp_path / "alone", "train", origin)
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4"), ("TORCHELASTIC_RUN_ID", "x")):
-def test_a_model_is_not_scored_under_the_name_of_another_kind(tmp_path: Path) -> None:
-    """The experiment of a later stage names the model that it starts from, which `--eval-only` must not score."""
-    dataset, path = write_take(tmp_path / "data", 4), new_model(tmp_path / "model.safetensors")
-    online = replace(TINY, architecture="DVIS_Plus_online", weights=str(path), test_data=("mmor_panoptic_train",))
-    told = "holds the ctvis model, but the configuration asks for the online one"
-    with pytest.raises(UserError, match=told):
-        list(predict_and_evaluate(online, dataset, tmp_path / "out", tmp_path / "prepared"))
-    save_config(online, tmp_path / "online.yaml")
-    with pytest.raises(UserError, match=told):
-        load(path, mmor(), read_test_config(path, tmp_path / "online.yaml"))
-    later = new_model(tmp_path / "online.safetensors", "online")
-    assert load(later, mmor(), read_test_config(later, None, ["INPUT.MIN_SIZE_TEST", "64"]))[1].shortest == 64
-
-
         monkeypatch.setenv(name, value)
     predict(*load(origin, mmor()), videos, tmp_path / "four", "train", origin)
     assert asked[1] == 4 * asked[0] > 0
