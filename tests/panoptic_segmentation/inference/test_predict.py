@@ -332,6 +332,29 @@ def test_predictions_that_are_no_numbers_are_no_empty_pictures(
     assert not predictions.video_path(tmp_path / "out", videos[0].video_id).exists()
 
 
+def test_records_are_not_those_of_pictures_that_were_written_over(
+    tmp_path: Path, videos: list[Video], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first try, then the whole video, which is stopped: its first pictures are of the scores of other frames."""
+    origin = new_model(tmp_path / "model.safetensors")
+    model, settings = load(origin, mmor())
+    settings = replace(settings, task=WHOLE_VIDEO)
+    few = first_frames(videos[:1], 2)
+    predict(model, settings, few, tmp_path / "out", "val", origin)
+    written = predictions.write_frame
+
+    def stops(output: Path, video_id: str, name: str, *rest: Any) -> dict[str, Any]:
+        if name == videos[0].pictures()[2].name:
+            raise KeyboardInterrupt
+        return written(output, video_id, name, *rest)
+
+    monkeypatch.setattr(predictions, "write_frame", stops)
+    with pytest.raises(KeyboardInterrupt):
+        predict(model, settings, videos[:1], tmp_path / "out", "val", origin)
+    names = [picture.name for picture in few[0].pictures()]
+    assert predictions.read_video(tmp_path / "out", videos[0].video_id, names) is None
+
+
 def test_frames_of_one_video_have_one_shape(tmp_path: Path, videos: list[Video]) -> None:
     origin = new_model(tmp_path / "model.safetensors")
     Image.new("RGB", (10, 40)).save(videos[2].pictures()[-1])
