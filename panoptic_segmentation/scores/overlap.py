@@ -20,6 +20,7 @@ from operating_room.work.progress import track
 
 UNKNOWN, VOID = 0, 1  # first two places of `Records.ids`: colours without any record in the video, and id 0
 _ID_COUNT = 1 << 24  # an id is the colour of a pixel
+_MOST_IDS = 1 << 16  # of a video: the places that `Records.lookup` can name
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,8 @@ def _records(video_id: str, frames: Sequence[Sequence[Mapping[str, Any]]], categ
                 places.setdefault(int(segment["id"]), len(places))
         if min(places) < -1 or max(places) >= _ID_COUNT:
             raise UserError(f"video {video_id}: a segment id is no colour, that is, not within 0 to {_ID_COUNT - 1}")
+        if len(places) > _MOST_IDS:
+            raise UserError(f"video {video_id}: has {len(places)} segment ids, of which {_MOST_IDS} can be told apart")
         shape = len(frames), len(places)
         place, category, area = np.full(shape, -1), np.zeros(shape, int), np.zeros(shape, int)
         crowd = np.zeros(shape, bool)

@@ -208,6 +208,13 @@ def test_perfect_masks_of_five_frames_score_half_as_published_and_it_is_said_why
     assert "no video" not in str(video_quality([overlap(tmp_path, longer, longer, (segments, segments))], NAMES))
 
 
+def test_more_ids_than_can_be_told_apart_are_named(tmp_path: Path) -> None:
+    """The 65537th would be counted as nothing."""
+    many = [{"id": number, "category_id": 1} for number in range(1, 1 << 16)]
+    with pytest.raises(UserError, match="video v: has 65537 segment ids"):
+        overlap(tmp_path, [np.ones((2, 2), int)], [np.ones((2, 2), int)], ([many[:1]], [many]))
+
+
 def test_wrong_files_are_named(tmp_path: Path) -> None:
     video = moving_square(frames=2)
     segments = [records(ids, {10: 3, 300: 4}) for ids in video]
