@@ -103,7 +103,8 @@ def _class_loss(
     weights = torch.ones(logits.shape[-1], dtype=logits.dtype, device=logits.device)
     weights[no_object] = settings.no_object_weight
     total = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), weights, reduction="sum")
-    return total / _mean_over_processes(weights[wanted].sum())
+    # Without objects, and without a weight for none of them, there is nothing to divide by.
+    return total / _mean_over_processes(weights[wanted].sum()).clamp(min=torch.finfo(weights.dtype).tiny)
 
 
 def _mask_losses(

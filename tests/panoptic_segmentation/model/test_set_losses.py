@@ -100,6 +100,17 @@ def test_pictures_without_objects_train_the_classes_only() -> None:
     assert losses["loss_ce"] > 0
 
 
+def test_pictures_without_objects_and_a_weight_for_none_cost_nothing() -> None:
+    nothing = Objects(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 16, 16, dtype=torch.bool))
+    logits = torch.zeros(1, 3, 5, requires_grad=True)
+    terms = set_losses(
+        Prediction(logits, torch.zeros(1, 3, 4, 4, requires_grad=True)), [], [nothing],
+        lambda _: [Match(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))],
+        replace(FEW, no_object_weight=0.0), [_draws()],
+    )  # fmt: skip
+    assert {name: term.item() for name, term in terms.items()} == {"loss_ce": 0, "loss_mask": 0, "loss_dice": 0}
+
+
 def test_earlier_layers_have_suffixes() -> None:
     objects = _halves()
     prediction = _right(objects, 5)
