@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 Value = TypeVar("Value")
+_ON_CPU = "DefaultCPUAllocator: "
+_FULL = ("error: out of memory", "_STATUS_ALLOC_FAILED", _ON_CPU)  # by others; the second of cuBLAS and cuDNN
 PATIENCE = timedelta(days=30)  # of a process that waits for others; torchrun ends all when one fails
 
 
@@ -145,8 +147,6 @@ def gpus() -> list[Gpu]:
     return found
 
 
-def choose_device(wanted: str | None = None) -> torch.device:
-    """The device of this process.
 def require_gpus(wanted: int) -> None:
     """Each process has a GPU of its own; on a machine without any they share the processors.
 
@@ -157,6 +157,8 @@ def require_gpus(wanted: int) -> None:
         raise UserError(f"{wanted} GPUs were asked for, this machine has {found}; ask for fewer")
 
 
+def choose_device(wanted: str | None = None) -> torch.device:
+    """The device of this process.
 
     Args:
         wanted: cpu, cuda (this process's GPU) or cuda:N; None is this process's GPU, or the CPU if there is none.
@@ -298,10 +300,15 @@ def total_memory() -> int:
 
 
 def is_full(error: RuntimeError) -> bool:
-    """Whether a GPU had too little memory; one that others fill already has no exception of its own for that."""
+    """Whether a device had too little memory; only PyTorch's own allocator on a GPU has an exception for that."""
     import torch
 
-    return isinstance(error, torch.OutOfMemoryError) or "CUDA error: out of memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _FULL)
+
+
+def told_full(error: RuntimeError) -> str:
+    """What PyTorch says of memory that is full, without its advice."""
+    return str(error).strip().split("\n")[0].rpartition(_ON_CPU)[2].split(". ")[0]
 
 
 def require_memory(needed: int, what: str, device: torch.device | None = None, advice: str = "") -> None:

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from computing.machine import is_full
+from computing.machine import is_full, told_full
 from computing.training_checkpoints import numbered_checkpoints
 from operating_room.errors import UserError
 
@@ -32,8 +32,9 @@ def one_line_errors(out: Path, smaller: str, readers: str) -> Generator[None]:
         raise UserError(f"{error.filename or out}: {reason}; check free space and permissions") from error
     except RuntimeError as error:
         if is_full(error):
-            reason = str(error).strip().split("\n")[0].split(". ")[0]
-            raise UserError(f"the GPU's memory is full ({reason}); see what --dry-run says: {smaller}") from error
+            whose = "main" if "CPUAllocator" in str(error) else "the GPU's"
+            told = f"{whose} memory is full ({told_full(error)}); see what --dry-run says: {smaller}"
+            raise UserError(told) from error
         if "DataLoader worker" not in str(error):
             raise
         raise UserError(

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from computing.machine import is_full
+from computing.machine import is_full, told_full
 from operating_room.errors import UserError
 
 
@@ -28,5 +28,4 @@ def full_memory_told(device: torch.device, to_do: str, advice: str) -> Generator
     except RuntimeError as error:
         if not is_full(error):
             raise
-        reason = str(error).strip().split("\n")[0].split(". ")[0]
-        raise UserError(f"{device}: has too little memory to {to_do} ({reason}); {advice}") from error
+        raise UserError(f"{device}: has too little memory to {to_do} ({told_full(error)}); {advice}") from error

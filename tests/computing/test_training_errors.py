@@ -26,6 +26,18 @@ _KILLED = "DataLoader worker (pid 7) is killed by signal: Bus error. It is possi
             RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported at some other call."),
             r"full \(CUDA error: out of memory\); .*SIZE",
         ),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            r"full \(CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate\(handle\)`\); .*SIZE",
+        ),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), r"full \(cuDNN error: .*SIZE"),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried "
+                "to allocate 11258999068 bytes. Error code 12 (Cannot allocate memory)"
+            ),
+            r"^main memory is full \(can't allocate memory: you tried to allocate 11258999068 bytes\); .*SIZE",
+        ),
         (OSError(errno.ENOSPC, "No space left on device", "out/log.jsonl"), "out/log.jsonl: No space left"),
         (OSError("Too many open files"), "^out: Too many open files"),
         (RuntimeError(_KILLED), "--shm-size.*lower READERS"),
