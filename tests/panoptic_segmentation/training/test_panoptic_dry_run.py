@@ -137,8 +137,8 @@ def test_weights_and_options_that_the_training_refuses_are_told(
     names = ("a_panoptic_train", "b_panoptic_train", "mmor_panoptic_train")
     config = replace(TINY, train_data=names, weights=str(tmp_path / "start.pth"))
     monkeypatch.setattr(machine, "gpus", lambda: [machine.Gpu(0, "Card", 80 << 30, (9, 0), True)])
-    options = {"processes": 4, "report_to": "tensorboard", "machines": 2}
-    problems = dry_run(config, tmp_path / "data", tmp_path / "out", **options).problems
+    folders = tmp_path / "data", tmp_path / "out"
+    problems = dry_run(config, *folders, processes=4, report_to="tensorboard", machines=2).problems
     for told in (
         "'a_panoptic_train' does not exist", "'b_panoptic_train' does not exist", "holds values that are no numbers",
         "--report-to tensorboard: expected one of none, wandb", "2 GPUs were asked for, this machine has 1",
