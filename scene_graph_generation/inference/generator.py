@@ -249,9 +249,10 @@ def memory_note(generator: SceneGraphGenerator, batch_size: int) -> str | None:
     if needed < WORTH_TELLING:
         return None
     free = free_memory(parameter.device)
-    told = f"key-value cache of {batch_size} questions at once: up to {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB free"
+    # Guesses that one answer rejects stay beside those that others accept: answers of other lengths take some more.
+    told = f"key-value cache of {batch_size} questions at once: about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB free"
     fits = max(1, free * batch_size // needed)
-    return f"{told}; --batch-size {fits} always fits" if fits < batch_size else told
+    return f"{told}; --batch-size {fits} fits" if fits < batch_size else told
 
 
 def _only(timepoint: Timepoint, modalities: Sequence[str]) -> Timepoint:

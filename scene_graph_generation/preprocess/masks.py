@@ -7,6 +7,7 @@ shifts no other one (fix 3 of section 11).
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -78,10 +79,15 @@ def _write_masks(recorded: RecordedTake, predictions: Path | None, source: str, 
         raise UserError(
             f"{recorded.root}: takes of {recorded.collection.name} have no files called {name} in their domain"
         )
+    sources = list(_sources(recorded, find))
     found = [
         (recorded.root / recorded.collection.path(name, recorded.take, number=number, **numbers), large)
-        for numbers, number, large in _sources(recorded, find)
+        for numbers, number, large in sources
     ]
+    covered = len({tuple(sorted(numbers.items())) for numbers, _, _ in sources})
+    if predictions is not None and 0 < covered < len(recorded.index):  # stopped, or of annotated frames only
+        told = f"{recorded.take.name}: {covered} of {len(recorded.index)} timepoints have a predicted mask"
+        print(f"{told}; the others stay without", file=sys.stderr)
     if found:
         larges, names = [large for _, large in found], [path.name for path, _ in found]
         folder = found[0][0].parent

@@ -414,4 +414,4 @@ def test_memory_of_a_batch_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generator_module, "free_memory", lambda _: needed // 2)
     note = memory_note(generator, 8)
     assert note is not None
-    assert note.endswith("--batch-size 4 always fits")
+    assert note.endswith("--batch-size 4 fits")
