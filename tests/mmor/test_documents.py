@@ -61,6 +61,11 @@ def test_links_and_files_are_there(document: Path) -> None:
     assert not missing
 
 
+def test_the_readme_leads_to_every_document() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not [path.name for path in DOCUMENTS if path.parts[-2] == "docs" and f"](docs/{path.name})" not in text]
+
+
 def test_tests_named_in_documents_are_there() -> None:
     """`folder/test_file.py::test_name`, the folder and the file where they were named before."""
     written = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
