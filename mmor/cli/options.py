@@ -100,10 +100,8 @@ def load_split(relations: Path | None, split: str, dataset: Dataset) -> list[Sam
     require(path, f"give its folder as --relations, or `mmor data convert-relations {dataset.root}`")
     found = load_samples(path)
     if not found:
-        told = (
-            f"make it again with `mmor data convert-relations {dataset.root}` once a take of the split {split} is there"
-        )
-        raise UserError(f"{path}: holds no timepoint; {told}")
+        again = f"`mmor data convert-relations {dataset.root}`"
+        raise UserError(f"{path}: holds no timepoint; make it again with {again} once a take of {split} is there")
     absent = list(dict.fromkeys(sample.take_name for sample in found if sample.take_name not in on_disk))
     if absent and is_first():
         typer.echo(f"note: {len(absent)} takes of {path.name} are not in {dataset.root}: {', '.join(absent)}", err=True)

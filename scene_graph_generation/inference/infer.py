@@ -185,9 +185,8 @@ def answer_takes(
             said: dict[str, str] = {}
             group_asks = _questions(generator, group, memories if memory else None, problems)
             found = [answers.find(timepoint.sample_id, question) for timepoint, _, question in group_asks]
-            again = (
-                _mixes(generator) and None in found
-            )  # all of the group: what is left of it alone would say other things
+            # All of the group: what is left of it alone would say other things.
+            again = _mixes(generator) and None in found
             for (timepoint, past, question), known in zip(group_asks, found):
                 sample_id = timepoint.sample_id
                 if known is not None and not again:
