@@ -63,7 +63,13 @@ _VISION_KEYS = {  # ours -> CLIP's config.json
     "mlp": "intermediate_size",
 }
 # What is built has one form: key of a config.json -> its only value. What is not said there is so.
-_LANGUAGE_FORM = {"hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10_000, "rope_scaling": None}
+_LANGUAGE_FORM = {
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10_000,
+    "rope_scaling": None,
+    "rope_type": "default",
+}
 _VISION_FORM = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 # Of a language model's config.json: what says nothing of how it is built.
 _NO_SIZES = (
@@ -167,7 +173,9 @@ def base_settings(folder: Path, vision: Path | None) -> MM2SGConfig:
     elif missing := [key for key in _LANGUAGE_KEYS.values() if not isinstance(values.get(key), int)]:
         raise UserError(f"{where}: has no {missing[0]}; this is no LLaVA model, give {LANGUAGE_BASE}")
     else:
-        _require_built(values, _LANGUAGE_FORM, where, LANGUAGE_BASE)
+        rotary = values.get("rope_parameters")  # where newer libraries write what is about rotation
+        said = {**(rotary if isinstance(rotary, dict) else {}), **values}
+        _require_built(said, _LANGUAGE_FORM, where, LANGUAGE_BASE)
         language = {ours: values[theirs] for ours, theirs in _LANGUAGE_KEYS.items()}
     channels = PoolerConfig().mask_channels
     sizes = {

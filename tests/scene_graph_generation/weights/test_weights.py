@@ -175,6 +175,11 @@ def test_odd_sizes_are_one_sentence_and_cost_no_memory(whole: Path, key: str, va
         ("language", {"tokenizer_model_max_length": None}, "max_length: expected int"),
         ("language", {"rms_norm_eps": 1e-6}, "rms_norm_eps is 1e-06, the model that is built here has 1e-05"),
         ("language", {"rope_scaling": {"type": "linear", "factor": 4.0}}, "rope_scaling is .*linear"),
+        (
+            "language",
+            {"rope_parameters": {"rope_type": "linear", "factor": 4.0}},
+            "rope_type is linear, .* has default",
+        ),
         ("vision", {"hidden_act": "gelu", "vision_config": None}, "hidden_act is gelu, .* has quick_gelu"),
         ("vision", {"vision_config": 3}, "vision_config must hold settings"),
         ("vision", {"vision_config": {"hidden_size": None}}, "width: expected int"),
