@@ -153,6 +153,8 @@ def _size(node: Any, known: dict[Any, int]) -> int:
 def read_subtitles(path: Path) -> list[Subtitle]:
     """The subtitles of an .srt in file order; line breaks and tags stay, white space at line ends goes.
 
+    So do empty lines around a text: however many stand between two subtitles, they are of neither.
+
     Raises:
         UserError: see the module; also for a broken time, a number without a time, or a file without any subtitle.
     """
@@ -187,7 +189,7 @@ def read_subtitles(path: Path) -> list[Subtitle]:
         raise UserError(
             f"{path}: has {len(timed)} times and {len(cues)} subtitles; between them must be an empty line and a number"
         )
-    return [Subtitle(cue.start.total_seconds(), cue.end.total_seconds(), cue.content) for cue in cues]
+    return [Subtitle(cue.start.total_seconds(), cue.end.total_seconds(), cue.content.strip("\n")) for cue in cues]
 
 
 def check_subtitles(path: Path) -> None:

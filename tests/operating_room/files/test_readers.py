@@ -229,6 +229,13 @@ def test_subtitles(tmp_path: Path) -> None:
     assert "not UTF-8" in refuse("x.srt", write(path, SRT.replace("saw", "Säge").encode("latin-1")))
 
 
+def test_empty_lines_between_subtitles_are_part_of_none(tmp_path: Path) -> None:
+    first, second = Subtitle(1.0, 2.0, " one\ntwo"), Subtitle(3.0, 4.0, "")
+    text = "1\n00:00:01,000 --> 00:00:02,000\n one \ntwo\n{}2\n00:00:03,000 --> 00:00:04,000\n{}"
+    for empty in ("\n", "\n\n", " \n\n\n", "\r\n\t\r\n"):
+        assert read_subtitles(write(tmp_path / "x.srt", text.format(empty, empty))) == [first, second]
+
+
 def test_subtitles_that_are_cut_off_or_damaged_lose_none_without_a_word(tmp_path: Path) -> None:
     path = tmp_path / "x.srt"
     words = ("the saw", "take it away", "thank you")
