@@ -14,6 +14,7 @@ import numpy as np
 
 EXACT = 0.0  # tolerance of strings, integers and orders
 DOUBLE = 1e-9  # tolerance of float64 results, data specification, section 0
+PUBLISHED = Path(__file__).parents[3] / "shared" / "parity"  # the recorded cases, where they are beside this checkout
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ def compare(name: str, ours: Any, theirs: Any, tolerance: float) -> Result:
     """
     error, where = _difference(ours, theirs, "")
     return Result(name, error, tolerance, where)
+
+
+def beside(case: Path, part: str, name: str) -> Path:
+    """What cases of a part (`data`, `stage1`, `stage2`) share: beside the case, else among the recorded ones."""
+    return own if (own := case.with_name(name)).exists() else PUBLISHED / part / name
 
 
 def load_json(path: Path) -> Any:

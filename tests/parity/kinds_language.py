@@ -24,7 +24,7 @@ from operating_room.recordings.dataset import Dataset
 from operating_room.scores.downstream import breach_answers, predicted_samples, score_downstream
 from operating_room.scores.downstream_rules import our_rules
 from operating_room.scores.scoring import GraphReport, score
-from tests.parity.case import DOUBLE, EXACT, Result, compare, load_json
+from tests.parity.case import DOUBLE, EXACT, Result, beside, compare, load_json
 
 
 def relation_conversion(case: Path) -> Iterator[Result]:
@@ -52,7 +52,7 @@ def memory(case: Path) -> Iterator[Result]:
     for path in sorted(case.glob("*.json*")):
         facts = load_json(path)
         if "take_name" in facts:
-            samples = [s for s in _real_samples(case.parent) if s.take_name == facts["take_name"]]
+            samples = [s for s in _real_samples(case) if s.take_name == facts["take_name"]]
             frames = [(int(s.frame_id), parse(target_text(s.triplets))) for s in samples]
             expected = facts["model_format"]
             yield from _compare_memory(path.name, frames, expected["change_log_t_sub_pred_obj"], expected["memory"])
@@ -71,7 +71,7 @@ def memory(case: Path) -> Iterator[Result]:
 
 def similar_samples(case: Path) -> Iterator[Result]:
     """Candidates before the draw, and how many are drawn of each take."""
-    real = {(sample.take_name, sample.frame_id): sample for sample in _real_samples(case.parent)}
+    real = {(sample.take_name, sample.frame_id): sample for sample in _real_samples(case)}
     for path in sorted(case.glob("*.json*")):
         facts = load_json(path)
         samples = [real[take_name, frame_id] for take_name, frame_id in facts["subset"]]
@@ -193,9 +193,10 @@ def _rejected(case: dict[str, Any]) -> int:
     return 0
 
 
-def _real_samples(folder: Path) -> list[Sample]:
+def _real_samples(case: Path) -> list[Sample]:
     """The annotations that cases refer to: every relationships file in `real`."""
-    return [s for path in sorted((folder / "real").glob("relationships_*.json*")) for s in load_samples(path)]
+    real = beside(case, "data", "real")
+    return [s for path in sorted(real.glob("relationships_*.json*")) for s in load_samples(path)]
 
 
 def _compare_frames(name: str, one: dict[str, Any]) -> Iterator[Result]:

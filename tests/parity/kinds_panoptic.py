@@ -27,8 +27,9 @@ def vpq_case(folder: Path) -> Iterator[Result]:
     for case in sorted(path.parent for path in folder.glob("*/expected.json")):
         truth, predicted = (load_json(case / f"{name}.json.gz") for name in ("ground_truth", "pred"))
         overlaps = list(read_overlaps(truth, _pictures(case / "gt"), predicted, _pictures(case / "pan_pred")))
-        quality = vpq.video_quality(overlaps, {category["id"]: category["name"] for category in truth["categories"]})
         expected = load_json(case / "expected.json")
+        names = {category["id"]: category["name"] for category in truth["categories"]}
+        quality = vpq.video_quality(overlaps, names, list(map(int, expected["per_nframes"])))
         for length, theirs in expected["per_nframes"].items():
             window = quality.windows[int(length)]
             ours = {video: _sums(sums) for video, sums in window.per_video.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +37,7 @@ from tests.parity.case import EXACT, Result, compare, load_json
 from tests.parity.commands import BLACK
 
 END_TOKEN = "</s>"
+_ORDER = re.compile(r"all_(?P<sign>negative|positive)_(?:batch(?P<batch>\d+)_world(?P<world>\d+)|\d+_samples)")
 WITHOUT_MASKS = tuple(name for name in MODALITIES if name != "PREDSEGMASKS")  # switched off in the published code
 
 
@@ -290,14 +292,13 @@ def sampler(path: Path) -> Iterator[Result]:
     """Order of the samples, grouped by length."""
     facts = load_json(path)
     lengths = facts["lengths"]
-    for name, sign, count in (
-        ("all_negative_batch4_world4", -1, len(lengths)),
-        ("all_positive_batch4_world4", 1, len(lengths)),
-        ("all_negative_61_samples", -1, 61),
-    ):
+    for name, theirs in facts.items():
+        if (how := _ORDER.fullmatch(name)) is None:
+            continue
         generator = torch.Generator().manual_seed(facts["seed"])
-        order = length_grouped_order([sign * length for length in lengths[:count]], 4, 4, generator)
-        yield compare(name, order, facts[name], EXACT)
+        signed = [-n if how["sign"] == "negative" else n for n in lengths[: len(theirs)]]
+        order = length_grouped_order(signed, int(how["batch"] or 4), int(how["world"] or 4), generator)
+        yield compare(name, order, theirs, EXACT)
 
 
 def _split_samples(root: Path, split: str) -> list[Sample]:

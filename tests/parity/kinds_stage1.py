@@ -46,7 +46,7 @@ from panoptic_segmentation.model.transformer_decoder import blocked_cells
 from panoptic_segmentation.model.video_models import CTVIS, OfflineDVIS, OnlineDVIS, VideoConfig
 from panoptic_segmentation.training.optimizer import parameter_rates
 from panoptic_segmentation.weights.checkpoints import VideoModel, build_model, load_state, published_name
-from tests.parity.case import EXACT, Result, compare, load_json
+from tests.parity.case import EXACT, Result, beside, compare, load_json
 from tests.parity.fill import fill_state_dict
 
 Model = TypeVar("Model", bound=VideoModel)
@@ -67,8 +67,8 @@ class Case:
         return compare(name, ours, self.tensors[name], self.json.get("suggested_atol", {}).get(name, EXACT))
 
     def sibling(self, kind: str) -> Case:
-        """The case of another kind with the same seed, whose tensors this one refers to."""
-        return Case(self.path.with_name(f"{kind}_s{self.json['seed']}.json"))
+        """The case of the same seed and another kind, which its name says, whose tensors this one refers to."""
+        return Case(self.path.with_name(self.path.name.replace(self.json["case"], kind, 1)))
 
     def frames(self) -> Tensor:
         """The frames of the segmenter's case, channels first."""
@@ -76,21 +76,21 @@ class Case:
 
     def model(self, kind: type[Model], factors: Mapping[str, float] | None = None) -> Model:
         """A published model in evaluation mode with this case's weights."""
-        return filled_model(self.path.parent, kind, self.json["seed"], factors or {}).eval()
+        return filled_model(self.path, kind, self.json["seed"], factors or {}).eval()
 
 
-def filled_model(folder: Path, kind: type[Model], seed: int, factors: Mapping[str, float]) -> Model:
+def filled_model(case: Path, kind: type[Model], seed: int, factors: Mapping[str, float]) -> Model:
     """A published model with deterministic weights, scaled, loaded strictly by published names."""
     name = MODELS[kind]
-    manifest = load_json(folder / f"manifest_{name}.json.gz")
-    scale = load_json(folder / "weight_scale.json")
+    manifest = beside(case, "stage1", f"manifest_{name}.json.gz")
+    scale = load_json(beside(case, "stage1", "weight_scale.json"))
     state = {
         name: torch.from_numpy(array) * (scale.get(name, 1.0) * factors.get(name, 1.0))
-        for name, array in fill_state_dict(manifest, seed).items()
+        for name, array in fill_state_dict(load_json(manifest), seed).items()
     }
     model = build_model(name, SegmenterConfig(), VideoConfig())
     assert isinstance(model, kind)
-    report = load_state(folder / f"manifest_{name}.json.gz", state, model)
+    report = load_state(manifest, state, model)
     assert not report.unexpected, f"entries of the manifest without a place: {report.unexpected}"
     return model
 

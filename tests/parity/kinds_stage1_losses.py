@@ -63,7 +63,7 @@ def losses(path: Path) -> Iterator[Result]:
     case = Case(path)
     for name, expected in case.json["cases"].items():
         kind = {"ctvis": CTVIS, "online": OnlineDVIS, "offline": OfflineDVIS}[name.split("_")[1]]
-        model = filled_model(path.parent, kind, case.json["seed"], {}).double().train()
+        model = filled_model(path, kind, case.json["seed"], {}).double().train()
         draws = ScriptedDraws(
             case.tensors,
             "ct_gate_draws" if kind is CTVIS else "noise_gate_draws",

@@ -31,7 +31,7 @@ from scene_graph_generation.weights.adapters import add_lora, freeze, parameter_
 from scene_graph_generation.weights.base_models import assign, build_empty
 from scene_graph_generation.weights.fine_tuned import adapter_state, other_state
 from scene_graph_generation.weights.parameter_names import WRAPPED, our_name, published_name
-from tests.parity.case import EXACT, Result, compare, load_json
+from tests.parity.case import EXACT, Result, beside, compare, load_json
 from tests.parity.fill import fill_array
 
 TINY = MM2SGConfig(
@@ -347,7 +347,7 @@ def _tiny_model(facts: dict[str, Any]) -> MM2SG:
 
 def _names(tiny: MM2SG, case: Path) -> tuple[list[str], list[str]]:
     """Published names of our parameters, and those of the manifest that are not computed."""
-    manifest = load_json(case.with_name("manifest_mm2sg_tiny.json.gz"))
+    manifest = load_json(beside(case, "stage2", "manifest_mm2sg_tiny.json.gz"))
     ours = [published_name(name) for name in tiny.state_dict()]
     theirs = [name for name in manifest if our_name(name)]
     return sorted(ours), sorted(theirs)

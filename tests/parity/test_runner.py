@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from scene_graph_generation.samples.sampler import length_grouped_order
 from tests.parity.__main__ import find_cases, run
-from tests.parity.case import Result, compare
+from tests.parity.case import PUBLISHED as SHARED
+from tests.parity.case import Result, beside, compare
+from tests.parity.kinds_stage1 import Case
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden"
-SHARED = HERE.parents[2] / "shared" / "parity"
 
 
 def test_golden_set(capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,6 +73,37 @@ def test_wrong_numbers_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     output = capsys.readouterr().out
     assert "all_positive_batch4_world4: error" in output
     assert output.endswith("2 passed, 1 failed\n")
+
+
+def test_cases_of_other_counts_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Batch, world and number of samples of the sampler, and windows of VPQ, are read off the case."""
+    lengths = _sampler_case()["lengths"]
+    order = length_grouped_order(lengths, 2, 8, torch.Generator().manual_seed(5))
+    facts = {"seed": 5, "lengths": lengths, "randperm64": [], "all_positive_batch2_world8": order}
+    (tmp_path / "case11_sampler_s5.json").write_text(json.dumps({**facts, "all_negative_47_samples": [*range(47)]}))
+    assert run(tmp_path) == 1
+    output = capsys.readouterr().out
+    assert "all_positive_batch2_world8: error 0, tolerance 0 ok" in output
+    assert output.endswith("1 passed, 1 failed\n")
+    shutil.copytree(GOLDEN / "data" / "vpq", tmp_path / "vpq")
+    expected = next((tmp_path / "vpq").glob("*/expected.json"))
+    content = json.loads(expected.read_text())
+    content["per_nframes"]["3"] = content["per_nframes"]["2"]
+    expected.write_text(json.dumps(content))
+    assert run(tmp_path / "vpq") == 1
+    assert "n=3 total: error" in capsys.readouterr().out
+
+
+def test_cases_find_what_they_share(tmp_path: Path) -> None:
+    """A case that has been put into a folder alone, under a name without seed, finds its partners and manifests."""
+    for name in ("segmenter", "tracker"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"case": name, "seed": 3}))
+        save_file({"frames": torch.zeros(1, 2, 2, 3, dtype=torch.uint8)}, tmp_path / f"{name}.safetensors")
+    assert Case(tmp_path / "tracker.json").frames().shape == (1, 3, 2, 2)
+    (tmp_path / "weight_scale.json").write_text("{}")
+    assert beside(tmp_path / "tracker.json", "stage1", "weight_scale.json").parent == tmp_path
+    elsewhere = beside(tmp_path / "tracker.json", "stage1", "manifest_online.json.gz")
+    assert elsewhere == SHARED / "stage1" / "manifest_online.json.gz"
 
 
 def test_a_broken_case_does_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,8 +160,6 @@ def test_compare_says_where() -> None:
 
 def _sampler_case() -> dict[str, Any]:
     """A case of kind `sampler` from our own code."""
-    from scene_graph_generation.samples.sampler import length_grouped_order
-
     lengths = [(7 * i) % 65 + 1 for i in range(64)]
 
     def order(sign: int, count: int) -> list[int]:
