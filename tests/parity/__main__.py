@@ -25,7 +25,7 @@ _COMPANION = re.compile(
     r"README\.md|fill\.py|manifest_\w+\.json(\.gz)?|weight_scale\.json|mini_dataset\.tar\.gz|__pycache__|\..*"
 )
 _MATERIAL = "real"  # annotations that cases of several kinds read
-_CASE_FILE = re.compile(r"(?:case\d+_)?(?P<kind>[a-z]\w*?)(?:_s\d+)?\.json(?:\.gz)?")
+_CASE_FILE = re.compile(r"(?:case\d+_)?(?P<kind>[a-z]\w*?)(?:_s(?:eed)?\d+)?\.json(?:\.gz)?")
 
 
 def main() -> int:

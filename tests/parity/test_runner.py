@@ -116,11 +116,16 @@ def test_a_broken_case_does_not_end_the_run(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_cases_are_found_in_folders_of_folders(tmp_path: Path) -> None:
-    for name in ("a/data/memory/x.json", "a/stage1/manifest_ctvis.json.gz", "a/stage1/post_s7.json", "a/data/real/y"):
+    names = ("data/memory/x.json", "stage1/manifest_ctvis.json.gz", "stage1/post_s7.json", "stage1/post_seed8.json")
+    for name in (*(f"a/{name}" for name in names), "a/data/real/y"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}")
     found = [(path.relative_to(tmp_path).as_posix(), kind) for path, kind in find_cases(tmp_path, {"memory", "post"})]
-    assert found == [("a/data/memory", "memory"), ("a/stage1/post_s7.json", "post")]
+    assert found == [
+        ("a/data/memory", "memory"),
+        ("a/stage1/post_s7.json", "post"),
+        ("a/stage1/post_seed8.json", "post"),
+    ]
 
 
 @pytest.mark.parametrize(
