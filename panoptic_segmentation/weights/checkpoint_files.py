@@ -107,7 +107,8 @@ def _read_arrays(path: Path) -> Any:
 
 def _tensor(value: Any) -> Any:
     """A NumPy array of numbers as a tensor; anything else as it is."""
-    return torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" else value
+    is_known = isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.dtype.itemsize <= 8
+    return torch.from_numpy(value) if is_known else value  # torch has no long double
 
 
 def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 from computing.hub import hub_errors
 from operating_room.errors import UserError
+from operating_room.files.raw_files import brief
 from panoptic_segmentation.model.encoder_only.vit import resized_positions
 from panoptic_segmentation.model.segmenter import SegmenterConfig
 
@@ -50,6 +52,8 @@ _NAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (  # thei
 )
 # In their files and without meaning here: the state of masked attention, of losses and of DINOv2's own training.
 _LEFT_OUT = re.compile(r"attn_mask_probs|criterion\.empty_weight|embeddings\.mask_token|encoder\.pixel_(mean|std)")
+_ALWAYS = {POSITIONS: "position embeddings", "encoder.class_token": "class token", "encoder.registers": "registers"}
+_LARGEST_PATCH = 64  # px; to resample others takes gigabytes
 _AUTHORS = "backbone."  # what the authors' names begin with
 _OWNERS = ("tue-mps/", "facebook/")  # of the hub; a mistyped path of here must not be asked for there
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(/[\w./-]+)?")
@@ -79,8 +83,9 @@ def our_names(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
                 break
         else:
             unknown.append(name)
-    if unknown or POSITIONS not in renamed:
-        named = f"{len(unknown)} of its names are, first {unknown[0]}" if unknown else "it has no position embeddings"
+    absent = [told for name, told in _ALWAYS.items() if name not in renamed]
+    if unknown or absent:
+        named = f"{len(unknown)} of its names are, first {unknown[0]}" if unknown else f"it has no {absent[0]}"
         raise UserError(
             f"{path}: is of a form not known here ({named}); S, B and L of EoMT and VidEoMT on DINOv2, and DINOv2 with "
             "registers, can be loaded"
@@ -89,11 +94,24 @@ def our_names(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
         three = [name.replace(".attention.q.", f".attention.{part}.") for part in "qkv"]
         if missing := [part for part in three if part not in renamed]:
             raise UserError(f"{path}: {missing[0]} is missing, as the file has {name}; copy it again")
-        renamed[name.replace(".attention.q.", ".attention.qkv.")] = torch.cat([renamed.pop(part) for part in three])
+        with _fitting_shapes(path):
+            renamed[name.replace(".attention.q.", ".attention.qkv.")] = torch.cat([renamed.pop(part) for part in three])
     renamed["encoder.class_token"] = renamed["encoder.class_token"].flatten()
     renamed["encoder.registers"] = renamed["encoder.registers"].squeeze(0)
-    renamed[POSITIONS] = _square(renamed, path)
+    with _fitting_shapes(path):
+        renamed[POSITIONS] = _square(renamed, path)
     return renamed
+
+
+@contextmanager
+def _fitting_shapes(path: Path) -> Generator[None]:
+    """Say of a damaged file in one line that its entries do not go together."""
+    try:
+        yield
+    except (IndexError, RuntimeError) as error:
+        raise UserError(
+            f"{path}: has entries of shapes that no such model has ({brief(error)}); copy it again"
+        ) from error
 
 
 def _square(state: dict[str, Tensor], path: Path) -> Float[Tensor, "rows columns width"]:
@@ -103,18 +121,23 @@ def _square(state: dict[str, Tensor], path: Path) -> Float[Tensor, "rows columns
     if side * side + 1 == len(positions):
         state["encoder.class_token"] = state["encoder.class_token"] + positions[0]
         positions = positions[1:]
-    elif side * side != len(positions):
+    elif side * side != len(positions) or not side:
         raise UserError(f"{path}: its {len(positions)} position embeddings are of no square picture; choose another")
     return positions.unflatten(0, (side, side))
 
 
 def fitted(state: Mapping[str, Tensor], config: SegmenterConfig) -> dict[str, Tensor]:
-    """Weights for the patches and the grid that a configuration asks for, resampled where theirs are others."""
+    """Weights for the patches and the grid that a configuration asks for, resampled where theirs are others.
+
+    Those that no model has are left as they are: they fit nothing.
+    """
     fitting = dict(state)
     patches, positions = fitting.get(PATCHES), fitting.get(POSITIONS)
     if patches is not None and patches.dim() == 4 and patches.shape[-1] != config.patch:
-        fitting[PATCHES] = resampled_patches(patches, config.patch)
-    if positions is not None and positions.dim() == 3:
+        height, width = patches.shape[2:]
+        if height == width and 0 < width <= _LARGEST_PATCH:
+            fitting[PATCHES] = resampled_patches(patches, config.patch)
+    if positions is not None and positions.dim() == 3 and positions.numel():
         fitting[POSITIONS] = resized_positions(positions.float(), config.grid)
     return fitting
 

@@ -135,6 +135,34 @@ def test_what_is_unknown_or_missing_is_refused_by_name(tmp_path: Path, without: 
         load_checkpoint(tmp_path / "other.safetensors", ours(), complete=False)
 
 
+@pytest.mark.parametrize(
+    ("name", "entry", "told"),
+    [
+        ("embeddings.register_tokens", None, "it has no registers"),
+        ("embeddings.cls_token", None, "it has no class token"),
+        ("embeddings.position_embeddings.weight", torch.zeros(16), "shapes that no such model has"),
+        ("embeddings.position_embeddings.weight", torch.zeros(0, 32), "0 position embeddings"),
+        ("embeddings.position_embeddings.weight", torch.zeros(17, 9), "shapes that no such model has"),
+        ("layers.0.attention.q_proj.weight", torch.zeros(5, 7), "shapes that no such model has"),
+        ("embeddings.patch_embeddings.projection.weight", torch.zeros(32, 3, 0, 0), r"patches\.weight is \(32, 3, 0"),
+        ("embeddings.patch_embeddings.projection.weight", torch.zeros(32, 3, 16, 14), r"patches\.weight is \(32, 3"),
+        ("embeddings.patch_embeddings.projection.weight", torch.zeros(1, 1, 400, 400), r"patches\.weight is \(1, 1"),
+    ],
+)
+def test_entries_that_do_not_go_together_are_one_line(
+    tmp_path: Path, name: str, entry: Tensor | None, told: str
+) -> None:
+    """Resampled as they are, the last patches would ask for 200 GB."""
+    write_eomt(tmp_path)
+    state = load_file(tmp_path / FILE)
+    assert name in state
+    left = {key: tensor for key, tensor in state.items() if key != name}
+    save_file(left if entry is None else left | {name: entry}, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match=told) as caught:
+        load_checkpoint(tmp_path / "other.safetensors", ours(), complete=False)
+    assert "\n" not in str(caught.value)
+
+
 def test_weights_are_a_file_a_folder_or_a_name_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_eomt(tmp_path / "eomt")
     assert weights_file(str(tmp_path / "eomt")) == tmp_path / "eomt" / FILE

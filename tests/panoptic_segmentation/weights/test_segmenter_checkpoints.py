@@ -119,6 +119,14 @@ def test_a_zoo_pickle_of_arrays_starts_another_training(tmp_path: Path) -> None:
     assert "2 reshaped" in str(report)
 
 
+def test_numbers_that_torch_does_not_have_are_one_line(tmp_path: Path) -> None:
+    state = {name: tensor.numpy() for name, tensor in published_state(_model("ctvis")).items()}
+    state["backbone.stem.conv1.weight"] = state["backbone.stem.conv1.weight"].astype(np.longdouble)
+    (tmp_path / "zoo.pkl").write_bytes(pickle.dumps({"model": state}))
+    with pytest.raises(UserError, match=r"zoo\.pkl: entry 'backbone\.stem\.conv1\.weight' is no named tensor"):
+        load_checkpoint(tmp_path / "zoo.pkl", _model("ctvis"))
+
+
 def test_torchvision_backbone(tmp_path: Path) -> None:
     source = _model("ctvis")
     state = {}
