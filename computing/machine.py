@@ -17,6 +17,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from operating_room.errors import UserError
+from operating_room.files.raw_files import brief
 from operating_room.work import processes
 from operating_room.work.containers import memory_limits
 from operating_room.work.processes import share
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 _ON_CPU = "DefaultCPUAllocator: "
 _FULL = ("error: out of memory", "_STATUS_ALLOC_FAILED", _ON_CPU)  # by others; the second of cuBLAS and cuDNN
+ENDED = (
+    "another process of this start has ended, by lack of memory perhaps; run the same command again: what has been "
+    "done is kept"
+)
+APART = (
+    "the processes of this start do not reach each other ({}): one has ended, or MASTER_ADDR and MASTER_PORT are not "
+    "where they can meet; start them again"
+)
 PATIENCE = timedelta(days=30)  # of a process that waits for others; torchrun ends all when one fails
 
 
@@ -46,9 +55,12 @@ def meet() -> None:
     """Join the other processes of a training on CPUs: for these, transformers would wait half an hour at most.
 
     Raises:
-        UserError: they were not started by a launcher that says where to meet.
+        UserError: they were not started by a launcher that says where to meet, or cannot.
     """
-    if share().processes > 1 and choose_device().type == "cpu":
+    if share().processes == 1:
+        return
+    _require_place()
+    if choose_device().type == "cpu":
         _join()
 
 
@@ -109,10 +121,7 @@ def _meeting() -> Generator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise UserError(
-            "another process of this start has ended, by lack of memory perhaps; run the same command again: what has "
-            "been done is kept"
-        ) from error
+        raise UserError(ENDED) from error
 
 
 def _join() -> None:
@@ -120,18 +129,20 @@ def _join() -> None:
 
     if distributed.is_initialized():
         return
-    if "MASTER_ADDR" not in os.environ:
-        raise UserError("RANK and WORLD_SIZE are set, but not MASTER_ADDR and MASTER_PORT; start with torchrun")
-    distributed.init_process_group("gloo", timeout=PATIENCE)
+    _require_place()
+    try:
+        distributed.init_process_group("gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(APART.format(brief(error))) from error
     atexit.register(_leave)
 
 
-def _leave() -> None:
-    """End the threads of the group, which would else be ended by C++, and the process with them."""
-    from torch import distributed
-
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
+def _require_place() -> None:
+    """Somebody has said where the processes of this start meet."""
+    place = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
+    if not place[0] or not place[1].isdecimal():
+        told = ", ".join(f"{name}={value or ''}" for name, value in zip(("MASTER_ADDR", "MASTER_PORT"), place))
+        raise UserError(f"RANK and WORLD_SIZE are set, but not where processes meet ({told}); start with torchrun")
 
 
 def gpus() -> list[Gpu]:

@@ -6,9 +6,10 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from computing.machine import is_full, told_full
+from computing.machine import APART, ENDED, is_full, told_full
 from computing.training_checkpoints import numbered_checkpoints
 from operating_room.errors import UserError
+from operating_room.files.raw_files import brief
 
 
 @contextmanager
@@ -35,12 +36,25 @@ def one_line_errors(out: Path, smaller: str, readers: str) -> Generator[None]:
             whose = "main" if "CPUAllocator" in str(error) else "the GPU's"
             told = f"{whose} memory is full ({told_full(error)}); see what --dry-run says: {smaller}"
             raise UserError(told) from error
+        if (alone := _told_alone(error)) is not None:
+            raise UserError(alone) from error
         if "DataLoader worker" not in str(error):
             raise
         raise UserError(
             "a process that reads samples was killed, by lack of memory perhaps, or of shared memory in a container "
             f"(docker run --shm-size=8g); lower {readers}"
         ) from error
+
+
+def _told_alone(error: RuntimeError) -> str | None:
+    """What to say where processes of one start have lost each other; None of any other error."""
+    from torch import distributed
+
+    if not distributed.is_available():
+        return None
+    if isinstance(error, distributed.DistNetworkError):
+        return APART.format(brief(error))
+    return ENDED if isinstance(error, distributed.DistError) or "gloo/transport" in str(error) else None
 
 
 def diverged(out: Path, step: int, how: str, rate: str) -> UserError:

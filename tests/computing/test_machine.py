@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,24 @@ def test_processes_that_no_launcher_started_cannot_meet(monkeypatch: pytest.Monk
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(UserError, match="start with torchrun"):
         machine.meet()
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    for port in (None, "some"):
+        monkeypatch.delenv("MASTER_PORT", raising=False) if port is None else monkeypatch.setenv("MASTER_PORT", port)
+        for gpus in (0, 2):  # whose processes transformers lets meet
+            have(monkeypatch, gpus)
+            with pytest.raises(UserError, match=rf"MASTER_PORT={port or ''}\); start with torchrun"):
+                machine.meet()
+
+
+def test_a_place_where_others_are_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    start(monkeypatch, 0, 2)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(other.getsockname()[1]))
+        with pytest.raises(UserError, match=r"do not reach each other \(.*in use.*MASTER_PORT"):
+            machine.meet()
 
 
 def test_processes_of_a_machine_divide_its_processors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed import DistBackendError, DistNetworkError
 
 from computing.training_errors import one_line_errors
 from operating_room.errors import UserError
 
 _KILLED = "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that it is out of shared memory."
+
+_CLOSED = "[/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:25472. Check the logs."
 
 
 @pytest.mark.parametrize(
@@ -40,6 +43,12 @@ _KILLED = "DataLoader worker (pid 7) is killed by signal: Bus error. It is possi
         ),
         (OSError(errno.ENOSPC, "No space left on device", "out/log.jsonl"), "out/log.jsonl: No space left"),
         (OSError("Too many open files"), "^out: Too many open files"),
+        (RuntimeError(_CLOSED), "^another process of this start has ended"),
+        (DistBackendError("NCCL communicator was aborted on rank 1."), "^another process of this start has ended"),
+        (
+            DistNetworkError("The server socket has failed to listen. port: 29500, message: address already in use"),
+            r"do not reach each other \(.*address already in use\).*MASTER_PORT",
+        ),
         (RuntimeError(_KILLED), "--shm-size.*lower READERS"),
     ],
 )
