@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,3 +34,13 @@ def lock(path: Path, file: IO[Any], kind: int = fcntl.LOCK_EX, told: bool = True
             raise UserError(f"{path}: another run is writing it; wait for it or choose another output") from error
         if told:
             print(f"{path}: cannot be locked ({error.strerror}); start no second run with this output", file=sys.stderr)
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Generator[None]:
+    """Wait until no other process is inside with this file, which is made. Without locks (see `lock`) nobody waits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

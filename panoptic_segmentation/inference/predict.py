@@ -311,7 +311,7 @@ def _predict_video(model: VideoModel, settings: InferenceSettings, video: Video,
     done = predictions.read_video(output, video.video_id, names)
     if done is not None:
         return done
-    predictions.video_path(output, video.video_id).unlink(missing_ok=True)  # of pictures that are written over now
+    predictions.begin_video(output, video.video_id)
     device, labels = _device(model), video.domain.labels
 
     def write(frame: tuple[str, tuple[Int[np.ndarray, "height width"], list[Segment]]]) -> dict[str, Any]:

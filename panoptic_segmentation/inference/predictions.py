@@ -7,6 +7,7 @@ and `pan_instances/<video id>/<frame>.png`, grey, with the number of the object 
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,12 +19,14 @@ from jaxtyping import Float, Int
 from operating_room.domain.labels import Labels
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
+from operating_room.files.locks import one_at_a_time
 from operating_room.files.png import png_form, write_png
 from operating_room.files.readers import read_json
 from operating_room.recordings.masks import PREDICTION_ORIGIN
 
 Size = tuple[int, int]  # width, height in px
 Segments = Sequence[tuple[int, int]]  # segment id and category id, in the order in which the records are listed
+_BEGUN = "begun"  # of a video in a prediction file whose pictures are written over
 
 
 def picture_path(output: Path, video_id: str, file_name: str) -> Path:
@@ -154,22 +157,53 @@ def _is_whole(picture: Path) -> bool:
     return True
 
 
+def begin_video(output: Path, video_id: str) -> None:
+    """Forget the records of a video before its pictures are written over: those of others must not be scored with them.
+
+    Raises:
+        UserError: a prediction file that has some cannot be written.
+    """
+    video_path(output, video_id).unlink(missing_ok=True)
+    named = json.dumps(video_id, ensure_ascii=False).encode()
+    with one_at_a_time(_lock(output)):
+        for path in _lock(output).parent.glob("pred_*.json"):
+            if named not in path.read_bytes():
+                continue
+            try:
+                videos = _videos_in(path)
+            except (UserError, KeyError, TypeError):
+                continue  # damaged: nobody takes anything from it
+            if video_id in videos:  # an empty one keeps its place until the file is written next
+                videos[video_id] = {"annotations": [], "video_id": video_id, _BEGUN: True}
+                write_json(path, {"annotations": list(videos.values())})
+
+
 def write_split(output: Path, split_name: str, videos: Iterable[dict[str, Any]]) -> Path:
     """Write the published prediction file of a split and return its path.
 
-    What earlier runs have put into it under other video ids stays.
+    What earlier runs, or others at the same time, have put into it under other video ids stays.
     """
     path = split_path(output, split_name)
     merged: dict[str, dict[str, Any]] = {}
-    if path.exists():
-        try:
-            merged = {video["video_id"]: video for video in read_json(path)["annotations"]}
-        except (UserError, KeyError, TypeError) as error:
-            told = "holds only what is predicted now; give all takes, what is there is not predicted again"
-            print(f"{path}: was damaged ({error}) and {told}", file=sys.stderr)
-    merged |= {video["video_id"]: video for video in videos}
-    write_json(path, {"annotations": list(merged.values())})
+    with one_at_a_time(_lock(output)):
+        if path.exists():
+            try:
+                merged = _videos_in(path)
+            except (UserError, KeyError, TypeError) as error:
+                told = "holds only what is predicted now; give all takes, what is there is not predicted again"
+                print(f"{path}: was damaged ({error}) and {told}", file=sys.stderr)
+        merged |= {video["video_id"]: video for video in videos}
+        write_json(path, {"annotations": [video for video in merged.values() if _BEGUN not in video]})
     return path
+
+
+def _lock(output: Path) -> Path:
+    """What a process has while it changes prediction files."""
+    return output / "inference" / ".lock"
+
+
+def _videos_in(path: Path) -> dict[str, dict[str, Any]]:
+    return {video["video_id"]: video for video in read_json(path)["annotations"]}
 
 
 def segments_of_masks(

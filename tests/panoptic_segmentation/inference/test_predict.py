@@ -353,6 +353,22 @@ def test_records_are_not_those_of_pictures_that_were_written_over(
         predict(model, settings, videos[:1], tmp_path / "out", "val", origin)
     names = [picture.name for picture in few[0].pictures()]
     assert predictions.read_video(tmp_path / "out", videos[0].video_id, names) is None
+    with pytest.raises(UserError, match="2 of 2 frames without prediction"):
+        evaluate(few, tmp_path / "out", "val", tmp_path / "prepared", TRUTH, CANVAS)
+
+
+def test_a_video_that_is_left_out_is_in_no_prediction_file(tmp_path: Path, videos: list[Video]) -> None:
+    """Of a first try it was, but its pictures are no longer those."""
+    origin = new_model(tmp_path / "model.safetensors")
+    model, settings = load(origin, mmor())
+    for name in ("val", "try"):
+        predict(model, settings, first_frames(videos, 2), tmp_path / "out", name, origin)
+    videos[0].pictures()[-1].write_bytes(b"no picture")
+    with pytest.raises(UserError, match="2 of 3 videos are not in it"):
+        predict(model, settings, videos, tmp_path / "out", "val", origin)
+    for name, there in (("val", [videos[2].video_id]), ("try", [])):
+        found = json.loads(predictions.split_path(tmp_path / "out", name).read_text())["annotations"]
+        assert [video["video_id"] for video in found if video["annotations"]] == there
 
 
 def test_frames_of_one_video_have_one_shape(tmp_path: Path, videos: list[Video]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -108,6 +110,28 @@ def test_a_prediction_file_keeps_what_others_have_put_into_it(
     predictions.write_split(tmp_path, "test", [other])
     assert json.loads(path.read_text()) == {"annotations": [other]}
     assert "pred_test.json: was damaged" in capsys.readouterr().err
+
+
+def test_what_others_put_into_a_prediction_file_at_the_same_time_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of two commands for two takes: each reads the file, and writes it with its own."""
+    read = predictions.read_json
+
+    def slowly(path: Path) -> object:
+        content = read(path)
+        time.sleep(0.05)
+        return content
+
+    predictions.write_split(tmp_path, "test", [{"video_id": "first", "annotations": [{}]}])
+    monkeypatch.setattr(predictions, "read_json", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(4):
+            pool.submit(predictions.write_split, tmp_path, "test", [{"video_id": f"{number}", "annotations": [{}]}])
+        pool.submit(predictions.begin_video, tmp_path, "first")
+    content = json.loads(predictions.split_path(tmp_path, "test").read_text())
+    there = [video["video_id"] for video in content["annotations"] if video["annotations"]]
+    assert sorted(there) == ["0", "1", "2", "3"]
 
 
 def test_a_picture_smaller_than_the_network_lists_what_it_shows(tmp_path: Path) -> None:
