@@ -382,7 +382,9 @@ def _claim(output: Path, origin: Path, settings: InferenceSettings, domain: Doma
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     claim = {"model": origin.name, "sha256": digest, "settings": json.loads(json.dumps(asdict(settings)))}
     path = predictions.origin_path(output)
-    if path.exists() and (others := _differences(path, claim)):
+    there = any(path.parent.glob("pan_pred/*")) or any(path.parent.glob("pred_*.json"))  # before others claim it, too
+    others = _differences(path, claim) if path.exists() else f"that do not tell their model (no {path.name})" * there
+    if others:
         raise UserError(f"{output}: holds predictions {others}; choose another folder for these (--out), those stay")
     store_domain(path.parent, domain)
     write_json(path, claim)

@@ -123,6 +123,20 @@ def test_a_folder_that_does_not_tell_its_model_is_left_alone(tmp_path: Path, vid
         predicted_size(tmp_path / "out")
 
 
+@pytest.mark.parametrize("kept", ["pan_pred", "pred_train.json"])
+def test_predictions_of_another_program_are_left_alone(tmp_path: Path, videos: list[Video], kept: str) -> None:
+    """As published: pictures and prediction file, and no word of their model."""
+    origin, there = new_model(tmp_path / "model.safetensors"), tmp_path / "out" / "inference"
+    predict(*load(origin, mmor()), videos, tmp_path / "out", "train", origin)
+    for path in list(there.iterdir()):
+        if path.name != kept:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = sorted(there.rglob("*"))
+    with pytest.raises(UserError, match=r"that do not tell their model \(no model\.json\); choose another folder"):
+        predict(*load(origin, mmor()), videos, tmp_path / "out", "train", origin)
+    assert sorted(there.rglob("*")) == before
+
+
 @pytest.mark.parametrize("canvas", [[[], 48], [48], "48x48", None, [0, 48], [1.5, 48], [True, 48]])
 def test_a_damaged_size_is_named(tmp_path: Path, canvas: object) -> None:
     path = predictions.origin_path(tmp_path)
