@@ -226,6 +226,7 @@ def prepare(videos: Sequence[Video], folder: Path, name: str, size: Size = CANVA
     bad: list[str] = []
     unknown: dict[int, list[Path]] = {}
     new: dict[Sequence[Path], State] = {}
+    index.forget(job.made for job in jobs.values() if not job.is_known)
     results = in_workers(
         partial(_prepare_frame, size=size, labels=labels), list(jobs.values()), workers, "ground truth", chunk=16
     )

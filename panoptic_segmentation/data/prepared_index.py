@@ -6,7 +6,7 @@ before. So its size and time must be the same as then, and so must those of what
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,18 @@ class PreparedIndex:
         }
         self._known = self._read() | new
         write_json(self._path, self._known)
+
+    def forget(self, made: Iterable[Sequence[Path]]) -> None:
+        """Before pictures are made anew: of a run that is killed on the way, some will be of another state than noted.
+
+        Args:
+            made: the pictures of each mask.
+        """
+        keys = {self._key(paths[0]) for paths in made}
+        there = self._read()
+        if keys & there.keys():
+            self._known = {key: entry for key, entry in there.items() if key not in keys}
+            write_json(self._path, self._known)
 
     @property
     def _path(self) -> Path:

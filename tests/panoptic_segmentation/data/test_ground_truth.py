@@ -180,6 +180,22 @@ def test_an_interrupted_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.
     assert read == [*videos[0].masks()[:3], *videos[0].masks()[2:]]
 
 
+def test_what_a_killed_preparation_has_written_over_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another size, or categories that were tried and taken back: what is noted of the first is no longer there."""
+    videos = find_videos(write_take(tmp_path / "data", 5), [TAKE])
+    first = prepare(videos, tmp_path / "out", "truth", (16, 12))
+    pictures = [path for kind in (False, True) for path in videos[0].prepared(tmp_path / "out", kind)]
+    before = [path.read_bytes() for path in pictures]
+    with monkeypatch.context() as killed:
+        killed.setattr(ground_truth.PreparedIndex, "add", lambda *_: None)
+        prepare(videos, tmp_path / "out", "truth", (8, 6))
+    assert [path.read_bytes() for path in pictures] != before
+    assert prepare(videos, tmp_path / "out", "truth", (16, 12)) == first
+    assert [path.read_bytes() for path in pictures] == before
+
+
 @pytest.mark.parametrize("for_validation", [False, True])
 @pytest.mark.parametrize("damage", [b"", b"no picture", None])
 def test_a_damaged_prepared_picture_is_made_again(tmp_path: Path, for_validation: bool, damage: bytes | None) -> None:
