@@ -22,7 +22,8 @@ from panoptic_segmentation.config.settings import Config, read_test
 from panoptic_segmentation.data.ground_truth import Video, find_videos, ground_truth_path, prepare
 from panoptic_segmentation.data.label_masks import Size
 from panoptic_segmentation.inference import predictions
-from panoptic_segmentation.inference.predict import LeftOut, load, predict
+from panoptic_segmentation.inference.loading import load
+from panoptic_segmentation.inference.predict import LeftOut, predict
 from panoptic_segmentation.scores.overlap_cache import cached_overlaps
 from panoptic_segmentation.scores.stq import SequenceQuality, tracking_quality
 from panoptic_segmentation.scores.vpq import VideoQuality, instance_records, video_quality
