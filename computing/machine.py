@@ -145,6 +145,14 @@ def _require_place() -> None:
         raise UserError(f"RANK and WORLD_SIZE are set, but not where processes meet ({told}); start with torchrun")
 
 
+def _leave() -> None:
+    """End the threads of the group, which would else be ended by C++, and the process with them."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def gpus() -> list[Gpu]:
     """The GPUs that this process may use."""
     import torch
