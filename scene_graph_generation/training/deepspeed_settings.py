@@ -17,6 +17,8 @@ from operating_room.files.readers import read_json
 _ADVICE = "take configs/deepspeed/zero2.json"
 # Chosen by DeepSpeed's configuration these would silently replace the learning rates of the experiment.
 _OURS = ("optimizer", "scheduler")
+# The options say these, too: another number is refused by transformers once all is loaded, and none stands for 0 or 1.
+_AUTO = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
 
 
 def deepspeed_settings(path: Path, bf16: bool, width: int) -> dict[str, Any]:
@@ -34,6 +36,9 @@ def deepspeed_settings(path: Path, bf16: bool, width: int) -> dict[str, Any]:
     zero_stage(path)
     if unknown := [name for name in _OURS if name in values]:
         raise UserError(f"{path}: {unknown[0]!r} is set by the training's own options; leave it out of this file")
+    if said := [name for name in _AUTO if values.get(name, "auto") != "auto"]:
+        told = f"{path}: {said[0]} is {str(values[said[0]])[:60]}, which the training's own options say"
+        raise UserError(f'{told}; set it to "auto"')
     if _enabled(values, "fp16"):
         raise UserError(f'{path}: "fp16" is not supported here; set it to false and train with --bf16 True')
     if _enabled(values, "bf16") and not bf16:
@@ -44,7 +49,14 @@ def deepspeed_settings(path: Path, bf16: bool, width: int) -> dict[str, Any]:
     # Gradients are summed in float32 as without DeepSpeed: no module is named whose would not be.
     autocast = {"enabled": bf16, "dtype": "bfloat16", "lower_precision_safe_modules": []}
     off = {"enabled": False}
-    return {**values, "zero_optimization": zero, "bf16": off, "fp16": off, "torch_autocast": autocast}
+    return {
+        **values,
+        **dict.fromkeys(_AUTO, "auto"),
+        "zero_optimization": zero,
+        "bf16": off,
+        "fp16": off,
+        "torch_autocast": autocast,
+    }
 
 
 def zero_stage(path: Path | None) -> int:

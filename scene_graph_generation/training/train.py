@@ -42,7 +42,7 @@ from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.bad_samples import BadSamples
 from scene_graph_generation.samples.survey import Survey, survey
 from scene_graph_generation.samples.training_data import TrainingSamples
-from scene_graph_generation.training.deepspeed_settings import zero_stage
+from scene_graph_generation.training.deepspeed_settings import deepspeed_settings
 from scene_graph_generation.training.loss import answer_frequencies, token_weights
 from scene_graph_generation.training.presence import new_teacher
 from scene_graph_generation.training.pretrain import pretrain
@@ -292,7 +292,8 @@ def missing_tools(experiment: Experiment) -> list[str]:
             check_wandb("--report_to wandb")
         if deepspeed is not None and not deepspeed.is_file():
             raise UserError(f"{deepspeed}: no such DeepSpeed configuration; take configs/deepspeed/zero2.json")
-        zero_stage(deepspeed)
+        if deepspeed is not None:
+            deepspeed_settings(deepspeed, experiment.train.bf16, 1)
     except UserError as error:
         missing.append(str(error))
     return missing

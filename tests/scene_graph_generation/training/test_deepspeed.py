@@ -38,6 +38,7 @@ from scene_graph_generation.training.deepspeed_settings import deepspeed_setting
 from scene_graph_generation.training.dry_run import checkpoint_bytes
 from scene_graph_generation.training.loss import answer_loss
 from scene_graph_generation.training.starting_point import begin
+from scene_graph_generation.training.train import missing_tools
 from scene_graph_generation.weights.adapters import parameter_groups
 from scene_graph_generation.weights.checkpoints import save_model
 from tests.scene_graph_generation.tiny_training import SHORT, losses, write_samples
@@ -158,6 +159,11 @@ def test_the_point_encoder_is_moved_and_never_rounded(cast: torch.dtype) -> None
         ({"fp16": {"enabled": True}}, '"fp16" is not supported'),
         ({"bf16": {"enabled": True}}, '"bf16" is enabled, but the training is not'),
         ({"optimizer": {"type": "Adam"}}, "'optimizer' is set by the training's own options"),
+        (
+            {"gradient_clipping": 0.5},
+            'gradient_clipping is 0.5, which the training\'s own options say; set it to "auto"',
+        ),
+        ({"train_batch_size": 64}, "train_batch_size is 64"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(published: Path, change: dict[str, Any], said: str) -> None:
@@ -165,6 +171,20 @@ def test_what_is_not_supported_is_refused_by_name(published: Path, change: dict[
     with pytest.raises(UserError, match=said) as error:
         deepspeed_settings(published, False, 64)
     assert str(published) in str(error.value)
+
+
+def test_what_a_configuration_leaves_out_is_as_the_options_say(published: Path) -> None:
+    """The published one says nothing of clipping, which DeepSpeed took for none, and of a bare one all is left out."""
+    published.write_text(json.dumps({"zero_optimization": {"stage": 2}}))
+    settings = deepspeed_settings(published, True, 64)
+    names = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+    assert [settings[name] for name in names] == ["auto"] * 4
+
+
+def test_before_anything_is_loaded_all_that_is_refused_is_told(published: Path) -> None:
+    published.write_text(json.dumps({**PUBLISHED, "fp16": {"enabled": True}}))
+    told = missing_tools(replace(SHORT, train=replace(SHORT.train, deepspeed=published)))
+    assert any('"fp16" is not supported' in line for line in told)
 
 
 def test_a_list_is_no_configuration(published: Path) -> None:
