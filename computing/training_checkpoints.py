@@ -55,18 +55,21 @@ def step_of(path: Path) -> int | None:
     return int(number) if number != path.name and number.isascii() and number.isdigit() else None
 
 
-def last_checkpoint(out: Path, deepspeed: bool = False) -> Path | None:
+def last_checkpoint(out: Path, deepspeed: bool = False, processes: int | None = None) -> Path | None:
     """See `find_checkpoint`."""
-    return find_checkpoint(out, deepspeed).path
+    return find_checkpoint(out, deepspeed, processes=processes).path
 
 
-def find_checkpoint(out: Path, deepspeed: bool = False, same_processes: bool = True) -> Found:
+def find_checkpoint(
+    out: Path, deepspeed: bool = False, same_processes: bool = True, processes: int | None = None
+) -> Found:
     """The newest checkpoint in a folder that was written to its end, by every process, and is not damaged.
 
     Args:
         out: the folder of the training.
         deepspeed: whether DeepSpeed trains.
         same_processes: whether only as many processes can go on, since what is random belongs to each of them.
+        processes: that would go on; None: those of this start.
 
     Raises:
         UserError: there are checkpoints, but none that this training can go on from.
@@ -77,7 +80,7 @@ def find_checkpoint(out: Path, deepspeed: bool = False, same_processes: bool = T
         if _is_half_written(path):
             found.left_out.append(f"{path}: was not written to its end; left out")
             continue
-        fault = _fault(path, deepspeed, same_processes)
+        fault = _fault(path, deepspeed, same_processes, share().processes if processes is None else processes)
         if fault is None:
             return Found(path, found.left_out)
         reason = reason or fault
@@ -174,13 +177,13 @@ def read_state(path: Path) -> TrainerState:
     return state
 
 
-def _fault(path: Path, deepspeed: bool, same_processes: bool) -> str | None:
+def _fault(path: Path, deepspeed: bool, same_processes: bool, processes: int) -> str | None:
     """What is wrong with a checkpoint, if anything."""
-    processes = share().processes
     states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
+    there = {file.name for file in path.glob("rng_state*.pth")}
     if not same_processes:
-        states = [state for state in states if (path / state).is_file()]
-    elif not all((path / state).is_file() for state in states) and list(path.glob("rng_state*.pth")):
+        states = [state for state in states if state in there]
+    elif there and there != set(states):  # more, too: half of the processes would look at the samples in other steps
         return f"{path}: is of another number of processes than {processes}; use as many"
     if deepspeed != (path / _LATEST).is_file():
         return f"{path}: is of a training {'without' if deepspeed else 'with'} DeepSpeed, this one is not"
