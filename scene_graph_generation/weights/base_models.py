@@ -34,12 +34,18 @@ from scene_graph_generation.config.settings import (
 )
 from scene_graph_generation.inputs.tokenizer_files import is_other_language
 from scene_graph_generation.model.mm2sg import MM2SG, new_projector
+from scene_graph_generation.weights.base_form import (
+    LANGUAGE_BASE,
+    PICTURES,
+    PICTURES_FORM,
+    VISION_BASE,
+    VISION_FORM,
+    require_built,
+    require_language,
+)
 from scene_graph_generation.weights.language_base import language_name, read_by_library
 from scene_graph_generation.weights.parameter_names import our_name, published_name
 from scene_graph_generation.weights.precision import build_empty
-
-LANGUAGE_BASE = "liuhaotian/llava-v1.5-7b"
-VISION_BASE = "openai/clip-vit-large-patch14-336"
 
 CONFIG = "config.json"
 _WANTED = ("*.json", "*.safetensors", "*.bin", "tokenizer.model", "*.jinja")  # of a repository
@@ -62,15 +68,6 @@ _VISION_KEYS = {  # ours -> CLIP's config.json
     "heads": "num_attention_heads",
     "mlp": "intermediate_size",
 }
-# What is built has one form: key of a config.json -> its only value. What is not said there is so.
-_LANGUAGE_FORM = {
-    "hidden_act": "silu",
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10_000,
-    "rope_scaling": None,
-    "rope_type": "default",
-}
-_VISION_FORM = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 # Of a language model's config.json: what says nothing of how it is built.
 _NO_SIZES = (
     *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache"),
@@ -116,6 +113,9 @@ def load_base(
         reports += [assign(model, _of_clip(state), path) for path, state in read_weights(tower)]
     if wrong := next((report for report in reports if report.reshaped), None):
         raise UserError(f"{wrong.path}: {wrong.reshaped[0]} has another shape than config.json says; copy it again")
+    if translate is our_name and (odd := [(r.path, name) for r in reports for name in r.unexpected if is_built(name)]):
+        told = f"{odd[0][0]}: {odd[0][1]} has no place in a model as its config.json describes it ({len(odd)} in all)"
+        raise UserError(f"{told}; copy the folder again, or give a base like {LANGUAGE_BASE} and {VISION_BASE}")
     if translate is not our_name and any(name.startswith("language.") for name in _without_weights(model)):
         reports.append(assign(model, read_by_library(folder), folder, translate))
     if empty := _without_weights(model):
@@ -166,16 +166,18 @@ def base_settings(folder: Path, vision: Path | None) -> MM2SGConfig:
     if is_ours(values):
         return from_mapping(MM2SGConfig, values, str(where))
     if OWN_SETTINGS in values:
-        return from_mapping(MM2SGConfig, values[OWN_SETTINGS], f"{where}: {OWN_SETTINGS}")
+        own = from_mapping(MM2SGConfig, values[OWN_SETTINGS], f"{where}: {OWN_SETTINGS}")
+        if isinstance(own.language, LanguageConfig):  # which the file says twice
+            beside = {"mm_vision_select_layer": own.vision.feature_layer, "tokenizer_model_max_length": own.max_length}
+            require_language(values, {**language_values(own.language), **beside}, own.vision.width, where)
+        return own
     tower = _vision_sizes(vision, values.get("mm_vision_select_layer", VisionConfig.feature_layer))
     if is_other_language(values):
         language: dict[str, Any] = {"config": {key: value for key, value in values.items() if key not in _NO_SIZES}}
     elif missing := [key for key in _LANGUAGE_KEYS.values() if not isinstance(values.get(key), int)]:
         raise UserError(f"{where}: has no {missing[0]}; this is no LLaVA model, give {LANGUAGE_BASE}")
     else:
-        rotary = values.get("rope_parameters")  # where newer libraries write what is about rotation
-        said = {**(rotary if isinstance(rotary, dict) else {}), **values}
-        _require_built(said, _LANGUAGE_FORM, where, LANGUAGE_BASE)
+        require_language(values, {}, None if vision is None else tower.width, where)
         language = {ours: values[theirs] for ours, theirs in _LANGUAGE_KEYS.items()}
     channels = PoolerConfig().mask_channels
     sizes = {
@@ -321,29 +323,29 @@ def weights_digest(folder: Path) -> str:
     return sha256(json.dumps(sorted(known.items())).encode()).hexdigest()[:16]
 
 
+def is_built(published: str) -> bool:
+    """Whether a weight of this name is of a part that a base has, and not of something beside it."""
+    try:
+        return (our_name(published) or "").startswith(("language.", "vision.", "projector."))
+    except UserError:
+        return False
+
+
 def _vision_sizes(folder: Path | None, feature_layer: Any) -> VisionConfig:
     if folder is None:
         return from_mapping(VisionConfig, {"feature_layer": feature_layer}, CONFIG)
     values, where = read_config(folder), folder / CONFIG
-    values = values.get("vision_config") or values  # of all of CLIP, or of its vision tower
-    if not isinstance(values, dict):
+    newer, older = values.get("vision_config"), values.get("vision_config_dict") or {}
+    values = newer or values  # of all of CLIP, or of its vision tower
+    if not isinstance(values, dict) or not isinstance(older, dict):
         raise UserError(f"{where}: vision_config must hold settings; give {VISION_BASE}")
-    _require_built(values, _VISION_FORM, where, VISION_BASE)
+    values = {**values, **older}  # as the library reads them
+    require_built(values, VISION_FORM, where, VISION_BASE)
+    if (folder / PICTURES).is_file():
+        require_built(read_settings(folder / PICTURES), PICTURES_FORM, folder / PICTURES, VISION_BASE)
     usual = CLIPVisionConfig()  # what is not said is as in the library
     sizes = {ours: values.get(theirs, getattr(usual, theirs)) for ours, theirs in _VISION_KEYS.items()}
     return from_mapping(VisionConfig, {**sizes, "feature_layer": feature_layer}, str(where))
-
-
-def _require_built(values: Mapping[str, Any], form: Mapping[str, Any], where: Path, usual: str) -> None:
-    """A base of another form would be loaded, since its weights have the same names, and give other numbers.
-
-    Raises:
-        UserError: it is of one.
-    """
-    for key, value in form.items():
-        if values.get(key, value) != value:
-            told = f"{where}: {key} is {str(values[key])[:60]}, the model that is built here has {value}"
-            raise UserError(f"{told}; give a base like {usual}")
 
 
 def _belongs_to_missing_part(model: MM2SG, name: str) -> bool:

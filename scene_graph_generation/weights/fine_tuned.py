@@ -38,6 +38,7 @@ from scene_graph_generation.weights.base_models import (
     assign,
     base_settings,
     find_folder,
+    is_built,
     language_values,
     load_base,
     read_config,
@@ -263,7 +264,7 @@ def _check_complete(model: MM2SG, others: LoadReport, adapter: LoadReport) -> Lo
         others.unexpected + adapter.unexpected,
         others.reshaped + adapter.reshaped,
     )
-    lost = [name for name in report.unexpected if is_adapter(name) or "image_pooler" in name or "mm_projector" in name]
+    lost = [name for name in report.unexpected if is_adapter(name) or "image_pooler" in name or is_built(name)]
     for names, what in ((report.reshaped, "has another shape"), (lost, "is unknown here"), (missing, "is missing")):
         if names:
             raise UserError(

@@ -191,6 +191,11 @@ def _shrink(state: dict[str, Any]) -> None:
         ("non_lora_trainables.bin", _shrink, "mm_projector.0.weight has another shape"),
         (
             "non_lora_trainables.bin",
+            lambda state: state.update({"base_model.model.model.layers.0.self_attn.q_proj.bias": torch.ones(64)}),
+            "q_proj.bias is unknown here",
+        ),
+        (
+            "non_lora_trainables.bin",
             lambda state: state.pop("base_model.model.model.image_pooler.project_audio.bias"),
             "project_audio.bias is missing",
         ),

@@ -180,6 +180,24 @@ def test_odd_sizes_are_one_sentence_and_cost_no_memory(whole: Path, key: str, va
             {"rope_parameters": {"rope_type": "linear", "factor": 4.0}},
             "rope_type is linear, .* has default",
         ),
+        ("language", {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "full_attention is .*rope_theta"),
+        (
+            "language",
+            {"rope_theta": 10_000, "rope_parameters": {"rope_theta": 1e6}},
+            "rope_theta is 1000000.0, .* 10000",
+        ),
+        ("language", {"rope_parameters": [1]}, r"rope_parameters is \[1\], .* has None"),
+        ("language", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+        ("language", {"attention_bias": True}, "attention_bias is True"),
+        ("language", {"tie_word_embeddings": True}, "tie_word_embeddings is True"),
+        ("language", {"num_key_value_heads": 1}, "num_key_value_heads is 1"),
+        ("language", {"head_dim": 3}, "head_dim is 3"),
+        ("language", {"mm_hidden_size": 1152}, "mm_hidden_size is 1152"),
+        ("language", {"mm_vision_select_feature": "cls_patch"}, "mm_vision_select_feature is cls_patch"),
+        ("language", {"mm_use_im_start_end": True}, "mm_use_im_start_end is True"),
+        ("language", {"mm_projector_type": "mlp3x_gelu"}, "mm_projector_type is mlp3x_gelu"),
+        ("language", {"num_hidden_layers": 1}, r"layers\.1\..* has no place in a model as its config.json"),
+        ("vision", {"vision_config_dict": {"hidden_act": "gelu"}}, "hidden_act is gelu"),
         ("vision", {"hidden_act": "gelu", "vision_config": None}, "hidden_act is gelu, .* has quick_gelu"),
         ("vision", {"vision_config": 3}, "vision_config must hold settings"),
         ("vision", {"vision_config": {"hidden_size": None}}, "width: expected int"),
@@ -192,6 +210,25 @@ def test_odd_bases_are_one_sentence(tmp_path: Path, file: str, changes: dict[str
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(UserError, match=problem):
         load_base(language, vision)
+
+
+def test_pictures_that_a_tower_was_shown_otherwise_are_told(tmp_path: Path) -> None:
+    language, vision = write_bases(tmp_path)
+    said = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "resample": 3, "size": 336}
+    (vision / "preprocessor_config.json").write_text(json.dumps(said))
+    load_base(language, vision)
+    (vision / "preprocessor_config.json").write_text(json.dumps({**said, "image_mean": [0.5, 0.5, 0.5]}))
+    with pytest.raises(UserError, match=r"preprocessor_config.json: image_mean is \[0.5, 0.5, 0.5\]"):
+        load_base(language, vision)
+
+
+def test_a_published_folder_that_says_two_things_of_itself_is_refused(published: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(published, tmp_path / "folder")
+    values = json.loads((folder / "config.json").read_text())
+    for changes in ({"rms_norm_eps": 1e-6}, {"mm_vision_select_layer": -1}, {"num_attention_heads": 4}):
+        (folder / "config.json").write_text(json.dumps(values | changes))
+        with pytest.raises(UserError, match=f"{next(iter(changes))} is .*, the model that is built here has"):
+            load_model(folder)
 
 
 def test_the_wrong_kind_of_model_is_told(bases: tuple[Path, Path], tmp_path: Path) -> None:
