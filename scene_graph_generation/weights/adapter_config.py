@@ -23,7 +23,19 @@ _FURTHER = (
     "layers_to_transform",
     "modules_to_save",
     "fan_in_fan_out",
+    "lora_bias",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+    "use_bdlora",
+    "arrow_config",
+    "kasa_config",
+    "loftq_config",  # this one and the two behind it change the base itself
+    "corda_config",
+    "lora_ga_config",
 )
+_BESIDE_THE_BASE = (True, False, None, "gaussian", "orthogonal", "eva")  # ways to begin; others change the base
 _MOST = 1_000_000  # of rank and alpha: a sanity check
 
 
@@ -36,6 +48,10 @@ def read_adapter_config(path: Path) -> tuple[LoraConfig, str]:
     card = read_settings(path)
     kind = card.get("peft_type", "LORA")
     further = next((key for key in _FURTHER if card.get(key)), None)
+    if card.get("init_lora_weights") not in _BESIDE_THE_BASE:
+        further = f"init_lora_weights {str(card['init_lora_weights'])[:60]}"
+    if card.get("bias", "none") != "none":
+        further = f"bias {str(card['bias'])[:60]}"
     if kind != "LORA" or further:
         raise UserError(f"{path}: is an adapter of another kind ({further or kind}); only plain LoRA is known here")
     numbers = {

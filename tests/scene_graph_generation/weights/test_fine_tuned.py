@@ -22,6 +22,7 @@ from scene_graph_generation.inputs.tokenizer_files import read_tokens
 from scene_graph_generation.inputs.tokens import train_tokens
 from scene_graph_generation.model.decoding import generate
 from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.weights.adapter_config import read_adapter_config
 from scene_graph_generation.weights.adapters import freeze
 from scene_graph_generation.weights.base_models import base_settings, load_base
 from scene_graph_generation.weights.checkpoints import load_model, save_model
@@ -219,6 +220,26 @@ def test_what_no_part_of_the_model_knows_is_reported(published: Path, tmp_path: 
     _, report = load_fine_tuned(read_fine_tuned(folder), bits=32)
     assert report.unexpected == ["extra"]
     assert "1 unexpected: extra" in str(report)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"init_lora_weights": "pissa"},  # on what is left of the base without its largest singular values
+        {"init_lora_weights": "olora"},
+        {"loftq_config": {"loftq_bits": 4}},
+        {"trainable_token_indices": [3]},
+        {"layer_replication": [[0, 2]]},
+        {"bias": "all"},
+    ],
+)
+def test_adapters_that_are_more_than_two_matrices_are_refused_by_name(
+    published: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads((published / path.name).read_text()) | changes))
+    with pytest.raises(UserError, match=f"adapter of another kind .*{next(iter(changes))}"):
+        read_adapter_config(path)
 
 
 def test_another_base_is_named(published: Path, tmp_path: Path) -> None:
