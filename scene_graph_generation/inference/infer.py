@@ -128,7 +128,9 @@ def _of_earlier_runs(
         for frame in (wanted if wanted is not None else _frame_ids(dataset, take))
     }
     others = {key: graph for key, graph in there.items() if key not in asked}
-    kept = {key: graph for key, graph in others.items() if (text := answers.text(key)) and parse(text) == graph}
+    kept = {
+        key: graph for key, graph in others.items() if (text := answers.text(key)) is not None and parse(text) == graph
+    }
     if kept:
         print(f"{out}: {len(kept)} scene graphs of earlier runs of this model stay in it", file=sys.stderr)
     if lost := len(others) - len(kept):

@@ -17,12 +17,14 @@ from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.graphs.graph_files import load_predictions
 from operating_room.graphs.prompts import conversation, human_prompt
+from operating_room.graphs.scene_graph import Triplet
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.timepoint import Timepoint
 from scene_graph_generation.config.settings import LanguageConfig, MM2SGConfig, PoolerConfig, VisionConfig
 from scene_graph_generation.inference import generator as generator_module
+from scene_graph_generation.inference.answers import Answer, open_answers
 from scene_graph_generation.inference.generator import SceneGraphGenerator, memory_note
-from scene_graph_generation.inference.infer import answers_path, first_frames, infer
+from scene_graph_generation.inference.infer import _of_earlier_runs, answers_path, first_frames, infer
 from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.inputs.tokens import train_tokens
 from scene_graph_generation.model.decoding import MAX_NEW_TOKENS, cache_bytes
@@ -415,3 +417,12 @@ def test_memory_of_a_batch_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     note = memory_note(generator, 8)
     assert note is not None
     assert note.endswith("--batch-size 4 fits")
+
+
+def test_an_empty_answer_of_an_earlier_run_stays(tmp_path: Path) -> None:
+    """A model may say nothing at all; its take was incomplete then, and had to be inferred again."""
+    with open_answers(tmp_path / "x.jsonl", {"model": "m"}) as answers:
+        answers.add([Answer("001_PKA_MMOR_000001", "asked", ""), Answer("001_PKA_MMOR_000002", "asked", "a,b,c")])
+        there = {"001_PKA_MMOR_000001": list[Triplet](), "001_PKA_MMOR_000002": [Triplet("a", "b", "c")]}
+        kept = _of_earlier_runs(there, tmp_path / "x.json", answers, {}, Dataset(write_dataset(tmp_path / "data")))
+    assert kept == there
