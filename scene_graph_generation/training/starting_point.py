@@ -114,7 +114,7 @@ def _begin(experiment: Experiment, tokens: Tokens | None) -> tuple[MM2SG, Tokens
     start, device = experiment.start, choose_device()
     with seeded(experiment.train.seed, device):  # adapters are drawn where their layers are
         if start.base is None and start.curriculum is not None:
-            first, own = load_model(start.curriculum)
+            first, own = load_model(start.curriculum, bits=32)  # as it is trained; of a large one 16 would be taken
             if experiment.train.presence and isinstance(first.settings.language, OtherLanguage):
                 raise UserError(f"{start.curriculum}: {_NO_PRESENCE}")
             tokens = own if tokens is None else tokens

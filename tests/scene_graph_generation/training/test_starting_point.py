@@ -30,6 +30,7 @@ from scene_graph_generation.samples.training_data import read_records, record_te
 from scene_graph_generation.training.dry_run import dry_run, sizes_of
 from scene_graph_generation.training.starting_point import begin
 from scene_graph_generation.training.train import train
+from scene_graph_generation.weights import precision
 from scene_graph_generation.weights.checkpoints import load_model, save_model
 from scene_graph_generation.weights.fine_tuned import read_fine_tuned
 from tests.scene_graph_generation.tiny_training import SHORT, losses, write_samples
@@ -272,6 +273,18 @@ def test_a_model_of_ours_goes_on_as_its_own_second_stage(data: Path, tmp_path: P
     second, same_tokens = begin(replace(SHORT, start=StartConfig(curriculum=tmp_path)))
     assert same_tokens.names() == tokens.names()
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+
+
+def test_a_large_first_stage_goes_on_with_all_its_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To answer on a CPU 16 bits are taken of a billion parameters; to be trained further they would be rounded."""
+    monkeypatch.setattr(precision, "LARGE", 1)
+    torch.manual_seed(0)
+    tokens = train_tokens(["head surgeon"], SHORT.vocabulary, mmor().language)
+    first = MM2SG(with_vocabulary(SHORT.model, tokens.size))
+    save_model(tmp_path, first, tokens)
+    second, _ = begin(replace(SHORT, start=StartConfig(curriculum=tmp_path)))
+    state = second.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in first.state_dict().items())
 
 
 def test_a_second_stage_may_learn_to_read_point_clouds(tmp_path: Path) -> None:
