@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from operating_room.domain.language import Language
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_text
-from operating_room.graphs.prompts import BLOCKS, IMAGE_MARK, ROLES, conversation, human_prompt
+from operating_room.graphs.prompts import BLOCKS, IMAGE_MARK, ROLES, conversation, human_prompt, told
 from operating_room.graphs.scene_graph import END, START, Triplet, target_text
 from scene_graph_generation.inputs.example import IGNORED, IMAGE
 
@@ -75,8 +75,12 @@ class Tokens:
         """What is learnt from has no second image mark in the `rest` behind the first.
 
         Raises:
-            UserError: it has.
+            UserError: it has, or holds half a character, which no tokenizer takes.
         """
+        try:
+            told(f"{prompt}{answer}")
+        except ValueError as error:
+            raise UserError(f"a text holds {error}; make it again") from error
         if answer is not None and IMAGE_MARK in rest:
             raise UserError(f"a prompt may hold {IMAGE_MARK} once, this one has it {prompt.count(IMAGE_MARK)} times")
 

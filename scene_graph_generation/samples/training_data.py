@@ -18,7 +18,7 @@ import torch
 
 from operating_room.errors import UserError
 from operating_room.files.readers import read_json
-from operating_room.graphs.prompts import BLOCKS, IMAGE_MARK, ROBOT_LOG, drop_blocks, without_blocks
+from operating_room.graphs.prompts import BLOCKS, IMAGE_MARK, ROBOT_LOG, drop_blocks, told, without_blocks
 from operating_room.graphs.scene_graph import Triplet, parse, split_sample_id, target_text
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.timepoint import Timepoint
@@ -180,9 +180,12 @@ def check_record(path: Path, number: int, record: Any) -> str:
             )
     except (KeyError, TypeError, ValueError) as error:
         name = record.get("id") if isinstance(record, dict) else None
-        told = f"sample {str(name)[:60]}" if name is not None else f"sample {number + 1}, {str(record)[:60]},"
-        raise UserError(f"{path}: {told} needs an id and two turns; make it again") from error
-    return text
+        which = f"sample {str(name)[:60]}" if name is not None else f"sample {number + 1}, {str(record)[:60]},"
+        raise UserError(f"{path}: {which} needs an id and two turns; make it again") from error
+    try:
+        return told(text)
+    except ValueError as error:
+        raise UserError(f"{path}: sample {str(record['id'])[:60]!r} holds {error}; make it again") from error
 
 
 def answer_of(record: Record, canonical_order: bool) -> str:

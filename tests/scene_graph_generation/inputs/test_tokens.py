@@ -109,3 +109,11 @@ def test_a_tokenizer_that_begins_no_text_is_named(tmp_path: Path) -> None:
     words.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(UserError, match="does not begin a text with one token of its own"):
         read_tokens(tmp_path)
+
+
+def test_half_a_character_is_no_text() -> None:
+    """As a name in the predictions of another program, which becomes part of a question."""
+    tokens = train_tokens(["head surgeon"], 700, mmor().language)
+    for prompt, answer in (("a \ud800", None), ("a", "\udfff")):
+        with pytest.raises(UserError, match="a text holds half a character"):
+            tokens.encode(prompt, answer)

@@ -148,3 +148,11 @@ def test_shards_that_are_no_samples_are_named(files: list[Path], tmp_path: Path)
     write_samples(tmp_path / "bare.json", [{"id": f"{n}", "image": []} for n in range(5)], 5, Random(0))
     with pytest.raises(UserError, match=r"bare\.shards: sample . needs an id and two turns"):
         look([shard_folder(tmp_path / "bare.json")])
+
+
+def test_half_a_character_is_named_before_anything_is_made_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "samples.json"
+    turns = [{"from": "human", "value": "a \ud800"}, {"from": "gpt", "value": "<SG> </SG>"}]
+    path.write_text(json.dumps([{"id": "001_PKA_MMOR_000001", "conversations": turns}]))
+    with pytest.raises(UserError, match=r"samples.json: sample '001_PKA_MMOR_000001' holds half a character"):
+        survey([path], False, True, lambda texts: train_tokens(texts, 700, mmor().language))
