@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
-from computing.cpu_attention import attention_on
+from computing.cpu_attention import attention_on, forward_pass
 from computing.machine import allow_tf32, meet, one_gpu, trainer_options
 from computing.training_checkpoints import keep_newest, written_or_removed
 from computing.watched_trainer import WatchedTrainer
@@ -165,7 +165,8 @@ class SceneGraphTrainer(WatchedTrainer):
             others={row.name: least for row in MODALITIES if (least := row.least(settings)) is not None},
             ego=ego,
         )
-        return 0.0 * self._model.visual_tokens([everything.to(like.ids.device)])[0].sum()
+        with forward_pass(self.args.device, self._config.bf16):  # DeepSpeed's own autocast is around the model only
+            return 0.0 * self._model.visual_tokens([everything.to(like.ids.device)])[0].sum()
 
     def _usable(self, inputs: dict[str, Any]) -> list[Example]:
         """The examples of a batch; says what is wrong with bad samples and whose memory was shortened.

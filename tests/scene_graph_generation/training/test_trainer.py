@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,12 +22,14 @@ from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import cpu_threads
 from scene_graph_generation.config.published_options import ZERO2
-from scene_graph_generation.config.settings import Experiment, TrainConfig, to_mapping
+from scene_graph_generation.config.settings import Experiment, TrainConfig, to_mapping, with_vocabulary
+from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.inputs.tokens import train_tokens
+from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.sampler import length_grouped_order
 from scene_graph_generation.samples.survey import survey
 from scene_graph_generation.training.train import loss_weights, train
-from scene_graph_generation.training.trainer import readers, training_arguments
+from scene_graph_generation.training.trainer import SceneGraphTrainer, readers, training_arguments
 from tests.dying import dies_in, require_killed
 from tests.number_formats import Formats
 from tests.scene_graph_generation.tiny_training import SHORT, losses, with_settings, write_samples
@@ -255,6 +258,22 @@ def test_formats_of_a_step_on_a_cpu(
         run(replace(SHORT, train=options), data, tmp_path)
     assert formats.linear == {linear}
     assert formats.attention == {attention}
+
+
+def test_what_deepspeed_needs_beside_the_batch_is_in_the_format_of_the_training() -> None:
+    """Its autocast is around the model only: one more view of each micro-batch was computed in float32."""
+    trainer = object.__new__(SceneGraphTrainer)
+    vars(trainer).update(
+        _model=MM2SG(with_vocabulary(SHORT.model, 700)),
+        _config=replace(SHORT.train, bf16=True),
+        args=SimpleNamespace(device=torch.device("cpu")),
+    )
+    with Formats() as formats:
+        anchor = trainer._anchor(Example(ids=torch.tensor([1, 2]), views=torch.zeros(0, 3, 28, 28)))
+    assert formats.linear == {torch.bfloat16}
+    assert anchor.item() == 0
+    anchor.backward()
+    assert all((weight.grad == 0).all() for weight in trainer._model.projector.parameters())
 
 
 def test_readers_are_no_more_than_processors(tmp_path: Path) -> None:
