@@ -13,7 +13,7 @@ from mmor.cli import evaluation as cli_evaluation
 from mmor.cli import preprocess as cli_preprocess
 from mmor.cli.options import DomainFile, Gpus, SkipBadSamples, TrainedModel, TrainingData, experiment_file, open_dataset
 from mmor.launch import start_processes
-from operating_room.work.processes import is_first, is_started
+from operating_room.work.processes import is_first, is_started, machines, share
 
 if TYPE_CHECKING:
     from scene_graph_generation.config.published_options import Options
@@ -87,7 +87,10 @@ def train_model(
     if dry:
         from scene_graph_generation.training.dry_run import dry_run
 
-        report = dry_run(experiment, gpus)
+        # A start by torchrun, on several machines perhaps, knows of all processes; --gpus are those of this machine.
+        report = dry_run(experiment, *((share().processes, machines()) if is_started() else (gpus, 1)))
+        if not is_first():
+            return
         typer.echo(report.text)
         if report.problems:
             raise UserError(f"training would not start: {len(report.problems)} problems, see above")

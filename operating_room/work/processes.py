@@ -122,6 +122,11 @@ def processes_here() -> int:
     return max(1, int(beside) if beside.isdecimal() else 1)
 
 
+def machines() -> int:
+    """Of this start, each with as many processes."""
+    return max(1, share().processes // processes_here())
+
+
 def own_threads() -> int:
     """Processors for this process where several of the same start divide those of the machine."""
     return max(1, cpu_threads() // processes_here())

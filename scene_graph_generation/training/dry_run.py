@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from computing.machine import gpus, require_gpus
-from computing.training_checkpoints import last_checkpoint
+from computing.training_checkpoints import last_checkpoint, numbered_checkpoints, step_of
 from operating_room.domain.domain import find_domain
 from operating_room.errors import UserError
 from operating_room.graphs.prompts import IMAGE_MARK
@@ -73,12 +73,13 @@ class DryRun:
     problems: list[str]
 
 
-def dry_run(experiment: Experiment, processes: int = 1) -> DryRun:
+def dry_run(experiment: Experiment, processes: int = 1, machines: int = 1) -> DryRun:
     """Report on the training that an experiment with its files describes.
 
     Args:
         experiment: with samples and output folder.
-        processes: one per GPU.
+        processes: one per GPU, of all machines together.
+        machines: with as many processes each.
 
     Raises:
         UserError: an experiment without samples or output folder, or settings that contradict each other.
@@ -99,7 +100,7 @@ def dry_run(experiment: Experiment, processes: int = 1) -> DryRun:
     except UserError as error:
         problems.append(str(error))
     try:
-        require_gpus(processes)
+        require_gpus(processes // machines)
     except UserError as error:
         problems.append(str(error))
     steps = steps_of(experiment, len(records), processes)
@@ -109,7 +110,7 @@ def dry_run(experiment: Experiment, processes: int = 1) -> DryRun:
         *_pretraining(experiment),
         f"{len(records)} samples, {_batch(experiment)} x {processes} GPU: {steps if records else 'no'} steps",
         *_to_fetch(experiment),
-        *_outputs(experiment, model, steps, out, problems),
+        *_outputs(experiment, model, steps, processes, out, problems),
         "inputs: " + ("all there" if not problems else f"{len(problems)} problems"),
         *(f"  {problem}" for problem in problems),
     ]
@@ -325,20 +326,25 @@ def checkpoint_bytes(experiment: Experiment, model: MM2SG) -> float:
     return 20.0 * trained + frozen_bytes(experiment, model)
 
 
-def _outputs(experiment: Experiment, model: MM2SG, steps: int, out: Path, problems: list[str]) -> list[str]:
-    """The files that training writes, and whether there is room for them."""
+def _outputs(
+    experiment: Experiment, model: MM2SG, steps: int, processes: int, out: Path, problems: list[str]
+) -> list[str]:
+    """The files that training writes, from the checkpoint on if there is one, and whether there is room for them."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     config = experiment.train
     one = checkpoint_bytes(experiment, model)
-    saves, kept = math.ceil(steps / config.save_steps), config.save_total_limit
-    needed = trained * 4 + one * min(saves, kept + 1)  # one more is there for a moment, before the oldest goes
     checkpoint = None
     try:
         if done := already_done(experiment, experiment.files.samples, out):
             problems.append(done)
-        checkpoint = last_checkpoint(out, config.deepspeed is not None)
+        checkpoint = last_checkpoint(out, config.deepspeed is not None, processes)
     except UserError as error:
         problems.append(str(error))
+    begun = 0 if checkpoint is None else step_of(checkpoint) or 0
+    saves = max(math.ceil(steps / config.save_steps) - begun // config.save_steps, 0)
+    kept, there = config.save_total_limit, 0 if checkpoint is None else len(numbered_checkpoints(out))
+    # One more is there for a moment, before the oldest goes.
+    needed = trained * 4 + one * min(saves, max(kept + 1 - there, 1))
     existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
@@ -351,6 +357,6 @@ def _outputs(experiment: Experiment, model: MM2SG, steps: int, out: Path, proble
     return [
         f"goes on from {checkpoint}" if checkpoint else "starts anew",
         f"writes {out}{os.sep}: {', '.join(names)} ({trained * 4 / GB:.2f} GB), log.jsonl,",
-        f"  checkpoint-N every {config.save_steps} steps and at the end ({one / GB:.2f} GB each; {saves} in all, "
-        f"{kept} kept)",
+        f"  checkpoint-N every {config.save_steps} steps and at the end ({one / GB:.2f} GB each; {saves} "
+        f"{'more' if checkpoint else 'in all'}, {kept} kept)",
     ]

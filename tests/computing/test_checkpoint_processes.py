@@ -13,15 +13,15 @@ from computing.training_checkpoints import find_checkpoint, last_checkpoint
 from operating_room.errors import UserError
 
 
-def checkpoint_of(out: Path, processes: int) -> Path:
+def checkpoint_of(out: Path, processes: int, step: int = 3) -> Path:
     """What so many processes leave, in the smallest form."""
-    folder = out / "checkpoint-3"
-    folder.mkdir()
+    folder = out / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
     states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
     for name in (*states, "optimizer.pt", "scheduler.pt"):
         torch.save({}, folder / name)
     save_file({"a": torch.zeros(1)}, folder / "model.safetensors")
-    TrainerState(global_step=3, epoch=0.5).save_to_json(str(folder / "trainer_state.json"))
+    TrainerState(global_step=step, epoch=0.5).save_to_json(str(folder / "trainer_state.json"))
     return folder
 
 

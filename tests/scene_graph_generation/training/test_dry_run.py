@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from computing import machine
 from computing.experiments import CONFIGS
 from computing.machine import Gpu
+from mmor.cli.scene_graph import train_model
 from operating_room.errors import UserError
 from scene_graph_generation.config.published_options import ZERO2
 from scene_graph_generation.config.settings import (
@@ -31,6 +33,7 @@ from scene_graph_generation.training.dry_run import DryRun, counts, dry_run, met
 from scene_graph_generation.training.train import check_tools
 from scene_graph_generation.training.training_memory import Load, kept_per_point, memory_per_gpu, usual_and_worst_load
 from tests.allocations import peak_bytes
+from tests.computing.test_checkpoint_processes import checkpoint_of
 from tests.scene_graph_generation.tiny_bases import write_bases
 from tests.scene_graph_generation.tiny_training import EXPERIMENT, write_samples
 
@@ -308,6 +311,37 @@ def test_more_processes_than_gpus_are_told(data: Path, tmp_path: Path, monkeypat
     assert dry_run(small(data, tmp_path / "out"), 1).problems == []
     (problem,) = dry_run(small(data, tmp_path / "out"), 4).problems
     assert problem.startswith("4 GPUs were asked for, this machine has 1")
+
+
+def test_one_that_goes_on_is_that_of_as_many_processes_and_needs_room_for_the_rest(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = small(data, tmp_path / "out")
+    checkpoint = checkpoint_of(tmp_path / "out", 4, step=60)  # of 90 steps: one more comes, at the end
+    model = meta_model(experiment, sizes_of(experiment))
+    trained = sum(parameter.numel() for parameter in model.parameters())
+    room = shutil.disk_usage(tmp_path)._replace(free=(4 + 12) * trained)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: room)
+    report = dry_run(experiment, 4)
+    assert report.problems == []
+    assert f"goes on from {checkpoint}" in report.text
+    assert "1 more, 2 kept" in report.text
+    assert any("another number of processes than 1" in problem for problem in dry_run(experiment).problems)
+
+
+def test_processes_of_several_machines_are_counted_and_those_of_this_one_need_its_gpus(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cards = [Gpu(index, "Large", 1 << 40, (9, 0), True) for index in range(8)]
+    monkeypatch.setattr(machine, "gpus", lambda: cards)
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "16"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "8")):
+        monkeypatch.setenv(name, value)
+    files = {"samples": (data / "samples.json",), "data": data, "out": tmp_path / "out"}
+    train_model([], None, "small.yaml", files, 1, False, dry=True)
+    assert "x 16 GPU: " in capsys.readouterr().out
+    monkeypatch.setattr(machine, "gpus", lambda: cards[:7])
+    (problem,) = dry_run(small(data, tmp_path / "out"), 16, 2).problems
+    assert problem.startswith("8 GPUs were asked for, this machine has 7")
 
 
 def test_a_training_without_samples_or_folder_is_refused() -> None:
