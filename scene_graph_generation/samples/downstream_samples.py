@@ -12,6 +12,7 @@ from operating_room.errors import UserError
 from operating_room.graphs.memory import DOWNSTREAM_STYLES, DROP_PROBABILITY, changes_before, unswapped
 from operating_room.graphs.prompts import downstream_prompt
 from operating_room.graphs.scene_graph import Sample, Triplet, by_take, parse, target_text
+from operating_room.scores.scoring import true_graph
 from scene_graph_generation.samples.records import Record, change_logs, draw_memory, drop_ending, turns
 
 BREACHLESS_PROBABILITY = 0.01  # of asking for a sterility breach where there is none
@@ -61,8 +62,10 @@ def downstream_records(
         published_memory: see `remembered`.
 
     Raises:
-        UserError: labels lack a timepoint or have another form.
+        UserError: labels lack a timepoint or have another form, or a graph has names that the domain has not.
     """
+    for sample in samples:
+        true_graph(sample, domain.language)
     labelled = {
         name
         for name in by_take(samples)

@@ -31,6 +31,7 @@ from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.modalities import BY_NAME, TABLE, modalities_of
 from operating_room.recordings.questions import timepoint_prompt
 from operating_room.recordings.timepoint import Timepoint
+from operating_room.scores.scoring import true_graph
 from operating_room.work.repeats import repeat_factors
 from scene_graph_generation.inputs.evidence import EGO_KEY, ego_pictures
 from scene_graph_generation.inputs.modalities import MODALITIES as MODEL_MODALITIES
@@ -333,10 +334,10 @@ def _timepoint(dataset: Dataset, sample: Sample) -> Timepoint:
 def on_disk(
     dataset: Dataset, samples: Iterable[Sample], left_out: LeftOut | None
 ) -> Iterator[tuple[Sample, Timepoint]]:
-    """The samples whose timepoints are on disk, with these."""
+    """The samples whose timepoints are on disk, with these; names that nobody could score are learnt from no more."""
     for sample in samples:
         try:
-            _ = sample.position
+            _ = sample.position, true_graph(sample, dataset.domain.language)
             timepoint = _timepoint(dataset, sample)
         except UserError as error:
             _leave_out(sample, error, left_out)

@@ -106,3 +106,9 @@ def test_graphs_in_list_form() -> None:
             "scene_graph": [["head_surgeon", "patient", "cutting"]],
         }
     ]
+
+
+def test_names_that_nobody_could_score_are_not_asked_about() -> None:
+    wrong = Sample("001_PKA_MMOR", "000002", (Triplet("head_surgeon", "patient", "cuting"),))
+    with pytest.raises(UserError, match=r"sample 001_PKA_MMOR_000002: .*'cuting' is no predicate"):
+        list(downstream_records([*SAMPLES[:2], wrong], labels(), mmor(), Random(0)))

@@ -191,3 +191,15 @@ def test_a_damaged_robot_log_costs_its_take(root: Path) -> None:
     records = list(training_records(Dataset(root), samples, options, Random(0), left_out))
     assert {record["id"][:7] for record in records} == {TAKE}
     assert len(left_out) == 1
+
+
+def test_names_that_nobody_could_score_are_not_learnt(root: Path) -> None:
+    """As of a file with the predicate in the place of the object: evaluation refuses it, training learnt it."""
+    swapped = replace(SAMPLES[1], triplets=(Triplet("head_surgeon", "cutting", "patient"),))
+    left_out: dict[str, list[str]] = {}
+    samples = [SAMPLES[0], swapped, *SAMPLES[2:]]
+    found = training_records(Dataset(root), samples, SampleOptions(permutations=1), Random(0), left_out)
+    assert [record["id"] for record in found] == ["001_PKA_MMOR_000000", "001_PKA_MMOR_000002"]
+    assert [
+        "001_PKA_MMOR_000001" in line and "'cutting' is no entity" in line for line in left_out[f"{TAKE}_MMOR"]
+    ] == [True]
