@@ -273,7 +273,8 @@ def test_what_deepspeed_needs_beside_the_batch_is_in_the_format_of_the_training(
     assert formats.linear == {torch.bfloat16}
     assert anchor.item() == 0
     anchor.backward()
-    assert all((weight.grad == 0).all() for weight in trainer._model.projector.parameters())
+    gradients = [weight.grad for weight in trainer._model.projector.parameters()]
+    assert not any(gradient is None or bool(gradient.any()) for gradient in gradients)
 
 
 def test_readers_are_no_more_than_processors(tmp_path: Path) -> None:
