@@ -28,6 +28,7 @@ from scene_graph_generation.inputs.tokens import Tokens
 from scene_graph_generation.inputs.views import ViewReader
 
 HELD = 32  # timepoints that were read ahead, 2 to 4 MB each
+_DIGITS = 10  # of the number of a camera; Python refuses to read thousands
 USUAL_POINTS = 20_000  # of a cloud
 EGO_KEY = "ego_image"  # of training records: number of the camera -> which of `image` are of glasses
 
@@ -81,7 +82,9 @@ class Evidence:
             return tuple(root / name for name in names)
 
         ego = record.get(EGO_KEY) or {}
-        if not isinstance(ego, dict) or not all(n.isdecimal() and isinstance(name, str) for n, name in ego.items()):
+        if not isinstance(ego, dict) or not all(
+            n.isdecimal() and len(n) < _DIGITS and isinstance(name, str) for n, name in ego.items()
+        ):
             told = f"{EGO_KEY!r} must name a file for each camera's number, got {str(ego)[:60]!r}"
             raise UserError(f"{told}; make the training file again")
         others = {row.name: files for row in MODALITIES if (files := paths(row.key))}

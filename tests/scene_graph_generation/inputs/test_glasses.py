@@ -105,6 +105,6 @@ def test_records_name_the_pictures_of_glasses(tmp_path: Path) -> None:
     assert evidence.others == {"gaze": (tmp_path / "g.npy",), "hands": (tmp_path / "h.npy",)}
     assert evidence.only(("views", "hands")).others == {"hands": (tmp_path / "h.npy",)}
     assert evidence.only(("gaze",)).ego == {}
-    for wrong in ({"x": "a.jpg"}, {"2": 3}, ["a.jpg"]):
+    for wrong in ({"x": "a.jpg"}, {"2": 3}, ["a.jpg"], {"9" * 5000: "a.jpg"}):
         with pytest.raises(UserError, match="ego_image"):
             Evidence.of_record({**record, "ego_image": wrong}, tmp_path)
