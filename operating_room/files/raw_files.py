@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from operating_room.errors import UserError
+from operating_room.work.processes import free_memory
 
+_LARGE = 1 << 30  # bytes, above which the free memory is asked for
 # Told from a path, for the advice alone: what lies below these is in the published archives, and what in those is made.
 ARCHIVES = frozenset({"MM-OR_data", "4D-OR_data"})
 MADE = frozenset(
@@ -25,13 +27,17 @@ def read_bytes(path: Path) -> bytes:
     """The content of a file that must not be empty.
 
     Raises:
-        UserError: missing, a folder, a device or pipe, unreadable or empty.
+        UserError: missing, a folder, a device or pipe, unreadable, empty, or larger than the free memory.
     """
     try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            what = "a folder" if stat.S_ISDIR(mode) else "a device or pipe"
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            what = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or pipe"
             raise UserError(f"{path}: is {what} where a file is expected; remove it, then {again(path)}")
+        # A sparse file of terabytes takes no room on the disk.
+        if status.st_size > _LARGE and status.st_size > (free := free_memory()):
+            told = f"is {status.st_size / 1e9:.0f} GB large, and {free / 1e9:.1f} GB of memory are free"
+            raise UserError(f"{path}: {told}; {again(path)}")
         data = path.read_bytes()
     except FileNotFoundError as error:
         what = "is a link to nothing" if path.is_symlink() else "no such file"
