@@ -18,7 +18,7 @@ MAX_EXTENT = 600.0  # m; more than 2^16 voxels of 1 cm have no place on a curve
 _MIN_EXTENT, _FEW_POINTS = 0.1, 10  # m: more points within less are no room in mm, but one in m
 _MAX_LZF_RATIO = 100  # LZF cannot compress better than about 1:88
 _MAX_NUMBERS = 1000  # of a point; a header may state billions, and each gets a name before sizes are compared
-_PACKED_COLORS = ("rgb", "rgba")
+_PACKED_COLORS, _PACKED_BYTES = ("rgb", "rgba"), 4
 _ERRORS = (ValueError, LookupError, TypeError, AttributeError, struct.error, RuntimeError, ArithmeticError, MemoryError)
 
 
@@ -52,12 +52,13 @@ def read_point_cloud(path: Path) -> Float32[np.ndarray, "points 6"]:
 def _from_pcd(path: Path) -> tuple[Float64[np.ndarray, "points 3"], Float32[np.ndarray, "points 3"]]:
     data = read_bytes(path)
     try:
-        _check_fields(path, _fields(data))
+        fields = _fields(data)
+        _check_fields(path, fields)
         from pypcd4 import PointCloud
 
         points = PointCloud.from_fileobj(io.BufferedReader(io.BytesIO(data))).pc_data.reshape(-1)
         metres = np.stack([points[name].astype(np.float64) for name in "xyz"], axis=1) / 1000
-        packed = [name for name in points.dtype.names or () if name in _PACKED_COLORS]
+        packed = [name for name in _PACKED_COLORS if fields.get(name) == _PACKED_BYTES]
         if packed:
             colors = _unpack_colors(points[packed[0]]).astype(np.float32) / 255
         else:
@@ -91,7 +92,7 @@ def check_point_cloud(path: Path) -> None:
 def _check_fields(path: Path, fields: dict[str, int]) -> None:
     if missing := set("xyz") - fields.keys():
         raise UserError(f"{path}: point cloud without field {', '.join(sorted(missing))}; {again(path)}")
-    if not any(fields.get(name) == 4 for name in _PACKED_COLORS) and not set("rgb") <= fields.keys():
+    if not any(fields.get(name) == _PACKED_BYTES for name in _PACKED_COLORS) and not set("rgb") <= fields.keys():
         raise UserError(f"{path}: point cloud without colours; it needs a 4-byte field rgb or the fields r, g, b")
 
 
@@ -114,7 +115,9 @@ def _fields(data: bytes) -> dict[str, int]:
     dtype = meta.build_dtype()
     size, stored, unit = meta.points * dtype.itemsize, body, "bytes"
     if meta.points and meta.data == Encoding.ASCII:
-        size, stored, unit = meta.points, body.splitlines(), "points"
+        # Of an empty line, or one behind #, the parser makes no point.
+        lines = [line for line in body.splitlines() if line.partition(b"#")[0].strip()]
+        size, stored, unit = meta.points, lines, "points"
     elif meta.points and meta.data != Encoding.BINARY:
         packed, unpacked = struct.unpack_from("<II", body)
         if unpacked != size or size > packed * _MAX_LZF_RATIO:
