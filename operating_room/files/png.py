@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from operating_room.files.atomic import write_bytes
 
 _COLOR_TYPES = {1: 0, 3: 2, 4: 6}  # channels -> grey, RGB, RGBA as PNG counts them
+_PALETTE = 3  # among these
 
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -26,7 +27,7 @@ def png_form(data: bytes) -> tuple[int, int]:
     Raises:
         ValueError: it is damaged or cut off.
     """
-    place, depth, color = len(_SIGNATURE), 0, 0
+    place, depth, color, has_palette = len(_SIGNATURE), 0, 0, False
     view = memoryview(data)
     while True:
         if place + 12 > len(data):
@@ -41,7 +42,10 @@ def png_form(data: bytes) -> tuple[int, int]:
             if name != b"IHDR" or length != 13:
                 raise ValueError("damaged: it does not begin with its size")
             depth, color = data[place + 16], data[place + 17]
+        has_palette |= name == b"PLTE"
         if name == b"IEND":
+            if color == _PALETTE and not has_palette:  # image libraries take all its colours for black
+                raise ValueError("damaged: its palette is missing")
             return depth, color
         place = end + 4
 
