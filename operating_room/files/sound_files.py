@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Float32
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 
 _MP3_FRAME = 1152  # samples; encoders disagree by less than a frame on how long a recording is
 _UNKNOWN = 0xFFFF_FFFF  # the size in a .wav of who did not know yet how long it would be
+# Other forms, by how they begin: place and bytes of the size in their header, its order, and what is not counted in it.
+_SIZES: dict[bytes, tuple[int, int, Literal["big", "little"], int]] = {
+    b"FORM": (4, 4, "big", 8),  # AIFF
+    b"riff": (16, 8, "little", 0),  # W64
+    b".snd": (8, 4, "big", 24),  # AU
+}
+_LAST_PAGE = 4  # flag of Ogg
+_LOUDEST = 8.0  # a mix of several microphones goes beyond 1 a little; numbers of 16 bits go to 32768
 _BLOCK = 1 << 20  # numbers that are decoded at once
 _ERRORS = (ValueError, TypeError, MemoryError, ArithmeticError, LookupError, RuntimeError)
 _one_decoder = Lock()  # at a time exchanges the standard error of the C library
@@ -96,6 +104,7 @@ def _blocks(file: SoundFile) -> Iterator[Float32[np.ndarray, "samples channels"]
 def _open_sound(path: Path) -> Generator[SoundFile]:
     data = read_bytes(path)
     _require_wave(path, data)
+    _require_end(path, data)
     import soundfile
 
     try:
@@ -142,15 +151,28 @@ def _c_streams() -> tuple[ctypes.c_void_p, int] | None:
 
 def _require_wave(path: Path, data: bytes) -> None:
     """A .wav must have the bytes that it states: libsndfile takes those that are there for all."""
-    if not data.startswith(b"RIFF"):
+    if not data.startswith((b"RIFF", b"RF64")):
         return
-    place = 12
+    place, large = 12, _UNKNOWN  # bytes of sound that do not fit into four bytes of a header
     while data[place : place + 4] not in (b"data", b""):
         size = int.from_bytes(data[place + 4 : place + 8], "little")
+        if data[place : place + 4] == b"ds64":
+            large = int.from_bytes(data[place + 16 : place + 24], "little")
         place += 8 + size + size % 2
     stated, found = int.from_bytes(data[place + 4 : place + 8], "little"), len(data) - place - 8
+    stated = large if stated == _UNKNOWN else stated
     if stated > found and stated != _UNKNOWN:
         raise UserError(f"{path}: is cut off after {max(0, found)} of {stated} bytes of sound; {again(path)}")
+
+
+def _require_end(path: Path, data: bytes) -> None:
+    """As above, of what is no .wav: a size in the header, or the flag of the last page of an Ogg file."""
+    place, length, order, more = _SIZES.get(data[:4], (0, 0, "big", 0))
+    stated = int.from_bytes(data[place : place + length], order) + more
+    last = data.rfind(b"OggS") + 5 if data.startswith(b"OggS") else None
+    endless = last is not None and not int.from_bytes(data[last : last + 1]) & _LAST_PAGE
+    if endless or (stated > len(data) and stated - more != _UNKNOWN):
+        raise UserError(f"{path}: is cut off after {len(data)} bytes; {again(path)}")
 
 
 def _require_length(path: Path, found: int, file: SoundFile) -> None:
@@ -164,3 +186,5 @@ def _require_length(path: Path, found: int, file: SoundFile) -> None:
 def _require_numbers(path: Path, samples: np.ndarray) -> None:
     if not np.isfinite(samples).all():
         raise UserError(f"{path}: holds samples that are no numbers; {again(path)}")
+    if (loudest := float(np.abs(samples).max(initial=0))) > _LOUDEST:
+        raise UserError(f"{path}: has samples up to {loudest:g}, expected -1 to 1; divide them, or {again(path)}")

@@ -6,9 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
+from PIL import Image
 
 from operating_room.errors import UserError
-from operating_room.files.readers import read_bytes, read_json, read_picture, read_point_cloud
+from operating_room.files.readers import (
+    check_audio,
+    read_audio,
+    read_bytes,
+    read_ids,
+    read_json,
+    read_label_mask,
+    read_picture,
+    read_point_cloud,
+    sound_peaks,
+)
 
 
 @pytest.mark.parametrize("read", [read_bytes, read_json, read_picture])
@@ -48,3 +60,41 @@ def test_a_line_of_a_cloud_without_a_point_is_no_point(line: str, tmp_path: Path
         read_point_cloud(path)
     path.write_text(f"{header}1 2 3 4\n{line}\n5 6000 7 8\n6 600 7 8\n{line}\n")
     assert len(read_point_cloud(path)) == 3
+
+
+@pytest.mark.parametrize("form", ["RF64", "W64", "AIFF", "AU", "OGG", "OGG OPUS"])
+def test_sound_that_is_cut_off_is_told_in_every_form(form: str, tmp_path: Path) -> None:
+    """libsndfile takes the bytes that are there for all: half of a recording was read as a whole one."""
+    path = tmp_path / "x.flac"  # whatever it is called
+    noise, (name, *kind) = np.random.default_rng(0).normal(0, 0.1, (144_000, 2)), form.split()
+    soundfile.write(path, noise, 48_000, *kind, format=name)
+    whole = path.read_bytes()
+    assert check_audio(path) > 2.5
+    for share in (0.5, 0.9):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(UserError, match="is cut off"):
+            check_audio(path)
+
+
+def test_sound_far_beyond_one_is_of_another_unit(tmp_path: Path) -> None:
+    """Floats that hold 16-bit numbers: every vector of this sound was that of another sound."""
+    path, noise = tmp_path / "x.wav", np.random.default_rng(0).normal(0, 0.2, (8000, 2))
+    soundfile.write(path, noise * 2, 8000, "FLOAT")
+    assert check_audio(path) == 1
+    soundfile.write(path, noise * 32767, 8000, "FLOAT")
+    for read in (check_audio, read_audio, lambda path: sound_peaks(path, 10)):
+        with pytest.raises(UserError, match=r"has samples up to .*, expected -1 to 1"):
+            read(path)
+
+
+def test_a_picture_of_places_in_a_palette_that_is_not_there(tmp_path: Path) -> None:
+    """It was read as black: ids of nothing."""
+    path, picture = tmp_path / "x.png", Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    picture.convert("P").save(path)
+    whole = path.read_bytes()
+    place = whole.index(b"PLTE") - 4
+    assert read_ids(path).any()
+    path.write_bytes(whole[:place] + whole[place + 12 + int.from_bytes(whole[place : place + 4], "big") :])
+    for read in (read_ids, read_picture, read_label_mask):
+        with pytest.raises(UserError, match="its palette is missing"):
+            read(path)
