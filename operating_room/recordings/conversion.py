@@ -105,4 +105,4 @@ def label_files(recorded: RecordedTake) -> list[Path]:
 
 def _lacks(path: Path, words: Iterable[str]) -> bool:
     """Whether a file with a name per line lacks one of these, or is not there."""
-    return not path.exists() or not set(words) <= set(path.read_text("utf-8", "replace").split("\n"))
+    return not path.exists() or not set(words) <= set(path.read_text("utf-8-sig", "replace").splitlines())

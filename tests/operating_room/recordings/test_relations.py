@@ -353,3 +353,14 @@ def test_converting_again_reads_what_it_wrote(tmp_path: Path) -> None:
     for _ in range(2):
         assert convert(Dataset(root), tmp_path).problems == []
     assert (tmp_path / "classes.txt").read_text() == ""
+
+
+def test_names_of_a_file_with_a_byte_order_mark_are_there_too(tmp_path: Path) -> None:
+    """As Notepad saves it: its first name was taken for missing, and the names of few takes replaced those of all."""
+    put(tmp_path / MMOR_FOLDER / "000001.json", {"rel_annotations": [["nurse", "holding", "saw"]]})
+    out = tmp_path / "out"
+    out.mkdir()
+    content = b"\xef\xbb\xbfinstrument\r\nnurse\r\nsaw\r\nscalpel\r\n"
+    (out / "classes.txt").write_bytes(content)
+    convert(Dataset(tmp_path), out)
+    assert (out / "classes.txt").read_bytes() == content
