@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePath
 
 from operating_room.domain.domain import Domain, mmor
@@ -20,7 +21,7 @@ def take_of_folder(folder: Path, domain: Domain | None = None) -> RecordedTake:
     Raises:
         UserError: no dataset of the domain has its takes in such a folder.
     """
-    folder = folder.absolute()
+    folder = Path(os.path.abspath(folder))  # also of `../TAKE`
     above = [place for place in folder.parents if (place / DOMAIN_FILE).is_file()][:1]
     chosen = domain or (stored_domain(above[0]) if above else mmor())
     for collection in chosen.collections:

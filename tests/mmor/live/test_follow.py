@@ -228,6 +228,16 @@ def test_folders_of_no_take(tmp_path: Path) -> None:
         take_of_folder(tmp_path / "elsewhere" / "001_PKA")
 
 
+def test_a_folder_that_is_told_from_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`../002_PKA`, where one is in the take before: the folder above it was called `..`."""
+    here, there = (tmp_path / "MM-OR_data" / name for name in ("001_PKA", "002_PKA"))
+    for folder in (here, there):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    recorded = take_of_folder(Path("../002_PKA"))
+    assert (recorded.take.name, recorded.root) == ("002_PKA", tmp_path / "MM-OR_data")
+
+
 class MmorRecorder(Recorder):
     """Of a take in MM-OR's layout: the index is written anew with each second."""
 
