@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -19,6 +18,7 @@ from operating_room.files.readers import expanded_size
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DEEPEST = 20  # nested values; a domain has 5 levels, and composing goes down by recursion
 _LONGEST = 1 << 24  # characters
+_MOST = 1e9
 _MOST_REPEATED = 100_000  # characters that aliases stand for: a few lines could stand for gigabytes
 _KINDS = {"str": "text", "int": "a number", "float": "a number", "bool": "yes or no", "null": "nothing"}
 _TAG = "tag:yaml.org,2002:"
@@ -64,7 +64,7 @@ class Value:
         return int(digits)
 
     def positive(self) -> float:
-        """The number above 0 it is.
+        """The number above 0 it is, of s: below 10^9, so that a million of them are some, too.
 
         Raises:
             UserError: it is something else.
@@ -73,8 +73,8 @@ class Value:
             number = float(self._node.value) if self._node.tag in (f"{_TAG}int", f"{_TAG}float") else 0.0
         except ValueError:  # .inf, 1:30
             number = 0.0
-        if not 0 < number < math.inf:
-            raise self.error(f"must be a number above 0, not {self._shown or self._kind}")
+        if not 0 < number < _MOST:
+            raise self.error(f"must be a number above 0 and below {_MOST:g}, not {self._shown or self._kind}")
         return number
 
     def items(self) -> list[Value]:

@@ -97,6 +97,7 @@ DAMAGE: list[tuple[str, bytes | str | list[Any], str]] = [
     ("graphs/000001.json", [["cook", "stirring", "pan"]], "'stirring' is no entity"),
     ("graphs/000001.json", [["cook", "pan"]], "needs a list of [subject, object, predicate]"),
     ("sound.flac", b"x", "sound.flac"),
+    ("take.yaml", "period: 1.0e+308\nframes: 4\npictures: jpg\n", "take.yaml:1: must be a number above 0 and below"),
     ("take.yaml", "period: 0\nframes: 4\npictures: jpg\n", "take.yaml:1: must be a number above 0"),
     ("take.yaml", "period: 1\nframes: 0\npictures: jpg\n", "take.yaml:2: must be a whole number from 1"),
     ("take.yaml", "period: 1\nframes: 4\npictures: gif\n", "take.yaml:3: 'gif' is no form of pictures"),
