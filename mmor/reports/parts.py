@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from html import escape
 
 _CODE = re.compile("`([^`<>]+)`")
+_FORMULA, _NUMBER = re.compile(r"[=+\-@\t\r].", re.DOTALL), re.compile(r"[+-]\d+(\.\d+)?(e[+-]?\d+)?")
 Cell = str | int | float | None
 
 
@@ -39,7 +40,7 @@ class Table:
         """As a CSV file, one line for the columns."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerows([self.columns, *self.rows])
+        writer.writerows([map(_as_text, row) for row in (self.columns, *self.rows)])
         return buffer.getvalue()
 
 
@@ -89,6 +90,12 @@ def definitions(meanings: Sequence[tuple[str, str]]) -> str:
 def picture(source: str, alt: str, css: str = "") -> str:
     """An image; `source` is a data URL of ours."""
     return f'<img src="{escape(source)}" alt="{escape(alt)}"{f" class={css}" if css else ""}>'
+
+
+def _as_text(cell: Cell) -> Cell:
+    """A cell that no spreadsheet computes: names in a results file of somebody else may be formulas."""
+    is_formula = isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell)
+    return f"'{cell}" if is_formula else cell
 
 
 def _shown(cell: Cell) -> str:
