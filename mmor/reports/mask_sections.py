@@ -58,7 +58,7 @@ def mask_sections(results: Results) -> list[Section]:
             f"Masks: {results.label}",
             [
                 cards(told),
-                note(f"Takes: {', '.join(map(str, results.content.get('takes', ())))}."),
+                note(f"Takes: {', '.join(results.lines('takes'))}."),
                 *_left_out(results),
                 chart("Panoptic quality of each category", marks, SHARE, [f"{window} frames" for window in windows]),
                 Table("categories", "Categories", columns, rows),

@@ -229,7 +229,10 @@ def _hallucinations(results: Results) -> Section:
         (f"of {timepoints:.0f} timepoints have one", f"{any_:.0f}"),
         ("triplets outside the vocabulary", f"{unreadable:.0f}"),
     ]
-    entities = [[name, int(results.number(*where, "entities", name))] for name in results.get(*where, "entities")]
+    counts = results.get(*where, "entities")
+    if not isinstance(counts, dict):
+        raise results.lacks((*where, "entities"))
+    entities = [[name, int(results.number(*where, "entities", name))] for name in counts]
     numbers = [[name, value] for name, value in results.get(*where).items() if isinstance(value, int | float)]
     return Section(
         "Hallucinations",

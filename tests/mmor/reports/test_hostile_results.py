@@ -1,0 +1,42 @@
+"""Results files that somebody else hands on: what is damaged is one line, and nothing in them runs."""
+
+from __future__ import annotations
+
+import csv
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmor.reports.mask_sections import mask_sections
+from mmor.reports.parts import Table
+from mmor.reports.results import Results
+from mmor.reports.triplet_sections import _hallucinations
+from operating_room.errors import UserError
+
+
+@pytest.mark.parametrize("takes", [5, None, "001_PKA", {"a": 1}])
+def test_another_kind_of_value_is_damage(takes: Any) -> None:
+    """It was a TypeError, or the letters of a name."""
+    windows = {length: {"per_class": {}, "per_video": {}} for length in ("4", "8")}
+    content = {"vpq": 1.0, "windows": windows, "takes": takes}
+    with pytest.raises(UserError, match="has no usable takes"):
+        mask_sections(Results(Path("r.json"), "masks", "r", content))
+
+
+def test_entities_that_are_no_table_are_damage() -> None:
+    """As above."""
+    names = ("invented", "triplets", "share", "with_any", "timepoints", "unreadable")
+    content = {"triplets": {"hallucinations": {**dict.fromkeys(names, 0), "entities": 5}}}
+    with pytest.raises(UserError, match=r"has no usable triplets\.hallucinations\.entities"):
+        _hallucinations(Results(Path("r.json"), "scene_graph", "r", content))
+
+
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_cell_of_a_csv_file_is_a_formula(sign: str) -> None:
+    """Spreadsheets compute what begins with such a sign, and a formula can run programs."""
+    formula = f'{sign}HYPERLINK("http://elsewhere")'
+    text = Table("about", "", ("setting", formula), [("model", formula), ("low", "-1.5"), ("high", -1.5)]).csv()
+    rows = dict(csv.reader(StringIO(text, newline="")))
+    assert rows == {"setting": f"'{formula}", "model": f"'{formula}", "low": "-1.5", "high": "-1.5"}
