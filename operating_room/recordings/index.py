@@ -21,7 +21,7 @@ from operating_room.files.readers import read_json
 _INDEX = "an index is a list of [time stamp, frame numbers]; copy it again"
 _COPY_AGAIN = "copy it again or mend it"
 _PICTURES = ("jpg", "png")
-_MOST_FRAMES = 10**6  # frame ids have six digits
+MOST_FRAMES = 10**6  # frame ids have six digits
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def read_take_file(path: Path) -> TakeFile:
     fields = read_yaml(path).fields(("period", "frames", "pictures"), ("source",))
     pictures = require_known(fields["pictures"], _PICTURES, "form of pictures")
     return TakeFile(
-        fields["period"].positive(), fields["frames"].whole(1, _MOST_FRAMES), cast(Literal["jpg", "png"], pictures)
+        fields["period"].positive(), fields["frames"].whole(1, MOST_FRAMES), cast(Literal["jpg", "png"], pictures)
     )
 
 

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -43,6 +44,8 @@ _NUMBER = re.compile("0|[1-9][0-9]{0,8}")
 _WORD = re.compile("[A-Za-z][A-Za-z0-9_]{0,60}")
 _MAX_SOURCES = 64
 _MAX_WORDS = 10_000
+_MAX_TAKES = 10_000  # of a file; hard links that lead back make any number of them
+_MAX_SPLIT_ROWS = 10_000_000  # published are 84,553: a file of some kB may state billions
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,10 @@ def find_recordings(source: Path) -> Recordings:
                 if release is not None:
                     releases.setdefault(release, path)
                     tables[path] = _read_tables(file, notes)
-                    takes += _takes(file, release, problems)
+                    takes += islice(_takes(file, release, problems), _MAX_TAKES + 1)
+                    if len(takes) > _MAX_TAKES:
+                        told_of = f"/{_ROOTS[release]}: has more than {_MAX_TAKES} takes"
+                        raise UserError(f"{path}:{told_of}; download it again")
                 _read_splits(file, rows)
         except BadRecording as error:
             problems.append(str(error))
@@ -289,6 +295,8 @@ def _read_splits(file: h5py.File, rows: dict[str, dict[str, set[int]]]) -> None:
         if name not in SPLITS:
             raise BadRecording(f"{where(dataset)}: is no known split; known are {', '.join(SPLITS)}")
         _require_columns(dataset, ("surgery_type", "procedure_id", "take_id", "frame_id"))
+        if len(dataset) > _MAX_SPLIT_ROWS:
+            raise BadRecording(f"{where(dataset)}: has {len(dataset)} rows, more than {_MAX_SPLIT_ROWS}")
         for _, block in blocks(dataset):
             for row in block:
                 take = f"{text(row['surgery_type'])}_{int(row['procedure_id'])}_{int(row['take_id'])}"

@@ -32,6 +32,7 @@ from operating_room.importers.egoexor.hdf5 import (
 )
 from operating_room.importers.egoexor.source import StoredTake, Tables, read_cameras
 from operating_room.importers.egoexor.tables import AUDIO_RATE
+from operating_room.recordings.index import MOST_FRAMES
 from operating_room.scores.fingerprints import fingerprint
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ ARRAYS: dict[str, tuple[str, str, tuple[str | int, ...]]] = {
 }
 _PARTNERS = {"gaze_depth": "gaze", "cloud": "cloud_colors", "cloud_colors": "cloud"}  # neither is of use alone
 _DEEPEST = 4  # levels below a take
+_LONGEST_S = 86_400  # a day
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,12 @@ def _arrays(group: h5py.Group, cameras: int) -> dict[str, h5py.Dataset]:
                 unit = _AXES.get(str(axis), "numbers")
                 raise BadRecording(f"{where(dataset)}: is {form(dataset)}: {length} {unit}, {of} has {known}")
         found[name] = dataset
+    for name, most, unit, each in (
+        ("rgb", MOST_FRAMES, "frames", 1),
+        ("waveform", _LONGEST_S, "s of sound", AUDIO_RATE),
+    ):
+        if name in found and (length := len(found[name]) // each) > most:  # a file of some kB may state billions
+            raise BadRecording(f"{where(found[name])}: has {length} {unit}, a take has {most} at most")
     for name, partner in _PARTNERS.items():
         if name in found and partner not in found:
             raise BadRecording(f"{where(found[name])}: is there without {ARRAYS[partner][0]}; download the file again")
@@ -246,14 +254,15 @@ def _others(group: h5py.Group) -> Iterator[str]:
     """Arrays of a take that are in no table here, without those of its frames' annotations."""
     import h5py
 
-    known = {path for path, _, _ in ARRAYS.values()}
+    known, seen = {path for path, _, _ in ARRAYS.values()}, {group.id}
     waiting = [name for name in names(group) if name != "annotations"]
     while waiting:
         path = waiting.pop(0)
         item = member(group, path)
         if isinstance(item, h5py.Dataset) and path not in known:
             yield f"{one_line(path)} {form(item)}"
-        elif isinstance(item, h5py.Group) and path.count("/") < _DEEPEST:
+        elif isinstance(item, h5py.Group) and path.count("/") < _DEEPEST and item.id not in seen:
+            seen.add(item.id)  # hard links may lead back
             waiting += [f"{path}/{name}" for name in names(item)]
 
 
