@@ -19,7 +19,6 @@ from operating_room.doctor.findings import Checkup, Finding, Severity, TakeFiles
 from operating_room.domain.collection import Take
 from operating_room.domain.domain import OWN, Domain
 from operating_room.errors import UserError, one_line
-from operating_room.files.camera_files import read_camera
 from operating_room.files.picture_files import read_depth
 from operating_room.files.readers import check_subtitles
 from operating_room.recordings.conversion import label_files
@@ -138,8 +137,10 @@ class _Visit:
         take, collection, root = recorded.take, recorded.collection, recorded.root
         for camera in collection.camera:
             paths = [root / path for path in collection.camera_files(take, camera)]
+            views = (timepoint.views.get(camera) for timepoint in recorded.expected)
+            seen = next((v for v in views if v is not None and v.name in self._list(recorded, v.parent)), None)
             for path in [path for path in paths if path.name in self._list(recorded, path.parent)][:1]:
-                self.jobs.setdefault(path, partial(read_camera, path))
+                self.jobs.setdefault(path, partial(take_checks.check_camera, path, seen))
         for element in recorded.index:
             for path in recorded.depth_pictures(element):
                 if path.name in self._list(recorded, path.parent):

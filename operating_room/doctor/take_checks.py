@@ -1,4 +1,4 @@
-"""Whether the files of a whole take are what they should be: its recording, and the labels of downstream tasks."""
+"""Whether the files of a whole take are what they should be: recording, cameras, labels of downstream tasks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 from operating_room.domain.domain import Task
 from operating_room.errors import UserError
+from operating_room.files.camera_files import read_camera
 from operating_room.files.mp3 import read_mp3
-from operating_room.files.readers import again, check_audio, read_json
+from operating_room.files.readers import again, check_audio, picture_size, read_json
 from operating_room.recordings.transcripts import CLIP_S
 from operating_room.scores.downstream import check_label_file
 
@@ -22,6 +23,19 @@ def check_recording(path: Path, last: float) -> None:
         duration_s = check_audio(path)
     if duration_s < last - CLIP_S:
         raise UserError(f"{path}: ends after {duration_s:.0f} s, the take after {last:.0f} s; {again(path)}")
+
+
+def check_camera(path: Path, picture: Path | None) -> None:
+    """A camera file in whose proportions the pictures are, of which this is one."""
+    lens = read_camera(path).color
+    try:
+        size = lens.size if picture is None else picture_size(picture)
+    except UserError:  # the check of that picture says what is wrong
+        return
+    try:
+        lens.scaled(*size)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def check_frame_labels(path: Path, task: Task, frame_ids: Collection[str]) -> None:

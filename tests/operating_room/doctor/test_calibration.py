@@ -133,3 +133,12 @@ def test_the_doctor_reads_camera_files(tmp_path: Path) -> None:
     (finding,) = check(Dataset(root)).findings
     assert finding.severity is Severity.BROKEN
     assert "takes/soup/calibration/door.json: is no camera file" in finding.message
+
+
+def test_a_camera_file_of_pictures_of_another_form_is_told(tmp_path: Path) -> None:
+    """Exports and the page refuse it: how the pictures were cut cannot be told."""
+    root = write_house(tmp_path / "kitchen")
+    write(root / "calibration/door.json", camera_file(color_size=(1280, 720)))
+    (finding,) = check(Dataset(root)).findings
+    assert finding.severity is Severity.BROKEN
+    assert "calibration/door.json: pictures of 64x48 px do not have the proportions" in finding.message
