@@ -205,7 +205,7 @@ async function show(position) {
   }
 }
 function clock(seconds) {
-  const whole = Math.floor(seconds), part = Math.round((seconds - whole) * 100);
+  const hundredths = Math.round(seconds * 100), whole = Math.floor(hundredths / 100), part = hundredths % 100;
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}${part ? "." + String(part).padStart(2, "0") : ""}`;
 }
 const width = () => WIDTHS.find((one) => one >= Number(byId("size").value) * 1.25 * Math.min(2, devicePixelRatio)) ?? 640;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from mmor.viewer.server import make_app
+from mmor.viewer.server import STATIC, make_app
 from mmor.viewer.serving import listen
 from mmor.viewer.takes import Shown, open_shown
 from operating_room.recordings.dataset import Dataset
@@ -334,3 +335,13 @@ def test_it_follows_a_running_live(folder: Folder, tmp_path: Path, tab: Callable
                 assert page.locator("#problem").is_hidden()
         finally:
             live.terminate()
+
+
+def test_a_hundredth_below_a_second_is_that_second(browser: Browser) -> None:
+    """At 29.97 pictures a second: 28.9957 s was shown as 0:28.100."""
+    source = re.search(r"^function clock\(.*?^}", (STATIC / "viewer.js").read_text(), re.MULTILINE | re.DOTALL)
+    assert source is not None
+    told = browser.new_page().evaluate(
+        f"(() => {{ {source[0]}; return [870 / 30.004, 59.999, 61.5, 7].map(clock); }})()"
+    )
+    assert told == ["0:29", "1:00", "1:01.50", "0:07"]
