@@ -145,3 +145,8 @@ def write_splits(file: h5py.File, splits: Mapping[str, Sequence[tuple[str, int, 
 def split_rows(take: TinyTake) -> list[tuple[str, int, int, int]]:
     """A row for each frame of a take."""
     return [(take.surgery, take.procedure, take.number, frame) for frame in range(take.frames)]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Everything below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
