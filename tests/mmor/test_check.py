@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from mmor import cli
 from mmor.check import full, graphs, measure, processes, run, segmenters
 from mmor.check.measure import Outcome, Result, relative_difference
+from operating_room.errors import UserError
 from panoptic_segmentation.model import matching
 
 RUN = CliRunner()
@@ -171,3 +172,19 @@ def test_a_gpu_of_24_gb_trains_segmenters_and_not_the_language_model(monkeypatch
     assert [row.part for row in rows if row.state == "not run"] == [
         "train scene graphs, 7B, 4 bits, LoRA, batch 4",
     ]
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_what_is_compared_with_no_number_is_not_right(odd: float) -> None:
+    """A CPU that gives none made every GPU's numbers differ by 0."""
+    assert not relative_difference((torch.ones(3),), (torch.full((3,), odd),)) <= 1
+    good, none = Outcome((torch.ones(3),)), Outcome((torch.full((3,), odd),))
+    assert measure.measure("part", CPU, "float16", lambda: good, none, 0.1)[0].state == "FAIL"
+
+
+def test_where_nothing_can_be_written_is_told_before_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At full size it takes half an hour."""
+    monkeypatch.setattr(run, "self_test", lambda full: pytest.fail("the test has begun"))
+    result = RUN.invoke(cli.app, ["check", "--data", str(tmp_path), "--json", str(tmp_path)])
+    assert isinstance(result.exception, UserError)
+    assert "is a folder" in str(result.exception)
