@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,17 @@ def read_robot_log(path: Path) -> list[str | None]:
     belong, in their order, to the time stamps from 0 on.
 
     Raises:
-        UserError: the file is damaged or of another form.
+        UserError: the file is damaged or of another form, or numbers that name its values do not grow.
     """
     content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: {_LOG_FORM}, not {type(content).__name__}; copy it again")
+    numbered = [name for name in content if name.isascii() and name.isdecimal()]
+    for before, now in pairwise(numbered):
+        # By length and letters: Python reads no number of more than 4300 digits.
+        if (len(now.lstrip("0")), now.lstrip("0")) <= (len(before.lstrip("0")), before.lstrip("0")):
+            told_of = f"timepoint {now[:20]!r} stands behind {before[:20]!r}"
+            raise UserError(f"{path}: {told_of}, and their order is that of time; sort them as numbers")
     texts: list[str | None] = []
     for name, element in content.items():
         lines = element.get("log_lines") if isinstance(element, dict) else None

@@ -90,6 +90,9 @@ def test_dropping_draws_as_published_where_there_is_none() -> None:
         ({"0": {"log_lines": "x"}}, "timepoint '0' has no log_lines"),
         ({"0": {"log_lines": ["x"]}, "1": {"log_lines": [3]}}, "timepoint '1' has no log_lines"),
         ({"0": {"lines": []}}, "timepoint '0' has no log_lines"),
+        # As a tool that sorts names as text writes it: every second behind would have the lines of another.
+        ({n: {"log_lines": [n]} for n in ("0", "1", "10", "2")}, "timepoint '2' stands behind '10'"),
+        ({"000001": {"log_lines": []}, "000000": {"log_lines": []}}, "'000000' stands behind '000001'"),
         ('{"0": {"log_lines": ["\\ud800"]}}', "half a character"),
         ("{", "not valid JSON"),
     ],
