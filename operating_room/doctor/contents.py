@@ -13,7 +13,7 @@ from typing import Any
 
 from operating_room.doctor.take_checks import check_frame_labels
 from operating_room.domain.domain import OWN, Task
-from operating_room.errors import UserError
+from operating_room.errors import UserError, one_line
 from operating_room.files.readers import read_json
 from operating_room.graphs.memory import Memory, truncate
 from operating_room.graphs.scene_graph import target_text
@@ -137,7 +137,7 @@ def describe(found: Contents, root: Path) -> str:
         lines += ["", "downstream labels", *(f"  {task}: {label}" for task, label in found.downstream.items())]
     if found.problems:
         lines += ["", "broken", *(f"  {problem}" for problem in found.problems)]
-    return "\n".join(lines)
+    return "\n".join(map(one_line, "\n".join(lines).split("\n")))  # what was said may hold commands to a terminal
 
 
 def picture_table(recorded: RecordedTake, root: Path) -> Iterator[dict[str, str]]:

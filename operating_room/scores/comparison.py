@@ -17,7 +17,7 @@ from jaxtyping import Int64
 
 from operating_room.domain.domain import Domain, Task
 from operating_room.domain.language import Language
-from operating_room.errors import UserError
+from operating_room.errors import UserError, one_line
 from operating_room.files.readers import read_json, require
 from operating_room.graphs.scene_graph import Sample, are_relations, as_triplets
 from operating_room.scores import bootstrap
@@ -57,10 +57,11 @@ class Comparison:
     scores: dict[str, list[Difference]]  # by part: `predicates`, or task and who answered
 
     def __str__(self) -> str:
-        lines = [f"{name}: {first} -> {second}" for name, (first, second) in self.settings.items()]
+        # Of a file of somebody else, which may hold commands to a terminal.
+        lines = [one_line(f"{name}: {first} -> {second}") for name, (first, second) in self.settings.items()]
         for which, names in zip(("first", "second"), self.untold):
             if names:
-                lines.append(f"only the {which} file tells: {', '.join(names)}")
+                lines.append(one_line(f"only the {which} file tells: {', '.join(names)}"))
         lines.append(
             f"{self.common} timepoints in both files ({self.alone[0]} only in the first, {self.alone[1]} only in the "
             f"second), {self.changed} of them answered differently"

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mmor.cli import app
-from operating_room.doctor.contents import contents, picture_table
+from operating_room.doctor.contents import contents, describe, picture_table
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import target_text
@@ -178,3 +178,13 @@ def test_damaged_tracks_cost_themselves(data: Path) -> None:
     assert f"left out: {tracks}" in result.stdout
     assert Dataset(data).take(mmor().find_take(MMOR_NAME)).index
     assert re.search(rf"{mmor().find_take(MMOR_NAME).name} +[1-9]", result.stdout)
+
+
+def test_what_was_said_gives_a_terminal_no_commands(data: Path) -> None:
+    """Words of somebody else's recording, in the prompt that is shown."""
+    write(data / "MM-OR_data/take_transcripts_per_timepoint" / MMOR_NAME / "000002.json", {"text": "a\x1b]0;b\x07c\r"})
+    recorded = Dataset(data).take(mmor().find_take(MMOR_NAME))
+    told = describe(contents(recorded, "1"), data)
+    assert r"a\x1b]0;b\x07c\r" in told
+    assert not set(told) & {"\x1b", "\x07", "\r"}
+    assert len(told.splitlines()) > 20

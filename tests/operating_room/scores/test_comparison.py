@@ -11,7 +11,7 @@ import pytest
 
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
-from operating_room.scores.comparison import compare
+from operating_room.scores.comparison import Comparison, compare
 
 FRAMES = [f"001_PKA_MMOR_{i:06d}" for i in range(90)]
 TRUTH = [["nurse", "saw", "holding"], ["mps", "mps_station", "touching"]]
@@ -120,3 +120,9 @@ def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text("{}")
     with pytest.raises(UserError, match=r"b\.json: is no results file"):
         compare(a, tmp_path / "b.json", mmor())
+
+
+def test_what_files_say_of_themselves_gives_a_terminal_no_commands() -> None:
+    told = str(Comparison({"weights": ("a\x1b[2J", "b\nc")}, (["x\x07"], []), 1, (0, 0), 0, {}))
+    assert r"weights: a\x1b[2J -> b\nc" in told
+    assert r"only the first file tells: x\x07" in told
