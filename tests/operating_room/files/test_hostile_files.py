@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,13 +26,13 @@ from operating_room.files.readers import (
 
 
 @pytest.mark.parametrize("read", [read_bytes, read_json, read_picture])
-def test_a_file_beyond_all_memory_is_one_line(read: object, tmp_path: Path) -> None:
+def test_a_file_beyond_all_memory_is_one_line(read: Callable[[Path], Any], tmp_path: Path) -> None:
     """A sparse file takes no room on the disk; reading it was a MemoryError."""
     path = tmp_path / "x.json"
     with path.open("wb") as file:
         file.truncate(1 << 43)
     with pytest.raises(UserError, match=r"x\.json: is 8796 GB large, and .* GB of memory are free"):
-        read(path)  # ty: ignore[call-non-callable]
+        read(path)
 
 
 def _cloud(path: Path, fields: str, sizes: str, kinds: str, dtype: list[tuple[str, str]]) -> Path:
