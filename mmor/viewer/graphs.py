@@ -18,6 +18,7 @@ from operating_room.graphs.graph_files import load_predictions
 from operating_room.graphs.scene_graph import Triplet, are_relations, as_triplets
 
 LAST_S = 60  # s of a live take that the page shows
+_BEGINNING = 1000  # bytes by which runs are told apart: a line or so, with its times
 _EVALUATE = "evaluate again with `mmor scene-graph evaluate`"
 
 
@@ -104,6 +105,7 @@ class Live:
     lines: deque[LiveLine] = field(default_factory=deque)
     damaged: int = 0  # lines that could not be read
     _offset: int = 0
+    _beginning: bytes = b""  # of another run it is another one, though that may be longer by now
 
     def update(self) -> None:
         """Read what has been written since the last look; a file that was begun anew is read from its start.
@@ -114,8 +116,9 @@ class Live:
         try:
             with self.path.open("rb") as file:
                 size = file.seek(0, 2)
-                if size < self._offset:
-                    self._offset = 0
+                file.seek(0)
+                if size < self._offset or file.read(len(self._beginning)) != self._beginning:
+                    self._offset, self._beginning = 0, b""
                     self.lines.clear()
                 file.seek(self._offset)
                 whole = file.read(size - self._offset)
@@ -123,6 +126,7 @@ class Live:
             raise UserError(f"{self.path}: cannot be read ({error.strerror}); start `mmor live` first") from error
         whole = whole[: whole.rfind(b"\n") + 1]  # the last line may be half written
         self._offset += len(whole)
+        self._beginning = self._beginning or whole[:_BEGINNING]
         for text in whole.splitlines():
             if (line := _live_line(text)) is None:
                 self.damaged += 1
