@@ -24,7 +24,7 @@ from operating_room.files.atomic import atomic_folder, write_json
 from operating_room.files.picture_files import picture_size
 from operating_room.files.readers import read_json, read_label_mask, read_picture
 from operating_room.recordings.dataset import Dataset, RecordedTake
-from operating_room.recordings.masks import predicted_pictures
+from operating_room.recordings.masks import predicted_pictures, predictions_origin
 
 BACKGROUND = 0  # the pixel value of what no category is drawn on
 WRITTEN = ".export.json"  # in a folder that an export wrote: which export, and the state of each file
@@ -75,7 +75,7 @@ def masked_pictures(recorded: RecordedTake, predictions: Path | None = None) -> 
         predictions: the folder with stage 1's class-colour pictures (`inference/pan_pred`); None is what is annotated.
 
     Raises:
-        UserError: there is none, or the take's index is missing or damaged.
+        UserError: there is none, the take's index is missing or damaged, or the masks are of another domain.
     """
     found, take = [], recorded.take.name
     if predictions is None:
@@ -87,6 +87,7 @@ def masked_pictures(recorded: RecordedTake, predictions: Path | None = None) -> 
             raise UserError(
                 f"{predictions}: no such folder; give inference/pan_pred in the --out of `mmor panoptic predict`"
             )
+        predictions_origin(predictions, recorded.domain)
         videos = {name: predicted_pictures(predictions, recorded.take, name) for name in recorded.collection.camera}
         for timepoint in recorded.timepoints:
             for name, picture in timepoint.views.items():

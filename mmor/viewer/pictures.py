@@ -14,9 +14,11 @@ from PIL import Image
 
 from mmor.viewer.cache import Cache, file_state
 from operating_room.domain.collection import Collection, Take
+from operating_room.domain.domain import Domain
 from operating_room.domain.labels import Labels
 from operating_room.errors import UserError
 from operating_room.files.readers import read_label_mask, read_picture, read_small_picture
+from operating_room.recordings.masks import predictions_origin
 from operating_room.recordings.timepoint import Timepoint
 
 WIDTHS = (320, 480, 640, 1280, 2048)  # px that a page may ask for
@@ -74,6 +76,14 @@ class MaskFolder:
                 f"{given}: holds no predicted masks (inference/pan_pred/VIDEO/*.png); give the output folder of "
                 "`mmor panoptic predict`"
             )
+
+    def require(self, domain: Domain) -> None:
+        """The masks must be of this domain, as far as they tell.
+
+        Raises:
+            UserError: they are not.
+        """
+        predictions_origin(self._folder, domain)
 
     def covers(self, take: Take, collection: Collection) -> bool:
         """Whether there is anything of a take."""

@@ -231,6 +231,7 @@ def open_shown(
             raise UserError(f"{path}: says nothing of {where}; it is about {told}; choose the takes or another file")
     folders = {name: MaskFolder(path) for name, path in _named(masks).items()}
     for folder in folders.values():
+        folder.require(dataset.domain)
         if not any(folder.covers(one, dataset.domain.collection(one)) for one in possible):
             raise UserError(f"{folder.given}: holds no masks of {where}; choose the take or another folder")
     shown = Shown(dataset, folders, said, None if live is None else Live(live), take)

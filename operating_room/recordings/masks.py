@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from operating_room.domain.collection import Take
+from operating_room.domain.domain import Domain
+from operating_room.domain.stored import require_domain
 from operating_room.errors import UserError
 
 SMALL = 32  # px
@@ -49,6 +51,19 @@ def reduce_labels(labels: UInt8[np.ndarray, "height width"], size: int = SMALL) 
     ranks = rank.take(cut[::height]).reshape(size * size, width).min(axis=1)
     np.minimum.at(ranks, rows // height * size + columns // width, rank[below])
     return by_rarity[ranks].reshape(size, size)
+
+
+def predictions_origin(predictions: Path, domain: Domain) -> Path | None:
+    """What tells which model the pictures of a folder (`inference/pan_pred`) are of; None of another program's.
+
+    Raises:
+        UserError: they were made for another domain, whose colours are other classes.
+    """
+    origin = predictions.absolute().parent / PREDICTION_ORIGIN
+    if not origin.exists():
+        return None
+    require_domain(origin.parent, domain)
+    return origin
 
 
 def predicted_pictures(predictions: Path, take: Take, camera: str) -> dict[str, Path]:

@@ -17,12 +17,11 @@ from jaxtyping import UInt8
 
 from operating_room.domain.collection import CAMERA_MODALITIES, Camera, Collection, Take
 from operating_room.domain.domain import Domain
-from operating_room.domain.stored import require_domain
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path
 from operating_room.files.readers import read_json, read_label_mask, read_picture
 from operating_room.recordings.dataset import Dataset, RecordedTake
-from operating_room.recordings.masks import PREDICTION_ORIGIN, predicted_pictures, reduce_labels
+from operating_room.recordings.masks import predicted_pictures, predictions_origin, reduce_labels
 from operating_room.scores.fingerprints import fingerprint
 from scene_graph_generation.preprocess.run import SETTINGS, Outcome, each_take, settle
 
@@ -64,10 +63,8 @@ def _source(predictions: Path | None, domain: Domain) -> str:
     """
     if predictions is None:
         return "annotations"
-    origin = predictions.absolute().parent / PREDICTION_ORIGIN
-    if not origin.exists():  # another program's
+    if (origin := predictions_origin(predictions, domain)) is None:
         return "predictions"
-    require_domain(origin.parent, domain)
     return f"predictions of model {fingerprint([json.dumps(read_json(origin), sort_keys=True)])}"
 
 
