@@ -33,7 +33,8 @@ def read_bytes(path: Path) -> bytes:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             what = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or pipe"
-            raise UserError(f"{path}: is {what} where a file is expected; remove it, then {again(path)}")
+            # Never "remove it": who gives a data folder in place of a file of it would lose all of it.
+            raise UserError(f"{path}: is {what} where a file is expected; give the file itself, or {again(path)}")
         # A sparse file of terabytes takes no room on the disk.
         if status.st_size > _LARGE and status.st_size > (free := free_memory()):
             told = f"is {status.st_size / 1e9:.0f} GB large, and {free / 1e9:.1f} GB of memory are free"

@@ -61,7 +61,9 @@ def test_missing_empty_and_folder(name: str, tmp_path: Path) -> None:
     assert "no such file" in refuse(name, tmp_path / name)
     assert "is empty" in refuse(name, write(tmp_path / name, b""))
     (tmp_path / "folder" / name).mkdir(parents=True)
-    assert "is a folder" in refuse(name, tmp_path / "folder" / name)
+    told = refuse(name, tmp_path / "folder" / name)
+    assert "is a folder" in told
+    assert "remove it" not in told  # the folder may be a whole dataset
 
 
 @any_reader
