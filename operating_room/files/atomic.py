@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -122,7 +123,8 @@ def write_json(path: Path, value: Any, indent: int | None = None) -> None:
 
 def temporary_path(path: Path) -> Path:
     """A name beside `path` that nobody else has, and that `clear_left` knows."""
-    stem, suffix = (os.fsencode(part)[:_STEM].decode("utf-8", "ignore") for part in (path.stem, path.suffix))
+    encoding = sys.getfilesystemencoding()  # not UTF-8 in every locale
+    stem, suffix = (os.fsencode(part)[:_STEM].decode(encoding, "ignore") for part in (path.stem, path.suffix))
     return path.with_name(f".{stem}.{_HOST}.{os.getpid()}.{uuid4().hex[:8]}.partial{suffix}")
 
 

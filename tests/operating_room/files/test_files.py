@@ -132,6 +132,17 @@ def test_a_long_name_can_be_written(tmp_path: Path) -> None:
     assert len(os.listdir(tmp_path)) == 4
 
 
+def test_letters_that_names_cannot_have_in_this_locale(tmp_path: Path) -> None:
+    """In one that is not UTF-8 the temporary name of `\xdf.csv` had a letter that no name has: a traceback."""
+    code = "import sys; from pathlib import Path; from operating_room.files.atomic import write_text as write; "
+    code += "write(Path(sys.argv[1]), 'text'); write(Path(sys.argv[1] + 'x' * 20), 'text')"
+    path = tmp_path / ("\xdf" * 40 + ".csv")
+    locale = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    done = subprocess.run([sys.executable, "-c", code, str(path)], env={**os.environ, **locale}, stderr=subprocess.PIPE)
+    assert not done.stderr
+    assert sorted(os.listdir(tmp_path)) == [path.name, path.name + "x" * 20]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
