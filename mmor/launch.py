@@ -71,6 +71,19 @@ def do_share(own: Share, work: Callable[[], Result]) -> Result | None:
     return result
 
 
+def check_machines(machines: int, machine: int, url: str) -> None:
+    """What `start_processes` is asked for holds together.
+
+    Raises:
+        UserError: several machines have no address, or this one has no place among them.
+    """
+    if machines > 1 and not url.startswith("tcp://"):
+        raise UserError(f"--num-machines {machines} needs --dist-url tcp://HOST:PORT of the first machine")
+    if not 0 <= machine < machines:
+        places = f"0 to {machines - 1}" if machines > 1 else "0; give --num-machines on each"
+        raise UserError(f"--machine-rank {machine}: of {machines} machines it is {places}")
+
+
 def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: str = "auto") -> None:
     """Run the present command line in `per_machine` processes on each machine, and return when all are done.
 
@@ -83,17 +96,13 @@ def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: 
         url: `tcp://HOST:PORT` of machine 0, which all machines reach; "auto" on a single machine.
 
     Raises:
-        UserError: there are fewer GPUs, or several machines without an address.
+        UserError: there are fewer GPUs.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     require_gpus(per_machine)
-    if machines > 1 and not url.startswith("tcp://"):
-        raise UserError(f"--num-machines {machines} needs --dist-url tcp://HOST:PORT of the first machine")
-    if not 0 <= machine < machines:
-        raise UserError(f"--machine-rank {machine}: of {machines} machines it is 0 to {machines - 1}")
     os.environ.setdefault("OMP_NUM_THREADS", "1" if gpus() else str(max(1, cpu_threads() // per_machine)))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes say what is wrong
     config = LaunchConfig(

@@ -76,10 +76,12 @@ def train(
     overrides: Overrides = None,
 ) -> None:
     """Train a segmenter, or evaluate one."""
-    from mmor.launch import start_processes
+    from mmor.launch import check_machines, start_processes
     from operating_room.errors import UserError
     from operating_room.work.processes import is_first, is_started, share
     from panoptic_segmentation.config.settings import read_config
+
+    check_machines(num_machines, machine_rank, dist_url)
 
     config = read_config(segmenter_file(config_file), overrides or ())
     of_training = {"--resume": resume, "--dry-run": dry, "--report-to": report_to != "none"}

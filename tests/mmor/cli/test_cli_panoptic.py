@@ -160,6 +160,9 @@ def test_mistakes_at_the_start(tmp_path: Path) -> None:
     assert "of 2 machines it is 0 to 1" in message(
         "--num-machines", "2", "--machine-rank", "2", "--dist-url", "tcp://a:1"
     )
+    for more in ([], ["--dry-run"]):  # with one machine it trained as if the option was not there
+        assert "--machine-rank 1: of 1 machines it is 0" in message("--machine-rank", "1", *more)
+        assert "needs --dist-url tcp://HOST:PORT" in message("--num-machines", "2", *more)
     if find_spec("wandb") is None:
         assert "wandb is not installed" in message("--report-to", "wandb")
     assert "needs a model" in message("--eval-only")
