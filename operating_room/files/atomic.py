@@ -65,6 +65,20 @@ def require_replaceable(path: Path) -> None:
         raise UserError(f"{path}: cannot be written (a file would take the place of a device); choose another output")
 
 
+def require_folder(folder: Path) -> Path:
+    """A folder is there that can be written, or can be made; the part of its path that is there.
+
+    Raises:
+        UserError: that is a file, or closed to this user.
+    """
+    there = next(part for part in (folder, *folder.absolute().parents) if part.exists())
+    if not there.is_dir():
+        raise UserError(f"{there}: is no folder; choose another output")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{there}: cannot be written; check permissions, or choose another output")
+    return there
+
+
 @contextmanager
 def atomic_folder(folder: Path) -> Generator[Path]:
     """Yield a new temporary folder beside `folder`; put it in its place on success, remove it on any failure.

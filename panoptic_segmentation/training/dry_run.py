@@ -16,6 +16,7 @@ from computing.training_checkpoints import numbered_checkpoints, step_of
 from operating_room.domain.domain import Domain
 from operating_room.domain.stored import stored_domain
 from operating_room.errors import UserError
+from operating_room.files.atomic import require_folder
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import cpu_threads
 from panoptic_segmentation.config.settings import Config, unused_summary
@@ -195,10 +196,12 @@ def _files(config: Config, model: VideoModel, output: Path, checkpoint: Path | N
     there = 0 if checkpoint is None else min(len(numbered_checkpoints(output)), KEPT)
     one = weights * (2 if solver.average_decay else 1) + 2 * _BYTES * trained
     needed = weights * (saves + 2) + one * min(saves, KEPT + 1 - there)  # one more is there for a moment
-    existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        problems.append(f"{existing}: {free / GB:.1f} GB free, training needs up to {needed / GB:.1f} GB")
+    try:
+        existing = require_folder(output)
+        if (free := shutil.disk_usage(existing).free) < needed:
+            problems.append(f"{existing}: {free / GB:.1f} GB free, training needs up to {needed / GB:.1f} GB")
+    except UserError as error:
+        problems.append(str(error))
     model_file, kept = f"{weights / GB:.2f} GB", f"{one / GB:.2f} GB, {KEPT} kept"
     return [
         f"writes {output}{os.sep}: model.safetensors and model_final.pth ({model_file} each), config.yaml and "

@@ -19,6 +19,7 @@ from computing.machine import gpus, require_gpus
 from computing.training_checkpoints import last_checkpoint, numbered_checkpoints, step_of
 from operating_room.domain.domain import find_domain
 from operating_room.errors import UserError
+from operating_room.files.atomic import require_folder
 from operating_room.graphs.prompts import IMAGE_MARK
 from operating_room.recordings.dataset import Dataset
 from scene_graph_generation.config.settings import (
@@ -345,10 +346,12 @@ def _outputs(
     kept, there = config.save_total_limit, 0 if checkpoint is None else len(numbered_checkpoints(out))
     # One more is there for a moment, before the oldest goes.
     needed = trained * 4 + one * min(saves, max(kept + 1 - there, 1))
-    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        problems.append(f"{existing}: {free / GB:.1f} GB free, training needs up to {needed / GB:.1f} GB")
+    try:
+        existing = require_folder(out)
+        if (free := shutil.disk_usage(existing).free) < needed:
+            problems.append(f"{existing}: {free / GB:.1f} GB free, training needs up to {needed / GB:.1f} GB")
+    except UserError as error:
+        problems.append(str(error))
     names = ["model.safetensors", "config.json", "tokenizer.json"]
     if experiment.start.base is not None and experiment.start.lora is not None:
         published = ["adapter_model.bin", "non_lora_trainables.bin", "adapter_config.json", "config.json"]

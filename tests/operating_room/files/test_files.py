@@ -16,6 +16,7 @@ from operating_room.files.atomic import (
     atomic_folder,
     atomic_path,
     clear_left,
+    require_folder,
     require_replaceable,
     temporary_path,
     write_bytes,
@@ -100,6 +101,17 @@ def test_a_path_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
             write_bytes(path, b"x")
         assert str(caught.value).startswith(f"{path}: ")
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_the_part_of_an_output_that_is_there_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert require_folder(tmp_path / "a" / "b") == tmp_path
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(UserError, match="file: is no folder; choose another output"):
+            require_folder(path)
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # what root would never see
+    with pytest.raises(UserError, match="cannot be written; check permissions"):
+        require_folder(tmp_path / "out")
 
 
 def test_a_file_never_takes_the_place_of_a_device_or_pipe(tmp_path: Path) -> None:

@@ -121,9 +121,12 @@ def test_what_is_in_the_way_is_told_all_at_once(tmp_path: Path) -> None:
     problems = dry_run(config, tmp_path / "data", tmp_path / "out", processes=2).problems
     for told in ("4dor_panoptic_train: none of its takes", "SOLVER.IMS_PER_BATCH 3", "checkpoint-2: is of an earlier"):
         assert any(told in problem for problem in problems), problems
-    (tmp_path / "out" / "checkpoint-2").rmdir()
-    problems = dry_run(config, tmp_path / "nothing", tmp_path / "out", processes=2).problems
-    for told in ("gone.pth: not found", "checkpoints download segmenter-initial", str(tmp_path / "nothing")):
+    (tmp_path / "file").touch()
+    problems = dry_run(config, tmp_path / "nothing", tmp_path / "file" / "out", processes=2).problems
+    for told in (
+        f"{tmp_path / 'file'}: is no folder; choose another output",
+        *("gone.pth: not found", "checkpoints download segmenter-initial", str(tmp_path / "nothing")),
+    ):
         assert any(told in problem for problem in problems), problems
 
 

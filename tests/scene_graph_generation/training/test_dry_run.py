@@ -344,6 +344,15 @@ def test_processes_of_several_machines_are_counted_and_those_of_this_one_need_it
     assert problem.startswith("8 GPUs were asked for, this machine has 7")
 
 
+def test_an_output_that_cannot_be_a_folder_is_told(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
+        assert f"{tmp_path / 'file'}: is no folder; choose another output" in dry_run(small(data, out)).problems
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # what root would never see
+    (problem,) = dry_run(small(data, tmp_path / "out")).problems
+    assert problem == f"{tmp_path}: cannot be written; check permissions, or choose another output"
+
+
 def test_a_training_without_samples_or_folder_is_refused() -> None:
     with pytest.raises(UserError, match="needs samples"):
         dry_run(EXPERIMENT)
