@@ -55,6 +55,16 @@ def test_a_healthy_machine_passes(tmp_path: Path) -> None:
     assert found["verdicts"][-1].endswith("not run")
 
 
+def test_an_output_that_cannot_be_is_told_before_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test of minutes on a rented GPU was run first."""
+    monkeypatch.setattr(run, "self_test", lambda full: pytest.fail("was run"))
+    with pytest.raises(UserError, match="it is a folder"):
+        run.check(tmp_path, False, tmp_path, print)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is no folder"):
+        run.check(tmp_path, False, tmp_path / "file" / "check.json", print)
+
+
 def test_rows_are_told_as_they_are_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     told: list[str] = []
 
