@@ -156,6 +156,9 @@ def evaluate(
         require_results(out)
     if (model_path is None) == (predictions is None):
         raise UserError("evaluate needs either --model-path FOLDER or --predictions FILE")
+    of_model = {"--config": config != Config.MMOR, "--roles": roles != Roles.AS_TRAINED, "--valid": valid}
+    if predictions is not None and (given := [option for option, is_given in of_model.items() if is_given]):
+        raise UserError(f"{given[0]} is of a model that answers, --predictions is of answers; leave out one of the two")
     if (own := divide(gpus, part, device)) is None:
         return
     if predictions is not None and not own.is_whole:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from scene_graph_generation.preprocess.run import Outcome
 
 app = typer.Typer()
+WHISPER, VIEW_SIZE, OWN_SHARE = "large-v3", 336, 0.5  # defaults of options that have a meaning beside others only
 
 
 class Step(StrEnum):
@@ -89,14 +90,14 @@ def preprocess(
     transcribe: Annotated[
         bool, typer.Option("--transcribe", help="Make the .srt of takes without one by speech recognition.")
     ] = False,
-    whisper_model: Annotated[str, typer.Option(help="Whisper model, or its folder.")] = "large-v3",
+    whisper_model: Annotated[str, typer.Option(help="Whisper model, or its folder.")] = WHISPER,
     predictions: Annotated[Path | None, typer.Option(help="Stage 1's pan_pred folder (masks).")] = None,
     from_annotations: Annotated[
         bool, typer.Option("--from-annotations", help="Masks from annotated label masks, read in place of predictions.")
     ] = False,
     size: Annotated[
         int, typer.Option(help="Of prepared views, px: that of the model's vision tower.", min=1, max=4096)
-    ] = 336,
+    ] = VIEW_SIZE,
     gpus: Gpus = 1,
     part: Part = None,
 ) -> None:
@@ -111,6 +112,23 @@ def preprocess(
 
     if step in (Step.MASKS, Step.ALL) and (predictions is None) != from_annotations:
         raise UserError("masks come either from --predictions FOLDER or --from-annotations; give one of them")
+    of_sound, of_masks, clap = (Step.EMBEDDINGS, Step.ALL), (Step.MASKS, Step.ALL), audio_encoder == AudioEncoder.CLAP
+    for option, is_given, steps in (
+        ("--causal", causal, (Step.AUDIO, *of_sound)),
+        ("--audio-encoder", not clap, of_sound),
+        ("--published-feeding", published_feeding, of_sound),
+        ("--audio-scaling", audio_scaling is not None, of_sound),
+        ("--transcribe", transcribe, (Step.TRANSCRIPTS, Step.ALL)),
+        ("--predictions", predictions is not None, of_masks),
+        ("--from-annotations", from_annotations, of_masks),
+        ("--size", size != VIEW_SIZE, (Step.VIEWS,)),
+    ):
+        if is_given and step not in steps:
+            raise UserError(f"{option} is of {', '.join(steps)} and not of {step}; leave it out")
+        if is_given and not clap and option in ("--published-feeding", "--audio-scaling"):
+            raise UserError(f"{option} is of CLAP; leave it out with --audio-encoder mel")
+    if whisper_model != WHISPER and not transcribe:
+        raise UserError("--whisper-model is of --transcribe; add that, or leave it out")
     if (own := divide(gpus, part)) is None:
         return
     dataset, takes = open_takes(data, domain, take)
@@ -124,9 +142,6 @@ def preprocess(
     if step in (Step.AUDIO, Step.ALL):
         outcome += audio.preprocess_audio(dataset, takes, causal, many)
     if step in (Step.EMBEDDINGS, Step.ALL):
-        clap = audio_encoder == AudioEncoder.CLAP
-        if audio_scaling is not None and not clap:
-            raise UserError("--audio-scaling is of CLAP; leave it out with --audio-encoder mel")
         fed = embeddings.ClapEncoder(embeddings.CLAP, published_feeding, audio_scaling)
         encoder = fed if clap else embeddings.mel_encoder
         outcome += embeddings.preprocess_audio_embeddings(dataset, takes, encoder, causal, few if clap else many)
@@ -191,7 +206,7 @@ def samples(
     ] = None,
     own_share: Annotated[
         float, typer.Option(help="With --answers: share of their takes' records whose memory is so.", min=0, max=1)
-    ] = 0.5,
+    ] = OWN_SHARE,
     stale_memory: Annotated[
         float,
         typer.Option(help="Share of records whose memory ends at an earlier moment (not published).", min=0, max=1),
@@ -235,6 +250,12 @@ def samples(
     from scene_graph_generation.samples.sample_files import count_answer_tokens, frequency_file_name, write_samples
     from scene_graph_generation.weights.base_models import find_folder
 
+    if stale_memory and not temporal:
+        raise UserError("--stale-memory is of samples with memory; add --temporal")
+    if answers and not temporal:
+        raise UserError("--answers are told in memory; add --temporal")
+    if own_share != OWN_SHARE and not answers:
+        raise UserError("--own-share is of --answers; add these, or leave it out")
     dataset = open_dataset(data, domain)
     options = SampleOptions(
         permutations=permutations,
@@ -247,10 +268,6 @@ def samples(
         stale_memory=stale_memory if temporal else 0.0,
         repeat_rare=repeat_rare,
     )
-    if stale_memory and not temporal:
-        raise UserError("--stale-memory is of samples with memory; add --temporal")
-    if answers and not temporal:
-        raise UserError("--answers are told in memory; add --temporal")
     own = None
     if answers:
         own = OwnAnswers({key: graph for path in answers for key, graph in load_predictions(path).items()}, own_share)
