@@ -124,12 +124,14 @@ def main() -> None:
 
 
 def _require_values(words: list[str]) -> None:
-    """An empty path would be the folder where one happens to be.
+    """An empty path would be the folder where one happens to be. Keys of a segmenter may be empty: MODEL.WEIGHTS "".
 
     Raises:
-        UserError: an option has nothing for its value.
+        UserError: an option has nothing for its value, or an argument is nothing.
     """
-    for option, value in pairwise([*words, "-"]):
+    for option, value in pairwise(["", *words, "-"]):
         name, sign, own = option.partition("=")
         if name.startswith("--") and len(name) > 2 and (not own if sign else not value):
             raise UserError(f"{name}: its value is empty, as that of a shell variable which is not set")
+        if not value and not option.isupper():
+            raise UserError("an argument is empty, as the value of a shell variable which is not set")
