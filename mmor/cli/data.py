@@ -347,6 +347,9 @@ def people(
     from operating_room.files.atomic import write_text
     from operating_room.recordings.people import disjoint_splits, people_of_splits, people_table, read_people
 
+    for read in (file, domain):
+        if out is not None and read is not None and os.path.realpath(out) == os.path.realpath(read):
+            raise UserError(f"{out}: is read here and would be replaced; choose another --out")
     room = open_dataset(data, domain).domain if data is not None else chosen_domain(domain) or mmor()
     persons = read_people(file, room)
     typer.echo("\n".join(people_table(people_of_splits(persons, room))))

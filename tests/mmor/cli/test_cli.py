@@ -257,14 +257,59 @@ def test_a_full_disk_behind_standard_output_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("check {} --calibration --people who.json", "--calibration looks at nothing else; leave out --people"),
+        ("data check {} --calibration --people who.json", "--calibration looks at nothing else; leave out --people"),
         (
-            "synthesize --out {} --layout egoexor-hdf5 --take MISS_1_1 --mask-stride 2",
+            "data synthesize --out {} --layout egoexor-hdf5 --take MISS_1_1 --mask-stride 2",
             "--mask-stride: files like EgoExOR's hold no masks",
         ),
+        ("preprocess transcripts --causal", "--causal is of audio, audio-embeddings, all and not of transcripts"),
+        ("preprocess audio --predictions {}", "--predictions is of masks, all and not of audio"),
+        ("preprocess transcripts --from-annotations", "--from-annotations is of masks, all and not of transcripts"),
+        ("preprocess audio --audio-encoder mel", "--audio-encoder is of audio-embeddings, all and not of audio"),
+        ("preprocess audio --transcribe", "--transcribe is of transcripts, all and not of audio"),
+        ("preprocess all --from-annotations --size 224", "--size is of views and not of all"),
+        ("preprocess transcripts --whisper-model tiny", "--whisper-model is of --transcribe"),
+        ("preprocess audio-embeddings --audio-encoder mel --published-feeding", "--published-feeding is of CLAP"),
+        ("preprocess all --from-annotations --audio-encoder mel --audio-scaling peak", "--audio-scaling is of CLAP"),
+        ("samples --temporal --own-share 0.8", "--own-share is of --answers"),
+        ("evaluate --predictions p.json --valid", "--valid is of a model that answers"),
+        ("evaluate --predictions p.json --roles as_evaluated", "--roles is of a model that answers"),
+        ("evaluate --predictions p.json --config mmor_temporal_pred", "--config is of a model that answers"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(tmp_path: Path, words: str, told: str) -> None:
-    result = RUN.invoke(cli.app, ["data", *words.format(tmp_path).split()])
-    assert isinstance(result.exception, UserError)
+    group = [] if words.startswith("data ") else ["scene-graph"]
+    result = RUN.invoke(cli.app, [*group, *words.format(tmp_path).split()])
+    assert isinstance(result.exception, UserError), result.output
     assert told in str(result.exception)
+
+
+def test_an_empty_argument_is_not_the_folder_where_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`mmor data convert-relations "$DATA"`, where the variable is not set, wrote into the working folder."""
+    write_dataset(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    for words in (("data", "convert-relations", ""), ("checkpoints", "inspect", ""), ("live", "")):
+        assert run(*words) == 2
+        assert capsys.readouterr().err.startswith("error: an argument is empty, as ")
+    assert sorted(tmp_path.iterdir()) == before
+    assert run("panoptic", "train", "--config-file", "no.yaml", "MODEL.WEIGHTS", "") == 2  # from nothing
+    assert "no.yaml: no such file" in capsys.readouterr().err
+
+
+def test_splits_never_take_the_place_of_the_file_they_are_made_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    who, room = tmp_path / "who.json", tmp_path / "room.yaml"
+    surgeons = {"001_PKA": "D", "035_PKA": "D", "006_PKA": "H", "004_PKA": "H"}
+    who.write_text(json.dumps({take: {"head_surgeon": surgeon} for take, surgeon in surgeons.items()}))
+    room.write_text(mmor().to_yaml())
+    (tmp_path / "link").symlink_to(who)
+    before = who.read_bytes(), room.read_bytes()
+    for out in (who, tmp_path / "link", room):
+        assert run("data", "people", str(who), "--domain", str(room), "--out", str(out)) == 2
+        assert "would be replaced; choose another --out" in capsys.readouterr().err
+    assert (who.read_bytes(), room.read_bytes()) == before
+    assert run("data", "people", str(who), "--domain", str(room), "--out", str(tmp_path / "new.yaml")) == 0
