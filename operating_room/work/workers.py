@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import TypeVar
 
 from operating_room.errors import UserError
@@ -34,9 +35,19 @@ def in_workers(
         yield from map(function, track(items, title))
         return
     try:
-        with ProcessPoolExecutor(min(workers, len(items)), get_context("spawn")) as pool:
-            yield from track(pool.map(function, items, chunksize=chunk), title, len(items))
+        with ProcessPoolExecutor(min(workers, len(items)), get_context("spawn"), _leave_ctrl_c) as pool:
+            try:
+                yield from track(pool.map(function, items, chunksize=chunk), title, len(items))
+            except (KeyboardInterrupt, GeneratorExit):  # the latter if whoever reads the results is interrupted
+                for worker in active_children():  # they would do the items that they have been given already
+                    worker.terminate()
+                raise
     except BrokenProcessPool as error:
         raise UserError(
             f"{title}: a worker was ended from outside, by lack of memory perhaps; run it again, with fewer --workers"
         ) from error
+
+
+def _leave_ctrl_c() -> None:
+    """Ctrl-C reaches all processes of a terminal; the first one ends the others, which have nothing to say of it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
@@ -15,6 +20,37 @@ def square_or_die(number: int) -> int:
     if number == 13:
         os.kill(os.getpid(), signal.SIGKILL)  # as the system does when memory is full
     return number**2
+
+
+def write_and_wait(number: int) -> None:
+    print("begun", flush=True)
+    time.sleep(100)
+
+
+INTERRUPTED = """
+from operating_room.work.workers import in_workers
+from tests.operating_room.work.test_workers import write_and_wait
+if __name__ == "__main__":
+    list(in_workers(write_and_wait, range(12), 2, "items"))
+"""
+
+
+@pytest.mark.parametrize("kill", [os.killpg, os.kill])
+def test_ctrl_c_ends_the_work_and_not_only_the_items_that_are_done_now(kill: Callable[[int, int], None]) -> None:
+    """Workers began with the next items, which may be takes of minutes, and wrote tracebacks."""
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == [b"begun\n"] * 2
+        kill(process.pid, signal.SIGINT)
+        try:
+            said, wrong = process.communicate(timeout=50)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert not said
+    assert wrong.count(b"Traceback") == 1, wrong  # that of the process itself, which has no command line here
 
 
 @pytest.mark.parametrize("workers", [1, 2])
