@@ -132,7 +132,7 @@ def require_results(out: Path) -> None:
     except UserError:
         there = None
     if not isinstance(there, dict) or not {"task", "about"} <= there.keys():
-        raise UserError(f"{out}: is there already and holds no results; remove it or choose another output")
+        raise UserError(f"{out}: is there already and holds no results; choose another output")
 
 
 def evaluate_model(

@@ -164,7 +164,7 @@ def already_done(experiment: Experiment, data: Sequence[Path], out: Path) -> str
         return None
     state = last_state(out)
     if state is None or not (out / BEGUN).is_file():
-        raise UserError(f"{out}: holds a trained model already; remove it or choose another folder")
+        raise UserError(f"{out}: holds a trained model already; choose another folder")
     # The takes, which are looked at later, say how many labels masks have.
     _check_same_training(out, {k: v for k, v in _begun(experiment, data).items() if k not in _OF_TAKES}, out)
     if not is_done(state, experiment.train):
