@@ -15,6 +15,7 @@ from scene_graph_generation.inputs.prepared_views import FOLDER as PREPARED_VIEW
 
 _MADE_OF_TAKES = ("subtitles",)  # speech recognition
 _MADE = (*(row.name for row in TABLE if row.made_by), "masks_from_annotation")
+_OF_ALL = ("relationships*", "classes.txt")  # beside the datasets, of all of them: what `data convert-relations` writes
 
 
 def written(collection: Collection) -> set[str]:
@@ -50,6 +51,9 @@ def overlay(dataset: Dataset, out: Path) -> Dataset:
                 _link(root / DOMAIN_FILE, out / DOMAIN_FILE)
         except OSError as error:
             raise UserError(f"{target}: cannot be written ({error.strerror}); choose another --out") from error
+    for pattern in _OF_ALL:
+        for path in sorted(dataset.root.glob(pattern)):
+            _link(path, out / path.name)
     return Dataset(out, dataset.domain)
 
 

@@ -280,10 +280,15 @@ def read_weights(folder: Path) -> Iterator[tuple[Path, dict[str, Tensor]]]:
     """The weight files of a folder, one after the other.
 
     Raises:
-        UserError: there are none, or one is missing or damaged.
+        UserError: there are none, one is missing or damaged, or two have a weight of the same name.
     """
+    read: dict[str, Path] = {}
     for path in weight_files(folder):
-        yield path, read_tensors(path)
+        state = read_tensors(path)
+        if twice := next((name for name in state if name in read), None):
+            raise UserError(f"{path}: has {twice}, which {read[twice].name} has, too; copy the folder again")
+        read |= dict.fromkeys(state, path)
+        yield path, state
 
 
 def weight_files(folder: Path) -> list[Path]:

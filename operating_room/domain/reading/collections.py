@@ -265,6 +265,8 @@ def _folder_name(value: Value) -> str:
 def _camera_name(value: Value) -> str:
     if re.fullmatch(r"\w+", value.text()) is None:
         raise value.error(f"{value.text()!r} can be no name of a camera: letters, digits and '_' only")
+    if re.search(r"_part\d+$", value.text()):
+        raise value.error(f"{value.text()!r} can be no name of a camera: long videos are cut into parts named like it")
     return value.text()
 
 

@@ -149,6 +149,7 @@ WRONG = {
     "camera in two slots": ("also: [right]", "also: [left]", "also: [left]", "'left' is in two slots, first in line"),
     "camera twice in training": ("training: [left, right]", "training: [left, left]", "training", "is in two slots"),
     "slot of an unknown camera": ("evaluation: [left]", "evaluation: [lft]", "[lft]", "'lft' is no camera (is it"),
+    "a camera called as a part": ("- name: right", "- name: right_part2", "right_part2", "can be no name of a camera"),
     "two cameras of one name": ("- name: right", "- name: left", "- name: left\n        modality: s", "two cameras"),
     "camera of no modality": ("modality: station_views", "modality: screen", "modality: screen", "modality of cameras"),
     "camera without key": ("station_views\n        frame: room", "tracker_view\n        frame: x", "x\n", "no key"),

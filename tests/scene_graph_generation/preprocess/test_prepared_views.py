@@ -280,7 +280,9 @@ def test_a_dataset_that_cannot_be_written_gets_its_views_elsewhere(
     root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path_factory.mktemp("out")
+    write(root / "relationships_train.json", b"[]")  # beside the datasets
     assert preprocess_views(overlay(Dataset(root), out), [TAKE], SIZE).require() == SHOWN[TAKE]
+    assert (out / "relationships_train.json").read_text() == "[]"
     assert not list(root.rglob(FOLDER))
     expected = anew(pictures(root))
     with monkeypatch.context() as patch:

@@ -266,6 +266,17 @@ def test_bases_that_are_not_whole_are_named(bases: tuple[Path, Path], tmp_path: 
         load_base(bases[1], bases[1])
 
 
+def test_a_weight_that_two_files_of_a_base_have_is_named(bases: tuple[Path, Path], tmp_path: Path) -> None:
+    """As of a shard of another version: the later one was taken."""
+    copy = tmp_path / "copy"
+    shutil.copytree(bases[0], copy)
+    shards = [torch.load(copy / f"part-{number}.bin") for number in (0, 1)]
+    name = next(iter(shards[0]))
+    torch.save({**shards[1], name: shards[0][name] + 1}, copy / "part-1.bin")
+    with pytest.raises(UserError, match=f"part-1.bin: has {name}, which part-0.bin has, too"):
+        load_base(copy, bases[1])
+
+
 def test_a_device_that_is_not_there_is_one_sentence(published: Path) -> None:
     for device in ("cuda:99", "abacus"):
         with pytest.raises(UserError, match=f"device {device}: cannot be used") as error:
