@@ -137,11 +137,15 @@ def choose_samples(samples: list[Sample], takes: list[str] | None, limit: int | 
     """Those of the named takes, or of all, in the order of time; the first `limit` of each.
 
     Raises:
-        UserError: a take has no sample here.
+        UserError: a take has no sample here, or is a split.
     """
+    from operating_room.domain.domain import OWN
+    from operating_room.graphs.graph_files import SPLIT_NAMES
     from operating_room.graphs.scene_graph import by_take
 
     there = by_take(samples)
+    if split := next((name for name in takes or () if name in (*SPLIT_NAMES, OWN)), None):
+        raise UserError(f"--take {split}: is a split; give --split {split}, of which all takes are scored")
     wanted = list(there) if takes is None else [domain.find_take(name).sample_name for name in takes]
     if missing := [name for name in wanted if name not in there]:
         raise UserError(f"take {missing[0]} is not among those of this split on disk: {', '.join(there)}")

@@ -192,6 +192,8 @@ def test_some_takes_and_the_first_timepoints(
     assert run(*evaluate, "--limit", "2") == 0
     assert run(*evaluate, "--take", "004_PKA") == 2
     assert "004_PKA_MMOR is not among those of this split on disk: 001_4DOR, 001_PKA" in capsys.readouterr().err
+    assert run(*evaluate, "--take", "train") == 2
+    assert "--take train: is a split; give --split train" in capsys.readouterr().err
     assert run("scene-graph", "evaluate", "--model-path", checkpoint, *place, *SHORT, "--limit", "1") == 0
     for name in ("001_PKA/", "001_PKA_MMOR"):  # the same take, the same results
         again = ("--model-path", checkpoint, *place, *SHORT, "--limit", "1", "--take", name)
