@@ -166,12 +166,17 @@ def _require_wave(path: Path, data: bytes) -> None:
 
 
 def _require_end(path: Path, data: bytes) -> None:
-    """As above, of what is no .wav: a size in the header, or the flag of the last page of an Ogg file."""
-    place, length, order, more = _SIZES.get(data[:4], (0, 0, "big", 0))
-    stated = int.from_bytes(data[place : place + length], order) + more
-    last = data.rfind(b"OggS") + 5 if data.startswith(b"OggS") else None
-    endless = last is not None and not int.from_bytes(data[last : last + 1]) & _LAST_PAGE
-    if endless or (stated > len(data) and stated - more != _UNKNOWN):
+    """As above, of what is no .wav: a size in the header, or the last page of an Ogg file, which says that it is."""
+    if data.startswith(b"OggS"):
+        page = data[data.rfind(b"OggS") :]
+        segments = page[27 : 27 + page[26]] if len(page) > 26 else b""  # the bytes of each piece of it
+        whole = len(page) > 26 and len(page) >= 27 + page[26] + sum(segments) and page[5] & _LAST_PAGE
+    else:
+        place, length, order, more = _SIZES.get(data[:4], (0, 0, "big", 0))
+        stated = data[place : place + length]
+        unknown = length > 0 and stated == b"\xff" * length  # as in a .wav
+        whole = unknown or int.from_bytes(stated, order) + more <= len(data)
+    if not whole:
         raise UserError(f"{path}: is cut off after {len(data)} bytes; {again(path)}")
 
 

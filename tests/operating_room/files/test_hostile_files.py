@@ -72,10 +72,23 @@ def test_sound_that_is_cut_off_is_told_in_every_form(form: str, tmp_path: Path) 
     soundfile.write(path, noise, 48_000, *kind, format=name)
     whole = path.read_bytes()
     assert check_audio(path) > 2.5
-    for share in (0.5, 0.9):
-        path.write_bytes(whole[: int(len(whole) * share)])
+    for rest in (int(len(whole) * 0.5), int(len(whole) * 0.9), len(whole) - 3):  # the last page of Ogg is half a second
+        path.write_bytes(whole[:rest])
         with pytest.raises(UserError, match="is cut off"):
             check_audio(path)
+
+
+@pytest.mark.parametrize(("form", "places"), [("W64", (16, 96)), ("AU", (8,)), ("WAV", (4, 40))])
+def test_sound_that_did_not_know_its_length_is_read(form: str, places: tuple[int, ...], tmp_path: Path) -> None:
+    """As it is written into a pipe: all bits of the sizes are set."""
+    path = tmp_path / "x.wav"
+    soundfile.write(path, np.zeros(16_000), 16_000, "PCM_16", format=form)
+    data = bytearray(path.read_bytes())
+    for place in places:
+        length = 8 if form == "W64" else 4
+        data[place : place + length] = b"\xff" * length
+    path.write_bytes(data)
+    assert check_audio(path) == 1
 
 
 def test_sound_far_beyond_one_is_of_another_unit(tmp_path: Path) -> None:
