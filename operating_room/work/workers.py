@@ -6,8 +6,8 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context
-from typing import TypeVar
+from multiprocessing import get_context
+from typing import Any, TypeVar
 
 from operating_room.errors import UserError
 from operating_room.work.progress import track
@@ -39,8 +39,15 @@ def in_workers(
             try:
                 yield from track(pool.map(function, items, chunksize=chunk), title, len(items))
             except (KeyboardInterrupt, GeneratorExit):  # the latter if whoever reads the results is interrupted
-                for worker in active_children():  # they would do the items that they have been given already
+                own = list(pool._processes.values())  # and no other child of this process
+                manager: Any = pool._executor_manager_thread
+                pool.shutdown(
+                    wait=False, cancel_futures=True
+                )  # or the manager ends with a traceback, as in Python 3.11
+                for worker in own:  # they would do the items that they have been given already
                     worker.terminate()
+                if manager is not None:
+                    manager.join()
                 raise
     except BrokenProcessPool as error:
         raise UserError(

@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import suppress
+from multiprocessing import get_context
 
 import pytest
 
@@ -23,7 +24,7 @@ def square_or_die(number: int) -> int:
 
 
 def write_and_wait(number: int) -> None:
-    print("begun", flush=True)
+    os.write(1, b"begun\n")  # at once, also where Python writes without a buffer
     time.sleep(100)
 
 
@@ -51,6 +52,22 @@ def test_ctrl_c_ends_the_work_and_not_only_the_items_that_are_done_now(kill: Cal
                 os.killpg(process.pid, signal.SIGKILL)
     assert not said
     assert wrong.count(b"Traceback") == 1, wrong  # that of the process itself, which has no command line here
+
+
+@pytest.mark.filterwarnings("error")  # of a thread that ends with a traceback
+def test_who_stops_reading_ends_no_process_of_others() -> None:
+    """As those that read samples for a training beside it."""
+    other = get_context("spawn").Process(target=time.sleep, args=(100,))
+    other.start()
+    try:
+        results = in_workers(square_or_die, range(12), 2, "squares")
+        assert next(results) == 0
+        assert isinstance(results, Generator)
+        results.close()
+        other.join(0.5)
+        assert other.is_alive()
+    finally:
+        other.kill()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
