@@ -52,9 +52,9 @@ def _told_alone(error: RuntimeError) -> str | None:
 
     if not distributed.is_available():
         return None
-    if isinstance(error, distributed.DistNetworkError):
+    if isinstance(error, distributed.DistError):  # NCCL's also tell of two processes on one GPU, or of no network
         return APART.format(brief(error))
-    return ENDED if isinstance(error, distributed.DistError) or "gloo/transport" in str(error) else None
+    return ENDED if "gloo/transport" in str(error) else None
 
 
 def diverged(out: Path, step: int, how: str, rate: str) -> UserError:

@@ -44,7 +44,16 @@ _CLOSED = "[/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127
         (OSError(errno.ENOSPC, "No space left on device", "out/log.jsonl"), "out/log.jsonl: No space left"),
         (OSError("Too many open files"), "^out: Too many open files"),
         (RuntimeError(_CLOSED), "^another process of this start has ended"),
-        (DistBackendError("NCCL communicator was aborted on rank 1."), "^another process of this start has ended"),
+        (
+            DistBackendError("NCCL communicator was aborted on rank 1."),
+            r"\(NCCL .* aborted on rank 1\.\): one has ended",
+        ),
+        (
+            DistBackendError(
+                "NCCL error: invalid usage\nDuplicate GPU detected : rank 1 and rank 0 both on CUDA device"
+            ),
+            r"do not reach each other \(NCCL error: invalid usage Duplicate GPU detected",
+        ),
         (
             DistNetworkError("The server socket has failed to listen. port: 29500, message: address already in use"),
             r"do not reach each other \(.*address already in use\).*MASTER_PORT",
