@@ -27,8 +27,9 @@ def memory_limits() -> list[tuple[int, int]]:
         used = _words(group / ("memory.current" if newer else "memory.usage_in_bytes"))
         if limit and used and limit[0].isdecimal() and int(limit[0]) < _UNLIMITED:
             stat = _words(group / "memory.stat")
-            key = "inactive_file" if newer else "total_inactive_file"  # pages of files are dropped when memory is short
-            cached = int(stat[stat.index(key) + 1]) if key in stat else 0
+            # Pages of files are dropped when memory is short, those that were read twice (active), too.
+            keys = [f"{'' if newer else 'total_'}{kind}_file" for kind in ("inactive", "active")]
+            cached = sum(int(stat[stat.index(key) + 1]) for key in keys if key in stat)
             found.append((int(limit[0]), int(used[0]) - cached))
     return found
 

@@ -198,12 +198,12 @@ def test_limits_of_a_container_count(version: int, tmp_path: Path, monkeypatch: 
     gb = 1 << 30
     if version == 2:
         write(tmp_path / "job", memory__max=3 * gb, memory__current=2 * gb, cpu__max="150000 100000")
-        write(tmp_path / "job", memory__stat=f"anon 5\ninactive_file {gb}")
+        write(tmp_path / "job", memory__stat=f"anon 5\ninactive_file {gb // 2}\nactive_file {gb // 2}")
         write(tmp_path / "job" / "task", memory__max="max", memory__current=gb, cpu__max="max 100000")
     else:
         memory, cpu = tmp_path / "memory", tmp_path / "cpu"
         write(memory / "job", memory__limit_in_bytes=3 * gb, memory__usage_in_bytes=2 * gb)
-        write(memory / "job", memory__stat=f"cache 1\ntotal_inactive_file {gb}")
+        write(memory / "job", memory__stat=f"cache 1\ntotal_inactive_file {gb // 2}\ntotal_active_file {gb // 2}")
         write(memory / "job" / "task", memory__limit_in_bytes=9223372036854771712, memory__usage_in_bytes=gb)
         write(cpu / "job", cpu__cfs_quota_us=150000, cpu__cfs_period_us=100000)
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=64 * gb, total=128 * gb))
