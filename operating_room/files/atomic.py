@@ -71,7 +71,8 @@ def require_folder(folder: Path) -> Path:
     Raises:
         UserError: that is a file, or closed to this user.
     """
-    there = next(part for part in (folder, *folder.absolute().parents) if part.exists())
+    # os.path.exists, unlike that of Path, raises nothing where a folder above is closed.
+    there = next(part for part in (folder, *folder.absolute().parents) if os.path.exists(part))
     if not there.is_dir():
         raise UserError(f"{there}: is no folder; choose another output")
     if not os.access(there, os.W_OK | os.X_OK):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,6 +114,17 @@ def test_the_part_of_an_output_that_is_there_is_a_folder(tmp_path: Path, monkeyp
     monkeypatch.setattr("os.access", lambda path, mode: False)  # what root would never see
     with pytest.raises(UserError, match="cannot be written; check permissions"):
         require_folder(tmp_path / "out")
+    look = os.stat
+
+    def closed(path: Any, **how: Any) -> os.stat_result:
+        if Path(path) == tmp_path / "closed" / "out":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look(path, **how)
+
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr("os.stat", closed)
+    with pytest.raises(UserError, match="closed: cannot be written"):
+        require_folder(tmp_path / "closed" / "out")
 
 
 def test_a_file_never_takes_the_place_of_a_device_or_pipe(tmp_path: Path) -> None:
