@@ -79,10 +79,9 @@ def listen(host: str, port: int | None) -> socket.socket:
             bound.bind(address)
             bound.listen()
             return bound
-        except socket.gaierror as error:
-            raise UserError(
-                f"--host {host}: is no address ({error.strerror}); give an address of this machine"
-            ) from error
+        except (socket.gaierror, UnicodeError) as error:  # the latter of `a..b`
+            told = getattr(error, "strerror", "no name of a machine")
+            raise UserError(f"--host {host}: is no address ({told}); give an address of this machine") from error
         except OSError as error:
             reason = (error.strerror or "cannot be used").lower()
             if bound is not None:

@@ -76,9 +76,10 @@ def test_a_port_in_use_is_told_and_one_that_nobody_chose_is_another() -> None:
             assert second.getsockname()[1] != port
 
 
-def test_an_address_that_is_none_is_told() -> None:
+@pytest.mark.parametrize("host", ["no such name", "a..b", "x" * 64])
+def test_an_address_that_is_none_is_told(host: str) -> None:
     with pytest.raises(UserError, match="is no address"):
-        listen("no such name", 8000)
+        listen(host, 8000)
 
 
 def test_the_command_refuses_before_it_serves(folder: Folder, tmp_path: Path) -> None:
