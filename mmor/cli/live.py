@@ -7,6 +7,7 @@ import sys
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from math import isinf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
@@ -75,9 +76,11 @@ def live(
         raise UserError("--patience is of a take that is being recorded: in a replay all is there; leave it out")
     if 0 < speed < _SLOWEST:
         raise UserError(f"--speed {speed:g}: takes ages; give 0, or {_SLOWEST} and more")
+    if isinf(speed):
+        raise UserError("--speed inf: all seconds but the last would be skipped; give 0 for all as fast as possible")
     with _output(out) as file:
         recorded = _recorded(folder, replay, data, chosen_domain(domain))
-        model, segmenter = _models(model, segmenter)
+        model = model or _bundled("graphs")
         from computing.machine import leave_a_processor
         from mmor.live.live import live
         from mmor.live.replay import Replay
@@ -85,11 +88,15 @@ def live(
         from scene_graph_generation.inference.generator import check_sees
 
         leave_a_processor()
+        # What is wrong with sound or segmenter is told before the model is loaded, which may take minutes.
+        read = _read_by(model, recorded.domain)
+        encoder = sound_encoder(sound, published_feeding, audio_scaling, model if "audio" in read else None)
+        if segmenter is not None and "masks" not in read and read:
+            raise UserError(f"--segmenter {segmenter}: {model} reads no masks of these takes; leave it out")
+        masks = _segmenter(segmenter or _bundled("segmenter"), recorded, device) if "masks" in read else None
         generator = load_generator(model, recorded.domain, device, bits, 1, max_new_tokens, valid=valid)
         check_sees(generator, model)
         inputs = generator.model.settings.modalities
-        encoder = sound_encoder(sound, published_feeding, audio_scaling, model if "audio" in inputs else None)
-        masks = _segmenter(segmenter, recorded, device) if "masks" in inputs else None
         if replay is None:
             source: Source = Follow(recorded, inputs, encoder is not None, queue, patience)
         else:
@@ -126,23 +133,36 @@ def sound_encoder(
 def _recorded(folder: Path | None, replay: str | None, data: Path, domain: Domain | None) -> RecordedTake:
     """The take to follow, or to replay."""
     if folder is not None:
+        from mmor.live.source import require_there
         from mmor.live.take import take_of_folder
 
-        return take_of_folder(folder, domain)
+        return require_there(take_of_folder(folder, domain))
     from operating_room.recordings.dataset import Dataset
 
     dataset = Dataset(data, domain)
-    return dataset.take(dataset.named(replay or ""))
+    recorded = dataset.take(dataset.named(replay or ""))
+    _ = recorded.index  # what is wrong with it is told before models are loaded
+    return recorded
 
 
-def _models(model: Path | None, segmenter: Path | None) -> tuple[Path, Path]:
-    """Folders of the scene-graph model and of the segmenter; the small ones that come with this where none is given."""
+def _bundled(what: Literal["graphs", "segmenter"]) -> Path:
+    """Folder of the small model that comes with this, which is said."""
     from mmor.demo import BUNDLED, GRAPHS, SEGMENTER
 
-    chosen = model or BUNDLED / GRAPHS, segmenter or BUNDLED / SEGMENTER
-    if bundled := [path.name for path in chosen if path.parent == BUNDLED]:
-        typer.echo(f"note: taking {' and '.join(bundled)} of this software, trained on simulated takes only", err=True)
-    return chosen
+    name = GRAPHS if what == "graphs" else SEGMENTER
+    typer.echo(f"note: taking {name} of this software, trained on simulated takes only", err=True)
+    return BUNDLED / name
+
+
+def _read_by(model: Path, domain: Domain) -> tuple[str, ...]:
+    """What a model reads of takes of a domain, by its config.json; nothing where it has none, which is told later."""
+    from scene_graph_generation.weights.base_models import CONFIG, base_settings
+
+    if not (model / CONFIG).is_file():
+        return ()
+    settings = base_settings(model, None)
+    masks = settings.masks and domain.labels.categories  # else there is no mask encoder, and nothing to segment
+    return tuple(name for name in settings.modalities if name != "masks" or masks)
 
 
 def _segmenter(path: Path, recorded: RecordedTake, device: str | None) -> LiveSegmenter:

@@ -88,8 +88,7 @@ class Follow:
         Raises:
             UserError: there is no such folder, or it has vanished and does not come back.
         """
-        if not self._folder.is_dir():
-            raise UserError(f"{self._folder}: no such folder; give that of a take that is being recorded")
+        require_there(self._recorded)
         while True:
             moment = self._next()
             if moment is None:
@@ -261,6 +260,17 @@ class Follow:
         if what not in self._told:
             self._told.add(what)
             self._tell(line)
+
+
+def require_there(recorded: RecordedTake) -> RecordedTake:
+    """The take, whose folder is there.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not (folder := recorded.root / recorded.take.folder).is_dir():
+        raise UserError(f"{folder}: no such folder; give that of a take that is being recorded")
+    return recorded
 
 
 def _numbered(position: int) -> Element:

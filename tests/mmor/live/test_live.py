@@ -373,3 +373,19 @@ def test_a_replay_that_would_never_end_is_refused(data: Path) -> None:
     result = CliRunner().invoke(app, words)
     assert isinstance(result.exception, UserError)
     assert "--speed 1e-300: takes ages; give 0, or 0.001 and more" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--replay", TAKE.name, "--segmenter", "nowhere"], "nowhere: no such model; give its file"),
+        (["--replay", TAKE.name, "--speed", "inf"], "--speed inf: all seconds but the last would be skipped"),
+        (["MM-OR_data/005_TKA"], "005_TKA: no such folder; give that of a take that is being recorded"),
+    ],
+)
+def test_what_is_wrong_is_told_before_the_model_is_loaded(
+    data: Path, words: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data)
+    monkeypatch.setattr("mmor.cli.live.load_generator", lambda *_, **__: pytest.fail("minutes of loading"))
+    assert told in str(CliRunner().invoke(app, ["live", *words, "--data", "."]).exception)
