@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from scene_graph_generation.preprocess.run import Outcome
 
 app = typer.Typer()
+_EITHER = "masks come either from --predictions FOLDER or --from-annotations; give one of them"
 WHISPER, VIEW_SIZE, OWN_SHARE = "large-v3", 336, 0.5  # defaults of options that have a meaning beside others only
 
 
@@ -110,8 +111,8 @@ def preprocess(
     from scene_graph_generation.preprocess.overlay import overlay, read_only
     from scene_graph_generation.preprocess.run import Outcome, half_copied
 
-    if step in (Step.MASKS, Step.ALL) and (predictions is None) != from_annotations:
-        raise UserError("masks come either from --predictions FOLDER or --from-annotations; give one of them")
+    if step in (Step.MASKS, Step.ALL) and predictions is not None and from_annotations:
+        raise UserError(_EITHER)
     of_sound, of_masks, clap = (Step.EMBEDDINGS, Step.ALL), (Step.MASKS, Step.ALL), audio_encoder == AudioEncoder.CLAP
     for option, is_given, steps in (
         ("--causal", causal, (Step.AUDIO, *of_sound)),
@@ -132,6 +133,12 @@ def preprocess(
     if (own := divide(gpus, part)) is None:
         return
     dataset, takes = open_takes(data, domain, take)
+    masked = step == Step.MASKS or (step == Step.ALL and bool(dataset.domain.labels.categories))
+    if masked and predictions is None and not from_annotations:
+        raise UserError(_EITHER)
+    if step == Step.ALL and not masked and (predictions is not None or from_annotations):
+        given = "--from-annotations" if from_annotations else "--predictions"
+        raise UserError(f"domain {dataset.domain.name} has no categories, so that no take has masks; leave out {given}")
     takes = takes[own.rank :: own.processes]
     if out is not None:
         dataset = overlay(dataset, out)
@@ -149,7 +156,7 @@ def preprocess(
         if transcribe:
             outcome += _transcribe(dataset, takes, whisper_model, few, step == Step.ALL)
         outcome += transcripts.preprocess_transcripts(dataset, takes, many)
-    if step in (Step.MASKS, Step.ALL):
+    if masked:
         outcome += masks.preprocess_masks(dataset, takes, predictions, from_annotations, many)
     if step == Step.VIEWS:
         outcome += views.preprocess_views(dataset, takes, size, many)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from typer.testing import CliRunner, Result
 
 from mmor.cli import app
 from operating_room.domain import domain as domains
+from operating_room.domain.labels import Labels
+from operating_room.domain.stored import store_domain
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import parse
 from operating_room.recordings.dataset import Dataset
@@ -224,6 +227,24 @@ def test_without_a_hub_all_does_the_rest_and_names_what_is_left(root: Path, monk
     assert "--audio-encoder mel" in line
     assert f"{2 * 2 * 3 + 3 * 3 * 3} files written" in result.output
     assert preprocess(root).exit_code == 0  # mel may still be chosen: nothing was made with CLAP
+
+
+def test_all_of_a_room_without_categories_is_all_but_masks(root: Path) -> None:
+    """It asked for masks, and refused what it was given."""
+    store_domain(root, replace(domains.mmor(), labels=Labels()))
+    words = "preprocess all", "--workers", "1", "--audio-encoder", "mel"
+    result = mmor(root, *words)
+    assert result.exit_code == 0, result.exception
+    assert "files written for 3 takes" in result.output
+    assert not list(root.rglob("*segmask*"))
+    told = "has no categories, so that no take has masks; leave out --from-annotations"
+    assert told in str(mmor(root, *words, "--from-annotations").exception)
+
+
+def test_all_wants_to_know_where_masks_come_from(root: Path) -> None:
+    for words in ((), ("--from-annotations", "--predictions", str(root))):
+        refused = mmor(root, "preprocess all", *words)
+        assert "masks come either from --predictions FOLDER or --from-annotations" in str(refused.exception)
 
 
 def test_a_dataset_that_cannot_be_written(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
