@@ -90,6 +90,8 @@ def live(
         leave_a_processor()
         # What is wrong with sound or segmenter is told before the model is loaded, which may take minutes.
         read = _read_by(model, recorded.domain)
+        if sound not in (None, "none") and "audio" not in read and read:
+            raise UserError(f"--audio-encoder {sound}: {model} hears nothing; leave it out")
         encoder = sound_encoder(sound, published_feeding, audio_scaling, model if "audio" in read else None)
         if segmenter is not None and "masks" not in read and read:
             raise UserError(f"--segmenter {segmenter}: {model} reads no masks of these takes; leave it out")

@@ -1,4 +1,4 @@
-"""`mmor live` in a room whose domain has no categories: there is no segmenter of it."""
+"""`mmor live` with models that are shown no masks or hear nothing: in a room without categories, for one."""
 
 from __future__ import annotations
 
@@ -44,3 +44,14 @@ def test_a_room_without_categories_is_followed_without_a_segmenter(
     refused = CliRunner().invoke(app, [*words, "--segmenter", "somewhere"])
     assert "--segmenter somewhere" in str(refused.exception)
     assert "reads no masks of these takes; leave it out" in str(refused.exception)
+
+
+def test_an_encoder_of_sound_for_a_model_that_hears_nothing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dataset(tmp_path)
+    write_json(tmp_path / "model" / "config.json", to_mapping(MM2SGConfig(modalities=("views",))))
+    monkeypatch.setattr("mmor.cli.live.load_generator", lambda *_, **__: pytest.fail("minutes of loading"))
+    words = ["live", "--replay", "001_PKA", "--data", str(tmp_path), "--model", str(tmp_path / "model")]
+    refused = CliRunner().invoke(app, [*words, "--audio-encoder", "mel"])
+    assert f"--audio-encoder mel: {tmp_path / 'model'} hears nothing; leave it out" in str(refused.exception)
