@@ -95,7 +95,7 @@ def screen_picture(moment: Moment, width: int, height: int) -> UInt8[np.ndarray,
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(max(8, height // 14))
     colors = [tuple(Image.new("HSV", (1, 1), (hue, 150, v)).convert("RGB").tobytes()) for v in (70, 210)]
-    margin = height // 16
+    margin = min(height // 16, width // 4)  # of a tall picture, too, half is left
     draw.rectangle((margin, margin, width - margin, height - margin), fill=colors[0])
     draw.rectangle((margin, margin, width - margin, 3 * margin), fill=colors[1])
     draw.text((2 * margin, margin), parts[0][1], fill=(10, 10, 10), font=font)

@@ -39,6 +39,12 @@ def test_the_screen_shows_who_calibrates(surgery: Surgery) -> None:
     assert all(second in calibrating for second, names in enumerate(shown) if "femur points" in names)
 
 
+@pytest.mark.parametrize("size", [(16, 160), (100, 480), (16, 8192)])
+def test_tall_pictures_have_a_screen_too(surgery: Surgery, size: tuple[int, int]) -> None:
+    """Its margins followed from the height alone: wider than the picture, they were no box."""
+    assert {screen_picture(moment, *size).shape for moment in surgery.moments} == {(size[1], size[0], 3)}
+
+
 def test_screen_pictures_differ_between_steps_and_not_within(surgery: Surgery) -> None:
     by_step = {moment.step: screen_picture(moment, 96, 64) for moment in surgery.moments}
     assert by_step["sawing"].shape == (64, 96, 3)
