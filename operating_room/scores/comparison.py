@@ -25,6 +25,7 @@ from operating_room.scores.downstream import judge
 from operating_room.scores.reports import Report
 from operating_room.scores.scoring import score_sample
 
+_WHO = ("model", "rule")  # answers a downstream task
 Records = Mapping[str, Mapping[str, Any]]  # sample id -> what a results file holds of it
 Judged = tuple[list[Sample], Int64[np.ndarray, "samples names predicted"]]  # the confusion of each timepoint
 
@@ -116,9 +117,17 @@ def compare(first: Path, second: Path, domain: Domain) -> Comparison:
         _untold(abouts),
         len(common),
         (len(records[0]) - len(common), len(records[1]) - len(common)),
-        sum(shared[0][sample_id] != shared[1][sample_id] for sample_id in common),
+        sum(_is_changed(shared[0][sample_id], shared[1][sample_id], domain) for sample_id in common),
         scores,
     )
+
+
+def _is_changed(first: Mapping[str, Any], second: Mapping[str, Any], domain: Domain) -> bool:
+    """Whether what is scored differs: a time, a text or an answer that only one file holds is no other answer."""
+    if "predicted" in first:
+        return first["predicted"] != second["predicted"]
+    pairs = [(first[task.name], second[task.name]) for task in domain.tasks]
+    return any(who in a and who in b and a[who] != b[who] for a, b in pairs for who in _WHO)
 
 
 def _untold(abouts: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
@@ -157,7 +166,7 @@ def _downstream_scores(first: Records, second: Records, domain: Domain) -> dict[
     found = {}
     for task in domain.tasks:
         _require_same(first, second, lambda record, name=task.name: record[name]["label"])
-        for who in ("model", "rule"):
+        for who in _WHO:
             if all(who in record[task.name] for records in (first, second) for record in records.values()):
                 judged = [judged_answers(records, task, who, domain) for records in (first, second)]
                 if judged[0][0]:

@@ -86,6 +86,25 @@ def test_a_file_with_itself_and_with_the_same_answers(tmp_path: Path) -> None:
     assert str(compare(a, graphs(tmp_path / "b.json", TRUTH), mmor())).endswith("so there is nothing to compare")
 
 
+def test_only_another_answer_is_one(tmp_path: Path) -> None:
+    """A time or text that one file has and the other has not is none, nor what only one of them answered by a model."""
+    a, b = graphs(tmp_path / "a.json", TRUTH), graphs(tmp_path / "b.json", TRUTH)
+    results = json.loads(b.read_text())
+    for at, record in enumerate(results["samples"].values()):
+        record |= {"at_s": float(at), "text": "as generated"}
+    b.write_text(json.dumps(results))
+    assert compare(a, b, mmor()).changed == 0
+
+    c, d = answers(tmp_path / "c.json", "saw: 3"), answers(tmp_path / "d.json", "cut: 3")
+    results = json.loads(d.read_text())
+    for record in results["samples"].values():
+        for task in record.values():
+            task.pop("model")
+    d.write_text(json.dumps(results))
+    assert compare(c, d, mmor()).changed == 0
+    assert compare(c, answers(tmp_path / "e.json", "cut: 3"), mmor()).changed == len(FRAMES)
+
+
 def test_what_only_one_run_says_of_itself_is_one_line(tmp_path: Path) -> None:
     a = graphs(tmp_path / "a.json", TRUTH, predictions="x.json", code="1")
     b = graphs(tmp_path / "b.json", TRUTH[:1], folder="m", memory=True, code="2", split=None)
