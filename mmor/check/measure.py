@@ -66,9 +66,10 @@ def measure(
         expected: what the numbers are compared with.
         allowed: relative difference up to which they count as equal.
     """
-    release_memory(device)
     start = time.perf_counter()
     try:
+        release_memory(device)  # a GPU that has failed for good raises here
+        start = time.perf_counter()
         with watched_memory(device) as peak:
             outcome = run()
             wait_for(device)

@@ -165,6 +165,28 @@ def test_the_full_test_runs_every_part_and_judges_a_live_stream(monkeypatch: pyt
     assert "not known" in full.live(rows[:1])
 
 
+def test_a_live_stream_is_judged_by_right_rows_at_the_published_size_only() -> None:
+    """The first row that is called so is that of the small model on the CPU, which was taken for the published one."""
+    row = measure.Result("segment, online", "cpu", "float32", "ok", each=0.001)
+    frame = replace(row, part="segment, online, R50 720x960", format="bfloat16", each=0.25)
+    graph = replace(frame, part="scene graph, 7B, 16 bits", each=0.5)
+    assert "3 cameras x 0.250 s" in full.live([row, frame, graph])
+    for failed in ([row, replace(frame, state="FAIL"), graph], [row, frame, replace(graph, state="FAIL")]):
+        assert "not known" in full.live(failed)
+
+
+def test_a_gpu_that_fails_for_good_is_named_in_each_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an illegal access whatever is asked of a GPU raises, which ended the check with a traceback."""
+
+    def broken(device: torch.device) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(measure, "release_memory", broken)
+    row, _ = measure.measure("part", CPU, "float32", lambda: Outcome())
+    assert row.state == "FAIL"
+    assert "illegal memory access" in row.note
+
+
 def test_what_would_not_fit_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("computing.machine.free_memory", lambda device=None: 5_000_000_000)
     monkeypatch.setattr(full, "measure", lambda part, *rest: (Result(part, "cpu", "bfloat16", "ok"), None))
