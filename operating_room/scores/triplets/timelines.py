@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import median_low
 from typing import NamedTuple
 
 from operating_room.domain.domain import Domain
@@ -17,7 +18,7 @@ from operating_room.scores.scoring import predicted_graph, true_graph
 
 DEFINITION = (
     "timepoints of a take in a row in which a triplet is true (or predicted), in scoring names; a gap between the "
-    "scored timepoints that is longer than their usual distance ends it"
+    "scored timepoints that is longer than one and a half times their usual distance (the median) ends it"
 )
 
 
@@ -69,13 +70,15 @@ def timelines(
     for take_name, of_take in by_take(samples).items():
         positions = _positions(of_take)
         period = domain.collection(domain.find_take(take_name)).period
-        steps = [after - before for before, after in pairwise(positions)]
-        usual = Counter(steps).most_common(1)[0][0] if steps else 1
+        seconds = _seconds(of_take, [position * period for position in positions], times or {})
+        # In seconds, since positions go on behind a pause of the recording.
+        steps = [after - before for before, after in pairwise(seconds)]
+        longest = 1.5 * median_low(steps) if steps else 0.0  # clocks are not exact
         found.append(
             Timeline(
                 take_name,
-                _seconds(of_take, [position * period for position in positions], times or {}),
-                (False, *(step <= usual for step in steps)),
+                seconds,
+                (False, *(step <= longest for step in steps)),
                 tuple(frozenset(true_graph(sample, language)) for sample in of_take),
                 tuple(proper(predictions[sample.sample_id], language) for sample in of_take),
             )

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from operating_room.domain.domain import bundled, mmor
 from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.scores.scoring import score
+from operating_room.scores.triplets.delays import onset_delays
 from operating_room.scores.triplets.details import DEFINITIONS, Details, measure
 from operating_room.scores.triplets.segments import match, overlap
 from operating_room.scores.triplets.timelines import Interval, timelines
@@ -59,6 +60,22 @@ def test_a_gap_between_timepoints_ends_an_interval_and_thinned_ones_do_not() -> 
     assert details(whole, [[DRILL]] * 6).segments["drilling"].true == 1
     cut = [*whole[:3], *(Sample(TAKE, f"{100 + place:06d}", (DRILL,)) for place in (0, 3, 6))]
     assert details(cut, [[DRILL]] * 6).segments["drilling"].true == 2
+
+
+def test_a_pause_of_the_recording_is_a_gap_too() -> None:
+    """Positions of the index go on behind it: what began while nothing was recorded had a known onset."""
+    truth = take(*during(DRILL, 12, (2, 9)))
+    times = {sample.sample_id: place + 100.0 * (place > 5) for place, sample in enumerate(truth)}
+    predictions = {sample.sample_id: sample.triplets for sample in truth}
+    (told,) = timelines(truth, predictions, mmor(), times)
+    assert told.true_intervals() == {next(iter(told.truth[3])): [(2, 6), (6, 9)]}
+    found = onset_delays([told])["drilling"]
+    assert (found.found, found.unknown) == ((0.0,), 1)
+    jitter = {sample.sample_id: place + 0.1 * (place % 2) for place, sample in enumerate(truth)}
+    (told,) = timelines(truth, predictions, mmor(), jitter)
+    assert all(told.follows[1:])
+    (told,) = timelines([truth[0], truth[7], truth[8]], predictions, mmor())
+    assert told.follows == (False, False, True)  # of distances that are as frequent the shorter one is usual
 
 
 @pytest.mark.parametrize(
