@@ -36,7 +36,12 @@ learn() { # folder of the model, splits to learn from, further options
     mmor scene-graph train --config configs/scene_graph/small.yaml --data "$data" --out "$work/$1" \
         --samples "$work/$1"/train_1perm_*.json --samples "$work/$1"/own_1perm_*.json "${@:2}"
 }
+# It is a process group of its own, which ends with this script, also by Ctrl-C, and fails with it.
+set -m
 learn scene_graph_first &
+first=$!
+set +m
+trap 'kill -- "-$first" 2>/dev/null || true' EXIT
 # Stage 1 learns single frames with coarse masks first, at half the time per step, then clips with fine masks in more rooms,
 # then those of short surgeries, in which every deed and every tool is seen, in the size in which pictures come.
 short=$(seq -f "--take %g_SIM" 501 545; seq -f "--take %g_4DOR" 501 555)
@@ -54,7 +59,8 @@ if [ ! -e "$work/panoptic_small/model.safetensors" ]; then
     $segmenter --resume --out "$work/panoptic_small" MODEL.WEIGHTS "$work/panoptic_short/model.safetensors" "${both[@]}" \
         "${fine[@]}" SOLVER.MAX_ITER 1860 DATALOADER.REPEAT_THRESHOLD 1.0
 fi
-wait
+wait "$first"
+trap - EXIT
 # Then stage 2 goes on in these rooms and in 125 more, in small pictures, with 100 more surgeries to hear.
 more=$(seq -f "--take %g_SIM" 141 165; seq -f "--take %g_4DOR" 141 240)
 mmor data synthesize --out "$data" $more --seconds 120 --seed 0 --size 160x120

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
 from PIL import Image
 
 from operating_room.domain.domain import mmor
@@ -73,6 +76,41 @@ def test_training_the_small_models_learns_from_no_held_out_take(tmp_path: Path) 
     assert not any("val" in call or "test" in call for call in segmenters)
     simulated = {name for call in calls if "synthesize" in call for flag, name in pairwise(call) if flag == "--take"}
     assert taken - {"own"} <= simulated
+
+
+def test_what_trains_beside_the_script_fails_with_it_and_ends_with_it(tmp_path: Path) -> None:
+    """Its failure was not asked for, and Ctrl-C, which the shell hides from it, left it training for hours."""
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "train_small.sh", tmp_path / "scripts")
+    (tmp_path / "scripts" / "environment.sh").write_text("set -euo pipefail\n")
+    said, number = tmp_path / "said.txt", tmp_path / "number.txt"
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["bash", tmp_path / "scripts" / "train_small.sh", "work"]
+
+    def mmor(first_training: str) -> None:
+        (tmp_path / "mmor").write_text(
+            f'#!/bin/sh\necho "$@" >> "{said}"\n'
+            f'case "$*" in *"scene-graph train"*scene_graph_first*) {first_training} ;; esac\n'
+        )
+        (tmp_path / "mmor").chmod(0o755)
+
+    mmor("exit 3")
+    assert subprocess.run(command, cwd=tmp_path, env=environment, check=False).returncode == 3
+    assert "T119_SIM" not in said.read_text()  # what needs the first training was not begun
+
+    mmor(f"echo $$ > {number}; exec sleep 300")
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True) as script:
+        deadline = time.monotonic() + 60
+        while not (number.exists() and number.read_text().strip()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(script.pid, signal.SIGINT)  # as a terminal does it
+        assert script.wait(60) != 0
+    training = int(number.read_text())
+    while (alive := psutil.pid_exists(training)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if alive:
+        os.kill(training, signal.SIGKILL)
+    assert not alive
 
 
 def test_a_bundled_segmenter_has_the_test_settings_of_its_training(tmp_path: Path) -> None:
