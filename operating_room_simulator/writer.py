@@ -376,7 +376,7 @@ def _is_finished(root: Path, take: Take, recipe: dict[str, Any]) -> bool:
     written = read_json(note)
     if not isinstance(written, dict):
         raise UserError(f"{note}: is no note of a simulated take; choose another folder")
-    wanted = {"news": None} | recipe
+    wanted = {"news": None, "calibration": None} | recipe
     if other := [
         f"{name} {written.get(name)!r}, not {value!r}" for name, value in wanted.items() if written.get(name) != value
     ]:

@@ -203,6 +203,17 @@ def test_other_takes_are_never_overwritten(tmp_path: Path) -> None:
         write_take(recorded, surgery, size=SIZE)
 
 
+def test_a_take_with_camera_files_is_not_gone_on_with_without_them(tmp_path: Path) -> None:
+    """What an interrupted one had of depth pictures stayed in a take that was finished without any."""
+    surgery = _short("001_4DOR", seconds=1)
+    write_takes(tmp_path, [surgery], size=SIZE, calibration=True)
+    note = tmp_path / "4D-OR_data/.synthetic/001_4DOR.json"
+    for finished in (True, False):
+        write_json(note, {**json.loads(note.read_text()), "finished": finished})
+        with pytest.raises(UserError, match=r"other options \(calibration True, not None\)"):
+            write_takes(tmp_path, [surgery], size=SIZE)
+
+
 def test_the_advice_never_costs_a_recording(tmp_path: Path) -> None:
     surgery = _short("001_4DOR", seconds=1)
     write_take(tmp_path, surgery, size=SIZE)
