@@ -257,16 +257,19 @@ def table(of: argparse.Namespace, names: list[str]) -> None:
     dataset = Dataset(of.folder / "test")
     domain = dataset.domain
     samples = load_samples(of.folder / "test" / f"relationships_{SPLIT_NAMES[of.split]}.json")
-    parts = [[s for s in samples if domain.find_take(s.take_name).dataset == d] for d in reversed(domain.datasets)]
+    parts = {"all takes": samples}
+    for dataset_name in reversed(domain.datasets):
+        of_it = [sample for sample in samples if domain.find_take(sample.take_name).dataset == dataset_name]
+        parts |= {dataset_name.replace("OR", "-OR"): of_it} if of_it else {}
     scores = {}
     for name in names:
         file = of.folder / "rows" / name / "predictions.json"
         if file.exists():
-            scores[name] = [score(part, load_predictions(file), domain) for part in (samples, *parts) if part]
-    print("| row | macro F1 | MM-OR | 4D-OR |\n|---|---|---|---|")
+            scores[name] = [score(part, load_predictions(file), domain) for part in parts.values()]
+    print(f"| row | macro F1 | {' | '.join([*parts][1:])} |\n|---|{'---|' * len(parts)}")
     for name, found in scores.items():
         print(f"| {name} | {' | '.join(f'{one.overall.macro_f1:.3f}' for one in found)} |")
-    for number, title in enumerate(("all takes", "MM-OR", "4D-OR")):
+    for number, title in enumerate(parts):
         print(f"\n| F1, {title} | {' | '.join(scores)} |\n|---|{'---|' * len(scores)}")
         reports = [one[number].overall.predicates for one in scores.values()]
         for i, predicate in enumerate(reports[0].names if reports else ()):

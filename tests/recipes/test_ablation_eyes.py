@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from operating_room.domain.domain import mmor
+from operating_room.graphs.graph_files import save_predictions, save_samples
+from operating_room.graphs.scene_graph import Sample, Triplet
 from scene_graph_generation.config.settings import read_experiment
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +49,21 @@ def test_what_would_fail_late_is_refused_at_once(
     with pytest.raises(SystemExit):
         script.asked(words)
     assert said in capsys.readouterr().err
+
+
+def test_scores_of_one_dataset_stand_under_its_name(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Held-out takes of 4D-OR alone stood under MM-OR, and then the table ended in an IndexError."""
+    sample = Sample("004_4DOR", "000000", (Triplet("head_surgeon", "patient", "cutting"),))
+    monkeypatch.setattr(script, "Dataset", lambda root: SimpleNamespace(domain=mmor()))
+    save_samples(tmp_path / "test" / "relationships_test.json", [sample])
+    save_predictions(tmp_path / "rows" / "all_0" / "predictions.json", {sample.sample_id: sample.triplets})
+    script.table(SimpleNamespace(folder=tmp_path, split="test"), ["all_0"])
+    told = capsys.readouterr().out
+    assert "| row | macro F1 | 4D-OR |" in told
+    assert "F1, 4D-OR" in told
+    assert "MM-OR" not in told
 
 
 def test_rows_differ_in_what_they_are_named_after_and_have_as_many_steps(script: ModuleType) -> None:
