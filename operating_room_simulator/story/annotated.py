@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from operating_room.domain.collection import Take
 from operating_room.errors import UserError
-from operating_room.graphs.scene_graph import Sample, Triplet
+from operating_room.graphs.scene_graph import Sample, Triplet, by_take
 from operating_room_simulator.story.news import draw_news
 from operating_room_simulator.story.steps import PEOPLE, ROBOT_PHASES, ROBOTIC, STEPS, playbook_of
 from operating_room_simulator.story.story import Surgery, assemble, closed
@@ -28,7 +28,7 @@ _ACTION_STEPS = {
 def annotated_surgery(
     take: Take, samples: Sequence[Sample], seed: int, seconds: int | None = None, news: bool = False
 ) -> Surgery:
-    """The surgery whose moments are the samples of `take` in their order, one second each.
+    """The surgery whose moments are the samples of `take` in the order of time, one second each.
 
     Args:
         take: the take that the samples belong to and whose name the surgery gets.
@@ -42,7 +42,7 @@ def annotated_surgery(
     """
     if seconds is not None and seconds < 1:
         raise UserError(f"a take of {seconds} s has no timepoint; ask for 1 or more")
-    chosen = [sample for sample in samples if sample.take_name == take.sample_name]
+    chosen = by_take(samples).get(take.sample_name, [])
     if not chosen:
         known = sorted({sample.take_name for sample in samples})
         raise UserError(f"no sample of take {take.sample_name}; the label file has {', '.join(known) or 'no samples'}")

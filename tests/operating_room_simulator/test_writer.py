@@ -21,7 +21,7 @@ from operating_room.files.readers import (
     read_point_cloud,
     read_subtitles,
 )
-from operating_room.graphs.scene_graph import Sample
+from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.recordings import raw_labels as relations
 from operating_room.recordings.conversion import label_files
 from operating_room.recordings.dataset import Dataset, RecordedTake
@@ -123,6 +123,16 @@ def test_label_conversion_gives_the_story_back(take: Take, tmp_path: Path, monke
     assert [sample.triplets for sample in samples] == [moment.triplets for moment in surgery.moments[::step]]
     if take.dataset == "MMOR":
         assert len(read_subtitles(place(tmp_path, "subtitles", take))) > 5
+
+
+def test_annotated_seconds_are_told_in_the_order_of_time() -> None:
+    """A shuffled label file, which everything else takes, gave a take whose deeds came in the order of the file."""
+    graphs = [(Triplet("nurse", "saw", "holding"),)] * 5 + [(Triplet("head_surgeon", "patient", "cutting"),)] * 5
+    samples = [Sample("002_PKA_MMOR", f"{place:06d}", graph) for place, graph in enumerate(graphs)]
+    take = mmor().find_take("002_PKA")
+    expected = annotated_surgery(take, samples, seed=0)
+    assert [len(moment.triplets) for moment in expected.moments[:5]] == [1] * 5
+    assert annotated_surgery(take, samples[::-1], seed=0) == expected
 
 
 def test_raw_labels_look_like_the_published_ones() -> None:
