@@ -8,6 +8,9 @@ the published repository, `"bf16": {"enabled": "auto"}`, is read that way, too.
 
 from __future__ import annotations
 
+import os
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ _ADVICE = "take configs/deepspeed/zero2.json"
 _OURS = ("optimizer", "scheduler")
 # The options say these, too: another number is refused by transformers once all is loaded, and none stands for 0 or 1.
 _AUTO = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+_OLD_S = 900  # s; to compile an operator takes minutes
 
 
 def deepspeed_settings(path: Path, bf16: bool, width: int) -> dict[str, Any]:
@@ -88,3 +92,23 @@ def zero_stage(path: Path | None) -> int:
 def _enabled(values: dict[str, Any], name: str) -> bool:
     section = values.get(name)
     return isinstance(section, dict) and section.get("enabled") is True
+
+
+def require_operators() -> None:
+    """Nobody has been ended while he compiled an operator of DeepSpeed: PyTorch would wait for him without a word.
+
+    Raises:
+        UserError: the mark of a compilation has been there for longer than one takes.
+    """
+    from torch.utils.cpp_extension import get_default_build_root
+
+    folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    for mark in sorted((*folder.glob("*/lock"), *folder.glob("*/*/lock"))):
+        told = f"{mark}: another process compiles an operator of DeepSpeed, or was ended while it did"
+        try:
+            age = time.time() - mark.stat().st_mtime
+        except FileNotFoundError:  # done by now
+            continue
+        if age > _OLD_S:
+            raise UserError(f"{told}; all that need it wait for ever: remove this file")
+        print(f"{told}; this one waits for it: if none does, remove this file", file=sys.stderr)

@@ -42,7 +42,7 @@ from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.bad_samples import BadSamples
 from scene_graph_generation.samples.survey import Survey, survey
 from scene_graph_generation.samples.training_data import TrainingSamples
-from scene_graph_generation.training.deepspeed_settings import deepspeed_settings
+from scene_graph_generation.training.deepspeed_settings import deepspeed_settings, require_operators
 from scene_graph_generation.training.loss import answer_frequencies, token_weights
 from scene_graph_generation.training.presence import new_teacher
 from scene_graph_generation.training.pretrain import pretrain
@@ -294,6 +294,7 @@ def missing_tools(experiment: Experiment) -> list[str]:
             raise UserError(f"{deepspeed}: no such DeepSpeed configuration; take configs/deepspeed/zero2.json")
         if deepspeed is not None:
             deepspeed_settings(deepspeed, experiment.train.bf16, 1)
+            require_operators()
     except UserError as error:
         missing.append(str(error))
     return missing

@@ -187,6 +187,23 @@ def test_before_anything_is_loaded_all_that_is_refused_is_told(published: Path) 
     assert any('"fp16" is not supported' in line for line in told)
 
 
+def test_a_compilation_that_was_killed_is_told_before_all_wait_for_it(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    experiment = replace(SHORT, train=replace(SHORT.train, deepspeed=published))
+    mark = tmp_path / "deepspeed_shm_comm" / "lock"
+    assert not any(str(mark) in line for line in missing_tools(experiment))
+    mark.parent.mkdir()
+    mark.touch()
+    assert not any(str(mark) in line for line in missing_tools(experiment))
+    assert f"{mark}: another process compiles" in capsys.readouterr().err
+    os.utime(mark, (0, 0))
+    assert any(
+        f"{mark}: another process" in line and line.endswith("remove this file") for line in missing_tools(experiment)
+    )
+
+
 def test_a_list_is_no_configuration(published: Path) -> None:
     published.write_text("[]")
     with pytest.raises(UserError, match="has no zero_optimization"):
