@@ -51,9 +51,11 @@ def overlay(dataset: Dataset, out: Path) -> Dataset:
                 _link(root / DOMAIN_FILE, out / DOMAIN_FILE)
         except OSError as error:
             raise UserError(f"{target}: cannot be written ({error.strerror}); choose another --out") from error
-    for pattern in _OF_ALL:
-        for path in sorted(dataset.root.glob(pattern)):
+    try:
+        for path in (path for pattern in _OF_ALL for path in sorted(dataset.root.glob(pattern))):
             _link(path, out / path.name)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
     return Dataset(out, dataset.domain)
 
 

@@ -290,6 +290,21 @@ def test_a_dataset_that_cannot_be_written_gets_its_views_elsewhere(
         assert torch.equal(ViewReader(SIZE)(pictures(out)), expected)
 
 
+def test_a_folder_beside_the_dataset_that_cannot_be_written_is_one_line(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path_factory.mktemp("out")
+    overlay(Dataset(root), out)
+    write(root / "relationships_train.json", b"[]")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "symlink_to", full)
+    with pytest.raises(UserError, match=r"out\d+: cannot be written \(No space left on device\)"):
+        overlay(Dataset(root), out)
+
+
 def test_views_of_a_dataset_that_cannot_be_written_are_used_and_never_changed(
     root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
