@@ -1,11 +1,12 @@
 """Training of scene graphs around its steps: the time before the first one, and how long steps wait for their data.
 
-    python scripts/bench_training.py [before] [waiting] [formats] [lasting]
+    python scripts/bench_training.py [before] [waiting] [formats] [muon] [lasting]
 
 `before`: made samples with their shards, one process, CPU s. `waiting`: configs/scene_graph/small.yaml on a simulated
 take, without learning to see first, with 0, 1 and 2 reading processes one after the other; what log.jsonl says of the
 steps after the first ones; by the clock, so let nothing else run. `formats`: a step of small_eyes.yaml on made samples,
 forward and back, in float32, in bfloat16, and in bfloat16 with attention in float32 (how it is trained), CPU s.
+`muon`: what the optimiser takes of such a step, PyTorch's Muon and ours (`computing/muon.py`), CPU s.
 `lasting`: the same step on samples of all lengths, some with a point cloud: what a step takes at the beginning and
 after hundreds of them, where memory is in pieces; with and without LD_PRELOAD=.../libjemalloc.so.2, CPU s.
 """
@@ -29,6 +30,7 @@ from timing import cpu_seconds
 
 from computing.cpu_attention import forward_pass
 from computing.machine import autocast
+from computing.muon import Muon, matrices_of
 from operating_room.domain.domain import mmor
 from operating_room.graphs.prompts import human_prompt
 from operating_room.graphs.scene_graph import Triplet, target_text
@@ -142,6 +144,25 @@ def bench_formats(batch: int) -> None:
         print(f"  {name:36}{seconds:7.2f} ({plain / seconds:.2f}x)", flush=True)
 
 
+def bench_muon() -> None:
+    """One step of Muon for the matrices of the model with eyes."""
+    torch.manual_seed(0)
+    model = MM2SG(read_experiment(SMALL.with_name("small_eyes.yaml")).model)
+    matrices = list(matrices_of(model))
+    for matrix in matrices:
+        matrix.grad = torch.randn_like(matrix)
+    optimizers = {
+        "PyTorch's, in bfloat16": torch.optim.Muon(matrices, lr=1e-3),
+        "ours": Muon([{"params": matrices, "lr": 1e-3, "weight_decay": 0.1}]),
+    }
+    print(f"Muon, {len(matrices)} matrices of the small model with eyes: CPU s of a step")
+    plain = 0.0
+    for name, optimizer in optimizers.items():
+        seconds, _ = cpu_seconds(3, optimizer.step)
+        plain = plain or seconds
+        print(f"  {name:36}{seconds:7.3f} ({plain / seconds:.1f}x)", flush=True)
+
+
 def bench_lasting(steps: int, batch: int) -> None:
     """What a training step takes at first and later: samples are of other sizes each time."""
     config = read_experiment(SMALL.with_name("small_eyes.yaml")).model
@@ -172,14 +193,14 @@ def bench_lasting(steps: int, batch: int) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="*", help="before, waiting, formats, lasting; default: all")
+    parser.add_argument("what", nargs="*", help="before, waiting, formats, muon, lasting; default: all")
     parser.add_argument("--records", type=int, default=50_000, help="made samples of `before`")
     parser.add_argument("--steps", type=int, default=15, help="of `waiting`, twice: the first ones are not counted")
     parser.add_argument("--lasting", type=int, default=200, help="steps of `lasting`, 50 or more")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        for name in arguments.what or ("before", "waiting", "formats", "lasting"):
+        for name in arguments.what or ("before", "waiting", "formats", "muon", "lasting"):
             part = Path(folder) / name
             part.mkdir()
             if name == "before":
@@ -188,10 +209,12 @@ def main() -> None:
                 bench_waiting(part, arguments.steps)
             elif name == "formats":
                 bench_formats(8)
+            elif name == "muon":
+                bench_muon()
             elif name == "lasting":
                 bench_lasting(arguments.lasting, 8)
             else:
-                parser.error(f"{name}: expected before, waiting, formats or lasting")
+                parser.error(f"{name}: expected before, waiting, formats, muon or lasting")
 
 
 if __name__ == "__main__":
