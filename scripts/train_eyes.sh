@@ -4,7 +4,7 @@
 # there is one. The segmenter is not trained; masks are the annotated ones.
 # Usage: bash scripts/train_eyes.sh [FOLDER]   (default: output/eyes). What is finished is kept: after an interruption, run it
 # again. Variables, with their defaults for 2 cores: ROOMS=60 (of each dataset) PLAIN=0 (rooms without news, of each) LENGTH=120 (s)
-# SHORT=0 SHORT_4DOR=0 HEARD=0 (more takes, of 40 s: of MM-OR, of 4D-OR, of MM-OR without pictures; docs/results.md, "Eyes near
+# SHORT=0 SHORT_4DOR=0 HEARD=0 (more takes, of 40 s: of MM-OR, of 4D-OR, of MM-OR without pictures; docs/eyes.md, "Eyes near
 # the deed, more takes")
 # ONLY= (samples: stop before training, for scripts/ablation_eyes.py; simulated: before the samples) PATCHES=1200 HANDS=600
 # TRIPLETS=4000 LANGUAGE=3000 AGAIN=500 (steps) ANSWERED=8 (takes whose answers go into memory; 0: none) BATCH=8 SEEN=8

@@ -181,7 +181,7 @@ def _pretrain(
 
     model.train()
     # A tower that was taught its patches stays as it is: if it moves with the pooler behind it, that does not learn to
-    # pass on what is small (docs/results.md, "Why views alone learn no deeds").
+    # pass on what is small (docs/eyes.md, "Why views alone learn no deeds").
     with resting(model.vision if knows_patches else None):
         optimizer, schedule, weights = _optimizer(model, head, config.learning_rate, config, config.steps)
         for step, (chosen, found, reasons) in enumerate(track(batches, "learning to see", config.steps), 1):
