@@ -125,6 +125,7 @@ def write_takes(
     for surgery in surgeries:
         recipe = _recipe(surgery, size, faults, mask_stride) | ({"calibration": True} if calibration else {})
         recipe |= {"news": _NEWS} if surgery.news is not None else {}
+        recipe |= {"breaches": surgery.breaches} if surgery.breaches is not None else {}
         if not _is_finished(root, surgery.take, recipe):
             todo.append((surgery, recipe))
     pieces = [
@@ -376,7 +377,7 @@ def _is_finished(root: Path, take: Take, recipe: dict[str, Any]) -> bool:
     written = read_json(note)
     if not isinstance(written, dict):
         raise UserError(f"{note}: is no note of a simulated take; choose another folder")
-    wanted = {"news": None, "calibration": None} | recipe
+    wanted = {"news": None, "calibration": None, "breaches": None} | recipe
     if other := [
         f"{name} {written.get(name)!r}, not {value!r}" for name, value in wanted.items() if written.get(name) != value
     ]:

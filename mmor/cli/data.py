@@ -246,20 +246,26 @@ def synthesize(
     news: Annotated[
         bool, typer.Option("--news", help="A richer room: each modality has something that only it tells.")
     ] = False,
+    breaches: Annotated[
+        int | None,
+        typer.Option(help="How often somebody breaks sterility (MM-OR; default: about once in 2 min).", min=0),
+    ] = None,
 ) -> None:
     """Write simulated takes in the published layout. A finished take is left as it is; an interrupted one is redone."""
     if domain is not None or layout is not None:
         faulty = without_room_cameras or without_cameras or without_tracker or missing_frames
-        if relations or faulty or calibration or news:
+        if relations or faulty or calibration or news or breaches is not None:
             raise UserError(
-                "--relations, --without-..., --missing-frames, --calibration and --news are of MM-OR and 4D-OR; "
-                "leave out --domain"
+                "--relations, --without-..., --missing-frames, --calibration, --news and --breaches are of MM-OR and "
+                "4D-OR; leave out --domain"
             )
         count = _synthesize_rooms(out, take, seconds, seed, size, workers, domain, layout, period, mask_stride)
         typer.echo(f"{count} takes are in {out}")
         return
     if period is not None:
         raise UserError("--period goes with --domain; timepoints of MM-OR and 4D-OR are 1 s apart")
+    if relations is not None and breaches is not None:
+        raise UserError("--breaches: what happens is what --relations says; leave one of them out")
     from operating_room.graphs.graph_files import load_samples
     from operating_room_simulator import writer
     from operating_room_simulator.story import annotated, story
@@ -272,7 +278,7 @@ def synthesize(
     )
     takes = writer.named_takes(take or ["test"])
     if relations is None:
-        surgeries = [story.script_surgery(each, seed, seconds, news) for each in takes]
+        surgeries = [story.script_surgery(each, seed, seconds, news, breaches) for each in takes]
     else:
         samples = load_samples(relations)
         surgeries = [annotated.annotated_surgery(each, samples, seed, seconds, news) for each in takes]

@@ -62,9 +62,10 @@ class Surgery:
     seed: int
     moments: tuple[Moment, ...]
     news: News | None = None  # which sense tells what; None: every sense tells what it can
+    breaches: int | None = None  # how often somebody was to break sterility; None: as often as it is usual
 
 
-def script_surgery(take: Take, seed: int, seconds: int, news: bool = False) -> Surgery:
+def script_surgery(take: Take, seed: int, seconds: int, news: bool = False, breaches: int | None = None) -> Surgery:
     """Make up a surgery of `seconds` moments; the same take, seed and length give the same surgery.
 
     Args:
@@ -72,9 +73,11 @@ def script_surgery(take: Take, seed: int, seconds: int, news: bool = False) -> S
         seed: decides everything else.
         seconds: how long it is.
         news: in a richer room, where each sense has something of its own to tell and people have real habits.
+        breaches: how often somebody breaks sterility for some seconds while the patient is open, to learn from;
+            two at once by one person count once. None: about once in two minutes.
 
     Raises:
-        UserError: `seconds` is too short for all steps.
+        UserError: `seconds` is too short for all steps, or nobody of the take's dataset breaks sterility.
     """
     if seconds < MIN_SECONDS:
         raise UserError(
@@ -82,6 +85,8 @@ def script_surgery(take: Take, seed: int, seconds: int, news: bool = False) -> S
         )
     rng = random.Random(f"story {take.sample_name} {seed}")
     playbook = habitual(take) if news else playbook_of(take)
+    if breaches is not None and not playbook.multimodal:
+        raise UserError(f"nobody breaks sterility in simulated takes of {take.dataset}; leave out take {take.name}")
     require_names(mmor())
     steps = _timetable(rng, playbook.multimodal, seconds)
     first = {step: steps.index(step) for step in reversed(steps)}
@@ -89,7 +94,7 @@ def script_surgery(take: Take, seed: int, seconds: int, news: bool = False) -> S
     tracks = _staff_tracks(rng, playbook, steps, patient_in, patient_out)
     if playbook.multimodal:
         phases = _set_up_robot(rng, tracks, seconds, min(first["cutting"], first["calibration"]))
-        _break_sterility(rng, tracks, range(first["cutting"], min(first["suturing"], first["departure"])))
+        _break_sterility(rng, tracks, range(first["cutting"], min(first["suturing"], first["departure"])), breaches)
     else:
         phases = [""] * seconds
     drape = _drape(tracks, steps, first) if "draping" in first else range(0)
@@ -110,7 +115,7 @@ def script_surgery(take: Take, seed: int, seconds: int, news: bool = False) -> S
         graphs.append(closed(relation for relation in relations if relation.object in known))
         people.append(tuple(sorted(present)))
     moments = assemble(take, steps, graphs, people, phases)
-    return Surgery(take, seed, moments, draw_news(take, seed, seconds) if news else None)
+    return Surgery(take, seed, moments, draw_news(take, seed, seconds) if news else None, breaches)
 
 
 def closed(relations: Iterable[Triplet]) -> tuple[Triplet, ...]:
@@ -277,9 +282,12 @@ def _drape(tracks: Mapping[str, list[str | None]], steps: Sequence[str], first: 
     return range(start, first["departure"] + 2)
 
 
-def _break_sterility(rng: random.Random, tracks: Mapping[str, list[str | None]], when: range) -> None:
-    """Let somebody break sterility for 2 to 5 s, about once in two minutes of the sterile part, sometimes never."""
-    for _ in range(rng.choices((0, 1, 2), (2, 5, 3))[0] * max(1, len(when) // 120)):
+def _break_sterility(
+    rng: random.Random, tracks: Mapping[str, list[str | None]], when: range, asked: int | None
+) -> None:
+    """Let somebody break sterility for 2 to 5 s, as often as asked, or about once in two minutes, sometimes never."""
+    usual = rng.choices((0, 1, 2), (2, 5, 3))[0] * max(1, len(when) // 120)
+    for _ in range(usual if asked is None else asked):
         start = rng.choice(when)
         present = [who for who, track in tracks.items() if track[start] is not None]
         person, activity = rng.choice([(who, what) for who, what in BREACHES if who in present])

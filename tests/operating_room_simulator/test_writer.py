@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,16 @@ def test_other_takes_are_never_overwritten(tmp_path: Path) -> None:
     index.write_text("[]")
     with pytest.raises(UserError, match="was not simulated"):
         write_take(recorded, surgery, size=SIZE)
+
+
+def test_a_take_with_breaches_is_not_taken_for_a_usual_one(tmp_path: Path) -> None:
+    usual = _short("001_PKA", seconds=1)
+    write_take(tmp_path, replace(usual, breaches=3), size=SIZE)
+    with pytest.raises(UserError, match=r"other options \(breaches 3, not None\)"):
+        write_take(tmp_path, usual, size=SIZE)
+    with pytest.raises(UserError, match=r"other options \(breaches 3, not 4\)"):
+        write_take(tmp_path, replace(usual, breaches=4), size=SIZE)
+    write_take(tmp_path, replace(usual, breaches=3), size=SIZE)
 
 
 def test_a_take_with_camera_files_is_not_gone_on_with_without_them(tmp_path: Path) -> None:

@@ -92,6 +92,21 @@ def test_sterility_is_broken_now_and_then() -> None:
     assert 0.003 < share < 0.05
 
 
+def test_sterility_is_broken_as_often_as_asked() -> None:
+    takes = mmor().collection("MMOR").published[:12]
+    never, often = ([script_surgery(take, 0, 60, breaches=count) for take in takes] for count in (0, 8))
+    broken = [[moment.breaches for moment in surgery.moments] for surgery in often]
+    assert not any(moment.breaches for surgery in never for moment in surgery.moments)
+    assert all(sum(map(bool, take)) > 5 for take in broken)
+    assert {triplet.subject for take in broken for some in take for triplet in some} == {who for who, _ in BREACHES}
+    # All else is as in the usual surgery until the first breach.
+    usual = script_surgery(takes[0], 0, 60)
+    first = next(second for second, some in enumerate(broken[0]) if some)
+    assert usual.moments[: first - 1] == often[0].moments[: first - 1]
+    with pytest.raises(UserError, match="nobody breaks sterility in simulated takes of 4DOR"):
+        script_surgery(mmor().collection("4DOR").published[0], 0, 60, breaches=1)
+
+
 def test_robot_phases_come_in_their_order() -> None:
     phases = [
         moment.robot_phase.lower() for moment in script_surgery(mmor().collection("MMOR").published[0], 0, 300).moments
