@@ -120,8 +120,8 @@ def _meeting() -> Generator[None]:
     _join()
     try:
         yield
-    except RuntimeError as error:
-        raise UserError(ENDED) from error
+    except RuntimeError as error:  # NCCL, which begins here in a training on GPUs, also tells of other things
+        raise UserError(ENDED if "gloo/transport" in str(error) else APART.format(brief(error))) from error
 
 
 def _join() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -80,7 +81,8 @@ def train(
         UserError: data or weights are missing or unreadable, or `output` cannot be written or holds an earlier training
             that is not to be resumed.
     """
-    with one_line_errors(output, _SMALLER, "DATALOADER.NUM_WORKERS"):  # a full GPU lets nobody begin on it
+    in_one_line = partial(one_line_errors, output, _SMALLER, "DATALOADER.NUM_WORKERS")
+    with in_one_line():  # a full GPU lets nobody begin on it
         arguments = training_arguments(config, output, report_to)
     if config.unused and is_first():
         print(unused_summary(config))
@@ -100,7 +102,7 @@ def train(
             print(report)
     # The first process of all prepares for everybody. Where machines have disks of their own, the first of each other
     # machine finds nothing there and prepares, too; the rest only look.
-    with arguments.main_process_first(local=False), arguments.main_process_first(local=True):
+    with in_one_line(), arguments.main_process_first(local=False), arguments.main_process_first(local=True):
         videos, classes = training_videos(config, dataset, prepared, workers)
     threshold = config.clips.repeat_threshold
     clips = ClipDataset(
@@ -115,7 +117,7 @@ def train(
     )
     trained = TrainedModel(model, config)
     path = output / MODEL_FILE
-    with one_line_errors(output, _SMALLER, "DATALOADER.NUM_WORKERS"):
+    with in_one_line():
         trainer = ClipTrainer(config, trained, clips, arguments)  # brings the model to the GPU
         if is_first():
             save_config(config, output / CONFIG_FILE)

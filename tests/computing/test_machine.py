@@ -10,6 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import distributed
+from torch.distributed import DistBackendError
 from transformers import TrainingArguments
 
 from computing import machine
@@ -148,6 +150,33 @@ def test_a_place_where_others_are_is_told(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setenv("MASTER_PORT", str(other.getsockname()[1]))
         with pytest.raises(UserError, match=r"do not reach each other \(.*in use.*MASTER_PORT"):
             machine.meet()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (DistBackendError("NCCL error\nDuplicate GPU detected : rank 0 and rank 1 both on CUDA"), "Duplicate GPU"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB"), "CUDA out of memory"),
+        (RuntimeError("[/gloo/transport/tcp/pair.cc:553] Connection closed by peer"), "^another process of this"),
+    ],
+)
+def test_what_keeps_processes_apart_where_they_first_meet(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    """That is the question whether all have found the same checkpoint, before a training begins."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    start(monkeypatch, 0, 2)
+    monkeypatch.setattr(machine, "_join", lambda: None)
+    for function in ("all_gather_object", "broadcast_object_list", "barrier"):
+        monkeypatch.setattr(distributed, function, fail)
+    meetings = (lambda: machine.gather(None), lambda: machine.from_first(None), machine.wait_for_others)
+    for meeting in meetings:
+        with pytest.raises(UserError, match=told) as caught:
+            meeting()
+        assert "\n" not in str(caught.value)
 
 
 def test_processes_of_a_machine_divide_its_processors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -262,3 +263,16 @@ def test_a_disk_without_permissions_takes_checkpoints(
     monkeypatch.setattr(Path, "chmod", refuse)
     once = replace(TINY, solver=replace(TINY.solver, steps=1, checkpoint_every=1))
     assert train(once, Dataset(trained / "data"), tmp_path, trained / "prepared").exists()
+
+
+def test_who_waits_for_masks_of_a_process_that_ends_says_so_in_one_line(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def left_alone(*_: Any, **__: Any) -> Generator[None]:
+        raise RuntimeError("[/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:25472")
+        yield
+
+    monkeypatch.setattr(trainer.TrainingArguments, "main_process_first", left_alone)
+    with pytest.raises(UserError, match=r"^another process of this start has ended"):
+        train(TINY, Dataset(trained / "data"), tmp_path / "run", trained / "prepared")
