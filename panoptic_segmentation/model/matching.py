@@ -205,7 +205,7 @@ def match_clip(
 ) -> list[Match]:
     """Assign objects to queries once for a clip: in the first frame in which an object is present (section 6.3).
 
-    The object keeps its query in all frames. An object that is never present is never matched.
+    The object keeps its query in all frames. An object that is never present, or that finds none left, is not matched.
     """
     device = prediction.logits.device
     query_of = [-1] * len(present)
@@ -218,7 +218,8 @@ def match_clip(
         costs = pair_costs(logits, masks, appearing, settings, draws).cpu()
         costs[[query for query in query_of if query >= 0]] = TAKEN
         for query, column in _solve(costs):
-            query_of[new[column]] = query
+            if query not in query_of:  # else there are more objects than queries: one cannot learn two of them
+                query_of[new[column]] = query
     pairs = sorted((query, i) for i, query in enumerate(query_of) if query >= 0)
     return _matches([pairs], device) * len(pictures)
 

@@ -103,6 +103,15 @@ def test_a_late_object_is_matched_when_it_appears_and_takes_no_used_query() -> N
     assert matches[0].objects.tolist() == [0, 1]
 
 
+def test_more_objects_than_queries_share_none() -> None:
+    masks, classes = _squares(4), torch.arange(4)
+    prediction = _prediction(masks, classes, torch.tensor([3, 1]))
+    clip = Prediction(prediction.logits.expand(3, -1, -1), prediction.masks.expand(3, -1, -1, -1))
+    pictures = [Objects(classes, masks)] * 3
+    for match in match_clip(clip, pictures, torch.ones(4, 3, dtype=torch.bool), FEW, _draws()):
+        assert match.pairs == [(0, 3), (1, 1)]
+
+
 def test_an_object_that_is_never_present_is_never_matched() -> None:
     masks, classes = _squares(2), torch.tensor([0, 1])
     prediction = _prediction(masks, classes, torch.tensor([1, 0]))
