@@ -263,6 +263,8 @@ def trainer_options(mixed: str) -> dict[str, Any]:
 
     device = choose_device()
     on_gpu = device.type == "cuda"
+    if on_gpu and device.index != share().local_rank:  # accelerate would give DistributedDataParallel the latter
+        os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"
     dtype = None if mixed == "no" or (mixed == "auto" and not on_gpu) else half_dtype(device, mixed)
     return {
         "use_cpu": not on_gpu,

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import distributed
 from torch.distributed import DistBackendError
 from transformers import TrainingArguments
@@ -150,6 +151,23 @@ def test_a_place_where_others_are_is_told(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setenv("MASTER_PORT", str(other.getsockname()[1]))
         with pytest.raises(UserError, match=r"do not reach each other \(.*in use.*MASTER_PORT"):
             machine.meet()
+
+
+def test_each_process_trains_on_the_only_gpu_that_it_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number is 0 there, whatever that of the process: accelerate would hand on the latter."""
+    accelerator = Accelerator(cpu=True)
+    for name, value in (("multi_device", True), ("local_process_index", 3)):
+        monkeypatch.setattr(Accelerator, name, value)
+    given: list[object] = []
+    wrap = SimpleNamespace(DistributedDataParallel=lambda model, device_ids, **_: given.append(device_ids) or model)
+    monkeypatch.setattr(torch.nn, "parallel", wrap)
+    monkeypatch.setenv("ACCELERATE_BYPASS_DEVICE_MAP", "false")  # else it would stay
+    start(monkeypatch, 3, 4, 3)
+    for gpus, expected in ((4, [3]), (1, None)):
+        have(monkeypatch, gpus)
+        machine.trainer_options("no")
+        accelerator.prepare_model(torch.nn.Linear(2, 2), device_placement=False)
+        assert given.pop() == expected
 
 
 @pytest.mark.parametrize(
