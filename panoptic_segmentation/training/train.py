@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from transformers.trainer import OPTIMIZER_NAME
 
 from computing.tracking import finish_wandb
 from computing.training_checkpoints import (
@@ -26,7 +27,7 @@ from computing.training_progress import shown_progress
 from operating_room.domain.domain import Domain
 from operating_room.domain.stored import DomainNote, require_domain, store_domain
 from operating_room.errors import UserError
-from operating_room.files.tensors import read_tensors
+from operating_room.files.tensors import read_pickle, read_tensors
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import is_first, share
 from operating_room.work.repeats import repeat_factors
@@ -34,6 +35,7 @@ from panoptic_segmentation.config.config_keys import MODEL_KEYS, STAY_KEYS
 from panoptic_segmentation.config.settings import Config, field_value, read_config, save_config, unused_summary
 from panoptic_segmentation.data.clips import ClipDataset
 from panoptic_segmentation.data.ground_truth import Video, find_videos, prepare
+from panoptic_segmentation.training.optimizer import parameter_groups
 from panoptic_segmentation.training.trainer import ClipTrainer, TrainedModel, readers, training_arguments
 from panoptic_segmentation.weights.checkpoints import (
     ModelCard,
@@ -183,8 +185,9 @@ def _check_same_training(config: Config, checkpoint: Path) -> None:
     try:
         there = read_config(path)
     except UserError as error:
-        if path.exists() and is_first():
-            print(f"{error}; whether this is the same training is not checked", file=sys.stderr)
+        if is_first():
+            told = error if path.exists() else f"{path}: is missing"
+            print(f"{told}; whether this is the same training is not checked", file=sys.stderr)
         return
     for key in (*MODEL_KEYS, *STAY_KEYS):
         mine, theirs = field_value(config, key), field_value(there, key)
@@ -193,13 +196,14 @@ def _check_same_training(config: Config, checkpoint: Path) -> None:
 
 
 def _check_same_entries(config: Config, checkpoint: Path) -> None:
-    """Compare the weights of a checkpoint with those that are trained: no configuration need lie beside it.
+    """Compare weights and rates of a checkpoint with those that are trained: no configuration need lie beside it.
 
     Raises:
-        UserError: it is of another model, also of another program's.
+        UserError: it is of another model, also of another program's, or has other rates.
     """
     with torch.device("meta"):
-        ours = TrainedModel(build_model(config.kind, config.segmenter, config.video), config).state_dict()
+        model = build_model(config.kind, config.segmenter, config.video)
+        ours = TrainedModel(model, config).state_dict()
     path = checkpoint / MODEL_FILE
     theirs = read_tensors(path)
     for name in (*ours, *theirs):
@@ -209,6 +213,16 @@ def _check_same_entries(config: Config, checkpoint: Path) -> None:
                 f"{path}: is of another model than this training's ({name} is {there} there, {mine} here); choose "
                 "another folder with --out"
             )
+    path = checkpoint / OPTIMIZER_NAME
+    state = read_pickle(path)
+    groups = state.get("param_groups", []) if isinstance(state, dict) else []
+    kept = [(group.get("initial_lr"), group.get("weight_decay"), len(group.get("params", ()))) for group in groups]
+    asked = parameter_groups(model, config.rates)
+    if kept != [(group["lr"], group["weight_decay"], len(group["params"])) for group in asked]:
+        raise UserError(
+            f"{path}: has other rates than these (SOLVER.BASE_LR, WEIGHT_DECAY, ...) and would keep its own; give "
+            "those that it began with, or choose another folder with --out"
+        )
 
 
 def training_videos(

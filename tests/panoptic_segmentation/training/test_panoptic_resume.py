@@ -162,6 +162,18 @@ def test_a_checkpoint_of_another_model_is_refused_without_its_configuration(
     assert not (tmp_path / "prepared").exists()
 
 
+@pytest.mark.parametrize("changed", [{"base": 0.1}, {"decay_of_normalisation": 0.05}, {"decay": 0.01}])
+def test_other_rates_than_those_of_a_checkpoint_are_refused_without_its_configuration(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: dict[str, float]
+) -> None:
+    shutil.copytree(trained / "run" / "checkpoint-2", tmp_path / "checkpoint-2")
+    other = replace(TINY, rates=replace(TINY.rates, **changed))
+    with pytest.raises(UserError, match=r"checkpoint-2/optimizer\.pt: has other rates .*choose another folder"):
+        train(other, Dataset(trained / "data"), tmp_path, trained / "prepared", resume=True)
+    assert "config.yaml: is missing; whether this is the same training is not checked" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "checkpoint-2"]
+
+
 def test_what_killed_trainings_leave_is_cleared(trained: Path, tmp_path: Path) -> None:
     folder = begun(trained, tmp_path / "run")
     half = folder / "checkpoint-3"
