@@ -92,6 +92,7 @@ def panoptic_video(
     areas = kept.new_zeros(3, len(kept))
     winners = []
     for frame in _chosen(masks, kept):
+        scores = _marked(scores, frame)
         winner, frame_areas = _winners(scores, frame, sizes)
         winners.append(winner.cpu())
         areas += frame_areas
@@ -136,7 +137,9 @@ class CausalPanoptic:
         self._frames += 1
         probabilities = (self._logits / self._frames).softmax(-1)
         kept, scores, labels = _confident(probabilities, self.score_threshold)
-        winner, areas = _winners(scores, masks[kept], self.sizes)
+        masks = masks[kept]
+        scores = _marked(scores, masks)
+        winner, areas = _winners(scores, masks, self.sizes)
         self._areas.index_add_(1, kept, areas)
         accepted = _accepted(self._areas[:, kept], self.overlap_threshold)
         painted = _paint([winner.cpu()], accepted, kept, labels, scores, self.things)
@@ -169,6 +172,11 @@ def _confident(
     above = (labels != probabilities.shape[-1] - 1) & (scores > threshold)
     kept = torch.nonzero(above | scores.isnan())[:, 0]
     return kept, scores[kept], labels[kept]
+
+
+def _marked(scores: Float[Tensor, " entries"], masks: Float[Tensor, "entries h w"]) -> Float[Tensor, " entries"]:
+    """The scores, no numbers for entries whose masks are none: such a mask would take its pixels from all others."""
+    return scores.masked_fill(~masks.isfinite().flatten(1).all(1), torch.nan)
 
 
 def _winners(
@@ -221,7 +229,11 @@ def binary_masks(
 ) -> Iterator[Bool[Tensor, "entries height width"]]:
     """CTVIS's masks of the given queries, frame by frame: logits above zero at the output size."""
     for frame in _chosen(masks, queries):
-        yield _resize(_to_image(frame, sizes), sizes.output) > 0
+        yield _binary(frame, sizes)
+
+
+def _binary(frame: Float[Tensor, "entries h w"], sizes: Sizes) -> Bool[Tensor, "entries height width"]:
+    return _resize(_to_image(frame, sizes), sizes.output) > 0
 
 
 def ctvis_panoptic(
@@ -242,7 +254,8 @@ def ctvis_panoptic(
     entries = torch.arange(len(scores), device=scores.device)
     found = torch.zeros_like(entries, dtype=torch.bool)
     winners = []
-    for mask in binary_masks(masks, queries, sizes):
+    for frame in _chosen(masks, queries):
+        scores, mask = _marked(scores, frame), _binary(frame, sizes)
         best = _best(scores, mask)
         winner = torch.where(mask.gather(0, best[None])[0], best, -1)
         found |= (winner == entries[:, None, None]).flatten(1).any(1)
@@ -261,7 +274,8 @@ def _paint(
     """Give the accepted entries ids in their order; what wins pixels and is not accepted has no id.
 
     Raises:
-        UserError: a score is no number. Finite weights can still make too much of a picture for 16 bits.
+        UserError: a score is no number, or was marked so. Finite weights can still make too much of a picture for 16
+            bits.
     """
     # All that is known of the entries in one piece: every number that is asked for alone makes the CPU wait.
     table = torch.stack([column.double() for column in (accepted, labels, queries, scores)], dim=1).tolist()

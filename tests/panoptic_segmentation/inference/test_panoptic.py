@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from operating_room.errors import UserError
 from panoptic_segmentation.inference.panoptic import (
     CausalPanoptic,
     PanopticVideo,
@@ -55,6 +59,33 @@ def test_unsure_and_no_object_queries_are_dropped() -> None:
     found = _segment(_scores((3, 0.79), (CLASSES, 0.99)), _box(0, 4, 0, 6), _box(4, 8, 6, 12))
     assert found.segments == []
     assert found.ids.sum() == 0
+
+
+def _frame_by_frame(logits: Tensor, masks: Sequence[Tensor], sizes: Sizes) -> None:
+    video = CausalPanoptic(sizes, THINGS)
+    for frame in masks:
+        video.add(logits, frame)
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda logits, masks, sizes: panoptic_video(logits.softmax(-1), masks, sizes, THINGS),
+        ctvis_panoptic,
+        _frame_by_frame,
+    ],
+)
+def test_masks_that_are_no_numbers_are_an_error_and_take_no_pixels_from_others(
+    value: float, way: Callable[[Tensor, Sequence[Tensor], Sizes], object]
+) -> None:
+    """As of float16: infinities beside each other are no number once they are enlarged, and no pixel is above 0.5."""
+    logits = _scores((3, 0.9), (4, 0.95)).log()
+    masks = torch.stack([_box(0, 8, 0, 6), _box(0, 8, 6, 12)])
+    damaged = masks.clone()
+    damaged[1, 2:6, 2:6] = value
+    with pytest.raises(UserError, match="predictions are not finite"):
+        way(logits, [masks, damaged, masks], Sizes(SIZE, SIZE, (16, 24)))
 
 
 def test_the_threshold_is_not_reached_by_equality() -> None:
