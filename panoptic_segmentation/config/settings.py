@@ -215,6 +215,18 @@ def field_value(config: Config, key: str) -> Any:
 
 def save_config(config: Config, path: Path) -> None:
     """Write `config` under the published keys; `read_config` gives it back."""
+    write_text(path, _text(config))
+
+
+def is_saved(path: Path) -> bool:
+    """Whether a file is as `save_config` writes it: then somebody's own notes and keys are not in it."""
+    try:
+        return read_bytes(path) == _text(read_config(path)).encode()
+    except UserError:
+        return False
+
+
+def _text(config: Config) -> str:
     import yaml
 
     tree: dict[str, Any] = {}
@@ -224,7 +236,7 @@ def save_config(config: Config, path: Path) -> None:
         for group in groups:
             node = node.setdefault(group, {})
         node[leaf] = list(value) if isinstance(value, tuple) else value
-    write_text(path, yaml.safe_dump(tree, sort_keys=False))
+    return yaml.safe_dump(tree, sort_keys=False)
 
 
 def _read_file(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:

@@ -32,7 +32,14 @@ from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import is_first, share
 from operating_room.work.repeats import repeat_factors
 from panoptic_segmentation.config.config_keys import MODEL_KEYS, STAY_KEYS
-from panoptic_segmentation.config.settings import Config, field_value, read_config, save_config, unused_summary
+from panoptic_segmentation.config.settings import (
+    Config,
+    field_value,
+    is_saved,
+    read_config,
+    save_config,
+    unused_summary,
+)
 from panoptic_segmentation.data.clips import ClipDataset
 from panoptic_segmentation.data.ground_truth import Video, find_videos, prepare
 from panoptic_segmentation.training.optimizer import parameter_groups
@@ -146,7 +153,8 @@ def begin_folder(config: Config, domain: Domain, output: Path, resume: bool, loo
         look_only: tell and clear nothing.
 
     Raises:
-        UserError: the folder holds an earlier training that is not to be resumed, or that of another model or domain.
+        UserError: the folder holds an earlier training that is not to be resumed, that of another model or domain, or a
+            configuration that somebody has written.
     """
     if not resume and (there := numbered_checkpoints(output)):
         raise UserError(f"{there[0]}: is of an earlier training; go on with --resume, or choose another folder")
@@ -155,6 +163,10 @@ def begin_folder(config: Config, domain: Domain, output: Path, resume: bool, loo
         models = [*output.glob(MODEL_FILE), *output.glob(FINAL_FILE), *sorted(output.glob(MODELS), reverse=True)]
         if models:
             raise UserError(f"{models[0]}: is a trained model without checkpoint; choose another folder with --out")
+        own = output / CONFIG_FILE
+        if own.exists() and not is_saved(own):
+            told = "is not as a training writes it, and would be written over"
+            raise UserError(f"{own}: {told}; move it or give it another name, or choose another folder with --out")
     else:
         require_domain(output, domain)
         _check_same_training(config, found.path)

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from computing.training_checkpoints import find_checkpoint
+from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.files.tensors import write_safetensors
 from operating_room.recordings.dataset import Dataset
 from panoptic_segmentation.training import trainer
-from panoptic_segmentation.training.train import train
+from panoptic_segmentation.training.train import begin_folder, train
 from panoptic_segmentation.training.trainer import TrainedModel
 from panoptic_segmentation.weights.checkpoints import build_model, load_checkpoint, load_model, published_state
 from tests.panoptic_segmentation.training.test_panoptic_train import TINY
@@ -183,6 +184,19 @@ def test_what_killed_trainings_leave_is_cleared(trained: Path, tmp_path: Path) -
     train(TINY, Dataset(trained / "data"), folder, trained / "prepared", resume=True)
     assert not half.exists()
     assert (folder / "checkpoint-best").exists()
+
+
+def test_a_configuration_of_somebody_s_own_is_not_written_over(trained: Path, tmp_path: Path) -> None:
+    """Such as the experiment file itself, beside which its model is to lie: its notes and `_BASE_` would be gone."""
+    ours = (trained / "run" / "config.yaml").read_text()
+    for text in ("# tried on Monday\n" + ours, "SEED: 42", "no: [", "_BASE_: small.yaml"):
+        (tmp_path / "config.yaml").write_text(text)
+        for resume in (False, True):
+            with pytest.raises(UserError, match=r"config\.yaml: is not as a training writes it.*--out"):
+                begin_folder(TINY, mmor(), tmp_path, resume)
+        assert (tmp_path / "config.yaml").read_text() == text
+    (tmp_path / "config.yaml").write_text(ours)  # of a training that was stopped before its first checkpoint
+    assert begin_folder(replace(TINY, seed=7), mmor(), tmp_path, resume=False) is None
 
 
 def test_models_whose_checkpoints_are_gone_are_not_written_over(trained: Path, tmp_path: Path) -> None:
