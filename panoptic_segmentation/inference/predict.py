@@ -277,7 +277,8 @@ def _check_memory(model: VideoModel, settings: InferenceSettings, videos: Sequen
     """
     sizes = [edge_size(*shape_of(video, settings.canvas), settings.shortest, settings.longest) for video in videos]
     counts = [len(video.frames) for video in videos]
-    need, frames = max((kept_bytes(model, n, *size), n) for n, size in zip(counts, sizes))
+    products = products_of(settings, _device(model))
+    need, frames = max((kept_bytes(model, n, *size, products), n) for n, size in zip(counts, sizes))
     here = processes_here()
     each = f" in each of {here} processes" if here > 1 else ""
     if isinstance(model, OfflineDVIS):

@@ -152,12 +152,23 @@ def refined_probabilities(
     return torch.cat((others, probabilities[:, -1:]), dim=1)
 
 
-def kept_bytes(model: CTVIS | OnlineDVIS | OfflineDVIS | EncoderOnly, frames: int, height: int, width: int) -> int:
-    """Bytes that wait for the end of a video: the offline model's mask features, or of others the queries' masks."""
-    config = model.segmenter.config
-    step, stride = DIVISIBILITY, config.mask_stride
+def kept_bytes(
+    model: CTVIS | OnlineDVIS | OfflineDVIS | EncoderOnly,
+    frames: int,
+    height: int,
+    width: int,
+    products: torch.dtype | None = None,
+) -> int:
+    """Bytes that wait for the end of a video: the offline model's mask features, or of others the queries' masks.
+
+    Args:
+        products: their format, which is that of masks; None is float32, in which mask features always are.
+    """
+    config, offline = model.segmenter.config, isinstance(model, OfflineDVIS)
+    step, stride = config.patch if isinstance(model, EncoderOnly) else DIVISIBILITY, config.mask_stride
     cells = (-(-height // step) * step // stride) * (-(-width // step) * step // stride)
-    return 4 * frames * cells * (config.width if isinstance(model, OfflineDVIS) else config.queries)
+    size = 4 if offline or products is None else products.itemsize
+    return size * frames * cells * (config.width if offline else config.queries)
 
 
 def _sizes(seen: SegmenterOutput) -> Sizes:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
+from computing.machine import autocast
 from panoptic_segmentation.inference.panoptic import Sizes
 from panoptic_segmentation.inference.video import (
     FramePrediction,
     OfflineVideo,
     beside_device,
+    causal_frames,
     ctvis_frames,
     kept_bytes,
     mean_logits,
@@ -19,6 +23,7 @@ from panoptic_segmentation.inference.video import (
     refined_probabilities,
     waiting,
 )
+from panoptic_segmentation.model.encoder_only.video_model import EncoderOnly
 from panoptic_segmentation.model.refiner import VideoPrediction
 from panoptic_segmentation.model.segmenter import SegmenterConfig, small_segmenter
 from panoptic_segmentation.model.video_models import CTVIS, SMALL_VIDEO, OfflineDVIS, OnlineDVIS
@@ -86,13 +91,19 @@ def test_memory_that_waits_for_the_end_of_a_video_is_foretold() -> None:
     with torch.device("meta"):
         published = OfflineDVIS(SegmenterConfig(), SMALL_VIDEO), CTVIS(SegmenterConfig())
     assert [kept_bytes(model, 200, 720, 960) for model in published] == [200 * n * 184 * 240 * 4 for n in (256, 100)]
-    offline, ctvis, frames = (
-        OfflineDVIS(small_segmenter(4), SMALL_VIDEO).eval(),
-        CTVIS(small_segmenter(4)).eval(),
-        _frames(3),
+    small = replace(small_segmenter(4), patch=8)
+    offline, models, frames = (
+        OfflineDVIS(small, SMALL_VIDEO).eval(),
+        (CTVIS(small), EncoderOnly(small)),
+        _frames(3)[:, :, :24],
     )
-    assert sum(x.nbytes for x in offline_video(offline, [frames]).mask_features) == kept_bytes(offline, 3, 32, 48)
-    assert sum(frame.masks.nbytes for frame in ctvis_frames(ctvis, [frames])) == kept_bytes(ctvis, 3, 32, 48)
+    for products in (None, torch.bfloat16):
+        with autocast(frames.device, products):
+            video = offline_video(offline, [frames])
+            assert sum(x.nbytes for x in video.mask_features) == kept_bytes(offline, 3, 24, 48, products)
+            for model in models:
+                masks = [frame.masks for frame in causal_frames(model.eval(), [frames])]
+                assert sum(mask.nbytes for mask in masks) == kept_bytes(model, 3, 24, 48, products), type(model)
 
 
 def test_the_offline_model_s_masks_are_made_on_its_own_device() -> None:
