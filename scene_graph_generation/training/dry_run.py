@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from scene_graph_generation.config.settings import (
     Experiment,
     LanguageConfig,
     MM2SGConfig,
+    StartConfig,
     with_labels,
     with_vocabulary,
 )
@@ -43,7 +45,14 @@ from scene_graph_generation.training.starting_point import (
     second_stage,
     sized_for,
 )
-from scene_graph_generation.training.train import already_done, check_text_only, missing_tools, output_folder
+from scene_graph_generation.training.train import (
+    already_done,
+    check_text_only,
+    failing,
+    missing_tools,
+    output_folder,
+    read_frequencies,
+)
 from scene_graph_generation.training.training_memory import (
     frozen_bytes,
     kept_per_point,
@@ -52,6 +61,8 @@ from scene_graph_generation.training.training_memory import (
 )
 from scene_graph_generation.weights.adapters import is_adapter
 from scene_graph_generation.weights.base_models import CONFIG, LANGUAGE_BASE, base_settings, weight_files
+from scene_graph_generation.weights.checkpoints import WEIGHTS, check_vocabulary
+from scene_graph_generation.weights.fine_tuned import trained_files
 from scene_graph_generation.weights.precision import outline
 
 GB = 1e9  # bytes
@@ -94,7 +105,7 @@ def dry_run(experiment: Experiment, processes: int = 1, machines: int = 1) -> Dr
     model = meta_model(experiment, sizes_of(experiment))
     records = _records(experiment.files.samples, problems)
     problems += [] if dataset is None else _missing_files(records, dataset.root)
-    problems += _missing_inputs(experiment)
+    problems += _missing_inputs(experiment, model)
     try:
         pictured = (str(record["id"]) for record in records if IMAGE_MARK in record_text(record))
         check_text_only(next(pictured, None), experiment)
@@ -236,22 +247,37 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _missing_inputs(experiment: Experiment) -> list[str]:
-    """What is not there of everything but samples and bases."""
+def _missing_inputs(experiment: Experiment, model: MM2SG) -> list[str]:
+    """What is not there, or does not fit, of everything but samples."""
+    counts = experiment.files.token_frequencies
     makers = {
-        experiment.files.token_frequencies: "`mmor scene-graph samples --tokenizer MODEL` makes it",
+        counts: "`mmor scene-graph samples --tokenizer MODEL` makes it",
         experiment.start.curriculum: "it is the output folder of the training before this one",
     }
     problems = [f"{path}: is not there; {maker}" for path, maker in makers.items() if path and not path.exists()]
     start = experiment.start
     folders = [Path(name) for name in (start.base, start.vision) if name and Path(name).is_dir()]  # others are fetched
     problems += [lacking for folder in folders if (lacking := _lacking(folder)) is not None]
-    if start.base and Path(start.base).is_dir():
-        try:
-            read_tokens(Path(start.base))
-        except UserError as error:
-            problems.append(str(error))
+    problems += failing([partial(_check_first_stage, start), partial(_check_tokens, experiment, model)])
     return problems + missing_tools(experiment)
+
+
+def _check_first_stage(start: StartConfig) -> None:
+    """The folder of a first stage, if it is there, must be whole."""
+    first = start.curriculum
+    if first is not None and first.exists() and (start.base is not None or not (first / WEIGHTS).is_file()):
+        trained_files(first)
+
+
+def _check_tokens(experiment: Experiment, model: MM2SG) -> None:
+    """The tokenizer of a base that is here must fit the model, and the token frequencies the tokenizer."""
+    base, counts = Path(experiment.start.base or ""), experiment.files.token_frequencies
+    if experiment.start.base is None or not base.is_dir():
+        return
+    tokens = read_tokens(base)
+    check_vocabulary(tokens, model, base)
+    if counts is not None and counts.exists() and experiment.train.token_weights:
+        read_frequencies(counts, tokens.names())
 
 
 def _lacking(folder: Path) -> str | None:

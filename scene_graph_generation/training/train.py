@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
 from importlib.util import find_spec
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from computing.machine import choose_device, seeded
+from computing.machine import choose_device, half_dtype, seeded
 from computing.tracking import check_wandb, finish_wandb
 from computing.training_checkpoints import (
     find_checkpoint,
@@ -287,17 +287,32 @@ def missing_tools(experiment: Experiment) -> list[str]:
         if option and find_spec(tool) is None:
             extra = "quant" if tool == "bitsandbytes" else tool
             missing.append(f'{tool} is not installed: pip install "mmor[{extra}]" for {option}')
-    try:
-        if experiment.train.report_to == "wandb":
-            check_wandb("--report_to wandb")
-        if deepspeed is not None and not deepspeed.is_file():
-            raise UserError(f"{deepspeed}: no such DeepSpeed configuration; take configs/deepspeed/zero2.json")
-        if deepspeed is not None:
-            deepspeed_settings(deepspeed, experiment.train.bf16, 1)
-            require_operators()
-    except UserError as error:
-        missing.append(str(error))
-    return missing
+    config = experiment.train
+    checks: list[Callable[[], object]] = []
+    if config.report_to == "wandb":
+        checks.append(lambda: check_wandb("--report_to wandb"))
+    if config.bf16:  # a GPU that has none would be told once all is loaded
+        checks.append(lambda: half_dtype(choose_device(), "bfloat16"))
+    if deepspeed is not None:
+        checks += [lambda: _read_deepspeed(deepspeed, config.bf16), require_operators]
+    return missing + failing(checks)
+
+
+def failing(checks: Iterable[Callable[[], object]]) -> list[str]:
+    """A line for each check that is not passed."""
+    lines = []
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            lines.append(str(error))
+    return lines
+
+
+def _read_deepspeed(path: Path, bf16: bool) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: no such DeepSpeed configuration; take configs/deepspeed/zero2.json")
+    deepspeed_settings(path, bf16, 1)
 
 
 def loss_weights(path: Path | None, known: Survey, tokens: Tokens, vocabulary: int) -> Tensor:
@@ -319,6 +334,19 @@ def loss_weights(path: Path | None, known: Survey, tokens: Tokens, vocabulary: i
         answers = (tokens.encode(asked, answer)[1] for answer in known.answers)
         times = np.bincount(known.answer_numbers, minlength=len(known.answers)).tolist()
         return token_weights(answer_frequencies(answers, times, names), names, vocabulary)
+    return token_weights({tokens.end_token: len(known.lengths), **read_frequencies(path, names)}, names, vocabulary)
+
+
+def read_frequencies(path: Path, names: Mapping[str, int]) -> dict[str, int]:
+    """Token text -> count in the answers.
+
+    Args:
+        path: of the JSON.
+        names: of the model's tokenizer, token text -> id.
+
+    Raises:
+        UserError: the file is damaged, or of another tokenizer.
+    """
     counts = read_json(path)
     if not isinstance(counts, dict) or not all(
         isinstance(count, (int, float)) and count >= 1 for count in counts.values()
@@ -326,4 +354,4 @@ def loss_weights(path: Path | None, known: Survey, tokens: Tokens, vocabulary: i
         raise UserError(f"{path}: expected an object of token texts and their counts, 1 or more; copy or make it again")
     if 2 * len(counts.keys() & names.keys()) < max(len(counts), 1):  # commas and short words are in every tokenizer
         raise UserError(f"{path}: most of its tokens are unknown to the model's tokenizer; it is of another one")
-    return token_weights({tokens.end_token: len(known.lengths), **counts}, names, vocabulary)
+    return counts

@@ -105,17 +105,14 @@ def read_fine_tuned(folder: Path) -> FineTuned:
     Raises:
         UserError: a file is missing or damaged, or the adapter is of a kind that is unknown here.
     """
+    files = trained_files(folder)
     if (folder / OWN_ADAPTER).is_file():
         card = read_settings(folder / OWN_ADAPTER)
         lora = from_mapping(LoraConfig, card.get("lora"), str(folder / OWN_ADAPTER))
-        state = {published_name(name): tensor for name, tensor in read_tensors(folder / OWN_WEIGHTS).items()}
+        state = {published_name(name): tensor for file in files for name, tensor in read_tensors(file).items()}
         base = base_name(card.get("base"), folder / OWN_ADAPTER)
         vision = card.get("vision")
     else:
-        for name in (CONFIG, ADAPTER_CONFIG):
-            if not (folder / name).is_file():
-                raise UserError(f"{folder}: {name} is missing; copy the whole published folder")
-        files = [_either_form(folder, name) for name in (OTHER_WEIGHTS, ADAPTER_WEIGHTS)]
         lora, base = read_adapter_config(folder / ADAPTER_CONFIG)
         state = {name: tensor for file in files for name, tensor in read_tensors(file).items()}
         vision = read_config(folder).get("mm_vision_tower")
@@ -124,6 +121,22 @@ def read_fine_tuned(folder: Path) -> FineTuned:
     _check_rank(state, lora.rank, folder)
     check_numbers(state, folder)
     return FineTuned(folder, base, vision, lora, state)
+
+
+def trained_files(folder: Path) -> list[Path]:
+    """The files of a folder of either form that hold its weights.
+
+    Raises:
+        UserError: one is missing, or another that belongs to them.
+    """
+    if (folder / OWN_ADAPTER).is_file():
+        if not (folder / OWN_WEIGHTS).is_file():
+            raise UserError(f"{folder / OWN_WEIGHTS}: is missing; give the whole model again")
+        return [folder / OWN_WEIGHTS]
+    for name in (CONFIG, ADAPTER_CONFIG):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder}: {name} is missing; copy the whole published folder")
+    return [_either_form(folder, name) for name in (OTHER_WEIGHTS, ADAPTER_WEIGHTS)]
 
 
 def load_fine_tuned(

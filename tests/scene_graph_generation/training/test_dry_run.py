@@ -26,6 +26,7 @@ from scene_graph_generation.config.settings import (
     read_experiment,
     with_vocabulary,
 )
+from scene_graph_generation.inputs.tokenizer_files import read_tokens
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.training_data import read_records
 from scene_graph_generation.training.deepspeed_settings import zero_stage
@@ -275,6 +276,34 @@ def test_bases_of_the_hub_are_not_fetched(
     assert peak_bytes(lambda: reports.append(dry_run(replace(published, files=files)))) < 1e7  # of 14e9 of the weights
     (report,) = reports
     assert "fetches liuhaotian/llava-v1.5-7b from the model hub first" in report.text
+
+
+def test_what_a_training_would_refuse_once_all_is_loaded_is_told(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arithmetic that the GPU has not, half a first stage, counts and words of another tokenizer."""
+    language, vision = write_bases(tmp_path / "bases", settings=with_vocabulary(EXPERIMENT.model, 700))
+    (tmp_path / "first").mkdir()
+    (tmp_path / "counts.json").write_text(json.dumps({f"word {number}": 5 for number in range(100)}))
+    monkeypatch.setattr(machine, "gpus", lambda: [Gpu(0, "Tesla T4", 1 << 40, (7, 5), False)])
+    started = replace(small(data, tmp_path / "out"), start=StartConfig(str(language), str(vision), 16, LoraConfig(4)))
+    assert dry_run(started).problems == []
+    wrong = replace(
+        started,
+        start=replace(started.start, curriculum=tmp_path / "first"),
+        train=replace(started.train, bf16=True, token_weights=True),
+        files=replace(started.files, token_frequencies=tmp_path / "counts.json"),
+    )
+    said = "\n".join(dry_run(wrong).problems)
+    for part in ("Tesla T4 has no bfloat16", f"{tmp_path / 'first'}: config.json is missing", "most of its tokens are"):
+        assert part in said
+    with pytest.raises(UserError, match="Tesla T4 has no bfloat16"):
+        check_tools(wrong)
+    alone = replace(small(data, tmp_path / "out"), start=StartConfig(curriculum=tmp_path / "first"))
+    assert any(f"{tmp_path / 'first'}: config.json is missing" in problem for problem in dry_run(alone).problems)
+    config, words = json.loads((language / "config.json").read_text()), read_tokens(language).size
+    (language / "config.json").write_text(json.dumps(config | {"vocab_size": words - 1}))
+    assert any(f"the tokenizer has {words} tokens, the model" in problem for problem in dry_run(started).problems)
 
 
 def test_what_bases_lack_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
