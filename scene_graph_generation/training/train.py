@@ -113,7 +113,8 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     elif is_first():
         write_json(out / BEGUN, begun, indent=1)
     check_text_only(known.first_with_image, experiment)
-    model, tokens = begin(experiment, new)
+    with one_line_errors(out, "choose fewer --bits", "--dataloader_num_workers"):  # others may fill the GPU
+        model, tokens = begin(experiment, new)
     keepers = share().processes * max(readers(config), 1)
     read = ExampleReader(model.settings, tokens, keep_views=experiment.start.base is None, readers=keepers)
     teacher = None
@@ -138,7 +139,8 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
         model.vision.requires_grad_(False)
     model.teacher = teacher
     folder = _folder(model, tokens, experiment.start, domain)
-    trainer = SceneGraphTrainer(model, samples, known.lengths.tolist(), config, weights, out, folder, bad)
+    with one_line_errors(out, _SMALLER, "--dataloader_num_workers"):  # it brings the model to the GPU
+        trainer = SceneGraphTrainer(model, samples, known.lengths.tolist(), config, weights, out, folder, bad)
     require_same_checkpoint(checkpoint)
     if checkpoint is not None and is_done(read_state(checkpoint), config):
         folder.load(checkpoint)  # it was stopped while it wrote the model; Trainer would do another step

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from computing.loading import told_by_names
-from computing.machine import choose_device
+from computing.machine import choose_device, is_full, told_full
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.tensors import check_numbers, read_tensors, write_safetensors
@@ -72,6 +72,18 @@ def load_model(
             device, or it has not the memory; nothing is read then.
     """
     device = choose_device(str(device))
+    try:
+        return _load(folder, base, vision, bits, device)
+    except RuntimeError as error:
+        if not is_full(error):
+            raise
+        told = f"{device}: has too little memory for {folder} ({told_full(error)})"
+        raise UserError(f"{told}; choose fewer --bits, end other programs or take a larger machine") from error
+
+
+def _load(
+    folder: Path, base: str | Path | None, vision: str | Path | None, bits: Bits | None, device: torch.device
+) -> tuple[MM2SG, Tokens]:
     if (folder / WEIGHTS).is_file():
         model, tokens = _load_whole(folder, bits, device), read_tokens(folder)
     elif (folder / OWN_ADAPTER).is_file() or (folder / ADAPTER_CONFIG).is_file():

@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -181,6 +182,16 @@ def test_bad_samples_are_skipped_and_counted_if_asked(
     assert "skipped sample bad_two: " in said
     assert "2 bad samples were skipped" in said
     assert '"skipped_samples": 2' in (tmp_path / "out" / "log.jsonl").read_text().splitlines()[-1]
+
+
+@pytest.mark.parametrize(("place", "advice"), [("begin", "choose fewer --bits"), ("SceneGraphTrainer", "batch_size")])
+def test_a_gpu_that_is_full_before_the_first_step_is_one_line(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, advice: str
+) -> None:
+    full = Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."))
+    monkeypatch.setattr(f"scene_graph_generation.training.train.{place}", full)
+    with pytest.raises(UserError, match=rf"the GPU's memory is full \(CUDA out of memory\); .*{advice}"):
+        run(SHORT, data, tmp_path)
 
 
 def test_nothing_but_bad_samples_is_an_error(data: Path, spoilt: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -120,6 +121,23 @@ def test_infer_with_such_weights_ends_with_a_sentence(
     assert run("scene-graph", "infer", "--model", whole, "--data", data, "--take", "001_4DOR", "--out", out) == 2
     assert "language.lm_head.weight holds values that are no numbers" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_device_that_others_have_filled_is_one_line(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Already to ask a GPU how much is free takes some of it; and what is free then may be gone a moment later."""
+    for error, told in (
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported"), "CUDA error: out of memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), "CUDA out of memory"),
+    ):
+        for place in ("check_memory", "set_precision"):
+            with monkeypatch.context() as patch:
+                patch.setattr(f"scene_graph_generation.weights.checkpoints.{place}", Mock(side_effect=error))
+                with pytest.raises(UserError) as caught:
+                    load_model(whole)
+            assert str(caught.value).startswith(f"cpu: has too little memory for {whole} ({told}); choose fewer --bits")
+    monkeypatch.setattr("scene_graph_generation.weights.checkpoints.check_memory", Mock(side_effect=RuntimeError("x")))
+    with pytest.raises(RuntimeError, match="x"):
+        load_model(whole)
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.bool, torch.float8_e4m3fn])
