@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from computing.loading import told_by_names
-from computing.machine import choose_device, is_full, told_full
+from computing.machine import choose_device, is_full, release_memory, told_full
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.tensors import check_numbers, read_tensors, write_safetensors
@@ -73,6 +73,7 @@ def load_model(
     """
     device = choose_device(str(device))
     try:
+        release_memory(device)  # of a model before: layers of 4 bits and their weights hold each other
         return _load(folder, base, vision, bits, device)
     except RuntimeError as error:
         if not is_full(error):
