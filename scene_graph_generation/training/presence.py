@@ -20,7 +20,7 @@ from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.samples.survey import Survey
 
 TEACHER = "teacher.safetensors"  # in a checkpoint's folder
-HEADS = 4
+HEADS = 4  # or 2, as far as they divide the width
 SMALLEST_SHARE = 1e-3  # of samples: how seldom a triplet may be to be asked for
 MAX_RARITY = 8.0  # how much more a seldom triplet counts where it holds
 
@@ -32,7 +32,7 @@ class PresenceHead(nn.Module):
         super().__init__()
         self.queries = nn.Parameter(torch.randn(triplets, width) / math.sqrt(width))
         self.normalise = nn.LayerNorm(width)
-        self.attention = nn.MultiheadAttention(width, HEADS, batch_first=True)
+        self.attention = nn.MultiheadAttention(width, math.gcd(width, HEADS), batch_first=True)
         self.readout = nn.Parameter(torch.randn(triplets, width) / math.sqrt(width))
         self.bias = nn.Parameter(torch.full((triplets,), -2.0))
 

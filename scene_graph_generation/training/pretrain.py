@@ -38,7 +38,7 @@ from scene_graph_generation.samples.patches import Grid, read_patched
 from scene_graph_generation.samples.records import pictures_of
 from scene_graph_generation.samples.survey import Survey
 from scene_graph_generation.samples.training_data import TrainingSamples
-from scene_graph_generation.training.dense import draw_group, hand_phase, patch_phase
+from scene_graph_generation.training.dense import HOLDING, draw_group, hand_phase, patch_phase
 from scene_graph_generation.training.presence import PresenceHead, f1_of, frequent_triplets, rarity_of
 
 SEEING = ("vision.", "pooler.", "projector.")  # parameters in front of the language model
@@ -239,6 +239,12 @@ def _look(
     train, kept = found
     if not train:
         return False
+    most_views, places = max(of.views.shape[1] for of in (*train, *kept)), model.settings.pooler.max_views
+    if config.hand_steps and most_views > places and any(triplet.predicate == HOLDING for triplet in vocabulary):
+        told = (
+            f"{masked.root}: a timepoint has {most_views} views, and the model places for {places} (pooler.max_views)"
+        )
+        raise UserError(f"{told}; give it more, or leave hand_steps of `pretrain` out")
     generator = Random(f"look {seed}")
     rate, hand_rate = config.learning_rate, config.hand_learning_rate or config.learning_rate
     phases = (

@@ -24,7 +24,7 @@ from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.survey import Survey, survey
 from scene_graph_generation.samples.training_data import TrainingSamples, read_records
-from scene_graph_generation.training.presence import frequent_triplets
+from scene_graph_generation.training.presence import PresenceHead, frequent_triplets
 from scene_graph_generation.training.pretrain import optimizer_after_pretraining, pretrain
 from scene_graph_generation.training.starting_point import begin, new_tokens
 from scene_graph_generation.training.train import train
@@ -104,6 +104,26 @@ def test_samples_without_pictures_are_told(data: Path, tmp_path: Path) -> None:
     (tmp_path / "blind.json").write_text(json.dumps(records))
     with pytest.raises(UserError, match="no training sample has pictures or masks"):
         train(SEE, [tmp_path / "blind.json"], Dataset(data), tmp_path / "out")
+
+
+def test_a_timepoint_of_more_views_than_the_pooler_has_places_is_told_before_patches_are_learnt(
+    data: Path, tmp_path: Path
+) -> None:
+    records = json.loads((data / "samples.json").read_text())
+    for record in records:
+        record["conversations"][1]["value"] = "<SG> nurse,drill,holding </SG>"
+    (tmp_path / "samples.json").write_text(json.dumps(records))
+    few = replace(EXPERIMENT.model, pooler=replace(EXPERIMENT.model.pooler, max_views=2))
+    hands = PretrainConfig(steps=0, patch_steps=1, hand_steps=1, batch_size=2)
+    with pytest.raises(UserError, match=r"has 7 views, and the model places for 2 \(pooler\.max_views\); .*hand_steps"):
+        train(
+            replace(EXPERIMENT, model=few, pretrain=hands), [tmp_path / "samples.json"], Dataset(data), tmp_path / "out"
+        )
+
+
+def test_triplets_are_told_at_any_width_that_a_language_model_can_have() -> None:
+    tokens = [torch.randn(count, 30) for count in (2, 3)]
+    assert PresenceHead(4, 30)(tokens).shape == (2, 4)
 
 
 def test_what_sees_has_its_own_learning_rate(data: Path) -> None:
