@@ -47,6 +47,7 @@ from scene_graph_generation.training.starting_point import (
 )
 from scene_graph_generation.training.train import (
     already_done,
+    check_goes_on,
     check_text_only,
     failing,
     missing_tools,
@@ -365,6 +366,8 @@ def _outputs(
         if done := already_done(experiment, experiment.files.samples, out):
             problems.append(done)
         checkpoint = last_checkpoint(out, config.deepspeed is not None, processes)
+        if checkpoint is not None and not done:
+            check_goes_on(experiment, experiment.files.samples, out, checkpoint)
     except UserError as error:
         problems.append(str(error))
     begun = 0 if checkpoint is None else step_of(checkpoint) or 0

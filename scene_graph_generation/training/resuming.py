@@ -16,8 +16,13 @@ def is_done(state: TrainerState, config: TrainConfig) -> bool:
     return (state.epoch or 0.0) >= config.epochs - 1e-6  # a sum of many fractions
 
 
-def settings_that_stay(mapping: dict[str, Any]) -> dict[str, Any]:
-    """The settings by their full names, but for those that may change when a training goes on."""
+def settings_that_stay(mapping: dict[str, Any], of: str = "") -> dict[str, Any]:
+    """The settings by their full names, but for those that may change when a training goes on.
+
+    Args:
+        mapping: of an experiment, or of its section `of`.
+        of: what their names begin with.
+    """
     flat: dict[str, Any] = {}
 
     def flatten(values: dict[str, Any], prefix: str) -> None:
@@ -27,7 +32,7 @@ def settings_that_stay(mapping: dict[str, Any]) -> dict[str, Any]:
             elif f"{prefix}{name}" not in _MAY_CHANGE:
                 flat[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
 
-    flatten({name: values for name, values in mapping.items() if name not in ("files", "pretrain")}, "")
+    flatten({name: values for name, values in mapping.items() if name not in ("files", "pretrain")}, of)
     return flat
 
 

@@ -167,11 +167,30 @@ def already_done(experiment: Experiment, data: Sequence[Path], out: Path) -> str
     state = last_state(out)
     if state is None or not (out / BEGUN).is_file():
         raise UserError(f"{out}: holds a trained model already; choose another folder")
-    # The takes, which are looked at later, say how many labels masks have.
-    _check_same_training(out, {k: v for k, v in _begun(experiment, data).items() if k not in _OF_TAKES}, out)
+    check_goes_on(experiment, data, out, out)
     if not is_done(state, experiment.train):
         return None
     return f"{out}: is trained already, {state.global_step} steps; more --max_steps would go on from there"
+
+
+def check_goes_on(experiment: Experiment, data: Sequence[Path], out: Path, where: Path) -> None:
+    """A training in a folder goes on with what it began with, as far as that can be told without its samples.
+
+    Args:
+        experiment: that is to go on.
+        data: files of its samples.
+        out: the folder.
+        where: the checkpoint that it would go on from; `out` if it is over.
+
+    Raises:
+        UserError: something that cannot change is another, or it is a training of something else.
+    """
+    if where != out and not (where / CONFIG).is_file():
+        raise UserError(f"{where}: is no checkpoint of a scene-graph model; choose another folder")
+    if (out / BEGUN).is_file():
+        # The takes, which are looked at later, say how many labels masks have.
+        now = {name: value for name, value in _begun(experiment, data).items() if name not in _OF_TAKES}
+        _check_same_training(out, now, where)
 
 
 def _begin_folder(experiment: Experiment, data: Sequence[Path], out: Path) -> Path | None:
@@ -179,8 +198,8 @@ def _begin_folder(experiment: Experiment, data: Sequence[Path], out: Path) -> Pa
     if done := already_done(experiment, data, out):
         raise UserError(done)
     found = find_checkpoint(out, experiment.train.deepspeed is not None)
-    if found.path is not None and not (found.path / CONFIG).is_file():
-        raise UserError(f"{found.path}: is no checkpoint of a scene-graph model; choose another folder")
+    if found.path is not None:
+        check_goes_on(experiment, data, out, found.path)
     if is_first():
         for line in found.left_out:
             print(line, file=sys.stderr)
@@ -192,8 +211,15 @@ def _begin_folder(experiment: Experiment, data: Sequence[Path], out: Path) -> Pa
 
 def _begun(experiment: Experiment, data: Sequence[Path]) -> dict[str, Any]:
     """What must stay as it is while a training goes on, as JSON gives it back; samples by the names of their files."""
-    stays = {**settings_that_stay(asdict(experiment)), "sample_files": [path.stem for path in data]}
-    return json.loads(json.dumps(stays, default=str))
+    phases = experiment.pretrain  # a checkpoint has them behind it
+    learns_first = {"pretrain": phases is not None, **settings_that_stay(asdict(phases) if phases else {}, "pretrain.")}
+    names = {"sample_files": [path.stem for path in data]}
+    return _plain({**settings_that_stay(asdict(experiment)), **learns_first, **names})
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives them back."""
+    return json.loads(json.dumps(settings, default=str))
 
 
 def _check_same_training(out: Path, now: Mapping[str, Any], where: Path) -> None:
@@ -204,7 +230,7 @@ def _check_same_training(out: Path, now: Mapping[str, Any], where: Path) -> None
     """
     found = read_json(out / BEGUN)
     # What a setting that was unsaid, or came later, stood for before it was there is its default.
-    usual = json.loads(json.dumps(settings_that_stay(asdict(Experiment())), default=str))
+    usual = _plain(settings_that_stay(asdict(Experiment())))
     before = {**usual, **(found if isinstance(found, dict) else {})}
     for name, value in now.items():
         if name in before and before[name] != value:

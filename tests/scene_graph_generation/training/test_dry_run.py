@@ -31,7 +31,7 @@ from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.training_data import read_records
 from scene_graph_generation.training.deepspeed_settings import zero_stage
 from scene_graph_generation.training.dry_run import DryRun, counts, dry_run, meta_model, sizes_of, steps_of
-from scene_graph_generation.training.train import check_tools
+from scene_graph_generation.training.train import BEGUN, _begun, check_tools
 from scene_graph_generation.training.training_memory import Load, kept_per_point, memory_per_gpu, usual_and_worst_load
 from tests.allocations import peak_bytes
 from tests.computing.test_checkpoint_processes import checkpoint_of
@@ -281,7 +281,6 @@ def test_bases_of_the_hub_are_not_fetched(
 def test_what_a_training_would_refuse_once_all_is_loaded_is_told(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Arithmetic that the GPU has not, half a first stage, counts and words of another tokenizer."""
     language, vision = write_bases(tmp_path / "bases", settings=with_vocabulary(EXPERIMENT.model, 700))
     (tmp_path / "first").mkdir()
     (tmp_path / "counts.json").write_text(json.dumps({f"word {number}": 5 for number in range(100)}))
@@ -299,8 +298,8 @@ def test_what_a_training_would_refuse_once_all_is_loaded_is_told(
         assert part in said
     with pytest.raises(UserError, match="Tesla T4 has no bfloat16"):
         check_tools(wrong)
-    alone = replace(small(data, tmp_path / "out"), start=StartConfig(curriculum=tmp_path / "first"))
-    assert any(f"{tmp_path / 'first'}: config.json is missing" in problem for problem in dry_run(alone).problems)
+    (problem,) = dry_run(replace(small(data, tmp_path), start=StartConfig(curriculum=tmp_path / "first"))).problems
+    assert problem.startswith(f"{tmp_path / 'first'}: config.json is missing")
     config, words = json.loads((language / "config.json").read_text()), read_tokens(language).size
     (language / "config.json").write_text(json.dumps(config | {"vocab_size": words - 1}))
     assert any(f"the tokenizer has {words} tokens, the model" in problem for problem in dry_run(started).problems)
@@ -347,6 +346,7 @@ def test_one_that_goes_on_is_that_of_as_many_processes_and_needs_room_for_the_re
 ) -> None:
     experiment = small(data, tmp_path / "out")
     checkpoint = checkpoint_of(tmp_path / "out", 4, step=60)  # of 90 steps: one more comes, at the end
+    (checkpoint / "config.json").touch()
     model = meta_model(experiment, sizes_of(experiment))
     trained = sum(parameter.numel() for parameter in model.parameters())
     room = shutil.disk_usage(tmp_path)._replace(free=(4 + 12) * trained)
@@ -356,6 +356,13 @@ def test_one_that_goes_on_is_that_of_as_many_processes_and_needs_room_for_the_re
     assert f"goes on from {checkpoint}" in report.text
     assert "1 more, 2 kept" in report.text
     assert any("another number of processes than 1" in problem for problem in dry_run(experiment).problems)
+    begun = _begun(experiment, experiment.files.samples) | {"train.learning_rate": 0.5}
+    (tmp_path / "out" / BEGUN).write_text(json.dumps(begun))
+    (problem,) = dry_run(experiment, 4).problems
+    assert problem.startswith(f"{checkpoint}: train.learning_rate was 0.5 and is now 0.01; give what")
+    (checkpoint / "config.json").unlink()
+    (problem,) = dry_run(experiment, 4).problems
+    assert problem.startswith(f"{checkpoint}: is no checkpoint of a scene-graph model")
 
 
 def test_processes_of_several_machines_are_counted_and_those_of_this_one_need_its_gpus(

@@ -20,7 +20,7 @@ import yaml
 from computing.training_checkpoints import find_checkpoint, last_checkpoint, remove_half_written
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
-from scene_graph_generation.config.settings import Experiment, to_mapping
+from scene_graph_generation.config.settings import Experiment, PretrainConfig, to_mapping
 from scene_graph_generation.training.train import BEGUN, already_done, train
 from tests.scene_graph_generation.tiny_training import SHORT, losses, write_samples
 
@@ -208,6 +208,20 @@ def test_a_training_killed_before_its_last_file_is_finished_by_the_next_run(
 def test_other_settings_do_not_go_on_silently(out: Path, data: Path, settings: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=said):
         run(with_train(max_steps=8, **settings), data, out)
+
+
+def test_other_pretraining_does_not_go_on_silently(out: Path, data: Path) -> None:
+    """A checkpoint has it behind it: what is asked for now would never be done."""
+    again = replace(with_train(max_steps=7), pretrain=PretrainConfig(steps=5))
+    with pytest.raises(UserError, match="pretrain was False and is now True"):
+        run(again, data, out)
+    settings = json.loads((out / BEGUN).read_text())
+    (out / BEGUN).write_text(json.dumps({**settings, "pretrain": True, "pretrain.steps": 2}))
+    with pytest.raises(UserError, match=r"pretrain\.steps was 2 and is now 5"):
+        run(again, data, out)
+    del settings["pretrain"]  # as of trainings that began before it was noted
+    (out / BEGUN).write_text(json.dumps(settings))
+    run(again, data, out)
 
 
 def test_a_setting_that_came_later_was_at_its_default(out: Path, data: Path) -> None:
