@@ -151,8 +151,8 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
     if trainer.is_world_process_zero():
         folder.save(out)
     model.teacher = None
-    if bad.skipped:
-        print(f"{len(bad.skipped)} bad samples were skipped", file=sys.stderr)
+    if trainer.skipped and is_first():
+        print(f"{len(trainer.skipped)} bad samples were skipped", file=sys.stderr)
     return model
 
 

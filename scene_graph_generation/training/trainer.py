@@ -19,7 +19,7 @@ from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from computing.cpu_attention import attention_on, forward_pass
-from computing.machine import allow_tf32, meet, one_gpu, trainer_options
+from computing.machine import allow_tf32, gather, meet, one_gpu, trainer_options
 from computing.training_checkpoints import keep_newest, written_or_removed
 from computing.watched_trainer import WatchedTrainer
 from operating_room.errors import UserError
@@ -118,7 +118,10 @@ class SceneGraphTrainer(WatchedTrainer):
         self.add_callback(_TellsEpoch(self._order))
         self.add_callback(LossLog(out / "log.jsonl"))
         self.loss_is_scaled_for_ga = False
-        self.shortened = 0  # samples of this process whose memory was shortened
+        self.skipped: dict[str, None] = {}  # a line for each bad sample, of all processes; as of the last log
+        self.shortened = 0  # samples whose memory was shortened, of all processes; as of the last log
+        self._untold = 0  # of these in this process since then
+        self._says_shortened = True
         self._model = model
         self._config = config
         self._weights = None if weights is None else weights.to(self.args.device)
@@ -176,15 +179,21 @@ class SceneGraphTrainer(WatchedTrainer):
         """
         examples = self._bad.usable(inputs["examples"], inputs["bad"])
         shortened = [example.dropped_memory for example in examples if example.dropped_memory]
-        if shortened and not self.shortened:
+        if shortened and self._says_shortened:
             cut = f"a sample's memory was shortened by its {shortened[0]} oldest characters to fit the context"
             print(f"{cut}; others may follow, the log counts them", file=sys.stderr)
-        self.shortened += len(shortened)
+            self._says_shortened = False
+        self._untold += len(shortened)
         return examples
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Called by Trainer; adds the counts of what was skipped and shortened."""
-        counts = {"skipped_samples": len(self._bad.skipped), "shortened_memories": self.shortened}
+        """Called by Trainer in every process; adds the counts of what was skipped and shortened in all of them."""
+        new = [line for line in self._bad.skipped if line not in self.skipped]
+        for lines, shortened in gather((new, self._untold)):
+            self.skipped |= dict.fromkeys(lines)
+            self.shortened += shortened
+        self._untold = 0
+        counts = {"skipped_samples": len(self.skipped), "shortened_memories": self.shortened}
         super().log({**logs, **{name: count for name, count in counts.items() if count}}, start_time)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

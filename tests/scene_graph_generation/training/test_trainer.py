@@ -184,6 +184,19 @@ def test_bad_samples_are_skipped_and_counted_if_asked(
     assert '"skipped_samples": 2' in (tmp_path / "out" / "log.jsonl").read_text().splitlines()[-1]
 
 
+def test_what_all_processes_skip_and_shorten_is_counted(
+    data: Path, spoilt: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log, which the first one writes, counted its own: of eight processes an eighth, or none."""
+    other = ["sample bad_two: too long", "sample bad_three: missing"], 2  # each time
+    monkeypatch.setattr("scene_graph_generation.training.trainer.gather", lambda own: [own, other])
+    settings = replace(SHORT.train, skip_bad_samples=True, max_steps=3, token_weights=False)
+    train(replace(SHORT, train=settings), [spoilt], Dataset(data), tmp_path / "out")
+    *_, last = (json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines())
+    assert (last["skipped_samples"], last["shortened_memories"]) == (4, 8)  # in three logs and one at the end
+    assert "4 bad samples were skipped" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(("place", "advice"), [("begin", "choose fewer --bits"), ("SceneGraphTrainer", "batch_size")])
 def test_a_gpu_that_is_full_before_the_first_step_is_one_line(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, advice: str
