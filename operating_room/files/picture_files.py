@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8, UInt32
 
 from operating_room.errors import UserError
-from operating_room.files.png import is_png, png_form
+from operating_room.files.png import is_png, png_form, require_rows
 from operating_room.files.raw_files import again, brief, read_bytes
 
 if TYPE_CHECKING:
@@ -160,9 +160,13 @@ def read_depth(path: Path) -> Float32[np.ndarray, "height width"]:
             raise ValueError(f"{image.width} x {image.height} px")
         if not image.mode.startswith("I;16"):
             raise ValueError(f"mode {image.mode}, expected one channel of 16 bits, in mm")
+        if max((part[1][3] for part in image.tile if part[1]), default=0) < image.height:
+            raise ValueError("cut off: rows of it are nowhere")  # of a TIFF; they would be zeros
         _refuse_turned(path, image)  # before the pixels: of a TIFF these would be turned with them
         if is_png(data):
             png_form(data)  # compares checksums
+        image.load()
+        _require_rows(data, image)
         millimetres = np.asarray(image)
     except Image.UnidentifiedImageError as error:
         raise UserError(f"{path}: is no TIFF or PNG; {again(path)}") from error
@@ -221,7 +225,15 @@ def _open(data: bytes, load: bool = True) -> Image.Image:
         raise ValueError(f"{image.width} x {image.height} px")
     if load:
         image.load()
+        _require_rows(data, image)
     return image
+
+
+def _require_rows(data: bytes, image: Image.Image) -> None:
+    """Rows of zeros at the end of a decoded PNG must be its own, and not those that are missing."""
+    last = image.crop((0, image.height - 1, image.width, image.height))
+    if is_png(data) and ("interlace" in image.info or not any(last.tobytes())):
+        require_rows(data)
 
 
 def _refuse_turned(path: Path, image: Image.Image) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -210,3 +211,48 @@ def test_a_turned_depth_picture_is_refused(tmp_path: Path) -> None:
             assert read_depth(path).shape == (16, 32)
     with pytest.raises(UserError, match="turned"):
         read_depth(path)
+
+
+def short(data: bytes, bytes_of_rows: int) -> bytes:
+    """A PNG whose stream is whole, and shorter than its rows: all checksums are right."""
+    at, end = data.index(b"IDAT") - 4, data.index(b"IEND") - 4
+    rows = zlib.decompress(data[at + 8 : end - 4])
+    return data[:at] + chunk(b"IDAT", zlib.compress(rows[:bytes_of_rows])) + data[end:]
+
+
+@pytest.mark.parametrize("read", [read_label_mask, read_ids, read_picture, check_picture, read_depth])
+def test_rows_that_are_missing_are_told(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    depth = 16 if read is read_depth else 8
+    row = 1 + 16 * depth // 8
+    path = put(tmp_path, short(png(LABELS + 1, depth, 0), 11 * row))
+    with pytest.raises(UserError, match=f"x.png: .*cut off: {11 * row} of {12 * row} bytes of its rows"):
+        read(path)
+    read(put(tmp_path, png(LABELS * (np.arange(12) < 11)[:, None], depth, 0)))  # its own zeros
+
+
+@pytest.mark.parametrize("height", [3, 4, 8])
+def test_rows_of_interlaced_pictures_that_are_missing_are_told(tmp_path: Path, height: int) -> None:
+    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    sizes = [(len(range(y, height, down)), len(range(x, 5, right))) for x, y, right, down in passes]
+    rows = b"".join((b"\0" + b"\3" * columns) * count for count, columns in sizes if columns)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 5, height, 8, 0, 0, 0, 1))
+    whole = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    assert (read_label_mask(put(tmp_path, whole)) == 3).all()
+    for length in range(len(rows)):
+        with pytest.raises(UserError, match=r"cut off|truncated"):
+            read_label_mask(put(tmp_path, short(whole, length)))
+
+
+def test_strips_of_a_depth_picture_that_are_missing_are_told(tmp_path: Path) -> None:
+    def tiff(strips: int) -> bytes:
+        """40 rows of 8 px in strips of 10, of which these are told."""
+        at = 8 + 2 + 9 * 12 + 4
+        places = [at + 8 * strips + 160 * n for n in range(strips)]
+        entries = [(256, 3, 1, 8), (257, 3, 1, 40), (258, 3, 1, 16), (259, 3, 1, 1), (262, 3, 1, 1)]
+        entries += [(273, 4, strips, at), (277, 3, 1, 1), (278, 3, 1, 10), (279, 4, strips, at + 4 * strips)]
+        head = b"II*\0" + struct.pack("<IH", 8, 9) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+        return head + struct.pack(f"<I{2 * strips}I", 0, *places, *[160] * strips) + b"\1\2" * 320
+
+    assert read_depth(put(tmp_path, tiff(4), "x.tiff")).shape == (40, 8)
+    with pytest.raises(UserError, match=r"x.tiff: .*rows of it are nowhere"):
+        read_depth(put(tmp_path, tiff(2), "x.tiff"))
