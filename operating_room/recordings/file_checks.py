@@ -92,9 +92,15 @@ def check_robot_log(path: Path, _: Take, __: Domain) -> None:
 
 
 def check_label_mask(path: Path, take: Take, domain: Domain) -> None:
-    """One label per pixel, each in the table or a known mistake of the annotators; in the shape of its picture."""
+    """One label per pixel, each in the table or a known mistake of the annotators; in the shape of its picture.
+
+    Not smaller than what is made of it for stage 2, where a dataset has that.
+    """
     labels = read_label_mask(path)
     _check_labels(path, labels, domain.labels)
+    if "masks" in domain.collection(take).files and min(labels.shape) < SMALL:
+        size = f"{labels.shape[1]}x{labels.shape[0]}"
+        raise UserError(f"{path}: is {size} px, and stage 2 needs {SMALL}x{SMALL} at least; export it larger")
     if (picture := labelled_picture(path, take, domain)) is not None:
         check_shape(labels, path, picture)
 

@@ -17,6 +17,7 @@ from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
 from tests.operating_room.doctor.checks import FOURDOR_FOLDER, TAKE, broken, check
+from tests.operating_room.files.test_picture_files import png, short
 from tests.operating_room.tiny_dataset import (
     MMOR_NAME,
     SRT,
@@ -160,6 +161,12 @@ DAMAGES = [
     (f"{TAKE}/segmentation_export_1/camera01_colorimage-000101.png", content(label_picture(0, 19, 21, 31)), "21, 31"),
     (f"{TAKE}/simstation_segmentation_export_0/camera00_000202.png", content(picture("PNG")), "is a RGB picture"),
     (f"{TAKE}/segmentation_export_4/camera04_colorimage-000102.png", content(label_picture(0, size=48)), "is 48x48 px"),
+    (f"{TAKE}/segmentation_export_5/camera05_colorimage-000101.png", content(label_picture(0, size=31)), "needs 32x32"),
+    (
+        f"{TAKE}/segmentation_export_5/camera05_colorimage-000102.png",
+        lambda path: path.write_bytes(short(png(np.zeros((48, 64), np.uint8), 8, 0), 47 * 65)),
+        "cut off: 3055 of 3120 bytes of its rows",
+    ),
     (
         f"{TAKE}/simstation_segmentation_export_2/camera02_000201_interpolated.png",
         content(label_picture(0, size=48)),
