@@ -170,7 +170,7 @@ class _Visit:
             time, key, number, here = other[0]
             what = f"names other frames than {recorded.index_file.name} in {len({row[0] for row in other})} seconds"
             told = f"{what}, in second {time} {key} {here} and there {number}: masks would be of other pictures"
-            self.note(Severity.GAP, path, f"{path}: {told}; copy both again")
+            self.note(Severity.BROKEN, path, f"{path}: {told}; copy both again")
 
     def look_beside(self, recorded: RecordedTake) -> None:
         """Note what is in the folder of a take in the house layout and read by nothing."""

@@ -189,7 +189,7 @@ def test_missing_files_are_gaps(pattern: str, expected: str, root: Path) -> None
     assert expected in report.findings[0].message
 
 
-def test_seconds_of_other_frames_than_the_index_are_a_gap(root: Path) -> None:
+def test_seconds_of_other_frames_than_the_index_are_broken(root: Path) -> None:
     """Stage 1 finds pictures by the one file, stage 2 by the other."""
     path = root / "MM-OR_data" / "take_jsons" / f"{MMOR_NAME}.json"
     content = json.loads(path.read_text())
@@ -197,7 +197,7 @@ def test_seconds_of_other_frames_than_the_index_are_a_gap(root: Path) -> None:
     content["timestamps"]["3"]["azure"] = 102.0  # another spelling of the same number
     write(path, content)
     (found,) = [finding for finding in doctor.check(Dataset(root)).findings if finding.path == path]
-    assert found.severity == Severity.GAP
+    assert found.severity == Severity.BROKEN
     assert "in 1 seconds, in second 000002 azure 000999 and there 000101: masks would be" in found.message
 
 
