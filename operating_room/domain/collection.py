@@ -15,6 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
 
+import regex
+
+from operating_room.errors import UserError
+
 CAMERA_MODALITIES = ("room_views", "station_views", "tracker_view", "ego_views")
 MODALITIES = (
     *CAMERA_MODALITIES,
@@ -31,6 +35,7 @@ TAKE_FILES = ("seconds", "tracks", "recording", "subtitles", "robot_log")
 SEPARATED_SPLITS = ("train", "val", "test")  # no take may be in two of these; other splits are parts of them
 INTERPOLATED = "_interpolated"  # ending of the label masks that were made automatically between annotated ones
 FOLDER_NAME = r"[\w\-][\w\-.]*"  # nothing that leaves the folder it is in
+_PATIENCE = 0.5  # s for a name; a form as ([a-z]+)+ can take years
 
 Picture = TypeVar("Picture")
 
@@ -81,6 +86,18 @@ class OwnTakes:
     ending: str = ""  # names that end so belong to this dataset and no other
     folders: str = ""  # the rule of the names of folders, where it is another
 
+    def allows(self, name: str) -> bool:
+        """Whether the form of names is that of this one.
+
+        Raises:
+            UserError: nobody lives to know.
+        """
+        try:
+            return regex.fullmatch(self.names, name, timeout=_PATIENCE) is not None
+        except TimeoutError as error:
+            told = f"tries {name!r} for ever; write it without repetitions of what is repeated"
+            raise UserError(f"own: the form of names {self.names!r} {told}") from error
+
 
 @dataclass(frozen=True)
 class Collection:
@@ -118,7 +135,7 @@ class Collection:
     def can_be_take(self, name: str) -> bool:
         """Whether a take of this dataset, published or own, may have this name."""
         numbered = not self.numbered or re.fullmatch(r"[0-9]{3}", name.removesuffix(self.own.ending)) is not None
-        allowed = re.fullmatch(self.own.names, name) is not None and re.fullmatch(FOLDER_NAME, name) is not None
+        allowed = re.fullmatch(FOLDER_NAME, name) is not None and self.own.allows(name)
         return numbered and allowed and name.endswith(self.own.ending)
 
     def take(self, name: str) -> Take:

@@ -9,6 +9,8 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
+import regex
+
 from operating_room.domain.collection import (
     CAMERA_MODALITIES,
     FOLDER_NAME,
@@ -23,6 +25,7 @@ from operating_room.domain.collection import (
 )
 from operating_room.domain.house import HOUSE_MODALITIES, house_fields
 from operating_room.domain.reading.nodes import Value, near, read_yaml, require_known
+from operating_room.errors import UserError
 
 _REQUIRED = ("name", "root", "cameras")
 _COMMON = ("title", "layout", "suffix", "takes", "splits", "own", "slots", "period", "thinned", "without")
@@ -195,8 +198,8 @@ def _slots(value: Value, cameras: Names[str]) -> Slots:
 def _own(value: Value) -> OwnTakes:
     fields = value.fields(("names", "rule"), ("ending", "folders"))
     try:
-        re.compile(fields["names"].text())
-    except (re.error, RecursionError, OverflowError) as error:
+        regex.compile(fields["names"].text())
+    except (regex.error, RecursionError, OverflowError, MemoryError) as error:
         raise fields["names"].error(f"is no regular expression ({error})") from error
     ending = _ending(fields["ending"]) if "ending" in fields else ""
     folders = fields["folders"].text() if "folders" in fields else ""
@@ -209,7 +212,11 @@ def _takes(value: Value, own: OwnTakes) -> tuple[str, ...]:
 
 def _take_name(value: Value, own: OwnTakes) -> str:
     name = _folder_name(value)
-    if re.fullmatch(own.names, name) is None or not name.endswith(own.ending):
+    try:
+        allowed = own.allows(name)
+    except UserError as error:
+        raise value.error(str(error)) from error
+    if not allowed or not name.endswith(own.ending):
         raise value.error(f"{name!r} can be no take: {own.rule}")
     return name
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from operating_room.domain import collection
 from operating_room.domain.collection import Collection, Slots, Take
 from operating_room.domain.domain import Domain, bundled, find_domain, mmor
 from operating_room.errors import UserError
@@ -105,6 +106,17 @@ def test_no_name_leaves_the_folder(tmp_path: Path, name: str) -> None:
     domain = read(tmp_path, TEXT.replace('"[a-z0-9]+"', '"(.|\\\\s)*"'))
     with pytest.raises(UserError, match="cannot be one"):
         domain.find_take(name)
+
+
+def test_a_form_of_names_that_never_ends_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backtracking doubles with each letter: 60 of them take longer than there is time."""
+    monkeypatch.setattr(collection, "_PATIENCE", 0.01)
+    endless, name = TEXT.replace('"[a-z0-9]+"', r"'([a-z0-9]|[a-z0-9][a-z0-9])+(?<!a)'"), "a" * 60
+    domain = read(tmp_path, endless)
+    with pytest.raises(UserError, match=f"the form of names .* tries '{name}' for ever"):
+        domain.find_take(f"{name}_P")
+    with pytest.raises(UserError, match=rf"room\.yaml:\d+: own: the form of names .* tries '{name}' for ever"):
+        read(tmp_path, endless.replace("test: [c1]", f"test: [{name}]"))
 
 
 def test_a_take_is_its_dataset_and_name() -> None:
