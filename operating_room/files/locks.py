@@ -40,7 +40,11 @@ def lock(path: Path, file: IO[Any], kind: int = fcntl.LOCK_EX, told: bool = True
 def one_at_a_time(path: Path) -> Generator[None]:
     """Wait until no other process is inside with this file, which is made. Without locks (see `lock`) nobody waits."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
+    try:
+        file = path.open("ab")
+    except PermissionError:  # of another user, who shares the folder; to be locked it need not be written
+        file = path.open("rb")
+    with file:
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -15,6 +15,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,9 @@ def put_aside(path: Path, about: Mapping[str, Any]) -> None:
             other = {name: there.get(name) for name in {**about, **there} if there.get(name) != about.get(name)}
             if other and os.path.samestat(os.fstat(file.fileno()), own.stat()):
                 of = "_".join(str(value) if name == "model" else f"{name}_{value}" for name, value in other.items())
-                place = own.with_name(f"{own.stem}.of_{of}.jsonl")
+                numbers = chain([""], (f"_{number}" for number in count(2)))  # behind those that were put aside before
+                places = (own.with_name(f"{own.stem}.of_{of}{number}.jsonl") for number in numbers)
+                place = next(place for place in places if not os.path.lexists(place))
                 own.replace(place)
                 whose = "model" if "model" in other else next(iter(other))
                 print(f"{own}: holds the answers of another {whose}, which are now in {place.name}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -25,6 +26,7 @@ from operating_room.files.atomic import (
     write_json,
     write_text,
 )
+from operating_room.files.locks import one_at_a_time
 
 KILLED = """
 import os, signal, sys
@@ -202,3 +204,21 @@ def test_json_never_holds_what_json_does_not_have(tmp_path: Path) -> None:
     assert json.loads(text) == {"a": [None, 1.5, [None, True]], "text": "\ud800 ä"}
     write_text(tmp_path / "b.txt", "\udcff ä")
     assert (tmp_path / "b.txt").read_text(encoding="utf-8") == "\\udcff ä"
+
+
+def test_a_lock_of_another_user_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder of several users: who may not write the file can lock it all the same."""
+    path = tmp_path / ".lock"
+    path.touch()
+    opened, of_path = [], Path.open
+
+    def closed(self: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
+        if self == path and mode != "rb":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        opened.append(of_path(self, mode, *args, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(Path, "open", closed)
+    with one_at_a_time(path), of_path(path, "ab") as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert [file.closed for file in opened] == [True]

@@ -175,6 +175,13 @@ def test_answers_of_another_model_can_be_put_aside(tmp_path: Path) -> None:
     put_aside(path, {"model": "n"})
     with open_answers(tmp_path / "a.of_m.jsonl", {"model": "m"}) as answers:
         assert answers.find("a", "?") == "text"
+    with open_answers(path, {"model": "m"}) as answers:
+        answers.add([Answer("a", "?", "later")])
+    put_aside(path, {"model": "n"})
+    assert not path.exists()
+    for name, text in (("a.of_m.jsonl", "text"), ("a.of_m_2.jsonl", "later")):  # neither takes the other's place
+        with open_answers(tmp_path / name, {"model": "m"}) as answers:
+            assert answers.find("a", "?") == text
 
 
 def test_results_say_what_was_seen(tmp_path: Path) -> None:
