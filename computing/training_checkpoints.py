@@ -26,7 +26,7 @@ from transformers.trainer import (
 
 from computing.machine import gather
 from operating_room.errors import UserError
-from operating_room.files.raw_files import brief, read_bytes
+from operating_room.files.raw_files import brief, read_bytes, visible
 from operating_room.files.tensors import read_safetensors
 from operating_room.work.processes import share
 
@@ -187,7 +187,8 @@ def _fault(path: Path, deepspeed: bool, same_processes: bool, processes: int) ->
         return f"{path}: is of another number of processes than {processes}; use as many"
     if deepspeed != (path / _LATEST).is_file():
         return f"{path}: is of a training {'without' if deepspeed else 'with'} DeepSpeed, this one is not"
-    weights = [*path.glob("*.safetensors"), *(file for file in path.glob("*.bin") if file.name != TRAINING_ARGS_NAME)]
+    weights = visible([*path.glob("*.safetensors"), *path.glob("*.bin")])
+    weights = [file for file in weights if file.name != TRAINING_ARGS_NAME]
     if not weights:
         return f"{path}: holds no weights"
     pickles = [path / state for state in states] + [file for file in weights if file.suffix == ".bin"]
@@ -212,9 +213,9 @@ def _of_deepspeed(path: Path, processes: int) -> list[Path]:
     if re.fullmatch(r"\w+", name, re.ASCII) is None:
         raise UserError(f"{path / _LATEST}: is damaged (it names no folder)")
     folder = path / name
-    found = sorted(folder.glob("*optim_states.pt"))
+    found = sorted(visible(folder.glob("*optim_states.pt")))
     missing = [folder / f"optim_states.pt of process {rank}" for rank in range(len(found), processes)]
-    return [*(sorted(folder.glob("*model_states.pt")) or [folder / "model_states.pt"]), *found, *missing]
+    return [*(sorted(visible(folder.glob("*model_states.pt"))) or [folder / "model_states.pt"]), *found, *missing]
 
 
 def _fault_of_pickle(path: Path) -> str | None:

@@ -267,9 +267,9 @@ def extract(archive: Path, folder: Path) -> None:
     partial = temporary_path(folder)
     try:
         with zipfile.ZipFile(archive) as content:
-            members = content.infolist()
-            for member in members:
+            for member in content.infolist():
                 _check_member(archive, member)
+            members = [member for member in content.infolist() if not _is_of_macos(member)]
             check_space(folder.parent, sum(member.file_size for member in members))
             for member in track(members, f"unpacking {folder.name}"):
                 content.extract(member, partial)
@@ -292,6 +292,12 @@ def _check_member(archive: Path, member: zipfile.ZipInfo) -> None:
         raise UserError(f"{archive}: would write outside its folder ({member.filename}); do not trust this archive")
     if stat.S_ISLNK(member.external_attr >> 16):
         raise UserError(f"{archive}: holds a link ({member.filename}); do not trust this archive")
+
+
+def _is_of_macos(member: zipfile.ZipInfo) -> bool:
+    """What macOS adds to an archive: `__MACOSX` beside the top folder, `._name` beside files, `.DS_Store`."""
+    *_, name = parts = PurePosixPath(member.filename.replace("\\", "/")).parts
+    return "__MACOSX" in parts or name == ".DS_Store" or name.startswith("._")
 
 
 def _below(path: str, folder: str) -> Path:

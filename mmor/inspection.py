@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from computing.loading import told_by_names
 from operating_room.errors import UserError
+from operating_room.files.raw_files import visible
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +52,7 @@ def _segmenter_folder(path: Path) -> str:
     from panoptic_segmentation.inference.predict import model_path
 
     try:
-        inside = sorted(file for file in path.iterdir() if file.suffix in _SEGMENTER_FILES and file.is_file())
+        inside = sorted(file for file in visible(path.iterdir()) if file.suffix in _SEGMENTER_FILES and file.is_file())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     if len(inside) == 1:

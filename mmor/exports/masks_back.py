@@ -27,6 +27,7 @@ from operating_room.domain.reading.nodes import near
 from operating_room.errors import UserError
 from operating_room.files.picture_files import MAX_PIXELS, picture_size
 from operating_room.files.png import write_png
+from operating_room.files.raw_files import visible
 from operating_room.files.readers import read_bytes, read_ids, read_json, read_label_mask, read_picture
 from operating_room.recordings.dataset import RecordedTake
 from operating_room.work.progress import track
@@ -197,7 +198,7 @@ def _by_id(rows: Iterable[tuple[int, Named]], where: Path) -> dict[int, Named]:
 def _from_cvat(folder: Path, labels: Labels) -> Iterator[_Incoming]:
     colors = _read_labelmap(folder / LABELMAP, labels)
     classes = folder / CLASSES
-    for file in sorted(classes.rglob("*.png")):
+    for file in sorted(visible(classes.rglob("*.png"))):
         name = str(file.relative_to(classes).with_suffix(""))
         yield _Incoming(name, file, _reader(file, colors, by_id=False))
 

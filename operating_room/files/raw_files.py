@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,6 +48,11 @@ def read_bytes(path: Path) -> bytes:
     if not data:
         raise UserError(f"{path}: is empty; {again(path)}")
     return data
+
+
+def visible(paths: Iterable[Path]) -> list[Path]:
+    """Without hidden files, which are no data: macOS leaves `._name` beside each copied file, of the same ending."""
+    return [path for path in paths if not path.name.startswith(".")]
 
 
 def is_utf8(path: Path) -> bool:

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from operating_room.errors import UserError
+from operating_room.files.raw_files import visible
 from operating_room.graphs.scene_graph import Sample
 from operating_room.recordings.dataset import Dataset
 
@@ -26,7 +27,7 @@ def installed_version() -> str:
 def code_version() -> dict[str, str]:
     """The installed version of mmor, and a fingerprint of its source files."""
     root = Path(__file__).parents[2]
-    files = sorted(path for package in PACKAGES for path in (root / package).rglob("*.py"))
+    files = sorted(visible(path for package in PACKAGES for path in (root / package).rglob("*.py")))
     source = fingerprint(f"{path.relative_to(root)}\n{path.read_text('utf-8')}" for path in files)
     return {"mmor": installed_version(), "source": source}
 

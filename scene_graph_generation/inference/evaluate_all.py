@@ -13,6 +13,7 @@ from typing import Any
 from computing.training_checkpoints import CHECKPOINT, numbered_checkpoints, step_of
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json, write_text
+from operating_room.files.raw_files import visible
 from operating_room.files.readers import read_json
 from operating_room.scores.fingerprints import fingerprint, stamp
 from scene_graph_generation.weights.base_models import CONFIG, OWN_SETTINGS, read_config
@@ -122,7 +123,7 @@ def results_path(model: Path, name: str) -> Path:
 
 def weights_fingerprint(model: Path) -> str:
     """Of the names, sizes and times of a model folder's files (their content is not read)."""
-    files = sorted({path for pattern in _MODEL for path in model.glob(pattern)})
+    files = sorted({path for pattern in _MODEL for path in visible(model.glob(pattern))})
     return fingerprint(f"{path.name} {stamp(path)}" for path in files)
 
 
@@ -157,7 +158,7 @@ def _models(folder: Path, every: int) -> dict[int | str, Path]:
     """Step -> folder of every n-th checkpoint, and the final model if it is there."""
     steps = _steps(folder)
     models: dict[int | str, Path] = {step: steps[step] for step in sorted(steps)[every - 1 :: every]}
-    if any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
+    if any(visible(folder.glob(pattern)) for pattern in _WEIGHTS):
         models[FINAL] = folder
     return models
 
@@ -195,7 +196,7 @@ def _use_last(checkpoints: Mapping[int, Path], final: Path, name: str, wanted: M
 
 def _same_weights(last: Path, final: Path) -> bool:
     """Whether a checkpoint holds the final model; it may hold more, which belongs to the training only."""
-    weights = sorted({path.name for pattern in _WEIGHTS for path in final.glob(pattern)})
+    weights = sorted({path.name for pattern in _WEIGHTS for path in visible(final.glob(pattern))})
     if not all((last / w).is_file() for w in weights):
         return False
     return all(filecmp.cmp(last / w, final / w, shallow=False) for w in weights)

@@ -34,3 +34,9 @@ def test_another_number_of_processes_is_named_be_it_more_or_less(tmp_path: Path,
         with pytest.raises(UserError, match=f"another number of processes than {others}; use as many"):
             last_checkpoint(tmp_path, processes=others)
     assert find_checkpoint(tmp_path, same_processes=False).path == folder  # of stage 1, which any number goes on from
+
+
+def test_what_macos_leaves_beside_copied_files_is_no_damage(tmp_path: Path) -> None:
+    folder = checkpoint_of(tmp_path, 1)
+    (folder / "._model.safetensors").write_bytes(b"\x00\x05\x16\x07")
+    assert find_checkpoint(tmp_path).path == folder

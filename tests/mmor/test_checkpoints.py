@@ -112,6 +112,14 @@ def test_each_scene_graph_model_is_its_archive_unpacked(hub: FakeHub, tmp_path: 
     assert len(hub.fetched) == 3
 
 
+def test_what_macos_adds_to_an_archive_is_left_out(hub: FakeHub, tmp_path: Path) -> None:
+    """Beside the top folder it would keep that one inside, where no command looks for the model."""
+    added = {"__MACOSX/top/._config.json": b"\0\5\x16\7", ".DS_Store": b"Bud1", "top/._config.json": b"\0\5\x16\7"}
+    hub.put(f"checkpoints/{NAME}.zip", zipped({"top/config.json": b"{}", **added}))
+    (folder,) = download(find_published("scene-graph-base"), tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+
+
 def test_bases_go_to_the_cache(hub: FakeHub) -> None:
     for name in ("config.json", "pytorch_model.bin", "tf_model.h5"):
         hub.put(name, b"{}", "openai/clip-vit-large-patch14-336")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from operating_room.errors import UserError, one_line
+from operating_room.files.raw_files import visible
 from operating_room.importers.egoexor.hdf5 import (
     BadRecording,
     blocks,
@@ -178,7 +179,8 @@ def read_cameras(group: h5py.Group, known: Mapping[str, int]) -> tuple[str, ...]
 
 def _files(source: Path) -> list[Path]:
     if source.is_dir():
-        files = sorted(path for path in source.iterdir() if path.suffix.lower() in (".h5", ".hdf5") and path.is_file())
+        found = visible(source.iterdir())
+        files = sorted(path for path in found if path.suffix.lower() in (".h5", ".hdf5") and path.is_file())
         if not files:
             raise UserError(f"{source}: has no .h5 file; give a file of EgoExOR or the folder of its files")
         return files

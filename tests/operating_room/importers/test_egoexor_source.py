@@ -149,6 +149,12 @@ def test_folder_with_a_procedure_in_two_files(tmp_path: Path) -> None:
     assert len(found.files) == 2
 
 
+def test_what_macos_leaves_beside_copied_files_is_none_of_them(tmp_path: Path) -> None:
+    write_legacy(tmp_path / "miss_1.h5", [tiny_take()])
+    (tmp_path / "._miss_1.h5").write_bytes(b"\x00\x05\x16\x07")
+    assert find_recordings(tmp_path).problems == ()
+
+
 def test_splits_inside_the_file_in_any_order(tmp_path: Path) -> None:
     """Section 2.1: rows are frames, shuffled; validation is called val here."""
     takes = [tiny_take(number=number) for number in (1, 2, 3)]
