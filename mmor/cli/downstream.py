@@ -33,6 +33,7 @@ from mmor.cli.options import (
     note_left_out,
     open_dataset,
     samples_folder,
+    tell_notes,
     tell_part_done,
 )
 from mmor.cli.scene_graph import train_model
@@ -224,4 +225,5 @@ def evaluate(
     )
     typer.echo(str(evaluation))
     typer.echo(f"results in {out}")
+    tell_notes(evaluation.notes)
     finish(evaluation.problems)

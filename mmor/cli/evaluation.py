@@ -32,6 +32,7 @@ from mmor.cli.options import (
     open_dataset,
     open_takes,
     split_file,
+    tell_notes,
     tell_part_done,
 )
 
@@ -113,7 +114,7 @@ def infer(
     seen = seen_of(generator, dataset, predictions, takes, memory)
     typer.echo(str(seen))
     typer.echo(f"{len(predictions)} scene graphs in {out}")
-    _tell(seen.warnings())
+    tell_notes(seen.warnings())
 
 
 @app.command("evaluate")
@@ -183,7 +184,7 @@ def evaluate(
     typer.echo(str(evaluation))
     if out is not None:
         typer.echo(f"results in {out}")
-    _tell(evaluation.notes)
+    tell_notes(evaluation.notes)
     finish(evaluation.problems)
 
 
@@ -240,7 +241,7 @@ def evaluate_all(
     finish_wandb()
     typer.echo(evaluate_all.table(table.rows))
     typer.echo(f"table in {folder / f'{name}.csv'}")
-    _tell(table.notes)
+    tell_notes(table.notes)
     finish(table.problems)
 
 
@@ -260,11 +261,6 @@ def _results_name(config: Config, split: str, takes: list[str] | None, limit: in
     """Of a results file: that of some takes or timepoints never replaces that of the whole split."""
     parts = [str(config), split, *sorted({domain.find_take(name).name for name in takes or ()})]
     return "_".join(parts if limit is None else [*parts, f"first{limit}"])
-
-
-def _tell(notes: list[str]) -> None:
-    for note in notes:
-        typer.echo(f"note: {note}", err=True)
 
 
 def _wandb_log(project: str, name: str) -> Callable[[tuple[Any, ...]], None]:

@@ -196,6 +196,12 @@ def tell_part_done(own: Share) -> None:
         )
 
 
+def tell_notes(notes: Sequence[str]) -> None:
+    """What is to be known before results are believed."""
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+
+
 def finish(problems: Sequence[str]) -> None:
     """Tell the problems of what was left out; exit code 1 if there are any."""
     for problem in problems:

@@ -170,6 +170,26 @@ def without_prediction(samples: Sequence[Sample], predictions: Collection[str]) 
     )
 
 
+def notes_on_names(
+    samples: Iterable[Sample], predictions: Mapping[str, Iterable[Triplet]], language: Language
+) -> list[str]:
+    """Predictions that cannot count, which a table of scores alone does not tell from a model that is wrong."""
+    relations = [(sample.sample_id, triplet) for sample in samples for triplet in predictions[sample.sample_id]]
+    predicates = {name.lower() for name in language.predicates}
+    strange = [
+        (sample_id, triplet)
+        for sample_id, triplet in relations
+        if (known := normalise(triplet, language)) is None or known.predicate not in predicates
+    ]
+    if not strange:
+        return []
+    (sample_id, (subject, object_, predicate)), count = strange[0], len(strange)
+    return [
+        f"{count} of {len(relations)} predicted relations do not count: they are not subject, predicate, object in the "
+        f"names of the vocabulary; the first is {[subject, predicate, object_]} of {sample_id}"
+    ]
+
+
 def score_sample(sample: Sample, predicted: Iterable[Triplet], language: Language) -> GraphReport:
     """The scores of one sample; those of several are their sum.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from operating_room.scores.downstream import (
 )
 from operating_room.scores.fingerprints import annotations_fingerprint, code_version, fingerprint
 from operating_room.scores.reports import Report
-from operating_room.scores.scoring import without_prediction
+from operating_room.scores.scoring import notes_on_names, without_prediction
 from operating_room.scores.sterility import SterilityRule
 from operating_room.work.processes import Share, deal
 from operating_room.work.progress import track
@@ -69,6 +69,7 @@ class DownstreamEvaluation:
     about: dict[str, Any]  # what was scored with what
     samples: dict[str, dict[str, Any]]  # by sample id: label and answers of each task
     problems: list[str]  # one line for each take that is left out
+    notes: list[str] = field(default_factory=list)  # one line for each thing to know before the numbers are believed
     breaches: BreachRecall | None = None  # of the graphs against the true ones, by the rule; None: no such task
 
     def to_json(self) -> dict[str, Any]:
@@ -81,6 +82,7 @@ class DownstreamEvaluation:
             "seconds": self.seconds,
             **({} if self.breaches is None else {"breaches": self.breaches.to_json()}),
             "problems": self.problems,
+            "notes": self.notes,
             "samples": self.samples,
         }
 
@@ -163,6 +165,7 @@ def evaluate_downstream(
         {**about, **asked, "domain": domain.name, "labels": _fingerprint(known), "code": code_version()},
         _told(samples, answers, known, domain),
         problems,
+        notes_on_names(samples, {sample.sample_id: sample.triplets for sample in samples}, domain.language),
         _breaches(samples, expected, rule) if any(task.kind == "sterility" for task in tasks) else None,
     )
     write_json(out, evaluation.to_json())

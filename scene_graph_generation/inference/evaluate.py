@@ -18,12 +18,19 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.readers import read_json
 from operating_room.graphs.graph_files import load_predictions
-from operating_room.graphs.scene_graph import Sample, by_take, normalise, parse
+from operating_room.graphs.scene_graph import Sample, by_take, parse
 from operating_room.recordings.dataset import Dataset
 from operating_room.scores import bootstrap
 from operating_room.scores.egoexor import EgoExORScores, score_both
 from operating_room.scores.fingerprints import annotations_fingerprint, code_version, inputs_fingerprint
-from operating_room.scores.scoring import SceneGraphScores, score, score_sample, summarise, without_prediction
+from operating_room.scores.scoring import (
+    SceneGraphScores,
+    notes_on_names,
+    score,
+    score_sample,
+    summarise,
+    without_prediction,
+)
 from operating_room.scores.triplets import details
 from operating_room.scores.triplets.timelines import times_of
 from scene_graph_generation.inference.answers import open_answers
@@ -233,7 +240,7 @@ def _evaluate(
             for sample in scored
         },
         list(problems),
-        [*_notes_on_names(scored, predictions, domain.language), *(seen.warnings() if seen is not None else ())],
+        [*notes_on_names(scored, predictions, domain.language), *(seen.warnings() if seen is not None else ())],
         seen,
         score_both(scored, predictions, scores, domain),
     )
@@ -254,21 +261,3 @@ def _with_usable_truth(
         except UserError as error:
             problems[name] = f"{'' if truth is None else f'{truth}: '}{name} is left out: {error}"
     return [sample for sample in samples if sample.take_name not in problems], list(problems.values())
-
-
-def _notes_on_names(samples: Sequence[Sample], predictions: Predictions, language: Language) -> list[str]:
-    """Predictions that cannot count, which a table of scores alone does not tell from a model that is wrong."""
-    relations = [(sample.sample_id, triplet) for sample in samples for triplet in predictions[sample.sample_id]]
-    predicates = {name.lower() for name in language.predicates}
-    strange = [
-        (sample_id, triplet)
-        for sample_id, triplet in relations
-        if (known := normalise(triplet, language)) is None or known.predicate not in predicates
-    ]
-    if not strange:
-        return []
-    (sample_id, (subject, object_, predicate)), count = strange[0], len(strange)
-    return [
-        f"{count} of {len(relations)} predicted relations do not count: they are not subject, predicate, object in the "
-        f"names of the vocabulary; the first is {[subject, predicate, object_]} of {sample_id}"
-    ]

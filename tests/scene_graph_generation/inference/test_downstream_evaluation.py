@@ -132,6 +132,15 @@ def test_predicted_graphs_answer_for_the_same_timepoints(root: Path) -> None:
         run(root, None, predicted_samples(predicted)[:2])
 
 
+def test_graphs_whose_relations_cannot_count_are_told(root: Path) -> None:
+    """In the order of relation files the rule finds no breach in perfect graphs, and the model is asked about chaos."""
+    swapped = [Sample(s.take_name, s.frame_id, tuple(Triplet(a, p, o) for a, o, p in s.triplets)) for s in samples()]
+    (note,) = run(root, None, swapped).notes
+    assert note.startswith("2 of 2 predicted relations do not count: they are not subject, predicate, object")
+    assert json.loads((root / "r.json").read_text())["notes"] == [note]
+    assert run(root, None, samples()).notes == []
+
+
 def test_graphs_come_from_predictions_or_results(tmp_path: Path) -> None:
     relation = ["circulator", "instrument table", "touching"]
     results = {"task": "scene_graph", "samples": {"001_PKA_MMOR_000000": {"predicted": [relation]}}}
