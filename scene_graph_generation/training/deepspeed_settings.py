@@ -22,6 +22,7 @@ _ADVICE = "take configs/deepspeed/zero2.json"
 _OURS = ("optimizer", "scheduler")
 # The options say these, too: another number is refused by transformers once all is loaded, and none stands for 0 or 1.
 _AUTO = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+_OFFLOAD = ("offload_optimizer", "cpu_offload", "offload_param")  # the second is what older versions called the first
 _OLD_S = 900  # s; to compile an operator takes minutes
 
 
@@ -48,6 +49,9 @@ def deepspeed_settings(path: Path, bf16: bool, width: int) -> dict[str, Any]:
     if _enabled(values, "bf16") and not bf16:
         raise UserError(f'{path}: "bf16" is enabled, but the training is not: add --bf16 True or set it to "auto"')
     zero = dict(values["zero_optimization"])
+    if given := next((name for name in _OFFLOAD if _offloads(zero.get(name))), None):
+        told = f"{path}: {given} needs DeepSpeed's own optimizer, which would replace the learning rates of the options"
+        raise UserError(f"{told}; leave it out")
     if zero.get("reduce_bucket_size") == "auto":
         zero["reduce_bucket_size"] = width * width
     # Gradients are summed in float32 as without DeepSpeed: no module is named whose would not be.
@@ -87,6 +91,11 @@ def zero_stage(path: Path | None) -> int:
             f"process holds them whole; {_ADVICE}"
         )
     return stage
+
+
+def _offloads(said: Any) -> bool:
+    """Whether a setting asks for something to be kept in main memory or on a disk."""
+    return said is True or (isinstance(said, dict) and said.get("device") not in (None, "none"))
 
 
 def _enabled(values: dict[str, Any], name: str) -> bool:

@@ -164,6 +164,8 @@ def test_the_point_encoder_is_moved_and_never_rounded(cast: torch.dtype) -> None
             'gradient_clipping is 0.5, which the training\'s own options say; set it to "auto"',
         ),
         ({"train_batch_size": 64}, "train_batch_size is 64"),
+        ({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, "offload_optimizer needs DeepSp"),
+        ({"zero_optimization": {"stage": 2, "cpu_offload": True}}, "cpu_offload needs DeepSpeed's own optimizer"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(published: Path, change: dict[str, Any], said: str) -> None:
