@@ -217,7 +217,7 @@ def assign(
         translate: gives our name of one of theirs, None for what is computed here.
 
     Raises:
-        UserError: weights are stored in another form than floating-point numbers.
+        UserError: weights are stored in another form than floating-point numbers, or one of them twice.
     """
     own = model.state_dict()
     report = LoadReport(source, [], [], [], [])
@@ -233,6 +233,8 @@ def assign(
             report.unexpected.append(published)
         elif own[name].shape != tensor.shape:
             report.reshaped.append(published)
+        elif name in fitting:
+            raise UserError(f"{source}: {published} is there under another name, too; copy it again")
         else:
             fitting[name] = tensor
             report.matched.append(published)

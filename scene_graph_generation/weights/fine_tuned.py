@@ -114,7 +114,10 @@ def read_fine_tuned(folder: Path) -> FineTuned:
         vision = card.get("vision")
     else:
         lora, base = read_adapter_config(folder / ADAPTER_CONFIG)
-        state = {name: tensor for file in files for name, tensor in read_tensors(file).items()}
+        others, adapter = map(read_tensors, files)
+        if twice := sorted(others.keys() & adapter.keys()):
+            raise UserError(f"{files[1]}: has {twice[0]}, which {files[0].name} has, too; copy the folder again")
+        state = others | adapter
         vision = read_config(folder).get("mm_vision_tower")
     if vision is not None:
         vision = base_name(vision, folder / CONFIG)

@@ -27,6 +27,7 @@ from scene_graph_generation.weights.adapters import freeze
 from scene_graph_generation.weights.base_models import base_settings, load_base
 from scene_graph_generation.weights.checkpoints import load_model, save_model
 from scene_graph_generation.weights.fine_tuned import load_fine_tuned, read_fine_tuned, save_published, save_trained
+from scene_graph_generation.weights.parameter_names import WRAPPED
 from tests.scene_graph_generation.model.test_model import make_examples, make_model
 from tests.scene_graph_generation.tiny_bases import SETTINGS, fine_tuned, write_bases
 
@@ -275,6 +276,21 @@ def test_a_weight_that_two_files_of_a_base_have_is_named(bases: tuple[Path, Path
     torch.save({**shards[1], name: shards[0][name] + 1}, copy / "part-1.bin")
     with pytest.raises(UserError, match=f"part-1.bin: has {name}, which part-0.bin has, too"):
         load_base(copy, bases[1])
+
+
+def test_a_weight_that_a_published_folder_has_twice_is_named(published: Path, tmp_path: Path) -> None:
+    """In both of its files, or in one of them with and without the adapter's prefix."""
+    adapter, others = (torch.load(published / name) for name in FILES[2:])
+    name = next(name for name in others if "mm_projector" in name)
+    other = others[name] + 1
+    for file, content, told in (
+        (FILES[2], {**adapter, name: other}, "adapter_model.bin: has .*, which non_lora_trainables.bin has, too"),
+        (FILES[3], {**others, name.removeprefix(WRAPPED): other}, "is there under another name, too"),
+    ):
+        shutil.copytree(published, tmp_path / "m", dirs_exist_ok=True)
+        torch.save(content, tmp_path / "m" / file)
+        with pytest.raises(UserError, match=told):
+            load_model(tmp_path / "m")
 
 
 def test_a_device_that_is_not_there_is_one_sentence(published: Path) -> None:
