@@ -22,6 +22,7 @@ from mmor.cli.options import (
     open_dataset,
     open_takes,
     samples_folder,
+    tell_notes,
 )
 
 if TYPE_CHECKING:
@@ -242,7 +243,9 @@ def samples(
 
     from operating_room.errors import UserError
     from operating_room.files.atomic import write_json
-    from operating_room.graphs.graph_files import load_predictions
+    from operating_room.graphs.graph_files import load_several
+    from operating_room.graphs.scene_graph import Sample
+    from operating_room.scores.scoring import notes_on_names
     from scene_graph_generation.inputs.tokenizer_files import TOKENIZER, read_tokens
     from scene_graph_generation.preprocess.run import half_copied
     from scene_graph_generation.samples import egoexor
@@ -277,7 +280,8 @@ def samples(
     )
     own = None
     if answers:
-        own = OwnAnswers({key: graph for path in answers for key, graph in load_predictions(path).items()}, own_share)
+        own = OwnAnswers(load_several(answers), own_share)
+        tell_notes(notes_on_names(map(Sample.of_id, own.graphs), own.graphs, dataset.domain.language))
     tokens = None if tokenizer is None else read_tokens(find_folder(tokenizer, TOKENIZER))
     graphs = load_split(relations, split, dataset)
     left_out: LeftOut = {}

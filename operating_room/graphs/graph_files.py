@@ -98,6 +98,22 @@ def load_predictions(path: Path) -> dict[str, list[Triplet]]:
     return {key: [Triplet(s, o, p) for s, p, o in graph] for key, graph in records.items()}
 
 
+def load_several(paths: Iterable[Path]) -> dict[str, list[Triplet]]:
+    """The predictions of several files together.
+
+    Raises:
+        UserError: see `load_predictions`; or two files answer a timepoint differently, of which one would be lost.
+    """
+    found: dict[str, list[Triplet]] = {}
+    first: dict[str, Path] = {}
+    for path in paths:
+        for key, graph in load_predictions(path).items():
+            if found.setdefault(key, graph) != graph:
+                raise UserError(f"{path}: answers {key} otherwise than {first[key]}; give each take's answers once")
+            first.setdefault(key, path)
+    return found
+
+
 def save_predictions(path: Path, predictions: Mapping[str, Iterable[Triplet]]) -> None:
     """Write predicted graphs in the published form."""
     write_json(path, {key: [[s, p, o] for s, o, p in triplets] for key, triplets in predictions.items()})

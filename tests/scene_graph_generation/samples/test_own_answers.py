@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from mmor.cli import app
 from operating_room.errors import UserError
-from operating_room.graphs.graph_files import save_predictions
+from operating_room.files.atomic import write_json
+from operating_room.graphs.graph_files import load_several, save_predictions
 from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.recordings.conversion import convert
 from operating_room.recordings.dataset import Dataset
@@ -117,3 +118,23 @@ def test_timepoints_with_rare_triplets_have_more_records(data: Path) -> None:
     seldom = 200 * 3**0.5  # in one timepoint of six
     expected = dict(zip((sample.sample_id for sample in samples), (200, 200, seldom, seldom, 200, 200), strict=True))
     assert counts == pytest.approx(expected, abs=1)
+
+
+def test_two_files_that_answer_a_timepoint_differently_are_refused(tmp_path: Path) -> None:
+    """As of two models: the later file was taken, without a word."""
+    first, second = tmp_path / "a.json", tmp_path / "b.json"
+    save_predictions(first, ANSWERS)
+    assert load_several([first, first]) == ANSWERS
+    save_predictions(second, {**ANSWERS, SAMPLES[1].sample_id: []})
+    with pytest.raises(UserError, match=f"b.json: answers {SAMPLES[1].sample_id} otherwise than .*a.json"):
+        load_several([first, second])
+
+
+def test_answers_in_another_order_are_told(data: Path) -> None:
+    """As relation files have them: such a memory teaches a model to read what it never says."""
+    write_json(data / "relationships_train.json", [sample.to_record() for sample in SAMPLES])
+    write_json(data / "swapped.json", {key: [list(t) for t in graph] for key, graph in ANSWERS.items()})
+    command = ["scene-graph", "samples", "--data", str(data), "--temporal", "--answers", str(data / "swapped.json")]
+    told = CliRunner().invoke(app, [*command, "--permutations", "1", "--out", str(data / "out")])
+    assert told.exit_code == 0
+    assert "note: 3 of 3 predicted relations do not count" in told.stderr
