@@ -20,6 +20,7 @@ from mmor.cli.options import (
     open_dataset,
     open_takes,
     parse_size,
+    tell_notes,
 )
 from operating_room.errors import UserError
 
@@ -191,7 +192,8 @@ def convert_relations(
 ) -> None:
     """Make relationships_*.json out of the raw labels.
 
-    Of train, validation and test, each for the takes that are there; also classes.txt and relationships.txt.
+    Of train, validation and test, each for the takes that are there; also classes.txt and relationships.txt. What files
+    of these names have of other takes stays.
     """
     from operating_room.recordings.conversion import convert
 
@@ -199,6 +201,7 @@ def convert_relations(
     conversion = convert(dataset, out or dataset.root)
     for path in conversion.written:
         typer.echo(path)
+    tell_notes(conversion.notes)
     for problem in conversion.problems:
         typer.echo(f"left out: {problem}", err=True)
     raise typer.Exit(1 if conversion.problems else 0)

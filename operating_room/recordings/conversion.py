@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from operating_room.domain.collection import Take
@@ -11,8 +12,8 @@ from operating_room.domain.domain import OWN
 from operating_room.domain.house import SPLITS_FILE
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_text
-from operating_room.graphs.graph_files import SPLIT_NAMES, save_samples
-from operating_room.graphs.scene_graph import Sample
+from operating_room.graphs.graph_files import SPLIT_NAMES, load_samples, save_samples
+from operating_room.graphs.scene_graph import Sample, by_take
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.folders import folders_of_no_take, holds_labels
 from operating_room.recordings.raw_labels import INSTRUMENT, read_labels
@@ -25,6 +26,7 @@ class Conversion:
 
     written: list[Path]
     problems: list[str]
+    notes: list[str] = field(default_factory=list)  # what stays of files that were there, a line for each
 
 
 def convert(dataset: Dataset, out: Path) -> Conversion:
@@ -32,8 +34,9 @@ def convert(dataset: Dataset, out: Path) -> Conversion:
 
     Writes `relationships_{train,validation,test}.json` for the takes of the splits, `relationships_own.json` for takes
     of one's own if there are any, and `classes.txt` and `relationships.txt` with all names in use, those of the short
-    clips included; such a file that has all these names is left as it is, so that few takes never shorten it. Label
-    files that cannot be used are left out and reported; so are takes of the house layout in other splits only.
+    clips included. Few takes shorten none of them: a file of names that has all of these is left as it is, and of a
+    split that is there already, as the published one, takes without labels on disk stay. Label files that cannot be
+    used are left out and reported; so are takes of the house layout in other splits only.
 
     Args:
         dataset: where the takes are.
@@ -45,6 +48,7 @@ def convert(dataset: Dataset, out: Path) -> Conversion:
     domain, roots = dataset.domain, dataset.roots
     own = dataset.select(OWN)
     samples: dict[Take, list[Sample]] = {take: [] for take in (*domain.takes, *own)}
+    labelled: set[Take] = set()
     # Published takes, whose labels are read without an index, too.
     published = {roots[take.dataset] / take.folder for take in domain.takes if take.dataset in roots}
     problems = [
@@ -59,6 +63,7 @@ def convert(dataset: Dataset, out: Path) -> Conversion:
         except UserError as error:
             problems.append(f"{take.sample_name} is left out: {error}")
             continue
+        labelled |= {take} if files else set()
         for path in files:
             try:
                 samples[take].append(read_labels(path, take, domain))
@@ -67,11 +72,14 @@ def convert(dataset: Dataset, out: Path) -> Conversion:
     if not any(samples.values()):
         found = f"nothing can be used, the first of {len(problems)} problems: {problems[0]}" if problems else "no files"
         raise UserError(f"{dataset.root}: looked for relation labels in the folders of the takes; {found}")
-    contents = {
-        f"relationships_{name}.json": [s for take in domain.split_takes(split) for s in samples[take]]
-        for split, name in SPLIT_NAMES.items()
-        if split in domain.splits
-    }
+    contents, notes = {}, []
+    for split, name in SPLIT_NAMES.items():
+        if split not in domain.splits:
+            continue
+        takes, path = domain.split_takes(split), out / f"relationships_{name}.json"
+        if kept := _of_takes(path, [take for take in takes if take not in labelled]):
+            notes.append(f"{path}: takes without labels on disk stay in it: {', '.join(kept)}")
+        contents[path.name] = [s for take in takes for s in kept.get(take.sample_name, samples[take])]
     if own:
         contents[f"relationships_{OWN}.json"] = [s for take in own for s in samples[take]]
     problems += [
@@ -92,7 +100,7 @@ def convert(dataset: Dataset, out: Path) -> Conversion:
         if _lacks(out / name, words):
             write_text(out / name, "\n".join(sorted(words)))
             written.append(out / name)
-    return Conversion(written, problems)
+    return Conversion(written, problems, notes)
 
 
 def label_files(recorded: RecordedTake) -> list[Path]:
@@ -101,6 +109,14 @@ def label_files(recorded: RecordedTake) -> list[Path]:
     names = [] if folder is None else sorted(name for name in recorded.list_folder(folder) if name.endswith(".json"))
     files = [folder / name for name in names if folder is not None]
     return files[:: recorded.collection.thinned.get(recorded.take.name, 1)]
+
+
+def _of_takes(path: Path, takes: Iterable[Take]) -> dict[str, list[Sample]]:
+    """What a file of samples, if it is there and whole, has of these takes."""
+    wanted = {take.sample_name for take in takes}
+    with suppress(UserError):
+        return {name: found for name, found in by_take(load_samples(path)).items() if name in wanted}
+    return {}
 
 
 def _lacks(path: Path, words: Iterable[str]) -> bool:

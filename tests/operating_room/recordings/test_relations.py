@@ -227,6 +227,20 @@ def test_convert_writes_splits_and_names_and_reports_bad_files(tmp_path: Path) -
     assert (tmp_path / "out/relationships.txt").read_text() == "holding\nscanning\ntouching"
 
 
+def test_takes_without_labels_on_disk_stay_in_files_that_are_there(tmp_path: Path) -> None:
+    """Who put the published files beside some of the takes lost the graphs of all others."""
+    put(tmp_path / MMOR_FOLDER / "000001.json", {"rel_annotations": [["nurse", "holding", "saw"]]})
+    (tmp_path / "MM-OR_data/003_TKA").mkdir()
+    takes = ("001_4DOR", "001_PKA_MMOR", "003_TKA_MMOR", "002_PKA_MMOR")
+    old = [{"take_name": name, "frame_id": "000007", "relationships": []} for name in takes]
+    put(tmp_path / "relationships_train.json", old)
+    result = convert(Dataset(tmp_path), tmp_path)
+    ids = [sample.sample_id for sample in load_samples(tmp_path / "relationships_train.json")]
+    assert ids == ["001_4DOR_000007", "001_PKA_MMOR_000001", "003_TKA_MMOR_000007"]  # 002_PKA is of another split
+    (note,) = result.notes
+    assert note.endswith("relationships_train.json: takes without labels on disk stay in it: 001_4DOR, 003_TKA_MMOR")
+
+
 def test_a_take_in_a_split_of_another_name_only_is_told(tmp_path: Path) -> None:
     """Its labels would be in no file, and it is none of one's own either."""
     root = write_house(tmp_path)
