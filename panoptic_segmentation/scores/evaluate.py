@@ -110,6 +110,9 @@ def predicted_size(output: Path) -> Size:
         UserError: it has written none there, or the file that says so is damaged.
     """
     path = predictions.origin_path(output)
+    if not path.exists() and any(path.parent.glob("pred_*.json")):  # `predict` would refuse to write beside them
+        told = f"{path}: is not there to tell the size of the predicted pictures, as beside those of another program"
+        raise UserError(f"{told}; give --canvas (of the published ones 2048x1536)")
     require(path, _MAKER)
     there = read_json(path)
     settings = there.get("settings") if isinstance(there, dict) else None

@@ -54,6 +54,13 @@ def test_predictions_are_scored_at_their_own_size(
     assert "--canvas 64x48: the predictions in" in capsys.readouterr().err
 
 
+def test_predictions_of_another_program_need_their_size(tmp_path: Path) -> None:
+    """Their folder has no model.json, and `predict`, which was said to make it, refuses to write there."""
+    predictions.write_split(tmp_path, "val", [])
+    with pytest.raises(UserError, match=r"model\.json: .* another program; give --canvas"):
+        scored_size(tmp_path, None)
+
+
 def test_damaged_overlaps_are_made_again(tmp_path: Path) -> None:
     np.save(tmp_path / "array.npy", np.zeros(3))
     np.savez_compressed(tmp_path / "flipped.npz", key=np.array("k" * 5000))
