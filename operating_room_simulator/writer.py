@@ -25,8 +25,8 @@ from operating_room.domain.domain import mmor
 from operating_room.domain.writing import domain_text
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path, write_json, write_text
-from operating_room.files.readers import read_json
 from operating_room.work.workers import in_workers
+from operating_room_simulator.notes import is_finished, note_path
 from operating_room_simulator.records import frame_numbers, index_path, time_stamp, write_index, write_records
 from operating_room_simulator.sensors import signals
 from operating_room_simulator.stage.camera import camera_file
@@ -126,7 +126,7 @@ def write_takes(
         recipe = _recipe(surgery, size, faults, mask_stride) | ({"calibration": True} if calibration else {})
         recipe |= {"news": _NEWS} if surgery.news is not None else {}
         recipe |= {"breaches": surgery.breaches} if surgery.breaches is not None else {}
-        if not _is_finished(root, surgery.take, recipe):
+        if not is_finished(root, surgery.take, recipe):
             todo.append((surgery, recipe))
     pieces = [
         _Piece(
@@ -146,7 +146,7 @@ def write_takes(
     left = {surgery.take: -(-len(surgery.moments) // _PIECE) for surgery, _ in todo}
     of_take = {surgery.take: (surgery, recipe) for surgery, recipe in todo}
     for take, (_, recipe) in of_take.items():
-        write_json(_note(root, take), {**recipe, "finished": False}, indent=1)
+        write_json(note_path(root, take), {**recipe, "finished": False}, indent=1)
         index_path(root / mmor().collection(take).root, take).unlink(missing_ok=True)  # of an earlier version
     longest = max((len(surgery.moments) for surgery, _ in todo), default=0)
     needed = _PROCESS + _SECOND * longest
@@ -157,7 +157,7 @@ def write_takes(
             if not left[take]:
                 surgery, recipe = of_take[take]
                 write_index(root / mmor().collection(take).root, surgery)
-                write_json(_note(root, take), {**recipe, "finished": True}, indent=1)
+                write_json(note_path(root, take), {**recipe, "finished": True}, indent=1)
 
 
 def write_take(
@@ -359,48 +359,5 @@ def _recipe(surgery: Surgery, size: tuple[int, int], faults: Faults, mask_stride
     }
 
 
-def _note(root: Path, take: Take) -> Path:
-    return root / mmor().collection(take).root / ".synthetic" / f"{take.name}.json"
-
-
-def _is_finished(root: Path, take: Take, recipe: dict[str, Any]) -> bool:
-    """Whether this very take is on disk already.
-
-    Raises:
-        UserError: there is a take of this name that was recorded, or simulated with other options.
-    """
-    note = _note(root, take)
-    if not note.exists():
-        if there := _recorded(root, take):
-            raise UserError(f"{there}: take {take.name} is there and was not simulated; choose another folder")
-        return False
-    written = read_json(note)
-    if not isinstance(written, dict):
-        raise UserError(f"{note}: is no note of a simulated take; choose another folder")
-    wanted = {"news": None, "calibration": None, "breaches": None} | recipe
-    if other := [
-        f"{name} {written.get(name)!r}, not {value!r}" for name, value in wanted.items() if written.get(name) != value
-    ]:
-        raise UserError(
-            f"{note}: take {take.name} was simulated with other options ({'; '.join(other)}); "
-            "give the same options again or choose another folder"
-        )
-    return bool(written.get("finished"))
-
-
 def _shares_folder(take: Take) -> bool:
     return sum(other.folder == take.folder for other in mmor().collection(take).published) > 1
-
-
-def _recorded(root: Path, take: Take) -> Path | None:
-    """A file or folder of a take that nobody simulated, if there is one."""
-    collection = mmor().collection(take)
-    folder = root / collection.root
-    mates = [mate for mate in collection.published if mate.folder == take.folder]
-    pictures = folder / take.folder
-    known = [folder / path for path in collection.index_files(take)]
-    if not any(_note(root, mate).exists() for mate in mates):  # else the folder is theirs
-        known.append(pictures)
-    names = [name for name in ("seconds", "recording", "subtitles", "tracks") if name in collection.take_files]
-    known += [folder / collection.path(name, take) for name in names]
-    return next((path for path in known if path.exists()), None)
