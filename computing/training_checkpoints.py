@@ -5,8 +5,10 @@ Ours are called `checkpoint-STEP`; whatever else lies there, `checkpoint-best` t
 
 from __future__ import annotations
 
+import fcntl
 import re
 import shutil
+import sys
 import zipfile
 import zlib
 from collections.abc import Generator
@@ -26,13 +28,16 @@ from transformers.trainer import (
 
 from computing.machine import gather
 from operating_room.errors import UserError
+from operating_room.files.atomic import require_folder
+from operating_room.files.locks import BUSY
 from operating_room.files.raw_files import brief, read_bytes, visible
 from operating_room.files.tensors import read_safetensors
-from operating_room.work.processes import share
+from operating_room.work.processes import is_first, share
 
 CHECKPOINT = "checkpoint-"
 _OF_WRITERS = ("Writer", "inline_container", "iostream")  # torch's writer of files has no exception of its own
 _LATEST = "latest"  # DeepSpeed's file that names the folder of its own
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,41 @@ def require_same_checkpoint(checkpoint: Path | None) -> None:
             f"{newest}: process {lacking[0]} does not find it whole on its disk; copy it to the same folder of every "
             "machine, or give a folder that all of them share"
         )
+
+
+@contextmanager
+def only_training_in(out: Path) -> Generator[None]:
+    """Keep other trainings out of a folder: one that begins takes away what it finds half written.
+
+    Of several processes the first one does. Those that read samples do not have the lock: they may live for seconds
+    after a killed training. A folder that is made for this, and into which nothing comes, is removed.
+
+    Raises:
+        UserError: another one is running there, or the folder cannot be written.
+    """
+    if not is_first():
+        yield
+        return
+    require_folder(out)
+    is_new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / _LOCK
+    with path.open("ab") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in BUSY:
+                told = "another training is running in this folder; wait for it, end it or choose another folder"
+                raise UserError(f"{out}: {told}") from error
+            told = f"cannot be locked ({error.strerror}); start no second training in this folder"
+            print(f"{out}: {told}", file=sys.stderr)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            if is_new:
+                with suppress(OSError):
+                    out.rmdir()
 
 
 def remove_half_written(out: Path) -> None:

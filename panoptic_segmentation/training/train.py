@@ -18,6 +18,7 @@ from computing.tracking import finish_wandb
 from computing.training_checkpoints import (
     find_checkpoint,
     numbered_checkpoints,
+    only_training_in,
     remove_half_written,
     require_same_checkpoint,
     step_of,
@@ -87,9 +88,24 @@ def train(
         the path of the model file.
 
     Raises:
-        UserError: data or weights are missing or unreadable, or `output` cannot be written or holds an earlier training
-            that is not to be resumed.
+        UserError: data or weights are missing or unreadable, or `output` cannot be written, holds an earlier training
+            that is not to be resumed, or one is running there.
     """
+    with only_training_in(output):
+        return _train(config, dataset, output, prepared, resume, half, workers, report_to)
+
+
+def _train(
+    config: Config,
+    dataset: Dataset,
+    output: Path,
+    prepared: Path,
+    resume: bool,
+    half: bool,
+    workers: int,
+    report_to: str,
+) -> Path:
+    """`train` in a folder that no other training is in."""
     in_one_line = partial(one_line_errors, output, _SMALLER, "DATALOADER.NUM_WORKERS")
     with in_one_line():  # a full GPU lets nobody begin on it
         arguments = training_arguments(config, output, report_to)

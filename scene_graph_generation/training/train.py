@@ -19,6 +19,7 @@ from computing.tracking import check_wandb, finish_wandb
 from computing.training_checkpoints import (
     find_checkpoint,
     last_state,
+    only_training_in,
     read_state,
     remove_half_written,
     require_same_checkpoint,
@@ -79,8 +80,15 @@ def train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: P
 
     Raises:
         UserError: the samples or a file they name are damaged, `out` already holds a trained model, the base or the
-            first stage cannot be loaded, or something that the settings ask for is not installed.
+            first stage cannot be loaded, something that the settings ask for is not installed, or another training is
+            running in `out`.
     """
+    with only_training_in(out):
+        return _train(experiment, data, dataset, out)
+
+
+def _train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: Path) -> MM2SG:
+    """`train` in a folder that no other training is in."""
     experiment = replace(experiment, model=with_labels(experiment.model, dataset.domain.labels))
     config = experiment.train
     check_start(experiment)

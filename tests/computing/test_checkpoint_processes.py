@@ -1,7 +1,10 @@
-"""Only as many processes go on from a checkpoint as have written it."""
+"""Only as many processes go on from a checkpoint as have written it, and one training at a time is in a folder."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,8 +12,22 @@ import torch
 from safetensors.torch import save_file
 from transformers import TrainerState
 
-from computing.training_checkpoints import find_checkpoint, last_checkpoint
+from computing.training_checkpoints import find_checkpoint, last_checkpoint, only_training_in
 from operating_room.errors import UserError
+from operating_room.recordings.dataset import Dataset
+from panoptic_segmentation.config.settings import Config
+from panoptic_segmentation.training.train import train as train_segmenter
+from scene_graph_generation.config.settings import Experiment
+from scene_graph_generation.training.train import train as train_scene_graphs
+
+_ELSEWHERE = """
+import fcntl, sys
+file = open(sys.argv[1], "ab")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("begun", flush=True)
+sys.stdin.read()
+"""
+_NO_DATA = Dataset.__new__(Dataset)  # it does not come to that
 
 
 def checkpoint_of(out: Path, processes: int, step: int = 3) -> Path:
@@ -40,3 +57,41 @@ def test_what_macos_leaves_beside_copied_files_is_no_damage(tmp_path: Path) -> N
     folder = checkpoint_of(tmp_path, 1)
     (folder / "._model.safetensors").write_bytes(b"\x00\x05\x16\x07")
     assert find_checkpoint(tmp_path).path == folder
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        lambda out: train_segmenter(Config(), _NO_DATA, out, out / "ground_truth", resume=True),
+        lambda out: train_scene_graphs(Experiment(), [], _NO_DATA, out),
+    ],
+)
+def test_a_second_training_leaves_alone_what_the_first_one_is_writing(
+    tmp_path: Path, train: Callable[[Path], object]
+) -> None:
+    checkpoint_of(tmp_path, 1)
+    half = tmp_path / "checkpoint-6"
+    half.mkdir()
+    command = [sys.executable, "-c", _ELSEWHERE, str(tmp_path / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "begun\n"
+        with pytest.raises(UserError, match=r"another training is running in this folder; .*choose another folder"):
+            train(tmp_path)
+        assert half.is_dir()
+        assert (tmp_path / ".lock").exists()
+        first.communicate("")
+    with only_training_in(tmp_path):
+        pass
+
+
+def test_a_training_that_does_not_begin_leaves_no_folder(tmp_path: Path) -> None:
+    new, there = tmp_path / "new", tmp_path / "there"
+    there.mkdir()
+    for folder in (new, there):
+        with pytest.raises(UserError, match="no data"), only_training_in(folder):
+            raise UserError("no data")
+    assert list(tmp_path.rglob("*")) == [there]
+    with only_training_in(new):
+        (new / "config.yaml").touch()
+    assert list(new.iterdir()) == [new / "config.yaml"]
