@@ -136,6 +136,8 @@ def check_values(values: Mapping[str, Any], path: Path) -> None:
     for key in _NEVER_EMPTY:
         if not values[key]:
             raise _refused(path, key, values[key], "at least one")
+    if not values["OUTPUT_DIR"]:
+        raise _refused(path, "OUTPUT_DIR", "", "a folder; the one where you are is .")
     for key in ("DATASETS.TRAIN", "DATASETS.TEST"):
         for name in values[key]:
             try:

@@ -250,6 +250,7 @@ REFUSED = [
     ("TEST.CANVAS", "[[320, 240]]", "expected int"),
     ("TEST.CANVAS", "[320, true]", "expected int"),
     ("TEST.CANVAS", "{width: 320}", "expected int"),
+    ("OUTPUT_DIR", "", "a folder"),  # as of a shell variable that is not set: the working folder
     ("DATASETS.TRAIN", "[]", "at least one"),
     ("DATASETS.TRAIN", "[coco_2017]", "the names are"),
     ("MODEL.META_ARCHITECTURE", "MaskFormer", "CTMinVIS or DVIS_Plus_online"),
