@@ -8,6 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from computing.machine import choose_device
 from operating_room.domain.collection import Take
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json, write_text
@@ -106,8 +107,9 @@ def _load_whisper(model: str) -> Any:
         from faster_whisper import WhisperModel
     except ImportError as error:
         raise UserError("speech recognition needs faster-whisper; install it: pip install 'mmor[asr]'") from error
+    own = choose_device().index  # else the processes of all GPUs would load it onto the first one
     try:
-        return WhisperModel(model)
+        return WhisperModel(model, **({"device_index": own} if own else {}))
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,14 @@ import torch
 from PIL import Image
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 
+from computing import machine
+from computing.machine import Gpu
 from operating_room.domain.collection import Take
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.files.readers import read_audio
 from operating_room.recordings.dataset import Dataset
+from scene_graph_generation.preprocess import transcripts
 from scene_graph_generation.preprocess.audio import preprocess_audio
 from scene_graph_generation.preprocess.embeddings import (
     ClapEncoder,
@@ -269,3 +274,18 @@ def test_sound_is_scaled_as_published_for_egoexor_or_as_it_was_meant() -> None:
     assert not scale_clip(np.zeros((4, 2), np.float32), "peak").any()
     names = {str(ClapEncoder("clap", False, scaling)) for scaling in (None, "published", "peak")}
     assert len(names) == 3  # vectors of one are never mixed with those of another
+
+
+def test_each_process_recognises_speech_on_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them loaded the model onto the first GPU."""
+    loaded: list[dict[str, int]] = []
+    module = types.ModuleType("faster_whisper")
+    module.WhisperModel = lambda name, **options: loaded.append(options)  # ty: ignore[missing-attribute]
+    monkeypatch.setitem(sys.modules, "faster_whisper", module)
+    cards = [Gpu(index, "Large", 1 << 40, (9, 0), True) for index in range(4)]
+    monkeypatch.setattr(machine, "gpus", lambda: cards)
+    for rank in (0, 3):
+        for name, value in (("RANK", rank), ("WORLD_SIZE", 4), ("LOCAL_RANK", rank)):
+            monkeypatch.setenv(name, str(value))
+        transcripts._load_whisper(f"of process {rank}")
+    assert loaded == [{}, {"device_index": 3}]
