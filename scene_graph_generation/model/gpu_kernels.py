@@ -6,6 +6,7 @@ the packages, the plain PyTorch code beside each call computes the same.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import lru_cache
 from importlib.util import find_spec
 from itertools import accumulate
@@ -69,7 +70,10 @@ def spconv_convolution(
             weight.shape[-1], len(weight), weight.shape[1], bias=bias is not None, indice_key="pairs", algo=algorithm
         )
     parameters = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
-    result = torch.func.functional_call(layer, parameters, (voxels.replace_feature(features),))
+    # spconv launches its kernels on PyTorch's present GPU, wherever its tensors are: on another one they read what is
+    # not theirs and stop. To answer, a process of several has its own GPU without making it the present one.
+    with torch.cuda.device(features.device) if features.is_cuda else nullcontext():
+        result = torch.func.functional_call(layer, parameters, (voxels.replace_feature(features),))
     voxels.indice_dict = result.indice_dict  # the next convolution finds the pairs of neighbours there
     return result.features
 

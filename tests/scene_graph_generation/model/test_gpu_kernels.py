@@ -10,7 +10,8 @@ import importlib.machinery
 import itertools
 import sys
 from collections.abc import Iterator
-from types import ModuleType
+from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -196,6 +197,41 @@ def test_fast_kernels_serve_on_a_gpu_where_they_are_installed(
     monkeypatch.setattr(gpu_kernels, "find_spec", lambda _: None)
     assert not gpu_kernels.flash_attention_serves(torch.empty(1).as_subclass(GpuTensor))
     assert not gpu_kernels.spconv_serves(torch.empty(1).as_subclass(GpuTensor))
+
+
+@pytest.mark.parametrize(("of_features", "present"), [(GpuTensor, torch.device("cpu")), (Tensor, None)])
+def test_spconv_convolves_on_the_gpu_where_its_tensors_are(
+    monkeypatch: pytest.MonkeyPatch, of_features: type[Tensor], present: torch.device | None
+) -> None:
+    """It uses PyTorch's present GPU, which is the first one unless somebody says otherwise."""
+    now: list[torch.device | None] = [None]
+    seen: list[torch.device | None] = []
+
+    @contextmanager
+    def device(wanted: torch.device) -> Iterator[None]:
+        now.append(wanted)
+        yield
+        now.pop()
+
+    class Convolution(torch.nn.Module):
+        def __init__(self, inputs: int, outputs: int, kernel: int, **_: Any) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.empty(outputs, kernel, kernel, kernel, inputs))
+
+        def forward(self, voxels: SimpleNamespace) -> SimpleNamespace:
+            seen.append(now[-1])
+            return voxels
+
+    core, of_torch = ModuleType("spconv.core"), ModuleType("spconv.pytorch")
+    vars(core).update(ConvAlgo=SimpleNamespace(Native=0))
+    vars(of_torch).update(SubMConv3d=Convolution)
+    for module in (ModuleType("spconv"), core, of_torch):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(torch.cuda, "device", device)
+    voxels = SimpleNamespace(replace_feature=lambda features: SimpleNamespace(features=features, indice_dict={}))
+    features = torch.randn(2, 3).as_subclass(of_features)
+    gpu_kernels.spconv_convolution(features, voxels, torch.randn(4, 3, 3, 3, 3), None)
+    assert seen == [present]
 
 
 @pytest.mark.parametrize("cpu_only", [True, False])
