@@ -130,7 +130,7 @@ def _begin(experiment: Experiment, tokens: Tokens | None) -> tuple[MM2SG, Tokens
             print(f"{base}: has no chat template; questions are asked as those to Vicuna", file=sys.stderr)
         model = load_base(base, tower, sized_for(experiment.model, base_settings(base, tower)))
         check_vocabulary(tokens, model, base)
-        set_precision(model, start.bits, device)
+        set_precision(model, 32 if start.lora is None else start.bits, device, language_only=True)
         choose_trainable(model, start)
         set_training_precision(model, experiment.train.bf16)
         load_curriculum(model, start)

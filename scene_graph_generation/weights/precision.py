@@ -100,20 +100,32 @@ def check_memory(model: MM2SG, bits: Bits, device: torch.device | str, where: ob
 
 
 def set_precision(
-    model: MM2SG, bits: Bits, device: torch.device | str = "cpu", where: object = "the model's weights"
+    model: MM2SG,
+    bits: Bits,
+    device: torch.device | str = "cpu",
+    where: object = "the model's weights",
+    language_only: bool = False,
 ) -> None:
     """Bring a model to `device` in float32, bfloat16, or with its language model in 4 bits and the rest in bfloat16.
 
     The point encoder and all buffers stay float32 (stage-2 specification, section 11).
 
+    Args:
+        model: its weights may still be in mapped files.
+        bits: see above.
+        device: where it is to be.
+        where: its weights come from, for messages.
+        language_only: all but the language model in float32, since it is to be trained and must not be rounded before.
+
     Raises:
-        UserError: a weight is NaN or infinite; `where` says where it comes from.
+        UserError: a weight is NaN or infinite.
     """
     if bits == 4:
         quantize(model, device, where=where)
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point():
-            parameter.data = _converted(name, parameter.data, _dtype(name, bits), device, where)
+            of_it = 32 if language_only and not name.startswith("language.") else bits
+            parameter.data = _converted(name, parameter.data, _dtype(name, of_it), device, where)
     for prefix, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
             wanted = torch.float32 if buffer.is_floating_point() else buffer.dtype

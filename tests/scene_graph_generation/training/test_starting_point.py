@@ -123,6 +123,19 @@ def test_only_what_is_published_as_trainable_changes(tuning: Experiment, tuned: 
     assert frozen == {"torch.uint8", "torch.bfloat16"}
 
 
+@pytest.mark.parametrize("lora", [LoraConfig(4, 8), None])
+def test_what_is_trained_begins_as_it_is_stored(tuning: Experiment, lora: LoraConfig | None) -> None:
+    """All of it was rounded to bfloat16 and then called float32; bits are of frozen language weights."""
+    model, _ = begin(replace(tuning, start=replace(tuning.start, bits=16, lora=lora)))
+    stored = load_file(Path(tuning.start.base or "") / "model.safetensors")
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad and name in stored}
+    of_base = {name.split(".")[0] for name in trained if not name.startswith("pooler.")}
+    assert of_base == {"projector", "vision"} | (set() if lora else {"language"})
+    assert [name for name in trained if not torch.equal(trained[name], stored[name])] == []
+    frozen = model.language.get_submodule("model.norm").weight
+    assert frozen.dtype == (torch.bfloat16 if lora else torch.float32)
+
+
 def test_the_second_stage_begins_with_all_weights_of_the_first(tuning: Experiment, tuned: Path) -> None:
     second = replace(tuning, start=replace(tuning.start, curriculum=tuned))
     model, _ = begin(second)
