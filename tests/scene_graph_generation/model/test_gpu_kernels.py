@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.machinery
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -208,7 +208,7 @@ def test_spconv_convolves_on_the_gpu_where_its_tensors_are(
     seen: list[torch.device | None] = []
 
     @contextmanager
-    def device(wanted: torch.device) -> Iterator[None]:
+    def device(wanted: torch.device) -> Generator[None]:
         now.append(wanted)
         yield
         now.pop()
