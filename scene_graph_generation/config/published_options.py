@@ -146,6 +146,11 @@ def read_options(words: Sequence[str], start: Experiment | None = None) -> Optio
         if len(beside) == 1:
             experiment = with_setting(experiment, "files.token_frequencies", beside[0], "--token_weight_path")
             notes.append(f"--token_weight_path {frequencies}: is not there; taking {beside[0]}")
+    if not experiment.train.modality_dropout:
+        if float(values.get("multimodal_drop_prop", 0)):
+            notes.append("--multimodal_drop_prop has no effect: --do_multimodal_augment True is not given")
+        elif "do_multimodal_augment" in values and _on(values, "do_multimodal_augment"):
+            notes.append("--do_multimodal_augment has no effect: the share is 0; add --multimodal_drop_prop 0.5")
     if "bits" in values and experiment.start.base is None:
         notes.append(f"--bits {experiment.start.bits} has no effect: no base is given, and all is trained in float32")
     notes += [f"--{name} {_TRANSLATED[name]}: translated" for name in values if name in _TRANSLATED]

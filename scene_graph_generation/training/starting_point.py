@@ -79,6 +79,9 @@ def check_start(experiment: Experiment) -> None:
         raise UserError("weights of 4 bits cannot be trained themselves; add --lora_enable True or choose --bits 16")
     if start.base is not None and start.vision is None and start.vision_layers:
         raise UserError("--unfreeze_n_vision_tower_layers needs --vision_tower, whose layers they are")
+    if start.curriculum_order == "published" and (start.base is None or start.curriculum is None):
+        told = "--curriculum_order published is of a first stage around a base"
+        raise UserError(f"{told}: give --curriculum_learning_weights and --model_name_or_path, or leave it out")
     train, phases = experiment.train, experiment.pretrain
     if train.matrix_learning_rate is not None and (start.base is not None or train.deepspeed is not None):
         told = "train.matrix_learning_rate is for whole matrices: of a model from scratch, without DeepSpeed"

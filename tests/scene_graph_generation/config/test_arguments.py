@@ -127,6 +127,23 @@ def test_what_has_no_base_to_act_on_is_said() -> None:
     assert any("--bits 16 has no effect" in note for note in options.notes)
 
 
+@pytest.mark.parametrize(
+    ("words", "idle"),
+    [
+        ("--multimodal_drop_prop 0.5", "multimodal_drop_prop"),
+        ("--do_multimodal_augment False --multimodal_drop_prop 0.5", "multimodal_drop_prop"),
+        ("--do_multimodal_augment", "do_multimodal_augment"),
+        ("--do_multimodal_augment --multimodal_drop_prop 0", "do_multimodal_augment"),
+        ("--do_multimodal_augment --multimodal_drop_prop 0.5", None),
+        ("--do_multimodal_augment False", None),
+    ],
+)
+def test_half_of_what_leaves_modalities_out_is_said_to_do_nothing(words: str, idle: str | None) -> None:
+    options = read_options(words.split())
+    assert (options.experiment.train.modality_dropout > 0) == (words.count("0.5") > 0 and idle is None)
+    assert [note.split()[0] for note in options.notes] == [f"--{idle}"] * (idle is not None)
+
+
 def test_pretraining_and_kept_checkpoints_have_options() -> None:
     train = read_options(["--save_total_limit", "5", "--pretrain_steps", "7"], Experiment()).experiment
     assert train.train.save_total_limit == 5

@@ -28,7 +28,7 @@ from scene_graph_generation.inputs.tokens import train_tokens
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.training_data import read_records, record_text
 from scene_graph_generation.training.dry_run import dry_run, sizes_of
-from scene_graph_generation.training.starting_point import begin
+from scene_graph_generation.training.starting_point import begin, check_start
 from scene_graph_generation.training.train import train
 from scene_graph_generation.weights import precision
 from scene_graph_generation.weights.checkpoints import load_model, save_model
@@ -121,6 +121,14 @@ def test_only_what_is_published_as_trainable_changes(tuning: Experiment, tuned: 
         str(p.dtype) for name, p in before.named_parameters() if name.startswith("language.") and name not in trainable
     }
     assert frozen == {"torch.uint8", "torch.bfloat16"}
+
+
+def test_an_order_of_the_curriculum_that_would_do_nothing_is_refused(tuning: Experiment, tmp_path: Path) -> None:
+    """From scratch both encoders went on, as if it was not there."""
+    for start in (StartConfig(curriculum=tmp_path), tuning.start):
+        with pytest.raises(UserError, match="--curriculum_order published is of a first stage around a base"):
+            check_start(replace(tuning, start=replace(start, curriculum_order="published")))
+    check_start(replace(tuning, start=replace(tuning.start, curriculum=tmp_path, curriculum_order="published")))
 
 
 @pytest.mark.parametrize("lora", [LoraConfig(4, 8), None])
