@@ -77,6 +77,9 @@ def check_start(experiment: Experiment) -> None:
         raise UserError(f"{idle[0]} is for a base, and none is given; add --model_name_or_path or leave it out")
     if start.base is not None and start.lora is None and start.bits == 4:
         raise UserError("weights of 4 bits cannot be trained themselves; add --lora_enable True or choose --bits 16")
+    if start.base is not None and start.lora is None and start.curriculum is not None:
+        told = "a first stage that is put on a base is an adapter (--lora_enable True)"
+        raise UserError(f"{told}; one that was trained whole has all of its base in it: leave --model_name_or_path out")
     if start.base is not None and start.vision is None and start.vision_layers:
         raise UserError("--unfreeze_n_vision_tower_layers needs --vision_tower, whose layers they are")
     if start.curriculum_order == "published" and (start.base is None or start.curriculum is None):

@@ -217,6 +217,10 @@ def test_weights_of_four_bits_are_not_trained_themselves(tuning: Experiment) -> 
         (StartConfig(vision="somewhere"), "--vision_tower is for a base"),
         (StartConfig(vision_layers=2), "--unfreeze_n_vision_tower_layers is for a base"),
         (StartConfig(base="somewhere", vision_layers=2), "needs --vision_tower"),
+        (
+            StartConfig(base="somewhere", curriculum=Path("first")),
+            "whole has all of its base in it: leave --model_name",
+        ),
     ],
 )
 def test_what_would_be_ignored_is_refused(start: StartConfig, said: str) -> None:
