@@ -361,8 +361,10 @@ def _outputs(
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     config = experiment.train
     one = checkpoint_bytes(experiment, model)
-    checkpoint = None
+    checkpoint, free, existing = None, math.inf, out
     try:
+        existing = require_folder(out)  # first, since nothing can be looked up in a folder that is closed
+        free = shutil.disk_usage(existing).free
         if done := already_done(experiment, experiment.files.samples, out):
             problems.append(done)
         checkpoint = last_checkpoint(out, config.deepspeed is not None, processes)
@@ -375,12 +377,8 @@ def _outputs(
     kept, there = config.save_total_limit, 0 if checkpoint is None else len(numbered_checkpoints(out))
     # One more is there for a moment, before the oldest goes.
     needed = trained * 4 + one * min(saves, max(kept + 1 - there, 1))
-    try:
-        existing = require_folder(out)
-        if (free := shutil.disk_usage(existing).free) < needed:
-            problems.append(f"{existing}: {free / GB:.1f} GB free, training needs up to {needed / GB:.1f} GB")
-    except UserError as error:
-        problems.append(str(error))
+    if free < needed:
+        problems.append(f"{existing}: {free / GB:.1f} GB free, training needs up to {needed / GB:.1f} GB")
     names = ["model.safetensors", "config.json", "tokenizer.json"]
     if experiment.start.base is not None and experiment.start.lora is not None:
         published = ["adapter_model.bin", "non_lora_trainables.bin", "adapter_config.json", "config.json"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -384,7 +385,12 @@ def test_an_output_that_cannot_be_a_folder_is_told(data: Path, tmp_path: Path, m
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "out"):
         assert f"{tmp_path / 'file'}: is no folder; choose another output" in dry_run(small(data, out)).problems
+
+    def closed(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
+
     monkeypatch.setattr("os.access", lambda path, mode: False)  # what root would never see
+    monkeypatch.setattr("scene_graph_generation.training.dry_run.already_done", closed)
     (problem,) = dry_run(small(data, tmp_path / "out")).problems
     assert problem == f"{tmp_path}: cannot be written; check permissions, or choose another output"
 
