@@ -6,9 +6,11 @@ Whatever does not fit is refused by name, and nothing is written then: all pictu
 from __future__ import annotations
 
 import lzma
+import re
 import shutil
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +41,7 @@ _ZIP_ERRORS = (
     *(zlib.error, lzma.LZMAError),
 )
 _MOST_BYTES = 64 << 30  # of an archive, unpacked
+_BYTE = re.compile("[0-9]{1,3}")  # Python reads no number of more than 4300 digits
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,9 @@ def _unpack(archive: Path, folder: Path) -> None:
     try:
         with ZipFile(archive) as packed:
             entries = [e for e in packed.infolist() if e.filename.endswith((LABELMAP, ".png")) and not e.is_dir()]
+            times = Counter(entry.filename for entry in entries)
+            if twice := next((name for name, count in times.items() if count > 1), None):
+                raise UserError(f"{archive}: holds {twice} twice, and one would be lost; export the task again")
             needed = sum(entry.file_size for entry in entries)
             if needed > min(_MOST_BYTES, shutil.disk_usage(folder).free):
                 raise UserError(f"{archive}: unpacks to {needed / 1e9:.1f} GB; unpack it yourself and give the folder")
@@ -215,7 +221,7 @@ def _read_labelmap(path: Path, labels: Labels) -> dict[int, int]:
             continue
         name, _, rest = line.partition(":")
         parts = rest.split(":")[0].split(",")
-        if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) < 256 for part in parts):
+        if len(parts) != 3 or not all(_BYTE.fullmatch(part.strip()) and int(part) < 256 for part in parts):
             raise UserError(f"{path}: line {number} is not name:red,green,blue:parts:actions; export the task again")
         red, green, blue = map(int, parts)
         color, label = red + 256 * green + 65536 * blue, _label_of(name.strip(), labels, path)

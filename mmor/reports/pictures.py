@@ -120,7 +120,8 @@ def jpeg(picture: UInt8[np.ndarray, "height width 3"], width: int, quality: int)
 
 def overlay(categories: UInt8[np.ndarray, "height width"], labels: Labels, width: int) -> str:
     """A category map as a palette picture whose background is transparent."""
-    image = Image.fromarray(categories).resize((width, width * categories.shape[0] // categories.shape[1]), 0)
+    height = max(1, width * categories.shape[0] // categories.shape[1])  # of a mask that is a line
+    image = Image.fromarray(categories).resize((width, height), 0)
     image.putpalette(labels.colors.tobytes())
     return _encode(image, "PNG", transparency=0, bits=8)
 

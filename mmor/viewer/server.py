@@ -23,6 +23,7 @@ from mmor.viewer.guard import LOOPBACK, Guard
 from mmor.viewer.takes import Shown
 from mmor.viewer.timeline import timeline
 from operating_room.errors import UserError, one_line
+from operating_room.files.raw_files import again
 from operating_room.recordings.timepoint import Timepoint
 
 STATIC = Path(__file__).parent / "static"
@@ -157,7 +158,9 @@ class _Server:
 
     def sound(self, request: Request) -> Response:
         path = self._recording(request)
-        file_state(path)  # or it is told that it is gone
+        if not path.is_file():
+            file_state(path)  # or it is told that it is gone
+            raise UserError(f"{path}: is a folder, device or pipe where a recording is expected; {again(path)}")
         return FileResponse(path, media_type=_SOUND_TYPES.get(path.suffix, "application/octet-stream"))
 
     def waveform(self, request: Request) -> Response:

@@ -7,12 +7,15 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mmor.reports.mask_sections import mask_sections
 from mmor.reports.parts import Table
+from mmor.reports.pictures import overlay
 from mmor.reports.results import Results
 from mmor.reports.triplet_sections import _hallucinations
+from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 
 
@@ -40,3 +43,8 @@ def test_no_cell_of_a_csv_file_is_a_formula(sign: str) -> None:
     text = Table("about", "", ("setting", formula), [("model", formula), ("low", "-1.5"), ("high", -1.5)]).csv()
     rows = dict(csv.reader(StringIO(text, newline="")))
     assert rows == {"setting": f"'{formula}", "model": f"'{formula}", "low": "-1.5", "high": "-1.5"}
+
+
+def test_a_mask_that_is_a_line_of_pixels_is_shown() -> None:
+    """Smaller pictures of it had no height, a traceback."""
+    assert overlay(np.zeros((3, 2000), np.uint8), mmor().labels, 240).startswith("data:image/png;base64,")

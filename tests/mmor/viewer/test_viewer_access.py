@@ -25,6 +25,7 @@ from mmor.viewer.takes import Shown, open_shown
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
 from tests.mmor.viewer.conftest import TAKE, Folder
+from tests.operating_room.tiny_dataset import MMOR_NAME, write_dataset
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost:8123", "[::1]:8000", "LOCALHOST"])
@@ -234,3 +235,14 @@ def test_a_browser_that_is_waited_for_gets_the_page_and_one_of_text_is_not_opene
         process.communicate(timeout=300)
     told = browser.with_name(f"{name}.told")
     assert (told.read_text() if told.exists() else None) == (None if name == "lynx" else "200")
+
+
+def test_a_folder_in_the_place_of_a_recording_is_told(tmp_path: Path) -> None:
+    """It was a traceback, for each visitor."""
+    data = write_dataset(tmp_path)
+    (sound := data / "MM-OR_data" / "take_audios" / f"{MMOR_NAME}.mp3").unlink()
+    sound.mkdir()
+    with TestClient(make_app(open_shown(Dataset(data))), base_url="http://127.0.0.1:8000") as client:
+        answer = client.get(f"/api/takes/{MMOR_NAME}_MMOR/sound")
+    assert answer.status_code == 404
+    assert "mp3: is a folder, device or pipe where a recording is expected" in answer.json()["problem"]
