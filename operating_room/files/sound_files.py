@@ -19,6 +19,7 @@ from jaxtyping import Float32
 
 from operating_room.errors import UserError
 from operating_room.files.raw_files import again, brief, read_bytes
+from operating_room.work.processes import free_memory
 
 if TYPE_CHECKING:
     from soundfile import SoundFile
@@ -34,6 +35,7 @@ _SIZES: dict[bytes, tuple[int, int, Literal["big", "little"], int]] = {
 _LAST_PAGE = 4  # flag of Ogg
 _LOUDEST = 8.0  # a mix of several microphones goes beyond 1 a little; numbers of 16 bits go to 32768
 _BLOCK = 1 << 20  # numbers that are decoded at once
+_LARGE = 1 << 28  # bytes of samples, above which the free memory is asked for
 _ERRORS = (ValueError, TypeError, MemoryError, ArithmeticError, LookupError, RuntimeError)
 _one_decoder = Lock()  # at a time exchanges the standard error of the C library
 
@@ -46,7 +48,13 @@ def read_audio(path: Path) -> tuple[Float32[np.ndarray, "samples channels"], int
             number.
     """
     with _open_sound(path) as file:
-        blocks = list(_blocks(file))
+        blocks, size = list[np.ndarray](), 0
+        for block in _blocks(file):
+            blocks.append(block)
+            size += block.nbytes
+            # Silence is packed a thousand times as small; twice, since the blocks are joined.
+            if size > _LARGE and 2 * size > free_memory():
+                raise UserError(f"{path}: unpacks to more than the memory that is free; {again(path)}")
         _require_length(path, sum(map(len, blocks)), file)
         samples = np.concatenate(blocks)
         _require_numbers(path, samples)

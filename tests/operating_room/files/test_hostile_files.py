@@ -12,6 +12,7 @@ import soundfile
 from PIL import Image
 
 from operating_room.errors import UserError
+from operating_room.files import sound_files
 from operating_room.files.readers import (
     check_audio,
     read_audio,
@@ -113,3 +114,16 @@ def test_a_picture_of_places_in_a_palette_that_is_not_there(tmp_path: Path) -> N
     for read in (read_ids, read_picture, read_label_mask):
         with pytest.raises(UserError, match="its palette is missing"):
             read(path)
+
+
+def test_silence_that_unpacks_to_more_than_all_memory_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FLAC packs it a thousand times as small: megabytes of a file were gigabytes in memory."""
+    soundfile.write(tmp_path / "x.flac", np.zeros(1 << 21, np.float32), 48_000)
+    assert len(read_audio(tmp_path / "x.flac")[0]) == 1 << 21
+    monkeypatch.setattr(sound_files, "_LARGE", 1 << 22)
+    monkeypatch.setattr(sound_files, "free_memory", lambda: 1 << 23)
+    with pytest.raises(UserError, match=r"x\.flac: unpacks to more than the memory that is free"):
+        read_audio(tmp_path / "x.flac")
+    assert check_audio(tmp_path / "x.flac") == pytest.approx((1 << 21) / 48_000)  # which never holds it
