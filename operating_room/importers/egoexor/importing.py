@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
@@ -179,7 +179,7 @@ class _Work:
             written = read_json(note)
             before = written.get("recipe") if isinstance(written, dict) else None
             done = written.get("done") if isinstance(written, dict) else None
-            if not isinstance(before, dict) or not isinstance(done, dict):
+            if not isinstance(before, dict) or not _is_list_of_done(done):
                 raise UserError(f"{note}: is no list of what was imported; delete the folder of the take")
             _require_same(note, before, recipe)
             return cls(facts, folder, recipe, seconds, placed, False, done)
@@ -312,6 +312,13 @@ def _recipe_of(path: Path) -> Mapping[str, Any]:
     if not isinstance(source, dict) or source.get("format") != "EgoExOR":
         raise UserError(f"{path}: this take was not imported from EgoExOR; choose another folder")
     return source
+
+
+def _is_list_of_done(done: Any) -> TypeGuard[dict[str, Counts]]:
+    """Whether it maps pieces to how many of each kind were written."""
+    if not isinstance(done, dict) or not all(isinstance(counts, dict) for counts in done.values()):
+        return False
+    return all(type(count) is int for counts in done.values() for count in counts.values())
 
 
 def _require_same(path: Path, before: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:

@@ -147,6 +147,8 @@ def test_moved_file_is_the_same_recording(tmp_path: Path) -> None:
         ("take.yaml", "a: [", "is not valid YAML"),
         (".import.json", "[]", "is no list of what was imported"),
         (".import.json", "{", "is not valid JSON"),
+        (".import.json", '{"recipe": {}, "done": {"views 0-2": 5}}', "is no list of what was imported"),
+        (".import.json", '{"recipe": {}, "done": {"views 0-2": {"pictures": "x"}}}', "is no list of what was imported"),
     ],
 )
 def test_folder_of_others(tmp_path: Path, name: str, content: str, told: str) -> None:
