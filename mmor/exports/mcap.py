@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 WORLD = "world"
+_LATEST = 1.8e10  # s; times are counted in ns with 64 bits
 _CHUNK = 4 << 20  # bytes that are kept in memory before they are written
 
 Said = tuple[str, "Message"]  # topic and message
@@ -79,8 +80,17 @@ def export_mcap(recorded: RecordedTake, out: Path) -> Path:
 
 
 def nanoseconds(recorded: RecordedTake, timepoint: Timepoint) -> int:
-    """When a timepoint is, since the take began."""
-    return round(recorded.at(timepoint.time) * 1e9)
+    """When a timepoint is, since the take began.
+
+    Raises:
+        UserError: no MCAP file can tell so late a time; a take.yaml may have a period of years.
+    """
+    seconds = recorded.at(timepoint.time)
+    if seconds > _LATEST:
+        raise UserError(
+            f"{recorded.index_file}: its timepoint {timepoint.frame_id} is {seconds:g} s late; mend its time"
+        )
+    return round(seconds * 1e9)
 
 
 def _cameras(of_take: dict[str, Calibration], now: int) -> Iterator[Said]:

@@ -134,6 +134,15 @@ def test_calibration_of_other_proportions_is_named(tmp_path: Path) -> None:
     assert f"{path}: pictures of 64x48 px do not have the proportions of the calibration" in result.output
 
 
+def test_a_time_that_no_file_can_tell_is_named(tmp_path: Path) -> None:
+    """It was a traceback of the library."""
+    root = write_house(tmp_path / "kitchen")
+    write(root / "takes/soup/take.yaml", "period: 900000000\nframes: 30\npictures: jpg\n")
+    result = export(root, tmp_path / "out", "soup")
+    assert "take.yaml: its timepoint 000021 is 1.89e+10 s late" in result.output
+    assert not list((tmp_path / "out").glob("*"))
+
+
 def test_without_the_extra_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
