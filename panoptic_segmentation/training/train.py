@@ -192,6 +192,8 @@ def begin_folder(config: Config, domain: Domain, output: Path, resume: bool, loo
             print(line, file=sys.stderr)
         if found.path is not None:
             print(f"resuming from {found.path}")
+            if (output / MODEL_FILE).exists() and (step_of(found.path) or 0) < config.solver.steps:
+                print(f"{output / MODEL_FILE}: is of an earlier end, until this training ends", file=sys.stderr)
         remove_half_written(output)
     return found.path
 

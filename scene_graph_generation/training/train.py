@@ -213,6 +213,8 @@ def _begin_folder(experiment: Experiment, data: Sequence[Path], out: Path) -> Pa
             print(line, file=sys.stderr)
         if found.path is not None:
             print(f"going on from {found.path}", file=sys.stderr)
+            if finished(out):
+                print(f"{out}: its model is of an earlier end, until this training ends", file=sys.stderr)
         remove_half_written(out)
     return found.path
 

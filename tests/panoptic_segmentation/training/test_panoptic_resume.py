@@ -141,8 +141,11 @@ def test_another_training_is_not_resumed(trained: Path, tmp_path: Path, capsys: 
     assert not (folder / "model_final.pth").exists()
     (folder / "config.yaml").write_text("[")
     longer = replace(TINY, solver=replace(TINY.solver, steps=5))
+    (folder / "model.safetensors").touch()
     train(longer, Dataset(trained / "data"), folder, trained / "prepared", resume=True)
-    assert "whether this is the same training is not checked" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "whether this is the same training is not checked" in said
+    assert f"{folder / 'model.safetensors'}: is of an earlier end, until this training ends" in said
     assert (folder / "checkpoint-5").exists()
 
 

@@ -181,6 +181,7 @@ def test_a_training_that_is_over_says_so_and_goes_on_for_more_steps(trained: Pat
     assert (out / "model.safetensors").read_bytes() == before
     more = command(with_train(max_steps=8), data, out)
     assert more.returncode == 0, more.stderr
+    assert f"{out}: its model is of an earlier end, until this training ends" in more.stderr
     assert sorted(losses(out)) == list(range(1, 9))
     assert (out / "model.safetensors").read_bytes() != before
     shutil.rmtree(out / "checkpoint-8")
