@@ -9,11 +9,12 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import sys
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from threading import Event, Thread
+from threading import Event, Thread, Timer
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from operating_room.errors import UserError
@@ -37,6 +38,11 @@ APART = (
     "the processes of this start do not reach each other ({}): one has ended, or MASTER_ADDR and MASTER_PORT are not "
     "where they can meet; start them again"
 )
+WAITING = (
+    "waiting for the other processes of this start ({} in all), which may have much to do; if one of them has failed, "
+    "end this one, too: only torchrun would do that"
+)
+_UNTOLD_S = 300.0  # without a word, before the others are there
 PATIENCE = timedelta(days=30)  # of a process that waits for others; torchrun ends all when one fails
 
 
@@ -130,10 +136,16 @@ def _join() -> None:
     if distributed.is_initialized():
         return
     _require_place()
+    told = Timer(_UNTOLD_S, print, (WAITING.format(share().processes),), {"file": sys.stderr, "flush": True})
+    told.daemon = True
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # else torchrun would have ended this one, too
+        told.start()
     try:
         distributed.init_process_group("gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise UserError(APART.format(brief(error))) from error
+    finally:
+        told.cancel()
     atexit.register(_leave)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -307,3 +308,27 @@ def test_what_torch_keeps_of_tensors_that_are_gone_is_free(monkeypatch: pytest.M
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     assert machine.free_memory(gpu) == 21 << 30
     machine.require_memory(20 << 30, "the next model", gpu)
+
+
+@pytest.mark.parametrize("by", ["torchrun", "hand"])
+def test_who_waits_long_for_others_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], by: str
+) -> None:
+    """One that failed before it came leaves the others waiting, where no torchrun ends them."""
+    start(monkeypatch, 0, 3)
+    for name, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    if by == "torchrun":
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setattr(machine, "_UNTOLD_S", 0.0)
+
+    def nobody_comes(*_: object, **__: object) -> None:
+        for thread in threading.enumerate():
+            if isinstance(thread, threading.Timer):
+                thread.join()
+        raise RuntimeError("nobody came")
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", nobody_comes)
+    with pytest.raises(UserError, match="do not reach each other"):
+        machine.wait_for_others()
+    assert ("waiting for the other processes of this start (3 in all)" in capsys.readouterr().err) == (by == "hand")
