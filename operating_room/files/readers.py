@@ -123,6 +123,12 @@ def parse_yaml(text: str | bytes, where: str) -> Any:
                 )
             return super().construct_mapping(node, deep)
 
+        def construct_decimal(self, node: Any) -> Any:
+            """A number; what YAML 1.1 reads in base 8 or 60, 0040000 and 1:30, stays the text that people mean."""
+            digits = self.construct_scalar(node)
+            return digits if _OTHER_BASES.search(digits) else super().construct_yaml_int(node)
+
+    Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_decimal)
     try:
         return yaml.load(text, Loader)  # a SafeLoader
     except RecursionError as error:
@@ -131,6 +137,7 @@ def parse_yaml(text: str | bytes, where: str) -> Any:
         raise UserError(f"{where}: is not valid YAML ({brief(error)})") from error
 
 
+_OTHER_BASES = re.compile(r"^[-+]?0[0-7_]|:")
 _MERGE = "tag:yaml.org,2002:merge"
 
 

@@ -212,6 +212,13 @@ def test_a_yaml_key_that_stands_twice_is_told_whatever_it_is(key: str) -> None:
         parse_yaml(f"{key}: 1\n{key}: 2\n", "x.yaml")
 
 
+@pytest.mark.parametrize("text", ["0040000", "012_1", "1:30", "+010"])
+def test_numbers_that_yaml_reads_in_another_base_stay_text(text: str) -> None:
+    """`SOLVER.MAX_ITER 0040000`, as in the names of published files, trained for 16384 steps."""
+    assert parse_yaml(f"a: {text}", "x.yaml") == {"a": text}
+    assert parse_yaml("[0, -1, 10, 0x1f, 1_000]", "x.yaml") == [0, -1, 10, 31, 1000]
+
+
 def test_sound_of_many_channels_and_no_numbers(tmp_path: Path) -> None:
     import soundfile
 
