@@ -127,8 +127,10 @@ def _fitting(
     """Those of the orders in which the numbers of a frame say what its words say."""
     if ids.shape != (len(rows), 3) or ids.dtype.kind not in "fiu":
         raise BadRecording(f"{where(ids)}: is {form(ids)}, expected three numbers for each of {len(rows)} triplets")
-    # A number that is no whole one stands for nothing.
-    numbers = [tuple(int(n) if n == np.rint(n) else None for n in row) for row in read(ids, 0, len(rows))]
+    # A number that is no whole one stands for nothing, nor does infinity, which is one to NumPy.
+    numbers = [
+        tuple(int(n) if np.isfinite(n) and n == np.rint(n) else None for n in r) for r in read(ids, 0, len(rows))
+    ]
 
     def wrong(order: str) -> int | None:
         """The first row that says something else in this order."""

@@ -239,6 +239,15 @@ def test_numbers_that_disagree_with_the_words(tmp_path: Path) -> None:
     )
 
 
+def test_infinity_among_the_numbers_costs_its_take(tmp_path: Path) -> None:
+    """It was an OverflowError, which ended the import of all takes."""
+    path = write_legacy(tmp_path / "a.h5", [tiny_take()])
+    with h5py.File(path, "a") as file:
+        file["data/Ultrasound/1/take/1/annotations/frame_0/scene_graph"][1, 2] = np.inf
+    with pytest.raises(BadRecording, match=r"scene_graph: .*None is not anaesthetist, closeTo, operating_table"):
+        inspect_take(StoredTake(path, "/data/Ultrasound/1/take/1", "legacy", "Ultrasound_1_1"), Tables())
+
+
 def test_numbers_without_partner(tmp_path: Path) -> None:
     path = write_legacy(tmp_path / "a.h5", [tiny_take()])
     with h5py.File(path, "a") as file:
