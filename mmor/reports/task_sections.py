@@ -44,6 +44,7 @@ def _overview(results: Results, domain: Domain) -> Section:
         others = [[name, *(value / 100 for value in values)] for name, _, *values in PUBLISHED]
         columns = ("method", "next action", "robot phase", "sterility breach")
         parts += [Table("published_tasks", "Published, macro F1", columns, others), note(PUBLISHED_NOTE)]
+    parts += [note(f"Note: {line}") for line in results.lines("notes")]
     parts += [note(f"Problem: {line}") for line in results.lines("problems")]
     return Section(f"Downstream tasks: {results.label}", [*parts, about(results)])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from mmor.reports.mask_sections import mask_sections
 from mmor.reports.parts import Table
 from mmor.reports.pictures import overlay
 from mmor.reports.results import Results
+from mmor.reports.task_sections import task_sections
 from mmor.reports.triplet_sections import _hallucinations
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
+from tests.mmor.reports.results_files import changed, task_results
 
 
 @pytest.mark.parametrize("takes", [5, None, "001_PKA", {"a": 1}])
@@ -48,3 +51,11 @@ def test_no_cell_of_a_csv_file_is_a_formula(sign: str) -> None:
 def test_a_mask_that_is_a_line_of_pixels_is_shown() -> None:
     """Smaller pictures of it had no height, a traceback."""
     assert overlay(np.zeros((3, 2000), np.uint8), mmor().labels, 240).startswith("data:image/png;base64,")
+
+
+def test_notes_of_downstream_results_are_on_the_page(tmp_path: Path) -> None:
+    """As of graphs whose relations cannot count: the scores alone look like those of a bad model."""
+    said = ["in another order"]
+    path = changed(task_results(tmp_path / "r.json"), tmp_path / "n.json", lambda r: r.update(notes=said))
+    results = Results(path, "downstream", "r", json.loads(path.read_text()))
+    assert "Note: in another order" in str(task_sections(results, mmor())[0].parts)
