@@ -147,6 +147,20 @@ def only_training_in(out: Path) -> Generator[None]:
                     out.rmdir()
 
 
+def require_begun(out: Path, mark: str) -> None:
+    """Where no checkpoint is whole, others are cleared only if a training of ours has begun there, which leaves `mark`.
+
+    Of another program, or copied without its state, such a folder may be all that somebody has of a model.
+
+    Raises:
+        UserError: there is some, and none has.
+    """
+    strange = next((path for path in numbered_checkpoints(out) if _is_half_written(path)), None)
+    if strange is not None and not (out / mark).is_file():
+        told = f"{strange}: is no whole checkpoint, and no training of this program has begun in {out} (no {mark})"
+        raise UserError(f"{told}; move it away, or choose another folder")
+
+
 def remove_half_written(out: Path) -> None:
     """Clear what killed trainings have left behind."""
     for path in numbered_checkpoints(out):

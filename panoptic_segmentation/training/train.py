@@ -20,6 +20,7 @@ from computing.training_checkpoints import (
     numbered_checkpoints,
     only_training_in,
     remove_half_written,
+    require_begun,
     require_same_checkpoint,
     step_of,
 )
@@ -176,6 +177,7 @@ def begin_folder(config: Config, domain: Domain, output: Path, resume: bool, loo
         raise UserError(f"{there[0]}: is of an earlier training; go on with --resume, or choose another folder")
     found = find_checkpoint(output, same_processes=False)
     if found.path is None:
+        require_begun(output, CONFIG_FILE)
         models = [*output.glob(MODEL_FILE), *output.glob(FINAL_FILE), *sorted(output.glob(MODELS), reverse=True)]
         if models:
             raise UserError(f"{models[0]}: is a trained model without checkpoint; choose another folder with --out")

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from computing.machine import gpus, require_gpus
-from computing.training_checkpoints import last_checkpoint, numbered_checkpoints, step_of
+from computing.training_checkpoints import last_checkpoint, numbered_checkpoints, require_begun, step_of
 from operating_room.domain.domain import find_domain
 from operating_room.errors import UserError
 from operating_room.files.atomic import require_folder
@@ -46,6 +46,7 @@ from scene_graph_generation.training.starting_point import (
     sized_for,
 )
 from scene_graph_generation.training.train import (
+    BEGUN,
     already_done,
     check_goes_on,
     check_text_only,
@@ -368,7 +369,9 @@ def _outputs(
         if done := already_done(experiment, experiment.files.samples, out):
             problems.append(done)
         checkpoint = last_checkpoint(out, config.deepspeed is not None, processes)
-        if checkpoint is not None and not done:
+        if checkpoint is None:
+            require_begun(out, BEGUN)
+        elif not done:
             check_goes_on(experiment, experiment.files.samples, out, checkpoint)
     except UserError as error:
         problems.append(str(error))

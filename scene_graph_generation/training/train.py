@@ -22,6 +22,7 @@ from computing.training_checkpoints import (
     only_training_in,
     read_state,
     remove_half_written,
+    require_begun,
     require_same_checkpoint,
 )
 from computing.training_errors import one_line_errors
@@ -206,7 +207,9 @@ def _begin_folder(experiment: Experiment, data: Sequence[Path], out: Path) -> Pa
     if done := already_done(experiment, data, out):
         raise UserError(done)
     found = find_checkpoint(out, experiment.train.deepspeed is not None)
-    if found.path is not None:
+    if found.path is None:
+        require_begun(out, BEGUN)
+    else:
         check_goes_on(experiment, data, out, found.path)
     if is_first():
         for line in found.left_out:

@@ -304,6 +304,16 @@ def test_a_folder_of_the_segmenter_is_refused_and_left_as_it_was(out: Path, data
     assert not (out / BEGUN).exists()
 
 
+def test_a_model_without_its_state_is_not_cleared_where_nothing_has_begun(data: Path, tmp_path: Path) -> None:
+    """As LLaVA's, of which somebody has copied the adapter alone: it was removed as half written."""
+    kept = tmp_path / "out" / "checkpoint-500" / "adapter_model.bin"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"all that there is")
+    with pytest.raises(UserError, match=r"checkpoint-500: is no whole checkpoint, and no training .* has begun"):
+        run(SHORT, data, tmp_path / "out")
+    assert kept.is_file()
+
+
 def test_a_training_that_diverges_is_an_error(data: Path, tmp_path: Path) -> None:
     ended = command(with_train(max_steps=40, learning_rate=1e30, warmup=0.0, save_steps=1), data, tmp_path / "out")
     assert ended.returncode == 2
