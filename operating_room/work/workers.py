@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
@@ -37,7 +38,9 @@ def in_workers(
     try:
         with ProcessPoolExecutor(min(workers, len(items)), get_context("spawn"), _leave_ctrl_c) as pool:
             try:
-                yield from track(pool.map(function, items, chunksize=chunk), title, len(items))
+                with _ctrl_c_waits():
+                    results = pool.map(function, items, chunksize=chunk)
+                yield from track(results, title, len(items))
             except (KeyboardInterrupt, GeneratorExit):  # the latter if whoever reads the results is interrupted
                 own = list(pool._processes.values())  # and no other child of this process
                 manager: Any = pool._executor_manager_thread
@@ -53,6 +56,16 @@ def in_workers(
         raise UserError(
             f"{title}: a worker was ended from outside, by lack of memory perhaps; run it again, with fewer --workers"
         ) from error
+
+
+@contextmanager
+def _ctrl_c_waits() -> Generator[None]:
+    """What is started here leaves Ctrl-C from its first moment on: it would begin with a traceback of its imports."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _leave_ctrl_c() -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +53,27 @@ def test_ctrl_c_ends_the_work_and_not_only_the_items_that_are_done_now(kill: Cal
                 os.killpg(process.pid, signal.SIGKILL)
     assert not said
     assert wrong.count(b"Traceback") == 1, wrong  # that of the process itself, which has no command line here
+
+
+BEGUN = """
+import os, signal
+if __name__ == "__mp_main__":
+    os.kill(os.getpid(), signal.SIGINT)  # while the worker begins, before it does anything of ours
+from operating_room.work.workers import in_workers
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    print(list(in_workers(abs, [-1, -2], 2, "items")))
+    print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""
+
+
+def test_ctrl_c_while_workers_begin_is_for_the_first_process_alone(tmp_path: Path) -> None:
+    """They take seconds to begin where the disk is busy, and wrote the traceback of an import."""
+    script = tmp_path / "script.py"
+    script.write_text(BEGUN)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stdout) == (0, "[1, 2]\nFalse\n"), done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.filterwarnings("error")  # of a thread that ends with a traceback
