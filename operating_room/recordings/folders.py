@@ -16,6 +16,13 @@ from operating_room.domain.reading.collections import read_splits
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_text
 
+# In the folder of a take that an import or a simulation has begun and not finished.
+IMPORT_NOTE, SIMULATION_NOTE = ".import.json", ".synthetic.json"
+_UNFINISHED = {
+    IMPORT_NOTE: "its import is not finished; give the same `mmor data import` again",
+    SIMULATION_NOTE: "its simulation is not finished; give the same `mmor data synthesize` again",
+}
+
 
 def list_names(folder: Path) -> frozenset[str]:
     """The names in a folder, none if there is no such folder.
@@ -103,7 +110,8 @@ def folders_of_no_take(root: Path, dataset: str, domain: Domain) -> dict[Path, s
             found[folder] = str(error).removeprefix(f"{folder}: ")
             continue
         has_index = any(_has_form(name, index) for name in inside for index in collection.index)
-        if not has_index and not any(_has_form(name, sign) for name in inside for sign in _signs(collection)):
+        signs = _signs(collection)
+        if not (has_index or _unfinished(folder) or any(_has_form(name, sign) for name in inside for sign in signs)):
             continue
         shared = collection.take(own.name).folder if own is not None and own.name in collection.takes else place
         if shared != place:
@@ -113,7 +121,7 @@ def folders_of_no_take(root: Path, dataset: str, domain: Domain) -> dict[Path, s
             found[folder] = f"is not read because of its name: {rule}; rename it"
         elif not has_index:
             name = PurePath(collection.index[-1]).name
-            found[folder] = f"has no {name}, so it is no take; copy the index there"
+            found[folder] = _unfinished(folder) or f"has no {name}, so it is no take; copy the index there"
     return found
 
 
@@ -150,8 +158,15 @@ def find_roots(root: Path, domain: Domain) -> dict[str, Path]:
         if root.name == collection.root or _holds_takes(root, collection):
             return {collection.name: root}
     nothing = [collection.root for collection in domain.collections]
+    if begun := next(filter(_unfinished, sorted(root.glob("takes/*"))), None):  # its domain is written at the end
+        raise UserError(f"{begun}: {_unfinished(begun)}")
     names = f"neither {' nor '.join(nothing)}" if len(nothing) > 1 else f"no {nothing[0]}"
     raise UserError(f"{root}: holds {names}; put or link them there, or give another folder")
+
+
+def _unfinished(folder: Path) -> str | None:
+    """What to do about a take that whoever writes it has not finished; None if nobody does."""
+    return next((told for note, told in _UNFINISHED.items() if os.path.lexists(folder / note)), None)
 
 
 def _holds_takes(root: Path, collection: Collection) -> bool:

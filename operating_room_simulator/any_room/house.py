@@ -22,7 +22,7 @@ from operating_room.domain.stored import DOMAIN_FILE, store_domain
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path, write_json, write_text
 from operating_room.files.readers import parse_yaml, read_bytes, read_json
-from operating_room.recordings.folders import house_splits, write_house_splits
+from operating_room.recordings.folders import SIMULATION_NOTE, house_splits, write_house_splits
 from operating_room.work.workers import in_workers
 from operating_room_simulator.any_room.shots import Recorder
 from operating_room_simulator.any_room.sounds import second, subtitles
@@ -32,7 +32,6 @@ from operating_room_simulator.stage.rendering import affordable
 
 SIZES = (16, 4096)  # px
 _VERSION = 1  # counts up whenever the same seed gives other bytes
-_NOTE = ".synthetic.json"
 _PIECE = 20  # timepoints written by one process at a time
 _PROCESS, _TIMEPOINT = 100_000_000, 1000  # bytes of a process without pictures, and of where people are (measured)
 _RATE = 16_000  # Hz
@@ -67,7 +66,7 @@ def write_takes(
         recipe = recipes[story.take] = _recipe(story, size, mask_stride)
         if _is_finished(_place(folders[story.take], story), story.take, recipe):
             continue
-        write_json(_place(folders[story.take], story) / _NOTE, recipe)
+        write_json(_place(folders[story.take], story) / SIMULATION_NOTE, recipe)
         own = [
             _Piece(folders[story.take], story, range(first, min(first + _PIECE, story.frames)), size, mask_stride)
             for first in range(0, story.frames, _PIECE)
@@ -211,7 +210,7 @@ def _is_finished(folder: Path, take: Take, recipe: Mapping[str, Any]) -> bool:
     Raises:
         UserError: another one of this name is.
     """
-    done, note = _take_file(folder), folder / _NOTE
+    done, note = _take_file(folder), folder / SIMULATION_NOTE
     if done.exists():
         content = parse_yaml(read_bytes(done), str(done))
         written = content.get("source") if isinstance(content, dict) else None
@@ -235,7 +234,7 @@ def _is_finished(folder: Path, take: Take, recipe: Mapping[str, Any]) -> bool:
 def _finish(folder: Path, story: Story, recipe: Mapping[str, Any]) -> None:
     content = {"period": story.period, "frames": story.frames, "pictures": "jpg", "source": dict(recipe)}
     write_text(_take_file(folder), yaml.safe_dump(content, sort_keys=False))
-    (folder / _NOTE).unlink(missing_ok=True)
+    (folder / SIMULATION_NOTE).unlink(missing_ok=True)
 
 
 def _write_domain(out: Path, domain: Domain) -> None:

@@ -18,7 +18,7 @@ import yaml
 from operating_room.domain.collection import SEPARATED_SPLITS, Collection
 from operating_room.domain.house import SPLITS_FILE
 from operating_room.errors import UserError
-from operating_room.files.atomic import write_json, write_text
+from operating_room.files.atomic import require_folder, write_json, write_text
 from operating_room.files.readers import parse_yaml, read_bytes, read_json
 from operating_room.importers.egoexor.check import checklist, rate_notes
 from operating_room.importers.egoexor.frames import Counts, Piece, parts, write_piece
@@ -27,7 +27,7 @@ from operating_room.importers.egoexor.source import Recordings, StoredTake, Tabl
 from operating_room.importers.egoexor.tables import RATES, Colours, Gaze, Pictures
 from operating_room.importers.egoexor.takes import Facts, inspect_take
 from operating_room.importers.egoexor.words import domain_there, places, write_domain
-from operating_room.recordings.folders import house_splits, write_house_splits
+from operating_room.recordings.folders import IMPORT_NOTE, house_splits, write_house_splits
 from operating_room.work.processes import free_memory
 from operating_room.work.workers import in_workers
 
@@ -36,7 +36,6 @@ _VERSION = 1  # counts up whenever the same files and options give other results
 # Measured with chunks of 34 and 542 MB.
 _PROCESS, _COPIES = 250_000_000, 3
 _TAKE_FILE = "take.yaml"
-_NOTE = ".import.json"  # in the folder of a take that is not finished
 
 
 @dataclass(frozen=True)
@@ -98,6 +97,7 @@ def import_egoexor(
     """
     if workers < 1 or (period is not None and not 0 < period < float("inf")):
         raise UserError("import options out of range: workers of at least 1, a period above 0 s")
+    require_folder(out)  # before all gaze and hands are read
     recordings = find_recordings(source)
     if recordings.release == "hq" and gaze == "corrected":
         raise UserError(
@@ -171,7 +171,7 @@ class _Work:
         }
         if other := sorted([number, place] for number, place in placed.items() if number != place):
             recipe["places"] = other  # the file does not count its sources as published
-        finished, note = folder / _TAKE_FILE, folder / _NOTE
+        finished, note = folder / _TAKE_FILE, folder / IMPORT_NOTE
         if finished.exists():
             _require_same(finished, _recipe_of(finished), recipe)
             return cls(facts, folder, recipe, seconds, placed, True, {})
@@ -205,7 +205,7 @@ class _Work:
 
     def note(self) -> None:
         """Write down what is done; the folder is known as that of an import from then on."""
-        write_json(self.folder / _NOTE, {"recipe": self.recipe, "done": self.done})
+        write_json(self.folder / IMPORT_NOTE, {"recipe": self.recipe, "done": self.done})
 
     def finish(self, keys: Iterable[str]) -> Counts:
         """All pieces are written: the take is complete."""
@@ -226,7 +226,7 @@ class _Work:
         }
         content = {"period": self.period, "frames": facts.frames, "pictures": self.recipe["pictures"], "source": source}
         write_text(self.folder / _TAKE_FILE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
-        (self.folder / _NOTE).unlink(missing_ok=True)
+        (self.folder / IMPORT_NOTE).unlink(missing_ok=True)
         return dict(counts)
 
 

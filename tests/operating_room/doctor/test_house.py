@@ -185,6 +185,23 @@ def test_folders_without_take_yaml_are_told(root: Path) -> None:
     assert [message for message in messages if "has no take.yaml, so it is no take" in message] == messages[:1]
 
 
+@pytest.mark.parametrize(
+    ("note", "command"), [(".import.json", "mmor data import"), (".synthetic.json", "mmor data synthesize")]
+)
+def test_takes_that_are_begun_are_told_how_to_finish_them(root: Path, note: str, command: str) -> None:
+    """It was "copy the index there", which nobody has; of takes all of which are begun, that there is no dataset."""
+    (root / SOUP / "take.yaml").rename(root / SOUP / note)
+    assert [take.name for take in Dataset(root).takes()] == ["stew"]
+    (message,) = told(check(Dataset(root)), Severity.BROKEN)
+    assert message.startswith(f"{root / SOUP}: its ")
+    assert f"is not finished; give the same `{command}` again" in message
+    shutil.rmtree(root / SOUP / "views")  # interrupted before its first picture
+    assert message in told(check(Dataset(root)), Severity.BROKEN)
+    (root / "domain.yaml").unlink()  # which the import writes at its end
+    with pytest.raises(UserError, match=f"{SOUP}: its .* is not finished; give the same `{command}` again"):
+        Dataset(root.rename(root.with_name("out")))
+
+
 def test_every_command_of_data_works_on_another_room(root: Path, tmp_path: Path) -> None:
     assert "0 broken, 0 gaps" in run("data", "check", root)
     shown = json.loads(run("data", "show", "soup", "3", "--data", root, "--json"))

@@ -187,3 +187,14 @@ def no_open_files() -> Iterator[None]:
     """Every HDF5 file is closed again."""
     yield
     assert h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE) == 0
+
+
+def test_an_output_that_is_a_file_is_told_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was told behind a look at all takes, as a lack of space or permissions."""
+    source = write_legacy(tmp_path / "miss_1.h5", [tiny_take("MISS", frames=4)])
+    monkeypatch.delattr(importing, "find_recordings")
+    for out in (source, source / "below"):
+        with pytest.raises(UserError, match=r"miss_1\.h5: is no folder; choose another output"):
+            import_egoexor(source, out)
