@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import signal
-import sys
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +17,7 @@ import torch
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.files import atomic as files
-from operating_room.files.readers import read_json, read_subtitles
+from operating_room.files.readers import read_json
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.masks import PREDICTION_ORIGIN
 from operating_room.recordings.modalities import BY_NAME
@@ -30,23 +26,12 @@ from scene_graph_generation.preprocess.audio import preprocess_audio
 from scene_graph_generation.preprocess.embeddings import mel_encoder, preprocess_audio_embeddings
 from scene_graph_generation.preprocess.masks import preprocess_masks
 from scene_graph_generation.preprocess.run import Outcome, half_copied
-from scene_graph_generation.preprocess.transcripts import preprocess_transcripts, transcribe
+from scene_graph_generation.preprocess.transcripts import preprocess_transcripts
 from tests.operating_room.published import place
-from tests.operating_room.tiny_dataset import label_picture, picture, sound, write, write_dataset, write_mmor
+from tests.operating_room.tiny_dataset import label_picture, picture, sound, write
 
 FORK = get_context("fork")
 TAKE, OTHER = mmor().find_take("001_PKA"), mmor().find_take("002_PKA")
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Two takes of MM-OR and one of 4D-OR without anything that preprocessing writes."""
-    write_dataset(tmp_path)
-    write_mmor(tmp_path / "MM-OR_data", OTHER.name)
-    for data in ("MM-OR_data", "4D-OR_data"):
-        for path in (tmp_path / data).glob("*per_timepoint*"):
-            shutil.rmtree(path)
-    return tmp_path
 
 
 def clips(root: Path) -> Outcome:
@@ -266,56 +251,6 @@ def test_a_folder_without_index_is_named(root: Path) -> None:
     assert not list(half_copied(Dataset(root), ["001_PKA"]))
 
 
-class FakeWhisper:
-    """Speech recognition that hears two sentences, or nothing."""
-
-    heard = ((0.1, 0.9, " the saw"), (1.25, 2.0, " thank you"))
-
-    def __init__(self, name: str) -> None:
-        if name == "absent":
-            raise OSError("no such model")
-
-    def transcribe(self, path: str) -> tuple[list[types.SimpleNamespace], None]:
-        """Segments and information, as faster-whisper gives them."""
-        return [types.SimpleNamespace(start=start, end=end, text=text) for start, end, text in self.heard], None
-
-
-@pytest.fixture
-def whisper(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = types.ModuleType("faster_whisper")
-    module.WhisperModel = FakeWhisper  # ty: ignore[missing-attribute]
-    monkeypatch.setitem(sys.modules, "faster_whisper", module)
-
-
-@pytest.mark.usefixtures("whisper")
-def test_speech_recognition_writes_missing_transcripts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = place(root / "MM-OR_data", "subtitles", TAKE)
-    missing.unlink()
-    assert transcribe(Dataset(root), [TAKE, OTHER], "small").require() == 1
-    assert [(cue.start_s, cue.end_s, cue.text) for cue in read_subtitles(missing)] == [
-        (0.1, 0.9, "the saw"),
-        (1.25, 2.0, "thank you"),
-    ]
-    assert transcripts(root).require() == 6
-    assert read_json(place(root / "MM-OR_data", "transcript", TAKE, time="000002")) == {"text": "the saw thank you"}
-    missing.unlink()
-    monkeypatch.setattr(FakeWhisper, "heard", ())
-    (problem,) = transcribe(Dataset(root), [TAKE], "small").problems
-    assert "no speech was recognised" in problem
-
-
-@pytest.mark.usefixtures("whisper")
-def test_a_whisper_model_that_is_not_there_is_named(root: Path) -> None:
-    with pytest.raises(UserError, match="Whisper model absent cannot be loaded"):
-        transcribe(Dataset(root), [TAKE], "absent")
-
-
-def test_without_faster_whisper_the_extra_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "faster_whisper", None)
-    with pytest.raises(UserError, match=r"mmor\[asr\]"):
-        transcribe(Dataset(root), [TAKE], "not yet loaded")
-
-
 def changed(path: Path, content: str | bytes) -> None:
     """Another content, but the size and the date of the old one, as rsync and archives can leave it."""
     stat = path.stat()
@@ -427,35 +362,3 @@ def test_a_link_to_nothing_costs_its_take(root: Path, tmp_path: Path) -> None:
         assert outcome.written == 3
         (problem,) = outcome.problems
         assert "is a link to a file that is not there" in problem
-
-
-@pytest.mark.usefixtures("whisper")
-def test_speech_is_recognised_again_in_another_recording(root: Path) -> None:
-    path, recording = (place(root / "MM-OR_data", name, TAKE) for name in ("subtitles", "recording"))
-    assert transcribe(Dataset(root), [TAKE], "small").require() == 0  # subtitles of the dataset
-    path.unlink()
-    assert transcribe(Dataset(root), [TAKE], "small").require() == 1
-    assert transcribe(Dataset(root), [TAKE], "small").require() == 0
-    recording.write_bytes(sound(2.5))
-    assert transcribe(Dataset(root), [TAKE], "small").require() == 1
-    path.write_text(path.read_text().replace("saw", "drill"))  # by a person
-    recording.write_bytes(sound(3.5))
-    assert transcribe(Dataset(root), [TAKE], "small").require() == 0
-
-
-@pytest.mark.usefixtures("whisper")
-def test_speech_recognition_whose_gpu_libraries_are_missing_is_one_line(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def segments(*_: Any) -> tuple[Iterator[Any], None]:
-        def each() -> Iterator[Any]:
-            raise RuntimeError("Library libcublas.so.12 is not found or cannot be loaded")
-            yield
-
-        return each(), None
-
-    monkeypatch.setattr(FakeWhisper, "transcribe", segments)
-    for take in (TAKE, OTHER):
-        place(root / "MM-OR_data", "subtitles", take).unlink()
-    problems = transcribe(Dataset(root), [TAKE, OTHER], "small").problems
-    assert ["libcublas.so.12" in problem and "CUDA_VISIBLE_DEVICES=" in problem for problem in problems] == [True, True]
