@@ -49,8 +49,11 @@ def read_people(path: Path, domain: Domain) -> People:
                 raise UserError(f"{path}: {name} has the role {role!r}, which is none{near(role, language.people)}")
             if not isinstance(person, str) or re.fullmatch("[A-Z]", person) is None:
                 raise UserError(f"{path}: {name} has {str(person)[:20]!r} as {role}; persons are letters from A to Z")
-            people[known] = person
-        found |= dict.fromkeys(takes, people)
+            if people.setdefault(known, person) != person:
+                raise UserError(f"{path}: {name} has {people[known]} and {person} as {known}; leave one of them out")
+        for take in takes:
+            if found.setdefault(take, people) != people:
+                raise UserError(f"{path}: {name} has other people than take {take.name} above; leave one of them out")
     return found
 
 

@@ -61,6 +61,8 @@ def test_takes_and_folders_that_takes_share_are_found(tmp_path: Path) -> None:
         ({"001_PKA": {"saw": "A"}}, "has the role 'saw', which is none"),
         ({"001_PKA": {"mps": "Miller"}}, "has 'Miller' as mps; persons are letters"),
         ({"001_PKA": {"mps": 3}}, "has '3' as mps"),
+        ({"001_PKA": {"anest": "A", "anaesthetist": "B"}}, "001_PKA has A and B as anaesthetist"),
+        ({"012_PKA": {"mps": "A"}, "012_2_PKA": {"mps": "B"}}, "012_2_PKA has other people than take 012_2_PKA"),
         ("{", "not valid JSON"),
     ],
 )
