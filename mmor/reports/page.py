@@ -20,9 +20,11 @@ from mmor.reports.task_sections import task_sections
 from mmor.reports.triplet_sections import triplet_sections
 from operating_room.domain.domain import Domain
 from operating_room.errors import UserError
-from operating_room.files.atomic import write_text
+from operating_room.files.atomic import require_folder, require_replaceable, write_text
+from operating_room.files.readers import read_bytes
 
 LIMIT = 5_000_000  # bytes of the page
+_DOCTYPE = "<!doctype html>"
 _SPARE = 20_000  # bytes for what is not counted: the frame of the page, captions of pictures
 
 
@@ -52,10 +54,13 @@ def write_report(
 
     Raises:
         UserError: a file is missing, damaged, no results file or of another domain; two of one task cannot be compared;
-            none of their takes is in the album; or the page cannot be written.
+            none of their takes is in the album; `out` is something else than a page; or it cannot be written.
     """
     if any(_is_same(out, path) for path in paths):
         raise UserError(f"{out}: holds results, which the page would replace; choose another --out")
+    _require_page(out)
+    if csv is not None:
+        require_folder(csv)
     results, domain = read_results(paths, domain)
     graphs = [one for one in results if one.kind == "scene_graph" and one.samples]
     if album is not None:
@@ -125,7 +130,7 @@ def _page(title: str, about: str, sections: Sequence[Section]) -> str:
     links = "".join(f'<li><a href="#{anchor}">{escape(s.title)}</a></li>' for anchor, s in zip(anchors, sections))
     body = "\n".join(section.html(anchor) for anchor, section in zip(anchors, sections))
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'{_DOCTYPE}\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{css}</style></head>\n<body><header><h1>{escape(title)}</h1>"
         f'<p class="note">{escape(about)}</p><nav><ul>{links}</ul></nav></header>\n<main>{body}</main></body></html>\n'
@@ -165,6 +170,14 @@ def _file_names(texts: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
 
 def _encoded(section: Section) -> bytes:
     return section.html("s000").encode("utf-8", "backslashreplace")
+
+
+def _require_page(out: Path) -> None:
+    """A page takes the place of an older page, never that of other results, or of whatever else is there."""
+    require_replaceable(out)
+    require_folder(out.parent)  # before pictures are read
+    if out.is_file() and out.stat().st_size and read_bytes(out)[: len(_DOCTYPE)].lower() != _DOCTYPE.encode():
+        raise UserError(f"{out}: is there already and is no page; choose another --out")
 
 
 def _is_same(out: Path, path: Path) -> bool:

@@ -312,6 +312,23 @@ def test_files_that_are_no_results_are_told_what_to_do(tmp_path: Path, recorded:
         page_of(tmp_path, tmp_path / "cut.json")
 
 
+def test_a_page_replaces_nothing_but_a_page(tmp_path: Path) -> None:
+    """--out with the name of results that are not on this page lost them; a --csv that is a file was told after it."""
+    results, other = graph_results(tmp_path / "g.json"), tmp_path / "hours.json"
+    other.write_bytes(results.read_bytes())
+    with pytest.raises(UserError, match=r"hours\.json: is there already and is no page; choose another --out"):
+        write_report([results], other)
+    assert other.read_bytes() == results.read_bytes()
+    page = tmp_path / "page.html"
+    with pytest.raises(UserError, match=r"hours\.json: is no folder; choose another output"):
+        write_report([results], page, csv=other)
+    assert not page.exists()
+    page.touch()  # as mktemp leaves it
+    for _ in range(2):
+        write_report([results], page)
+        assert page.read_text().startswith("<!doctype html>")
+
+
 @pytest.mark.parametrize(
     ("modality", "content"),
     [("robot_screen", {"0": {"type": "text"}}), ("tracks", b"[{"), ("tracks", [{"ids": []}] * 40)],
