@@ -255,6 +255,7 @@ def samples(
         SampleOptions,
         choose_modalities,
         describe,
+        never_shown,
         training_records,
     )
     from scene_graph_generation.samples.sample_files import count_answer_tokens, frequency_file_name, write_samples
@@ -285,6 +286,7 @@ def samples(
     tokens = None if tokenizer is None else read_tokens(find_folder(tokenizer, TOKENIZER))
     graphs = load_split(relations, split, dataset)
     left_out: LeftOut = {}
+    shown: set[str] = set()
     name, frequency_name = options.file_name(split), frequency_file_name(split, permutations)
     if form == "egoexor":
         if temporal or mixed_modalities or modalities or repeat_rare:
@@ -295,7 +297,7 @@ def samples(
         name = egoexor.published_file_name(split, options)
         frequency_name = egoexor.published_frequency_name(permutations)
     else:
-        records = training_records(dataset, graphs, options, Random(seed), left_out, own)
+        records = training_records(dataset, graphs, options, Random(seed), left_out, own, shown)
     counts: Counter[int] = Counter()
     if tokens is not None:
         records = count_answer_tokens(records, tokens, counts)
@@ -306,6 +308,8 @@ def samples(
     if not written:
         raise UserError("; ".join(["no training sample can be made", *problems]))
     typer.echo(f"{written} records in {path}")
+    if form == "paths":
+        tell_notes(never_shown(dataset.domain, graphs, options.modalities, shown))
     if tokens is not None:
         texts = {token: text for text, token in tokens.names().items()}
         frequencies = folder / frequency_name

@@ -138,6 +138,7 @@ def training_records(
     generator: Random,
     left_out: LeftOut | None = None,
     own: OwnAnswers | None = None,
+    shown: set[str] | None = None,
 ) -> Iterator[Record]:
     """The records of all samples that have any modality, in the order of the samples (training files are shuffled).
 
@@ -148,6 +149,7 @@ def training_records(
         generator: source of all draws.
         left_out: gets what is wrong with samples that cannot be used; None: the first such sample is an error.
         own: what a model answered for some of these takes: a share of their memories holds that instead of the truth.
+        shown: gets the names of what there is of the timepoints, see `never_shown`.
 
     Raises:
         UserError: a take or timepoint is not on disk, one of its files is damaged, or answers are of other takes.
@@ -184,8 +186,10 @@ def training_records(
         history = changes_before(logs[sample.take_name], sample.position) if options.temporal else []
         try:
             timepoint, others = find(sample), [find(samples[other]) for other in drawn]
-            if not _has_evidence(timepoint):
+            if not (there := _evidence(timepoint)):
                 continue
+            if shown is not None:
+                shown |= there
             count = options.permutations
             if options.repeat_rare:
                 count = int(count * repeats[index] + generator.random())
@@ -248,6 +252,19 @@ def describe(left_out: LeftOut, samples: Sequence[Sample]) -> list[str]:
     return [
         f"{take_name}: {len(lines)} of {total[take_name]} labelled timepoints are left out; the first: {lines[0]}"
         for take_name, lines in left_out.items()
+    ]
+
+
+def never_shown(
+    domain: Domain, samples: Iterable[Sample], modalities: Sequence[str], shown: Collection[str]
+) -> list[str]:
+    """A line for each of these modalities that a step of ours makes for such takes, and that no record has."""
+    datasets = {domain.find_take(name).dataset for name in {sample.take_name for sample in samples}}
+    rows = {row.name: row for c in domain.collections if c.name in datasets for row in modalities_of(domain, c)}
+    return [
+        f"no record has {row.training}; `mmor scene-graph preprocess {row.made_by}` makes it"
+        for row in rows.values()
+        if row.training in modalities and row.input is not None and row.made_by and row.name not in shown
     ]
 
 
@@ -361,9 +378,9 @@ def _select(dataset: Dataset, timepoint: Timepoint, modalities: Sequence[str]) -
     )
 
 
-def _has_evidence(timepoint: Timepoint) -> bool:
-    """Whether there is anything but the question to answer from."""
-    return any(timepoint.has(name) for names in MODALITIES.values() for name in names)
+def _evidence(timepoint: Timepoint) -> set[str]:
+    """What there is to answer from but the question."""
+    return {name for names in MODALITIES.values() for name in names if timepoint.has(name)}
 
 
 def turns(question: str, answer: str) -> list[dict[str, str]]:

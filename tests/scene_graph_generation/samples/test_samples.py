@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Sample, Triplet, parse
 from operating_room.recordings.dataset import Dataset
@@ -21,6 +22,7 @@ from scene_graph_generation.samples.records import (
     SampleOptions,
     augment_record,
     mix_modalities,
+    never_shown,
     training_records,
 )
 
@@ -77,6 +79,22 @@ def test_records_hold_what_exists(root: Path) -> None:
     assert "second 1" in second["conversations"][0]["value"]
     assert third.keys() == {"id", "timepoint", "vis_knowledge_paths", "conversations"}
     assert third["conversations"][1] == {"from": "gpt", "value": "<SG> </SG>"}
+
+
+def test_what_no_record_has_is_told(root: Path) -> None:
+    """A training file was named after sound of which nobody had made the embeddings, without a word."""
+
+    def told(*modalities: str) -> list[str]:
+        shown: set[str] = set()
+        options = SampleOptions(permutations=1, modalities=modalities or PUBLISHED)
+        assert list(training_records(Dataset(root), SAMPLES, options, Random(0), None, None, shown))
+        return never_shown(mmor(), SAMPLES, options.modalities, shown)
+
+    masks = "no record has PREDSEGMASKS; `mmor scene-graph preprocess masks` makes it"
+    assert told() == [masks]
+    assert told("PC", "SPEECH") == []
+    shutil.rmtree(root / "MM-OR_data" / "take_audio_embeddings_per_timepoint")
+    assert told() == ["no record has AUDIO; `mmor scene-graph preprocess audio-embeddings` makes it", masks]
 
 
 def test_permutations_reorder_the_relations(root: Path) -> None:
