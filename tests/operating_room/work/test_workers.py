@@ -30,9 +30,11 @@ def write_and_wait(number: int) -> None:
 
 
 INTERRUPTED = """
+import signal
 from operating_room.work.workers import in_workers
 from tests.operating_room.work.test_workers import write_and_wait
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what is in its background without
     list(in_workers(write_and_wait, range(12), 2, "items"))
 """
 
