@@ -99,7 +99,14 @@ def test_what_trains_beside_the_script_fails_with_it_and_ends_with_it(tmp_path: 
     assert "T119_SIM" not in said.read_text()  # what needs the first training was not begun
 
     mmor(f"echo $$ > {number}; exec sleep 300")
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True) as script:
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        start_new_session=True,
+        # What a shell starts in its background ignores Ctrl-C, and no script can change that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as script:
         deadline = time.monotonic() + 60
         while not (number.exists() and number.read_text().strip()) and time.monotonic() < deadline:
             time.sleep(0.1)

@@ -113,7 +113,7 @@ def test_letters_that_a_terminal_does_not_have_end_no_command(tmp_path: Path) ->
 
 
 def test_synthesize_check_and_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ("--take", "005_4DOR", "--seconds", "40", "--size", "32x24", "--workers", "1")
+    options = ("--take", "005_4DOR", "--seconds", "40", "--size", "48x36", "--workers", "1")
     assert run("data", "synthesize", "--out", str(tmp_path), *options) == 0
     recorded = Dataset(tmp_path).take(mmor().find_take("005_4DOR"))
     assert len(recorded.timepoints) == 40
