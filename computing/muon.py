@@ -30,8 +30,8 @@ class Group:
 class Muon(torch.optim.Optimizer):
     """Muon for matrices (Jordan et al. 2024), in the precision that the device is fast in.
 
-    What `torch.optim.Muon` computes, which always rounds to bfloat16: on a CPU without units for it that takes 20 times
-    as long as float32 (docs/performance.md). Matrices of one shape go through as one product.
+    What `torch.optim.Muon` computes, which always rounds to bfloat16: on a CPU without units for it that takes some 20
+    times as long as float32 (docs/performance.md). Matrices of one shape go through as one product.
 
     Args:
         groups: of parameters with two dimensions; each has a `lr` and a `weight_decay`.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,7 +76,10 @@ def convert(dataset: Dataset, out: Path) -> Conversion:
         if split not in domain.splits:
             continue
         takes, path = domain.split_takes(split), out / f"relationships_{name}.json"
-        if kept := _of_takes(path, [take for take in takes if take not in labelled]):
+        kept, damage = _of_takes(path, [take for take in takes if take not in labelled])
+        if damage is not None:
+            notes.append(f"{damage}; it is written anew, from what is on disk")
+        if kept:
             notes.append(f"{path}: takes without labels on disk stay in it: {', '.join(kept)}")
         contents[path.name] = [s for take in takes for s in kept.get(take.sample_name, samples[take])]
     if own:
@@ -111,12 +113,15 @@ def label_files(recorded: RecordedTake) -> list[Path]:
     return files[:: recorded.collection.thinned.get(recorded.take.name, 1)]
 
 
-def _of_takes(path: Path, takes: Iterable[Take]) -> dict[str, list[Sample]]:
-    """What a file of samples, if it is there and whole, has of these takes."""
+def _of_takes(path: Path, takes: Iterable[Take]) -> tuple[dict[str, list[Sample]], UserError | None]:
+    """What a file of samples, if it is there, has of these takes, and what is wrong with it if it cannot be read."""
+    if not path.exists():
+        return {}, None
     wanted = {take.sample_name for take in takes}
-    with suppress(UserError):
-        return {name: found for name, found in by_take(load_samples(path)).items() if name in wanted}
-    return {}
+    try:
+        return {name: found for name, found in by_take(load_samples(path)).items() if name in wanted}, None
+    except UserError as error:
+        return {}, error
 
 
 def _lacks(path: Path, words: Iterable[str]) -> bool:

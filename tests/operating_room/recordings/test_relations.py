@@ -240,6 +240,12 @@ def test_takes_without_labels_on_disk_stay_in_files_that_are_there(tmp_path: Pat
     (note,) = result.notes
     assert note.endswith("relationships_train.json: takes without labels on disk stay in it: 001_4DOR, 003_TKA_MMOR")
 
+    (tmp_path / "relationships_train.json").write_text('[{"take_name": "001_4D')
+    (note,) = convert(Dataset(tmp_path), tmp_path).notes
+    assert note.startswith(f"{tmp_path / 'relationships_train.json'}: ")
+    assert note.endswith("; it is written anew, from what is on disk")
+    assert len(load_samples(tmp_path / "relationships_train.json")) == 1
+
 
 def test_a_take_in_a_split_of_another_name_only_is_told(tmp_path: Path) -> None:
     """Its labels would be in no file, and it is none of one's own either."""
