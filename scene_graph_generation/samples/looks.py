@@ -51,12 +51,14 @@ class Looks(torch.utils.data.Dataset[tuple[list[int], list[Example | None], list
         return chosen, examples, bad
 
 
-def usable_looks(samples: TrainingSamples, chosen: Sequence[int]) -> tuple[dict[int, Example], list[str]]:
-    """Samples as they are, but for bad ones, and a line for each of these."""
+def usable_looks(
+    samples: TrainingSamples, chosen: Sequence[int], views: bool = True, cloud: bool = True
+) -> tuple[dict[int, Example], list[str]]:
+    """Samples as they are, but for bad ones, and a line for each of these; without views or clouds if so asked."""
     found, bad = dict[int, Example](), list[str]()
     for i in chosen:
         try:
-            found[i] = samples.look(i, None)
+            found[i] = samples.look(i, None, views, cloud)
         except UserError as error:
             bad.append(_named(samples, i, error))
     return found, bad

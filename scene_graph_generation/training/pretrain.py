@@ -4,7 +4,8 @@ The published model starts from a pretrained CLIP and from features of pretraine
 nothing, and the language loss alone, which falls by reading text, does not make it look within minutes. So its vision
 tower is first taught what each patch shows (`dense.py`), then with its pooler who holds what; then pooler, mask
 encoder, audio projection and projector (and a tower that was not taught its patches) are trained to tell which triplets
-hold, from the very tokens that the language model will get. What tells them is thrown away afterwards.
+hold, from the very tokens that the language model will get, and the mask encoder at the same time what is in each mask
+(`mask_contents.py`). What tells them is thrown away afterwards.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from scene_graph_generation.samples.records import pictures_of
 from scene_graph_generation.samples.survey import Survey
 from scene_graph_generation.samples.training_data import TrainingSamples
 from scene_graph_generation.training.dense import HOLDING, draw_group, hand_phase, patch_phase
+from scene_graph_generation.training.mask_contents import WEIGHT, MaskContents, draw_by_size
 from scene_graph_generation.training.presence import PresenceHead, f1_of, frequent_triplets, rarity_of
 
 SEEING = ("vision.", "pooler.", "projector.")  # parameters in front of the language model
@@ -47,6 +49,7 @@ SEEING = ("vision.", "pooler.", "projector.")  # parameters in front of the lang
 WITH_CLOUD = 0.2
 MOST_BYTES = 6 << 30  # of views that stay in memory while patches are learnt
 _SCORED = 512  # samples of the takes kept out, for triplets
+_MEASURED = 256  # samples whose masks tell how large each label is
 
 Forward = Callable[[], AbstractContextManager[None]]  # what a forward pass happens in
 
@@ -61,6 +64,7 @@ def pretrain(
     workers: int = 0,
     bf16: bool = False,
     bad: BadSamples | None = None,
+    from_nothing: bool = False,
 ) -> tuple[PresenceHead, bool]:
     """Train all that is trainable in front of the language model, in place, on the model's device.
 
@@ -77,6 +81,7 @@ def pretrain(
         workers: processes that read samples.
         bf16: products in bfloat16; what is trained stays float32.
         bad: what is done about bad samples; None: the first one is an error.
+        from_nothing: the mask encoder knows nothing yet, and is drawn by how large things are (`draw_by_size`).
 
     Raises:
         UserError: no sample has a picture or masks, one is bad and not to be skipped, or the training diverges.
@@ -85,7 +90,7 @@ def pretrain(
     forward = partial(forward_pass, device, bf16)
     with seeded(seed, device):
         bad = bad or BadSamples(skip=False)
-        return _pretrain(model, samples, known, config, seed, ScoreLog(log), workers, forward, bad)
+        return _pretrain(model, samples, known, config, seed, ScoreLog(log), workers, forward, bad, from_nothing)
 
 
 class ScoreLog:
@@ -124,6 +129,7 @@ def _pretrain(
     workers: int,
     forward: Forward,
     bad: BadSamples,
+    from_nothing: bool,
 ) -> tuple[PresenceHead, bool]:
     device = next(model.parameters()).device
     different = [frozenset(parse(answer)) for answer in known.answers]
@@ -179,20 +185,32 @@ def _pretrain(
                 asked += looks
         return f1_of(torch.cat(said), truth[asked] > 0) if said else {}
 
+    encoder = model.pooler.mask_encoder
+    if encoder is not None and from_nothing:
+        measured = generator.sample(taught, min(_MEASURED, len(taught)))
+        looks, reasons = usable_looks(samples, measured, views=False, cloud=False)
+        bad.usable([], reasons)
+        if masks := [example.masks for example in looks.values() if example.masks is not None]:
+            draw_by_size(encoder, masks)
+    contents = None if encoder is None else MaskContents(encoder).to(device)
+    heads = nn.ModuleList([head] if contents is None else [head, contents])
     model.train()
     # A tower that was taught its patches stays as it is: if it moves with the pooler behind it, that does not learn to
     # pass on what is small (docs/eyes.md, "Why views alone learn no deeds").
     with resting(model.vision if knows_patches else None):
-        optimizer, schedule, weights = _optimizer(model, head, config.learning_rate, config, config.steps)
+        optimizer, schedule, weights = _optimizer(model, heads, config.learning_rate, config, config.steps)
         for step, (chosen, found, reasons) in enumerate(track(batches, "learning to see", config.steps), 1):
             examples = [example.to(device) for example in bad.usable(found, reasons)]
             with forward():
                 logits = head(model.visual_tokens(examples))
+                told = 0.0 if contents is None else contents.loss()
             loss = F.binary_cross_entropy_with_logits(logits.float(), truth[chosen], pos_weight=rarity, reduction="sum")
-            loss = loss / len(chosen)
+            loss = loss / len(chosen) + WEIGHT * told
             _step(loss, optimizer, schedule, weights)
             if _is_told(step, config.steps):
-                log.add("triplets", step, loss.item(), _scored(model, head, score, forward) if kept else {})
+                log.add("triplets", step, loss.item(), _scored(model, heads, score, forward) if kept else {})
+    if contents is not None:
+        contents.close()
     return head, knows_patches
 
 

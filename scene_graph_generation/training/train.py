@@ -140,7 +140,14 @@ def _train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: 
         # Other processes get the first one's weights when their training begins.
         settings = phases, config.seed, out / SEEN, readers(config), config.bf16
         with one_line_errors(out, "lower batch_size of `pretrain`", "--dataloader_num_workers"):
-            _, taught = pretrain(model.to(choose_device()), samples, known, *settings, bad)
+            _, taught = pretrain(
+                model.to(choose_device()),
+                samples,
+                known,
+                *settings,
+                bad,
+                from_nothing=experiment.start.curriculum is None,
+            )
         if config.vision_rests and phases.patch_steps and not taught:
             told = f"{dataset.root}: train.vision_rests, but no sample has label masks or depth to teach the tower from"
             raise UserError(f"{told}; add them or leave it out")

@@ -32,7 +32,8 @@ from tests.number_formats import Formats
 from tests.operating_room.tiny_dataset import label_picture, write
 from tests.scene_graph_generation.tiny_training import EXPERIMENT, losses, write_samples
 
-SEE = replace(EXPERIMENT, pretrain=PretrainConfig(steps=60, batch_size=6, learning_rate=1e-2))
+# 60 steps were enough before the mask encoder had to learn what is in each mask, too.
+SEE = replace(EXPERIMENT, pretrain=PretrainConfig(steps=120, batch_size=6, learning_rate=1e-2))
 TOOLS = (13, 15, 16)  # labels of drill, hammer and saw: the masks tell the three timepoints apart
 
 

@@ -1,0 +1,109 @@
+"""What is in a mask: the mask encoder learns to tell it beside the triplets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from scene_graph_generation.model.encoders import MaskEncoder
+from scene_graph_generation.training.mask_contents import MaskContents, draw_by_size
+from tests.scene_graph_generation.tiny_training import EXPERIMENT
+
+TABLE, DRILL = 2, 13
+STEPS, COUNT = 400, 48
+CONFIG = replace(
+    EXPERIMENT.model,
+    vision=replace(EXPERIMENT.model.vision, width=64),
+    pooler=replace(EXPERIMENT.model.pooler, mask_channels=(16, 32, 48, 64, 64)),
+)
+
+
+def with_a_drill(draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rooms of 32x32 cells with a table of any size, half of them with a drill of one cell; and which ones."""
+    masks = torch.zeros(COUNT, 32, 32, dtype=torch.uint8)
+    there = torch.rand(COUNT, generator=draw) < 0.5
+    for mask, held in zip(masks, there):
+        y, x, height, width = torch.randint(1, 16, (4,), generator=draw).tolist()
+        mask[y : y + height, x : x + width] = TABLE
+        if held:
+            row, column = torch.randint(0, 32, (2,), generator=draw).tolist()
+            mask[row, column] = DRILL
+    return masks, there
+
+
+def test_a_drill_of_one_cell_is_found_anywhere_in_rooms_never_seen() -> None:
+    """Drawn as PyTorch or He et al. draw it, the same encoder is right half the time after these steps: by chance."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = MaskEncoder(CONFIG)
+        contents = MaskContents(encoder)
+    draw_by_size(encoder, [with_a_drill(torch.Generator().manual_seed(1))[0]])
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *contents.parameters()], 3e-3)
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(STEPS):
+        encoder(with_a_drill(draw)[0])
+        loss = contents.loss()
+        assert isinstance(loss, torch.Tensor)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    right = []
+    with torch.no_grad():
+        for _ in range(4):
+            masks, there = with_a_drill(draw)
+            right.append((contents.readout(encoder(masks))[:, DRILL] > 0.35) == there)
+    assert torch.cat(right).float().mean() > 0.9
+
+
+def test_labels_are_drawn_by_their_size_and_what_they_bring_comes_through() -> None:
+    encoder = MaskEncoder(CONFIG)
+    before = encoder.embedding.weight.detach().clone()
+    masks = torch.zeros(2, 32, 32, dtype=torch.uint8)
+    masks[0, :8], masks[1, 5, 5] = TABLE, DRILL
+    draw_by_size(encoder, [masks[:1], masks[1:]])
+    grown = (encoder.embedding.weight / before)[:, 0]
+    assert grown[DRILL].item() == pytest.approx(6.0)  # 60 cells to one, by the root, and 6 at most
+    assert grown[TABLE].item() == pytest.approx((60 / 256) ** 0.5)
+    assert grown[TABLE + 1].item() == 1.0
+    with torch.no_grad():
+        encoder.embedding.weight.zero_()
+        encoder.embedding.weight[DRILL] = 2.25
+        alone = torch.zeros(1, 32, 32, dtype=torch.uint8)
+        nothing = encoder(alone)
+        alone[0, 16, 16] = DRILL
+        assert (encoder(alone) - nothing)[0, 0] == pytest.approx(2.25 * (4 / 9) ** 5, rel=0.3)
+
+
+def test_it_listens_to_training_alone_until_it_is_closed() -> None:
+    encoder = MaskEncoder(CONFIG)
+    contents = MaskContents(encoder)
+    masks, _ = with_a_drill(torch.Generator().manual_seed(0))
+    assert contents.loss() == 0.0
+    with torch.no_grad():
+        encoder(masks)
+    assert contents.loss() == 0.0
+    once = contents.of(masks, encoder(masks)).item()
+    heard = contents.loss()
+    assert isinstance(heard, torch.Tensor)
+    assert heard.item() == pytest.approx(once)
+    assert contents.loss() == 0.0
+    contents.close()
+    encoder(masks)
+    assert contents.loss() == 0.0
+
+
+def test_a_cell_more_costs_the_more_the_fewer_there_are() -> None:
+    contents = MaskContents(MaskEncoder(CONFIG))
+    with torch.no_grad():
+        contents.readout.weight.zero_()
+        contents.readout.bias.zero_()
+        nothing, one, many = (torch.zeros(1, 32, 32, dtype=torch.uint8) for _ in range(3))
+        one[0, 0, 0] = DRILL
+        many[0, :16] = DRILL
+        losses = [contents.of(mask, torch.zeros(1, 64)).item() for mask in (nothing, one, many)]
+    log = torch.log1p(torch.tensor([1024.0, 1.0, 1023.0, 512.0]))  # smooth l1 of 0 and log: half off above 1
+    assert losses[0] == pytest.approx((log[0] - 0.5).item())
+    assert losses[1] == pytest.approx((log[2] - 0.5 + log[1] ** 2 / 2).item())
+    assert losses[2] == pytest.approx(2 * (log[3] - 0.5).item())
