@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -23,6 +22,7 @@ from operating_room.graphs.scene_graph import Sample
 from operating_room.recordings.conversion import convert
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import cpu_threads
+from operating_room.work.workers import in_workers
 from operating_room_simulator.story.story import script_surgery
 from operating_room_simulator.writer import synthesize
 from panoptic_segmentation.config.settings import read_config
@@ -161,20 +161,23 @@ def train_models(work: Path, models: Path) -> None:
     convert(Dataset(data), data)
     prepare(data, takes, None)
     print("training 2/2: both models, one process each")
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(_train_segmenter, data, models), pool.submit(_train_graphs, data, work, models)]
-        for job in as_completed(jobs):
-            job.result()
+    list(in_workers(partial(_train, data, work, models), (SEGMENTER, GRAPHS), 2, "training both models"))
+
+
+def _train(data: Path, work: Path, models: Path, which: str) -> None:
+    torch.set_num_threads(1)
+    if which == SEGMENTER:
+        _train_segmenter(data, models)
+    else:
+        _train_graphs(data, work, models)
 
 
 def _train_segmenter(data: Path, models: Path) -> None:
-    torch.set_num_threads(1)
     config = read_config(CONFIGS / "panoptic" / "small.yaml", SHORT_SEGMENTER)
     train_segmenter(config, Dataset(data), models / SEGMENTER, models / SEGMENTER / "ground_truth", resume=True)
 
 
 def _train_graphs(data: Path, work: Path, models: Path) -> None:
-    torch.set_num_threads(1)
     if (models / GRAPHS / "model.safetensors").exists():
         return
     experiment = read_experiment(CONFIGS / "scene_graph" / "small.yaml")

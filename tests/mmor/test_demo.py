@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from computing.experiments import CONFIGS
 from computing.machine import seeded
-from mmor.demo import run_demo
+from mmor.demo import run_demo, train_models
 from operating_room.errors import UserError
 from panoptic_segmentation.config.settings import read_config
 from panoptic_segmentation.scores.evaluate import results_path
@@ -37,3 +39,25 @@ def test_what_cannot_be_used_is_told_before_anything_is_written(tmp_path: Path) 
     with pytest.raises(UserError, match=r"none\.safetensors"):
         run_demo(tmp_path / "out", 40, 2026, train=False, segmenter=tmp_path / "none.safetensors")
     assert not (tmp_path / "out").exists()
+
+
+def test_both_models_are_trained_by_workers_that_leave_ctrl_c_to_the_first_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They once had a pool of their own, which Ctrl-C left behind with two tracebacks."""
+    for step in ("synthesize", "convert", "prepare"):
+        monkeypatch.setattr(f"mmor.demo.{step}", lambda *_, **__: None)
+    (tmp_path / "data" / "MM-OR_data").mkdir(parents=True)
+    given: list[tuple[str, int]] = []
+
+    def in_workers(function: Any, items: Sequence[str], workers: int, title: str) -> Iterator[None]:
+        given.extend((item, workers) for item in items)
+        monkeypatch.setattr("mmor.demo._train_segmenter", lambda *_: done.append("segmenter"))
+        monkeypatch.setattr("mmor.demo._train_graphs", lambda *_: done.append("graphs"))
+        yield from map(function, items)
+
+    done: list[str] = []
+    monkeypatch.setattr("mmor.demo.in_workers", in_workers)
+    train_models(tmp_path, tmp_path / "models")
+    assert given == [("panoptic_small", 2), ("scene_graph_small", 2)]
+    assert done == ["segmenter", "graphs"]
