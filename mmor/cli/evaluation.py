@@ -135,7 +135,7 @@ def evaluate(
         Path | None,
         typer.Option(
             help="Results JSON (default with a model: evaluation/CONFIG_SPLIT.json in its folder; of a checkpoint-N: "
-            "evaluation/checkpoint-N/CONFIG_SPLIT.json beside it)."
+            "evaluation/checkpoint-N/CONFIG_SPLIT.json beside it; a --relations FILE is named in it, too)."
         ),
     ] = None,
     batch_size: BatchSize = 8,
@@ -172,7 +172,7 @@ def evaluate(
         evaluation = evaluate_file(samples, predictions, dataset.domain, out, truth, times)
     else:
         assert model_path is not None
-        name = _results_name(config, split, take, limit, dataset.domain)
+        name = _results_name(config, split, take, limit, dataset.domain, truth)
         name += "" if roles == Roles.AS_TRAINED else f"_{roles}"
         name += "_valid" if valid else ""
         out = out or results_path(model_path, name)
@@ -217,9 +217,9 @@ def evaluate_all(
     if (own := divide(gpus, part, device)) is None:
         return
     dataset = open_dataset(data, domain)
-    name = _results_name(config, split, take, limit, dataset.domain) + ("_valid" if valid else "")
     samples = choose_samples(load_split(relations, split, dataset), take, limit, dataset.domain)
     truth = split_file(relations or dataset.root, split)
+    name = _results_name(config, split, take, limit, dataset.domain, truth) + ("_valid" if valid else "")
     settings = config, split, dataset, batch_size, device, bits, max_new_tokens
     run = Evaluator(samples, truth, *settings, aside=True, own=own, valid=valid)
     if not own.together:
@@ -257,9 +257,12 @@ def compare(
     typer.echo(str(compare(first, second, chosen_domain(domain) or mmor())))
 
 
-def _results_name(config: Config, split: str, takes: list[str] | None, limit: int | None, domain: Domain) -> str:
-    """Of a results file: that of some takes or timepoints never replaces that of the whole split."""
-    parts = [str(config), split, *sorted({domain.find_take(name).name for name in takes or ()})]
+def _results_name(
+    config: Config, split: str, takes: list[str] | None, limit: int | None, domain: Domain, truth: Path
+) -> str:
+    """Of a results file: that of some takes or timepoints, or by another file, never replaces that of the split."""
+    other = [] if truth.name == split_file(Path(), split).name else [truth.stem]
+    parts = [str(config), split, *other, *sorted({domain.find_take(name).name for name in takes or ()})]
     return "_".join(parts if limit is None else [*parts, f"first{limit}"])
 
 
