@@ -92,6 +92,9 @@ def check_start(experiment: Experiment) -> None:
     if train.projector_learning_rate is not None and (train.visual_learning_rate or train.matrix_learning_rate):
         told = "train.projector_learning_rate would be ignored beside visual_learning_rate and matrix_learning_rate"
         raise UserError(f"{told}; leave it or them out")
+    if experiment.files.token_frequencies is not None and not train.token_weights:
+        told = "files.token_frequencies says how much a token counts, and train.token_weights that all count the same"
+        raise UserError(f"{told}; leave one of them out")
     if train.presence and (start.base is not None or isinstance(experiment.model.language, OtherLanguage)):
         raise UserError(_NO_PRESENCE)
     if train.vision_rests and start.base is not None:

@@ -288,6 +288,9 @@ def test_the_frequency_file_decides_what_a_token_weighs(tuning: Experiment, data
         wrong = replace(tuning, files=replace(tuning.files, token_frequencies=path))
         with pytest.raises(UserError, match=said):
             run(wrong, data, tmp_path / "out")
+    alike = replace(tuning.train, token_weights=False)
+    with pytest.raises(UserError, match="token_weights that all count the same; leave one of them out"):
+        run(replace(wrong, train=alike), data, tmp_path / "out")
 
 
 def test_a_model_of_ours_goes_on_as_its_own_second_stage(data: Path, tmp_path: Path) -> None:
