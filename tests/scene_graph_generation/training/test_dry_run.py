@@ -201,7 +201,8 @@ def test_everything_that_is_missing_is_named(data: Path, tmp_path: Path) -> None
     (tmp_path / "model.safetensors").touch()
     wrong = small(data, tmp_path)
     files = replace(wrong.files, samples=(tmp_path / "samples.json", tmp_path / "none.json"))
-    report = dry_run(replace(wrong, files=replace(files, token_frequencies=tmp_path / "freqs.json")))
+    weighed = replace(wrong, train=replace(wrong.train, token_weights=True))
+    report = dry_run(replace(weighed, files=replace(files, token_frequencies=tmp_path / "freqs.json")))
     said = "\n".join(report.problems)
     for part in (
         "none.json",
