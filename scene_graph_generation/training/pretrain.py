@@ -5,7 +5,7 @@ nothing, and the language loss alone, which falls by reading text, does not make
 tower is first taught what each patch shows (`dense.py`), then with its pooler who holds what; then pooler, mask
 encoder, audio projection and projector (and a tower that was not taught its patches) are trained to tell which triplets
 hold, from the very tokens that the language model will get, and the mask encoder at the same time what is in each mask
-(`mask_contents.py`). What tells them is thrown away afterwards.
+(`dense.py`). What tells them is thrown away afterwards.
 """
 
 from __future__ import annotations
@@ -39,8 +39,15 @@ from scene_graph_generation.samples.patches import Grid, read_patched
 from scene_graph_generation.samples.records import pictures_of
 from scene_graph_generation.samples.survey import Survey
 from scene_graph_generation.samples.training_data import TrainingSamples
-from scene_graph_generation.training.dense import HOLDING, draw_group, hand_phase, patch_phase
-from scene_graph_generation.training.mask_contents import WEIGHT, MaskContents, draw_by_size
+from scene_graph_generation.training.dense import (
+    CONTENTS_WEIGHT,
+    HOLDING,
+    MaskContents,
+    draw_by_size,
+    draw_group,
+    hand_phase,
+    patch_phase,
+)
 from scene_graph_generation.training.presence import PresenceHead, f1_of, frequent_triplets, rarity_of
 
 SEEING = ("vision.", "pooler.", "projector.")  # parameters in front of the language model
@@ -205,7 +212,7 @@ def _pretrain(
                 logits = head(model.visual_tokens(examples))
                 told = 0.0 if contents is None else contents.loss()
             loss = F.binary_cross_entropy_with_logits(logits.float(), truth[chosen], pos_weight=rarity, reduction="sum")
-            loss = loss / len(chosen) + WEIGHT * told
+            loss = loss / len(chosen) + CONTENTS_WEIGHT * told
             _step(loss, optimizer, schedule, weights)
             if _is_told(step, config.steps):
                 log.add("triplets", step, loss.item(), _scored(model, heads, score, forward) if kept else {})

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scene_graph_generation.model.encoders import MaskEncoder
-from scene_graph_generation.training.mask_contents import MaskContents, draw_by_size
+from scene_graph_generation.training.dense import MaskContents, draw_by_size
 from tests.scene_graph_generation.tiny_training import EXPERIMENT
 
 TABLE, DRILL = 2, 13
