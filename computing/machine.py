@@ -162,6 +162,7 @@ def _leave() -> None:
     from torch import distributed
 
     if distributed.is_initialized():
+        gc.collect()  # a trainer's model holds the group, in a cycle, until the interpreter is half gone
         distributed.destroy_process_group()
 
 

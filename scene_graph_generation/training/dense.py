@@ -1,12 +1,11 @@
-"""Teach the vision tower densely, before all else: what is in each patch of each view, how far away, in whose hand;
-and the mask encoder what is in each mask, however small: how many of its 1024 cells each label has.
+"""Teach the vision tower densely, before all else: what is in each patch of each view, how far away, in whose hand.
 
 Views are decoded once and stay in memory, on the GPU if there is one, so that a step is a few calls. What tells the
 answers is thrown away afterwards; tower, pooler and projector stay.
 
-A held tool is one to five cells of a 32x32 mask, and which tool it is tells the deed. An encoder of five strided
-convolutions that learns from triplets alone learns instead where large things stand in the rooms that it is shown
-(docs/results.md, "What is in a mask").
+And teach the mask encoder what is in a mask: a held tool is one to five of its 1024 cells, and which tool it is
+tells the deed. An encoder of five strided convolutions that learns from triplets alone learns instead where large
+things stand in the rooms that it is shown (docs/results.md, "What is in a mask").
 """
 
 from __future__ import annotations
@@ -207,6 +206,11 @@ def draw_group(
     return of, np.array(generator.sample(range(len(of.places)), min(count, len(of.places))))
 
 
+def cells_of(masks: Sequence[UInt8[Tensor, "_ 32 32"]], labels: int) -> Int64[Tensor, "masks labels"]:
+    """How many cells of each mask each label has; masks of some samples, at least one."""
+    return F.one_hot(torch.cat(tuple(masks)).flatten(1).long(), labels).sum(1)
+
+
 def draw_by_size(encoder: MaskEncoder, masks: Sequence[UInt8[Tensor, "_ 32 32"]]) -> None:
     """Draw an encoder anew so that it begins with what is in a mask, however small and wherever, in place.
 
@@ -220,7 +224,7 @@ def draw_by_size(encoder: MaskEncoder, masks: Sequence[UInt8[Tensor, "_ 32 32"]]
         masks: of some samples, which tell how large labels are; those that they lack stay as they are.
     """
     labels, added = encoder.embedding.num_embeddings, encoder.embedding.embedding_dim
-    cells = F.one_hot(torch.cat(tuple(masks)).flatten(1).long(), labels).sum(1)
+    cells = cells_of(masks, labels)
     where = (cells > 0).sum(0)
     size = torch.where(where > 0, cells.sum(0) / where.clamp(min=1), TYPICAL)
     with torch.no_grad():
@@ -235,38 +239,30 @@ def draw_by_size(encoder: MaskEncoder, masks: Sequence[UInt8[Tensor, "_ 32 32"]]
                 weight[channel, channel] = 1 / SEEN
 
 
-class MaskContents(nn.Module):
-    """Tells from the encoder's vector of a mask how many cells each label has; is thrown away after pretraining.
+def contents_readout(masks: Sequence[UInt8[Tensor, "_ 32 32"]], width: int, labels: int) -> nn.Linear:
+    """What tells from the mask encoder's vector log(1 + cells) of each label; is thrown away after pretraining.
 
-    Cells count as log(1 + cells), so that one of a drill weighs as much as a hundred of a table.
+    It begins with what the mean of these masks has. Drawn, its first errors, of the large labels, would silence half of
+    the encoder's channels.
+    """
+    readout = nn.Linear(width, labels)
+    nn.init.zeros_(readout.weight)
+    with torch.no_grad():
+        readout.bias.copy_(torch.log1p(cells_of(masks, labels).float()).mean(0))
+    return readout
+
+
+def contents_loss(
+    encoder: MaskEncoder, readout: nn.Linear, masks: Sequence[UInt8[Tensor, "_ 32 32"]]
+) -> Float[Tensor, ""]:
+    """How badly the encoder's vectors of masks tell the cells of each label: summed over labels, mean over masks.
+
+    Cells count as log(1 + cells): one of a drill against none is as much as 200 of a table against 100.
 
     Args:
-        encoder: what it says in training is listened to until `close`.
+        encoder: of the masks.
+        readout: see `contents_readout`.
+        masks: of some samples, at least one.
     """
-
-    def __init__(self, encoder: MaskEncoder) -> None:
-        super().__init__()
-        labels, width = encoder.embedding.num_embeddings, encoder.convolutions[-1].out_channels
-        assert isinstance(width, int)
-        self.readout = nn.Linear(width, labels)
-        self._heard: list[tuple[Tensor, Tensor]] = []
-        self._hook = encoder.register_forward_hook(self._hear)
-
-    def _hear(self, _: nn.Module, given: tuple[Tensor, ...], said: Tensor) -> None:
-        if said.requires_grad:  # not where held-out takes are scored
-            self._heard.append((given[0], said))
-
-    def close(self) -> None:
-        """Listen no longer."""
-        self._hook.remove()
-
-    def loss(self) -> Tensor | float:
-        """Of all masks that the encoder was given since this was asked last: summed over labels, mean over masks."""
-        heard, self._heard = self._heard, []
-        return sum((self.of(masks, vectors) for masks, vectors in heard), 0.0)
-
-    def of(self, masks: UInt8[Tensor, "masks 32 32"], vectors: Float[Tensor, "masks width"]) -> Float[Tensor, ""]:
-        """Of these masks and what the encoder made of them."""
-        cells = F.one_hot(masks.flatten(1).long(), self.readout.out_features).sum(1)
-        wrong = F.smooth_l1_loss(self.readout(vectors).float(), torch.log1p(cells.float()), reduction="sum")
-        return wrong / len(masks)
+    told, cells = readout(encoder(torch.cat(tuple(masks)))), cells_of(masks, readout.out_features)
+    return F.smooth_l1_loss(told.float(), torch.log1p(cells.float()), reduction="sum") / len(cells)

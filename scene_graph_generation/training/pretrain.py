@@ -21,6 +21,7 @@ from random import Random
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from computing.cpu_attention import forward_pass
@@ -32,6 +33,7 @@ from operating_room.graphs.scene_graph import Triplet, parse, split_sample_id
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.progress import track
 from scene_graph_generation.config.settings import PretrainConfig, TrainConfig
+from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.bad_samples import BadSamples
 from scene_graph_generation.samples.looks import Batch, Looks, usable_looks
@@ -42,7 +44,8 @@ from scene_graph_generation.samples.training_data import TrainingSamples
 from scene_graph_generation.training.dense import (
     CONTENTS_WEIGHT,
     HOLDING,
-    MaskContents,
+    contents_loss,
+    contents_readout,
     draw_by_size,
     draw_group,
     hand_phase,
@@ -56,7 +59,7 @@ SEEING = ("vision.", "pooler.", "projector.")  # parameters in front of the lang
 WITH_CLOUD = 0.2
 MOST_BYTES = 6 << 30  # of views that stay in memory while patches are learnt
 _SCORED = 512  # samples of the takes kept out, for triplets
-_MEASURED = 256  # samples whose masks tell how large each label is
+_MEASURED = 256  # samples whose masks tell how much of a mask each label has
 
 Forward = Callable[[], AbstractContextManager[None]]  # what a forward pass happens in
 
@@ -192,15 +195,14 @@ def _pretrain(
                 asked += looks
         return f1_of(torch.cat(said), truth[asked] > 0) if said else {}
 
-    encoder = model.pooler.mask_encoder
-    if encoder is not None and from_nothing:
-        measured = generator.sample(taught, min(_MEASURED, len(taught)))
-        looks, reasons = usable_looks(samples, measured, views=False, cloud=False)
-        bad.usable([], reasons)
-        if masks := [example.masks for example in looks.values() if example.masks is not None]:
+    encoder, readout = model.pooler.mask_encoder, None
+    looks, reasons = usable_looks(samples, generator.sample(taught, min(_MEASURED, len(taught))), False, False)
+    bad.usable([], reasons)
+    if encoder is not None and (masks := _masks_of(looks.values())):
+        if from_nothing:
             draw_by_size(encoder, masks)
-    contents = None if encoder is None else MaskContents(encoder).to(device)
-    heads = nn.ModuleList([head] if contents is None else [head, contents])
+        readout = contents_readout(masks, model.settings.vision.width, model.settings.labels).to(device)
+    heads = nn.ModuleList([head] if readout is None else [head, readout])
     model.train()
     # A tower that was taught its patches stays as it is: if it moves with the pooler behind it, that does not learn to
     # pass on what is small (docs/eyes.md, "Why views alone learn no deeds").
@@ -210,15 +212,19 @@ def _pretrain(
             examples = [example.to(device) for example in bad.usable(found, reasons)]
             with forward():
                 logits = head(model.visual_tokens(examples))
-                told = 0.0 if contents is None else contents.loss()
             loss = F.binary_cross_entropy_with_logits(logits.float(), truth[chosen], pos_weight=rarity, reduction="sum")
-            loss = loss / len(chosen) + CONTENTS_WEIGHT * told
+            loss = loss / len(chosen)
+            if encoder is not None and readout is not None and (masks := _masks_of(examples)):
+                with forward():
+                    loss = loss + CONTENTS_WEIGHT * contents_loss(encoder, readout, masks)
             _step(loss, optimizer, schedule, weights)
             if _is_told(step, config.steps):
                 log.add("triplets", step, loss.item(), _scored(model, heads, score, forward) if kept else {})
-    if contents is not None:
-        contents.close()
     return head, knows_patches
+
+
+def _masks_of(examples: Iterable[Example]) -> list[UInt8[Tensor, "_ 32 32"]]:
+    return [example.masks for example in examples if example.masks is not None]
 
 
 @contextmanager

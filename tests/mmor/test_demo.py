@@ -44,7 +44,7 @@ def test_what_cannot_be_used_is_told_before_anything_is_written(tmp_path: Path) 
 def test_both_models_are_trained_by_workers_that_leave_ctrl_c_to_the_first_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They once had a pool of their own, which Ctrl-C left behind with two tracebacks."""
+    """They once had a pool of their own, which knew nothing of Ctrl-C."""
     for step in ("synthesize", "convert", "prepare"):
         monkeypatch.setattr(f"mmor.demo.{step}", lambda *_, **__: None)
     (tmp_path / "data" / "MM-OR_data").mkdir(parents=True)

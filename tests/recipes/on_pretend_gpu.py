@@ -179,9 +179,8 @@ class SceneGraphs:
         WAITS["fine-tuning" if fine_tuning else "from scratch"] = dict(sorted(waits.items()))
 
     def pretraining(self) -> None:
-        pretrain(
-            self.model().to(DEVICE), self.samples, self.known, PretrainConfig(steps=12, batch_size=3), 0
-        )  # some with clouds
+        config = PretrainConfig(steps=12, batch_size=3)  # some with clouds
+        pretrain(self.model().to(DEVICE), self.samples, self.known, config, 0, from_nothing=True)
 
     def generation(self) -> None:
         generator = SceneGraphGenerator(self.model(), self.tokens, DEVICE, 5)

@@ -199,8 +199,7 @@ def test_some_takes_and_the_first_timepoints(
         again = ("--model-path", checkpoint, *place, *SHORT, "--limit", "1", "--take", name)
         assert run("scene-graph", "evaluate", *again) == 0
     few = tmp_path / "few.json"  # other timepoints: nor do they replace those of the split
-    relations = place[1] if "--relations" not in place else place[list(place).index("--relations") + 1]
-    write_json(few, json.loads((Path(relations) / "relationships_train.json").read_text()))
+    write_json(few, json.loads((Path(place[1]) / "relationships_train.json").read_text()))
     by_file = ("--data", place[1], "--split", "train", "--relations", few, *SHORT, "--limit", "1")
     assert run("scene-graph", "evaluate", "--model-path", checkpoint, *by_file) == 0
     results = sorted(path.name for path in (model / "evaluation" / "checkpoint-5").glob("*.json"))

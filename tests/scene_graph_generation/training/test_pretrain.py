@@ -6,24 +6,34 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
+from torch import Tensor
 from torch.distributed import TCPStore
 
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Triplet, parse
 from operating_room.recordings.dataset import Dataset
-from scene_graph_generation.config.settings import PointConfig, PretrainConfig, TrainConfig, read_experiment, to_mapping
+from scene_graph_generation.config.settings import (
+    PointConfig,
+    PretrainConfig,
+    StartConfig,
+    TrainConfig,
+    read_experiment,
+    to_mapping,
+)
 from scene_graph_generation.inputs.evidence import ExampleReader
 from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.survey import Survey, survey
 from scene_graph_generation.samples.training_data import TrainingSamples, read_records
+from scene_graph_generation.training.dense import contents_loss, contents_readout
 from scene_graph_generation.training.presence import PresenceHead, frequent_triplets
 from scene_graph_generation.training.pretrain import optimizer_after_pretraining, pretrain
 from scene_graph_generation.training.starting_point import begin, new_tokens
@@ -189,6 +199,43 @@ def test_everything_is_on_the_device_of_the_model(data: Path, monkeypatch: pytes
     monkeypatch.setattr(Example, "to", lambda self, device: (moved.append(str(device)), move(self, device))[1])
     pretrain(model, samples, known, PretrainConfig(steps=2, batch_size=3), seed=0)
     assert moved == ["cpu"] * 6
+
+
+def test_only_a_mask_encoder_from_nothing_is_drawn_by_size(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(
+        "scene_graph_generation.training.pretrain.draw_by_size", lambda _, masks: drawn.append(sum(map(len, masks)))
+    )
+    short = replace(SEE, pretrain=PretrainConfig(steps=1, batch_size=2), train=replace(SEE.train, max_steps=1))
+    train(short, [data / "samples.json"], Dataset(data), tmp_path / "first")
+    assert drawn == [3 * len(json.loads((data / "samples.json").read_text()))]  # three masks of every sample
+    goes_on = replace(short, start=StartConfig(curriculum=tmp_path / "first"))
+    train(goes_on, [data / "samples.json"], Dataset(data), tmp_path / "second")
+    assert len(drawn) == 1
+
+
+def test_what_is_in_a_mask_is_learnt_beside_the_triplets(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[float, float] = {}
+    for weight in (2.0, 0.0):
+        monkeypatch.setattr("scene_graph_generation.training.pretrain.CONTENTS_WEIGHT", weight)
+        readouts: list[torch.nn.Linear] = []
+
+        def kept(
+            masks: Sequence[Tensor], width: int, labels: int, into: list[torch.nn.Linear] = readouts
+        ) -> torch.nn.Linear:
+            into.append(contents_readout(masks, width, labels))
+            return into[0]
+
+        monkeypatch.setattr("scene_graph_generation.training.pretrain.contents_readout", kept)
+        model, samples, known = start(data)
+        pretrain(model, samples, known, PretrainConfig(steps=60, batch_size=6, learning_rate=1e-2), seed=0)
+        encoder = model.pooler.mask_encoder
+        assert encoder is not None
+        masks = [masks for i in range(len(samples)) if (masks := samples.look(i, None).masks) is not None]
+        told[weight] = contents_loss(encoder, readouts[0], masks).item()
+    assert told[2.0] < told[0.0] / 2  # the latter: what the mean mask has
 
 
 def test_a_pretraining_that_diverges_says_so(data: Path) -> None:
