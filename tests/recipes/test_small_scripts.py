@@ -19,9 +19,13 @@ from PIL import Image
 from operating_room.domain.domain import mmor
 from operating_room.graphs.graph_files import save_predictions, save_samples
 from operating_room.graphs.scene_graph import Sample, Triplet
+from operating_room.recordings.conversion import convert
+from operating_room.recordings.dataset import Dataset
+from operating_room_simulator import writer
 from panoptic_segmentation.config.settings import save_config
 from panoptic_segmentation.weights.checkpoints import build_model, save_model
 from panoptic_segmentation.weights.model_card import ModelCard, read_card
+from scene_graph_generation.preprocess.masks import preprocess_masks
 from tests.panoptic_segmentation.training.test_panoptic_train import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -179,3 +183,26 @@ def test_triplets_with_a_predicate_and_an_entity_are_counted(tmp_path: Path) -> 
             check=True,
         )
         assert done.stdout.strip() == told
+
+
+def test_deeds_are_learnt_from_small_masks_and_sooner_if_drawn_by_size(tmp_path: Path) -> None:
+    take = mmor().find_take("301_4DOR")
+    writer.synthesize(tmp_path, [take], 40, size=(96, 72))
+    convert(Dataset(tmp_path), tmp_path)
+    preprocess_masks(Dataset(tmp_path), [take], None, as_predictions=True).require()
+    relations = tmp_path / "relationships_own.json"
+    command = [sys.executable, "scripts/probe_masks.py", tmp_path, relations, "--held-out", tmp_path, relations]
+    done = subprocess.run(
+        [*command, "--steps", "40"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    counted, _, _, *rows = done.stdout.splitlines()
+    assert counted == "40 timepoints to learn from; held out: relationships_own 40; 40 steps of 32"
+    scores = {row.split("|")[1].strip(): float(row.split("|")[3]) for row in rows}
+    assert len(scores) == 5
+    assert min(scores["encoder drawn by size"], scores["both"]) > 0.5  # of the very timepoints that they have learnt
+    assert scores["encoder"] < 0.5  # which begins without what is small, and needs more than 40 steps
