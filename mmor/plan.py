@@ -7,6 +7,7 @@ there and those that earlier steps make.
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ import typer
 
 from mmor.needs import GB, Facts, facts_of
 from operating_room.errors import UserError
+from operating_room.files.raw_files import read_bytes
 
 if TYPE_CHECKING:
     from operating_room.recordings.dataset import Dataset
@@ -53,9 +55,20 @@ def read_steps(file: Path, done: Path | None) -> list[Step]:
 
     Args:
         done: folder with a file for each step that has succeeded, named as the step.
+
+    Raises:
+        UserError: the file cannot be read, or a line is no name and command.
     """
-    lines = [shlex.split(line) for line in file.read_text().splitlines()]
-    return [Step(name, tuple(words), done is not None and (done / name).is_file()) for name, *words in lines]
+    steps = []
+    # As the shell that wrote it: names of files may be of any encoding.
+    for number, line in enumerate(os.fsdecode(read_bytes(file)).splitlines(), 1):
+        try:
+            name, program, *words = shlex.split(line)
+        except ValueError as error:  # a quote that is not closed, or fewer than two words
+            told = f"{file}, line {number}: {line!r} is no step"
+            raise UserError(f"{told}; write its name and its command, quoted as in a shell") from error
+        steps.append(Step(name, (program, *words), done is not None and (done / name).is_file()))
+    return steps
 
 
 def make_plan(steps: Sequence[Step], folder: Path) -> Plan:

@@ -53,9 +53,9 @@ def in_workers(
                     manager.join()
                 raise
     except BrokenProcessPool as error:
-        raise UserError(
-            f"{title}: a worker was ended from outside, by lack of memory perhaps; run it again, with fewer --workers"
-        ) from error
+        # Not every command that works in several processes lets choose how many.
+        told = f"{title}: a worker was ended from outside, by lack of memory perhaps"
+        raise UserError(f"{told}; run it again with more memory free, or fewer --workers if it has them") from error
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import pytest
 
 from computing.machine import Gpu
 from mmor.cli import main
-from mmor.plan import Step, make_plan, parse
+from mmor.plan import Step, make_plan, parse, read_steps
 from operating_room.errors import UserError
 
 
@@ -82,3 +83,19 @@ def test_a_plan_with_something_missing_ends_with_2(
     assert done.value.code == 2
     assert "needs two words.json MISSING" in said.out
     assert said.err == "error: 2 things are missing that no step makes, see above\n"
+
+
+@pytest.mark.parametrize("line", ["train mmor 'scene-graph", "train", ""])
+def test_a_line_that_is_no_step_is_told(line: str, tmp_path: Path) -> None:
+    file = tmp_path / "plan"
+    file.write_text(f"check mmor check\n{line}\n")
+    with pytest.raises(UserError, match=r"line 2: .* is no step"):
+        read_steps(file, None)
+
+
+def test_steps_name_files_of_any_encoding(tmp_path: Path) -> None:
+    (tmp_path / "plan").write_bytes(b"check mmor check --data salle_op\xe9ration\n")
+    (step,) = read_steps(tmp_path / "plan", None)
+    assert step.words == ("mmor", "check", "--data", os.fsdecode(b"salle_op\xe9ration"))
+    with pytest.raises(UserError, match="nowhere: no such file"):
+        read_steps(tmp_path / "nowhere", None)
