@@ -33,13 +33,15 @@ def overlay(dataset: Dataset, out: Path) -> Dataset:
     Called again, it links what has come since; files that were made in `out` stay.
 
     Raises:
-        UserError: `out` is the dataset itself, holds something else, or cannot be written.
+        UserError: `out` is the dataset itself or in it, holds something else, or cannot be written.
     """
+    for name, root in dataset.roots.items():
+        places = (out, out / dataset.domain.collection(name).root)
+        if any(Path(os.path.realpath(place)).is_relative_to(os.path.realpath(root)) for place in places):
+            raise UserError(f"{out}: is the dataset itself, or in it; leave out --out, or give another folder")
     for name, root in dataset.roots.items():
         collection = dataset.domain.collection(name)
         target, folders = out / collection.root, written(collection)
-        if os.path.realpath(target) == os.path.realpath(root):
-            raise UserError(f"{out}: is the dataset itself; leave out --out, or give another folder")
         try:
             target.mkdir(parents=True, exist_ok=True)
             for entry in sorted(root.iterdir()):

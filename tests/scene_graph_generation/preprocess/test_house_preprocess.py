@@ -12,6 +12,7 @@ import soundfile
 
 from operating_room.doctor.checkup import check
 from operating_room.domain.collection import Take
+from operating_room.errors import UserError
 from operating_room.files.readers import read_audio, read_json, read_label_mask
 from operating_room.graphs.scene_graph import Sample
 from operating_room.recordings.dataset import Dataset
@@ -81,6 +82,14 @@ def test_samples_have_what_this_room_can_have(dataset: Dataset) -> None:
     assert record["gaze"] == "takes/soup/gaze/000000.npy"
     assert record["pc"] == "takes/soup/clouds/000000.npz"
     assert record["conversations"][0]["value"].startswith("<image>\nEntities: [cook, helper, pan, stove].")
+
+
+@pytest.mark.parametrize("folder", ["", "beside", "takes/soup"])
+def test_a_folder_inside_of_the_room_is_refused(dataset: Dataset, folder: str) -> None:
+    before = set(dataset.root.rglob("*"))
+    with pytest.raises(UserError, match="is the dataset itself, or in it; leave out --out"):
+        overlay(dataset, dataset.root / folder)
+    assert set(dataset.root.rglob("*")) == before  # and a dataset within a dataset is not begun
 
 
 def test_a_folder_beside_reads_as_the_room_itself(dataset: Dataset, tmp_path: Path) -> None:
