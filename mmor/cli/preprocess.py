@@ -140,6 +140,8 @@ def preprocess(
     if step == Step.ALL and not masked and (predictions is not None or from_annotations):
         given = "--from-annotations" if from_annotations else "--predictions"
         raise UserError(f"domain {dataset.domain.name} has no categories, so that no take has masks; leave out {given}")
+    if predictions is not None:
+        masks.require_predictions(predictions)  # before the other steps, which can take hours
     takes = takes[own.rank :: own.processes]
     if out is not None:
         dataset = overlay(dataset, out)

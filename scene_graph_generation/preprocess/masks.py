@@ -46,13 +46,26 @@ def preprocess_masks(
         UserError: there is no such folder, its pictures were made for another domain, or the domain has no categories.
     """
     dataset.domain.require_categories()
-    if predictions is not None and not predictions.is_dir():
-        raise UserError(
-            f"{predictions}: no such folder; give inference/pan_pred in the --out of `mmor panoptic predict`"
-        )
+    if predictions is not None:
+        require_predictions(predictions)
     source = _source(predictions, dataset.domain)
     step = partial(_write_masks, predictions=predictions, source=source, as_predictions=as_predictions)
     return each_take(dataset, takes, step, "small masks", workers)
+
+
+def require_predictions(predictions: Path) -> None:
+    """Refuse what cannot be stage 1's folder of pictures.
+
+    Raises:
+        UserError: there is no such folder, or it is one that holds the right one.
+    """
+    if not predictions.is_dir():
+        raise UserError(
+            f"{predictions}: no such folder; give inference/pan_pred in the --out of `mmor panoptic predict`"
+        )
+    for inner in (predictions / "inference" / "pan_pred", predictions / "pan_pred"):
+        if inner.is_dir():
+            raise UserError(f"{predictions}: holds the folder of predictions; give {inner}")
 
 
 def _source(predictions: Path | None, domain: Domain) -> str:

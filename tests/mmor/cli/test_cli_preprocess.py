@@ -115,6 +115,26 @@ def test_predictions_of_another_split(root: Path, tmp_path: Path) -> None:
     assert "has no frame of take 001_4DOR; give the predictions of the split that it is in" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [("nowhere", "no such folder"), ("", "give {}/inference/pan_pred"), ("inference", "give {}/inference/pan_pred")],
+)
+def test_a_wrong_folder_of_predictions_is_told_before_any_work(
+    root: Path, tmp_path: Path, given: str, told: str
+) -> None:
+    write(
+        tmp_path / "masks" / "inference" / "pan_pred" / "001_PKA_1" / "camera01_colorimage-000100.png", picture("PNG")
+    )
+    wrong = str(tmp_path / "masks" / given)
+    with pytest.raises(UserError, match=re.escape(told.format(tmp_path / "masks"))):
+        CliRunner().invoke(
+            app,
+            ["scene-graph", "preprocess", "all", "--data", str(root), "--audio-encoder", "mel", "--predictions", wrong],
+            catch_exceptions=False,
+        )
+    assert not (root / "MM-OR_data" / "take_audio_per_timepoint").exists()
+
+
 def test_samples_in_published_form(root: Path) -> None:
     preprocess(root)
     result = samples(root, "--permutations", "2", "--temporal", "--mixed-modalities")
