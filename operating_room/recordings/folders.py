@@ -13,6 +13,7 @@ from operating_room.domain.collection import SEPARATED_SPLITS, Collection, Take
 from operating_room.domain.domain import Domain
 from operating_room.domain.house import SPLITS_FILE
 from operating_room.domain.reading.collections import read_splits
+from operating_room.domain.stored import DOMAIN_FILE
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_text
 
@@ -160,6 +161,10 @@ def find_roots(root: Path, domain: Domain) -> dict[str, Path]:
     nothing = [collection.root for collection in domain.collections]
     if begun := next(filter(_unfinished, sorted(root.glob("takes/*"))), None):  # its domain is written at the end
         raise UserError(f"{begun}: {_unfinished(begun)}")
+    if not (root / DOMAIN_FILE).exists() and any(root.glob("takes/*/take.yaml")):
+        raise UserError(
+            f"{root}: holds takes in the house layout but no {DOMAIN_FILE}; copy it there, or give --domain"
+        )
     names = f"neither {' nor '.join(nothing)}" if len(nothing) > 1 else f"no {nothing[0]}"
     raise UserError(f"{root}: holds {names}; put or link them there, or give another folder")
 

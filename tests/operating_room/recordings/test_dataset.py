@@ -158,6 +158,12 @@ def test_splits(root: Path) -> None:
         found.select("tset")
 
 
+def test_a_room_without_its_domain_is_told_what_is_missing(tmp_path: Path) -> None:
+    (write_house(tmp_path / "room") / "domain.yaml").unlink()
+    with pytest.raises(UserError, match=r"holds takes in the house layout but no domain\.yaml; copy it there"):
+        Dataset(tmp_path / "room")
+
+
 def test_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds neither"):
         Dataset(tmp_path)
