@@ -13,10 +13,16 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
 
-from mmor.exports.frames import BACKGROUND, class_names, color_table, export_folder, masks_to_export
+from mmor.exports.frames import (
+    BACKGROUND,
+    class_names,
+    color_table,
+    export_folder,
+    masks_to_export,
+    picture_bytes,
+)
 from operating_room.files.atomic import atomic_path
 from operating_room.files.png import png_bytes
-from operating_room.files.readers import read_bytes
 from operating_room.recordings.dataset import RecordedTake
 from operating_room.work.progress import track
 
@@ -63,7 +69,7 @@ def export_cvat(recorded: RecordedTake, out: Path, predictions: Path | None = No
         if pictures:
             with atomic_path(folder / PICTURES) as temporary, ZipFile(temporary, "w", ZIP_STORED) as archive:
                 for each in track(found, f"pictures of {recorded.take.name}"):
-                    _add(archive, f"{each.name}{each.picture.suffix}", read_bytes(each.picture))
+                    _add(archive, f"{each.name}{each.picture.suffix}", picture_bytes(each.picture))
     return target
 
 

@@ -17,7 +17,7 @@ from mmor.exports.frames import class_names, copy_picture, export_folder, requir
 from operating_room.files.atomic import write_json
 from operating_room.files.picture_files import picture_size
 from operating_room.files.png import write_png
-from operating_room.files.readers import read_label_mask
+from operating_room.files.readers import check_picture, read_label_mask
 from operating_room.graphs.scene_graph import Triplet
 from operating_room.recordings.dataset import RecordedTake
 from operating_room.recordings.questions import read_speech
@@ -59,6 +59,8 @@ def export_fiftyone(recorded: RecordedTake, out: Path, pictures: bool = False) -
                 if pictures:
                     sample["filepath"] = f"{PICTURES}/{camera}/{picture.name}"
                     copy_picture(picture, folder / sample["filepath"])
+                else:
+                    check_picture(picture)
                 if (mask := timepoint.several("label_masks").get(camera)) is not None:
                     place = Path(MASKS, camera, f"{picture.stem}.png")
                     write_png(folder / place, read_label_mask(mask)[..., None])

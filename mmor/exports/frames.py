@@ -22,7 +22,7 @@ from operating_room.domain.labels import Labels
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_folder, write_json
 from operating_room.files.picture_files import picture_size
-from operating_room.files.readers import read_json, read_label_mask, read_picture
+from operating_room.files.readers import check_picture, read_bytes, read_json, read_label_mask, read_picture
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.masks import predicted_pictures, predictions_origin
 
@@ -208,16 +208,22 @@ def require_room(place: Path, files: Iterable[Path]) -> None:
         raise UserError(f"{place}: needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; make room")
 
 
+def picture_bytes(path: Path) -> bytes:
+    """A picture as it is stored.
+
+    Raises:
+        UserError: it cannot be read, or is damaged, which the tool that gets it may not say.
+    """
+    check_picture(path)
+    return read_bytes(path)
+
+
 def copy_picture(source: Path, target: Path) -> None:
     """A copy of a picture, byte by byte.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: see `picture_bytes`.
     """
+    data = picture_bytes(source)
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        shutil.copyfile(source, target)
-    except OSError as error:
-        if error.filename is None or os.fsdecode(error.filename) != str(source):
-            raise
-        raise UserError(f"{source}: cannot be read ({error.strerror}); copy it again") from error
+    target.write_bytes(data)

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmor.exports.frames import color_table, require_room
+from mmor.exports.frames import color_table, picture_bytes, require_room
 from mmor.lenses import lenses
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path
 from operating_room.files.camera_files import Calibration, quaternion
 from operating_room.files.png import is_png, png_bytes
-from operating_room.files.readers import read_bytes, read_label_mask, read_point_cloud
+from operating_room.files.readers import read_label_mask, read_point_cloud
 from operating_room.recordings.dataset import RecordedTake
 from operating_room.recordings.questions import read_speech
 from operating_room.recordings.raw_labels import read_labels
@@ -122,7 +122,7 @@ def _cameras(of_take: dict[str, Calibration], now: int) -> Iterator[Said]:
 def _messages(recorded: RecordedTake, timepoint: Timepoint, now: int) -> Iterator[Said]:
     """What a timepoint has; what it does not have is no error."""
     for camera, path in timepoint.views.items():
-        data = read_bytes(path)
+        data = picture_bytes(path)
         yield f"/camera/{camera}", _image(camera, data, "png" if is_png(data) else "jpeg", now)
     colors = color_table(recorded.domain.labels)
     for camera, path in timepoint.several("label_masks").items():

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmor.exports.frames import BACKGROUND, class_colors, class_names, require_room
+from mmor.exports.frames import BACKGROUND, class_colors, class_names, picture_bytes, require_room
 from mmor.lenses import lenses
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path
 from operating_room.files.png import is_png
-from operating_room.files.readers import read_bytes, read_label_mask, read_point_cloud
+from operating_room.files.readers import read_label_mask, read_point_cloud
 from operating_room.recordings.dataset import RecordedTake
 from operating_room.recordings.questions import read_speech
 from operating_room.recordings.raw_labels import read_labels
@@ -87,7 +87,7 @@ def _log(stream: rerun.RecordingStream, timepoint: Timepoint) -> None:
 
     for camera in timepoint.collection.camera:
         if (path := timepoint.views.get(camera)) is not None:
-            data = read_bytes(path)
+            data = picture_bytes(path)
             form = "image/png" if is_png(data) else "image/jpeg"
             stream.log(f"camera/{camera}", rr.EncodedImage(contents=data, media_type=form))
         if (path := timepoint.several("label_masks").get(camera)) is not None:

@@ -58,7 +58,7 @@ def cvat(
 
 @app.command("mcap")
 def mcap(take: Takes, out: Out, data: Data = Path("data"), domain: DomainFile = None) -> None:
-    """Everything of a take as one MCAP file. For Foxglove, rerun and FiftyOne. Pictures are not decoded."""
+    """Everything of a take as one MCAP file. For Foxglove, rerun and FiftyOne. Pictures stay as stored."""
     from mmor.exports.mcap import export_mcap, require_mcap
 
     require_mcap()

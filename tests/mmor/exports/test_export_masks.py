@@ -302,6 +302,22 @@ def test_a_take_that_cannot_be_exported_costs_itself(root: Path, tmp_path: Path)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["001_4DOR"]
 
 
+@pytest.mark.parametrize(
+    "command", ["coco-panoptic --pictures", "cvat --pictures", "fiftyone", "fiftyone --pictures", "mcap", "rerun"]
+)
+def test_a_picture_that_is_cut_off_is_told(root: Path, tmp_path: Path, command: str) -> None:
+    package = {"mcap": "mcap_protobuf", "rerun": "rerun"}.get(command)
+    if package is not None:
+        pytest.importorskip(package, reason="the extra is not installed")
+    cut = root / "MM-OR_data" / MMOR_NAME / "colorimage" / "camera01_colorimage-000101.jpg"
+    cut.write_bytes(cut.read_bytes()[:-20])
+    arguments = [*command.split(), MMOR_NAME, "--data", str(root), "--out", str(tmp_path / "out")]
+    result = RUN.invoke(cli.app, ["export", *arguments])
+    assert result.exit_code == 1, result.output
+    assert f"take {MMOR_NAME} is left out: {cut}" in result.output
+    assert not list((tmp_path / "out").glob("*"))
+
+
 def test_the_commands(root: Path, tmp_path: Path) -> None:
     assert (
         RUN.invoke(cli.app, ["export", "cvat", MMOR_NAME, "--data", str(root), "--out", str(tmp_path)]).exit_code == 0
