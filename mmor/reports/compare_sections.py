@@ -40,7 +40,8 @@ def compare_results(first: Results, second: Results, domain: Domain) -> Section:
     parts.append(
         note(
             f"{bootstrap.LEVEL} % intervals of second minus first, the same blocks of timepoints drawn for both; more "
-            "than chance if the interval does not hold 0 (filled marks). One of twenty rows is to be expected."
+            "than chance if the interval does not hold 0 (filled marks), and what the row counts is in more than one "
+            "block. One of twenty rows is to be expected."
         )
     )
     for part, differences in found.scores.items():

@@ -1,7 +1,8 @@
 """Two results files of the same task: what differs, and whether it is more than chance.
 
 Both are scored again on the timepoints they have in common; a difference counts where the interval of a paired
-bootstrap (the same blocks of timepoints drawn for both, see `bootstrap`) does not hold 0.
+bootstrap (the same blocks of timepoints drawn for both, see `bootstrap`) does not hold 0. Of a number that rests on a
+single block, every draw is the same: nothing is said of chance then.
 """
 
 from __future__ import annotations
@@ -38,12 +39,13 @@ class Difference:
     first: float
     second: float
     interval: bootstrap.Interval  # of second minus first
+    blocks: int  # that it rests on
 
     @property
     def is_real(self) -> bool:
         """More than chance: the interval does not hold 0."""
         low, high = self.interval
-        return low > 0 or high < 0
+        return self.blocks > 1 and (low > 0 or high < 0)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class Comparison:
                 change = (
                     f"{one.first:>8.4f}{one.second:>8.4f}{one.second - one.first:>+9.4f}   [{low:+.4f}, {high:+.4f}]"
                 )
-                lines.append(f"{one.name:<40}{change}{'  more than chance' if one.is_real else ''}")
+                told = "  more than chance" if one.is_real else "  of one block: chance unknown"
+                lines.append(f"{one.name:<40}{change}{told if one.is_real or one.blocks < 2 else ''}")
         return "\n".join(lines)
 
 
@@ -202,8 +205,12 @@ def _differences(names: Sequence[str], first: Judged, second: Judged) -> list[Di
     sums = [bootstrap.block_sums(*judged) for judged in (first, second)]
     values = [bootstrap.statistics(Report(tuple(names), blocks.sum(axis=0))) for blocks in sums]
     intervals = bootstrap.difference_intervals(names, *sums)
+    has = sums[0].sum(axis=2) > 0  # block, class
+    blocks = dict(zip(names, has.sum(axis=0).tolist()))
     return [
-        Difference(name, values[0][name], values[1][name], intervals[name])
+        Difference(
+            name, values[0][name], values[1][name], intervals[name], blocks.get(name, int(has.any(axis=1).sum()))
+        )
         for name in values[0]
         if name in intervals and not np.isnan(values[0][name])
     ]

@@ -179,6 +179,20 @@ def test_masks_and_tasks_are_compared_too(tmp_path: Path) -> None:
     assert (tmp_path / "csv" / "t1_json_and_t2" / "change_robot_phase_model.csv").exists()
 
 
+def test_one_video_does_not_tell_chance(tmp_path: Path) -> None:
+    def only_first(results: dict[str, Any]) -> None:
+        for window in results["windows"].values():
+            window["per_video"] = {"001_PKA_1": window["per_video"]["001_PKA_1"]}
+
+    three = mask_results(tmp_path / "three1.json", 9), mask_results(tmp_path / "three2.json", 5)
+    one = [changed(path, tmp_path / f"m{number}.json", only_first) for number, path in enumerate(three, 1)]
+    page_of(tmp_path, *one, csv=tmp_path / "csv")
+    with (tmp_path / "csv" / "Masks_m1_json_and_m2" / "change_masks.csv").open() as file:
+        rows = {row["category"]: row for row in csv.DictReader(file)}
+    assert float(rows["drill"]["change"]) < 0
+    assert {row["more than chance"] for row in rows.values()} == {"no"}
+
+
 def test_a_number_that_no_axis_holds_is_damage(tmp_path: Path) -> None:
     def enlarged(content: dict[str, Any]) -> None:
         content["triplets"]["exact"]["predicates"]["holding"]["predicted"] = 10**308

@@ -65,6 +65,26 @@ def test_what_is_more_than_chance_does_not_depend_on_the_order_of_the_files(tmp_
     assert not touching.is_real
 
 
+def test_one_stretch_of_time_does_not_tell_chance(tmp_path: Path) -> None:
+    """Every draw from a single block is the same, so that its interval is a point, wherever that is."""
+    rare = [*TRUTH, ["nurse", "patient", "cutting"]]
+    found = []
+    for name, said in (("a", TRUTH[:1]), ("b", rare)):
+        path = graphs(tmp_path / f"{name}.json", said)
+        results = json.loads(path.read_text())
+        for frame in FRAMES[:5]:
+            results["samples"][frame]["truth"] = rare
+        path.write_text(json.dumps(results))
+        found.append(path)
+    comparison = compare(*found, mmor())
+    assert {one.name for one in comparison.scores["predicates"] if one.is_real} >= {"touching", "macro f1-score"}
+    (line,) = [line for line in str(comparison).splitlines() if line.startswith("cutting")]
+    assert line.endswith("of one block: chance unknown")
+
+    short = [graphs(tmp_path / f"{number}.json", said, FRAMES[:5]) for number, said in enumerate((TRUTH[:1], TRUTH))]
+    assert "more than chance" not in str(compare(*short, mmor()))
+
+
 def test_downstream_tasks_are_compared_by_who_answered(tmp_path: Path) -> None:
     comparison = compare(answers(tmp_path / "a.json", "saw: 3"), answers(tmp_path / "b.json", "cut: 3"), mmor())
     assert list(comparison.scores) == [
