@@ -156,6 +156,8 @@ def _fine_tuned(folder: Path) -> str:
 
 
 def _whole(folder: Path) -> str:
+    from scene_graph_generation.inputs.llama_tokens import LLAMA_FILE
+    from scene_graph_generation.inputs.tokens import FILE
     from scene_graph_generation.weights.base_models import VISION_BASE, is_ours, read_config, read_weights
 
     values = read_config(folder)
@@ -165,6 +167,8 @@ def _whole(folder: Path) -> str:
         kind = "scene-graph model, whole"
         modalities = values.get("modalities")
         reads = [f"reads: {', '.join(map(str, modalities))}"] if isinstance(modalities, list) else []
+        if not any((folder / name).is_file() for name in (FILE, LLAMA_FILE)):
+            needs = f"{FILE}, which is not here: copy it from where the model came"
     elif any(name.startswith("model.layers.") for name in state):
         kind = "base of scene-graph models: language model"
         vision = values.get("mm_vision_tower") or VISION_BASE

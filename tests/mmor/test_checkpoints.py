@@ -197,6 +197,14 @@ def test_a_cut_archive_leaves_nothing(tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
 
 
+def test_a_model_whose_tokenizer_is_missing_needs_it(tmp_path: Path) -> None:
+    shipped = Path(cli.__file__).parents[1] / "checkpoints" / "scene_graph_small"
+    copy = shutil.copytree(shipped, tmp_path / "copy")
+    assert "needs: nothing" in inspect(copy)
+    (copy / "tokenizer.json").unlink()
+    assert "needs: tokenizer.json" in inspect(copy)
+
+
 def test_models_are_told_by_their_content(tmp_path: Path) -> None:
     language, vision = write_bases(tmp_path)
     save_published(tmp_path / "x", fine_tuned(), str(language), "openai/clip-vit-large-patch14-336")
