@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from operating_room.doctor.findings import Severity
+from operating_room.domain.collection import SEPARATED_SPLITS
 from operating_room.domain.house import HOUSE_MODALITIES, SPLITS_FILE, house_fields
 from operating_room.domain.reading.nodes import near, read_yaml
 from operating_room.errors import UserError
@@ -103,8 +104,14 @@ def look_at_splits(root: Path, there: Collection[str]) -> Iterator[Told]:
         told = "is not there, so every take is one of your own (--split own)"
         yield Severity.NOTE, path, f"{path}: {told}; name the takes of train, val and test in it"
         return
-    for split, (_, listed) in read_yaml(path).named().items():
-        for name, item in listed.texts().items():
+    splits = {split: listed.texts() for split, (_, listed) in read_yaml(path).named().items()}
+    learnt = {name for split in SEPARATED_SPLITS for name in splits.get(split, ())}
+    for split, listed in splits.items():
+        for name, item in listed.items():
+            if name in there and name not in learnt:
+                told = f"take {name!r} is in none of {', '.join(SEPARATED_SPLITS)}, so its labels come in no relations"
+                advice = f"correct the name of {split}, or add the take to one of these"
+                yield Severity.GAP, path, str(item.error(f"{told}; {advice}"))
             if name not in there:
                 told = f"take {name!r} of {split} is not in {root / 'takes'}; add it, or take it out of the split"
                 yield Severity.GAP, path, str(item.error(told))

@@ -154,6 +154,10 @@ def _told(path: Path, temporary: Path) -> Generator[None]:
         own = about is None or isinstance(about, int) or Path(os.fsdecode(about)) in (path, temporary, *path.parents)
         if not own and not Path(os.fsdecode(about)).is_relative_to(temporary):
             raise UserError(f"{os.fsdecode(about)}: {reason}; needed for {path}") from error
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            for part in (path, *path.parents):
+                if os.path.isfile(part):
+                    raise UserError(f"{path}: cannot be written ({part} is a file); choose another folder") from error
         raise UserError(f"{path}: cannot be written ({reason}); check free space and permissions") from error
 
 

@@ -133,7 +133,10 @@ def read_camera(path: Path) -> DepthCamera:
         )
     except KeyError as error:
         raise UserError(f"{path}: is no camera file: {error.args[0]!r} is missing; {again(path)}") from error
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, AttributeError) as error:
+        told = "a list, null or text is where an object belongs"
+        raise UserError(f"{path}: is no camera file: {told}; {again(path)}") from error
+    except ValueError as error:
         raise UserError(f"{path}: is no camera file: {error}; {again(path)}") from error
 
 

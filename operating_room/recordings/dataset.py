@@ -164,10 +164,8 @@ class RecordedTake:
         except ValueError:
             position = -1
         if not 0 <= position < len(self.timepoints):
-            raise UserError(
-                f"{self.index_file}: has no timepoint {frame_id[:9]!r}, only 000000 to {len(self.timepoints) - 1:06d}; "
-                "choose one of these, or labels made for this index"
-            )
+            told = f"has no timepoint {frame_id[:40]!r}, only 000000 to {len(self.timepoints) - 1:06d}"
+            raise UserError(f"{self.index_file}: {told}; choose one of these, or labels made for this index")
         return self.timepoints[position]
 
     def elements(self, modality: str) -> Sequence[Any] | None:

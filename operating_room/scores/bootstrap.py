@@ -50,7 +50,9 @@ def block_sums(
 
 
 def intervals(names: Sequence[str], blocks: Int64[np.ndarray, "blocks names predicted"]) -> dict[str, Interval]:
-    """The interval of each of `statistics` that has support."""
+    """The interval of each of `statistics` that has support; of a single block none, as every draw is the same."""
+    if len(blocks) < 2:
+        return {}
     return _percentiles(tuple(names), _resampled(tuple(names), blocks))
 
 

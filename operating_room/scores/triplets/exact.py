@@ -62,8 +62,11 @@ class Exact:
 
     @cached_property
     def intervals(self) -> dict[str, dict[str, bootstrap.Interval]]:
-        """Of precision, recall and F1 of each predicate and of `micro`, where there is something to divide by."""
-        if not len(self.blocks):
+        """Of precision, recall and F1 of each predicate and of `micro`, where there is something to divide by.
+
+        A single block has none: every draw of it is the same.
+        """
+        if len(self.blocks) < 2:
             return {}
         weights = bootstrap.draws(len(self.blocks))
         sums = np.tensordot(weights, self.blocks, axes=1)

@@ -102,6 +102,7 @@ def test_what_is_not_there_is_said(data: Path) -> None:
     for words, expected in (
         ((MMOR_NAME, "3"), "has no timepoint '3', only 000000 to 000002"),
         ((MMOR_NAME, "x"), "has no timepoint 'x'"),
+        ((MMOR_NAME, "000009.json"), "has no timepoint '000009.json'"),
         (("nowhere", "0"), "no take nowhere; there are 001_4DOR, 001_PKA"),
         (("train", "0"), "no take train"),
     ):

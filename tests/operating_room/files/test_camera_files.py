@@ -94,7 +94,11 @@ def change(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (change("color_parameters", "c_x", value=5000.0), "outside of 2048x1536"),
         (change("depth_parameters", "width", value=0), "no number of pixels"),
         (change("is_valid", value=False), "not valid"),
-        (change("depth_parameters", value=[1, 2]), "is no camera file"),
+        (
+            change("depth_parameters", value=[1, 2]),
+            "is no camera file: a list, null or text is where an object belongs",
+        ),
+        (lambda file: file.update(value0=None), "is no camera file: a list, null or text is where an object belongs"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, spoil: Callable[[dict[str, Any]], Any], told: str) -> None:

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -194,8 +195,12 @@ def test_a_folder_takes_the_place_of_another_as_a_whole(tmp_path: Path) -> None:
         _half_written(folder / "half")
     assert os.listdir(tmp_path) == ["shards"]
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="file: cannot be written"), atomic_folder(tmp_path / "file"):
-        pass
+    for folder in (tmp_path / "file", tmp_path / "file" / "take"):
+        told = re.escape(f"{folder}: cannot be written ({tmp_path / 'file'} is a file); choose another folder")
+        with pytest.raises(UserError, match=told), atomic_folder(folder):
+            pass
+        with pytest.raises(UserError, match=re.escape(f"({tmp_path / 'file'} is a file)")):
+            write_text(folder / "x.json", "x")
 
 
 def test_json_never_holds_what_json_does_not_have(tmp_path: Path) -> None:

@@ -57,5 +57,9 @@ def test_difference_of_the_same_is_nothing_and_of_better_is_above_nothing() -> N
     assert difference_intervals(NAMES, wrong, right)["macro f1-score"][0] > 0
 
 
-def test_nothing_has_no_intervals() -> None:
+def test_nothing_has_no_intervals_and_a_single_block_neither() -> None:
     assert intervals(NAMES, block_sums([], confusions([0], [0])[:0])) == {}
+    truth = [0, 1] * (BLOCK // 2)
+    for count, known in ((BLOCK, False), (BLOCK + 1, True)):
+        judged = confusions([*truth, 0][:count], [0] * count)
+        assert bool(intervals(NAMES, block_sums(seconds(count), judged))) == known
