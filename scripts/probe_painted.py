@@ -3,8 +3,8 @@
 Usage: python scripts/probe_painted.py GROUND_TRUTH PREDICTIONS NAME...; GROUND_TRUTH is a file of `mmor panoptic
 evaluate --ground-truth FOLDER` (FOLDER/datasets/ground_truth_test.json), PREDICTIONS the folder inference/pan_pred of
 `mmor panoptic predict`, NAMEs are categories (default: the tools). Of each dataset and category: in how many pictures
-it is annotated, how large, and which of the named are painted within its box. Pictures have the size of the ground
-truth.
+it is annotated, how large, which of the named are painted within its box, and what share of its size as itself where it
+is. Pictures have the size of the ground truth.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main(ground_truth: Path, predictions: Path, names: tuple[str, ...]) -> None:
     label = {entry.label: entry.name for entry in domain.labels.categories}
     pictures: Counter[str] = Counter()
     painted_in: Counter[str] = Counter()  # pictures with any of the named
-    sizes, seen = defaultdict(list), defaultdict(Counter)
+    sizes, seen, found = defaultdict(list), defaultdict(Counter), defaultdict(list)
     folders = {video["video_id"]: video["video_folder"] for video in truth["videos"]}
     for video in truth["annotations"]:
         dataset = domain.find_take(folders[video["video_id"]]).dataset
@@ -40,7 +40,10 @@ def main(ground_truth: Path, predictions: Path, names: tuple[str, ...]) -> None:
             for segment in frame["segments_info"]:
                 if (name := category[segment["category_id"]]) in names:
                     x, y, width, height = segment["bbox"]
-                    there = {label[int(value)] for value in np.unique(painted[y : y + height, x : x + width])}
+                    box = [label[int(value)] for value in painted[y : y + height, x : x + width].flat]
+                    there = {*box}
+                    if name in there:
+                        found[dataset, name].append(box.count(name) / segment["area"])
                     sizes[dataset, name].append(segment["area"])
                     seen[dataset, name][", ".join(sorted(there & {*names})) or "none of them"] += 1
     for dataset, count in pictures.items():
@@ -48,7 +51,10 @@ def main(ground_truth: Path, predictions: Path, names: tuple[str, ...]) -> None:
         for name in names:
             if areas := sizes[dataset, name]:
                 told = "; ".join(f"{what} {often}" for what, often in seen[dataset, name].most_common())
-                print(f"  {name}: annotated in {len(areas)}, {np.mean(areas):.0f} px; painted in its box: {told}")
+                share = f"; as itself at {np.mean(of):.2f} of its size" if (of := found[dataset, name]) else ""
+                print(
+                    f"  {name}: annotated in {len(areas)}, {np.mean(areas):.0f} px; painted in its box: {told}{share}"
+                )
 
 
 if __name__ == "__main__":

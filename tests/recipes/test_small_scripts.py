@@ -140,7 +140,7 @@ def test_a_bundled_segmenter_has_the_test_settings_of_its_training(tmp_path: Pat
 def test_what_is_painted_where_a_tool_is_annotated_is_told(tmp_path: Path) -> None:
     colors = {category.name: category.color for category in mmor().labels.categories}
     segment = {"category_id": 1, "area": 6, "bbox": [1, 1, 3, 2]}
-    frames = [{"file_name": f"{number}.jpg", "segments_info": [segment]} for number in range(3)]
+    frames = [{"file_name": f"{number}.jpg", "segments_info": [segment]} for number in range(4)]
     truth = {
         "categories": [{"id": 1, "name": "saw"}],
         "videos": [{"video_id": "002_4DOR_1", "video_folder": "export_holistic_take2_processed"}],
@@ -148,17 +148,18 @@ def test_what_is_painted_where_a_tool_is_annotated_is_told(tmp_path: Path) -> No
     }
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     (tmp_path / "002_4DOR_1").mkdir()
-    for number, painted in enumerate(("drill", "drill", "patient")):
+    for number, (painted, right) in enumerate((("drill", 4), ("drill", 4), ("patient", 4), ("saw", 3))):
         picture = Image.new("RGB", (6, 4))
-        picture.paste(colors[painted], (1, 1, 4, 3))
+        picture.paste(colors[painted], (1, 1, right, 3))
         picture.paste(colors["hammer"], (5, 3, 6, 4))  # elsewhere
         picture.save(tmp_path / "002_4DOR_1" / f"{number}.png")
     command = [sys.executable, "scripts/probe_painted.py", tmp_path / "truth.json", tmp_path]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
-        "4DOR: 3 pictures, 3 in which any of them is painted",
-        "  saw: annotated in 3, 6 px; painted in its box: drill 2; none of them 1",
+        "4DOR: 4 pictures, 4 in which any of them is painted",
+        "  saw: annotated in 4, 6 px; painted in its box: drill 2; none of them 1; saw 1; "
+        "as itself at 0.67 of its size",
     ]
 
 
