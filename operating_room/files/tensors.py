@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path
-from operating_room.files.raw_files import is_utf8, utf8_path
+from operating_room.files.raw_files import is_utf8, require, utf8_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,10 +95,12 @@ def read_vector(path: Path, width: int | None = None) -> Tensor:
     """The audio embedding of a file; float32, not the mapped file itself. Any width if none is asked for.
 
     Raises:
-        UserError: the file is damaged, holds something else, a vector of another length, or values that are no number.
+        UserError: the file is missing, damaged, holds something else, a vector of another length, or values that are no
+            number.
     """
     import torch
 
+    require(path, "`mmor scene-graph preprocess audio-embeddings`")
     try:
         stored = read_pickle(path)
         _require_checksums(path)

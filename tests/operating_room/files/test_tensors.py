@@ -156,6 +156,12 @@ def test_what_is_no_vector_though_it_has_the_numbers_of_one(tmp_path: Path, stor
             read_vector(tmp_path / "a.pt", width)
 
 
+def test_a_vector_that_is_not_there_is_not_called_damaged(tmp_path: Path) -> None:
+    """Whoever trained with another --data than the samples were made of was told to delete a file that is not there."""
+    with pytest.raises(UserError, match=r"a\.pt: no such file; `mmor .* audio-embeddings` makes it"):
+        read_vector(tmp_path / "a.pt")
+
+
 def test_every_flipped_bit_of_a_vector_is_seen(tmp_path: Path) -> None:
     vector, path = torch.linspace(-1, 1, 64), tmp_path / "a.pt"
     torch.save(vector, path)
