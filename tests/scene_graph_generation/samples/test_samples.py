@@ -95,6 +95,9 @@ def test_what_no_record_has_is_told(root: Path) -> None:
     assert told("PC", "SPEECH") == []
     shutil.rmtree(root / "MM-OR_data" / "take_audio_embeddings_per_timepoint")
     assert told() == ["no record has AUDIO; `mmor scene-graph preprocess audio-embeddings` makes it", masks]
+    # A training file was named after robot logs that nobody had put into the dataset.
+    (logs,) = told("PC", "ROBOTLOG")
+    assert logs.startswith("no record has ROBOTLOG; ")
 
 
 def test_permutations_reorder_the_relations(root: Path) -> None:
