@@ -97,6 +97,8 @@ def load_split(relations: Path | None, split: str, dataset: Dataset) -> list[Sam
 
     path = split_file(relations or dataset.root, split)
     on_disk = {take.sample_name for take in dataset.takes()}
+    if relations is None and not path.exists() and not dataset.select(split):
+        raise UserError(f"{path}: no such file, and no take in {dataset.root} is of the split {split}; choose another")
     require(path, f"give its folder as --relations, or `mmor data convert-relations {dataset.root}`")
     found = load_samples(path)
     if not found:

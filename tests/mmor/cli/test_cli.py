@@ -151,6 +151,11 @@ def test_relations_are_written_where_the_next_command_looks(
     assert run("scene-graph", "samples", *arguments[:3], "train", *arguments[4:]) == 2
     said = capsys.readouterr().err
     assert "relationships_train.json: holds no timepoint; make it again" in said
+    # convert-relations writes none of a split of one's own without takes: it is no advice.
+    assert run("scene-graph", "samples", *arguments[:3], "own", *arguments[4:]) == 2
+    said = capsys.readouterr().err
+    assert "no take in" in said
+    assert "convert-relations" not in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["recordings", "samples"]
 
 
