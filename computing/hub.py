@@ -24,6 +24,6 @@ def hub_errors(repository: str) -> Generator[None]:
     except (errors.HTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{repository}: cannot be fetched from the model hub ({reason[:120]}); check the connection and run "
+            f"{repository}: cannot be fetched from the model hub ({reason}); check the connection and run "
             "it again, or give a local copy"
         ) from error

@@ -248,7 +248,8 @@ def prepare(videos: Sequence[Video], folder: Path, name: str, size: Size = CANVA
         print(f"{told}: in {len(there)} masks, first {there[0]}", file=sys.stderr)
     if bad:
         print(*bad, sep="\n", file=sys.stderr)
-        raise UserError(f"{len(bad)} of {len(jobs)} masks cannot be used, the others are prepared; first: {bad[0]}")
+        others = ", the others are prepared" if len(bad) < len(jobs) else ""
+        raise UserError(f"{len(bad)} of {len(jobs)} masks cannot be used{others}; first: {bad[0]}")
     content = ground_truth(videos, records, size)
     write_json(path, content)
     index.add({(path,): whole})

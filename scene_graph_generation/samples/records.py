@@ -236,13 +236,15 @@ def choose_modalities(names: str | None, domain: Domain) -> tuple[str, ...]:
     None means all that takes of the domain can have, without what most of them lack; of MM-OR the published ones.
 
     Raises:
-        UserError: there is no such modality.
+        UserError: takes of the domain have no such modality.
     """
-    possible = {row.training for c in domain.collections for row in modalities_of(domain, c) if not row.optional}
-    usual = [name for name in MODALITIES if name in possible]
+    rows = [row for c in domain.collections for row in modalities_of(domain, c)]
+    possible = [name for name in MODALITIES if name in {row.training for row in rows}]
+    usual = [name for name in possible if name in {row.training for row in rows if not row.optional}]
     wanted = usual if names is None else [name.strip().upper() for name in names.split(",")]
-    if unknown := [name for name in wanted if name not in MODALITIES]:
-        raise UserError(f"modality {unknown[0]!r} does not exist; choose from {','.join(MODALITIES)}")
+    if unknown := [name for name in wanted if name not in possible]:
+        told = f"modality {unknown[0]!r} does not exist in domain {domain.name}"
+        raise UserError(f"{told}; choose from {','.join(possible)}")
     return tuple(name for name in MODALITIES if name in wanted)
 
 

@@ -172,6 +172,9 @@ def test_samples_of_some_modalities(root: Path) -> None:
     result = samples(root, "--modalities", "SMELL")
     assert isinstance(result.exception, UserError)
     assert "modality 'SMELL' does not exist" in str(result.exception)
+    result = samples(root, "--modalities", "AZURE,GAZE")  # of another domain
+    assert "modality 'GAZE' does not exist in domain mmor; choose from AZURE," in str(result.exception)
+    assert "EGO" not in str(result.exception)
 
 
 def test_labels_of_unknown_frames_and_damaged_files_are_left_out(root: Path) -> None:

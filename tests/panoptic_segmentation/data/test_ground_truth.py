@@ -230,6 +230,11 @@ def test_a_mask_that_is_a_link_to_nothing_costs_itself(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"1 of 3 masks .* the others are prepared"):
         prepare([video], tmp_path / "out", "truth", (16, 12))
     assert video.prepared(tmp_path / "out")[1].exists()
+    for mask in video.masks():
+        mask.unlink(missing_ok=True)
+        mask.write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"3 of 3 masks cannot be used; first: "):
+        prepare([video], tmp_path / "out", "truth", (16, 12))
 
 
 def test_lost_pictures_and_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
