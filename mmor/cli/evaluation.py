@@ -279,6 +279,7 @@ def _wandb_log(project: str, name: str) -> Callable[[tuple[Any, ...]], None]:
     def log(row: tuple[Any, ...]) -> None:
         step, *scores = row
         # The final model has no step of its own: it is logged behind the last checkpoint.
-        run.log(dict(zip(COLUMNS[1:], scores)), step=step if isinstance(step, int) else None)
+        known = {name: score for name, score in zip(COLUMNS[1:], scores) if score is not None}
+        run.log(known, step=step if isinstance(step, int) else None)
 
     return log

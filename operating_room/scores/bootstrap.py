@@ -81,8 +81,11 @@ def percentiles(values: Float64[np.ndarray, " resamples"]) -> Interval | None:
 
 
 def describe(intervals: Mapping[str, Interval], name: str) -> str:
-    """`[0.123, 0.456]`, or nothing where there is no interval."""
-    return "[{:.3f}, {:.3f}]".format(*intervals[name]) if name in intervals else ""
+    """`[0.123, 0.456]` and what it is, or that there is none."""
+    blocks = f"blocks of {BLOCK} timepoints"
+    if name not in intervals:
+        return f"(no interval: it takes several {blocks})"
+    return "[{:.3f}, {:.3f}]".format(*intervals[name]) + f" ({LEVEL} % bootstrap over {blocks})"
 
 
 def _resampled(

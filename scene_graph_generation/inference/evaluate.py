@@ -76,11 +76,10 @@ class Evaluation:
 
     def __str__(self) -> str:
         macro = self.scores.overall.macro_f1
-        certainty = f"Macro F1 {macro:.4f} {bootstrap.describe(self.intervals, 'macro f1-score')}"
         seen = "" if self.seen is None else f"{self.seen}\n"
-        blocks = f"{bootstrap.LEVEL} % bootstrap over blocks of {bootstrap.BLOCK} timepoints"
+        certainty = bootstrap.describe(self.intervals, "macro f1-score")
         both = "" if self.egoexor is None else f"{self.egoexor}\n"
-        return f"{self.scores}\n{self.details}\n{both}{seen}{certainty} ({blocks})"
+        return f"{self.scores}\n{self.details}\n{both}{seen}Macro F1 {macro:.4f} {certainty}"
 
 
 def evaluate(samples: Sequence[Sample], predictions: Path, domain: Domain, out: Path | None = None) -> SceneGraphScores:

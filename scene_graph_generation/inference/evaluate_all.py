@@ -23,7 +23,7 @@ FINAL = "final"  # the "step" of the model that the training ended with
 FOLDER = "evaluation"  # of results, in the folder of a training
 _WEIGHTS = ("*.safetensors", "adapter_model.bin", "non_lora_trainables.bin", "pytorch_model*.bin")
 _MODEL = (*_WEIGHTS, "config.json", "adapter_config.json", "tokenizer.json", "tokenizer.model")
-Row = tuple[int | float | str, ...]
+Row = tuple[int | float | str | None, ...]
 
 
 @dataclass
@@ -211,8 +211,8 @@ def _row(step: int | str, path: Path) -> Row:
     results: Any = read_json(path)
     try:
         overall = results["overall"]
-        low, high = overall["intervals"]["macro f1-score"]
+        low, high = overall["intervals"].get("macro f1-score", (None, None))  # a single block has no interval
         macro = overall["macro"]
         return step, macro["f1-score"], low, high, macro["precision"], macro["recall"], overall["samples"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: is no results file of an evaluation; delete it and evaluate again") from error

@@ -7,7 +7,7 @@ import random
 import numpy as np
 
 from operating_room.graphs.scene_graph import Sample
-from operating_room.scores.bootstrap import BLOCK, block_sums, difference_intervals, intervals
+from operating_room.scores.bootstrap import BLOCK, block_sums, describe, difference_intervals, intervals
 from operating_room.scores.reports import Report
 
 NAMES = ("a", "b", "never")
@@ -62,4 +62,6 @@ def test_nothing_has_no_intervals_and_a_single_block_neither() -> None:
     truth = [0, 1] * (BLOCK // 2)
     for count, known in ((BLOCK, False), (BLOCK + 1, True)):
         judged = confusions([*truth, 0][:count], [0] * count)
-        assert bool(intervals(NAMES, block_sums(seconds(count), judged))) == known
+        found = intervals(NAMES, block_sums(seconds(count), judged))
+        assert bool(found) == known
+        assert ("no interval" in describe(found, "accuracy")) != known
