@@ -231,7 +231,7 @@ def prepare(videos: Sequence[Video], folder: Path, name: str, size: Size = CANVA
         partial(_prepare_frame, size=size, labels=labels), list(jobs.values()), workers, "ground truth", chunk=16
     )
     try:
-        for job, found in zip(jobs.values(), results):
+        for job, found in zip(jobs.values(), results, strict=True):  # or progress would end before the last one
             if isinstance(found, str):
                 bad.append(found)
                 continue

@@ -137,7 +137,8 @@ def read_patched(
         takes.setdefault(take, []).append((frame, None if pictures is None else pictures[take, frame]))
     read = partial(_read_take, dataset.root, dataset.domain, grid, left_out is not None)
     groups: dict[int, list[tuple[tuple[str, str], _Known]]] = {}
-    for take, found in zip(takes, in_workers(read, list(takes.items()), workers, "views and their patches")):
+    results = in_workers(read, list(takes.items()), workers, "views and their patches")
+    for take, found in zip(takes, results, strict=True):  # or progress would end before the last one
         for (frame, _), one in zip(takes[take], found):
             if isinstance(one, str):
                 assert left_out is not None

@@ -223,6 +223,16 @@ def test_files_of_ours_that_are_damaged_are_made_again(tmp_path: Path, name: str
     assert json.loads(ground_truth_path(tmp_path / "out", "truth").read_text()) == first
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_progress_goes_to_the_last_mask(
+    tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("operating_room.work.progress._FIRST", 0.0)  # short work is not shown otherwise
+    videos = find_videos(write_take(tmp_path / "data", 4), [TAKE])
+    prepare(videos, tmp_path / "out", "truth", (16, 12), workers=workers)
+    assert "ground truth 3/3" in capsys.readouterr().err
+
+
 def test_a_mask_that_is_a_link_to_nothing_costs_itself(tmp_path: Path) -> None:
     (video,) = find_videos(write_take(tmp_path / "data", 4), [TAKE])
     video.masks()[0].unlink()
