@@ -140,11 +140,13 @@ def test_open_generation_and_given_pairs_by_hand() -> None:
 
 
 def test_everything_is_in_the_json_with_its_definition() -> None:
-    told = json.loads(json.dumps(details(take(*during(DRILL, 9, (3, 6))), during(DRILL, 9, (4, 6))).to_json()))
+    told = json.loads(json.dumps(details(take(*during(DRILL, 40, (3, 6))), during(DRILL, 40, (4, 6))).to_json()))
     assert told.keys() <= DEFINITIONS.keys()
     assert told["segments"]["predicates"]["drilling"]["f1@50"] == 1
     assert told["delays"]["all"]["median"] == 1
     assert told["exact"]["predicates"]["drilling"]["intervals"].keys() == {"precision", "recall", "f1-score"}
+    of_one_block = details(take(*during(DRILL, 9, (3, 6))), during(DRILL, 9, (4, 6))).to_json()
+    assert of_one_block["exact"]["predicates"]["drilling"]["intervals"] == {}
 
 
 takes = st.lists(graphs, min_size=1, max_size=12)
