@@ -108,10 +108,10 @@ def look_at_splits(root: Path, there: Collection[str]) -> Iterator[Told]:
     learnt = {name for split in SEPARATED_SPLITS for name in splits.get(split, ())}
     for split, listed in splits.items():
         for name, item in listed.items():
-            if name in there and name not in learnt:
-                told = f"take {name!r} is in none of {', '.join(SEPARATED_SPLITS)}, so its labels come in no relations"
-                advice = f"correct the name of {split}, or add the take to one of these"
-                yield Severity.GAP, path, str(item.error(f"{told}; {advice}"))
             if name not in there:
                 told = f"take {name!r} of {split} is not in {root / 'takes'}; add it, or take it out of the split"
                 yield Severity.GAP, path, str(item.error(told))
+            elif name not in learnt:
+                told = f"take {name!r} is in none of {', '.join(SEPARATED_SPLITS)}, so its labels come in no relations"
+                advice = f"correct the name of {split}, or add the take to one of these"
+                yield Severity.GAP, path, str(item.error(f"{told}; {advice}"))

@@ -43,7 +43,7 @@ class Difference:
 
     @property
     def is_real(self) -> bool:
-        """More than chance: the interval does not hold 0."""
+        """More than chance: the interval, of more than one block, does not hold 0."""
         low, high = self.interval
         return self.blocks > 1 and (low > 0 or high < 0)
 
@@ -78,8 +78,8 @@ class Comparison:
                 change = (
                     f"{one.first:>8.4f}{one.second:>8.4f}{one.second - one.first:>+9.4f}   [{low:+.4f}, {high:+.4f}]"
                 )
-                told = "  more than chance" if one.is_real else "  of one block: chance unknown"
-                lines.append(f"{one.name:<40}{change}{told if one.is_real or one.blocks < 2 else ''}")
+                told = "  of one block: chance unknown" if one.blocks < 2 else "  more than chance" * one.is_real
+                lines.append(f"{one.name:<40}{change}{told}")
         return "\n".join(lines)
 
 

@@ -4,8 +4,8 @@ Views are decoded once and stay in memory, on the GPU if there is one, so that a
 answers is thrown away afterwards; tower, pooler and projector stay.
 
 And teach the mask encoder what is in a mask: a held tool is one to five of its 1024 cells, and which tool it is
-tells the deed. An encoder of five strided convolutions that learns from triplets alone learns instead where large
-things stand in the rooms that it is shown (docs/results.md, "What is in a mask").
+tells the deed. As they are drawn usually, five strided convolutions tell deeds in rooms that they have not seen no
+better than a count of cells does (docs/results.md, "What is in a mask").
 """
 
 from __future__ import annotations

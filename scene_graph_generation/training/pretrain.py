@@ -196,12 +196,13 @@ def _pretrain(
         return f1_of(torch.cat(said), truth[asked] > 0) if said else {}
 
     encoder, readout = model.pooler.mask_encoder, None
-    looks, reasons = usable_looks(samples, generator.sample(taught, min(_MEASURED, len(taught))), False, False)
-    bad.usable([], reasons)
-    if encoder is not None and (masks := _masks_of(looks.values())):
-        if from_nothing:
-            draw_by_size(encoder, masks)
-        readout = contents_readout(masks, model.settings.vision.width, model.settings.labels).to(device)
+    if encoder is not None:
+        looks, reasons = usable_looks(samples, generator.sample(taught, min(_MEASURED, len(taught))), False, False)
+        bad.usable([], reasons)
+        if masks := _masks_of(looks.values()):
+            if from_nothing:
+                draw_by_size(encoder, masks)
+            readout = contents_readout(masks, model.settings.vision.width, model.settings.labels).to(device)
     heads = nn.ModuleList([head] if readout is None else [head, readout])
     model.train()
     # A tower that was taught its patches stays as it is: if it moves with the pooler behind it, that does not learn to
