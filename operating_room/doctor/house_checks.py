@@ -11,6 +11,7 @@ from pathlib import Path
 
 from operating_room.doctor.findings import Severity
 from operating_room.domain.collection import SEPARATED_SPLITS
+from operating_room.domain.domain import Domain
 from operating_room.domain.house import HOUSE_MODALITIES, SPLITS_FILE, house_fields
 from operating_room.domain.reading.nodes import near, read_yaml
 from operating_room.errors import UserError
@@ -26,6 +27,24 @@ _PLACES = {
     for kind in ("files", "take_files")
     for pattern in house_fields((), (name,))[kind].values()
 }
+
+
+def look_at_labels(domain: Domain, root: Path) -> Iterator[Told]:
+    """What a domain says of masks and probably does not mean.
+
+    A category that is no entity but nearly one which has no masks: graphs and masks then speak of two things. Masks of
+    more pictures than a timepoint has: the model is always shown less than that.
+    """
+    labels = domain.labels
+    unmasked = [name for name in domain.language.entities if name not in labels.by_entity]
+    for category in labels.categories:
+        if category.entity not in domain.language.entities and (meant := near(category.entity, unmasked)):
+            told = f"category {category.name!r} of masks is no entity of graphs{meant}, and that entity has no masks"
+            yield Severity.NOTE, root, f"{root}: domain {domain.name}: {told}"
+    cameras = max((len(collection.cameras) for collection in domain.collections), default=0)
+    if labels.masks > cameras:
+        told = f"labels: masks are of {labels.masks} pictures of a timepoint, which has {cameras} at most"
+        yield Severity.NOTE, root, f"{root}: domain {domain.name}: {told}"
 
 
 def look_at_take(recorded: RecordedTake) -> Iterator[Told]:

@@ -91,9 +91,10 @@ def require_domain(made: Path, domain: Domain, note: DomainNote | None = None) -
 def _other_domain(
     made: Path | str, there: str, domain: Domain, differences: Sequence[str], advice: str = ""
 ) -> UserError:
+    names = f"{there} (there) instead of {domain.name} (here)" if there != domain.name else f"both are called {there}"
     return UserError(
         one_line(
-            f"{made}: was made for another domain than that of the takes, {there} (there) instead of {domain.name} "
-            f"(here): {'; '.join(differences)}. Choose one made for this domain{advice and f', {advice}'}"
+            f"{made}: was made for another domain than that of the takes, {names}: {'; '.join(differences)}. Choose "
+            f"one made for this domain{advice and f', {advice}'}"
         )
     )

@@ -54,6 +54,17 @@ def test_complete_takes_only_lack_what_preprocessing_makes(root: Path) -> None:
     assert not {"tracker", "screen", "robot"} & set(header)  # what this room cannot have
 
 
+def test_what_a_domain_says_of_masks_and_hardly_means_is_told(root: Path) -> None:
+    """A misspelt category passed: nothing in a graph was then ever in a mask."""
+    assert "name: pan," in DOMAIN
+    (root / "domain.yaml").write_text(DOMAIN.replace("name: pan,", "name: pann,").replace("masks: 2", "masks: 5"))
+    wrong, many = told(check(Dataset(root)), Severity.NOTE)
+    assert wrong.startswith(f"{root}: domain kitchen: category 'pann' of masks is no entity of graphs (is it pan?)")
+    assert many == f"{root}: domain kitchen: labels: masks are of 5 pictures of a timepoint, which has 4 at most"
+    (root / "domain.yaml").write_text(DOMAIN.replace("name: stove,", "name: pan_lid,"))  # beside the pan's own
+    assert not told(check(Dataset(root)), Severity.NOTE)
+
+
 def test_a_camera_that_was_not_used_is_no_gap_and_a_lost_picture_is(root: Path) -> None:
     for path in (root / SOUP / "views" / "door").iterdir():
         path.unlink()

@@ -13,6 +13,7 @@ import yaml
 from operating_room.domain import collection
 from operating_room.domain.collection import Collection, Slots, Take
 from operating_room.domain.domain import Domain, bundled, find_domain, mmor
+from operating_room.domain.stored import require_same
 from operating_room.errors import UserError
 from tests.operating_room.domain.tiny_domains import TEXT
 
@@ -72,6 +73,10 @@ def test_a_predicate_makes_another_domain(tmp_path: Path) -> None:
     assert other.digest != domain.digest
     assert other.differences(domain) == ["predicates: only here: hugging", "levels: only here: hugging"]
     assert domain.differences(other) == ["predicates: only there: hugging", "levels: only there: hugging"]
+    with pytest.raises(UserError) as refused:
+        require_same("model", domain, other)
+    told = f"another domain than that of the takes, both are called {domain.name}: predicates: only here: hugging"
+    assert told in str(refused.value)  # it was "x (there) instead of x (here)"
 
 
 def test_many_differences_are_told_in_short() -> None:
