@@ -33,12 +33,17 @@ def overlay(dataset: Dataset, out: Path) -> Dataset:
     Called again, it links what has come since; files that were made in `out` stay.
 
     Raises:
-        UserError: `out` is the dataset itself or in it, holds something else, or cannot be written.
+        UserError: `out` is the dataset itself, in it or what it links to, holds something else, or cannot be written.
     """
     for name, root in dataset.roots.items():
         places = (out, out / dataset.domain.collection(name).root)
         if any(Path(os.path.realpath(place)).is_relative_to(os.path.realpath(root)) for place in places):
             raise UserError(f"{out}: is the dataset itself, or in it; leave out --out, or give another folder")
+        linked = {Path(os.path.realpath(entry)).parent for entry in root.iterdir() if entry.is_symlink()}
+        if linked & {Path(os.path.realpath(place)) for place in places}:
+            raise UserError(
+                f"{root}: has links into {out}, as --out makes them; are --data and --out the wrong way round?"
+            )
     for name, root in dataset.roots.items():
         collection = dataset.domain.collection(name)
         target, folders = out / collection.root, written(collection)

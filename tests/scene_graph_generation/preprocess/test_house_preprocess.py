@@ -92,6 +92,17 @@ def test_a_folder_inside_of_the_room_is_refused(dataset: Dataset, folder: str) -
     assert set(dataset.root.rglob("*")) == before  # and a dataset within a dataset is not begun
 
 
+def test_data_and_out_the_wrong_way_round_are_told(dataset: Dataset, tmp_path: Path) -> None:
+    """What was made in the one came into the other as links to it."""
+    made = overlay(dataset, tmp_path / "beside")
+    assert preprocess_transcripts(made, takes(made)).require() == FRAMES
+    before = set(dataset.root.rglob("*"))
+    with pytest.raises(UserError, match="are --data and --out the wrong way round"):
+        overlay(made, dataset.root)
+    assert set(dataset.root.rglob("*")) == before
+    overlay(made, tmp_path / "third")  # beside both
+
+
 def test_a_folder_beside_reads_as_the_room_itself(dataset: Dataset, tmp_path: Path) -> None:
     made = overlay(dataset, tmp_path / "beside")
     assert preprocess_transcripts(made, takes(made)).require() == FRAMES

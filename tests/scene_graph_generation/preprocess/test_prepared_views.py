@@ -283,6 +283,8 @@ def test_a_dataset_that_cannot_be_written_gets_its_views_elsewhere(
     write(root / "relationships_train.json", b"[]")  # beside the datasets
     assert preprocess_views(overlay(Dataset(root), out), [TAKE], SIZE).require() == SHOWN[TAKE]
     assert (out / "relationships_train.json").read_text() == "[]"
+    with pytest.raises(UserError, match="are --data and --out the wrong way round"):
+        overlay(Dataset(out), root)
     assert not list(root.rglob(FOLDER))
     expected = anew(pictures(root))
     with monkeypatch.context() as patch:
