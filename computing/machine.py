@@ -66,6 +66,8 @@ def meet() -> None:
     if share().processes == 1:
         return
     _require_place()
+    # Where a cluster has not said it, each process on a GPU would be alone for accelerate: as many trainings.
+    os.environ.setdefault("LOCAL_RANK", str(share().local_rank))
     if choose_device().type == "cpu":
         _join()
 

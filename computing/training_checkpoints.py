@@ -32,7 +32,7 @@ from operating_room.files.atomic import require_folder
 from operating_room.files.locks import BUSY
 from operating_room.files.raw_files import brief, read_bytes, visible
 from operating_room.files.tensors import read_safetensors
-from operating_room.work.processes import is_first, share
+from operating_room.work.processes import is_first, machines, processes_here, share
 
 CHECKPOINT = "checkpoint-"
 _OF_WRITERS = ("Writer", "inline_container", "iostream")  # torch's writer of files has no exception of its own
@@ -237,6 +237,8 @@ def _fault(path: Path, deepspeed: bool, same_processes: bool, processes: int) ->
     there = {file.name for file in path.glob("rng_state*.pth")}
     if not same_processes:
         states = [state for state in states if state in there]
+    elif processes == share().processes and machines() > 1 and there == _states_of_this_machine():
+        states = sorted(there)  # those of the others lie on the disks of their machines
     elif there and there != set(states):  # more, too: half of the processes would look at the samples in other steps
         return f"{path}: is of another number of processes than {processes}; use as many"
     if deepspeed != (path / _LATEST).is_file():
@@ -255,6 +257,12 @@ def _fault(path: Path, deepspeed: bool, same_processes: bool, processes: int) ->
     except UserError as error:
         return str(error)
     return next((fault for file in pickles if (fault := _fault_of_pickle(file)) is not None), None)
+
+
+def _states_of_this_machine() -> set[str]:
+    """What is random of the processes of this start that run here, each in a file."""
+    first = share().rank - share().local_rank
+    return {f"rng_state_{rank}.pth" for rank in range(first, first + processes_here())}
 
 
 def _of_deepspeed(path: Path, processes: int) -> list[Path]:

@@ -1,79 +1,111 @@
 #!/usr/bin/env bash
 # Train the two small models that come with the package, from nothing: simulate, train both stages, score on held-out takes.
-# About 8 hours on 2 cores (estimated from its parts; more than the 6 CPU hours that were aimed at). Usage: bash scripts/train_small.sh [FOLDER]   (default: output/small)
+# About 2 hours on 2 cores (docs/results.md, "One script"). Usage: bash scripts/train_small.sh [FOLDER]   (default: output/small)
 # What is finished is kept: after an interruption, run it again.
 source "$(dirname "$0")/environment.sh"
-export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
+export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+# With the malloc of the C library a training becomes slower the longer it runs (docs/performance.md).
+jemalloc=$(PATH=$PATH:/sbin ldconfig -p 2>/dev/null | sed -n 's/.*=> \(.*libjemalloc\.so\.2\)$/\1/p' | head -n 1) || true
+[ -z "$jemalloc" ] || export LD_PRELOAD=$jemalloc
+# What has the machine to itself: two processes, one for each core, or one on a GPU; in a training with as many samples in a step.
+together=(--gpus 2)
+batch=8
+if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
+    together=()
+    batch=16
+fi
 work=${1:-output/small}
 data=$work/data
 mkdir -p "$work"
-
-for split in train val test; do
-    mmor data synthesize --out "$data" --take $split --seconds 120 --seed 0
-done
-# Both stages need more rooms: own takes in the form of MM-OR and of 4D-OR. 20 more surgeries without pictures teach stage 2
-# sound, speech, robot screen and tracker; they take seconds to write.
-own=$(seq -f "--take %g_SIM" 101 123; seq -f "--take %g_4DOR" 101 133)
-mmor data synthesize --out "$data" $own --seconds 120 --seed 0
-hear() { # first and last number: surgeries without pictures
-    for number in $(seq "$1" "$2"); do
-        take=$(printf T%03d_SIM "$number")
-        mmor data synthesize --out "$data" --take "$take" --seconds 120 --seed $((1000 + number)) --without-cameras "$take"
-        own="$own --take $take"
-    done
+say() { # and how much CPU time what is finished took, of this run
+    times >"$work/times.txt" # not through a pipe: that would ask of another shell
+    local cpu
+    cpu=$(awk 'END { gsub(/[ms]/, " "); printf "%.0f", $1 + $3 + ($2 + $4) / 60 }' "$work/times.txt")
+    echo "$(date +%T) $cpu CPU min: $*" | tee -a "$work/progress.txt"
 }
-hear 0 19
+takes() { seq -f "--take %g_SIM" "$1" "$2" && seq -f "--take %g_4DOR" "$3" "$4"; } # first and last of MM-OR, of 4D-OR
 
-# Stage 2 learns from annotated masks, so that both stages can be trained at the same time, one core each.
-learn() { # folder of the model, splits to learn from, further options
-    [ -e "$work/$1/model.safetensors" ] && return
-    mmor data convert-relations "$data" --out "$data"
-    mmor scene-graph preprocess all --data "$data" --take train $own --audio-encoder mel --from-annotations
-    for split in train own; do
-        mmor scene-graph samples --data "$data" --relations "$data" --out "$work/$1" --temporal --no-temporal-augmentation \
-            --permutations 1 --split $split
-    done
-    mmor scene-graph train --config configs/scene_graph/small.yaml --data "$data" --out "$work/$1" \
-        --samples "$work/$1"/train_1perm_*.json --samples "$work/$1"/own_1perm_*.json "${@:2}"
+say "simulating"
+# Both stages learn from the train split and from 100 short surgeries, in which every deed and every tool is seen.
+short=$(takes 501 545 501 555)
+mmor data synthesize --out "$data" --take train --seconds 120 --seed 0
+mmor data synthesize --out "$data" $short --seconds 40 --seed 11
+
+# Stage 2 first learns from annotated masks, so that both stages can be trained at the same time, one core each. In small pictures
+# it gets more surgeries with cameras alone, and some in which sterility is broken often; others without pictures, which take
+# seconds to write, teach sound, speech, robot screen and tracker. All own takes of a folder are learnt from: stage 1 has its own.
+pictures=$work/pictures
+[ -e "$pictures" ] || { rm -rf "$pictures.part" && cp -al "$data" "$pictures.part" && mv "$pictures.part" "$pictures"; }
+prepare() { mmor scene-graph preprocess all --audio-encoder mel "$@"; }
+samples() { # data, folder, split, records of a timepoint
+    mmor data convert-relations "$1" --out "$2"
+    mmor scene-graph samples --data "$1" --relations "$2" --out "$2" --split "$3" --permutations "$4" --temporal \
+        --no-temporal-augmentation --stale-memory 0.5 --repeat-rare 0.1
+}
+learn() { # folder of the model, further options
+    mmor scene-graph train --config configs/scene_graph/small.yaml --data "$data" --out "$work/$1" "${@:2}"
+    say "$1 is trained"
+}
+annotated=$work/scene_graph_first
+first() {
+    [ ! -e "$annotated/model.safetensors" ] || return 0
+    heard=$(takes 1000 1029 1 0)
+    mmor data synthesize --out "$data" $(takes 1 0 601 724) --seconds 40 --seed 14 --size 160x120 --workers 1
+    mmor data synthesize --out "$data" $(takes 601 645 1 0) --seconds 60 --seed 13 --size 160x120 --breaches 8 --workers 1
+    mmor data synthesize --out "$data" $heard ${heard//--take/--without-cameras} --seconds 120 --seed 15 --workers 1
+    say "simulated, for stage 2"
+    prepare --data "$data" --take train $short $(takes 601 645 601 724) $heard --from-annotations --workers 1
+    samples "$data" "$annotated" train 1
+    samples "$data" "$annotated" own 1
+    say "prepared, for stage 2"
+    learn scene_graph_first --samples "$annotated"/train_1perm_*.json --samples "$annotated"/own_1perm_*.json
 }
 # It is a process group of its own, which ends with this script, also by Ctrl-C, and fails with it.
 set -m
-learn scene_graph_first &
+first &
 first=$!
 set +m
 trap 'kill -- "-$first" 2>/dev/null || true' EXIT
-# Stage 1 learns single frames with coarse masks first, at half the time per step, then clips with fine masks in more rooms,
-# then those of short surgeries, in which every deed and every tool is seen, in the size in which pictures come.
-short=$(seq -f "--take %g_SIM" 501 545; seq -f "--take %g_4DOR" 501 555)
+# Stage 1 learns single frames with coarse masks first, then clips with fine masks, then in the size in which pictures come. What
+# is rare comes more often: tools in hands of 4D-OR, cement gun, C-arm.
 if [ ! -e "$work/panoptic_small/model.safetensors" ]; then
-    segmenter="mmor panoptic train --config-file configs/panoptic/small.yaml --data $data --ground-truth $work/ground_truth"
-    both=(DATASETS.TRAIN "[hybridor_panoptic_train, hybridor_panoptic_own]")
-    $segmenter --resume --out "$work/panoptic_coarse" MODEL.SEM_SEG_HEAD.COMMON_STRIDE 4 MODEL.MASK_FORMER.TRAIN_NUM_POINTS 512 \
-        INPUT.SAMPLING_FRAME_NUM 1 SOLVER.IMS_PER_BATCH 4 SOLVER.MAX_ITER 2500
-    $segmenter --resume --out "$work/panoptic_clips" MODEL.WEIGHTS "$work/panoptic_coarse/model.safetensors" "${both[@]}"
-    mmor data synthesize --out "$data" $short --seconds 40 --seed 11
-    fine=(INPUT.MIN_SIZE_TRAIN "[240]" INPUT.MIN_SIZE_TEST 240 SOLVER.IMS_PER_BATCH 4)
-    $segmenter --resume --out "$work/panoptic_short" MODEL.WEIGHTS "$work/panoptic_clips/model.safetensors" "${both[@]}" \
-        "${fine[@]}" SOLVER.MAX_ITER 1520
-    # At last what is rare comes still more often: tools in hands of 4D-OR, cement gun, C-arm.
-    $segmenter --resume --out "$work/panoptic_small" MODEL.WEIGHTS "$work/panoptic_short/model.safetensors" "${both[@]}" \
-        "${fine[@]}" SOLVER.MAX_ITER 1860 DATALOADER.REPEAT_THRESHOLD 1.0
+    segmenter() { # folder, model to start from, further options
+        mmor panoptic train --config-file configs/panoptic/small.yaml --data "$pictures" --ground-truth "$work/ground_truth" --resume \
+            --workers 1 --out "$work/$1" MODEL.WEIGHTS "$2" DATASETS.TRAIN "[hybridor_panoptic_train, hybridor_panoptic_own]" \
+            DATALOADER.REPEAT_THRESHOLD 1.0 "${@:3}"
+        say "$1 is trained"
+    }
+    segmenter panoptic_coarse "" MODEL.SEM_SEG_HEAD.COMMON_STRIDE 4 MODEL.MASK_FORMER.TRAIN_NUM_POINTS 512 \
+        INPUT.SAMPLING_FRAME_NUM 1 SOLVER.IMS_PER_BATCH 4 SOLVER.MAX_ITER 2000
+    segmenter panoptic_clips "$work/panoptic_coarse/model.safetensors" SOLVER.MAX_ITER 1300
+    segmenter panoptic_small "$work/panoptic_clips/model.safetensors" INPUT.MIN_SIZE_TRAIN "[240]" INPUT.MIN_SIZE_TEST 240 \
+        SOLVER.IMS_PER_BATCH 4 SOLVER.MAX_ITER 1150
 fi
 wait "$first"
 trap - EXIT
-# Then stage 2 goes on in these rooms and in 125 more, in small pictures, with 100 more surgeries to hear.
-more=$(seq -f "--take %g_SIM" 141 165; seq -f "--take %g_4DOR" 141 240)
-mmor data synthesize --out "$data" $more --seconds 120 --seed 0 --size 160x120
-own="$own $short $more"
-hear 20 119
-learn scene_graph_small --curriculum_learning_weights "$work/scene_graph_first" --max_steps 4000
+# Then stage 2 goes on with masks as it will get them: those that stage 1 predicts of 45 more short surgeries, which neither has seen.
+if [ ! -e "$work/scene_graph_small/model.safetensors" ]; then
+    unseen=$work/unseen
+    mmor data synthesize --out "$unseen" $(takes 561 575 561 590) --seconds 40 --seed 12
+    mmor panoptic predict --model "$work/panoptic_small/model.safetensors" --data "$unseen" --out "$work/predicted" "${together[@]}"
+    prepare --data "$unseen" --predictions "$work/predicted/inference/pan_pred"
+    samples "$unseen" "$work/scene_graph_small" own 3
+    cp -alf "$unseen/." "$data"
+    say "predicted, for stage 2"
+    learn scene_graph_small --samples "$annotated"/train_1perm_*.json --samples "$annotated"/own_1perm_*.json \
+        --samples "$work"/scene_graph_small/own_3perm_*.json --curriculum_learning_weights "$annotated" --pretrain_steps 0 \
+        --max_steps 500 --learning_rate 7e-4 --per_device_train_batch_size "$batch" "${together[@]}"
+fi
 
 # Held-out takes go through both stages as in use: stage 2 reads the masks that stage 1 predicts.
-mmor panoptic predict --model "$work/panoptic_small/model.safetensors" --data "$data" --take test --out "$work/test"
+mmor data synthesize --out "$data" --take test --seconds 120 --seed 0
+mmor panoptic predict --model "$work/panoptic_small/model.safetensors" --data "$data" --take test --out "$work/test" "${together[@]}"
 mmor panoptic evaluate --data "$data" --take test --out "$work/test" --canvas 320x240
-mmor scene-graph preprocess all --data "$data" --take test --audio-encoder mel --predictions "$work/test/inference/pan_pred"
+prepare --data "$data" --take test --predictions "$work/test/inference/pan_pred"
+mmor data convert-relations "$data" --out "$data"
 mmor scene-graph infer --model "$work/scene_graph_small" --data "$data" --take test --out "$work/test/scene_graphs.json"
 mmor scene-graph evaluate --predictions "$work/test/scene_graphs.json" --data "$data" --relations "$data" \
     --out "$work/test/scene_graph_scores.json"
 
 python scripts/bundle_small.py "$work"
+say "scored and bundled"

@@ -89,13 +89,14 @@ def is_started() -> bool:
 
 def join_alone() -> None:
     """What a launcher would say to the only process of a training; DeepSpeed asks MPI for it otherwise."""
-    if "RANK" in os.environ:
+    if is_started():
         return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ.update(alone)
+    for name, value in alone.items():
+        os.environ.setdefault(name, value)  # a cluster may have said some of it
 
 
 def is_running(process: int) -> bool:

@@ -177,7 +177,8 @@ def begin_folder(config: Config, domain: Domain, output: Path, resume: bool, loo
         raise UserError(f"{there[0]}: is of an earlier training; go on with --resume, or choose another folder")
     found = find_checkpoint(output, same_processes=False)
     if found.path is None:
-        require_begun(output, CONFIG_FILE)
+        if is_first():  # who leaves the mark and clears; another machine may have a disk of its own
+            require_begun(output, CONFIG_FILE)
         models = [*output.glob(MODEL_FILE), *output.glob(FINAL_FILE), *sorted(output.glob(MODELS), reverse=True)]
         if models:
             raise UserError(f"{models[0]}: is a trained model without checkpoint; choose another folder with --out")

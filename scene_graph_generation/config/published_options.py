@@ -120,7 +120,7 @@ def read_options(words: Sequence[str], start: Experiment | None = None) -> Optio
     """
     values = _pairs(words)
     experiment, notes = start or _UNSAID, []
-    if "lora_enable" in values:
+    if "lora_enable" in values and _on(values, "lora_enable") != (experiment.start.lora is not None):
         experiment = with_setting(experiment, "start.lora", {} if _on(values, "lora_enable") else None, "--lora_enable")
     if "pretrain_steps" in values and experiment.pretrain is None:
         experiment = with_setting(experiment, "pretrain", {}, "--pretrain_steps")

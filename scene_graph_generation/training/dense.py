@@ -234,7 +234,7 @@ def draw_by_size(encoder: MaskEncoder, masks: Sequence[UInt8[Tensor, "_ 32 32"]]
         for convolution in encoder.convolutions:
             weight = convolution.weight
             assert isinstance(weight, Tensor)
-            for channel in range(min(added, len(weight) // 2)):
+            for channel in range(min(added, weight.shape[1], len(weight) // 2)):
                 weight[channel] = 0.0
                 weight[channel, channel] = 1 / SEEN
 

@@ -64,6 +64,7 @@ from scene_graph_generation.weights.fine_tuned import OTHER_WEIGHTS, OWN_WEIGHTS
 _SMALLER = "lower --per_device_train_batch_size and raise --gradient_accumulation_steps"
 SEEN = "seeing.jsonl"  # how well it learns to see, phase by phase
 BEGUN = "training.json"  # the settings that a training began with
+GOES_ON = "goes_on"  # empty; while it is there, the model in the folder is of an earlier end
 _OF_TAKES = ("model.labels", "model.masks")
 
 
@@ -166,6 +167,7 @@ def _train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: 
     finish_wandb()
     if trainer.is_world_process_zero():
         folder.save(out)
+        (out / GOES_ON).unlink(missing_ok=True)
     model.teacher = None
     if trainer.skipped and is_first():
         print(f"{len(trainer.skipped)} bad samples were skipped", file=sys.stderr)
@@ -184,7 +186,7 @@ def already_done(experiment: Experiment, data: Sequence[Path], out: Path) -> str
     if state is None or not (out / BEGUN).is_file():
         raise UserError(f"{out}: holds a trained model already; choose another folder")
     check_goes_on(experiment, data, out, out)
-    if not is_done(state, experiment.train):
+    if not is_done(state, experiment.train) or (out / GOES_ON).exists():
         return None
     return f"{out}: is trained already, {state.global_step} steps; more --max_steps would go on from there"
 
@@ -215,7 +217,8 @@ def _begin_folder(experiment: Experiment, data: Sequence[Path], out: Path) -> Pa
         raise UserError(done)
     found = find_checkpoint(out, experiment.train.deepspeed is not None)
     if found.path is None:
-        require_begun(out, BEGUN)
+        if is_first():  # who leaves the mark and clears; another machine may have a disk of its own
+            require_begun(out, BEGUN)
     else:
         check_goes_on(experiment, data, out, found.path)
     if is_first():
@@ -224,6 +227,7 @@ def _begin_folder(experiment: Experiment, data: Sequence[Path], out: Path) -> Pa
         if found.path is not None:
             print(f"going on from {found.path}", file=sys.stderr)
             if finished(out):
+                (out / GOES_ON).touch()
                 print(f"{out}: its model is of an earlier end, until this training ends", file=sys.stderr)
         remove_half_written(out)
     return found.path

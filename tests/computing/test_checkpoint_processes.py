@@ -13,11 +13,14 @@ from safetensors.torch import save_file
 from transformers import TrainerState
 
 from computing.training_checkpoints import find_checkpoint, last_checkpoint, only_training_in
+from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
 from panoptic_segmentation.config.settings import Config
+from panoptic_segmentation.training.train import begin_folder as begin_segmenter
 from panoptic_segmentation.training.train import train as train_segmenter
-from scene_graph_generation.config.settings import Experiment
+from scene_graph_generation.config.settings import Experiment, FilesConfig
+from scene_graph_generation.training.train import _begin_folder as begin_scene_graphs
 from scene_graph_generation.training.train import train as train_scene_graphs
 
 _ELSEWHERE = """
@@ -95,3 +98,46 @@ def test_a_training_that_does_not_begin_leaves_no_folder(tmp_path: Path) -> None
     with only_training_in(new):
         (new / "config.yaml").touch()
     assert list(new.iterdir()) == [new / "config.yaml"]
+
+
+def test_a_machine_with_a_disk_of_its_own_has_the_states_of_its_own_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was told that the checkpoint is of another number of processes, and to remove it."""
+    folder = checkpoint_of(tmp_path, 4)  # rng_state_0 to 3, of eight on two machines
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    for rank in (0, 3):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert find_checkpoint(tmp_path).path == folder
+    monkeypatch.setenv("RANK", "4")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(UserError, match="another number of processes than 8"):  # of four, on a disk that all share
+        find_checkpoint(tmp_path)
+    for rank in range(4, 8):
+        torch.save({}, folder / f"rng_state_{rank}.pth")
+    assert find_checkpoint(tmp_path).path == folder  # where what is told was done: copied beside its own
+
+
+def test_another_machine_leaves_it_to_the_first_one_to_say_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On its own disk it has its processes' states alone: it was told that no training has begun there."""
+    torch.save({}, tmp_path / "rng_state_4.pth")
+    (tmp_path / "checkpoint-3").mkdir()
+    (tmp_path / "rng_state_4.pth").rename(tmp_path / "checkpoint-3" / "rng_state_4.pth")
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    experiment = Experiment(files=FilesConfig(samples=(tmp_path / "s.json",)))
+    for rank in ("4", "0"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        if rank == "4":
+            assert begin_scene_graphs(experiment, [tmp_path / "s.json"], tmp_path) is None
+            assert begin_segmenter(Config(), mmor(), tmp_path, resume=True) is None
+        else:
+            with pytest.raises(UserError, match="no training of this program has begun"):
+                begin_scene_graphs(experiment, [tmp_path / "s.json"], tmp_path)
+            with pytest.raises(UserError, match="no training of this program has begun"):
+                begin_segmenter(Config(), mmor(), tmp_path, resume=True)

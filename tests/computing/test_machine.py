@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType, PartialState
 from torch import distributed
 from torch.distributed import DistBackendError
 from torch.nn.parallel import DistributedDataParallel
@@ -351,3 +352,29 @@ def test_what_holds_the_group_in_a_cycle_is_gone_before_the_group_is() -> None:
         gc.enable()
     assert held() is None
     assert not distributed.is_initialized()
+
+
+def test_processes_without_a_local_rank_are_several_for_accelerate_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some clusters say RANK and WORLD_SIZE alone: on GPUs each process was a training of its own, in one folder."""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LOCAL_RANK", "")
+    monkeypatch.delenv("LOCAL_RANK")  # so that what is set now is undone afterwards
+    have(monkeypatch, 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    machine.meet()
+    found = PartialState._prepare_backend(object.__new__(PartialState), cpu=False, sagemaker_dp=False, backend=None)
+    assert found == ("nccl", DistributedType.MULTI_GPU)
+
+
+def test_a_job_of_one_task_is_told_all_that_deepspeed_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clusters set RANK=0 and WORLD_SIZE=1 for it; DeepSpeed then asked MPI for the rest, with a traceback."""
+    for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("MASTER_PORT", "12345")
+    processes.join_alone()
+    assert {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} <= os.environ.keys()
+    assert os.environ["MASTER_PORT"] == "12345"  # as the cluster has said

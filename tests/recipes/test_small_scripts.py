@@ -65,7 +65,8 @@ def test_training_the_small_models_learns_from_no_held_out_take(tmp_path: Path) 
     (tmp_path / "scripts" / "environment.sh").write_text("set -euo pipefail\n")
     said = tmp_path / "said.txt"
     for name in ("mmor", "python"):
-        (tmp_path / name).write_text(f'#!/bin/sh\necho "$@" >> "{said}"\n')
+        makes = 'case "$*" in *synthesize*) mkdir -p work/data work/unseen ;; esac'
+        (tmp_path / name).write_text(f'#!/bin/sh\necho "$@" >> "{said}"\n{makes}\n')
         (tmp_path / name).chmod(0o755)
     command = ["bash", tmp_path / "scripts" / "train_small.sh", "work"]
     subprocess.run(command, cwd=tmp_path, env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=True)
@@ -73,13 +74,24 @@ def test_training_the_small_models_learns_from_no_held_out_take(tmp_path: Path) 
     held_out = {"val", "test", *(take.name for split in ("val", "test") for take in mmor().split_takes(split))}
     learnt = [call for call in calls if "train" in call[:2] or {"samples", "--from-annotations"} & {*call}]
     taken = {name for call in learnt for flag, name in pairwise(call) if flag in ("--take", "--split")}
-    assert taken >= {"train", "own", "101_SIM", "555_4DOR", "T119_SIM", "240_4DOR"}
+    assert taken >= {"train", "own", "501_SIM", "555_4DOR", "645_SIM", "724_4DOR", "1029_SIM"}
     assert not taken & held_out
     segmenters = [" ".join(call) for call in calls if call[:2] == ["panoptic", "train"]]
-    assert len(segmenters) == 4  # coarse masks, clips, the size of the pictures, what is rare
+    assert len(segmenters) == 3  # coarse masks, clips, the size of the pictures
     assert not any("val" in call or "test" in call for call in segmenters)
-    simulated = {name for call in calls if "synthesize" in call for flag, name in pairwise(call) if flag == "--take"}
-    assert taken - {"own"} <= simulated
+    # By folder: stage 1 has one of its own, without the takes that stage 2 alone learns from, and those whose masks it
+    # predicts for stage 2 are in another one.
+    simulated: dict[str, set[str]] = {"data": set(), "unseen": set()}
+    for call in calls:
+        if "synthesize" in call:
+            folder = Path(call[call.index("--out") + 1]).name
+            simulated[folder] |= {name for flag, name in pairwise(call) if flag == "--take"}
+    assert taken - {"own"} <= simulated["data"]
+    assert {call.split("--data ")[1].split()[0] for call in segmenters} == {"work/pictures"}
+    predicted = [call for call in calls if call[:2] == ["panoptic", "predict"]]
+    assert [call[call.index("--data") + 1] for call in predicted] == ["work/unseen", "work/data"]
+    assert len(simulated["unseen"]) == 45
+    assert not simulated["unseen"] & {*simulated["data"], *held_out}
 
 
 def test_what_trains_beside_the_script_fails_with_it_and_ends_with_it(tmp_path: Path) -> None:
@@ -93,14 +105,14 @@ def test_what_trains_beside_the_script_fails_with_it_and_ends_with_it(tmp_path: 
 
     def mmor(first_training: str) -> None:
         (tmp_path / "mmor").write_text(
-            f'#!/bin/sh\necho "$@" >> "{said}"\n'
+            f'#!/bin/sh\necho "$@" >> "{said}"\nmkdir -p work/data\n'
             f'case "$*" in *"scene-graph train"*scene_graph_first*) {first_training} ;; esac\n'
         )
         (tmp_path / "mmor").chmod(0o755)
 
     mmor("exit 3")
     assert subprocess.run(command, cwd=tmp_path, env=environment, check=False).returncode == 3
-    assert "T119_SIM" not in said.read_text()  # what needs the first training was not begun
+    assert "561_SIM" not in said.read_text()  # what needs the first training was not begun
 
     mmor(f"echo $$ > {number}; exec sleep 300")
     with subprocess.Popen(

@@ -159,3 +159,13 @@ def test_counts_of_other_permutations_stand_in_and_that_is_said(tmp_path: Path) 
     assert any(str(wanted) in note and str(there) in note for note in options.notes)
     (tmp_path / "train_token_freqs_7b_10perm.json").write_text("{}")  # which of the two is not for us to say
     assert read_options(["--token_weight_path", str(wanted)]).experiment.files.token_frequencies == wanted
+
+
+def test_an_adapter_that_the_file_describes_stays_as_it_is() -> None:
+    """Beside an experiment file `--lora_enable True` made one of rank 128 of it, without a word."""
+    lora = LoraConfig(rank=16, alpha=32, dropout=0.1)
+    start = replace(Experiment(), start=replace(Experiment().start, base="b", lora=lora))
+    assert read_options(["--lora_enable", "True"], start).experiment.start.lora == lora
+    assert read_options(["--lora_enable", "False"], start).experiment.start.lora is None
+    without = replace(start, start=replace(start.start, lora=None))
+    assert read_options(["--lora_enable", "True"], without).experiment.start.lora == LoraConfig()

@@ -101,3 +101,16 @@ def test_a_cell_more_costs_the_more_the_fewer_there_are() -> None:
     assert losses[2] == pytest.approx(2 * (log[3] - 0.5).item())
     both = contents_loss(encoder, readout, [one, many]).item()
     assert both == pytest.approx((losses[1] + losses[2]) / 2)
+
+
+@pytest.mark.parametrize(("embedding", "channels"), [(8, (4, 16, 16, 16, 16)), (16, (8, 32, 64, 64, 64))])
+def test_encoders_that_are_narrow_at_first_can_be_drawn_by_size(embedding: int, channels: tuple[int, ...]) -> None:
+    """Where a convolution has fewer inputs than come through, it ended in an IndexError."""
+    model = EXPERIMENT.model
+    pooler = replace(model.pooler, mask_embedding=embedding, mask_channels=channels, heads=2)
+    vision = replace(model.vision, width=channels[-1], heads=2)
+    encoder = MaskEncoder(replace(model, pooler=pooler, vision=vision))
+    draw_by_size(encoder, [torch.zeros(1, 32, 32, dtype=torch.uint8)])
+    through = encoder.convolutions[0].weight[: channels[0] // 2, :, 1, 1]
+    assert isinstance(through, Tensor)
+    assert torch.equal(through.count_nonzero(dim=1), torch.ones(channels[0] // 2, dtype=torch.int64))

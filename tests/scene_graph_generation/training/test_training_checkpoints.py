@@ -409,3 +409,22 @@ def test_processes_that_find_other_checkpoints_do_not_go_on(
     monkeypatch.setattr("computing.training_checkpoints.gather", lambda own: [own, None])
     with pytest.raises(UserError, match="checkpoint-6: process 1 does not find it whole on its disk"):
         run(with_train(max_steps=8), data, out)
+
+
+def test_more_steps_stopped_before_the_model_was_written_write_it_in_the_next_run(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model of the earlier end was there, so that the training counted as finished, with the old model."""
+    out = shutil.copytree(trained, tmp_path / "out")
+
+    def killed() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("scene_graph_generation.training.train.finish_wandb", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(with_train(max_steps=8), data, out)
+    assert already_done(with_train(max_steps=8), [data / "samples.json"], out) is None
+    run(with_train(max_steps=8), data, out)
+    assert (out / "model.safetensors").read_bytes() == (out / "checkpoint-8" / "model.safetensors").read_bytes()
+    assert "is trained already, 8 steps" in str(already_done(with_train(max_steps=8), [data / "samples.json"], out))
