@@ -19,6 +19,7 @@ from scene_graph_generation.preprocess.audio import Samples
 POLL_S = 0.02  # between two looks at the folder
 GIVE_UP_S = 60.0  # without the folder of the take
 _QUIET_S = 2.0  # without anything new, after which there may be a reason
+_SHARE = 20  # a search comes after so many times what the last one took
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Follow:
         self._late: dict[Part, Path] = {}  # what the second before lacked
         self._index_state: tuple[int, int] | None = None
         self._last_news = self._last_search = clock()
+        self._search_s = 0.0  # how long the last search took
         self._told: set[str] = set()
         self._lost_since: float | None = None
 
@@ -162,9 +164,12 @@ class Follow:
             self._newest += 1
             self._pending[self._newest] = following, now
         quiet = now - max(self._last_news, self._last_search)
-        if not self._pending and quiet >= max(_QUIET_S, self._recorded.at("000001")):
+        # Seconds do not come to the millisecond; and to list a take of a day takes some, in which nothing else is seen.
+        patience = max(_QUIET_S, 2 * self._recorded.at("000001"), _SHARE * self._search_s)
+        if not self._pending and quiet >= patience:
             self._last_search = now
             self._search()
+            self._search_s = self.clock() - now
 
     def _search(self) -> None:
         """Nothing new for a while: the recorder may have left numbers out, or begun to count anew."""
@@ -174,10 +179,12 @@ class Follow:
             self._tell_once("listing", f"{error}; waiting for it")
             return
         names = {int(name[:6]) for name in listed if _is_number(name)}
-        further = [number for number in names if number > self._newest]
-        if further:
-            self._newest = min(further) - 1
-        elif self._newest >= 0 and (again := self._written_again()):
+        further = sorted(number for number in names if number > self._newest)
+        # Of a camera that the model is not shown, or of a file that was never finished, there may be more before it.
+        begun = next((number for number in further if self.parts.begun(_numbered(number))), None)
+        if begun is not None:
+            self._newest = begun - 1
+        elif not further and self._newest >= 0 and (again := self._written_again()):
             self._tell_clock(again, f"{self._newest:06d}")
 
     def _written_again(self) -> str | None:

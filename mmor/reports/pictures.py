@@ -61,19 +61,23 @@ class Album:
             self._found[sample.take_name] = {timepoint.frame_id: timepoint for timepoint in timepoints}
         return self._found[sample.take_name].get(sample.frame_id)
 
-    def fitting(self, timepoint: Timepoint, budget: int) -> list[View]:
+    def fitting(self, timepoint: Timepoint, budget: int) -> tuple[list[View], list[str]]:
         """Views whose pictures take at most `budget` bytes, as large as that allows; none if nothing fits.
 
-        Raises:
-            UserError: a picture cannot be read.
+        Returns:
+            the views, and what is wrong with pictures that cannot be read.
         """
-        views = list(timepoint.views.items())[: SIZES[0][1]]
-        read = [(_name(timepoint, camera), readers.read_picture(path)) for camera, path in views]
+        read, problems = [], []
+        for camera, path in list(timepoint.views.items())[: SIZES[0][1]]:
+            try:
+                read.append((_name(timepoint, camera), readers.read_picture(path)))
+            except UserError as error:  # costs its own camera
+                problems.append(str(error))
         for width, count in SIZES:
             found = [View(name, jpeg(picture, width, 62)) for name, picture in read[:count]]
             if sum(len(view.picture) for view in found) <= budget:
-                return found
-        return []
+                return found, problems
+        return [], problems
 
     def all_views(self, timepoint: Timepoint, width: int) -> Iterator[View]:
         """Every camera with its masks.
@@ -92,23 +96,39 @@ class Album:
             )
 
 
-def signals(timepoint: Timepoint) -> dict[str, str]:
-    """What the sensors without a picture say, in words.
+def signals(timepoint: Timepoint) -> tuple[dict[str, str], list[str]]:
+    """What the sensors without a picture say, in words, and what is wrong with files that cannot be read."""
+    found, problems = dict[str, str](), list[str]()
+    for name, said in (("heard", _heard), ("robot screen", _on_screen), ("tracked tools", _tracked)):
+        try:
+            words = said(timepoint)
+        except UserError as error:  # costs its own sensor
+            problems.append(str(error))
+            continue
+        if words:
+            found[name] = words
+    return found, problems
 
-    Raises:
-        UserError: a file cannot be read, or lacks something.
-    """
-    found, language = {}, timepoint.domain.language
-    if (transcript := timepoint.one("transcript")) is not None and (speech := read_speech(transcript)):
-        found["heard"] = speech
-    if (screen := timepoint.one("robot_screen")) is not None:
-        parts = read_screen(screen)
-        metadata_blocks(language, parts, None, None)  # has all its fields, or says which one is missing
-        found["robot screen"] = ", ".join(f"{part['type']}: {part['template_name']}" for part in parts.values())
-    if timepoint.tracker is not None:
-        metadata_blocks(language, None, timepoint.tracker, None)
-        found["tracked tools"] = str(len(timepoint.tracker["unique_id_dicts"]))
-    return {name: words for name, words in found.items() if words}
+
+def _heard(timepoint: Timepoint) -> str | None:
+    transcript = timepoint.one("transcript")
+    return None if transcript is None else read_speech(transcript)
+
+
+def _on_screen(timepoint: Timepoint) -> str | None:
+    screen = timepoint.one("robot_screen")
+    if screen is None:
+        return None
+    parts = read_screen(screen)
+    metadata_blocks(timepoint.domain.language, parts, None, None)  # has all its fields, or says which one is missing
+    return ", ".join(f"{part['type']}: {part['template_name']}" for part in parts.values())
+
+
+def _tracked(timepoint: Timepoint) -> str | None:
+    if timepoint.tracker is None:
+        return None
+    metadata_blocks(timepoint.domain.language, None, timepoint.tracker, None)
+    return str(len(timepoint.tracker["unique_id_dicts"]))
 
 
 def jpeg(picture: UInt8[np.ndarray, "height width 3"], width: int, quality: int) -> str:

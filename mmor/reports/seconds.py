@@ -43,11 +43,9 @@ def worst_seconds(results: Results, language: Language, album: Album | None, bud
     for place, sample in enumerate(track(worst, "report: worst seconds")):
         views, said = [], {}
         if album is not None and (timepoint := album.timepoint(sample)) is not None:
-            try:
-                said = signals(timepoint)
-                views = album.fitting(timepoint, left // (len(worst) - place))
-            except UserError as error:  # costs the pictures of this second, and is told above them
-                problems[str(error)] = None
+            said, unsaid = signals(timepoint)
+            views, unseen = album.fitting(timepoint, left // (len(worst) - place))
+            problems |= dict.fromkeys([*unsaid, *unseen])  # each costs itself, and is told above the seconds
         html = _card(
             f"{place + 1}. {sample.take_name}, timepoint {sample.frame_id}", compared[sample.sample_id], views, said
         )
@@ -58,7 +56,7 @@ def worst_seconds(results: Results, language: Language, album: Album | None, bud
     told = [note(f"The {len(worst)} timepoints with most missed and wrong triplets. {_MEANING}.")]
     if album is None:
         told.append(note("Without pictures: no data folder was given (--data)."))
-    told += [note(f"No picture: {problem}") for problem in problems]
+    told += [note(f"Left out: {problem}") for problem in problems]
     return Section(f"Worst seconds: {results.label}", [*told, f'<div class="seconds">{"".join(shown)}</div>'], [table])
 
 
@@ -76,8 +74,11 @@ def take_seconds(
             continue
         compared = compare_graphs(sample.triplets, predictions[sample.sample_id], language)
         views = list(album.all_views(timepoint, TAKE_WIDTH))
+        said, problems = signals(timepoint)
+        if problems:
+            raise UserError(problems[0])
         drawn = graph(compared, album.dataset.domain.labels.by_entity, language)
-        card = _card(f"timepoint {sample.frame_id}", compared, views, signals(timepoint), drawn)
+        card = _card(f"timepoint {sample.frame_id}", compared, views, said, drawn)
         if used + len(card) > budget:
             break
         used += len(card)

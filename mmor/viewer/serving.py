@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 import socket
 import threading
@@ -83,6 +84,10 @@ def listen(host: str, port: int | None) -> socket.socket:
             told = getattr(error, "strerror", "no name of a machine")
             raise UserError(f"--host {host}: is no address ({told}); give an address of this machine") from error
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                if bound is not None:
+                    bound.close()
+                raise UserError(f"--host {host}: is no address of this machine; give one of its own") from error
             reason = (error.strerror or "cannot be used").lower()
             if bound is not None:
                 bound.close()

@@ -136,6 +136,7 @@ class Shown:
     first: Take | None = None  # the take that was asked for
     cache: Cache = field(default_factory=lambda: Cache(CACHE_BYTES))
     _viewed: dict[str, ViewedTake] = field(default_factory=dict)
+    _at_least: dict[str, int] = field(default_factory=dict)  # timepoints of takes, by what was live
     _lock: RLock = field(default_factory=RLock)
 
     @property
@@ -158,7 +159,8 @@ class Shown:
                 take = next((take for take in self.takes() if take.sample_name == name), None)
                 if take is None:
                     raise UserError(f"{self.dataset.root}: no take {name[:80]!r}; choose one of the list")
-                self._viewed[name] = ViewedTake(RecordedTake(self.dataset.roots[take.dataset], take, self.domain))
+                root, at_least = self.dataset.roots[take.dataset], self._at_least.get(name, 0)
+                self._viewed[name] = ViewedTake(RecordedTake(root, take, self.domain, at_least=at_least))
             return self._viewed[name]
 
     def timepoint(self, name: str, position: int) -> tuple[ViewedTake, Timepoint]:
@@ -193,6 +195,7 @@ class Shown:
                 return found
             newest = found[0][-1]
             known, position = self._viewed.get(newest.take), int(newest.frame_id)
+            self._at_least[newest.take] = max(self._at_least.get(newest.take, 0), position + 1)
             if known is not None and (position >= len(known.timepoints) or not known.timepoints[position].views):
                 del self._viewed[newest.take]
             return found

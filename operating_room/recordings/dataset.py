@@ -46,12 +46,19 @@ class Element:
 class RecordedTake:
     """A take on disk. Folders are listed once, when something in them is first asked for."""
 
-    def __init__(self, root: Path, take: Take, domain: Domain, positional_views: bool = False) -> None:
-        """`root` is the folder of the take's dataset; for `positional_views` see `Dataset`."""
+    def __init__(
+        self, root: Path, take: Take, domain: Domain, positional_views: bool = False, at_least: int = 0
+    ) -> None:
+        """`root` is the folder of the take's dataset; for `positional_views` see `Dataset`.
+
+        `at_least` so many timepoints are there of a take in the house layout: it is being recorded, and take.yaml,
+        which is written before, does not know.
+        """
         self.root = root
         self.take = take
         self.domain = domain
         self._positional_views = positional_views
+        self._at_least = at_least
         self._listings: dict[str, frozenset[str]] = {}
         self._elements: dict[str, Sequence[Any] | None] = {}
 
@@ -106,7 +113,7 @@ class RecordedTake:
             UserError: the index file is missing, damaged or of another form.
         """
         if self._take_file is not None:
-            listed = [(f"{position:06d}", {}) for position in range(self._take_file.frames)]
+            listed = [(f"{position:06d}", {}) for position in range(max(self._take_file.frames, self._at_least))]
         else:
             listed = read_index(self.index_file, self.collection.frame_keys)
         return tuple(Element.at(position, time, frames) for position, (time, frames) in enumerate(listed))
@@ -196,7 +203,7 @@ class RecordedTake:
                 problems[modality] = str(error)
         if not problems:
             return self, []
-        without = RecordedTake(self.root, self.take, self.domain, self._positional_views)
+        without = RecordedTake(self.root, self.take, self.domain, self._positional_views, self._at_least)
         without._elements |= dict.fromkeys(problems)
         return without, list(problems.values())
 

@@ -53,7 +53,8 @@ function writeAddress() {
   const parts = new URLSearchParams({ take: state.meta.take, at: state.position });
   if (byId("masks").value !== "none") parts.set("masks", byId("masks").value);
   if (byId("seen").value) parts.set("cloud", byId("seen").value);
-  history.replaceState(null, "", "#" + parts);
+  // Browsers allow so many a minute and then throw; the next one that is allowed tells it.
+  try { history.replaceState(null, "", "#" + parts); } catch (error) { if (error.name !== "SecurityError") throw error; }
 }
 
 async function open() {

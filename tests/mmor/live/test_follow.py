@@ -97,6 +97,32 @@ def test_a_camera_that_appears_late_joins(recorder: Recorder) -> None:
     assert [line.partition(":")[0] for line in recorder.told] == ["000002", "000007"]
 
 
+def test_a_leftover_of_a_second_does_not_hide_those_behind_it(recorder: Recorder) -> None:
+    """Nothing came any more, and nothing was told."""
+    recorder.shoots(range(5))
+    recorder.shoots(range(6, 10))
+    recorder.at(5, lambda: write(recorder.folder / "views" / "door" / "000005.jpg.tmp", b"x"))
+    assert frames(list(islice(recorder.followed(queue=True), 9))) == [0, 1, 2, 3, 4, 6, 7, 8, 9]
+
+
+def test_a_camera_that_the_model_is_not_shown_may_begin_first(recorder: Recorder) -> None:
+    recorder.shoots(range(12), "screen")
+    recorder.shoots(range(5, 12), "ceiling", "door", "glasses")
+    assert frames(list(islice(recorder.followed(queue=True), 6))) == [5, 6, 7, 8, 9, 10]
+
+
+def test_seconds_that_come_a_little_late_are_not_looked_for_in_the_whole_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To list a take of a day takes seconds; with a period of 2 s it was done at every second that was late."""
+    recorder, searches = house_recorder(tmp_path, 2.0), list[float]()
+    monkeypatch.setattr(Follow, "_search", lambda self: searches.append(self.clock()))
+    for second in range(20):
+        recorder.at(2 * second + (0.2 if second % 2 else 0), lambda second=second: recorder.shoot(second))
+    assert frames(list(islice(recorder.followed(queue=True), 20))) == list(range(20))
+    assert not [at for at in searches if at > 0]
+
+
 def test_who_is_too_slow_gets_the_newest_second(recorder: Recorder) -> None:
     recorder.shoots(range(20))
     moments = []

@@ -83,6 +83,13 @@ def test_an_address_that_is_none_is_told(host: str) -> None:
         listen(host, 8000)
 
 
+@pytest.mark.parametrize("port", [None, 8000])
+def test_an_address_of_another_machine_is_told(port: int | None) -> None:
+    """No port would help, and another one was advised."""
+    with pytest.raises(UserError, match=r"--host 192\.0\.2\.1: is no address of this machine"):
+        listen("192.0.2.1", port)  # of documentation, so nobody's
+
+
 def test_the_command_refuses_before_it_serves(folder: Folder, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

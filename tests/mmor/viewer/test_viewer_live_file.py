@@ -5,7 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from starlette.testclient import TestClient
+
 from mmor.viewer.graphs import Live
+from mmor.viewer.server import make_app
+from mmor.viewer.takes import open_shown
+from operating_room.recordings.dataset import Dataset
+from tests.mmor.live.recorder import house_recorder
 
 
 def _lines(path: Path, take: str, seconds: range) -> None:
@@ -27,3 +33,21 @@ def test_a_file_of_another_run_is_read_from_its_start(tmp_path: Path) -> None:
     _lines(path, "014_TKA_MMOR_2", range(3, 25))  # grown, not begun anew
     live.update()
     assert [line.at_s for line in live.lines] == list(range(3, 25))
+
+
+def test_a_house_take_is_as_long_as_what_is_live(tmp_path: Path) -> None:
+    """take.yaml is written before the recording, so that the page stayed at the first second."""
+    recorder = house_recorder(tmp_path)  # frames: 1
+    for second in range(5):
+        recorder.shoot(second)
+    _lines(tmp_path / "live.jsonl", "soup", range(5))
+    shown = open_shown(Dataset(tmp_path), live=tmp_path / "live.jsonl")
+    client = TestClient(make_app(shown), base_url="http://127.0.0.1")
+    assert client.get("/api/live").status_code == 200
+    assert client.get("/api/takes/soup").json()["times"] == [0, 1, 2, 3, 4]
+    assert client.get("/api/takes/soup/4").status_code == 200
+    for second in range(5, 8):
+        recorder.shoot(second)
+    _lines(tmp_path / "live.jsonl", "soup", range(8))
+    assert client.get("/api/live").status_code == 200
+    assert len(client.get("/api/takes/soup").json()["times"]) == 8
