@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -27,6 +26,7 @@ from operating_room.recordings.file_checks import check_label_mask
 from operating_room.recordings.folders import folders_of_no_take
 from operating_room.recordings.index import read_seconds
 from operating_room.recordings.modalities import BY_NAME, TABLE, UNPACK, files_per_timepoint, modalities_of
+from operating_room.work.behind import behind
 from operating_room.work.processes import cpu_threads
 from operating_room.work.progress import track
 
@@ -51,7 +51,7 @@ def check(dataset: Dataset, names: Sequence[str] | None = None) -> Checkup:
         if names is None:
             visit.look_for_folders_of_no_take(data, name, domain)
         collection = domain.collection(name)
-        if collection.layout == "house":
+        if name in dataset.splits_beside:
             for finding in house_checks.look_at_splits(data, {take.name for take in on_disk}):
                 visit.note(*finding)
             continue
@@ -72,11 +72,10 @@ def check(dataset: Dataset, names: Sequence[str] | None = None) -> Checkup:
             visit.note(Severity.BROKEN, path, f"{path}: {told}")
         if domain.collection(take).layout == "house":
             visit.look_beside(dataset.take(take))
-    with ThreadPoolExecutor(cpu_threads()) as pool:
-        complaints = track(pool.map(_complaint, visit.jobs.values()), "checking files", total=len(visit.jobs))
-        for path, complaint in zip(visit.jobs, complaints):
-            if complaint:
-                visit.note(Severity.BROKEN, path, complaint if str(path) in complaint else f"{path}: {complaint}")
+    complaints = behind(_complaint, visit.jobs.values(), cpu_threads())
+    for complaint, path in zip(track(complaints, "checking files", total=len(visit.jobs)), visit.jobs):
+        if complaint:
+            visit.note(Severity.BROKEN, path, complaint if str(path) in complaint else f"{path}: {complaint}")
     findings = sorted(visit.findings, key=lambda finding: (-finding.severity, finding.path))
     return Checkup(dataset.root, reports, tuple(findings), len(visit.jobs))
 

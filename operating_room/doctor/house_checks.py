@@ -6,6 +6,7 @@ is beyond the last timepoint, or a folder has no place in the domain.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -41,9 +42,12 @@ def look_at_labels(domain: Domain, root: Path) -> Iterator[Told]:
         if category.entity not in domain.language.entities and (meant := near(category.entity, unmasked)):
             told = f"category {category.name!r} of masks is no entity of graphs{meant}, and that entity has no masks"
             yield Severity.NOTE, root, f"{root}: domain {domain.name}: {told}"
-    cameras = max((len(collection.cameras) for collection in domain.collections), default=0)
-    if labels.masks > cameras:
-        told = f"labels: masks are of {labels.masks} pictures of a timepoint, which has {cameras} at most"
+    # Small masks of a timepoint are of the cameras of one modality.
+    kinds = [Counter(camera.modality for camera in collection.labelled_cameras) for collection in domain.collections]
+    if any(kinds) and labels.masks > (most := max(count for kind in kinds for count in kind.values())):
+        told = (
+            f"labels: masks are of {labels.masks} pictures of a timepoint, and of one kind of cameras: {most} at most"
+        )
         yield Severity.NOTE, root, f"{root}: domain {domain.name}: {told}"
 
 

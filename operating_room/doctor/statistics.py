@@ -81,6 +81,10 @@ class Statistics:
             self.over_time[predicate] = self.over_time.get(predicate, np.zeros(PARTS, np.int64)) + counts
         for camera, gaps in other.cameras.items():
             mine = self.cameras.setdefault(camera, CameraGaps())
+            of_both = max(1, mine.timepoints + gaps.timepoints)
+            mine.recorded = [
+                (a * mine.timepoints + b * gaps.timepoints) / of_both for a, b in zip(mine.recorded, gaps.recorded)
+            ]
             mine.pictures += gaps.pictures
             mine.timepoints += gaps.timepoints
             mine.gaps += gaps.gaps

@@ -32,6 +32,7 @@ _ERRORS = (
 )  # what Pillow raises on damaged JPEG and PNG files
 _ORIENTATION = 0x0112  # tag of EXIF
 _UPRIGHT = 1
+_ZEROS = 16  # bytes at an end that are no picture any more: copies that broke off leave them
 _GREY_BELOW_8_BITS = {2: 85, 4: 17}  # Pillow spreads such grey over 0..255 by these factors
 
 
@@ -101,6 +102,8 @@ def read_label_mask(path: Path) -> UInt8[np.ndarray, "height width"]:
         _refuse_turned(path, image)
         depth, _ = png_form(data)
         pixels = np.asarray(image)
+        if image.mode == "P" and _is_picture_of_greys(image, pixels):
+            raise ValueError("its palette is of greys, and whether those or their places are labels cannot be told")
     except _ERRORS as error:
         raise _bad(path, error) from error
     if (image.mode in ("RGB", "RGBA") and (pixels[..., :1] == pixels[..., 1:3]).all()) or image.mode == "LA":
@@ -215,6 +218,8 @@ def _open(data: bytes, load: bool = True) -> Image.Image:
 
     if load and is_png(data):
         png_form(data)
+    if data.endswith(bytes(_ZEROS)) and data.startswith(b"\xff\xd8") and not data.rstrip(b"\0").endswith(b"\xff\xd9"):
+        raise ValueError("cut off: zeros are in the place of its end")  # libjpeg may read them as grey
     try:
         image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
     except Image.UnidentifiedImageError:
@@ -248,6 +253,14 @@ def _refuse_turned(path: Path, image: Image.Image) -> None:
             f"{path}: is stored turned (EXIF orientation {orientation}), and whether its masks are cannot be told; "
             "turn the pixels themselves and remove the orientation"
         )
+
+
+def _is_picture_of_greys(image: Image.Image, places: UInt8[np.ndarray, "height width"]) -> bool:
+    """Whether a palette says other greys than its places are: what writers that pack tightly make of a grey picture."""
+    colors = np.array(image.getpalette(), np.uint8).reshape(-1, 3)
+    palette, used = np.zeros((256, 3), np.uint8), np.unique(places)  # the file may have fewer colours than places
+    palette[: len(colors)] = colors
+    return bool((palette == palette[:, :1]).all() and (palette[used, 0] != used).any())
 
 
 def _bad(path: Path, error: BaseException) -> UserError:

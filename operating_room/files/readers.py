@@ -170,6 +170,8 @@ def read_subtitles(path: Path) -> list[Subtitle]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save the subtitles as UTF-8") from error
+    if "\0" in text:  # what a copy that broke off leaves
+        raise UserError(f"{path}: is cut off after {text.index(chr(0))} characters (zeros follow); {again(path)}")
     lines = [line.rstrip() for line in re.split(r"\r\n|\n|\r", text)]
     timed = [number for number, line in enumerate(lines) if _is_timed(line)]
     for number in timed:

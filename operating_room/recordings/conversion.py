@@ -76,7 +76,14 @@ def convert(dataset: Dataset, out: Path) -> Conversion:
         if split not in domain.splits:
             continue
         takes, path = domain.split_takes(split), out / f"relationships_{name}.json"
-        kept, damage = _of_takes(path, [take for take in takes if take not in labelled])
+        before, damage = _of_takes(path, takes)
+        kept = {t.sample_name: before[t.sample_name] for t in takes if t not in labelled and t.sample_name in before}
+        notes += [
+            f"{path}: had {len(before[t.sample_name])} timepoints of {t.sample_name}, {len(samples[t])} have usable "
+            "labels on disk; copy its labels and the file again if these are too few"
+            for t in takes
+            if t in labelled and len(before.get(t.sample_name, ())) > len(samples[t])
+        ]
         if damage is not None:
             notes.append(f"{damage}; it is written anew, from what is on disk")
         if kept:

@@ -335,6 +335,8 @@ class Dataset:
         domain = stored_domain(root) if domain is None else domain
         self.roots = find_roots(root, domain)
         self.domain = with_splits(domain, self.roots)
+        # Datasets whose splits are told by a file beside their takes, and not by the domain.
+        self.splits_beside: set[str] = {c.name for c in domain.collections if c.layout == "house" and not c.splits}
         name, first = next(iter(self.roots.items()))
         collection = self.domain.collection(name)
         # The folder that holds them, where files of all of them are written. What is recorded in the house layout is

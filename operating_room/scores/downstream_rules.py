@@ -173,13 +173,13 @@ def collect_labels(
     domain = dataset.domain
     if os.path.realpath(out) in map(os.path.realpath, dataset.roots.values()):
         raise UserError(f"{out}: holds the dataset's own labels, which these would replace; choose another --out")
-    tasks = domain.tasks
-    collected = Collected({}, {task.name: {} for task in tasks}, [])
+    collected = Collected({}, {task.name: {} for task in domain.tasks}, [])
     for name, of_take in by_take(samples).items():
         take = domain.find_take(name)
         if not domain.tasks_of(take):
             continue
         recorded = dataset.take(take)
+        tasks = [task for task in domain.tasks if task.name in recorded.collection.take_files]
         try:
             stored = {
                 task.name: check_label_file(path, task)

@@ -44,6 +44,7 @@ _PATTERNS = (
 _LAYOUTS, _LABELS = ("patterns", "house"), ("mmor", "4dor", "triplets")
 _OF_TAKE = ("take", "folder")
 _OF_TIMEPOINT = (*_OF_TAKE, "time", "frame_id")
+_RESERVED = (*_OF_TIMEPOINT, "camera", "number", "name")  # no key for frame numbers in an index
 _SLOTS = ("training", "evaluation", "instead", "also")
 
 
@@ -132,7 +133,10 @@ def _patterns(
     for key in ("index", "annotation", "labels"):
         if key not in fields:
             raise value.error(f"the key {key!r} is missing; only layout: house goes without")
-    keys = tuple(fields["frame_keys"].texts()) if "frame_keys" in fields else ()
+    keys = fields["frame_keys"].texts() if "frame_keys" in fields else {}
+    for key, item in keys.items():
+        if key in _RESERVED:
+            raise item.error(f"{key!r} can be no frame key: patterns use it for something else; call it differently")
     folder = _folder(fields["folder"], own) if "folder" in fields else "{take}"
     if "{number}" in folder and (wrong := [take for take in takes if not _is_numbered(take, own)]):
         raise fields["folder"].error(f"take {wrong[0]!r} has no number of three digits before the ending of names")
@@ -146,8 +150,8 @@ def _patterns(
     return {
         "folder": folder,
         "folders": _folders(fields["folders"], takes) if "folders" in fields else {},
-        "frame_keys": keys,
-        "cameras": _cameras(fields["cameras"], keys),
+        "frame_keys": tuple(keys),
+        "cameras": _cameras(fields["cameras"], tuple(keys)),
         "index": _candidates(fields["index"], _OF_TAKE),
         "annotation": _candidates(fields["annotation"], (*_OF_TAKE, "frame_id")),
         "labels": require_known(fields["labels"], _LABELS, "reader of relation labels"),

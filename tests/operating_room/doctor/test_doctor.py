@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +26,7 @@ from tests.operating_room.tiny_dataset import (
     MMOR_NAME,
     label_picture,
     write,
+    write_dataset,
     write_mmor,
 )
 
@@ -262,3 +266,20 @@ def test_takes_that_share_a_folder(tmp_path: Path) -> None:
 def test_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds neither"):
         check(tmp_path)
+
+
+def test_few_files_wait_to_be_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All did, before the first was read: gigabytes of a whole dataset."""
+    waiting, submit = list[int](), ThreadPoolExecutor.submit
+
+    def counted(pool: ThreadPoolExecutor, *job: Any) -> Any:
+        waiting.append(pool._work_queue.qsize())
+        return submit(pool, *job)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", counted)
+    monkeypatch.setattr(doctor, "cpu_threads", lambda: 1)
+    monkeypatch.setattr(doctor, "_complaint", lambda job: time.sleep(0.002))
+    report = doctor.check(Dataset(write_dataset(tmp_path), mmor()))
+    assert len(waiting) > 100
+    assert max(waiting) < 20
+    assert not broken(report)

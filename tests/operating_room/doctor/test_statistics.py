@@ -117,3 +117,16 @@ def test_outputs_have_files_of_their_own(tmp_path: Path) -> None:
     assert isinstance(result.exception, UserError)
     assert "name the same file twice" in str(result.exception)
     assert not Path(same).exists()
+
+
+def test_the_pictures_of_all_takes_over_time(tmp_path: Path) -> None:
+    """Of all takes together there were twenty zeros."""
+    root = write_house(tmp_path)
+    for frame in (0, 1):
+        (root / f"takes/soup/views/door/{frame:06d}.jpg").unlink()
+    found = counted(root).to_json()
+    of_takes = {take["name"]: take["cameras"]["door"]["recorded"] for take in found["takes"]}
+    assert of_takes["soup"] != of_takes["stew"]
+    mean = [(soup + stew) / 2 for soup, stew in zip(of_takes["soup"], of_takes["stew"], strict=True)]
+    assert max(mean) > 0
+    assert found["total"]["cameras"]["door"]["recorded"] == mean

@@ -180,6 +180,7 @@ WRONG = {
     "modalities outside a house": ("    suffix: _P\n", "    modalities: []\n", "modalities: []", "has no place"),
     "unknown layout": ("layout: house", "layout: hause", "hause", "'hause' is no layout (is it house?)"),
     "unknown reader of labels": ("labels: triplets", "labels: mmoor", "mmoor", "(is it mmor?)"),
+    "frame key of another meaning": ("[room, cloud]", "[room, number]", "number]", "'number' can be no frame key"),
     "no period": ("period: 0.5", "period: 0", "period", "must be a number above 0 and below 1e+09, not 0"),
     "period beyond any take": ("period: 0.5", "period: 1e+300", "period", "must be a number above 0 and below 1e+09"),
     "endless period": ("period: 0.5", "period: .inf", "period", "must be a number above 0 and below 1e+09, not .inf"),

@@ -13,8 +13,10 @@ from PIL import Image
 
 from operating_room.errors import UserError
 from operating_room.files import sound_files
+from operating_room.files.picture_files import check_picture
 from operating_room.files.readers import (
     check_audio,
+    check_subtitles,
     read_audio,
     read_bytes,
     read_ids,
@@ -127,3 +129,46 @@ def test_silence_that_unpacks_to_more_than_all_memory_is_one_line(
     with pytest.raises(UserError, match=r"x\.flac: unpacks to more than the memory that is free"):
         read_audio(tmp_path / "x.flac")
     assert check_audio(tmp_path / "x.flac") == pytest.approx((1 << 21) / 48_000)  # which never holds it
+
+
+def test_a_palette_of_greys_is_not_read_by_place(tmp_path: Path) -> None:
+    """Programs that pack PNG tightly make it of a grey picture: the same to every viewer, other labels by place."""
+    labels = np.repeat([0, 5, 10, 12], 30).astype(np.uint8).reshape(8, 15)
+    Image.fromarray(labels).quantize(16).save(tmp_path / "x.png")
+    with pytest.raises(UserError, match="its palette is of greys, and whether those or their places are labels"):
+        read_label_mask(tmp_path / "x.png")
+    assert (
+        read_label_mask(_in_palette(tmp_path, labels, [value for grey in range(256) for value in [grey] * 3])) == labels
+    ).all()
+    assert (read_label_mask(_in_palette(tmp_path, labels, [value % 251 for value in range(768)])) == labels).all()
+
+
+def _in_palette(folder: Path, places: np.ndarray, colors: list[int]) -> Path:
+    picture = Image.fromarray(places, "P")
+    picture.putpalette(colors)
+    picture.save(folder / "y.png")
+    return folder / "y.png"
+
+
+def test_zeros_in_place_of_the_end_of_a_jpeg(tmp_path: Path) -> None:
+    """What a copy that broke off leaves on some disks; where zeros are a code of the picture they were read as grey."""
+    y, x = np.mgrid[:480, :640]
+    room = (128 + 60 * np.sin(x / 40) + 50 * np.sin(y / 25 + x / 90))[..., None] * np.array([1, 0.8, 0.6])
+    Image.fromarray(room.astype(np.uint8)).save(tmp_path / "x.jpg", quality=75, optimize=True)
+    whole = (tmp_path / "x.jpg").read_bytes()
+    half = len(whole) // 2
+    (tmp_path / "x.jpg").write_bytes(whole[:half] + bytes(len(whole) - half))
+    for read in (read_picture, check_picture):
+        with pytest.raises(UserError, match="cut off"):
+            read(tmp_path / "x.jpg")
+    (tmp_path / "x.jpg").write_bytes(whole + bytes(512))  # a whole one that fills blocks of a disk
+    assert read_picture(tmp_path / "x.jpg").shape == (480, 640, 3)
+
+
+def test_zeros_in_place_of_the_end_of_subtitles(tmp_path: Path) -> None:
+    """What was said then had two hundred NULs in it, to the end of the take."""
+    cues = "".join(f"{k}\n00:00:{k:02d},000 --> 00:00:{k:02d},900\nthe words of {k}\n\n" for k in range(1, 40)).encode()
+    cut = cues.index(b"words of 20")
+    (tmp_path / "x.srt").write_bytes(cues[:cut] + bytes(len(cues) - cut))
+    with pytest.raises(UserError, match=rf"is cut off after {cut} characters \(zeros follow\)"):
+        check_subtitles(tmp_path / "x.srt")

@@ -384,3 +384,14 @@ def test_names_of_a_file_with_a_byte_order_mark_are_there_too(tmp_path: Path) ->
     (out / "classes.txt").write_bytes(content)
     convert(Dataset(tmp_path), out)
     assert (out / "classes.txt").read_bytes() == content
+
+
+def test_fewer_labels_than_before_are_told(tmp_path: Path) -> None:
+    """A take that is copied to the half replaced all of its samples in the published file, without a word."""
+    for frame in range(3):
+        put(tmp_path / MMOR_FOLDER / f"{frame:06d}.json", {"rel_annotations": []})
+    before = [{"take_name": "001_PKA_MMOR", "frame_id": f"{k:06d}", "relationships": []} for k in range(800)]
+    write(tmp_path / "relationships_train.json", before)
+    (note,) = convert(Dataset(tmp_path), tmp_path).notes
+    assert "relationships_train.json: had 800 timepoints of 001_PKA_MMOR, 3 have usable labels on disk" in note
+    assert not convert(Dataset(tmp_path), tmp_path).notes  # as many as before

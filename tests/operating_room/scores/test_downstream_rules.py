@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,18 @@ def test_a_bad_label_of_the_dataset_costs_its_take(tmp_path: Path) -> None:
     assert [str(bad) in problem and "frame 000003" in problem for problem in found.problems] == [True]
     written = sorted(path.name for path in (tmp_path / "out").rglob("*PKA.json"))
     assert written == ["002_PKA.json"] * 3
+
+
+def test_takes_of_a_room_with_labels_of_some_tasks_get_these(tmp_path: Path) -> None:
+    """It was a KeyError."""
+    take = mmor().find_take("004_PKA")
+    synthesize(tmp_path / "data", [take], 40, 1, size=(32, 24))
+    some = [
+        replace(of, take_files={name: path for name, path in of.take_files.items() if name != "robot_phase"})
+        for of in mmor().collections
+    ]
+    dataset = Dataset(tmp_path / "data", replace(mmor(), collections=tuple(some)))
+    samples = [Sample(take.sample_name, timepoint.frame_id, ()) for timepoint in dataset.take(take).timepoints]
+    found = collect_labels(dataset, samples, our_rules(), tmp_path / "out", derive_all=True)
+    assert not found.problems
+    assert {name for name, labels in found.labels.items() if labels} == {"next_action", "sterility_breach"}

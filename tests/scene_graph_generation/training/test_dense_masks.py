@@ -111,6 +111,7 @@ def test_encoders_that_are_narrow_at_first_can_be_drawn_by_size(embedding: int, 
     vision = replace(model.vision, width=channels[-1], heads=2)
     encoder = MaskEncoder(replace(model, pooler=pooler, vision=vision))
     draw_by_size(encoder, [torch.zeros(1, 32, 32, dtype=torch.uint8)])
-    through = encoder.convolutions[0].weight[: channels[0] // 2, :, 1, 1]
-    assert isinstance(through, Tensor)
+    weight = encoder.convolutions[0].weight
+    assert isinstance(weight, Tensor)
+    through = weight[: channels[0] // 2, :, 1, 1]
     assert torch.equal(through.count_nonzero(dim=1), torch.ones(channels[0] // 2, dtype=torch.int64))
