@@ -71,15 +71,16 @@ trap 'kill -- "-$first" 2>/dev/null || true' EXIT
 if [ ! -e "$work/panoptic_small/model.safetensors" ]; then
     segmenter() { # folder, model to start from, further options
         mmor panoptic train --config-file configs/panoptic/small.yaml --data "$pictures" --ground-truth "$work/ground_truth" --resume \
-            --workers 1 --out "$work/$1" MODEL.WEIGHTS "$2" DATASETS.TRAIN "[hybridor_panoptic_train, hybridor_panoptic_own]" \
-            DATALOADER.REPEAT_THRESHOLD 1.0 "${@:3}"
+            --workers 1 --out "$work/$1" "${@:3}" MODEL.WEIGHTS "$2" DATASETS.TRAIN "[hybridor_panoptic_train, hybridor_panoptic_own]" \
+            DATALOADER.REPEAT_THRESHOLD 1.0
         say "$1 is trained"
     }
     segmenter panoptic_coarse "" MODEL.SEM_SEG_HEAD.COMMON_STRIDE 4 MODEL.MASK_FORMER.TRAIN_NUM_POINTS 512 \
         INPUT.SAMPLING_FRAME_NUM 1 SOLVER.IMS_PER_BATCH 4 SOLVER.MAX_ITER 2000
     segmenter panoptic_clips "$work/panoptic_coarse/model.safetensors" SOLVER.MAX_ITER 1300
-    segmenter panoptic_small "$work/panoptic_clips/model.safetensors" INPUT.MIN_SIZE_TRAIN "[240]" INPUT.MIN_SIZE_TEST 240 \
-        SOLVER.IMS_PER_BATCH 4 SOLVER.MAX_ITER 1150
+    # By now stage 2 is nearly through, so that both cores are free for this.
+    segmenter panoptic_small "$work/panoptic_clips/model.safetensors" "${together[@]}" INPUT.MIN_SIZE_TRAIN "[240]" \
+        INPUT.MIN_SIZE_TEST 240 SOLVER.IMS_PER_BATCH 4 SOLVER.MAX_ITER 1150
 fi
 wait "$first"
 trap - EXIT

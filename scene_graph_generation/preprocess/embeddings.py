@@ -24,6 +24,7 @@ from computing.machine import choose_device
 from operating_room.domain.collection import Take
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_bytes
+from operating_room.files.raw_files import brief
 from operating_room.files.readers import read_audio
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from scene_graph_generation.preprocess.audio import Samples, read_clips, require_whole, sound_length, window_name
@@ -131,8 +132,11 @@ class ClapEncoder:
         feed = as_published if self.published_feeding else as_trained
         scaled = [scale_clip(clip, self.scaling) for clip in clips]
         inputs = extractor([feed(clip, rate) for clip in scaled], sampling_rate=CLAP_RATE, return_tensors="pt")
-        with torch.no_grad():
-            return model.get_audio_features(**inputs.to(model.device)).pooler_output.float().cpu()
+        try:
+            with torch.no_grad():
+                return model.get_audio_features(**inputs.to(model.device)).pooler_output.float().cpu()
+        except RuntimeError as error:  # of the GPU, which others may have filled meanwhile
+            raise _on_gpu(self.name, error) from error
 
     def __str__(self) -> str:
         scaled = "" if self.scaling is None else f", scaled {self.scaling}"
@@ -197,13 +201,20 @@ def _find_clap(name: str) -> tuple[Any, Any] | UserError:
     try:
         model = ClapModel.from_pretrained(name).eval()
         extractor = ClapFeatureExtractor.from_pretrained(name)
+        return model.to(choose_device()), extractor
+    except RuntimeError as error:  # of the GPU
+        return _on_gpu(name, error)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         return UserError(
             f"{name}: CLAP cannot be loaded ({reason}), audio embeddings are left out; connect to the model hub, or "
             "choose the audio encoder mel (--audio-encoder mel), which the bundled models were trained with"
         )
-    return model.to(choose_device()), extractor
+
+
+def _on_gpu(name: str, error: RuntimeError) -> UserError:
+    told = f"CLAP cannot run on {choose_device()} ({brief(error)}), audio embeddings are left out"
+    return UserError(f"{name}: {told}; free it, or hide it: CUDA_VISIBLE_DEVICES= mmor ...")
 
 
 def _batches(clips: Iterable[tuple[str, Samples, int]]) -> Iterator[list[tuple[str, Samples, int]]]:

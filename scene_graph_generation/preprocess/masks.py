@@ -103,17 +103,26 @@ def _write_masks(recorded: RecordedTake, predictions: Path | None, source: str, 
         folder = found[0][0].parent
         # Not in the folder: equal labels make equal folders, however the large masks are stored.
         note = folder.parents[1] / f".{folder.parent.name}" / f"{folder.name}{SETTINGS}_GT{annotated}.json"
-        settle(folder, {"source": source}, f"_GT{annotated}", larges, names, note)
+        ending = recorded.collection.files[name].rpartition("}")[2]  # _GTFalse.png; in the house layout .png
+        kind = ending.removesuffix(Path(names[0]).suffix)
+        settle(folder, {"source": source}, kind, larges, names, note)
+    beyond: dict[int, Path] = {}
     for path, large in found:
         if not recorded.has(path):
             labels = recorded.domain.labels
             mask = read_label_mask(large) if predictions is None else labels.colors_to_labels(read_picture(large))
+            if (most := int(mask.max(initial=0))) >= labels.count:  # 255 along borders, for one: no model could read it
+                beyond[most] = beyond.get(most, large)
+                mask = np.where(mask < labels.count, mask, 0).astype(np.uint8)
             try:
                 small = reduce_labels(mask)
             except UserError as error:
                 raise UserError(f"{large}: {error}") from error
             _write_mask(path, small)
             yield path
+    for label, large in beyond.items():
+        told = f"the label {label} is not below {recorded.domain.labels.count}, as those of {recorded.domain.name} are"
+        print(f"{large}: {told}; counted as background, there and in masks after it", file=sys.stderr)
     if predictions is not None and not found:
         raise UserError(
             f"{predictions}: has no frame of take {recorded.take.name}; give the predictions of the split that it is in"

@@ -12,6 +12,7 @@ from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.modalities import TABLE
 from scene_graph_generation.inputs.prepared_views import FOLDER as PREPARED_VIEWS
+from scene_graph_generation.preprocess.run import SETTINGS
 
 _MADE_OF_TAKES = ("subtitles",)  # speech recognition
 _MADE = (*(row.name for row in TABLE if row.made_by), "masks_from_annotation")
@@ -76,8 +77,17 @@ def _mirror(folder: Path, target: Path) -> None:
     for place, _, names in os.walk(folder, followlinks=True):
         real = target / Path(place).relative_to(folder)
         real.mkdir(parents=True, exist_ok=True)
+        kinds = _made_here(real)
         for name in names:
-            _link(Path(place) / name, real / name)
+            if not any(kind in name for kind in kinds):
+                _link(Path(place) / name, real / name)
+
+
+def _made_here(folder: Path) -> list[str]:
+    """The kinds of files that were made in a folder, as its settings tell: none of these come from elsewhere."""
+    noted = [*folder.glob(f"{SETTINGS}*.json")]
+    noted += (folder.parents[1] / f".{folder.parent.name}").glob(f"{folder.name}{SETTINGS}*.json")
+    return [path.stem.partition(SETTINGS)[2] for path in noted if not path.is_symlink()]
 
 
 def _link(source: Path, link: Path) -> None:

@@ -107,7 +107,11 @@ def settle(
         stored = read_json(path)
         if not isinstance(stored, dict):
             raise UserError(f"{path}: does not tell how the files beside it were made; remove the folder")
-        if there and {**stored, SOURCE: None} != {**wanted, SOURCE: None}:
+        differs = bool(there) and {**stored, SOURCE: None} != {**wanted, SOURCE: None}
+        if differs and path.is_symlink() and all((folder / name).is_symlink() for name in there):
+            for name in sorted(there):  # links of `--out` into the dataset, which keeps what it has
+                remove(folder / name)
+        elif differs:
             old, new = (", ".join(str(made[name]) for name in made if name != SOURCE) for made in (stored, wanted))
             raise UserError(f"{folder}: holds files made with {old}, not {new}; remove the folder or choose the same")
         if stored == wanted:

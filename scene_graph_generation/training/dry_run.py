@@ -39,6 +39,7 @@ from scene_graph_generation.samples.sample_files import Joined
 from scene_graph_generation.samples.training_data import read_records, record_text
 from scene_graph_generation.training.deepspeed_settings import zero_stage
 from scene_graph_generation.training.starting_point import (
+    check_places,
     check_start,
     check_start_domain,
     choose_trainable,
@@ -108,6 +109,11 @@ def dry_run(experiment: Experiment, processes: int = 1, machines: int = 1) -> Dr
     records = _records(experiment.files.samples, problems)
     problems += [] if dataset is None else _missing_files(records, dataset.root)
     problems += _missing_inputs(experiment, model)
+    try:
+        if dataset is not None:
+            check_places(model, dataset)
+    except UserError as error:
+        problems.append(str(error))
     try:
         pictured = (str(record["id"]) for record in records if IMAGE_MARK in record_text(record))
         check_text_only(next(pictured, None), experiment)

@@ -16,6 +16,7 @@ from operating_room.domain.domain import Domain
 from operating_room.domain.language import Language
 from operating_room.domain.stored import DOMAIN_FILE, require_domain
 from operating_room.errors import UserError
+from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import is_first
 from scene_graph_generation.config.language import OtherLanguage
 from scene_graph_generation.config.settings import Experiment, MM2SGConfig, StartConfig, with_vocabulary
@@ -117,6 +118,23 @@ def check_start_domain(start: StartConfig, domain: Domain) -> None:
         require_domain(start.curriculum, domain)
     if start.base is not None and (Path(start.base) / DOMAIN_FILE).is_file():
         require_domain(Path(start.base), domain)
+
+
+def check_places(model: MM2SG, dataset: Dataset) -> None:
+    """A model has places for so many pictures; training takes some of a room's, evaluation all that its slots name.
+
+    Raises:
+        UserError: the room has more: such a model could be trained to its end, and would answer nothing.
+    """
+    places = model.settings.pooler.max_views
+    if model.vision is None or "views" not in model.settings.modalities or model.settings.pooler.branches != "one":
+        return
+    for collection in map(dataset.domain.collection, dataset.roots):
+        if (shown := len(collection.slots.evaluation)) > places:
+            raise UserError(
+                f"{dataset.root}: {collection.name} shows {shown} pictures of a timepoint, the model has places for "
+                f"{places}; name fewer cameras in `slots` of its domain, or raise pooler.max_views"
+            )
 
 
 def _begin(experiment: Experiment, tokens: Tokens | None) -> tuple[MM2SG, Tokens]:

@@ -51,6 +51,7 @@ from scene_graph_generation.training.pretrain import pretrain
 from scene_graph_generation.training.resuming import is_done, settings_that_stay
 from scene_graph_generation.training.starting_point import (
     begin,
+    check_places,
     check_start,
     check_start_domain,
     load_trained,
@@ -125,6 +126,7 @@ def _train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: 
     check_text_only(known.first_with_image, experiment)
     with one_line_errors(out, "choose fewer --bits", "--dataloader_num_workers"):  # others may fill the GPU
         model, tokens = begin(experiment, new)
+    check_places(model, dataset)
     keepers = share().processes * max(readers(config), 1)
     read = ExampleReader(model.settings, tokens, keep_views=experiment.start.base is None, readers=keepers)
     teacher = None

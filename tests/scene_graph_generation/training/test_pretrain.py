@@ -124,9 +124,9 @@ def test_a_timepoint_of_more_views_than_the_pooler_has_places_is_told_before_pat
     for record in records:
         record["conversations"][1]["value"] = "<SG> nurse,drill,holding </SG>"
     (tmp_path / "samples.json").write_text(json.dumps(records))
-    few = replace(EXPERIMENT.model, pooler=replace(EXPERIMENT.model.pooler, max_views=2))
+    few = replace(EXPERIMENT.model, pooler=replace(EXPERIMENT.model.pooler, max_views=6))
     hands = PretrainConfig(steps=0, patch_steps=1, hand_steps=1, batch_size=2)
-    with pytest.raises(UserError, match=r"has 7 views, and the model places for 2 \(pooler\.max_views\); .*hand_steps"):
+    with pytest.raises(UserError, match=r"has 7 views, and the model places for 6 \(pooler\.max_views\); .*hand_steps"):
         train(
             replace(EXPERIMENT, model=few, pretrain=hands), [tmp_path / "samples.json"], Dataset(data), tmp_path / "out"
         )

@@ -18,11 +18,12 @@ from operating_room.graphs.memory import Memory
 from operating_room.graphs.prompts import human_prompt
 from operating_room.graphs.scene_graph import Triplet, parse
 from operating_room.recordings.dataset import Dataset
-from scene_graph_generation.config.settings import VisionConfig, read_experiment
+from scene_graph_generation.config.settings import FilesConfig, VisionConfig, read_experiment
 from scene_graph_generation.inference.generator import SceneGraphGenerator
 from scene_graph_generation.inference.infer import infer
 from scene_graph_generation.samples.sampler import EpochOrder, similar_length_order
 from scene_graph_generation.samples.training_data import disturb_memory, read_records
+from scene_graph_generation.training.dry_run import dry_run
 from scene_graph_generation.training.train import train
 from scene_graph_generation.weights.checkpoints import load_model
 from tests.scene_graph_generation.tiny_training import EXPERIMENT, GRAPHS, write_samples
@@ -61,6 +62,19 @@ def test_a_model_from_scratch_without_modalities_gets_no_samples_with_pictures(d
     text_only = replace(EXPERIMENT, model=replace(EXPERIMENT.model, modalities=()))
     with pytest.raises(UserError, match=r"has pictures, which a text-only training cannot see.*downstream samples"):
         train(text_only, [data / "samples.json"], Dataset(data), tmp_path)
+
+
+def test_a_room_with_more_pictures_than_the_model_has_places_is_told_before_it_is_trained(
+    data: Path, tmp_path: Path
+) -> None:
+    """Training takes some of them, so that it went to its end; then the model could answer no timepoint."""
+    few = replace(EXPERIMENT.model, pooler=replace(EXPERIMENT.model.pooler, max_views=4))
+    files = FilesConfig(samples=(data / "samples.json",), data=data, out=tmp_path / "out")
+    experiment = replace(EXPERIMENT, model=few, files=files)
+    told = "MMOR shows 5 pictures of a timepoint, the model has places for 4"
+    with pytest.raises(UserError, match=told):
+        train(experiment, files.samples, Dataset(data), tmp_path / "out")
+    assert any(told in problem for problem in dry_run(experiment).problems)
 
 
 def other_domain() -> Domain:
