@@ -22,7 +22,6 @@ from panoptic_segmentation.model.layers import he_uniform, xavier_uniform
 LEVELS = 3  # res5, res4, res3
 POINTS = 4  # sampled per head and level
 GROUPS = 32  # of every GroupNorm
-SMALL = 1 << 20  # numbers in all cells of a batch; what follows from up to so many is kept for the backward pass
 Size = tuple[int, int]  # height, width
 
 
@@ -229,10 +228,9 @@ class DeformableTransformer(nn.Module):
         # Filled in on the device: a tensor of a list is copied there, and the CPU would wait for all before it.
         scale = torch.stack([x.new_full((), length) for h, w in sizes for length in (w, h)]).view(LEVELS, 1, 2)
         for layer in self.encoder.layers:
-            if torch.is_grad_enabled() and x.requires_grad and x.numel() > SMALL:
+            if torch.is_grad_enabled() and x.requires_grad:
                 # Computed again in the backward pass. Twelve sampled values for each of 8 heads and all that follows
-                # would else be kept: over half of what a training step of the published model keeps. A step of the
-                # small model keeps some 0.2 GB of them, and computing them again took a tenth of its time.
+                # would else be kept: over half of what a training step of the published model keeps.
                 x = checkpoint(layer, x, position, places, scale, sizes, use_reentrant=False)
             else:
                 x = layer(x, position, places, scale, sizes)
