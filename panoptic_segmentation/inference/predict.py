@@ -182,9 +182,15 @@ def _predict_videos(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The records of all videos that can be predicted, and a line for each that cannot."""
     done, bad = [], []
+    sizes = {video.video_id: predictions.sizes_of(video.pictures()) for video in videos}
+    known = {video.video_id: _known(video, sizes[video.video_id], output) for video in videos}
+    predictions.begin_videos(output, [video_id for video_id, records in known.items() if records is None])
     for video in track(videos, "segmenting", len(videos)):
         try:
-            done.append(_predict_video(model, settings, video, output))
+            records = known[video.video_id]
+            if records is None:
+                records = _predict_video(model, settings, video, sizes[video.video_id], output)
+            done.append(records)
         except BadFrame as error:
             bad.append(f"video {video.video_id} is left out: {error}")
     return done, bad
@@ -228,14 +234,17 @@ def segment_video(
         yield causal.add(frame.logits, frame.masks)
 
 
+def _known(video: Video, sizes: Sequence[int | None], output: Path) -> dict[str, Any] | None:
+    """The records of a video that was predicted before, of these pictures."""
+    return predictions.read_video(output, video.video_id, [picture.name for picture in video.pictures()], sizes)
+
+
 @torch.inference_mode()
-def _predict_video(model: VideoModel, settings: InferenceSettings, video: Video, output: Path) -> dict[str, Any]:
-    """The records of a video; its pictures are written unless they are there, while the model goes on."""
+def _predict_video(
+    model: VideoModel, settings: InferenceSettings, video: Video, sizes: Sequence[int | None], output: Path
+) -> dict[str, Any]:
+    """The records of a video; its pictures are written while the model goes on."""
     names = [picture.name for picture in video.pictures()]
-    done = predictions.read_video(output, video.video_id, names)
-    if done is not None:
-        return done
-    predictions.begin_video(output, video.video_id)
     device, labels = _device(model), video.domain.labels
 
     def write(frame: tuple[str, tuple[Int[np.ndarray, "height width"], list[Segment]]]) -> dict[str, Any]:
@@ -249,7 +258,7 @@ def _predict_video(model: VideoModel, settings: InferenceSettings, video: Video,
         results = segment_video(model, settings, windows(video, settings, device), len(labels.categories))
         frames = ((ids.numpy(), result.segments) for result in results for ids in result.frames())
         records = list(behind(write, zip(names, frames, strict=True)))
-    return predictions.write_video(output, video.video_id, records)
+    return predictions.write_video(output, video.video_id, records, sizes)
 
 
 def _device(model: VideoModel) -> torch.device:

@@ -7,7 +7,6 @@ and `pan_instances/<video id>/<frame>.png`, grey, with the number of the object 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from operating_room.recordings.masks import PREDICTION_ORIGIN
 Size = tuple[int, int]  # width, height in px
 Segments = Sequence[tuple[int, int]]  # segment id and category id, in the order in which the records are listed
 _BEGUN = "begun"  # of a video in a prediction file whose pictures are written over
+_SEEN = "picture_bytes"  # of the pictures that a video was predicted from; in its own file alone
 
 
 def picture_path(output: Path, video_id: str, file_name: str) -> Path:
@@ -119,17 +119,30 @@ def _shown(length: int, new: int) -> Int[np.ndarray, " new"]:
     return np.asarray(line.resize((new, 1), Image.Resampling.NEAREST))[0]
 
 
-def write_video(output: Path, video_id: str, frames: list[dict[str, Any]]) -> dict[str, Any]:
-    """Write and return the records of a video, after all its pictures: from now on it counts as done."""
+def sizes_of(pictures: Sequence[Path]) -> list[int | None]:
+    """How many bytes each picture has, which tells others of the same names; the time would not survive a copy."""
+    return [picture.stat().st_size if picture.exists() else None for picture in pictures]
+
+
+def write_video(
+    output: Path, video_id: str, frames: list[dict[str, Any]], sizes: Sequence[int | None] = ()
+) -> dict[str, Any]:
+    """Write and return the records of a video, after all its pictures: from now on it counts as done.
+
+    `sizes` are those of the camera's pictures, in bytes, from before they were read.
+    """
     video = {"annotations": frames, "video_id": video_id}
-    write_json(video_path(output, video_id), video)
+    write_json(video_path(output, video_id), {**video, _SEEN: list(sizes)})
     return video
 
 
-def read_video(output: Path, video_id: str, file_names: Sequence[str]) -> dict[str, Any] | None:
+def read_video(
+    output: Path, video_id: str, file_names: Sequence[str], sizes: Sequence[int | None] = ()
+) -> dict[str, Any] | None:
     """The records of a video that is there, as far as `file_names` or further; else None.
 
-    It is not there if its records or one of its pictures are missing or damaged: it has to be predicted again then.
+    It is not there if its records or one of its pictures are missing or damaged, or if the camera's pictures had other
+    `sizes`, as far as both are known: it has to be predicted again then.
     """
     path = video_path(output, video_id)
     if not path.exists():
@@ -138,9 +151,12 @@ def read_video(output: Path, video_id: str, file_names: Sequence[str]) -> dict[s
         video = read_json(path)
         frames = [(frame["file_name"], frame["segments_info"]) for frame in video["annotations"]]
         numbered = any("instance_id" in segment for _, segments in frames for segment in segments)
+        seen = list(video.pop(_SEEN, ()))  # none are of an older version
     except (UserError, KeyError, TypeError):
         return None
     if [name for name, _ in frames[: len(file_names)]] != list(file_names) or video.get("video_id") != video_id:
+        return None
+    if any(before != now for before, now in zip(seen, sizes)):
         return None
     pictures = [
         find(output, video_id, name) for find in (picture_path, instance_path)[: 1 + numbered] for name, _ in frames
@@ -157,24 +173,23 @@ def _is_whole(picture: Path) -> bool:
     return True
 
 
-def begin_video(output: Path, video_id: str) -> None:
-    """Forget the records of a video before its pictures are written over: those of others must not be scored with them.
+def begin_videos(output: Path, video_ids: Sequence[str]) -> None:
+    """Forget the records of videos before their pictures are written over: no others must be scored with these.
 
     Raises:
         UserError: a prediction file that has some cannot be written.
     """
-    video_path(output, video_id).unlink(missing_ok=True)
-    named = json.dumps(video_id, ensure_ascii=False).encode()
+    for video_id in video_ids:
+        video_path(output, video_id).unlink(missing_ok=True)
     with one_at_a_time(_lock(output)):
-        for path in _lock(output).parent.glob("pred_*.json"):
-            if named not in path.read_bytes():
-                continue
+        for path in _lock(output).parent.glob("pred_*.json") if video_ids else ():
             try:
                 videos = _videos_in(path)
             except (UserError, KeyError, TypeError):
                 continue  # damaged: nobody takes anything from it
-            if video_id in videos:  # an empty one keeps its place until the file is written next
-                videos[video_id] = {"annotations": [], "video_id": video_id, _BEGUN: True}
+            if begun := [video_id for video_id in video_ids if video_id in videos]:
+                # An empty one keeps its place until the file is written next.
+                videos |= {video_id: {"annotations": [], "video_id": video_id, _BEGUN: True} for video_id in begun}
                 write_json(path, {"annotations": list(videos.values())})
 
 

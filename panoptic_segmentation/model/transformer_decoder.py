@@ -88,14 +88,15 @@ class TransformerDecoder(nn.Module):
         keys = [v + sine_position(*size, v.shape[-1], like=v).flatten(1).T for v, size in zip(values, sizes)]
         position = self.query_embed.weight[None]
         x = self.query_feat.weight.expand(frames, -1, -1)
-        earlier = []
+        earlier: list[Prediction] = []
         layers = zip(
             self.transformer_cross_attention_layers, self.transformer_self_attention_layers, self.transformer_ffn_layers
         )
         for i, (cross_attention, self_attention, feed_forward) in enumerate(layers):
             level = i % LEVELS
             prediction = self._predict(x, mask_features)
-            earlier.append(prediction)
+            if auxiliary:
+                earlier.append(prediction)
             with torch.no_grad():
                 blocked = blocked_cells(prediction.masks, sizes[level])
                 blocked = blocked & ~blocked.all(dim=-1, keepdim=True)  # a query that sees nothing sees everything
@@ -107,7 +108,7 @@ class TransformerDecoder(nn.Module):
             queries=normed,
             queries_raw=x,
             reid=self.reid_embed(normed),
-            auxiliary=earlier if auxiliary else [],
+            auxiliary=earlier,
         )
 
     def _predict(

@@ -98,7 +98,12 @@ def predict_and_evaluate(
             problems[split] = str(error)
             continue
         if share.rank == 0:
-            yield evaluate(videos, output, split, prepared, f"{truth}_{split}", settings.canvas, workers)
+            try:
+                evaluation = evaluate(videos, output, split, prepared, f"{truth}_{split}", settings.canvas, workers)
+            except UserError as error:  # a damaged mask of the truth, for one: it costs the scores of its split
+                problems[split] = f"{split}: is predicted and not scored: {error}"
+                continue
+            yield evaluation
     if problems and share.rank == 0:
         raise LeftOut("; ".join(problems.values()))
 

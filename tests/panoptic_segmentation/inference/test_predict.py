@@ -23,6 +23,7 @@ from operating_room.work.processes import Share
 from panoptic_segmentation.config.config_keys import CAUSAL, WHOLE_VIDEO
 from panoptic_segmentation.config.settings import save_config
 from panoptic_segmentation.data.ground_truth import Video, find_videos, first_frames
+from panoptic_segmentation.inference import predict as predict_module
 from panoptic_segmentation.inference import predictions
 from panoptic_segmentation.inference.blends import write_blends
 from panoptic_segmentation.inference.predict import export_masks, load, predict, read_test_config, segment_video
@@ -204,6 +205,42 @@ def test_a_video_that_is_left_out_is_in_no_prediction_file(tmp_path: Path, video
     for name, there in (("val", [videos[2].video_id]), ("try", [])):
         found = json.loads(predictions.split_path(tmp_path / "out", name).read_text())["annotations"]
         assert [video["video_id"] for video in found if video["annotations"]] == there
+
+
+def test_other_pictures_of_the_same_names_are_predicted_anew(
+    tmp_path: Path, videos: list[Video], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cameras that were swapped and put right, pictures exported again: the masks of the ones before were kept."""
+    origin = new_model(tmp_path / "model.safetensors")
+    model, settings = load(origin, mmor())
+    predict(model, settings, videos, tmp_path / "out", "train", origin)
+    noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    for picture in videos[0].pictures():
+        Image.fromarray(noise).save(picture)
+    seen, written = list[str](), list[str]()
+    looks, writes = predict_module.windows, predictions.write_json
+
+    def counted(video: Video, *rest: Any) -> Any:
+        seen.append(video.video_id)
+        return looks(video, *rest)
+
+    def noted(path: Path, *rest: Any, **more: Any) -> None:
+        written.append(path.name)
+        writes(path, *rest, **more)
+
+    monkeypatch.setattr(predict_module, "windows", counted)
+    predict(model, settings, videos, tmp_path / "out", "train", origin)
+    assert seen == [
+        video.video_id for video in videos if {*video.pictures()} & {*videos[0].pictures()}
+    ]  # parts share one
+    assert len(seen) < len(videos)
+    seen.clear()
+    # All are made anew: the file of the split is written once before and once after, however many videos it has.
+    shutil.rmtree(tmp_path / "out" / "inference" / "pan_instances")
+    monkeypatch.setattr(predictions, "write_json", noted)
+    predict(model, settings, videos, tmp_path / "out", "train", origin)
+    assert seen == [video.video_id for video in videos]
+    assert written.count("pred_train.json") == 2
 
 
 def test_frames_of_one_video_have_one_shape(tmp_path: Path, videos: list[Video]) -> None:

@@ -128,7 +128,7 @@ def test_what_others_put_into_a_prediction_file_at_the_same_time_stays(
     with ThreadPoolExecutor(4) as pool:
         for number in range(4):
             pool.submit(predictions.write_split, tmp_path, "test", [{"video_id": f"{number}", "annotations": [{}]}])
-        pool.submit(predictions.begin_video, tmp_path, "first")
+        pool.submit(predictions.begin_videos, tmp_path, ["first"])
     content = json.loads(predictions.split_path(tmp_path, "test").read_text())
     there = [video["video_id"] for video in content["annotations"] if video["annotations"]]
     assert sorted(there) == ["0", "1", "2", "3"]

@@ -192,6 +192,21 @@ def test_a_damaged_picture_costs_no_other_split(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "inference" / "vpq_val.json").exists()
 
 
+def test_a_damaged_mask_costs_no_other_split(tmp_path: Path) -> None:
+    """The others were neither predicted nor scored."""
+    for name in ("001_PKA", "002_PKA"):
+        write_take(tmp_path / "data", 4, mmor().find_take(name))
+    dataset, path = Dataset(tmp_path / "data"), new_model(tmp_path / "model.safetensors")
+    (video,) = find_videos(dataset, [mmor().find_take("001_PKA")])
+    video.masks()[1].write_bytes(b"no picture")
+    config = replace(TINY, weights=str(path), test_data=("mmor_panoptic_train", "mmor_panoptic_val"))
+    scored = []
+    with pytest.raises(UserError, match=r"train: is predicted and not scored: .*masks cannot be used"):
+        scored.extend(predict_and_evaluate(config, dataset, tmp_path / "out", tmp_path / "prepared"))
+    assert len(scored) == 1
+    assert (tmp_path / "out" / "inference" / "vpq_val.json").exists()
+
+
 def test_a_split_that_is_not_there_costs_no_other(tmp_path: Path) -> None:
     """Nor does one whose takes cannot be looked into."""
     dataset, path = write_take(tmp_path / "data", 4), new_model(tmp_path / "model.safetensors")
