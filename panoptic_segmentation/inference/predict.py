@@ -183,11 +183,14 @@ def _predict_videos(
     """The records of all videos that can be predicted, and a line for each that cannot."""
     done, bad = [], []
     sizes = {video.video_id: predictions.sizes_of(video.pictures()) for video in videos}
-    known = {video.video_id: _known(video, sizes[video.video_id], output) for video in videos}
-    predictions.begin_videos(output, [video_id for video_id, records in known.items() if records is None])
+    there = [video for video in videos if predictions.video_path(output, video.video_id).exists()]
+    looked_at = track(there, "looking at earlier predictions", len(there)) if there else ()
+    known = {video.video_id: _known(video, sizes[video.video_id], output) for video in looked_at}
+    begun = [video.video_id for video in videos if known.get(video.video_id) is None]
+    predictions.begin_videos(output, begun)
     for video in track(videos, "segmenting", len(videos)):
         try:
-            records = known[video.video_id]
+            records = known.get(video.video_id)
             if records is None:
                 records = _predict_video(model, settings, video, sizes[video.video_id], output)
             done.append(records)

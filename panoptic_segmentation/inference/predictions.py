@@ -121,7 +121,13 @@ def _shown(length: int, new: int) -> Int[np.ndarray, " new"]:
 
 def sizes_of(pictures: Sequence[Path]) -> list[int | None]:
     """How many bytes each picture has, which tells others of the same names; the time would not survive a copy."""
-    return [picture.stat().st_size if picture.exists() else None for picture in pictures]
+    found: list[int | None] = []
+    for picture in pictures:
+        try:
+            found.append(picture.stat().st_size)
+        except OSError:  # told when it is to be read
+            found.append(None)
+    return found
 
 
 def write_video(
