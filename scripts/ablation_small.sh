@@ -26,7 +26,7 @@ row() {
     [ -e "$out/scores.json" ] && return
     [ "${4:-}" = --temporal ] && memory=--memory options=(--temporal --no-temporal-augmentation)
     mkdir -p "$out"
-    sed -e "s/modalities: .*/modalities: [$3]/" -e "s/steps: 2000, batch_size: 32/steps: 400, batch_size: 16/" \
+    sed -e "s/modalities: .*/modalities: [$3]/" -e "s/{steps: [0-9]*, batch_size: [0-9]*/{steps: 400, batch_size: 16/" \
         configs/scene_graph/small.yaml >"$out/experiment.yaml"
     mmor scene-graph samples --data "$data" --relations "$work" --out "$out" --split own --permutations 1 \
         --modalities "$2" "${options[@]}"

@@ -103,6 +103,12 @@ recipe() {
     step downstream_compared mmor compare "$work/downstream_true.json" "$work/downstream_predicted.json"
 }
 
+# What is done is kept, so a folder stays with what it was begun with.
+begun="$set${SMALL:+ SMALL=1} DATA=$all WEIGHTS=$first"
+if [ -e "$work/.begun" ] && [ "$(cat "$work/.begun")" != "$begun" ]; then
+    echo "error: $work was begun with $(cat "$work/.begun"), not $begun; give another FOLDER (or, if files were only moved, remove $work/.begun)" >&2
+    exit 2
+fi
 plan=$(mktemp)
 trap 'rm -f "$plan"' EXIT
 step() { printf '%q ' "$@" >>"$plan" && echo >>"$plan"; }
@@ -121,4 +127,5 @@ step() {
     touch "$work/.done/$1"
 }
 mkdir -p "$work/.done"
+echo "$begun" >"$work/.begun"
 recipe

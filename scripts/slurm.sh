@@ -17,7 +17,9 @@
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@300
 #SBATCH --output=mmor-%j.log
+#SBATCH --open-mode=append
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
+export GPU_BUILD=1 # of the jobs; scripts/environment.sh
 trap 'kill "$job"; scontrol requeue "$SLURM_JOB_ID"' USR1
 run() {
     case ${1:-} in

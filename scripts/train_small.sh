@@ -35,7 +35,11 @@ mmor data synthesize --out "$data" $short --seconds 40 --seed 11
 # it gets more surgeries with cameras alone, and some in which sterility is broken often; others without pictures, which take
 # seconds to write, teach sound, speech, robot screen and tracker. All own takes of a folder are learnt from: stage 1 has its own.
 pictures=$work/pictures
-[ -e "$pictures" ] || { rm -rf "$pictures.part" && cp -al "$data" "$pictures.part" && mv "$pictures.part" "$pictures"; }
+if [ ! -e "$pictures" ]; then # not by ||, in which a failure would not end the script
+    rm -rf "$pictures.part"
+    cp -al "$data" "$pictures.part"
+    mv "$pictures.part" "$pictures"
+fi
 prepare() { mmor scene-graph preprocess all --audio-encoder mel "$@"; }
 samples() { # data, folder, split, records of a timepoint
     mmor data convert-relations "$1" --out "$2"

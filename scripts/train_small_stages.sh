@@ -8,7 +8,7 @@ export OMP_NUM_THREADS=1
 work=${1:-output/small}
 
 train() { # experiment file, model to start from
-    mmor panoptic train --config-file "configs/panoptic/$1.yaml" --data "$work/data" --out "$work/panoptic_$1" --resume \
+    mmor panoptic train --config-file "configs/panoptic/$1.yaml" --data "$work/pictures" --out "$work/panoptic_$1" --resume \
         --ground-truth "$work/ground_truth" MODEL.WEIGHTS "$work/panoptic_$2/model.safetensors" \
         DATASETS.TRAIN "[hybridor_panoptic_train, hybridor_panoptic_own]"
 }
