@@ -16,9 +16,12 @@ Picture = UInt8[np.ndarray, "_ _ 3"]
 def edge_size(height: int, width: int, shortest: int = SHORTEST_EDGE, longest: int = LONGEST_EDGE) -> tuple[int, int]:
     """Height and width with the shortest edge at `shortest`, unless the longest would exceed `longest`."""
     scale = shortest / min(height, width)
-    if scale * max(height, width) > longest:
-        scale = longest / max(height, width)
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+    # In detectron2's order of operations: a product that is .5 is rounded as there.
+    sides = (shortest, scale * width) if height < width else (scale * height, shortest)
+    if max(sides) > longest:
+        scale = longest / max(sides)
+        sides = (scale * sides[0], scale * sides[1])
+    return max(1, int(sides[0] + 0.5)), max(1, int(sides[1] + 0.5))
 
 
 def resize_picture(picture: Picture, height: int, width: int) -> Picture:

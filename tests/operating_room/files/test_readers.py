@@ -236,6 +236,9 @@ def test_empty_lines_between_subtitles_are_part_of_none(tmp_path: Path) -> None:
     text = "1\n00:00:01,000 --> 00:00:02,000\n one \ntwo\n{}2\n00:00:03,000 --> 00:00:04,000\n{}"
     for empty in ("\n", "\n\n", " \n\n\n", "\r\n\t\r\n"):
         assert read_subtitles(write(tmp_path / "x.srt", text.format(empty, empty))) == [first, second]
+    # Words behind one are kept: published code loses them.
+    inside = "1\n00:00:01,000 --> 00:00:02,000\nsaw\n\nplease\n"
+    assert read_subtitles(write(tmp_path / "x.srt", inside)) == [Subtitle(1.0, 2.0, "saw\n\nplease")]
 
 
 def test_subtitles_that_are_cut_off_or_damaged_lose_none_without_a_word(tmp_path: Path) -> None:

@@ -12,7 +12,14 @@ from panoptic_segmentation.data.pictures import edge_size, resize_for_test, resi
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [((1536, 2048), (720, 960)), ((1080, 1920), (720, 1280)), ((480, 640), (720, 960)), ((700, 2000), (467, 1333))],
+    [
+        ((1536, 2048), (720, 960)),
+        ((1080, 1920), (720, 1280)),
+        ((480, 640), (720, 960)),
+        ((700, 2000), (467, 1333)),
+        ((149, 298), (667, 1333)),  # 666.5 px, and 236.5 below: rounded up as published, by its order of operations
+        ((407, 2294), (237, 1333)),
+    ],
 )
 def test_published_sizes(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert edge_size(*size) == expected
