@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from operating_room.domain.collection import CAMERA_MODALITIES, Collection, Take
+from operating_room.domain.collection import CAMERA_MODALITIES, Camera, Collection, Take
 from operating_room.domain.domain import OWN, Domain
 from operating_room.domain.numbers import file_number
 from operating_room.domain.stored import stored_domain
@@ -285,6 +285,12 @@ class RecordedTake:
         }
         return {name: self.root / folder for name, folder in folders.items() if folder is not None}
 
+    @cached_property
+    def _cameras(self) -> Sequence[Camera]:
+        """The cameras, first those that an import has found in another order, in that order."""
+        found = {name: place for place, name in enumerate(() if self._take_file is None else self._take_file.cameras)}
+        return sorted(self.collection.cameras, key=lambda camera: found.get(camera.name, len(found)))
+
     def expected_of(self, element: Element) -> Timepoint:
         """The timepoint of an element with every file that it could have, whether it is there or not.
 
@@ -293,7 +299,7 @@ class RecordedTake:
         """
         collection, take, numbers, ending = self.collection, self.take, element.numbers, self.pictures
         files: dict[str, dict[str, Path]] = {name: {} for name in _FILES}
-        for camera in collection.cameras:
+        for camera in self._cameras:
             if (frame := numbers.get(camera.frame)) is None:
                 continue
             picture = self.root / collection.picture(take, camera.name, frame, ending)

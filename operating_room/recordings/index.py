@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from operating_room.domain.numbers import file_number
-from operating_room.domain.reading.nodes import read_yaml, require_known
+from operating_room.domain.reading.nodes import Value, read_yaml, require_known
 from operating_room.errors import UserError
 from operating_room.files.readers import read_json
 
@@ -31,19 +31,27 @@ class TakeFile:
     period: float  # s between timepoints
     frames: int  # how many timepoints
     pictures: Literal["jpg", "png"]
+    cameras: tuple[str, ...] = ()  # in the order of the files that an import has read
 
 
 def read_take_file(path: Path) -> TakeFile:
-    """What take.yaml says; `source` is for people and programs that made the take, and not looked at.
+    """What take.yaml says; of `source`, which whoever made the take fills, the order of cameras that an import notes.
 
     Raises:
         UserError: the file is missing or no YAML, lacks a key, has an unknown one or a wrong value; with the line.
     """
     fields = read_yaml(path).fields(("period", "frames", "pictures"), ("source",))
     pictures = require_known(fields["pictures"], _PICTURES, "form of pictures")
-    return TakeFile(
-        fields["period"].positive(), fields["frames"].whole(1, MOST_FRAMES), cast(Literal["jpg", "png"], pictures)
-    )
+    cameras = _sources(fields["source"]) if "source" in fields else ()
+    period, frames = fields["period"].positive(), fields["frames"].whole(1, MOST_FRAMES)
+    return TakeFile(period, frames, cast(Literal["jpg", "png"], pictures), cameras)
+
+
+def _sources(source: Value) -> tuple[str, ...]:
+    try:
+        return tuple(item.text() for item in source.named()["sources"][1].items())
+    except (UserError, KeyError):  # a note of another form
+        return ()
 
 
 def read_index(path: Path, keys: Collection[str]) -> list[tuple[str, dict[str, str]]]:

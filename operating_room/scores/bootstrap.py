@@ -7,6 +7,7 @@ narrow: stretches of `BLOCK` timepoints are drawn instead.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -14,13 +15,14 @@ from jaxtyping import Float64, Int64
 from operating_room.graphs.scene_graph import Sample, by_take
 from operating_room.scores.reports import Report
 
-BLOCK = 30  # timepoints of one take that are drawn together
+BLOCK = 30  # timepoints of one take that are drawn together, and s that they last at least
 RESAMPLES = 1000
 LEVEL = 95  # percent
 SEED = 0
 DEFINITION = (
     f"{LEVEL} % percentile bootstrap, {RESAMPLES} resamples (numpy, seed {SEED}) of blocks of {BLOCK} timepoints in "
-    "a row, drawn with replacement from the blocks of all takes; a resample without a class leaves this class out. "
+    f"a row (more where these are less than {BLOCK} s), "
+    "drawn with replacement from the blocks of all takes; a resample without a class leaves this class out. "
     "It tells how much depends on the recorded timepoints, not what another hospital, or another training, would give"
 )
 
@@ -38,15 +40,32 @@ def statistics(report: Report) -> dict[str, float]:
 
 
 def block_sums(
-    samples: Sequence[Sample], confusions: Int64[np.ndarray, "samples names predicted"]
+    samples: Sequence[Sample],
+    confusions: Int64[np.ndarray, "samples names predicted"],
+    times: Mapping[str, float] | None = None,
 ) -> Int64[np.ndarray, "blocks names predicted"]:
-    """Confusions of samples summed over blocks, each of one take in the order of time, however the samples stand."""
+    """Confusions of samples summed over blocks, each of one take in the order of time, however the samples stand.
+
+    `times` are s since the take began by sample id; of samples without, timepoints are taken to be a second apart.
+    """
     rows = {sample.sample_id: row for row, sample in enumerate(samples)}
     sums = []
     for of_take in by_take(samples).values():
         in_time = confusions[[rows[sample.sample_id] for sample in of_take]]
-        sums += [in_time[start : start + BLOCK].sum(axis=0) for start in range(0, len(in_time), BLOCK)]
+        ends = (*_starts(of_take, times or {}), len(in_time))
+        sums += [in_time[start:end].sum(axis=0) for start, end in pairwise(ends)]
     return np.stack(sums) if sums else confusions
+
+
+def _starts(samples: Sequence[Sample], times: Mapping[str, float]) -> list[int]:
+    """Where the blocks of a take begin."""
+    starts = [0]
+    for place, sample in enumerate(samples):
+        begin, now = (times.get(of_it.sample_id) for of_it in (samples[starts[-1]], sample))
+        lasts = begin is None or now is None or now - begin > BLOCK - 1e-6  # 1/15 s is not exact
+        if lasts and place - starts[-1] >= BLOCK:
+            starts.append(place)
+    return starts
 
 
 def intervals(names: Sequence[str], blocks: Int64[np.ndarray, "blocks names predicted"]) -> dict[str, Interval]:

@@ -149,7 +149,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _graph_scores(first: Records, second: Records, domain: Domain) -> dict[str, list[Difference]]:
     _require_same(first, second, lambda record: record["truth"])
     judged = [_judged_graphs(records, domain.language) for records in (first, second)]
-    return {"predicates": _differences(domain.language.scored_predicates, *judged)}
+    times = {key: at for key, record in first.items() if isinstance(at := record.get("at_s"), int | float)}
+    return {"predicates": _differences(domain.language.scored_predicates, *judged, times)}
 
 
 def _judged_graphs(records: Records, language: Language) -> Judged:
@@ -201,8 +202,10 @@ def _require_same(first: Records, second: Records, truth: Callable[[Mapping[str,
             raise UserError(f"the files were scored against different labels, first of {sample_id}; evaluate one again")
 
 
-def _differences(names: Sequence[str], first: Judged, second: Judged) -> list[Difference]:
-    sums = [bootstrap.block_sums(*judged) for judged in (first, second)]
+def _differences(
+    names: Sequence[str], first: Judged, second: Judged, times: Mapping[str, float] | None = None
+) -> list[Difference]:
+    sums = [bootstrap.block_sums(*judged, times) for judged in (first, second)]
     values = [bootstrap.statistics(Report(tuple(names), blocks.sum(axis=0))) for blocks in sums]
     intervals = bootstrap.difference_intervals(names, *sums)
     has = sums[0].sum(axis=2) > 0  # block, class

@@ -222,7 +222,7 @@ def _evaluate(
         raise UserError("there are no samples to score; check the split and the takes on disk")
     reports = [score_sample(sample, predictions[sample.sample_id], domain.language) for sample in scored]
     confusions = np.stack([report.predicates.confusion for report in reports])
-    blocks = bootstrap.block_sums(scored, confusions)
+    blocks = bootstrap.block_sums(scored, confusions, times)
     scores = summarise(scored, reports, domain)
     evaluation = Evaluation(
         scores,

@@ -102,9 +102,12 @@ class Evidence:
 
 
 def ego_pictures(timepoint: Timepoint) -> dict[int, Path]:
-    """The pictures of glasses by the number of the camera, which is its place, from 1, among those of the domain."""
-    shown = timepoint.several("ego_views")
-    return {n: shown[c.name] for n, c in enumerate(timepoint.collection.cameras, 1) if c.name in shown}
+    """The pictures of glasses by the number of the camera, which is its place, from 1, among those of the domain.
+
+    In the order of the take: the first one provides the visual tokens of its branch.
+    """
+    numbers = {camera.name: number for number, camera in enumerate(timepoint.collection.cameras, 1)}
+    return {numbers[name]: path for name, path in timepoint.several("ego_views").items()}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -51,11 +52,10 @@ class _Names:
             {number: language().predicate_name(word) for number, word in tables.predicates.items()},
         )
 
-    def means(self, numbers: tuple[int | None, ...], triplet: Triplet) -> bool:
-        """Whether numbers of subject, predicate and object say this."""
+    def said(self, numbers: tuple[int | None, ...]) -> tuple[str | None, ...]:
+        """What numbers of subject, predicate and object say, in the order of triplets."""
         subject, predicate, object_ = (-1 if number is None else number for number in numbers)
-        found = self.entities.get(subject), self.entities.get(object_), self.predicates.get(predicate)
-        return found == triplet
+        return self.entities.get(subject), self.entities.get(object_), self.predicates.get(predicate)
 
 
 def read_graphs(group: h5py.Group, tables: Tables, frames: int) -> tuple[dict[int, list[Triplet]], tuple[str, ...]]:
@@ -88,7 +88,7 @@ def _rows(frame: h5py.Group) -> list[RawTriplet]:
     dataset = dataset_at(frame, "rel_annotations")
     if dataset is None:
         raise BadRecording(f"{where(frame)}/rel_annotations: is missing; download the file again")
-    if dataset.size == 0:
+    if not dataset.size:  # None: HDF5's null
         return []
     well_formed = dataset.ndim == 2 and 3 <= dataset.shape[1] <= _MAX_PARTS and dataset.dtype.kind in "SO"
     if not well_formed or len(dataset) > _MAX_TRIPLETS:
@@ -133,10 +133,13 @@ def _fitting(
     ]
 
     def wrong(order: str) -> int | None:
-        """The first row that says something else in this order."""
-        for place, (row, triplet) in enumerate(zip(numbers, graph)):
-            if not known.means(tuple(row[column] for column in _ORDERS[order]), triplet):
+        """The first row that says what no triplet does in this order; nothing tells that rows stand as the words do."""
+        left = Counter[tuple[str | None, ...]](graph)
+        for place, row in enumerate(numbers):
+            said = known.said(tuple(row[column] for column in _ORDERS[order]))
+            if not left[said]:
                 return place
+            left[said] -= 1
         return None
 
     fitting = tuple(order for order in orders if wrong(order) is None)

@@ -175,8 +175,8 @@ def where(item: h5py.Group | h5py.Dataset) -> str:
 
 
 def form(dataset: h5py.Dataset) -> str:
-    """Axes and type of an array, for messages."""
-    return f"[{', '.join(map(str, dataset.shape))}] of {one_line(str(dataset.dtype))[:60]}"
+    """Axes and type of an array, for messages; one that is declared and empty (HDF5's null) has none."""
+    return f"[{', '.join(map(str, dataset.shape or ()))}] of {one_line(str(dataset.dtype))[:60]}"
 
 
 def text(value: Any) -> str | None:

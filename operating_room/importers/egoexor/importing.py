@@ -164,6 +164,7 @@ class _Work:
             "version": _VERSION,
             "release": facts.take.release,
             "fingerprint": facts.fingerprint,
+            "graphs": facts.graphs,
             "colours": colours,
             "pictures": pictures,
             "gaze": gaze if "gaze" in facts.shapes else None,
@@ -322,6 +323,7 @@ def _is_list_of_done(done: Any) -> TypeGuard[dict[str, Counts]]:
 
 
 def _require_same(path: Path, before: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
+    before = {"graphs": recipe["graphs"], **before}  # which earlier versions did not note
     other = [f"{name} {before.get(name)}, not {value}" for name, value in recipe.items() if before.get(name) != value]
     if other:
         raise UserError(

@@ -82,6 +82,7 @@ class Facts:
     steps: Mapping[str, int]
     largest_read: int
     fingerprint: str
+    graphs: str = ""  # fingerprint of the scene graphs, which a later release may correct under the same pictures
     sound_s: float | None = None
     colors_to: int | None = None
     rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -129,6 +130,7 @@ def inspect_take(take: StoredTake, tables: Tables) -> Facts:
                 for name, each in arrays.items()
             ),
             fingerprint=_fingerprint(cameras, arrays),
+            graphs=fingerprint(f"{frame} {sorted(graph)}" for frame, graph in graphs.items()),
             sound_s=None if waveform is None else len(waveform) / AUDIO_RATE,
             colors_to=_largest_color(arrays["cloud_colors"]) if "cloud_colors" in arrays else None,
             rows={name: _row_ids(arrays[name], tables.sources) for name in ("gaze", "hands") if name in arrays},
@@ -173,7 +175,7 @@ def _arrays(group: h5py.Group, cameras: int) -> dict[str, h5py.Dataset]:
     lengths: dict[str, tuple[int, str]] = {"c": (cameras, "source_count")}
     for name, (path, kind, axes) in ARRAYS.items():
         dataset = dataset_at(group, path)
-        if dataset is None or dataset.size == 0:  # nothing of it was recorded
+        if dataset is None or not dataset.size:  # nothing of it was recorded; HDF5's null has the size None
             if name == "rgb":
                 raise BadRecording(f"{where(group)}/{path}: is missing or empty; download the file again")
             continue

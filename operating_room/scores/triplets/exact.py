@@ -90,8 +90,13 @@ class Exact:
         return {"micro": micro, "macro": self.macro, "predicates": predicates}
 
 
-def exact_scores(samples: Sequence[Sample], predictions: Mapping[str, Iterable[Triplet]], language: Language) -> Exact:
-    """Compare whole triplets.
+def exact_scores(
+    samples: Sequence[Sample],
+    predictions: Mapping[str, Iterable[Triplet]],
+    language: Language,
+    times: Mapping[str, float] | None = None,
+) -> Exact:
+    """Compare whole triplets; for `times` see `bootstrap.block_sums`.
 
     Raises:
         UserError: the truth uses a name outside the vocabulary.
@@ -103,7 +108,7 @@ def exact_scores(samples: Sequence[Sample], predictions: Mapping[str, Iterable[T
         for column, triplets in enumerate((true, found, true & found)):
             for triplet in triplets:
                 row[index[triplet.predicate], column] += 1
-    blocks = bootstrap.block_sums(samples, counts)
+    blocks = bootstrap.block_sums(samples, counts, times)
     return Exact(language.predicates, blocks)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pytest
 
 from operating_room.graphs.scene_graph import Sample
 from operating_room.scores.bootstrap import BLOCK, block_sums, describe, difference_intervals, intervals
@@ -25,6 +26,16 @@ def test_blocks_do_not_cross_takes() -> None:
     samples = seconds(BLOCK + 1) + seconds(2, "y")
     blocks = block_sums(samples, confusions([0] * len(samples), [0] * len(samples)))
     assert blocks.sum(axis=(1, 2)).tolist() == [BLOCK, 1, 2]
+
+
+@pytest.mark.parametrize(("rate", "blocks"), [(1, 20), (15, 2)])
+def test_blocks_last_as_long_at_any_rate(rate: int, blocks: int) -> None:
+    """Blocks of 30 of EgoExOR's frames were 2 s: intervals were a quarter of what they should be."""
+    samples = seconds(600)
+    times = {sample.sample_id: place / rate for place, sample in enumerate(samples)}
+    sums = block_sums(samples, np.ones((600, 1, 2), np.int64), times)
+    assert len(sums) == blocks
+    assert sums.sum() == 1200
 
 
 def test_blocks_are_stretches_of_time_however_the_samples_stand() -> None:
