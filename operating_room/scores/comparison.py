@@ -150,7 +150,7 @@ def _graph_scores(first: Records, second: Records, domain: Domain) -> dict[str, 
     _require_same(first, second, lambda record: record["truth"])
     judged = [_judged_graphs(records, domain.language) for records in (first, second)]
     times = {key: at for key, record in first.items() if isinstance(at := record.get("at_s"), int | float)}
-    return {"predicates": _differences(domain.language.scored_predicates, *judged, times)}
+    return {"predicates": _differences(domain.language.scored_predicates, *judged, times=times)}
 
 
 def _judged_graphs(records: Records, language: Language) -> Judged:
@@ -203,7 +203,7 @@ def _require_same(first: Records, second: Records, truth: Callable[[Mapping[str,
 
 
 def _differences(
-    names: Sequence[str], first: Judged, second: Judged, times: Mapping[str, float] | None = None
+    names: Sequence[str], first: Judged, second: Judged, *, times: Mapping[str, float] | None = None
 ) -> list[Difference]:
     sums = [bootstrap.block_sums(*judged, times) for judged in (first, second)]
     values = [bootstrap.statistics(Report(tuple(names), blocks.sum(axis=0))) for blocks in sums]

@@ -39,8 +39,12 @@ def read_tokens(folder: Path) -> Tokens:
 
 
 def is_other_language(values: Mapping[str, Any]) -> bool:
-    """Whether a config.json is of a language model alone, as the hub has them, and not of LLaVA or of ours."""
-    return not str(values.get("model_type", "llava")).startswith("llava")
+    """Whether a config.json is of a language model alone, as the hub has them, and not of LLaVA or of ours.
+
+    A LLaVA that is trained without vision tower (downstream) is written as `llama`, with LLaVA's own keys beside.
+    """
+    kind = str(values.get("model_type", "llava"))
+    return not kind.startswith("llava") and not (kind == "llama" and "mm_projector_type" in values)
 
 
 def _brings_its_own(folder: Path) -> bool:

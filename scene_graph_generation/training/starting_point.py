@@ -24,13 +24,12 @@ from scene_graph_generation.inputs.own_tokens import OwnTokens
 from scene_graph_generation.inputs.tokenizer_files import read_tokens
 from scene_graph_generation.inputs.tokens import Tokens, train_tokens
 from scene_graph_generation.model.mm2sg import MM2SG
-from scene_graph_generation.model.pooler import ImagePooler
 from scene_graph_generation.weights.adapters import add_lora, freeze
 from scene_graph_generation.weights.base_models import base_settings, find_folder, load_base
 from scene_graph_generation.weights.checkpoints import check_vocabulary, load_model
 from scene_graph_generation.weights.fine_tuned import read_fine_tuned
 from scene_graph_generation.weights.parameter_names import from_published, published_name
-from scene_graph_generation.weights.precision import set_precision
+from scene_graph_generation.weights.precision import published_pooler, set_precision
 
 
 def new_tokens(experiment: Experiment, texts: Iterable[str], language: Language) -> Tokens | None:
@@ -206,7 +205,7 @@ def load_curriculum(model: MM2SG, start: StartConfig) -> None:
         return
     load_trained(model, start.curriculum)
     if start.curriculum_order == "published" and model.pooler is not None:
-        fresh = ImagePooler(model.settings)
+        fresh = published_pooler(model.settings)
         for part in ("point_encoder", "mask_encoder"):
             if (encoder := getattr(fresh, part)) is not None:
                 getattr(model.pooler, part).load_state_dict(encoder.state_dict())

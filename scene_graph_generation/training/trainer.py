@@ -37,7 +37,7 @@ from scene_graph_generation.training.loss import answer_loss
 from scene_graph_generation.training.presence import TripletTeacher, load_teacher, save_teacher
 from scene_graph_generation.training.pretrain import optimizer_after_pretraining
 from scene_graph_generation.training.training_log import LossLog
-from scene_graph_generation.weights.adapters import parameter_groups
+from scene_graph_generation.weights.adapters import is_adapter, parameter_groups
 
 
 @dataclass(frozen=True)
@@ -204,8 +204,8 @@ class SceneGraphTrainer(WatchedTrainer):
         apart = (self._config.visual_learning_rate, self._config.matrix_learning_rate)
         if self.optimizer is None and any(rate is not None for rate in apart):
             self.optimizer = optimizer_after_pretraining(self._model, self._config)
-        if self.optimizer is None and self._config.projector_learning_rate is not None:
-            config = self._config
+        config, names = self._config, (name for name, _ in self._model.named_parameters())
+        if self.optimizer is None and (config.projector_learning_rate is not None or any(map(is_adapter, names))):
             groups = parameter_groups(
                 self._model, config.learning_rate, config.weight_decay, config.projector_learning_rate
             )

@@ -60,13 +60,27 @@ def build_empty(settings: MM2SGConfig, where: object = "the settings", pictures:
         model.language = language_model(settings.language)
     model.language.tie_weights()
     if pictures:
-        model.pooler = ImagePooler(settings)
-        nn.init.normal_(model.pooler.project_audio.weight, std=0.02)
-        nn.init.zeros_(model.pooler.project_audio.bias)
+        model.pooler = published_pooler(settings)
         embeddings = model.vision.clip.embeddings
         positions = torch.arange(embeddings.num_positions).expand(1, -1)
         embeddings.register_buffer("position_ids", positions, persistent=False)
     return model.eval()
+
+
+def published_pooler(settings: MM2SGConfig) -> ImagePooler:
+    """A pooler as the published training around a base begins with it (stage-2 specification, section 5, 6 and 9).
+
+    Positions, sound and masks are drawn otherwise there than in a model from scratch.
+    """
+    pooler = ImagePooler(settings)
+    bert = pooler.views.bert
+    nn.init.normal_(bert.embeddings.position_embeddings.weight, std=bert.config.initializer_range)
+    nn.init.normal_(pooler.project_audio.weight, std=0.02)
+    nn.init.zeros_(pooler.project_audio.bias)
+    for convolution in () if pooler.mask_encoder is None else pooler.mask_encoder.convolutions:
+        assert isinstance(convolution, nn.Conv2d)
+        convolution.reset_parameters()
+    return pooler
 
 
 def default_bits(model: MM2SG, device: torch.device | str) -> Bits:
