@@ -21,7 +21,9 @@ def hub_errors(repository: str) -> Generator[None]:
         raise UserError(f"{repository}: is not on the model hub; check the name, or give a local folder") from error
     except errors.HFValidationError as error:
         raise UserError(f"{repository}: is neither a folder here nor a name OWNER/NAME of the model hub") from error
-    except (errors.HTTPError, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a proxy that the client cannot use is an ImportError, a ValueError, ...
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{repository}: cannot be fetched from the model hub ({reason}); check the connection and run "

@@ -204,17 +204,18 @@ def choose_device(wanted: str | None = None) -> torch.device:
 
     if wanted == "cpu":
         return torch.device("cpu")
-    count = len(gpus())
+    count, other = len(gpus()), "choose another one, cpu always is"
     if wanted is None and not count:
         return torch.device("cpu")
     if wanted in (None, "cuda"):
         local = share().local_rank
         index = 0 if count == 1 else local  # some schedulers show each process only its own GPU, as number 0
-        reason = f"process {local} of this machine has no GPU of its own; start as many processes as there are GPUs"
+        alone = f"process {local} of this machine has no GPU of its own; start as many processes as there are GPUs"
+        reason = alone if count else other
     else:
         prefix, _, number = wanted.partition(":")
         index = int(number) if prefix == "cuda" and number.isdecimal() else -1
-        reason = "choose another one, cpu always is"
+        reason = other
     if not 0 <= index < count:
         there = ", ".join(f"cuda:{gpu.index} {gpu.name}" for gpu in gpus()) or "none"
         raise UserError(f"device {wanted or 'cuda'}: cannot be used, the GPUs of this machine are: {there}; {reason}")

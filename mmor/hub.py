@@ -178,7 +178,8 @@ def download(entry: Published, root: Path = Path()) -> list[Path]:
     files = list_files(entry)
     if entry.target is None:
         cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
-        check_space(cache, sum(file.size for file in files))
+        there = [huggingface_hub.try_to_load_from_cache(entry.repository, file.path) for file in files]
+        check_space(cache, sum(file.size for file, path in zip(files, there) if not isinstance(path, str)))
         with hub_errors(entry.repository):
             for file in track(files, entry.name):
                 cached = huggingface_hub.hf_hub_download(entry.repository, file.path)

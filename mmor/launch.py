@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 from computing.machine import gather, gpus, require_gpus
 from operating_room.errors import UserError
+from operating_room.files.raw_files import brief
 from operating_room.work.processes import Share, array_share, cpu_threads, is_started, share
 
 Result = TypeVar("Result")
@@ -77,7 +79,8 @@ def check_machines(machines: int, machine: int, url: str) -> None:
     Raises:
         UserError: several machines have no address, or this one has no place among them.
     """
-    if machines > 1 and not url.startswith("tcp://"):
+    place = re.fullmatch(r"tcp://.+:(\d{1,5})", url)
+    if machines > 1 and (place is None or not 0 < int(place[1]) < 65536):
         raise UserError(f"--num-machines {machines} needs --dist-url tcp://HOST:PORT of the first machine")
     if not 0 <= machine < machines:
         places = f"0 to {machines - 1}" if machines > 1 else "0; give --num-machines on each"
@@ -96,8 +99,9 @@ def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: 
         url: `tcp://HOST:PORT` of machine 0, which all machines reach; "auto" on a single machine.
 
     Raises:
-        UserError: there are fewer GPUs.
+        UserError: there are fewer GPUs, or the machines cannot meet.
     """
+    from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -120,6 +124,9 @@ def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: 
     except SignalException as error:
         print(f"error: interrupted (signal {int(error.sigval)}); {_AGAIN}", file=sys.stderr)
         raise SystemExit(128 + error.sigval) from None
+    except DistError as error:
+        told = f"the machines cannot meet there ({brief(error)})"
+        raise UserError(f"--dist-url {url}: {told}; give a free port of machine 0, which all machines reach") from error
     except ChildFailedError as error:
         _, first = error.get_first_failure()
         if first.exitcode < 0:

@@ -178,7 +178,7 @@ def evaluate(
     from scene_graph_generation.inference.evaluate import require_results
     from scene_graph_generation.inference.infer import answers_path
 
-    require_results(out)
+    require_results(out, "downstream")
     answers_path(out)  # refuses an unusable name before a model is loaded
     if graphs is not None and os.path.realpath(out) == os.path.realpath(graphs):
         raise UserError(f"{out}: holds the graphs, which the results would replace; choose another output")

@@ -154,7 +154,7 @@ def evaluate(
     from scene_graph_generation.inference.evaluate_all import results_path
 
     if out is not None:
-        require_results(out)
+        require_results(out, "scene_graph")
     if (model_path is None) == (predictions is None):
         raise UserError("evaluate needs either --model-path FOLDER or --predictions FILE")
     of_model = {"--config": config != Config.MMOR, "--roles": roles != Roles.AS_TRAINED, "--valid": valid}

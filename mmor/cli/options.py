@@ -122,14 +122,17 @@ def split_file(relations: Path, split: str) -> Path:
     """The file with the samples of a split in a folder; or the one that was given.
 
     Raises:
-        UserError: there is no such split.
+        UserError: there is no such split, or the file is that of another one by its name.
     """
     from operating_room.domain.domain import OWN
     from operating_room.graphs.graph_files import SPLIT_NAMES
 
-    if relations.is_file():
-        return relations
     names = SPLIT_NAMES | {OWN: OWN}
+    if relations.is_file():
+        of = next((name for name, called in names.items() if relations.name == f"relationships_{called}.json"), split)
+        if of != split:  # what is made of it would be called after the wrong one
+            raise UserError(f"{relations}: is of the split {of}, not of {split}; add --split {of}")
+        return relations
     if split not in names:
         raise UserError(f"split {split!r} has no relations file; choose one of {', '.join(names)}")
     return relations / f"relationships_{names[split]}.json"

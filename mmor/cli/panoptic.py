@@ -78,7 +78,7 @@ def train(
     """Train a segmenter, or evaluate one."""
     from mmor.launch import check_machines, start_processes
     from operating_room.errors import UserError
-    from operating_room.work.processes import is_first, is_started, share
+    from operating_room.work.processes import is_first, is_started, machines, share
     from panoptic_segmentation.config.settings import read_config
 
     check_machines(num_machines, machine_rank, dist_url)
@@ -92,8 +92,11 @@ def train(
     if dry:
         from panoptic_segmentation.training.dry_run import dry_run
 
-        started = num_gpus * num_machines
-        report = dry_run(config, data, folder, resume, started, report_to, chosen_domain(domain), num_machines)
+        # A start by torchrun, on several machines perhaps, knows of all processes.
+        started, on = (share().processes, machines()) if is_started() else (num_gpus * num_machines, num_machines)
+        report = dry_run(config, data, folder, resume, started, report_to, chosen_domain(domain), on)
+        if not is_first():
+            return
         typer.echo(report.text)
         if report.problems:
             raise UserError(f"training would not start: {len(report.problems)} problems, see above")

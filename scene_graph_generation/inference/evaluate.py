@@ -125,8 +125,8 @@ def evaluate_file(
     return _evaluate(usable, loaded, {}, about, problems, domain, out, times=times)
 
 
-def require_results(out: Path) -> None:
-    """Results take the place of older results, never that of something else.
+def require_results(out: Path, task: str) -> None:
+    """Results take the place of older results of the same task, never that of something else.
 
     Raises:
         UserError: `out` is a file of something else.
@@ -139,6 +139,8 @@ def require_results(out: Path) -> None:
         there = None
     if not isinstance(there, dict) or not {"task", "about"} <= there.keys():
         raise UserError(f"{out}: is there already and holds no results; choose another output")
+    if there["task"] != task:
+        raise UserError(f"{out}: is there already and holds results of {there['task']}; choose another output")
 
 
 def evaluate_model(

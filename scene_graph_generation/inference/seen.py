@@ -17,7 +17,12 @@ _MEMORY = "memory"
 # What is counted -> the modality of `config.MODALITIES` that a model must know to be shown it.
 KINDS = {row.kind: row.input for row in TABLE if row.kind and row.input} | {_MEMORY: _MEMORY}
 _UNPUBLISHED = {row.kind for row in TABLE if not row.published}  # told where takes can have them
-_MADE_BY = {row.input: f"mmor scene-graph preprocess {row.made_by}" for row in TABLE if row.input and row.made_by}
+_CHOICE = {"audio": " with the --audio-encoder that the model was trained with, mel for the bundled ones"}
+_MADE_BY = {
+    row.input: f"mmor scene-graph preprocess {row.made_by}{_CHOICE.get(row.input, '')}"
+    for row in TABLE
+    if row.input and row.made_by
+}
 
 
 @dataclass(frozen=True)

@@ -204,7 +204,7 @@ def _find_clap(name: str) -> tuple[Any, Any] | UserError:
         return model.to(choose_device()), extractor
     except RuntimeError as error:  # of the GPU
         return _on_gpu(name, error)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:  # the last of a proxy that the client cannot use
         reason = str(error).splitlines()[0]
         return UserError(
             f"{name}: CLAP cannot be loaded ({reason}), audio embeddings are left out; connect to the model hub, or "
