@@ -32,7 +32,7 @@ _BAD_ARCHIVE = (  # what zipfile and its decompressors raise, an encrypted membe
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
     *(EOFError, NotImplementedError, RuntimeError, ValueError, KeyError),
 )
-_STAGING = ".download"  # below the target; what is not complete yet
+_STAGING = ".download-"  # and its name, below the target: what of an entry is not complete yet; several have one target
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def download(entry: Published, root: Path = Path()) -> list[Path]:
         raise UserError(f"{others[0]}: is there already, and another file; move it away, or choose another --root")
     # An archive needs room for itself and for what comes out of it: weights hardly shrink.
     check_space(root, sum(file.size * (2 if _is_archive(finals[file]) else 1) for file in wanted))
-    staging = folder / _STAGING
+    staging = folder / f"{_STAGING}{entry.name}"
     for file in track(wanted, entry.name):
         with hub_errors(entry.repository):
             fetched = Path(huggingface_hub.hf_hub_download(entry.repository, file.path, local_dir=staging))

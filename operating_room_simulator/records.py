@@ -5,6 +5,7 @@ Data specification, sections 1, 3, 9 and 10.
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from operating_room.domain.collection import Take
 from operating_room.domain.domain import mmor
-from operating_room.files.atomic import atomic_path, write_json, write_text
+from operating_room.files.atomic import write_bytes, write_json, write_text
 from operating_room.graphs.scene_graph import Triplet
 from operating_room_simulator.sensors import signals, sound
 from operating_room_simulator.story.senses import told
@@ -122,9 +123,9 @@ def _raw_role(person: str) -> str:
 def _write_recording(path: Path, surgery: Surgery, said: Sequence[signals.Subtitle], start: int) -> None:
     import soundfile
 
-    wave = sound.waveform(surgery, said, start)
-    with atomic_path(path) as temporary:
-        soundfile.write(temporary, wave, sound.RATE, format="MP3")
+    packed = io.BytesIO()  # libsndfile writes its last block without a word where the disk is full
+    soundfile.write(packed, sound.waveform(surgery, said, start), sound.RATE, format="MP3")
+    write_bytes(path, packed.getvalue())
 
 
 def _shares_folder(take: Take) -> bool:

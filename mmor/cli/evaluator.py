@@ -107,7 +107,7 @@ class Evaluator:
             "bits": self.bits,
             "config": str(self.config),
             "split": self.split,
-            "asked": {name: self._data[name] for name in ("annotations", "inputs")},
+            "asked": {name: self._data[name] for name in ("annotations", "inputs", "shown")},
             **({} if self.roles == Roles.AS_TRAINED else {"roles": str(self.roles)}),
             **({"valid": True} if self.valid else {}),
         }
@@ -154,11 +154,18 @@ class Evaluator:
 
     @cached_property
     def _data(self) -> dict[str, Any]:
-        from operating_room.scores.fingerprints import annotations_fingerprint, code_version, inputs_fingerprint
+        from operating_room.scores.fingerprints import (
+            annotations_fingerprint,
+            code_version,
+            inputs_fingerprint,
+            shown_fingerprint,
+        )
 
+        on_disk = self._on_disk()
         return {
             "annotations": annotations_fingerprint(self.samples),
-            "inputs": inputs_fingerprint(self.dataset, self._on_disk()),
+            "inputs": inputs_fingerprint(self.dataset, on_disk),
+            "shown": shown_fingerprint(self.dataset, on_disk),
             "code": code_version(),
         }
 

@@ -32,6 +32,8 @@ _ERRORS = (
 )  # what Pillow raises on damaged JPEG and PNG files
 _ORIENTATION = 0x0112  # tag of EXIF
 _UPRIGHT = 1
+# Counts up whenever a file gives other pixels, or is refused: what was made of pictures before is made again.
+READING = 2
 _ZEROS = 16  # bytes at an end that are no picture any more: copies that broke off leave them
 _GREY_BELOW_8_BITS = {2: 85, 4: 17}  # Pillow spreads such grey over 0..255 by these factors
 

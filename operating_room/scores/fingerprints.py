@@ -108,6 +108,26 @@ def inputs_fingerprint(dataset: Dataset, samples: Sequence[Sample]) -> str:
     )
 
 
+def shown_fingerprint(dataset: Dataset, samples: Sequence[Sample]) -> str:
+    """As `inputs_fingerprint`, with the times of the files, what files of whole takes say, and which cameras are shown.
+
+    What a model has answered holds as long as it is the same: all vectors of sound have one size.
+
+    Raises:
+        UserError: a take or timepoint is not on disk.
+    """
+
+    def told() -> Iterator[str]:
+        yield dataset.domain.digest
+        for sample in samples:
+            timepoint = dataset.take(dataset.domain.find_take(sample.take_name)).timepoint(sample.frame_id)
+            yield f"{timepoint.collection.slots} {timepoint.records}"
+            for _, _, path in timepoint.files_by_camera():
+                yield f"{path.relative_to(dataset.root)} {stamp(path) if path.exists() else None}"
+
+    return fingerprint(told())
+
+
 def fingerprint(texts: Iterable[str]) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of the texts."""
     digest = sha256()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any, TypeVar
 
 from operating_room.errors import UserError
@@ -36,7 +38,7 @@ def in_workers(
         yield from map(function, track(items, title))
         return
     try:
-        with ProcessPoolExecutor(min(workers, len(items)), get_context("spawn"), _leave_ctrl_c) as pool:
+        with ProcessPoolExecutor(min(workers, len(items)), get_context("spawn"), _begin) as pool:
             try:
                 with _ctrl_c_waits():
                     results = pool.map(function, items, chunksize=chunk)
@@ -68,6 +70,15 @@ def _ctrl_c_waits() -> Generator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _leave_ctrl_c() -> None:
+def _begin() -> None:
     """Ctrl-C reaches all processes of a terminal; the first one ends the others, which have nothing to say of it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_the_first, daemon=True).start()
+
+
+def _end_with_the_first() -> None:
+    """Where the first one is killed, the pool's workers would do the items they have, and wait for others for ever."""
+    first = parent_process()
+    if first is not None:
+        first.join()
+        os._exit(1)

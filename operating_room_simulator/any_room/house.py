@@ -6,6 +6,7 @@ a finished one is left as it is, an interrupted one is written again.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,7 +21,7 @@ from operating_room.domain.collection import Collection, Take
 from operating_room.domain.domain import Domain
 from operating_room.domain.stored import DOMAIN_FILE, store_domain
 from operating_room.errors import UserError
-from operating_room.files.atomic import atomic_path, write_json, write_text
+from operating_room.files.atomic import atomic_path, write_bytes, write_json, write_text
 from operating_room.files.readers import parse_yaml, read_bytes, read_json
 from operating_room.recordings.folders import SIMULATION_NOTE, house_splits, write_house_splits
 from operating_room.work.workers import in_workers
@@ -159,12 +160,11 @@ def _write_whole(root: Path, story: Story, collection: Collection) -> None:
     import soundfile
 
     if "recording" in collection.take_files:
-        with (
-            atomic_path(root / collection.path("recording", story.take)) as temporary,
-            soundfile.SoundFile(temporary, "w", _RATE, 1, "PCM_16", format="FLAC") as file,
-        ):
+        packed = io.BytesIO()  # libsndfile writes its last block without a word where the disk is full
+        with soundfile.SoundFile(packed, "w", _RATE, 1, "PCM_16", format="FLAC") as file:
             for number in range(int(np.ceil(story.frames * story.period))):
                 file.write(second(story, number, _RATE).mean(axis=1))
+        write_bytes(root / collection.path("recording", story.take), packed.getvalue())
     if "subtitles" in collection.take_files and (said := subtitles(story)):
         write_text(root / collection.path("subtitles", story.take), srt_text(said))
 

@@ -21,6 +21,7 @@ from operating_room.domain.collection import Camera, Collection, Take
 from operating_room.domain.domain import Domain
 from operating_room.domain.labels import Labels
 from operating_room.errors import UserError
+from operating_room.files import picture_files
 from operating_room.files.atomic import write_json
 from operating_room.files.png import write_png
 from operating_room.files.readers import read_ids, read_json, read_label_mask
@@ -209,7 +210,8 @@ def prepare(videos: Sequence[Video], folder: Path, name: str, size: Size = CANVA
     if not videos:
         raise UserError("the chosen takes have no annotated frame; choose other takes or add segmentation exports")
     path, index, labels = ground_truth_path(folder, name), PreparedIndex(folder), videos[0].domain.labels
-    made_how = f"{size[0]}x{size[1]} {fingerprint([json.dumps(asdict(labels), sort_keys=True)])}"
+    categories = json.dumps(asdict(labels), sort_keys=True)
+    made_how = f"{size[0]}x{size[1]} {fingerprint([categories, str(picture_files.READING)])}"
     jobs: dict[Path, _Job] = {}
     for video in videos:
         # Station pictures are brought to the canvas whatever their shape.

@@ -16,6 +16,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from operating_room.files import picture_files
 from operating_room.files.atomic import write_bytes
 from operating_room.work.progress import track
 from panoptic_segmentation.scores.overlap import Records, VideoOverlap, read_overlaps
@@ -41,7 +42,7 @@ def cached_overlaps(
         mine = [by_id[video_id]] if video_id in by_id else []
         names = [frame["file_name"] for frame in video["annotations"]]
         pictures = [find(video_id, name) for find in (truth_picture, picture) for name in names]
-        key = _fingerprint([video, mine, truth["categories"]], pictures)
+        key = _fingerprint([video, mine, truth["categories"], picture_files.READING], pictures)
         path = folder / f"{video_id}.npz"
         overlap = None if key is None else _load(path, video_id, key)
         if overlap is None:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from operating_room.domain.collection import Take
 from operating_room.errors import UserError
+from operating_room.files import picture_files
 from operating_room.recordings.folders import list_names
 from operating_room.scores.fingerprints import stamp
 
@@ -100,10 +101,10 @@ class TakeViews:
         if at == len(names) or names[at] != wanted or not self.pictures[at]["stamp"]:
             return None
         told = self.pictures[at]
-        if told["stamp"].decode("ascii", "replace") != stamp(picture):
+        if told["stamp"].decode("ascii", "replace") != state_of(picture):
             raise UserError(
-                f"{picture}: has changed since its view was prepared; run `mmor scene-graph preprocess views` again or "
-                f"remove {self.folder}"
+                f"{picture}: has changed since its view was prepared, or is read otherwise; run `mmor scene-graph "
+                f"preprocess views` again or remove {self.folder}"
             )
         if not 0 <= told["row"] < len(self.views):
             raise _damaged(self.folder / PICTURES, f"names row {told['row']} of {len(self.views)}")
@@ -150,6 +151,15 @@ def _places(folder: Path, size: int) -> tuple[Path, list[Path]]:
             takes = [at / name for at in above for name in sorted(list_names(at))]
             return root, [take for take in takes if (take / PICTURES).is_file()]
     return folder, []
+
+
+def state_of(picture: Path) -> str:
+    """What the view of a picture follows from: the state of its file, and how it is read.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    return f"{stamp(picture)} {picture_files.READING}"
 
 
 def row_type(length: int) -> np.dtype:

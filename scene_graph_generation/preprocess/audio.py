@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,14 +12,14 @@ from jaxtyping import Float32
 
 from operating_room.domain.collection import Take
 from operating_room.errors import UserError
-from operating_room.files.atomic import atomic_path, write_bytes
+from operating_room.files.atomic import write_bytes
 from operating_room.files.mp3 import read_mp3
 from operating_room.files.raw_files import utf8_path
 from operating_room.files.readers import check_audio
 from operating_room.files.sound_files import silent_decoder
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.transcripts import CLIP_S, audio_window
-from scene_graph_generation.preprocess.run import Outcome, each_take, missing, places, settle
+from scene_graph_generation.preprocess.run import Outcome, each_take, missing, period_of, places, settle
 
 _BLOCK = 1 << 20  # samples that are decoded at once
 
@@ -44,7 +45,8 @@ def _write_clips(recorded: RecordedTake, causal: bool) -> Iterator[Path]:
     if recording is None or not recorded.has(recording) or not files:
         return
     folder = next(iter(files.values())).parent
-    settle(folder, {"window": window_name(causal)}, sources=[recording], made=[path.name for path in files.values()])
+    settings, names = {"window": window_name(causal)}, [path.name for path in files.values()]
+    settle(folder, settings, sources=[recording], made=names, also=period_of(recorded))
     if not (clips := missing(recorded, files)):
         return
     if recording.suffix == ".mp3":
@@ -60,13 +62,14 @@ def _write_clips(recorded: RecordedTake, causal: bool) -> Iterator[Path]:
         paths = dict(clips)
         for time, samples, rate in read_clips(recording, {time: recorded.at(time) for time in paths}, causal):
             kind = paths[time].suffix[1:]
-            with atomic_path(paths[time]) as temporary:
-                try:
-                    soundfile.write(temporary, samples, rate, format=kind.upper())
-                except (soundfile.SoundFileError, ValueError) as error:
-                    channels = samples.shape[1]
-                    told = f"its sound does not fit into clips of {kind}: {channels} channels, {rate} Hz ({error})"
-                    raise UserError(f"{recording}: {told}; convert it to fewer channels or another rate") from error
+            packed = io.BytesIO()  # libsndfile writes its last block without a word where the disk is full
+            try:
+                soundfile.write(packed, samples, rate, format=kind.upper())
+            except (soundfile.SoundFileError, ValueError) as error:
+                channels = samples.shape[1]
+                told = f"its sound does not fit into clips of {kind}: {channels} channels, {rate} Hz ({error})"
+                raise UserError(f"{recording}: {told}; convert it to fewer channels or another rate") from error
+            write_bytes(paths[time], packed.getvalue())
             yield paths[time]
     require_whole(recording, sound_length(recording), recorded.at(clips[-1][0]))
 

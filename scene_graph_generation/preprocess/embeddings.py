@@ -28,7 +28,7 @@ from operating_room.files.raw_files import brief
 from operating_room.files.readers import read_audio
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from scene_graph_generation.preprocess.audio import Samples, read_clips, require_whole, sound_length, window_name
-from scene_graph_generation.preprocess.run import Outcome, each_take, missing, places, settle
+from scene_graph_generation.preprocess.run import Outcome, each_take, missing, period_of, places, settle
 
 Encoder = Callable[[Sequence[Samples], int], Float[Tensor, "clips 512"]]  # clips of one rate, and that rate in Hz
 
@@ -70,7 +70,8 @@ def _write_vectors(recorded: RecordedTake, encoder: Encoder, causal: bool) -> It
     if not sources or not files:
         return
     folder, names = next(iter(files.values())).parent, [path.name for path in files.values()]
-    settle(folder, {"encoder": str(encoder), "window": window_name(causal)}, sources=sources, made=names)
+    settings = {"encoder": str(encoder), "window": window_name(causal)}
+    settle(folder, settings, sources=sources, made=names, also=period_of(recorded))
     if not (paths := dict(missing(recorded, files))):
         return
     if recording is not None:

@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 from operating_room.domain.collection import CAMERA_MODALITIES, Camera, Collection, Take
 from operating_room.domain.domain import Domain
 from operating_room.errors import UserError
+from operating_room.files import picture_files
 from operating_room.files.atomic import atomic_path
 from operating_room.files.readers import read_json, read_label_mask, read_picture
 from operating_room.recordings.dataset import Dataset, RecordedTake
@@ -105,7 +106,8 @@ def _write_masks(recorded: RecordedTake, predictions: Path | None, source: str, 
         note = folder.parents[1] / f".{folder.parent.name}" / f"{folder.name}{SETTINGS}_GT{annotated}.json"
         ending = recorded.collection.files[name].rpartition("}")[2]  # _GTFalse.png; in the house layout .png
         kind = ending.removesuffix(Path(names[0]).suffix)
-        settle(folder, {"source": source}, kind, larges, names, note)
+        also = [f"labels below {recorded.domain.labels.count}", f"read {picture_files.READING}"]
+        settle(folder, {"source": source}, kind, larges, names, note, also)
     beyond: dict[int, Path] = {}
     for path, large in found:
         if not recorded.has(path):

@@ -17,7 +17,7 @@ from operating_room.files.atomic import write_json
 from operating_room.files.readers import read_json
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.folders import list_names
-from operating_room.scores.fingerprints import content_fingerprint
+from operating_room.scores.fingerprints import content_fingerprint, fingerprint
 from operating_room.work.workers import in_workers
 
 Step = Callable[[RecordedTake], Iterable[Path]]  # yields what it has written
@@ -69,6 +69,11 @@ def places(recorded: RecordedTake, modality: str) -> dict[str, Path]:
     return {time: path for time, path in paths.items() if path is not None}
 
 
+def period_of(recorded: RecordedTake) -> tuple[str, ...]:
+    """The time between timepoints where it says when they are; names of published files say it themselves."""
+    return (f"{recorded.at('1')} s",) if recorded.collection.layout == "house" else ()
+
+
 def missing(recorded: RecordedTake, files: Mapping[str, Path]) -> list[tuple[str, Path]]:
     """Those of `places` that are not there yet."""
     return [(time, path) for time, path in files.items() if not recorded.has(path)]
@@ -81,6 +86,7 @@ def settle(
     sources: Iterable[Path] = (),
     made: Collection[str] = (),
     note: Path | None = None,
+    also: Collection[str] = (),
 ) -> None:
     """Remember what the files of a folder are made of and how; a folder that has files from elsewhere stays without.
 
@@ -94,13 +100,15 @@ def settle(
         sources: what they are made of, told apart by name and content.
         made: the names of the files.
         note: where it is remembered if not in the folder itself.
+        also: what else they follow from, and are made again for if it changes.
 
     Raises:
         UserError: there are files that were made in another way, which would be mixed with new ones, or the settings
             are damaged, or a source is not there.
     """
     path = note or folder / f"{SETTINGS}{kind}.json"
-    wanted = {**settings, SOURCE: content_fingerprint(sources)}
+    content = content_fingerprint(sources)
+    wanted = {**settings, SOURCE: fingerprint([content, *also]) if also else content}
     ending = kind + next((Path(name).suffix for name in made), "")
     there = {name for name in list_names(folder) if name.endswith(ending)}
     if path.exists():

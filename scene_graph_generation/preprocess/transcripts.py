@@ -17,7 +17,7 @@ from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.transcripts import spoken_texts
 from operating_room.scores.fingerprints import content_fingerprint
 from scene_graph_generation.preprocess.audio import sound_length
-from scene_graph_generation.preprocess.run import SETTINGS, Outcome, each_take, missing, places, settle
+from scene_graph_generation.preprocess.run import SETTINGS, Outcome, each_take, missing, period_of, places, settle
 
 WHISPER = "large-v3"
 
@@ -52,7 +52,8 @@ def _write_texts(recorded: RecordedTake) -> Iterator[Path]:
         return
     folder = next(iter(files.values())).parent
     note = path.with_name(f".{path.stem}{SETTINGS}.json")
-    settle(folder, {}, sources=[path], made=[text.name for text in files.values()], note=note)
+    names = [text.name for text in files.values()]
+    settle(folder, {}, sources=[path], made=names, note=note, also=period_of(recorded))
     if texts := missing(recorded, files):
         spoken = spoken_texts(read_subtitles(path), [recorded.at(time) for time, _ in texts])
         for time, text in texts:

@@ -17,7 +17,6 @@ from jaxtyping import UInt8
 
 from operating_room.errors import UserError
 from operating_room.files.atomic import clear_left, temporary_path, write_bytes
-from operating_room.scores.fingerprints import stamp
 from scene_graph_generation.inputs.prepared_views import (
     PICTURES,
     VIEWS,
@@ -27,6 +26,7 @@ from scene_graph_generation.inputs.prepared_views import (
     map_file,
     open_views,
     row_type,
+    state_of,
 )
 
 CHUNK = 64  # views, after which they are told of: what a killed run loses at most
@@ -63,7 +63,7 @@ def write_views(
         with path.open("r+b", buffering=0) as file:
             for number, name in enumerate(todo, 1):
                 row, picture = told[at[name]], pictures[name]
-                now = stamp(picture)  # before it is read: what changes meanwhile is seen later
+                now = state_of(picture)  # before it is read: what changes meanwhile is seen later
                 view = np.ascontiguousarray(prepare(picture).numpy())
                 file.seek(start + bytes_of(int(row["row"]), size))
                 _write(file, view)
@@ -87,7 +87,7 @@ def outdated(folder: Path, size: int, pictures: Mapping[str, Path]) -> list[str]
     if known is None or set(known.names()) != pictures.keys():
         return list(pictures)
     told = {name: row["stamp"].decode("ascii", "replace") for name, row in zip(known.names(), known.pictures)}
-    return [name for name, picture in pictures.items() if told[name] != stamp(picture)]
+    return [name for name, picture in pictures.items() if told[name] != state_of(picture)]
 
 
 def _can_go_on(folder: Path, known: TakeViews | None, pictures: Mapping[str, Path]) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import socket
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from typer.testing import CliRunner
 from computing import machine
 from computing.hub import hub_errors
 from mmor import cli
+from mmor import hub as hub_files
 from mmor.hub import download, find_published
 from mmor.launch import check_machines, start_processes
 from operating_room.errors import UserError
@@ -126,3 +129,30 @@ def test_who_asks_for_a_gpu_where_there_is_none_is_not_told_to_start_processes(m
     monkeypatch.setattr(machine, "gpus", list)
     with pytest.raises(UserError, match="none; choose another one, cpu always is"):
         machine.choose_device("cuda")
+
+
+def test_a_download_leaves_what_others_into_the_same_folder_have_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three entries go to `checkpoints`; the first that was done removed what the others had fetched by then."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("model/config.json", "{}")
+
+    def list_files(entry: hub_files.Published) -> list[hub_files.HubFile]:
+        return [hub_files.HubFile(f"{entry.folder}/{entry.name}.zip", 100, None)]
+
+    def fetch(repository: str, path: str, local_dir: Path) -> str:
+        file = local_dir / (f"{path}.incomplete" if "base" in path else path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(packed.getvalue())
+        if "base" in path:
+            raise KeyboardInterrupt
+        return str(file)
+
+    monkeypatch.setattr(hub_files, "list_files", list_files)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    with pytest.raises(KeyboardInterrupt):
+        hub_files.download(hub_files.find_published("scene-graph-base"), tmp_path)
+    hub_files.download(hub_files.find_published("scene-graph-downstream"), tmp_path)
+    assert list(tmp_path.rglob("*.incomplete"))

@@ -104,3 +104,24 @@ def test_results_come_in_the_order_of_the_items(workers: int) -> None:
 def test_a_killed_worker_is_one_sentence() -> None:
     with pytest.raises(UserError, match=r"squares: a worker was ended from outside, .*fewer --workers"):
         list(in_workers(square_or_die, [1, 13], 2, "squares"))
+
+
+KILLED = """
+from operating_room.work.workers import in_workers
+from tests.operating_room.work.test_workers import write_and_wait
+if __name__ == "__main__":
+    list(in_workers(write_and_wait, range(12), 2, "items"))
+"""
+
+
+def test_workers_end_with_a_first_process_that_is_killed() -> None:
+    """They did the items they had, and then waited for ever with all their memory, deaf to Ctrl-C."""
+    with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == [b"begun\n"] * 2
+        process.kill()
+        try:
+            process.communicate(timeout=15)  # returns once nobody has the other end of the pipe
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
