@@ -27,6 +27,11 @@ class LoadReport:
 
 
 _KINDS = (  # an entry's name begins with -> what has such entries, and what is done with it
+    (
+        ("model.segmenter.",),
+        "a checkpoint of a segmenter training",
+        "mmor panoptic train --resume; the models of its steps are the model_*.pth beside its folder",
+    ),
     (("backbone.", "sem_seg_head."), "a segmenter", "mmor panoptic predict"),
     (("base_model.model.", "pooler.", "language."), "a scene-graph model", "mmor scene-graph infer"),
     (("model.layers.", "model.embed_tokens."), "a language model", "a base of scene-graph models"),

@@ -78,7 +78,10 @@ def _segmenter(path: Path) -> str:
     elif "encoder" in parts:
         what, needs = "vision transformer alone (DINOv2)", "a segmenter training that starts from it (MODEL.WEIGHTS)"
     elif "sem_seg_head" not in parts:
-        if "backbone" in parts:
+        if any(name.startswith("model.segmenter.") for name in state):
+            what = "checkpoint of a segmenter training"
+            needs = "`mmor panoptic train --resume`, which goes on from it; the models are the model_*.pth beside it"
+        elif "backbone" in parts:
             what, needs = "backbone alone", "a segmenter training that starts from it (MODEL.WEIGHTS)"
         else:
             what, needs = f"{told_by_names(state)}, no segmenter", "its own folder: give that"

@@ -33,6 +33,7 @@ from mmor.cli.options import (
     note_left_out,
     open_dataset,
     samples_folder,
+    split_file,
     tell_notes,
     tell_part_done,
 )
@@ -108,14 +109,14 @@ def samples(
     dataset = open_dataset(data, domain)
     truth = load_split(relations, split, dataset)
     known, problems = read_labels(dataset, truth, labels)
-    generator = Random(seed)
-    records = downstream_records(
-        truth, known, dataset.domain, generator, per_timepoint, temporal_augmentation, drop_history, published_memory
-    )
+    generator, wrong = Random(seed), list[str]()
+    memory = temporal_augmentation, drop_history, published_memory
+    records = downstream_records(truth, known, dataset.domain, generator, per_timepoint, *memory, left_out=wrong)
     path = samples_folder(out, dataset.root) / downstream_file_name(
         split, temporal_augmentation, drop_history, published_memory
     )
     count = write_samples(path, records, len(truth) * per_timepoint, generator)
+    problems += [f"{split_file(relations or dataset.root, split)}: {line}" for line in wrong]
     if not count:
         raise UserError("; ".join(["no training sample can be made", *problems]))
     typer.echo(f"{count} records in {path}")

@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt32
+from jaxtyping import Float32, Float64, UInt8, UInt32
 
 from operating_room.errors import UserError
 from operating_room.files.array_files import read_arrays
@@ -60,7 +60,7 @@ def _from_pcd(path: Path) -> tuple[Float64[np.ndarray, "points 3"], Float32[np.n
         metres = np.stack([points[name].astype(np.float64) for name in "xyz"], axis=1) / 1000
         packed = [name for name in _PACKED_COLORS if fields.get(name) == _PACKED_BYTES]
         if packed:
-            colors = _unpack_colors(points[packed[0]]).astype(np.float32) / 255
+            colors = _of_255(_unpack_colors(points[packed[0]]))
         else:
             colors = _separate_colors(np.stack([points[name].astype(np.float64) for name in "rgb"], axis=1))
     except _ERRORS as error:
@@ -77,7 +77,10 @@ def _from_arrays(path: Path) -> tuple[Float32[np.ndarray, "points 3"], Float32[n
             f"{path}: holds points {shown[0]} and colors {shown[1]}, expected float32 [n, 3] in m and uint8 [n, 3]; "
             "write it so"
         )
-    return metres, colors.astype(np.float32) / 255
+    try:
+        return metres, _of_255(colors)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def check_point_cloud(path: Path) -> None:
@@ -142,6 +145,13 @@ def _unpack_colors(packed: np.ndarray) -> UInt32[np.ndarray, "points 3"]:
         )
     bits = np.ascontiguousarray(packed).view(np.uint32)
     return np.stack([bits >> shift & 255 for shift in (16, 8, 0)], axis=1)
+
+
+def _of_255(colors: UInt8[np.ndarray, "points 3"] | UInt32[np.ndarray, "points 3"]) -> Float32[np.ndarray, "points 3"]:
+    """Colours of 0..255 in 0..1; raises ValueError for those that somebody has made of fractions of 1."""
+    if colors.max(initial=0) == 1:
+        raise ValueError("its colours are 0 and 1: of 255, or as a whole; save them as 0 to 255")
+    return colors.astype(np.float32) / 255
 
 
 def _separate_colors(values: np.ndarray) -> Float32[np.ndarray, "points 3"]:

@@ -6,6 +6,7 @@ by their name (fix 1 of section 11).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +16,7 @@ from typing import Any
 from operating_room.domain.collection import CAMERA_MODALITIES, Camera, Collection, Take
 from operating_room.domain.domain import OWN, Domain
 from operating_room.domain.numbers import file_number
-from operating_room.domain.stored import stored_domain
+from operating_room.domain.stored import DOMAIN_FILE, stored_domain
 from operating_room.errors import UserError
 from operating_room.recordings.folders import find_roots, list_names, takes_of_root, with_splits
 from operating_room.recordings.index import TakeFile, read_index, read_seconds, read_take_file
@@ -323,6 +324,16 @@ class RecordedTake:
         )
 
 
+def _stored_domain(root: Path) -> Domain:
+    """What domain.yaml in a folder says; where that is the folder of one dataset, what is beside it."""
+    own = Path(os.path.abspath(root))
+    if not os.path.lexists(root / DOMAIN_FILE) and (own.parent / DOMAIN_FILE).is_file():
+        domain = stored_domain(own.parent)
+        if own.name in (collection.root for collection in domain.collections):
+            return domain
+    return stored_domain(root)
+
+
 class Dataset:
     """The datasets of a domain on disk, or some of them."""
 
@@ -331,14 +342,15 @@ class Dataset:
 
         Args:
             root: the folder that holds those of the datasets (MM-OR_data, 4D-OR_data), or one of these itself.
-            domain: what is recorded there; None is what domain.yaml in `root` says, and without it MM-OR with 4D-OR.
+            domain: what is recorded there; None is what domain.yaml in the folder that holds the datasets says, and
+                without it MM-OR with 4D-OR.
             positional_views: number the views of a timepoint as the published code does: the n-th picture that exists
                 is camera n, so that a missing camera shifts those after it (fix 1 of section 11).
 
         Raises:
             UserError: there is no dataset, or its domain or splits are wrong.
         """
-        domain = stored_domain(root) if domain is None else domain
+        domain = _stored_domain(root) if domain is None else domain
         self.roots = find_roots(root, domain)
         self.domain = with_splits(domain, self.roots)
         # Datasets whose splits are told by a file beside their takes, and not by the domain.

@@ -20,6 +20,7 @@ from operating_room.files.readers import parse_yaml, read_bytes, read_json
 from operating_room.graphs.scene_graph import Sample, Triplet, by_take
 from operating_room.recordings.dataset import Dataset
 from operating_room.scores.downstream import check_label_file, label_file
+from operating_room.scores.scoring import true_graph
 from operating_room.scores.sterility import SterilityRule, find_breaches
 
 SOURCES = "sources.json"  # in a folder of collected labels: take -> task -> `dataset` or `rules`
@@ -186,6 +187,8 @@ def collect_labels(
                 for task in tasks
                 if not derive_all and recorded.has(path := label_file(recorded.root, take, task, domain))
             }
+            for sample in of_take if len(stored) < len(tasks) else ():  # else nothing follows from the graphs
+                true_graph(sample, domain.language)
             # Checked for stored labels as well: they are looked up by these frame ids.
             times = [int(recorded.timepoint(f"{sample.position:06d}").time) for sample in of_take]
         except UserError as error:

@@ -40,7 +40,7 @@ def annotations_fingerprint(samples: Iterable[Sample]) -> str:
 def source_fingerprint(*patterns: str) -> str:
     """Of some of our source files (patterns from the root of the packages): what they make may differ once they do."""
     root = Path(__file__).parents[2]
-    found = {pattern: sorted(root.glob(pattern)) for pattern in patterns}
+    found = {pattern: sorted(visible(root.glob(pattern))) for pattern in patterns}
     if empty := [pattern for pattern in patterns if not found[pattern]]:
         raise FileNotFoundError(f"no source file {empty[0]} below {root}")
     files = [path for pattern in patterns for path in found[pattern]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from operating_room.domain.domain import bundled
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path
+from operating_room.files.raw_files import visible
 from operating_room.graphs.scene_graph import Triplet
 from operating_room.importers.egoexor.tables import (
     AUDIO_RATE,
@@ -52,7 +53,7 @@ def write_files(out: Path, stories: Sequence[Story], size: tuple[int, int]) -> N
     """Write takes of EgoExOR, one file for each procedure, with the splits beside; a file of the same takes stays.
 
     Args:
-        out: the folder of the files; splits.h5 there becomes that of these takes.
+        out: the folder of the files; splits.h5 there gets these takes, and what it has of others stays.
         stories: takes called SURGERY_PROCEDURE_TAKE, of MISS or Ultrasound.
         size: width and height of the pictures in px; published are 336 x 336.
 
@@ -76,8 +77,9 @@ def write_files(out: Path, stories: Sequence[Story], size: tuple[int, int]) -> N
                 _write_tables(file, recipes[name])
                 for story in files[name]:
                     _write_take(file.create_group(_group(story)), Recorder(story, size, _cameras(story)), steps)
+    others = _other_rows(out / _SPLIT_FILE, {_parts(story) for story in stories})
     with atomic_path(out / _SPLIT_FILE) as temporary, _create(temporary) as file:
-        _write_splits(file, stories)
+        _write_splits(file, stories, others)
 
 
 def _require_hdf5() -> None:
@@ -95,7 +97,7 @@ def _refuse_recorded(out: Path) -> None:
     """
     import h5py
 
-    found = sorted(path for path in out.glob("*.h5") if path.name != _SPLIT_FILE)
+    found = sorted(path for path in visible(out.glob("*.h5")) if path.name != _SPLIT_FILE)
     for path in found:
         try:
             with h5py.File(path, "r") as file:
@@ -248,7 +250,24 @@ def _write_tables(file: h5py.File, recipe: str) -> None:
     file["metadata"].create_group("dataset").attrs.update({"title": "simulated takes", "version": str(_VERSION)})
 
 
-def _write_splits(file: h5py.File, stories: Sequence[Story]) -> None:
+def _other_rows(path: Path, own: Set[tuple[str, int, int]]) -> dict[str, list[tuple[str, int, int, int]]]:
+    """What a file of splits that was simulated before has of other takes; nothing of one that is damaged."""
+    import h5py
+
+    if not path.exists():
+        return {}
+    try:
+        with h5py.File(path, "r") as file:
+            found = {name: file[f"splits/{name}"][()] for name in _SPLITS.values()}
+        rows = {name: [(s.decode(), int(p), int(t), int(f)) for s, p, t, f in of] for name, of in found.items()}
+    except (OSError, KeyError, TypeError, ValueError, AttributeError):
+        return {}
+    return {name: sorted(row for row in of if row[:3] not in own) for name, of in rows.items()}
+
+
+def _write_splits(
+    file: h5py.File, stories: Sequence[Story], others: Mapping[str, list[tuple[str, int, int, int]]]
+) -> None:
     """A row for each frame in shuffled order, as published; takes in no known list are to train."""
     import h5py
 
@@ -256,6 +275,6 @@ def _write_splits(file: h5py.File, stories: Sequence[Story]) -> None:
     row = np.dtype([("surgery_type", text), ("procedure_id", "i4"), ("take_id", "i4"), ("frame_id", "i4")])
     for split, name in _SPLITS.items():
         own = [story for story in stories if EXPECTED_SPLITS.get(story.take.name, "train") == split]
-        rows = [(*_parts(story), frame) for story in own for frame in range(story.frames)]
+        rows = [(*_parts(story), frame) for story in own for frame in range(story.frames)] + others.get(name, [])
         random.Random(name).shuffle(rows)
         file[f"splits/{name}"] = np.array(rows, dtype=row)

@@ -46,6 +46,14 @@ _NOTED = 500  # masks, after which it is noted that they are prepared: the work 
 CANVAS = (2048, 1536)  # published width and height of all pictures, px
 
 
+class BadMasks(UserError):
+    """Annotated masks cannot be used; all others are prepared. `of` tells what is wrong with each."""
+
+    def __init__(self, told: str, of: Mapping[Path, str]) -> None:
+        super().__init__(told)
+        self.of = of
+
+
 @dataclass(frozen=True)
 class Video:
     """The annotated frames of one camera of one take, or a part of them."""
@@ -204,8 +212,8 @@ def prepare(videos: Sequence[Video], folder: Path, name: str, size: Size = CANVA
         the published ground-truth JSON.
 
     Raises:
-        UserError: there is no video, a mask is unreadable or of another shape than its picture (all others are prepared
-            first), or the folder cannot be written.
+        BadMasks: a mask is unreadable or of another shape than its picture; all others are prepared first.
+        UserError: there is no video, or the folder cannot be written.
     """
     if not videos:
         raise UserError("the chosen takes have no annotated frame; choose other takes or add segmentation exports")
@@ -225,7 +233,7 @@ def prepare(videos: Sequence[Video], folder: Path, name: str, size: Size = CANVA
     if index.is_untouched([path], whole) and all(index.is_untouched(job.made, job.state) for job in jobs.values()):
         return read_json(path)
     records: dict[Path, list[dict[str, Any]]] = {}
-    bad: list[str] = []
+    bad: dict[Path, str] = {}
     unknown: dict[int, list[Path]] = {}
     new: dict[Sequence[Path], State] = {}
     index.forget(job.made for job in jobs.values() if not job.is_known)
@@ -235,7 +243,7 @@ def prepare(videos: Sequence[Video], folder: Path, name: str, size: Size = CANVA
     try:
         for job, found in zip(jobs.values(), results, strict=True):  # or progress would end before the last one
             if isinstance(found, str):
-                bad.append(found)
+                bad[job.mask] = found
                 continue
             records[job.mask], new[job.made] = found.records, job.state
             for label in found.unknown:
@@ -249,9 +257,10 @@ def prepare(videos: Sequence[Video], folder: Path, name: str, size: Size = CANVA
         told = f"note: label {label} is in no table of the domain and counts as background, as published"
         print(f"{told}: in {len(there)} masks, first {there[0]}", file=sys.stderr)
     if bad:
-        print(*bad, sep="\n", file=sys.stderr)
+        print(*bad.values(), sep="\n", file=sys.stderr)
         others = ", the others are prepared" if len(bad) < len(jobs) else ""
-        raise UserError(f"{len(bad)} of {len(jobs)} masks cannot be used{others}; first: {bad[0]}")
+        first = next(iter(bad.values()))
+        raise BadMasks(f"{len(bad)} of {len(jobs)} masks cannot be used{others}; first: {first}", bad)
     content = ground_truth(videos, records, size)
     write_json(path, content)
     index.add({(path,): whole})

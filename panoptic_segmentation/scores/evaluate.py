@@ -19,7 +19,7 @@ from operating_room.recordings.dataset import Dataset
 from operating_room.scores.fingerprints import installed_version
 from operating_room.work.processes import ALL, Share
 from panoptic_segmentation.config.settings import Config, read_test
-from panoptic_segmentation.data.ground_truth import Video, find_videos, ground_truth_path, prepare
+from panoptic_segmentation.data.ground_truth import BadMasks, Video, find_videos, ground_truth_path, prepare
 from panoptic_segmentation.data.label_masks import Size
 from panoptic_segmentation.inference import predictions
 from panoptic_segmentation.inference.loading import load
@@ -45,7 +45,7 @@ class Evaluation:
     classes: VideoQuality  # as published
     instances: VideoQuality | None  # identity switches count; None for files without instance numbers
     tracking: SequenceQuality
-    left_out: tuple[str, ...] = ()  # a line for each video of which frames are not predicted: it is not scored
+    left_out: tuple[str, ...] = ()  # a line for each video that is not scored: a frame or a true mask is missing
 
     def __str__(self) -> str:
         lines = [str(self.classes), ""]
@@ -103,6 +103,8 @@ def predict_and_evaluate(
             except UserError as error:  # a damaged mask of the truth, for one: it costs the scores of its split
                 problems[split] = f"{split}: is predicted and not scored: {error}"
                 continue
+            if evaluation.left_out:
+                problems[split] = f"{split}: {'; '.join(evaluation.left_out)}"
             yield evaluation
     if problems and share.rank == 0:
         raise LeftOut("; ".join(problems.values()))
@@ -177,7 +179,8 @@ def evaluate(
 ) -> Evaluation:
     """Compare the predictions of `videos` below `output` with the ground truth, which is completed below `prepared`.
 
-    Videos that are not wholly predicted are left out before anything is prepared. The result is also written, with
+    Videos that are not wholly predicted are left out before anything is prepared, then those with a mask that cannot
+    be used. The result is also written, with
     definitions and what was compared, to `<output>/inference/vpq_<split_name>.json`.
     An interrupted evaluation goes on where it stopped.
 
@@ -195,7 +198,16 @@ def evaluate(
     path = predictions.split_path(output, split_name)
     predicted, folder_of, left_out = _predictions_of(videos, _predicted_videos(path), path)
     videos = [video for video in videos if video.video_id not in left_out]
-    truth = prepare(videos, prepared, truth_name, canvas, workers)
+    try:
+        truth = prepare(videos, prepared, truth_name, canvas, workers)
+    except BadMasks as error:
+        for video in videos:
+            if wrong := next((error.of[mask] for mask in video.masks() if mask in error.of), None):
+                left_out[video.video_id] = f"video {video.video_id} is not scored: {wrong}"
+        videos = [video for video in videos if video.video_id not in left_out]
+        if not videos:
+            raise
+        truth = prepare(videos, prepared, truth_name, canvas, workers)
     pictures = {
         (video.video_id, picture.name): prepared_picture
         for video in videos
@@ -235,8 +247,21 @@ def evaluate(
         "instances": None if instances is None else instances.to_json(),
         "stq": asdict(evaluation.tracking) | {"stq": evaluation.tracking.stq},
     }
+    _tell_replaced(results_path(output, split_name), report["takes"])
     write_json(results_path(output, split_name), report, indent=1)
     return evaluation
+
+
+def _tell_replaced(path: Path, takes: Sequence[str]) -> None:
+    """Scores of other takes that stood in a results file are told to be lost; the file is that of a split as a rule."""
+    try:
+        before = read_json(path) if path.exists() else {}
+    except UserError:  # damaged
+        return
+    there = before.get("takes") if isinstance(before, dict) else None
+    if lost := [name for name in there if name not in takes] if isinstance(there, list) else []:
+        told = ", ".join(map(str, lost[:5])) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+        print(f"{path}: the scores that stood in it, with those of {told}, are replaced", file=sys.stderr)
 
 
 def _predictions_of(

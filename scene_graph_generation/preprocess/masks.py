@@ -109,10 +109,17 @@ def _write_masks(recorded: RecordedTake, predictions: Path | None, source: str, 
         also = [f"labels below {recorded.domain.labels.count}", f"read {picture_files.READING}"]
         settle(folder, {"source": source}, kind, larges, names, note, also)
     beyond: dict[int, Path] = {}
+    strange: list[Path] = []
     for path, large in found:
         if not recorded.has(path):
             labels = recorded.domain.labels
-            mask = read_label_mask(large) if predictions is None else labels.colors_to_labels(read_picture(large))
+            if predictions is None:
+                mask = read_label_mask(large)
+            else:
+                picture = read_picture(large)
+                mask = labels.colors_to_labels(picture)
+                if (picture.any(axis=-1) & (mask == 0)).any():  # the background is black
+                    strange.append(large)
             if (most := int(mask.max(initial=0))) >= labels.count:  # 255 along borders, for one: no model could read it
                 beyond[most] = beyond.get(most, large)
                 mask = np.where(mask < labels.count, mask, 0).astype(np.uint8)
@@ -122,6 +129,9 @@ def _write_masks(recorded: RecordedTake, predictions: Path | None, source: str, 
                 raise UserError(f"{large}: {error}") from error
             _write_mask(path, small)
             yield path
+    if strange:
+        told = f"has colours of no class of {recorded.domain.name}, as {len(strange) - 1} other pictures of the take"
+        print(f"{strange[0]}: {told}; counted as background. Class colours are needed, unblended", file=sys.stderr)
     for label, large in beyond.items():
         told = f"the label {label} is not below {recorded.domain.labels.count}, as those of {recorded.domain.name} are"
         print(f"{large}: {told}; counted as background, there and in masks after it", file=sys.stderr)

@@ -47,6 +47,7 @@ def downstream_records(
     augment_memory: bool = True,
     drop_history: float = DROP_PROBABILITY,
     published_memory: bool = False,
+    left_out: list[str] | None = None,
 ) -> Iterator[Record]:
     """Questions for the downstream tasks in the published mixture (section 10).
 
@@ -60,16 +61,27 @@ def downstream_records(
         augment_memory: style of the memory drawn at random and entries dropped, else all of it.
         drop_history: of a memory entry, if augmented.
         published_memory: see `remembered`.
+        left_out: gets a line for each take with a graph of names that the domain has not; None: that is an error.
 
     Raises:
         UserError: labels lack a timepoint or have another form, or a graph has names that the domain has not.
     """
+    wrong: dict[str, str] = {}
     for sample in samples:
-        true_graph(sample, domain.language)
+        try:
+            true_graph(sample, domain.language)
+        except UserError as error:
+            if left_out is None:
+                raise
+            wrong.setdefault(sample.take_name, f"{sample.take_name} is left out: {error}")
+    if left_out is not None:
+        left_out += wrong.values()
     labelled = {
         name
         for name in by_take(samples)
-        if domain.tasks_of(take := domain.find_take(name)) and take.name in labels[domain.tasks[0].name]
+        if name not in wrong
+        and domain.tasks_of(take := domain.find_take(name))
+        and take.name in labels[domain.tasks[0].name]
     }
     samples = [sample for sample in samples if sample.take_name in labelled]
     forgotten = domain.language.forgotten_spellings

@@ -387,3 +387,12 @@ def test_the_commands(hub: FakeHub, tmp_path: Path) -> None:
         cli.app, ["checkpoints", "inspect", str(Path(cli.__file__).parents[1] / "checkpoints/panoptic_small")]
     )
     assert "parameters:" in shown.output
+
+
+def test_a_checkpoint_of_our_own_training_is_told(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-4").mkdir()
+    state = {f"model.segmenter.{part}.weight": torch.zeros(1) for part in ("backbone.stem", "sem_seg_head.predictor")}
+    save_file(state, tmp_path / "checkpoint-4" / "model.safetensors")
+    told = inspect(tmp_path / "checkpoint-4")
+    assert "checkpoint of a segmenter training" in told
+    assert "--resume" in told

@@ -138,3 +138,11 @@ def test_no_more_is_unpacked_than_an_archive_says(tmp_path: Path) -> None:
         assert np.array_equal(read_point_cloud(path)[:, :3], points)
     assert tracemalloc.get_traced_memory()[1] < 10e6
     tracemalloc.stop()
+
+
+def test_colours_that_were_fractions_are_refused(tmp_path: Path) -> None:
+    """0.7 as uint8 is 0 and rounded 1: all points were black, and nobody was told."""
+    path = tmp_path / "cloud.npz"
+    np.savez(path, points=np.zeros((2, 3), np.float32), colors=np.array([[0, 1, 1], [1, 0, 0]], np.uint8))
+    with pytest.raises(UserError, match=r"cloud\.npz: its colours are 0 and 1.* save them as 0 to 255"):
+        read_point_cloud(path)

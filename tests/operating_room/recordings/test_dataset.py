@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -303,3 +304,16 @@ def test_a_link_to_nothing_is_told_and_not_taken_for_no_file(tmp_path: Path, nam
     (root / name).symlink_to(tmp_path / "elsewhere.yaml")
     with pytest.raises(UserError, match=f"{name}: is a link to nothing"):
         Dataset(root)
+
+
+def test_the_domain_beside_a_dataset_holds_for_its_folder(tmp_path: Path) -> None:
+    """With `--data DATA/MM-OR_data` the published splits held: takes of the own test split were trained on."""
+    domain = mmor()
+    taken = domain.collection(domain.find_take("011_TKA"))
+    own = replace(taken, splits={**taken.splits, "train": ("011_TKA",), "test": ("001_PKA",)})
+    collections = tuple(own if collection is taken else collection for collection in domain.collections)
+    (tmp_path / "domain.yaml").write_text(replace(domain, collections=collections).to_yaml())
+    for name in ("001_PKA", "011_TKA"):
+        write_mmor(tmp_path / "MM-OR_data", name)
+    for folder in (tmp_path, tmp_path / "MM-OR_data"):
+        assert [take.name for take in Dataset(folder).select("train")] == ["011_TKA"]

@@ -25,7 +25,7 @@ from operating_room.scores.downstream_rules import (
     robot_phases,
 )
 from operating_room_simulator.writer import synthesize
-from tests.operating_room.tiny_dataset import write_dataset
+from tests.operating_room.tiny_dataset import MMOR_NAME, write_dataset, write_mmor
 
 LYING = Triplet("patient", "operating_table", "lyingOn")
 
@@ -147,3 +147,11 @@ def test_takes_of_a_room_with_labels_of_some_tasks_get_these(tmp_path: Path) -> 
     found = collect_labels(dataset, samples, our_rules(), tmp_path / "out", derive_all=True)
     assert not found.problems
     assert {name for name, labels in found.labels.items() if labels} == {"next_action", "sterility_breach"}
+
+
+def test_nothing_is_derived_from_misspelt_names(tmp_path: Path) -> None:
+    """The sawing was none for the rules: labels without it, and nobody was told."""
+    write_mmor(tmp_path / "MM-OR_data")
+    wrong = Sample(f"{MMOR_NAME}_MMOR", "000000", (Triplet("head_surgeon", "patient", "sawwing"),))
+    found = collect_labels(Dataset(tmp_path), [wrong], our_rules(), tmp_path / "out", derive_all=True)
+    assert "'sawwing' is no predicate" in str(found)

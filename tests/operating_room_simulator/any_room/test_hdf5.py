@@ -127,3 +127,21 @@ def test_from_simulation_over_import_to_check(tmp_path: Path) -> None:
     assert set(timepoint.views) == {"assistant", "head_surgeon", "circulator", "or_light", "simstation"}
     assert all(timepoint.one(name) for name in ("gaze", "hands", "audio", "annotation"))
     assert timepoint.one("point_cloud") is None
+
+
+@pytest.mark.parametrize("name", [".miss_1.host.12.00000000.partial.h5", "._miss_1.h5"])
+def test_what_a_killed_run_left_does_not_stop_the_next(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"half")
+    write_files(tmp_path, [egoexor_tale("MISS_1_1", seconds=2)], SIZE)
+    assert (tmp_path / "miss_1.h5").exists()
+
+
+def test_takes_of_an_earlier_run_stay_in_the_splits(tmp_path: Path) -> None:
+    for name in ("MISS_1_1", "MISS_2_1"):
+        write_files(tmp_path, [egoexor_tale(name, seconds=2)], SIZE)
+    with h5py.File(tmp_path / "splits.h5") as file:
+        rows = [tuple(row)[:3] for split in file["splits"].values() for row in split[()]]
+    assert {(surgery.decode(), int(procedure), int(take)) for surgery, procedure, take in rows} == {
+        ("MISS", 1, 1),
+        ("MISS", 2, 1),
+    }

@@ -264,3 +264,42 @@ def test_published_files_alone_are_scored_without_instances(
     path.write_text(json.dumps(content))
     assert evaluate(videos, tmp_path / "out", "train", tmp_path / "prepared", TRUTH, CANVAS).instances is None
     assert "some records have no instance_id" in capsys.readouterr().err
+
+
+def of_two_takes(folder: Path) -> list[Video]:
+    """Videos of two takes with the truth as their prediction in `out`, prepared in `prepared`."""
+    for name in ("001_PKA", "002_PKA"):
+        write_take(folder / "data", 4, mmor().find_take(name))
+    dataset = Dataset(folder / "data")
+    videos, done = find_videos(dataset, dataset.takes()), []
+    prepare(videos, folder / "prepared", TRUTH, CANVAS)
+    for video in videos:
+        frames: list[dict[str, Any]] = []
+        for picture, path in zip(video.pictures(), video.prepared(folder / "prepared")):
+            ids = (read_ids(path) // 10).astype(np.int32)
+            labels = [(int(c), int(c)) for c in np.unique(ids) if c]
+            where = folder / "out", video.video_id, picture.name
+            frames.append(predictions.write_frame(*where, ids, labels, CANVAS, mmor().labels))
+        done.append(predictions.write_video(folder / "out", video.video_id, frames))
+    predictions.write_split(folder / "out", "val", done)
+    return videos
+
+
+def test_a_damaged_mask_costs_no_other_video(tmp_path: Path) -> None:
+    """One mask of a split of 30 takes cost the scores of all."""
+    videos = of_two_takes(tmp_path)
+    videos[0].masks()[1].write_bytes(b"no picture")
+    found = evaluate(videos, tmp_path / "out", "val", tmp_path / "prepared", TRUTH, CANVAS)
+    assert list(found.classes.windows[4].per_video) == [video.video_id for video in videos[1:]]
+    (told,) = found.left_out
+    assert f"video {videos[0].video_id} is not scored: {videos[0].masks()[1]}" in told
+
+
+def test_scores_of_other_takes_are_not_replaced_in_silence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    videos = of_two_takes(tmp_path)
+    for chosen in (videos, videos, videos[:1]):
+        assert "are replaced" not in capsys.readouterr().err
+        evaluate(chosen, tmp_path / "out", "val", tmp_path / "prepared", TRUTH, CANVAS)
+    assert (
+        "vpq_val.json: the scores that stood in it, with those of 002_PKA_MMOR, are replaced" in capsys.readouterr().err
+    )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from PIL import Image
 
+from operating_room.domain.domain import mmor
 from operating_room.files.readers import read_label_mask
 from operating_room.recordings.dataset import Dataset
 from scene_graph_generation.config.settings import MM2SGConfig, with_labels
@@ -19,7 +21,7 @@ from scene_graph_generation.preprocess.audio import preprocess_audio
 from scene_graph_generation.preprocess.masks import preprocess_masks
 from scene_graph_generation.preprocess.overlay import overlay
 from scene_graph_generation.preprocess.run import Outcome
-from tests.operating_room.tiny_dataset import write_dataset
+from tests.operating_room.tiny_dataset import MMOR_NAME, write_dataset, write_mmor
 from tests.operating_room.tiny_house import FRAMES, write_house
 
 SMALL = Path("takes/soup/masks/000000_0.png")
@@ -125,3 +127,19 @@ def test_masks_of_a_second_segmenter_beside_a_dataset(tmp_path: Path) -> None:
     again = overlay(Dataset(root), tmp_path / "out")
     assert preprocess_masks(again, again.choose(["soup"]), second).require() == 0
     assert read_label_mask(beside / SMALL).max() == 3
+
+
+def test_pictures_of_other_colours_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Labels in grey, as other programs write them, were background without a word."""
+    write_mmor(tmp_path / "MM-OR_data")
+    dataset, take = Dataset(tmp_path), mmor().find_take(MMOR_NAME)
+    for path in (tmp_path / "MM-OR_data" / "take_segmasks_per_timepoint" / MMOR_NAME).iterdir():
+        path.unlink()
+    collection = mmor().collection(take)
+    camera = collection.labelled_cameras[0]
+    name = collection.picture(take, camera.name, "000100").with_suffix(".png").name
+    folder = tmp_path / "pan_pred" / f"{MMOR_NAME}_{camera.name}"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.full((48, 64), 12, np.uint8)).save(folder / name)
+    preprocess_masks(dataset, [take], tmp_path / "pan_pred")
+    assert f"{folder / name}: has colours of no class of" in capsys.readouterr().err

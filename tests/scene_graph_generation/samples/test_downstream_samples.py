@@ -112,3 +112,13 @@ def test_names_that_nobody_could_score_are_not_asked_about() -> None:
     wrong = Sample("001_PKA_MMOR", "000002", (Triplet("head_surgeon", "patient", "cuting"),))
     with pytest.raises(UserError, match=r"sample 001_PKA_MMOR_000002: .*'cuting' is no predicate"):
         list(downstream_records([*SAMPLES[:2], wrong], labels(), mmor(), Random(0)))
+
+
+def test_a_misspelt_name_costs_its_take_alone() -> None:
+    wrong = Sample("002_PKA_MMOR", "000000", (Triplet("head_surgeon", "patient", "cuting"),))
+    other = {task: {"002_PKA": of["001_PKA"]} for task, of in labels().items()}
+    told: list[str] = []
+    made = downstream_records([*SAMPLES, wrong], merge(labels(), other), mmor(), Random(0), left_out=told)
+    assert {record["id"].partition("_MMOR")[0] for record in made} == {"001_PKA"}
+    assert len(told) == 1
+    assert "002_PKA_MMOR is left out: sample 002_PKA_MMOR_000000: " in told[0]
