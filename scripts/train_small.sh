@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train the two small models that come with the package, from nothing: simulate, train both stages, score on held-out takes.
-# About 2 hours on 2 cores (docs/results.md, "One script"). Usage: bash scripts/train_small.sh [FOLDER]   (default: output/small)
+# About 2 hours on 2 cores, 3.3 CPU hours (docs/results.md, "One script"). Usage: bash scripts/train_small.sh [FOLDER]   (default: output/small)
 # What is finished is kept: after an interruption, run it again.
 source "$(dirname "$0")/environment.sh"
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false

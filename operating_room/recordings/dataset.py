@@ -327,7 +327,7 @@ class RecordedTake:
 def _stored_domain(root: Path) -> Domain:
     """What domain.yaml in a folder says; where that is the folder of one dataset, what is beside it."""
     own = Path(os.path.abspath(root))
-    if not os.path.lexists(root / DOMAIN_FILE) and (own.parent / DOMAIN_FILE).is_file():
+    if not os.path.lexists(root / DOMAIN_FILE) and os.path.isfile(own.parent / DOMAIN_FILE):
         domain = stored_domain(own.parent)
         if own.name in (collection.root for collection in domain.collections):
             return domain

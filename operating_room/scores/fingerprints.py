@@ -9,10 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from operating_room.errors import UserError
-from operating_room.files.raw_files import visible
+from operating_room.files.raw_files import read_bytes, visible
 from operating_room.graphs.scene_graph import Sample
 from operating_room.recordings.dataset import Dataset
 
+_SMALL = 1 << 14  # bytes of a file whose size tells little
 PACKAGES = ("operating_room", "computing", "panoptic_segmentation", "scene_graph_generation", "mmor")
 
 
@@ -108,10 +109,17 @@ def inputs_fingerprint(dataset: Dataset, samples: Sequence[Sample]) -> str:
     )
 
 
-def shown_fingerprint(dataset: Dataset, samples: Sequence[Sample]) -> str:
-    """As `inputs_fingerprint`, with the times of the files, what files of whole takes say, and which cameras are shown.
+def _told(path: Path) -> str | None:
+    """The size of a file, of a small one its content; a link to nothing has neither."""
+    size = _size(path)
+    return str(size) if size is None or size > _SMALL else sha256(read_bytes(path)).hexdigest()
 
-    What a model has answered holds as long as it is the same: all vectors of sound have one size.
+
+def shown_fingerprint(dataset: Dataset, samples: Sequence[Sample]) -> str:
+    """As `inputs_fingerprint`, with the content of small files, what files of whole takes say, and the cameras shown.
+
+    What a model has answered holds as long as it is the same: all vectors of sound have one size. Times of files are
+    not looked at, which a copy of the dataset changes.
 
     Raises:
         UserError: a take or timepoint is not on disk.
@@ -123,7 +131,7 @@ def shown_fingerprint(dataset: Dataset, samples: Sequence[Sample]) -> str:
             timepoint = dataset.take(dataset.domain.find_take(sample.take_name)).timepoint(sample.frame_id)
             yield f"{timepoint.collection.slots} {timepoint.records}"
             for _, _, path in timepoint.files_by_camera():
-                yield f"{path.relative_to(dataset.root)} {stamp(path) if path.exists() else None}"
+                yield f"{path.relative_to(dataset.root)} {_told(path)}"
 
     return fingerprint(told())
 

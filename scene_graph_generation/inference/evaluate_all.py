@@ -56,7 +56,7 @@ def evaluate_all(
         name: of the evaluation, like `mmor_test`.
         evaluate: evaluates a model folder into a results file.
         about: what the results of a model folder must say of themselves (its weights, the data, the code, settings) to
-            be used again. Of a checkpoint that is no longer there, weights, code and times of files are not asked for.
+            be used again. Of a checkpoint that is no longer there, weights, code and contents are not asked for.
         every: only every n-th checkpoint of those that are there.
         log: is given the row of each checkpoint that was evaluated now.
 
