@@ -60,7 +60,7 @@ def check(dataset: Dataset, names: Sequence[str] | None = None) -> Checkup:
             _whole(published) if names is None else {split: published[split] for split in names if split in published}
         )
         visit.look_for_absent_takes(data, wanted, on_disk, Severity.NOTE if names is None else Severity.GAP)
-    for finding in house_checks.look_at_labels(domain, dataset.root):
+    for finding in house_checks.look_at_domain(domain, dataset.root):
         visit.note(*finding)
     by_folder = sorted(takes, key=lambda take: (take.dataset, take.folder))
     for _, sharing in groupby(by_folder, key=lambda take: (take.dataset, take.folder)):

@@ -30,7 +30,7 @@ _PLACES = {
 }
 
 
-def look_at_labels(domain: Domain, root: Path) -> Iterator[Told]:
+def look_at_domain(domain: Domain, root: Path) -> Iterator[Told]:
     """What a domain says of masks and probably does not mean.
 
     A category that is no entity but nearly one which has no masks: graphs and masks then speak of two things. Masks of

@@ -378,3 +378,9 @@ def test_a_job_of_one_task_is_told_all_that_deepspeed_asks_for(monkeypatch: pyte
     processes.join_alone()
     assert {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} <= os.environ.keys()
     assert os.environ["MASTER_PORT"] == "12345"  # as the cluster has said
+
+
+def test_who_asks_for_a_gpu_where_there_is_none_is_not_told_to_start_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "gpus", list)
+    with pytest.raises(UserError, match="none; choose another one, cpu always is"):
+        machine.choose_device("cuda")

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from mmor import cli
+from mmor import hub as hub_files
 from mmor.hub import PUBLISHED, REPOSITORY, download, extract, find_published, list_files
 from mmor.inspection import inspect
 from operating_room.errors import UserError
@@ -396,3 +397,42 @@ def test_a_checkpoint_of_our_own_training_is_told(tmp_path: Path) -> None:
     told = inspect(tmp_path / "checkpoint-4")
     assert "checkpoint of a segmenter training" in told
     assert "--resume" in told
+
+
+def test_what_the_cache_holds_needs_no_room(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.put("config.json", b"{}", "openai/clip-vit-large-patch14-336")
+    (folder,) = download(find_published("clip-base"))
+
+    def cached(repository: str, path: str) -> str | None:
+        return str(folder / path) if repository.startswith("openai/") else None
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    assert download(find_published("clip-base")) == [folder]
+
+
+def test_a_download_leaves_what_others_into_the_same_folder_have_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three entries go to `checkpoints`; the first that was done removed what the others had fetched by then."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("model/config.json", "{}")
+
+    def list_files(entry: hub_files.Published) -> list[hub_files.HubFile]:
+        return [hub_files.HubFile(f"{entry.folder}/{entry.name}.zip", 100, None)]
+
+    def fetch(repository: str, path: str, local_dir: Path) -> str:
+        file = local_dir / (f"{path}.incomplete" if "base" in path else path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(packed.getvalue())
+        if "base" in path:
+            raise KeyboardInterrupt
+        return str(file)
+
+    monkeypatch.setattr(hub_files, "list_files", list_files)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    with pytest.raises(KeyboardInterrupt):
+        hub_files.download(hub_files.find_published("scene-graph-base"), tmp_path)
+    hub_files.download(hub_files.find_published("scene-graph-downstream"), tmp_path)
+    assert list(tmp_path.rglob("*.incomplete"))

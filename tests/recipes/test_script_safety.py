@@ -115,3 +115,19 @@ def test_pictures_that_cannot_be_linked_end_the_script_at_once(tmp_path: Path) -
     program(tmp_path / "cp", "exit 1")  # as on a disk without hard links
     assert run(tmp_path, "scripts/train_small.sh", "work").returncode == 1
     assert "train" not in {line.split()[1] for line in (tmp_path / "said").read_text().splitlines()}
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_the_small_models_train_in_two_processes_or_on_a_gpu_and_leave_those_of_the_package_alone(
+    tmp_path: Path, gpu: bool
+) -> None:
+    scripts(tmp_path, "train_small.sh")
+    makes = 'case "$*" in *synthesize*) mkdir -p work/data work/unseen ;; esac'
+    program(tmp_path / "mmor", f'echo "$*" >> "{tmp_path}/said"\n{makes}')
+    program(tmp_path / "nvidia-smi", "exit 0" if gpu else "exit 1")
+    assert run(tmp_path, "scripts/train_small.sh", "work").returncode == 0
+    lines = (tmp_path / "said").read_text().splitlines()
+    assert len([line for line in lines if "--gpus 2" in line]) == (0 if gpu else 4)
+    (last,) = [line for line in lines if line.startswith("scene-graph train") and "scene_graph_small" in line]
+    assert f"--per_device_train_batch_size {16 if gpu else 8}" in last  # as many samples in a step
+    assert lines[-1] == "python scripts/bundle_small.py work work/bundle"

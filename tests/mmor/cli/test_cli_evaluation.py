@@ -325,3 +325,30 @@ def test_downstream_leaves_out_a_take_with_labels_of_unknown_frames(
     assert run("downstream", "evaluate", *place, "--out", tmp_path / "r.json") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "has a label for 000077, which is no timepoint of the take" in line
+
+
+def test_a_file_of_another_split_is_not_called_after_the_one_that_is_asked_for(
+    place: Sequence[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = Path(place[1]), tmp_path / "samples"
+    validation = shutil.copy(data / "relationships_train.json", data / "relationships_validation.json")
+    command = ("scene-graph", "samples", "--data", data, "--relations", validation, "--permutations", "1", "--out", out)
+    assert run(*command) == 2
+    assert "is of the split val, not of train; add --split val" in capsys.readouterr().err
+    assert not out.exists()
+    assert run(*command, "--split", "val") == 0
+    assert [path.name[:9] for path in out.glob("*.json")] == ["val_1perm"]
+
+
+def test_results_of_another_task_stay(
+    place: Sequence[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, graphs = tmp_path / "r.json", tmp_path / "g.json"
+    write_json(graphs, {})
+    for task, command in (
+        ("scene_graph", ("downstream", "evaluate")),
+        ("downstream", ("scene-graph", "evaluate", "--predictions", graphs)),
+    ):
+        write_json(out, {"task": task, "about": {}})
+        assert run(*command, *place, "--out", out) == 2
+        assert f"{out}: is there already and holds results of {task}" in capsys.readouterr().err

@@ -315,3 +315,19 @@ def test_the_first_process_of_two_machines_prepares_for_both(tmp_path: Path) -> 
         made += [line.split() for line in output.splitlines() if line.startswith("made")]
     assert len(made) == 12  # two pictures of each of six masks
     assert {rank for *_, rank in made} == {"0"}
+
+
+def test_of_a_start_by_torchrun_all_processes_count_and_one_speaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_take(tmp_path / "data", 4)
+    save_config(TINY, tmp_path / "c.yaml")
+    command = ["panoptic", "train", "--dry-run", "--config-file", str(tmp_path / "c.yaml")]
+    command += ["--out", str(tmp_path / "out"), "--data", str(tmp_path / "data")]
+    for name, value in {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    result = CliRunner().invoke(cli.app, command)
+    assert "SOLVER.IMS_PER_BATCH 2 must be a multiple of the 4 processes" in result.output
+    assert result.exit_code != 0
+    monkeypatch.setenv("RANK", "1")
+    assert CliRunner().invoke(cli.app, command).output == ""

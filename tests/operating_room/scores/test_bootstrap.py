@@ -30,7 +30,7 @@ def test_blocks_do_not_cross_takes() -> None:
 
 @pytest.mark.parametrize(("rate", "blocks"), [(1, 20), (15, 2)])
 def test_blocks_last_as_long_at_any_rate(rate: int, blocks: int) -> None:
-    """Blocks of 30 of EgoExOR's frames were 2 s: intervals were a quarter of what they should be."""
+    """Blocks of 30 of EgoExOR's frames were 2 s, so that intervals were far too narrow."""
     samples = seconds(600)
     times = {sample.sample_id: place / rate for place, sample in enumerate(samples)}
     sums = block_sums(samples, np.ones((600, 1, 2), np.int64), times)

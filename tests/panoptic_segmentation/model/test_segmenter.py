@@ -275,7 +275,7 @@ def test_the_encoder_is_computed_again_in_the_backward_pass(monkeypatch: pytest.
 
 
 def test_inference_keeps_no_masks_of_earlier_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of nine layers were a fifth of what prediction takes."""
+    """It kept those of all layers, which only training looks at."""
     segmenter = Segmenter(replace(small_segmenter(24), decoder_layers=6)).eval()
     made, most = list[weakref.ref[Tensor]](), list[int]()
     predict = segmenter.decoder._predict

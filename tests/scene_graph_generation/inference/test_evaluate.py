@@ -28,6 +28,7 @@ from scene_graph_generation.config.settings import MM2SGConfig
 from scene_graph_generation.inference.answers import Answer, open_answers, put_aside
 from scene_graph_generation.inference.evaluate import evaluate, evaluate_file, evaluate_model, score_constant_guess
 from scene_graph_generation.inference.generator import SceneGraphGenerator
+from scene_graph_generation.inference.seen import Presence, Seen
 from tests.operating_room.tiny_dataset import write_dataset
 
 GRAPH = (Triplet("nurse", "saw", "holding"), Triplet("patient", "operating_table", "lyingOn"))
@@ -291,3 +292,8 @@ def test_the_constant_guess_is_the_most_frequent_graph() -> None:
     training = [*SAMPLES, Sample("003_TKA_MMOR", "000000", (Triplet("mps", "tracker", "touching"),))]
     assert score_constant_guess(training, SAMPLES, mmor()).overall.macro_f1 == 1.0
     assert score_constant_guess(training[6:], SAMPLES, mmor()).overall.macro_f1 < 0.5
+
+
+def test_who_is_to_make_vectors_of_sound_hears_that_there_are_two_kinds() -> None:
+    (note,) = Seen({"audio": Presence(known=True, timepoints=0, of=3, files=0)}).warnings()
+    assert "--audio-encoder that the model was trained with, mel for the bundled ones" in note

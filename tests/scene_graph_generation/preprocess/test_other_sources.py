@@ -12,12 +12,14 @@ import transformers
 from PIL import Image
 
 from operating_room.domain.domain import mmor
+from operating_room.errors import UserError
 from operating_room.files.readers import read_label_mask
 from operating_room.recordings.dataset import Dataset
 from scene_graph_generation.config.settings import MM2SGConfig, with_labels
 from scene_graph_generation.inputs.modalities import read_masks
 from scene_graph_generation.preprocess import embeddings
 from scene_graph_generation.preprocess.audio import preprocess_audio
+from scene_graph_generation.preprocess.embeddings import ClapEncoder
 from scene_graph_generation.preprocess.masks import preprocess_masks
 from scene_graph_generation.preprocess.overlay import overlay
 from scene_graph_generation.preprocess.run import Outcome
@@ -143,3 +145,12 @@ def test_pictures_of_other_colours_are_told(tmp_path: Path, capsys: pytest.Captu
     Image.fromarray(np.full((48, 64), 12, np.uint8)).save(folder / name)
     preprocess_masks(dataset, [take], tmp_path / "pan_pred")
     assert f"{folder / name}: has colours of no class of" in capsys.readouterr().err
+
+
+def test_clap_behind_a_proxy_that_cannot_be_used_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ImportError("Using SOCKS proxy, but the 'socksio' package is not installed.")
+
+    monkeypatch.setattr(transformers.ClapModel, "from_pretrained", refuse)
+    with pytest.raises(UserError, match="CLAP cannot be loaded"):
+        ClapEncoder("nobody/behind-a-proxy", False)([np.zeros((48_000, 1), np.float32)], 48_000)
