@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float64
 
@@ -95,15 +97,15 @@ def compare_masks(first: Results, second: Results) -> Section:
                 f"{first.path} and {second.path} were scored on other frames or annotated masks, first of {video}; "
                 "evaluate one again"
             )
-    categories = [name for name in names[1] if name in other_names[1]]
-    a, b = (
-        found[:, [table[0].index(video) for video in common]][:, :, [table[1].index(name) for name in categories]]
-        for table, found in ((names, sums), (other_names, other_sums))
-    )
+    # What one of them alone has is predicted by it and true nowhere: wrong, and as wrong in its VPQ here.
+    categories = sorted({*names[1], *other_names[1]})
+    a, b = _of(common, categories, names, sums), _of(common, categories, other_names, other_sums)
     weights = bootstrap.draws(len(common))
+    counted = [part.any(axis=(0, 1, 3)) for part in (a, b)]
+    both, alone = (np.flatnonzero(chosen).tolist() for chosen in (np.logical_and(*counted), np.logical_xor(*counted)))
     rows, marks = [], []
-    for place, name in enumerate(("VPQ", *categories)):
-        pair = [part if not place else part[:, :, [place - 1]] for part in (a, b)]
+    for name, chosen in [("VPQ", range(len(categories))), *((categories[place], [place]) for place in both)]:
+        pair = [part[:, :, chosen] for part in (a, b)]
         before, after = (_vpq(part) for part in pair)
         drawn = [
             _vpq(np.einsum("v,wvcs->wcs", draw, pair[1])[:, None])
@@ -118,6 +120,8 @@ def compare_masks(first: Results, second: Results) -> Section:
         marks.append(Row(name.replace("_", " "), [(0, after - before)], [(0, (low, high))], filled=real, note=told))
     axis = around([value for row in rows for value in row[3:6]])
     columns = ("category", "first", "second", "change", "from", "to", "more than chance")
+    wrong = ", ".join(categories[place] for place in alone)
+    invented = f" Predicted in one of both only, and true nowhere, so 0 in its VPQ: {wrong}." if wrong else ""
     few = " These are few: the interval is too narrow." if len(common) < 10 else ""
     return Section(
         f"Masks: {first.label} and {second.label}",
@@ -125,7 +129,7 @@ def compare_masks(first: Results, second: Results) -> Section:
             note(
                 f"{len(common)} videos in both. VPQ in percent, of these videos only; {bootstrap.LEVEL} % intervals by "
                 f"drawing whole videos ({bootstrap.RESAMPLES} times).{few} Filled marks: more than chance, "
-                "which a single video does not tell."
+                f"which a single video does not tell.{invented}"
             ),
             chart("Change of VPQ", marks, axis, ["second minus first"]),
             Table("change_masks", "What changed", columns, rows),
@@ -145,6 +149,17 @@ def _sums(results: Results) -> tuple[tuple[list[str], list[str]], Sums]:
                 place = ("windows", str(length), "per_video", video, name)
                 sums[w, v, categories.index(name)] = [results.number(*place, key) for key in _SUMS]
     return (videos, categories), sums
+
+
+def _of(
+    videos: Sequence[str], categories: Sequence[str], names: tuple[list[str], list[str]], sums: Sums
+) -> Float64[np.ndarray, "windows videos_chosen categories_chosen sums"]:
+    """The sums of these videos and categories; 0 of a category that is not there."""
+    chosen = np.zeros((len(sums), len(videos), len(categories), len(_SUMS)))
+    there = [place for place, name in enumerate(categories) if name in names[1]]
+    places = [names[1].index(categories[place]) for place in there]
+    chosen[:, :, there] = sums[:, [names[0].index(video) for video in videos]][:, :, places]
+    return chosen
 
 
 def _true(names: tuple[list[str], list[str]], sums: Sums, video: str) -> dict[str, list[float]]:

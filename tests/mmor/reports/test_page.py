@@ -179,6 +179,26 @@ def test_masks_and_tasks_are_compared_too(tmp_path: Path) -> None:
     assert (tmp_path / "csv" / "t1_json_and_t2" / "change_robot_phase_model.csv").exists()
 
 
+def test_a_class_that_only_one_of_two_invents_costs_its_vpq_in_the_comparison_too(tmp_path: Path) -> None:
+    def invented(results: dict[str, Any]) -> None:
+        for window in results["windows"].values():
+            wrong = {"iou": 0.0, "tp": 0, "fp": 6, "fn": 0}
+            window["per_video"]["001_PKA_2"]["saw"] = wrong
+            window["per_class"]["saw"] = wrong | dict.fromkeys(("pq", "sq", "rq", "precision", "recall"), 0.0)
+            window["average"]["pq"] *= 2 / 3
+        results["vpq"] *= 2 / 3  # the mean over three categories
+
+    first = mask_results(tmp_path / "m1.json")
+    second = changed(first, tmp_path / "m2.json", invented)
+    page = page_of(tmp_path, first, second, csv=tmp_path / "csv")
+    with (tmp_path / "csv" / "Masks_m1_json_and_m2" / "change_masks.csv").open() as file:
+        rows = {row["category"]: row for row in csv.DictReader(file)}
+    for key, path in (("first", first), ("second", second)):
+        assert float(rows["VPQ"][key]) == pytest.approx(json.loads(path.read_text())["vpq"])
+    assert "true nowhere, so 0 in its VPQ: saw." in page
+    assert "saw" not in rows
+
+
 def test_one_video_does_not_tell_chance(tmp_path: Path) -> None:
     def only_first(results: dict[str, Any]) -> None:
         for window in results["windows"].values():
