@@ -40,15 +40,16 @@ def compare_results(first: Results, second: Results, domain: Domain) -> Section:
     parts.append(
         note(
             f"{bootstrap.LEVEL} % intervals of second minus first, the same blocks of timepoints drawn for both; more "
-            "than chance if the interval does not hold 0 (filled marks), and what the row counts is in more than one "
-            "block. One of twenty rows is to be expected."
+            "than chance if the interval does not hold 0 (filled marks); unknown where what the row counts is in one "
+            "block only. One of twenty rows is to be expected."
         )
     )
     for part, differences in found.scores.items():
         rows, marks = [], []
         for one in differences:
             change, real = one.second - one.first, ", more than chance" if one.is_real else ""
-            rows.append([one.name, one.first, one.second, change, *one.interval, "yes" if one.is_real else "no"])
+            told = "unknown" if one.blocks < 2 else "yes" if one.is_real else "no"
+            rows.append([one.name, one.first, one.second, change, *one.interval, told])
             marks.append(
                 Row(one.name, [(0, change)], [(0, one.interval)], filled=one.is_real, note=f"{change:+z.3f}{real}")
             )

@@ -115,7 +115,8 @@ def compare_masks(first: Results, second: Results) -> Section:
         low, high = bootstrap.percentiles(np.array(drawn)) or (0.0, 0.0)
         seen = np.logical_or(*pair).any(axis=(0, 2, 3)).sum()  # videos; every draw of a single one is the same
         real = bool(seen > 1) and (low > 0 or high < 0)
-        rows.append([name, before, after, after - before, low, high, "yes" if real else "no"])
+        verdict = "unknown" if seen < 2 else "yes" if real else "no"
+        rows.append([name, before, after, after - before, low, high, verdict])
         told = f"{after - before:+z.1f}{', more than chance' if real else ''}"
         marks.append(Row(name.replace("_", " "), [(0, after - before)], [(0, (low, high))], filled=real, note=told))
     axis = around([value for row in rows for value in row[3:6]])
@@ -129,7 +130,7 @@ def compare_masks(first: Results, second: Results) -> Section:
             note(
                 f"{len(common)} videos in both. VPQ in percent, of these videos only; {bootstrap.LEVEL} % intervals by "
                 f"drawing whole videos ({bootstrap.RESAMPLES} times).{few} Filled marks: more than chance, "
-                f"which a single video does not tell.{invented}"
+                f"which a single video does not tell (unknown).{invented}"
             ),
             chart("Change of VPQ", marks, axis, ["second minus first"]),
             Table("change_masks", "What changed", columns, rows),

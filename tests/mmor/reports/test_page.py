@@ -24,8 +24,10 @@ from operating_room.graphs.graph_files import load_samples
 from operating_room.graphs.scene_graph import Sample
 from operating_room.recordings.conversion import convert
 from operating_room.recordings.dataset import Dataset
+from operating_room.scores.comparison import compare
 from operating_room_simulator.writer import synthesize
-from tests.mmor.reports.results_files import changed, graph_results, mask_results, task_results
+from tests.mmor.reports.results_files import TAKES, changed, graph_results, mask_results, task_results
+from tests.operating_room.graphs import random_samples
 
 TAKE = mmor().find_take("004_PKA")
 SAID = "</p><script>alert(1)</script><!--<script> & \u2028 \"quoted\" 'too' ]]> __DATA__"
@@ -210,7 +212,17 @@ def test_one_video_does_not_tell_chance(tmp_path: Path) -> None:
     with (tmp_path / "csv" / "Masks_m1_json_and_m2" / "change_masks.csv").open() as file:
         rows = {row["category"]: row for row in csv.DictReader(file)}
     assert float(rows["drill"]["change"]) < 0
-    assert {row["more than chance"] for row in rows.values()} == {"no"}
+    assert {row["more than chance"] for row in rows.values()} == {"unknown"}
+
+
+def test_one_block_does_not_tell_chance_on_the_page_either(tmp_path: Path) -> None:
+    """As `mmor compare` of the same files says: `of one block: chance unknown`."""
+    few = random_samples(20, 1, TAKES[:1])
+    good, bad = graph_results(tmp_path / "a.json", 50, few), graph_results(tmp_path / "b.json", 1, few)
+    assert "of one block: chance unknown" in str(compare(good, bad, mmor()))
+    page_of(tmp_path, good, bad, csv=tmp_path / "csv")
+    with (tmp_path / "csv" / "a_json_and_b" / "change_predicates.csv").open() as file:
+        assert {row["more than chance"] for row in csv.DictReader(file)} == {"unknown"}
 
 
 def test_a_number_that_no_axis_holds_is_damage(tmp_path: Path) -> None:
