@@ -185,7 +185,8 @@ def _stretches(take: Timeline, domain: Domain) -> dict[str, dict[str, list[tuple
             continue
         right = [bool(a & b) for a, b in zip(true, said)]
         wrong = [bool(b) and not ok for b, ok in zip(said, right)]
-        found[predicate] = {"true": _runs(list(map(bool, true))), "right": _runs(right), "wrong": _runs(wrong)}
+        kinds = {"true": list(map(bool, true)), "right": right, "wrong": wrong}
+        found[predicate] = {kind: _runs(flags, take.follows) for kind, flags in kinds.items()}
     return found
 
 
@@ -196,9 +197,15 @@ def _time_line(take: Timeline, found: Mapping[str, Mapping[str, Sequence[tuple[i
     return f"<h3>{told}</h3>{spans(f'Predicates over time, {told}', rows, len(take.truth))}"
 
 
-def _runs(flags: Sequence[bool]) -> list[tuple[int, int]]:
-    edges = np.flatnonzero(np.diff(np.array([False, *flags, False]).astype(np.int8)))
-    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+def _runs(flags: Sequence[bool], follows: Sequence[bool]) -> list[tuple[int, int]]:
+    """Stretches of timepoints that are flagged; a gap between the timepoints ends one, as it ends an interval."""
+    runs: list[tuple[int, int]] = []
+    for place in np.flatnonzero(flags).tolist():
+        if runs and runs[-1][1] == place and follows[place]:
+            runs[-1] = runs[-1][0], place + 1
+        else:
+            runs.append((place, place + 1))
+    return runs
 
 
 def _seen(results: Results) -> Section:

@@ -21,7 +21,7 @@ from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.graphs.graph_files import load_samples
-from operating_room.graphs.scene_graph import Sample
+from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.recordings.conversion import convert
 from operating_room.recordings.dataset import Dataset
 from operating_room.scores.comparison import compare
@@ -422,6 +422,21 @@ def test_names_of_an_old_disk_and_markup_in_odd_places_do_no_harm(tmp_path: Path
         write_json(path, {**content, key: odd})
         with pytest.raises(UserError, match=f"has no usable {key}"):
             write_report([path], tmp_path / "page.html")
+
+
+def test_a_pause_of_the_recording_ends_a_stretch_of_the_time_lines(tmp_path: Path) -> None:
+    """Nobody knows what was true in the ten minutes without timepoints."""
+    holding = (Triplet("nurse", "saw", "holding"),)
+    samples = [Sample("001_4DOR", f"{place:06d}", holding) for place in range(40)]
+    path = graph_results(tmp_path / "r.json", 50, samples)
+    content = json.loads(path.read_text())
+    for place, record in enumerate(content["samples"].values()):
+        record["at_s"] = float(place if place < 20 else place + 600)
+    write_json(path, content)
+    write_report([path], tmp_path / "page.html", csv=tmp_path / "csv")
+    with (tmp_path / "csv" / "time_lines.csv").open() as file:
+        rows = [[row["first, s"], row["last, s"], row["timepoints"]] for row in csv.DictReader(file)]
+    assert rows == 2 * [["0.0", "19.0", "20"], ["620.0", "639.0", "20"]]  # true, and right
 
 
 def test_time_lines_are_in_the_seconds_of_the_results(tmp_path: Path) -> None:
