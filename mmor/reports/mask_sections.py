@@ -43,8 +43,13 @@ def mask_sections(results: Results) -> list[Section]:
         rows.append([name, *pq, *ratios, tp + fn, fp])
         marks.append(Row(name.replace("_", " "), list(enumerate(pq)), note=f"{tp + fn} true tubes"))
     names, sums = _sums(results)
+    # A video without so many frames, or with nothing on them, has no score over them: 0 would be that of a bad one.
+    there = sums.any(axis=(2, 3))
     videos = [
-        [video, *(float(np.mean([_vpq(sums[:, [place], :, :][[w]]) for w in chosen])) for chosen in ([0], [1], [0, 1]))]
+        [
+            video,
+            *(_vpq(sums[chosen][:, [place]]) if there[chosen, place].all() else None for chosen in ([0], [1], [0, 1])),
+        ]
         for place, video in enumerate(names[0])
     ]
     columns = (
@@ -62,6 +67,7 @@ def mask_sections(results: Results) -> list[Section]:
                 cards(told),
                 note(f"Takes: {', '.join(results.lines('takes'))}."),
                 *_left_out(results),
+                *_too_short(results),
                 chart("Panoptic quality of each category", marks, SHARE, [f"{window} frames" for window in windows]),
                 Table("categories", "Categories", columns, rows),
                 Table("videos", "Videos, in percent", ("video", *(f"VPQ, {w} frames" for w in windows), "VPQ"), videos),
@@ -79,6 +85,12 @@ def _left_out(results: Results) -> list[str]:
         return []
     more = f" (and {len(lines) - _TOLD} more)" if len(lines) > _TOLD else ""
     return [note(f"Not all was scored: {'; '.join(map(str, lines[:_TOLD]))}{more}.")]
+
+
+def _too_short(results: Results) -> list[str]:
+    """A note about lengths of windows that no video has."""
+    told = " and ".join(results.lines("windows_of_no_video"))
+    return [note(f"No video has {told} frames with anything on them: 0 in the VPQ, as published.")] if told else []
 
 
 def compare_masks(first: Results, second: Results) -> Section:

@@ -144,14 +144,14 @@ class VideoQuality:
         for length, window in self.windows.items():
             values = " ".join(f"{100 * value:9.1f}" for value in window.average.values())
             lines.append(f"{length:9d} {values}")
-        lines += ["", f"{'per class':20} {'VPQ4':>6} {'VPQ8':>6} {'support':>8}"]
+        lines += ["", f"{'per class':20} {'VPQ4':>6} {'VPQ8':>6} {'true':>8} {'wrong':>8}  tubes of 4 frames"]
         short, long = (self.windows[length].total for length in SUMMARY_WINDOWS)
         for category in sorted({*short, *long}):
-            first, second = short.get(category, Quality()), long.get(category, Quality())
-            name = self.names.get(category, str(category))
-            lines.append(
-                f"{name:20} {100 * first.scores['pq']:6.1f} {100 * second.scores['pq']:6.1f} {first.support:8d}"
-            )
+            tubes, name = short.get(category, Quality()), self.names.get(category, str(category))
+            # What has no window of a length, as in short videos, has no score over it.
+            qualities = (of_windows.get(category) for of_windows in (short, long))
+            scores = " ".join(f"{'-':>6}" if one is None else f"{100 * one.scores['pq']:6.1f}" for one in qualities)
+            lines.append(f"{name:20} {scores} {tubes.tp + tubes.fn:8d} {tubes.fp:8d}")
         return "\n".join(lines)
 
 

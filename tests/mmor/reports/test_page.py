@@ -201,6 +201,22 @@ def test_a_class_that_only_one_of_two_invents_costs_its_vpq_in_the_comparison_to
     assert "saw" not in rows
 
 
+def test_a_video_shorter_than_a_window_has_no_score_over_it(tmp_path: Path) -> None:
+    def short(results: dict[str, Any]) -> None:
+        results["windows"]["8"]["per_video"]["001_PKA_2"] = {}
+
+    path = changed(mask_results(tmp_path / "whole.json"), tmp_path / "m.json", short)
+    assert "frames with anything on them" not in page_of(tmp_path, path, csv=tmp_path / "csv")
+    with (tmp_path / "csv" / "videos.csv").open() as file:
+        rows = {row["video"]: row for row in csv.DictReader(file)}
+    assert float(rows["001_PKA_2"]["VPQ, 4 frames"]) > 0
+    assert rows["001_PKA_2"]["VPQ, 8 frames"] == rows["001_PKA_2"]["VPQ"] == ""
+    assert float(rows["001_PKA_1"]["VPQ"]) > 0
+    none = changed(path, tmp_path / "none.json", lambda content: content.update(windows_of_no_video=[8]))
+    (tmp_path / "page.html").unlink()
+    assert "No video has 8 frames with anything on them: 0 in the VPQ" in page_of(tmp_path, none)
+
+
 def test_one_video_does_not_tell_chance(tmp_path: Path) -> None:
     def only_first(results: dict[str, Any]) -> None:
         for window in results["windows"].values():

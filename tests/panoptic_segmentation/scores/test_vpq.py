@@ -203,9 +203,22 @@ def test_perfect_masks_of_five_frames_score_half_as_published_and_it_is_said_why
     assert quality.vpq == pytest.approx(50)
     assert "no video has 8 frames with anything on them: these windows count as 0, as published" in str(quality)
     assert quality.to_json()["windows_of_no_video"] == [8]
+    assert str(quality).splitlines()[-1].split() == ["class", "4", "100.0", "-", "2", "0"]
     longer = moving_square()
     segments = [records(ids, {10: 3, 300: 4}) for ids in longer]
     assert "no video" not in str(video_quality([overlap(tmp_path, longer, longer, (segments, segments))], NAMES))
+
+
+def test_what_is_only_invented_is_not_told_as_true(tmp_path: Path) -> None:
+    """The column was called support, which is the number of true ones in every other table."""
+    truth = moving_square()
+    predicted = [np.where(ids == 0, 500, ids) for ids in truth]
+    whole = [np.where(ids == 0, 10, ids) for ids in truth]  # nothing is unlabelled, where nothing can be invented
+    segments = [[records(ids, {10: 3, 300: 4, 500: 5}) for ids in video] for video in (whole, predicted)]
+    lines = str(video_quality([overlap(tmp_path, whole, predicted, (segments[0], segments[1]))], NAMES)).splitlines()
+    (head,) = [line for line in lines if line.startswith("per class")]
+    assert head.split()[2:6] == ["VPQ4", "VPQ8", "true", "wrong"]
+    assert lines[-1].split() == ["class", "5", "0.0", "0.0", "0", "6"]
 
 
 def test_more_ids_than_can_be_told_apart_are_named(tmp_path: Path) -> None:
