@@ -30,7 +30,8 @@ DEFINITIONS = {
     "macro avg": "mean over all classes of the task, 0 for those without support; the paper's number",
     "answers": "an answer outside the classes is wrong",
     "labels": "timepoints without label, or with a label outside the classes, are left out",
-    "time": "seconds until the next action, as answered behind the colon, against the label's; more than a day is none",
+    "time": "seconds until the next action, as answered behind the colon, against the label's; more than a day is none;"
+    " `constant` says the median of these very labels always",
     "division": "0/0 is 0",
 }
 

@@ -217,6 +217,17 @@ def test_a_video_shorter_than_a_window_has_no_score_over_it(tmp_path: Path) -> N
     assert "No video has 8 frames with anything on them: 0 in the VPQ" in page_of(tmp_path, none)
 
 
+def test_the_paper_s_mean_over_all_classes_stands_beside_its_published_numbers(tmp_path: Path) -> None:
+    def seldom(results: dict[str, Any]) -> None:
+        results["tasks"]["robot_phase"]["model"]["overall"]["macro avg"] |= {"f1-score": 0.111}
+
+    path = changed(task_results(tmp_path / "all.json"), tmp_path / "t.json", seldom)
+    assert "is how MM-OR's paper" in page_of(tmp_path, path, csv=tmp_path / "csv").replace("&#x27;", "'")
+    with (tmp_path / "csv" / "tasks.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["macro F1"], row["macro F1 over all classes"]) == ("1.0", "0.111")
+
+
 def test_one_video_does_not_tell_chance(tmp_path: Path) -> None:
     def only_first(results: dict[str, Any]) -> None:
         for window in results["windows"].values():

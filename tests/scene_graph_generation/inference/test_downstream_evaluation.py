@@ -85,6 +85,12 @@ def test_model_and_rule_are_scored(root: Path) -> None:
         "sterility_breach": {"label": [], "model": "No", "rule": "yes"},
     }
     assert "model: seconds until the next action: timepoints 3, with time 3, mean error 2.0 s" in str(evaluation)
+    # Of twelve actions one is true: the published mean is over all of them.
+    scores = results["tasks"]["next_action"]["model"]
+    assert (scores["macro"]["f1-score"], scores["overall"]["macro avg"]["f1-score"]) == (1, pytest.approx(1 / 12))
+    said = next(line for line in str(evaluation).splitlines() if line.startswith("model: Macro F1"))
+    assert said.startswith("model: Macro F1 over the classes with support 1.0000")
+    assert said.endswith("; over all classes, the paper's number, 0.0833")
 
 
 def test_breaches_that_predicted_graphs_miss_are_told_by_what_is_missed(root: Path) -> None:
