@@ -25,6 +25,7 @@ from operating_room.scores import bootstrap
 from operating_room.scores.downstream import judge
 from operating_room.scores.reports import Report
 from operating_room.scores.scoring import score_sample
+from operating_room.scores.triplets.timelines import clock_of
 
 _WHO = ("model", "rule")  # answers a downstream task
 Records = Mapping[str, Mapping[str, Any]]  # sample id -> what a results file holds of it
@@ -149,8 +150,10 @@ def _read(path: Path) -> dict[str, Any]:
 def _graph_scores(first: Records, second: Records, domain: Domain) -> dict[str, list[Difference]]:
     _require_same(first, second, lambda record: record["truth"])
     judged = [_judged_graphs(records, domain.language) for records in (first, second)]
-    times = {key: at for key, record in first.items() if isinstance(at := record.get("at_s"), int | float)}
-    return {"predicates": _differences(domain.language.scored_predicates, *judged, times=times)}
+    both = (*second.items(), *first.items())  # an older file tells no times
+    times = {key: at for key, record in both if isinstance(at := record.get("at_s"), int | float)}
+    clock = clock_of(judged[0][0], domain, times)
+    return {"predicates": _differences(domain.language.scored_predicates, *judged, times=clock)}
 
 
 def _judged_graphs(records: Records, language: Language) -> Judged:

@@ -32,7 +32,7 @@ from operating_room.scores.scoring import (
     without_prediction,
 )
 from operating_room.scores.triplets import details
-from operating_room.scores.triplets.timelines import times_of
+from operating_room.scores.triplets.timelines import clock_of, times_of
 from scene_graph_generation.inference.answers import open_answers
 from scene_graph_generation.inference.generator import SceneGraphGenerator
 from scene_graph_generation.inference.infer import Predictions, about_answers, answer_takes, answers_path, seen_of
@@ -224,7 +224,7 @@ def _evaluate(
         raise UserError("there are no samples to score; check the split and the takes on disk")
     reports = [score_sample(sample, predictions[sample.sample_id], domain.language) for sample in scored]
     confusions = np.stack([report.predicates.confusion for report in reports])
-    blocks = bootstrap.block_sums(scored, confusions, times)
+    blocks = bootstrap.block_sums(scored, confusions, clock_of(scored, domain, times))
     scores = summarise(scored, reports, domain)
     evaluation = Evaluation(
         scores,

@@ -113,7 +113,7 @@ def measure(
     by_segments, by_delays = segment_scores(takes), onset_delays(takes)
     spelled = {predicate.lower(): predicate for predicate in language.predicates}
     return Details(
-        exact_scores(samples, predictions, language, times),
+        exact_scores(samples, predictions, language, timelines.clock_of(samples, domain, times)),
         scores.overall.predicates.macro,
         given_named(samples, predictions, language),
         {name: by_segments[lower] for lower, name in spelled.items() if lower in by_segments},

@@ -66,11 +66,9 @@ def timelines(
     Raises:
         UserError: the truth uses a name outside the vocabulary.
     """
-    language, found = domain.language, []
+    language, found, clock = domain.language, [], clock_of(samples, domain, times)
     for take_name, of_take in by_take(samples).items():
-        positions = _positions(of_take)
-        period = domain.collection(domain.find_take(take_name)).period
-        seconds = _seconds(of_take, [position * period for position in positions], times or {})
+        seconds = tuple(clock[sample.sample_id] for sample in of_take)
         # In seconds, since positions go on behind a pause of the recording.
         steps = [after - before for before, after in pairwise(seconds)]
         longest = 1.5 * median_low(steps) if steps else 0.0  # clocks are not exact
@@ -128,11 +126,20 @@ def times_of(dataset: Dataset, samples: Iterable[Sample]) -> dict[str, float]:
     return found
 
 
-def _seconds(samples: Sequence[Sample], usual: Sequence[float], times: Mapping[str, float]) -> tuple[float, ...]:
-    """When each timepoint of a take is; all of them as usual, or none."""
-    known = [times.get(sample.sample_id) for sample in samples]
-    told = [at for at in known if at is not None]
-    return tuple(told if len(told) == len(known) else usual)
+def clock_of(samples: Iterable[Sample], domain: Domain, times: Mapping[str, float] | None = None) -> dict[str, float]:
+    """Sample id -> s since its take began: as told, or as usual in the domain for all of a take of which some are not.
+
+    Raises:
+        UserError: the name of a take is none.
+    """
+    clock: dict[str, float] = {}
+    for take_name, of_take in by_take(samples).items():
+        known = {s.sample_id: at for s in of_take if (at := (times or {}).get(s.sample_id)) is not None}
+        if len(known) < len(of_take):
+            period = domain.collection(domain.find_take(take_name)).period
+            known = {s.sample_id: place * period for s, place in zip(of_take, _positions(of_take), strict=True)}
+        clock |= known
+    return clock
 
 
 def _positions(samples: Sequence[Sample]) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from operating_room.domain.domain import mmor
+from operating_room.domain.domain import bundled, mmor
 from operating_room.errors import UserError
 from operating_room.scores.comparison import Comparison, compare
 
@@ -63,6 +63,21 @@ def test_what_is_more_than_chance_does_not_depend_on_the_order_of_the_files(tmp_
     (touching,) = [one for one in found[0]["predicates"] if one.name == "touching"]
     assert touching.second > 0
     assert not touching.is_real
+
+
+def test_an_older_file_without_times_is_compared_in_the_same_blocks(tmp_path: Path) -> None:
+    """At 15 timepoints a second: blocks of 30 timepoints, which last 2 s, would give intervals far too narrow."""
+    domain, frames = bundled("egoexor"), [f"MISS_1_1_{i:06d}" for i in range(900)]  # 60 s, two blocks
+    truth = [["head_surgeon", "patient", "touching"]]
+    found = []
+    for name, said, is_new in (("old", [], False), ("new", truth, True), ("older", truth, False)):
+        about = {"task": "scene_graph", "about": {"domain": "egoexor"}}
+        times = [{"at_s": place / 15} if is_new else {} for place in range(len(frames))]
+        samples = {f: {"truth": truth, "predicted": said, **at} for f, at in zip(frames, times)}
+        (tmp_path / name).write_text(json.dumps({**about, "samples": samples}))
+    for first, second in (("old", "new"), ("new", "old"), ("old", "older")):
+        found.append(compare(tmp_path / first, tmp_path / second, domain).scores["predicates"])
+    assert [{one.blocks for one in scores} for scores in found] == 3 * [{2}]
 
 
 def test_one_stretch_of_time_does_not_tell_chance(tmp_path: Path) -> None:
