@@ -44,7 +44,7 @@ def mask_sections(results: Results) -> list[Section]:
         marks.append(Row(name.replace("_", " "), list(enumerate(pq)), note=f"{tp + fn} true tubes"))
     names, sums = _sums(results)
     # A video without so many frames, or with nothing on them, has no score over them: 0 would be that of a bad one.
-    there = sums.any(axis=(2, 3))
+    there = np.asarray(sums.any(axis=(2, 3)))
     videos = [
         [
             video,
@@ -113,8 +113,8 @@ def compare_masks(first: Results, second: Results) -> Section:
     categories = sorted({*names[1], *other_names[1]})
     a, b = _of(common, categories, names, sums), _of(common, categories, other_names, other_sums)
     weights = bootstrap.draws(len(common))
-    counted = [part.any(axis=(0, 1, 3)) for part in (a, b)]
-    both, alone = (np.flatnonzero(chosen).tolist() for chosen in (np.logical_and(*counted), np.logical_xor(*counted)))
+    in_first, in_second = (np.asarray(part.any(axis=(0, 1, 3))) for part in (a, b))
+    both, alone = (np.flatnonzero(chosen).tolist() for chosen in (in_first & in_second, in_first ^ in_second))
     rows, marks = [], []
     for name, chosen in [("VPQ", range(len(categories))), *((categories[place], [place]) for place in both)]:
         pair = [part[:, :, chosen] for part in (a, b)]
