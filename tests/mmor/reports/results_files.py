@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmor.reports.page import write_report
 from operating_room.domain.domain import mmor
 from operating_room.graphs.graph_files import save_predictions
 from operating_room.graphs.scene_graph import Sample, Triplet
@@ -74,3 +75,9 @@ def changed(path: Path, out: Path, change: Callable[[dict[str, Any]], Any]) -> P
     change(content)
     out.write_text(json.dumps(content))
     return out
+
+
+def page_of(out: Path, *results: Path, **options: Any) -> str:
+    """The page of these results, written to `out`."""
+    write_report(results, out / "page.html", **options)
+    return (out / "page.html").read_text("utf-8")
