@@ -111,7 +111,7 @@ def dry_run(experiment: Experiment, processes: int = 1, machines: int = 1) -> Dr
     problems += _missing_inputs(experiment, model)
     try:
         if dataset is not None:
-            check_places(model, dataset)
+            check_places(experiment, dataset)
     except UserError as error:
         problems.append(str(error))
     try:

@@ -25,7 +25,7 @@ from scene_graph_generation.inputs.tokenizer_files import read_tokens
 from scene_graph_generation.inputs.tokens import Tokens, train_tokens
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.weights.adapters import add_lora, freeze
-from scene_graph_generation.weights.base_models import base_settings, find_folder, load_base
+from scene_graph_generation.weights.base_models import CONFIG, base_settings, find_folder, load_base
 from scene_graph_generation.weights.checkpoints import check_vocabulary, load_model
 from scene_graph_generation.weights.fine_tuned import read_fine_tuned
 from scene_graph_generation.weights.parameter_names import from_published, published_name
@@ -119,15 +119,21 @@ def check_start_domain(start: StartConfig, domain: Domain) -> None:
         require_domain(Path(start.base), domain)
 
 
-def check_places(model: MM2SG, dataset: Dataset) -> None:
+def check_places(experiment: Experiment, dataset: Dataset) -> None:
     """A model has places for so many pictures; training takes some of a room's, evaluation all that its slots name.
+
+    Told from the settings: to load the weights of a large base takes minutes.
 
     Raises:
         UserError: the room has more: such a model could be trained to its end, and would answer nothing.
     """
-    places = model.settings.pooler.max_views
-    if model.vision is None or "views" not in model.settings.modalities or model.settings.pooler.branches != "one":
+    start, settings = experiment.start, experiment.model
+    if start.base is None and start.curriculum is not None and (start.curriculum / CONFIG).is_file():
+        settings = second_stage(base_settings(start.curriculum, None), settings)
+    sees = start.base is None or start.vision is not None
+    if not sees or "views" not in settings.modalities or settings.pooler.branches != "one":
         return
+    places = settings.pooler.max_views
     for collection in map(dataset.domain.collection, dataset.roots):
         if (shown := len(collection.slots.evaluation)) > places:
             raise UserError(

@@ -98,6 +98,7 @@ def _train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: 
     check_tools(experiment)
     domain = dataset.domain
     check_start_domain(experiment.start, domain)
+    check_places(experiment, dataset)
     checkpoint = _begin_folder(experiment, data, out)
     phases = experiment.pretrain
     learns_to_see = phases is not None and phases.patch_steps + phases.hand_steps + phases.steps > 0
@@ -126,7 +127,6 @@ def _train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: 
     check_text_only(known.first_with_image, experiment)
     with one_line_errors(out, "choose fewer --bits", "--dataloader_num_workers"):  # others may fill the GPU
         model, tokens = begin(experiment, new)
-    check_places(model, dataset)
     keepers = share().processes * max(readers(config), 1)
     read = ExampleReader(model.settings, tokens, keep_views=experiment.start.base is None, readers=keepers)
     teacher = None

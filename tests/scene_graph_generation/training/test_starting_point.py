@@ -27,6 +27,7 @@ from scene_graph_generation.config.settings import (
 from scene_graph_generation.inputs.tokens import train_tokens
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.training_data import read_records, record_text
+from scene_graph_generation.training import train as train_module
 from scene_graph_generation.training.dry_run import dry_run, sizes_of
 from scene_graph_generation.training.starting_point import begin, check_start
 from scene_graph_generation.training.train import train
@@ -275,6 +276,17 @@ def test_a_base_that_is_nowhere_is_named(tuning: Experiment, monkeypatch: pytest
     with pytest.raises(UserError, match="nobody/nothing") as error:
         begin(replace(tuning, start=replace(tuning.start, base="nobody/nothing")))
     assert "\n" not in str(error.value)
+
+
+def test_a_room_with_too_many_pictures_is_told_before_a_base_is_loaded(
+    tuning: Experiment, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 7B weights that took minutes, where the dry run says it at once."""
+    monkeypatch.setattr(train_module, "begin", lambda *_: pytest.fail("the base is loaded"))
+    few = replace(tuning, model=replace(tuning.model, pooler=replace(tuning.model.pooler, max_views=4)))
+    with pytest.raises(UserError, match="shows 5 pictures of a timepoint, the model has places for 4"):
+        run(few, data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_frequency_file_decides_what_a_token_weighs(tuning: Experiment, data: Path, tmp_path: Path) -> None:
