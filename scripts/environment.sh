@@ -7,6 +7,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+if [ -w . ] && command -v flock >/dev/null; then # jobs of an array begin together: one makes the environment, for all
+    exec 9>.venv.lock
+    flock -n 9 || { echo "Waiting for another script that makes the environment ..." && flock 9; } || true
+fi
 latest="${LATEST:+-latest}"
 if [ -z "${VIRTUAL_ENV:-}" ]; then
     # activate is written last: without it the making was stopped, or failed for want of python3-venv.
@@ -52,3 +56,4 @@ if [ ! "$installed" -nt pyproject.toml ] || [ ! "$installed" -nt scripts/require
     "${pip[@]}" --editable ".${extra:+[$extra]}" "${versions[@]}"
     touch "$installed"
 fi
+exec 9>&-

@@ -131,3 +131,16 @@ def test_the_small_models_train_in_two_processes_or_on_a_gpu_and_leave_those_of_
     (last,) = [line for line in lines if line.startswith("scene-graph train") and "scene_graph_small" in line]
     assert f"--per_device_train_batch_size {16 if gpu else 8}" in last  # as many samples in a step
     assert lines[-1] == "python scripts/bundle_small.py work work/bundle"
+
+
+def test_jobs_that_begin_together_make_one_environment(tmp_path: Path) -> None:
+    """Eight jobs of an array made and filled one folder at the same time; what was left was no environment."""
+    scripts(tmp_path, "slurm.sh", "environment.sh", "requirements.lock", environment=None)
+    (tmp_path / "pyproject.toml").touch()
+    noted = f'echo begin >> "{tmp_path}/made"\nsleep 0.3\necho end >> "{tmp_path}/made"\n'
+    program(tmp_path / "python", f'case "$*" in *--editable*) {noted};; esac')
+    command = ["bash", "scripts/slurm.sh", "scene-graph", "evaluate"]
+    own = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "VIRTUAL_ENV": str(tmp_path)}
+    jobs = [subprocess.Popen(command, cwd=tmp_path, env=os.environ | own) for _ in range(3)]
+    assert [job.wait(60) for job in jobs] == [0, 0, 0]
+    assert (tmp_path / "made").read_text().split() == ["begin", "end"]
