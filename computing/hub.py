@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from operating_room.errors import UserError
 
+_FULL = ("no space left", "quota exceeded")  # whatever library writes, and wraps it in
+
 
 @contextmanager
 def hub_errors(repository: str) -> Generator[None]:
@@ -25,7 +27,7 @@ def hub_errors(repository: str) -> Generator[None]:
         raise
     except Exception as error:  # a proxy that the client cannot use is an ImportError, a ValueError, ...
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"{repository}: cannot be fetched from the model hub ({reason}); check the connection and run "
-            "it again, or give a local copy"
-        ) from error
+        advice = "check the connection and run it again, or give a local copy"
+        if any(words in str(error).lower() for words in _FULL):
+            advice = "make room, or set HF_HOME to a folder on a larger disk"
+        raise UserError(f"{repository}: cannot be fetched from the model hub ({reason}); {advice}") from error
