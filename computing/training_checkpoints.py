@@ -31,7 +31,7 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import require_folder
 from operating_room.files.locks import BUSY
 from operating_room.files.raw_files import brief, read_bytes, visible
-from operating_room.files.tensors import read_safetensors
+from operating_room.files.tensors import read_safetensors, require_stored
 from operating_room.work.processes import is_first, machines, processes_here, share
 
 CHECKPOINT = "checkpoint-"
@@ -187,6 +187,8 @@ def written_or_removed(path: Path) -> Generator[None]:
     """
     try:
         yield
+        for weights in path.glob("*.safetensors"):
+            require_stored(weights)
     except (OSError, RuntimeError, SafetensorError, UserError) as error:
         if isinstance(error, RuntimeError) and not any(word in str(error) for word in _OF_WRITERS):
             raise

@@ -7,6 +7,7 @@ them twice. A model's values must be numbers: one NaN makes every answer of a mo
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -199,8 +200,21 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[
             else:
                 temporary.write_bytes(save(dict(tensors), metadata))
             temporary.chmod(mode)  # it takes away what the user lets others do
+            require_stored(temporary)
         except SafetensorError as error:  # how it reports a full disk
             raise OSError(str(error)) from error
+
+
+def require_stored(path: Path) -> None:
+    """What was written is on the disk: safetensors does not look at what closing the file says.
+
+    A network disk that is full, or a quota, refuses there what it has taken before.
+
+    Raises:
+        OSError: it is not.
+    """
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def write_pickle(path: Path, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -261,3 +262,19 @@ def test_a_small_file_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path: Path) 
         read_tensors(tmp_path / "b.pt")
     assert tracemalloc.get_traced_memory()[1] < 30e6
     tracemalloc.stop()
+
+
+def test_what_a_network_disk_refuses_at_the_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors does not look at what closing a file says: a model beyond the quota passed for a whole one."""
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    (tmp_path / "model.safetensors").write_bytes(b"before")
+    with pytest.raises(
+        UserError, match=r"model\.safetensors: cannot be written \(Disk quota exceeded\); check free space"
+    ):
+        write_safetensors(tmp_path / "model.safetensors", {"a": torch.zeros(3)})
+    assert (tmp_path / "model.safetensors").read_bytes() == b"before"
+    assert len(list(tmp_path.iterdir())) == 1
