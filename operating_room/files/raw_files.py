@@ -21,6 +21,7 @@ MADE = frozenset(
         "take_segmasks_per_timepoint",
     }
 )
+_PREPARED = "panoptic_seg_"  # how folders of prepared ground truth begin; they lie in folders named as the archives
 
 
 def read_bytes(path: Path) -> bytes:
@@ -92,6 +93,8 @@ def again(path: Path) -> str:
     """How to get a file again: recordings are in the archives, others somebody or some command has made."""
     if MADE & set(path.parts):
         return "delete it and preprocess again"
+    if any(part.startswith(_PREPARED) for part in path.parts):
+        return "delete it and run again, which prepares it anew"
     return "copy it again from the dataset archive" if ARCHIVES & set(path.parts) else "make or copy it again"
 
 

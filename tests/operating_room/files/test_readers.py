@@ -18,6 +18,7 @@ from pypcd4 import Encoding, PointCloud
 from operating_room.errors import UserError
 from operating_room.files.readers import (
     Subtitle,
+    again,
     check_audio,
     check_picture,
     check_subtitles,
@@ -265,3 +266,10 @@ def test_audio(tmp_path: Path) -> None:
     assert samples.shape == (16_000, 1)
     assert rate == 16_000
     assert 0.05 < samples.std() < 0.15
+
+
+def test_what_a_training_has_prepared_is_in_no_archive() -> None:
+    """Its folders are called as those of the archives, below that of the training."""
+    told = again(Path("out/ground_truth/MM-OR_data/001_PKA/panoptic_seg_1_for_val/000001.png"))
+    assert told == "delete it and run again, which prepares it anew"
+    assert again(Path("data/MM-OR_data/001_PKA/colorimage/000001.jpg")) == "copy it again from the dataset archive"
