@@ -183,13 +183,13 @@ def statistics(dataset: Dataset, takes: Sequence[Take]) -> DatasetStatistics:
     indexes = {}
     for take in takes:
         try:
-            indexes[take] = len(dataset.take(take).index)
+            indexes[take] = len(dataset.unkept(take).index)
         except UserError as error:
             total.problems.append(str(error))
     with Steps("counting", sum(indexes.values())) as steps:
         for take in indexes:
             try:
-                of_take = _count(dataset.take(take), steps)
+                of_take = _count(dataset.unkept(take), steps)
             except UserError as error:
                 total.problems.append(str(error))
                 continue

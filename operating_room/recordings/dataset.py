@@ -378,29 +378,40 @@ class Dataset:
             wanted = self.domain.collection(take).root
             raise UserError(f"{self.root}: no {wanted}, which holds the take {take.name}; put or link it there")
         if take not in self._recorded:
-            self._recorded[take] = RecordedTake(self.roots[take.dataset], take, self.domain, self._positional_views)
+            self._recorded[take] = self.unkept(take)
         return self._recorded[take]
 
-    def named(self, name: str) -> Take:
+    def unkept(self, take: Take) -> RecordedTake:
+        """As `take`, for who goes through the takes one after the other: what it holds goes with it.
+
+        The files of a timepoint take about 15 kB.
+        """
+        return RecordedTake(self.roots[take.dataset], take, self.domain, self._positional_views)
+
+    def named(self, name: str, on_disk: Sequence[Take] | None = None) -> Take:
         """The take on disk of that name, with or without suffix; the name of a split is no take, unless one has it.
+
+        Who asks for many gives what `takes` says as `on_disk`: it looks into the folder of each.
 
         Raises:
             UserError: it is not on disk, or no take can have this name.
         """
-        take, on_disk = self.domain.find_take(name), self.takes()
+        take, on_disk = self.domain.find_take(name), self.takes() if on_disk is None else on_disk
         if take not in on_disk:
             raise UserError(
                 f"{self.root}: no take {take.name}; there are {', '.join(t.name for t in on_disk) or 'none'}"
             )
         return take
 
-    def select(self, split: str) -> list[Take]:
+    def select(self, split: str, on_disk: Sequence[Take] | None = None) -> list[Take]:
         """The takes of a split that are on disk, in published order; of `own`, those in no published list.
+
+        For `on_disk` see `named`.
 
         Raises:
             UserError: there is no such split.
         """
-        on_disk = self.takes()
+        on_disk = self.takes() if on_disk is None else on_disk
         if split == OWN:
             return [take for take in on_disk if take not in self.domain.takes]
         return [take for take in self.domain.split_takes(split) if take in on_disk]
@@ -418,9 +429,9 @@ class Dataset:
         chosen: list[Take] = []
         for name in names if names is not None else ():
             if name in (*self.domain.splits, OWN):
-                chosen += self.select(name)
+                chosen += self.select(name, on_disk)
             else:
-                chosen.append(self.named(name))
+                chosen.append(self.named(name, on_disk))
         if not (chosen := on_disk if names is None else list(dict.fromkeys(chosen))):
             raise UserError(f"{self.root}: none of the takes of {', '.join(names or ['the dataset'])} is there")
         return chosen

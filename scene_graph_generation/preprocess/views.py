@@ -69,7 +69,7 @@ def _require_room(dataset: Dataset, takes: Sequence[Take], root: Path, size: int
     views = 0
     for take in track(takes, "pictures"):
         try:
-            pictures = shown_pictures(dataset.take(take))
+            pictures = shown_pictures(dataset.unkept(take))
             views += len(outdated(take_folder(root, take, size, pictures), size, pictures))
         except UserError:  # told as the take's problem
             continue

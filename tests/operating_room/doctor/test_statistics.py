@@ -130,3 +130,10 @@ def test_the_pictures_of_all_takes_over_time(tmp_path: Path) -> None:
     mean = [(soup + stew) / 2 for soup, stew in zip(of_takes["soup"], of_takes["stew"], strict=True)]
     assert max(mean) > 0
     assert found["total"]["cameras"]["door"]["recorded"] == mean
+
+
+def test_what_is_counted_does_not_stay_in_memory(tmp_path: Path) -> None:
+    """15 kB of a timepoint: 18 GB of 120 takes of 10,000."""
+    dataset = Dataset(write_house(tmp_path / "kitchen"))
+    assert statistics(dataset, dataset.takes()).total.timepoints == 8
+    assert not dataset._recorded
