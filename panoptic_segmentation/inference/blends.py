@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ _BLEND = 0.5  # share of the class colour in a blend
 def write_blends(videos: Iterable[Video], output: Path) -> list[str]:
     """Draw the predicted classes over the pictures: `blend/<frame>.jpg` beside the predictions; kept if there.
 
+    Each has the time of its prediction: another one may be older, as one that `rsync -a` or `cp -p` has brought.
     Videos that are not predicted have none.
 
     Returns:
@@ -48,7 +50,8 @@ def _blend(places: tuple[Path, Path]) -> None:
 
     picture, predicted = places
     path = predicted.parent / "blend" / f"{predicted.stem}.jpg"
-    if path.exists() and path.stat().st_mtime_ns >= predicted.stat().st_mtime_ns:
+    time = predicted.stat().st_mtime_ns
+    if path.exists() and path.stat().st_mtime_ns == time:
         return
     colors = read_picture(predicted)
     try:
@@ -59,3 +62,4 @@ def _blend(places: tuple[Path, Path]) -> None:
     share = _BLEND * colors.any(-1, keepdims=True)
     with atomic_path(path) as temporary:
         Image.fromarray((seen * (1 - share) + colors * share).astype(np.uint8)).save(temporary, quality=90)
+        os.utime(temporary, ns=(time, time))

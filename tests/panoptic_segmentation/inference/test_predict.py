@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 from dataclasses import replace
@@ -394,9 +395,23 @@ def test_blends_show_the_masks(tmp_path: Path, videos: list[Video]) -> None:
     blend = picture.parent / "blend" / f"{picture.stem}.jpg"
     with Image.open(blend) as image:
         assert image.size == CANVAS
-    time = blend.stat().st_mtime_ns
+    kept = blend.stat()
     write_blends(videos[:1], tmp_path / "out")
-    assert blend.stat().st_mtime_ns == time
+    assert (blend.stat().st_mtime_ns, blend.stat().st_ino) == (kept.st_mtime_ns, kept.st_ino)
+
+
+def test_blends_follow_a_prediction_that_is_older(tmp_path: Path, videos: list[Video]) -> None:
+    """Predictions of another machine, brought by `rsync -a`, were shown with the masks of those before."""
+    origin = new_model(tmp_path / "model.safetensors")
+    predict(*load(origin, mmor()), videos[:1], tmp_path / "out", "val", origin)
+    write_blends(videos[:1], tmp_path / "out")
+    picture = predictions.picture_path(tmp_path / "out", videos[0].video_id, videos[0].pictures()[0].name)
+    blend = picture.parent / "blend" / f"{picture.stem}.jpg"
+    before = blend.read_bytes()
+    Image.new("RGBA", CANVAS, (255, 0, 0, 255)).save(picture)
+    os.utime(picture, (1_000_000_000, 1_000_000_000))
+    write_blends(videos[:1], tmp_path / "out")
+    assert blend.read_bytes() != before
 
 
 def test_an_odd_picture_costs_its_video_alone(
