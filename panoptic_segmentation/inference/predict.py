@@ -182,17 +182,16 @@ def _predict_videos(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The records of all videos that can be predicted, and a line for each that cannot."""
     done, bad = [], []
-    sizes = {video.video_id: predictions.sizes_of(video.pictures()) for video in videos}
     there = [video for video in videos if predictions.video_path(output, video.video_id).exists()]
     looked_at = track(there, "looking at earlier predictions", len(there)) if there else ()
-    known = {video.video_id: _known(video, sizes[video.video_id], output) for video in looked_at}
+    known = {video.video_id: _known(video, output) for video in looked_at}
     begun = [video.video_id for video in videos if known.get(video.video_id) is None]
     predictions.begin_videos(output, begun)
     for video in track(videos, "segmenting", len(videos)):
         try:
             records = known.get(video.video_id)
             if records is None:
-                records = _predict_video(model, settings, video, sizes[video.video_id], output)
+                records = _predict_video(model, settings, video, output)
             done.append(records)
         except BadFrame as error:
             bad.append(f"video {video.video_id} is left out: {error}")
@@ -237,17 +236,17 @@ def segment_video(
         yield causal.add(frame.logits, frame.masks)
 
 
-def _known(video: Video, sizes: Sequence[int | None], output: Path) -> dict[str, Any] | None:
+def _known(video: Video, output: Path) -> dict[str, Any] | None:
     """The records of a video that was predicted before, of these pictures."""
-    return predictions.read_video(output, video.video_id, [picture.name for picture in video.pictures()], sizes)
+    pictures = video.pictures()
+    names, sizes = [picture.name for picture in pictures], predictions.sizes_of(pictures)
+    return predictions.read_video(output, video.video_id, names, sizes)
 
 
 @torch.inference_mode()
-def _predict_video(
-    model: VideoModel, settings: InferenceSettings, video: Video, sizes: Sequence[int | None], output: Path
-) -> dict[str, Any]:
+def _predict_video(model: VideoModel, settings: InferenceSettings, video: Video, output: Path) -> dict[str, Any]:
     """The records of a video; its pictures are written while the model goes on."""
-    names = [picture.name for picture in video.pictures()]
+    names, sizes = [picture.name for picture in video.pictures()], predictions.sizes_of(video.pictures())
     device, labels = _device(model), video.domain.labels
 
     def write(frame: tuple[str, tuple[Int[np.ndarray, "height width"], list[Segment]]]) -> dict[str, Any]:

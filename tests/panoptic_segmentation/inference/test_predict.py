@@ -414,6 +414,20 @@ def test_blends_follow_a_prediction_that_is_older(tmp_path: Path, videos: list[V
     assert blend.read_bytes() != before
 
 
+def test_pictures_are_looked_at_video_by_video(
+    tmp_path: Path, videos: list[Video], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sizes of all pictures of all takes were asked for before the first word: millions, on a network disk."""
+    asked: list[int] = []
+    sizes_of, done = predictions.sizes_of, []
+    monkeypatch.setattr(predictions, "sizes_of", lambda pictures: asked.append(len(done)) or sizes_of(pictures))
+    write_video = predictions.write_video
+    monkeypatch.setattr(predictions, "write_video", lambda *of: done.append(of) or write_video(*of))
+    origin = new_model(tmp_path / "model.safetensors")
+    predict(*load(origin, mmor()), videos, tmp_path / "out", "val", origin)
+    assert asked == list(range(len(videos)))
+
+
 def test_an_odd_picture_costs_its_video_alone(
     tmp_path: Path, videos: list[Video], capsys: pytest.CaptureFixture[str]
 ) -> None:
