@@ -99,10 +99,16 @@ class Steps:
         self._done += steps
         self._values = values or self._values
         if self._bar is not None:
-            told = ", ".join(f"{name} {value:.4g}" for name, value in self._values.items())
-            self._bar.update(self._task, completed=self._done, values=told)
+            self._bar.update(self._task, completed=self._done, values=", ".join(self._told()))
         elif self._speaks and self._clock() >= self._next:
             self._say()
+
+    def _told(self) -> list[str]:
+        """The numbers; whole ones, which count something, to the last digit."""
+        shown = {
+            name: f"{value:{'.0f' if float(value).is_integer() else '.4g'}}" for name, value in self._values.items()
+        }
+        return [f"{name} {value}" for name, value in shown.items()]
 
     def _say(self, is_last: bool = False) -> None:
         now = self._clock()
@@ -111,7 +117,7 @@ class Steps:
         self._said += 1
         of = "" if self._total is None else f"/{self._total}"
         parts = [f"{self._description} {self._done}{of}"]
-        parts += [f"{name} {value:.4g}" for name, value in self._values.items()]
+        parts += self._told()
         rate = (self._done - self._before) / elapsed if elapsed > 0 else 0.0
         if rate > 0:
             parts.append(f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each")

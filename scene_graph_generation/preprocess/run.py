@@ -18,6 +18,7 @@ from operating_room.files.readers import read_json
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.folders import list_names
 from operating_room.scores.fingerprints import content_fingerprint, fingerprint
+from operating_room.work.progress import Steps
 from operating_room.work.workers import in_workers
 
 Step = Callable[[RecordedTake], Iterable[Path]]  # yields what it has written
@@ -51,10 +52,19 @@ class Outcome:
 def each_take(dataset: Dataset, takes: Sequence[Take], step: Step, title: str, workers: int = 1) -> Outcome:
     """Run a step for each take, several takes at once if there are workers.
 
+    A take can last for an hour: where it is done by this process, its files are counted as they come.
+
     Raises:
         UserError: a worker was ended from outside.
     """
     recorded = [RecordedTake(dataset.take(take).root, take, dataset.domain) for take in takes]
+    if workers == 1 or len(recorded) < 2:
+        outcome = Outcome()
+        with Steps(title, len(recorded)) as steps:
+            for one in recorded:
+                outcome += _attempt(step, one, lambda written: steps.advance(0, {"files": float(written)}))
+                steps.advance()
+        return outcome
     return sum(in_workers(partial(_attempt, step), recorded, workers, title), Outcome())
 
 
@@ -162,11 +172,12 @@ def remove(path: Path) -> None:
         ) from error
 
 
-def _attempt(step: Step, recorded: RecordedTake) -> Outcome:
+def _attempt(step: Step, recorded: RecordedTake, tell: Callable[[int], object] = lambda _: None) -> Outcome:
     written = 0
     try:
         for _ in step(recorded):
             written += 1
+            tell(written)
     except UserError as error:
         return Outcome(written, (str(error),))
     return Outcome(written)

@@ -21,6 +21,7 @@ from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.files.readers import read_audio
 from operating_room.recordings.dataset import Dataset
+from operating_room.work import progress
 from scene_graph_generation.preprocess import transcripts
 from scene_graph_generation.preprocess.audio import preprocess_audio
 from scene_graph_generation.preprocess.embeddings import (
@@ -289,3 +290,14 @@ def test_each_process_recognises_speech_on_a_gpu_of_its_own(monkeypatch: pytest.
             monkeypatch.setenv(name, str(value))
         transcripts._load_whisper(f"of process {rank}")
     assert loaded == [{}, {"device_index": 3}]
+
+
+def test_a_single_long_take_says_how_far_it_is(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--take ONE` of 10,000 seconds was silent until it was done, an hour later."""
+    monkeypatch.setattr(progress, "_FIRST", 0.0)
+    monkeypatch.setattr(progress, "_SELDOM", 0.0)
+    assert preprocess_transcripts(dataset, [TAKE], workers=8).require() == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:3] == [f"transcripts 0/1, files {n}" for n in (1, 2, 3)]
