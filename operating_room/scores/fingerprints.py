@@ -12,6 +12,7 @@ from operating_room.errors import UserError
 from operating_room.files.raw_files import read_bytes, visible
 from operating_room.graphs.scene_graph import Sample
 from operating_room.recordings.dataset import Dataset
+from operating_room.work.progress import track
 
 _SMALL = 1 << 14  # bytes of a file whose size tells little
 PACKAGES = ("operating_room", "computing", "panoptic_segmentation", "scene_graph_generation", "mmor")
@@ -100,7 +101,8 @@ def inputs_fingerprint(dataset: Dataset, samples: Sequence[Sample]) -> str:
         UserError: a take or timepoint is not on disk.
     """
     timepoints = (
-        dataset.take(dataset.domain.find_take(sample.take_name)).timepoint(sample.frame_id) for sample in samples
+        dataset.take(dataset.domain.find_take(sample.take_name)).timepoint(sample.frame_id)
+        for sample in track(samples, "sizes of what is shown")
     )
     return fingerprint(
         f"{path.relative_to(dataset.root)} {_size(path)}"
@@ -127,7 +129,7 @@ def shown_fingerprint(dataset: Dataset, samples: Sequence[Sample]) -> str:
 
     def told() -> Iterator[str]:
         yield dataset.domain.digest
-        for sample in samples:
+        for sample in track(samples, "content of what is shown"):
             timepoint = dataset.take(dataset.domain.find_take(sample.take_name)).timepoint(sample.frame_id)
             yield f"{timepoint.collection.slots} {timepoint.records}"
             for _, _, path in timepoint.files_by_camera():

@@ -29,6 +29,7 @@ from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.file_checks import check_shape
 from operating_room.scores.fingerprints import fingerprint
 from operating_room.work.processes import is_first
+from operating_room.work.progress import track
 from operating_room.work.workers import in_workers
 from panoptic_segmentation.data.label_masks import (
     TRAINING_ID_STEP,
@@ -221,7 +222,7 @@ def prepare(videos: Sequence[Video], folder: Path, name: str, size: Size = CANVA
     categories = json.dumps(asdict(labels), sort_keys=True)
     made_how = f"{size[0]}x{size[1]} {fingerprint([categories, str(picture_files.READING)])}"
     jobs: dict[Path, _Job] = {}
-    for video in videos:
+    for video in track(videos, "looking at label masks"):
         # Station pictures are brought to the canvas whatever their shape.
         pictures = [None] * len(video.frames) if video.is_station else video.pictures()
         made = zip(video.prepared(folder), video.prepared(folder, True))
@@ -230,7 +231,9 @@ def prepare(videos: Sequence[Video], folder: Path, name: str, size: Size = CANVA
             jobs[mask] = _Job(mask, both, picture, state, index.is_known(both, state))
     masks = fingerprint([json.dumps(_video_list(videos, size)), *(str(job.state.mask) for job in jobs.values())])
     whole = State(masks, made_how)
-    if index.is_untouched([path], whole) and all(index.is_untouched(job.made, job.state) for job in jobs.values()):
+    if index.is_untouched([path], whole) and all(
+        index.is_untouched(job.made, job.state) for job in track(jobs.values(), "looking at prepared masks")
+    ):
         return read_json(path)
     records: dict[Path, list[dict[str, Any]]] = {}
     bad: dict[Path, str] = {}

@@ -23,6 +23,7 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import require_folder
 from operating_room.graphs.prompts import IMAGE_MARK
 from operating_room.recordings.dataset import Dataset
+from operating_room.work.progress import track
 from scene_graph_generation.config.settings import (
     Experiment,
     LanguageConfig,
@@ -232,7 +233,7 @@ def _missing_files(records: Records, root: Path) -> list[str]:
     missing: dict[str, set[Path]] = {}
     known: dict[Path, bool] = {}
     problems = []
-    for record in records:
+    for record in track(records, "looking for the files of the samples", len(records)):
         try:
             evidence = Evidence.of_record(record, root)
         except UserError as error:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from computing.machine import require_memory
 from operating_room.errors import UserError
 from operating_room.files.tensors import check_numbers
+from operating_room.work.progress import track
 from scene_graph_generation.config.settings import MM2SGConfig
 from scene_graph_generation.model.mm2sg import MM2SG, language_model
 from scene_graph_generation.model.pooler import ImagePooler
@@ -136,7 +137,7 @@ def set_precision(
     """
     if bits == 4:
         quantize(model, device, where=where)
-    for name, parameter in model.named_parameters():
+    for name, parameter in track(list(model.named_parameters()), "reading weights"):
         if parameter.is_floating_point():
             of_it = 32 if language_only and not name.startswith("language.") else bits
             parameter.data = _converted(name, parameter.data, _dtype(name, of_it), device, where)

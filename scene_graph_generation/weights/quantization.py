@@ -14,6 +14,7 @@ from torch import nn
 
 from operating_room.errors import UserError
 from operating_room.files.tensors import check_numbers
+from operating_room.work.progress import track
 from scene_graph_generation.model.mm2sg import MM2SG
 
 # Bytes of a weight in NF4 with double quantisation: 4 bits, 8 bits for each 64 weights, 32 for each 256 of these.
@@ -42,7 +43,7 @@ def quantize(
         raise UserError('4 bits need bitsandbytes; pip install "mmor[quant]", or choose 16 bits') from error
     if any(".lora_" in name for name, _ in model.language.named_modules()):
         raise UserError("an adapter cannot be quantised; quantise the base first, then add the adapter")
-    for name, layer in list(quantizable(model)):
+    for name, layer in track(list(quantizable(model)), "reading weights into 4 bits"):
         small = bitsandbytes.Linear4bit(
             layer.in_features,
             layer.out_features,

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from operating_room.graphs.scene_graph import Sample
+from operating_room.recordings.dataset import Dataset
 from operating_room.scores import fingerprints
-from tests.operating_room.tiny_dataset import write
+from operating_room.work import progress
+from tests.operating_room.tiny_dataset import write, write_dataset
 
 
 def test_a_checkout_that_is_not_installed_has_a_version_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,3 +31,14 @@ def test_a_hidden_file_is_no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     before = fingerprints.source_fingerprint("a/b/*.py")
     write(tmp_path / "a" / "b" / "._c.py", b"\x00\x05\x16\x07\xb0")
     assert fingerprints.source_fingerprint("a/b/*.py") == before
+
+
+def test_looking_at_what_was_shown_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 10,000 timepoints on a network disk it takes minutes, after an evaluation has said that it is through."""
+    write_dataset(tmp_path)
+    monkeypatch.setattr(progress, "_FIRST", 0.0)
+    for look in (fingerprints.inputs_fingerprint, fingerprints.shown_fingerprint):
+        look(Dataset(tmp_path), [Sample("001_PKA_MMOR", "000000", ())])
+        assert "of what is shown 1/1" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.files.readers import read_ids, read_label_mask
 from operating_room.recordings.dataset import Dataset
+from operating_room.work import progress
 from panoptic_segmentation.data import ground_truth
 from panoptic_segmentation.data.ground_truth import find_videos, ground_truth_path, prepare, split_video
 from tests.operating_room.published import index_place, mask_place, picture_place
@@ -269,3 +270,16 @@ def test_lost_pictures_and_masks(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "left out for want of annotated frames: 001_PKA" in capsys.readouterr().err
     with pytest.raises(UserError, match="no annotated frame"):
         prepare([], tmp_path / "out", "truth")
+
+
+def test_looking_at_masks_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 75,000 masks on a network disk it takes minutes, also where nothing is left to prepare."""
+    videos = find_videos(write_take(tmp_path / "data", 4), [TAKE])
+    prepare(videos, tmp_path / "prepared", "truth", (16, 12))
+    monkeypatch.setattr(progress, "_FIRST", 0.0)
+    prepare(videos, tmp_path / "prepared", "truth", (16, 12))
+    told = capsys.readouterr().err
+    assert "looking at label masks 1/1" in told
+    assert "looking at prepared masks 3/3" in told

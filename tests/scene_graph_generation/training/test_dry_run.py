@@ -16,6 +16,7 @@ from computing.experiments import CONFIGS
 from computing.machine import Gpu
 from mmor.cli.scene_graph import train_model
 from operating_room.errors import UserError
+from operating_room.work import progress
 from scene_graph_generation.config.published_options import ZERO2
 from scene_graph_generation.config.settings import (
     Experiment,
@@ -34,6 +35,7 @@ from scene_graph_generation.training.deepspeed_settings import zero_stage
 from scene_graph_generation.training.dry_run import DryRun, counts, dry_run, meta_model, sizes_of, steps_of
 from scene_graph_generation.training.train import BEGUN, _begun, check_tools
 from scene_graph_generation.training.training_memory import Load, kept_per_point, memory_per_gpu, usual_and_worst_load
+from scene_graph_generation.weights.precision import set_precision
 from tests.allocations import peak_bytes
 from tests.computing.test_checkpoint_processes import checkpoint_of
 from tests.scene_graph_generation.tiny_bases import write_bases
@@ -405,3 +407,14 @@ def test_four_bits_without_adapter_are_refused(data: Path, tmp_path: Path) -> No
     start = StartConfig("nobody/nothing", None, 4, None)
     with pytest.raises(UserError, match="lora_enable"):
         dry_run(replace(small(data, tmp_path), start=start))
+
+
+def test_looking_for_files_and_reading_weights_are_shown(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of hundreds of thousands of samples, and of 7B weights, both take minutes on a network disk."""
+    monkeypatch.setattr(progress, "_FIRST", 0.0)
+    dry_run(small(data, tmp_path / "out"))
+    assert "looking for the files of the samples" in capsys.readouterr().err
+    set_precision(MM2SG(with_vocabulary(EXPERIMENT.model, 300)), 16)
+    assert "reading weights" in capsys.readouterr().err
