@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from operating_room.errors import UserError
-from operating_room.files.atomic import atomic_path
+from operating_room.files.atomic import atomic_path, temporary_path
 from operating_room.files.raw_files import is_utf8, require, utf8_path
 
 if TYPE_CHECKING:
@@ -191,18 +192,23 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[
     from safetensors import SafetensorError
     from safetensors.torch import save, save_file
 
+    own = temporary_path(path)  # a folder: killed, safetensors leaves gigabytes under a name that nobody knows
     with atomic_path(path) as temporary:
         try:
             temporary.touch()
             mode = temporary.stat().st_mode
             if is_utf8(temporary):
-                save_file(dict(tensors), temporary, metadata)
+                own.mkdir()
+                save_file(dict(tensors), own / temporary.name, metadata)
+                os.replace(own / temporary.name, temporary)
             else:
                 temporary.write_bytes(save(dict(tensors), metadata))
             temporary.chmod(mode)  # it takes away what the user lets others do
             require_stored(temporary)
         except SafetensorError as error:  # how it reports a full disk
             raise OSError(str(error)) from error
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
 
 
 def require_stored(path: Path) -> None:

@@ -278,3 +278,21 @@ def test_what_a_network_disk_refuses_at_the_end_is_told(tmp_path: Path, monkeypa
         write_safetensors(tmp_path / "model.safetensors", {"a": torch.zeros(3)})
     assert (tmp_path / "model.safetensors").read_bytes() == b"before"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_weights_that_a_killed_process_was_writing_are_cleared(tmp_path: Path) -> None:
+    """Each training that was preempted then left a file of gigabytes, .tmp2UoeyX, which nobody knew and removed."""
+    lines = (
+        "import os, pathlib, safetensors.torch, sys, torch",
+        "from operating_room.files.tensors import write_safetensors",
+        "def killed(tensors, path, metadata=None):",
+        "    pathlib.Path(path).with_name('.tmp2UoeyX').write_bytes(bytes(9))",
+        "    os._exit(9)",
+        "safetensors.torch.save_file = killed",
+        "write_safetensors(pathlib.Path(sys.argv[1]), {'a': torch.zeros(3)})",
+    )
+    path = tmp_path / "model.safetensors"
+    assert subprocess.run([sys.executable, "-c", "\n".join(lines), str(path)], check=False).returncode == 9
+    assert list(tmp_path.iterdir())
+    write_safetensors(path, {"a": torch.ones(3)})
+    assert list(tmp_path.iterdir()) == [path]
