@@ -107,7 +107,7 @@ def ask(
     """Second after second of takes side by side, each question in all ways."""
     (model, tokens), language = loaded, generator.domain.language
     grammar = Grammar(tokens, language)
-    memories = [Memory(language.forgotten_spellings) for _ in lanes]
+    memories = [Memory.of(language) for _ in lanes]
     histories = {way: [Said() for _ in lanes] for way in WAYS[1:]}
     tallies, differing = {way: Tally() for way in WAYS}, 0
     for second in range(max(map(len, lanes))):

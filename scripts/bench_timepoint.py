@@ -62,8 +62,7 @@ def lanes_of(data: Path, seconds: int, count: int) -> list[Lane]:
 def answer_lanes(generator: SceneGraphGenerator, taught: Taught, lanes: Sequence[Lane], ours: bool) -> float:
     """Wall seconds of all timepoints of the lanes, one of each at once."""
     device = next(generator.model.parameters()).device
-    forgotten = generator.domain.language.forgotten_spellings
-    memories, histories = [Memory(forgotten) for _ in lanes], [Said() for _ in lanes]
+    memories, histories = [Memory.of(generator.domain.language) for _ in lanes], [Said() for _ in lanes]
     groups = list(zip(*lanes))
     wait_for(device)
     start = time.perf_counter()

@@ -82,7 +82,7 @@ def live(
             cannot be answered has its `problem` instead.
     """
     require_same("the model", generator.domain, source.domain)
-    memory = Memory(source.domain.language.forgotten_spellings)
+    memory = Memory.of(source.domain.language)
     pace = _Pace(source.queue, tell)
     with TemporaryDirectory(prefix="mmor-live-") as folder:
         room = _Room(source, segmenter, generator, encoder, Path(folder), tell)

@@ -107,7 +107,7 @@ class ViewedTake:
         """What a prompt tells of the past: of the graphs of a source before a position."""
         with self._lock:
             if source not in self._logs:
-                memory = Memory(self.recorded.domain.language.forgotten_spellings)
+                memory = Memory.of(self.recorded.domain.language)
                 for at, triplets in sorted(graphs.items()):
                     memory.add(triplets, int(self.timepoints[at].time))
                 self._logs[source] = tuple(memory.log)

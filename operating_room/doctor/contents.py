@@ -208,7 +208,7 @@ def _of_take(recorded: RecordedTake) -> Iterator[File]:
 
 def _true_memory(recorded: RecordedTake, position: int) -> tuple[str, str]:
     """The memory of the labelled timepoints before a position, and what it is made of."""
-    memory, labelled = Memory(recorded.domain.language.forgotten_spellings), 0
+    memory, labelled = Memory.of(recorded.domain.language), 0
     for timepoint in recorded.timepoints[:position]:
         if (annotation := timepoint.one("annotation")) is not None:
             memory.add(read_labels(annotation, recorded.take, recorded.domain).triplets, timepoint.second)

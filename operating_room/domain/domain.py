@@ -73,8 +73,11 @@ class Domain:
 
         Takes, paths and splits are left out: more recordings do not make another room.
         """
+        language = asdict(self.language)
+        if not self.language.several_predicates:
+            del language["several_predicates"]  # which domains had before there was the key
         parts = {
-            "language": asdict(self.language),
+            "language": language,
             "labels": asdict(self.labels),
             "tasks": list(map(asdict, self.tasks)),
         }

@@ -32,6 +32,7 @@ class Language:
     prompted_entities: tuple[str, ...] = ()  # spelled as the prompt lists them, in its order
     prompted_predicates: tuple[str, ...] = ()
     instruction: str = INSTRUCTION
+    several_predicates: bool = False  # whether a pair may have several at once
     forgotten: tuple[str, ...] = ()  # predicates that memory leaves out: too frequent to tell anything
     tools: Mapping[str, str] = field(default_factory=dict, hash=False)  # id in the tracker's records -> prompted name
 

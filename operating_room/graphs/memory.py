@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from random import Random
 from typing import NamedTuple
 
-from operating_room.domain.language import NONE
+from operating_room.domain.language import NONE, Language
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Triplet
 
@@ -40,28 +40,36 @@ class Memory:
 
     Args:
         forgotten: predicates that are not remembered, in every spelling (`Language.forgotten_spellings`).
+        several: a pair may have several predicates at once (`Language.several_predicates`), each remembered for itself.
     """
 
-    def __init__(self, forgotten: Collection[str]) -> None:
+    def __init__(self, forgotten: Collection[str], several: bool = False) -> None:
         self.log: list[Change] = []
-        self._forgotten = forgotten
-        self.state: dict[tuple[str, str], str] = {}  # (subject, object) -> predicate, as the log implies
+        self._forgotten, self._several = forgotten, several
+        # (subject, object), with several predicates the triplet -> predicate, as the log implies
+        self.state: dict[tuple[str, ...], str] = {}
         self._told: set[Triplet] = set()
         self._long = ""
+
+    @classmethod
+    def of(cls, language: Language) -> Memory:
+        """What is remembered of a room."""
+        return cls(language.forgotten_spellings, language.several_predicates)
 
     def add(self, triplets: Iterable[Triplet], time: int) -> None:
         """Remember the graph of the timepoint at `time` (s); graphs must come in the order of time.
 
-        A pair whose predicate changes logs nothing and keeps its old predicate (quirk 3 of section 11).
+        A pair whose predicate changes logs nothing and keeps its old predicate (quirk 3 of section 11), unless a pair
+        may have several.
         """
         frame = {
-            (t.subject, t.object): t.predicate
+            self._key(t): t.predicate
             for t in triplets
             if t.predicate not in self._forgotten and NONE not in (t.subject, t.object)
         }
-        appeared = [(pair, predicate) for pair, predicate in frame.items() if pair not in self.state]
-        ended = [(pair, REMOVED + predicate) for pair, predicate in self.state.items() if pair not in frame]
-        for (subject, object_), predicate in appeared + ended:
+        appeared = [(key, predicate) for key, predicate in frame.items() if key not in self.state]
+        ended = [(key, REMOVED + predicate) for key, predicate in self.state.items() if key not in frame]
+        for (subject, object_, *_), predicate in appeared + ended:
             self._log(Change(time, Triplet(subject, object_, predicate)))
 
     def text(self, style: str = "longshort") -> str:
@@ -76,13 +84,18 @@ class Memory:
         """Forget the part of the log that no text needs any more, so that a memory without end stays small."""
         del self.log[:-SHORT_ENTRIES]
 
+    def _key(self, triplet: Triplet) -> tuple[str, ...]:
+        """What of a triplet is in a memory once."""
+        return triplet if self._several else triplet[:2]
+
     def _log(self, change: Change) -> None:
         self.log.append(change)
-        _, (subject, object_, predicate) = change
-        if predicate.startswith(REMOVED):  # also when a model generated such a predicate
-            self.state.pop((subject, object_), None)
+        triplet = change.triplet
+        if triplet.predicate.startswith(REMOVED):  # also when a model generated such a predicate
+            ended = triplet._replace(predicate=triplet.predicate.removeprefix(REMOVED))
+            self.state.pop(self._key(ended), None)
         else:
-            self.state[subject, object_] = predicate
+            self.state[self._key(triplet)] = triplet.predicate
         if len(self.log) > SHORT_ENTRIES:
             left = self.log[-SHORT_ENTRIES - 1]  # has just left the short part
             if _is_new(left, self._told):

@@ -21,7 +21,6 @@ from operating_room.graphs.scene_graph import Sample, Triplet, true_relation
 
 _PATIENT, _TABLE, INSTRUMENT = "patient", "operating_table", "instrument"
 _WITH_INSTRUMENT = ("cutting", "drilling", "sawing", "suturing", "hammering", "cementing", "cleaning")
-_SEVERAL = ("egoexor",)  # domains in which a pair may have several predicates: published samples and scores keep all
 _HUMAN, _IGNORED_HUMANS, _DEFAULT_ROLE = "human_", ("human_7", "human_8"), "circulator"
 _ROLE_NAMES = {"circulating-nurse": "circulator"}
 _FORMS = {
@@ -55,9 +54,10 @@ def read_labels(path: Path, take: Take, domain: Domain) -> Sample:
         ) from error
     pairs = Counter((t.subject, t.object) for t in triplets)
     twice = sorted(pair for pair, count in pairs.items() if count > 1)
-    for pair in twice if domain.name not in _SEVERAL else ():
+    for pair in twice if not language.several_predicates else ():
         predicates = sorted(t.predicate for t in triplets if (t.subject, t.object) == pair)
-        raise UserError(f"{path}: {' and '.join(predicates)} between {pair[0]} and {pair[1]}; only one can stay")
+        told = "only one can stay, unless the language of the domain says several_predicates: true"
+        raise UserError(f"{path}: {' and '.join(predicates)} between {pair[0]} and {pair[1]}; {told}")
     for triplet in sorted(triplets):
         try:
             true_relation(triplet, language)

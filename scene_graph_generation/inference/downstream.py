@@ -305,7 +305,7 @@ def _answer(
 def _questions(samples: Sequence[Sample], domain: Domain, published_memory: bool) -> Iterator[tuple[Sample, Task, str]]:
     """Timepoint, task and prompt of every question: the memory of the take so far, the current graph, the task."""
     for of_take in by_take(samples).values():
-        memory = Memory(domain.language.forgotten_spellings)
+        memory = Memory.of(domain.language)
         for sample in of_take:
             for task in domain.tasks:
                 yield sample, task, downstream_prompt(memory.text(), sample.triplets, task)

@@ -173,8 +173,7 @@ def answer_takes(
             lanes[take] = _timepoints(dataset, take, wanted, generator.model.settings.modalities)
         except UserError as error:
             problems[take] = [str(error)]
-    forgotten = dataset.domain.language.forgotten_spellings
-    memories = {take: Memory(forgotten) for take in lanes}
+    memories = {take: Memory.of(dataset.domain.language) for take in lanes}
     groups = batches(lanes, memory, batch_size, _mixes(generator), share)
     texts: dict[str, str] = {}
     changed, before = 0, generator.cost

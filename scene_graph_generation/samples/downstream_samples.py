@@ -84,8 +84,7 @@ def downstream_records(
         and take.name in labels[domain.tasks[0].name]
     }
     samples = [sample for sample in samples if sample.take_name in labelled]
-    forgotten = domain.language.forgotten_spellings
-    logs = change_logs(samples, lambda triplets: remembered(triplets, published_memory), forgotten)
+    logs = change_logs(samples, lambda triplets: remembered(triplets, published_memory), domain.language)
     for sample in samples:
         answers = _answers(labels, sample, domain)
         history = changes_before(logs[sample.take_name], sample.position)

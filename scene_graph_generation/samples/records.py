@@ -14,6 +14,7 @@ from random import Random
 from typing import Any, Protocol, runtime_checkable
 
 from operating_room.domain.domain import Domain
+from operating_room.domain.language import Language
 from operating_room.errors import UserError
 from operating_room.graphs.memory import (
     DROP_PROBABILITY,
@@ -155,9 +156,9 @@ def training_records(
         UserError: a take or timepoint is not on disk, one of its files is damaged, or answers are of other takes.
     """
     samples = [sample for sample, _ in on_disk(dataset, samples, left_out)]
-    forgotten = dataset.domain.language.forgotten_spellings
-    logs = change_logs(samples, _spoken, forgotten) if options.temporal else {}
-    answered = {} if own is None else change_logs(own.samples(samples), _spoken, forgotten)
+    language = dataset.domain.language
+    logs = change_logs(samples, _spoken, language) if options.temporal else {}
+    answered = {} if own is None else change_logs(own.samples(samples), _spoken, language)
     similar = SimilarSamples(samples, dataset.domain) if options.mixed else None
     collections = {name: dataset.domain.find_take(name).dataset for name in {sample.take_name for sample in samples}}
     told = [{(collections[sample.take_name], triplet) for triplet in sample.triplets} for sample in samples]
@@ -331,18 +332,18 @@ def draw_memory(
 def change_logs(
     samples: Iterable[Sample],
     remembered: Callable[[tuple[Triplet, ...]], Iterable[Triplet]],
-    forgotten: Collection[str],
+    language: Language,
 ) -> dict[str, list[Change]]:
     """The change log of each take, its timepoints in order.
 
     Args:
         samples: graphs.
         remembered: turns a graph into what memory holds of it.
-        forgotten: predicates that memory leaves out, see `Memory`.
+        language: that they are in; it says what memory leaves out.
     """
     memories: dict[str, Memory] = {}
     for sample in sorted(samples, key=lambda sample: sample.position):
-        memories.setdefault(sample.take_name, Memory(forgotten)).add(remembered(sample.triplets), sample.position)
+        memories.setdefault(sample.take_name, Memory.of(language)).add(remembered(sample.triplets), sample.position)
     return {take_name: memory.log for take_name, memory in memories.items()}
 
 

@@ -402,14 +402,17 @@ function drawGraph() {
     const angle = (2 * Math.PI * i) / Math.max(names.length, 1) - Math.PI / 2;
     return [name, [230 + 160 * Math.cos(angle), 190 + 145 * Math.sin(angle)]];
   }));
-  const lines = [], labels = [];
+  const lines = [], labels = [], told = new Map();
   for (const [s, o, predicate, verdict] of rows) {
     if (!place[s] || !place[o]) continue;
+    const before = told.get(`${s} ${o}`) ?? 0;  // of a pair there may be several, which would be written over each other
+    told.set(`${s} ${o}`, before + 1);
     const [x1, y1] = place[s], [x2, y2] = place[o], faint = meta.forgotten.includes(predicate);
-    const mx = (x1 + x2) / 2 + 0.12 * (y2 - y1), my = (y1 + y2) / 2 - 0.12 * (x2 - x1);
+    const bend = 0.12 + 0.06 * before;
+    const mx = (x1 + x2) / 2 + bend * (y2 - y1), my = (y1 + y2) / 2 - bend * (x2 - x1);
     lines.push(draw("path", { d: `M${x1},${y1} Q${mx},${my} ${x2},${y2}`, fill: "none", stroke: stroke(verdict), "stroke-width": faint ? 1 : 2.4,
       "stroke-dasharray": !plain && verdict === "missed" ? "6 4" : "none", opacity: faint ? 0.45 : 1 }));
-    const t = draw("text", { x: (x1 + x2) / 4 + mx / 2, y: (y1 + y2) / 4 + my / 2, "text-anchor": "middle" }, (plain ? "" : SIGNS[verdict] + " ") + predicate);
+    const t = draw("text", { x: (x1 + x2) / 4 + mx / 2, y: (y1 + y2) / 4 + my / 2 + 13 * before, "text-anchor": "middle" }, (plain ? "" : SIGNS[verdict] + " ") + predicate);
     t.style.fill = stroke(verdict);
     if (!faint) labels.push(t);
   }

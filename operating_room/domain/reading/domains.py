@@ -60,7 +60,7 @@ def _is_found(domain: Domain, take: Take) -> bool:
 def _language(value: Value) -> Language:
     optional = (
         *("people", "levels", "role_synonyms", "word_synonyms", "raw_names", "prompted_entities"),
-        *("prompted_predicates", "instruction", "forgotten", "tools"),
+        *("prompted_predicates", "instruction", "several_predicates", "forgotten", "tools"),
     )
     fields = value.fields(("entities", "predicates"), optional)
     entities, predicates = _entities(fields["entities"]), _predicates(fields["predicates"])
@@ -87,6 +87,7 @@ def _language(value: Value) -> Language:
         prompted_entities=_prompted_entities(fields, plain),
         prompted_predicates=_prompted_predicates(fields, plain, lower),
         instruction=fields["instruction"].text() if "instruction" in fields else INSTRUCTION,
+        several_predicates="several_predicates" in fields and fields["several_predicates"].yes_or_no(),
         forgotten=_some(fields, "forgotten", predicates, "predicate"),
         tools={id_: tool.text() for id_, (_, tool) in fields["tools"].named().items()} if "tools" in fields else {},
     )

@@ -77,6 +77,16 @@ class Value:
             raise self.error(f"must be a number above 0 and below {_MOST:g}, not {self._shown or self._kind}")
         return number
 
+    def yes_or_no(self) -> bool:
+        """Whether it says yes: `true` or `false`, as YAML spells both.
+
+        Raises:
+            UserError: it is something else.
+        """
+        if not isinstance(self._node, yaml.ScalarNode) or self._node.tag != f"{_TAG}bool":
+            raise self.error(f"must be true or false, not {self._shown or self._kind}")
+        return self._node.value.lower() in ("true", "yes", "on")
+
     def items(self) -> list[Value]:
         """The values of the list it is.
 

@@ -256,6 +256,20 @@ def test_other_spellings_in_a_graph_are_names_of_the_domain(root: Path) -> None:
     write(root / SOUP / "graphs" / "000001.json", [["Cook", "pan", "nextTo"], ["cook", "pan", "Holding"]])
     (message,) = told(check(Dataset(root)), Severity.BROKEN)
     assert "000001.json: holding and nextTo between cook and pan; only one can stay" in message
+    assert message.endswith("unless the language of the domain says several_predicates: true")
+
+
+def test_a_pair_has_several_predicates_where_the_domain_says_so(root: Path) -> None:
+    """It was a matter of the domain's name: a renamed EgoExOR was refused, and no other room could have them."""
+    write(root / "domain.yaml", DOMAIN.replace("  forgotten", "  several_predicates: true\n  forgotten"))
+    both = [["cook", "pan", "holding"], ["cook", "pan", "stirring"]]
+    write(root / SOUP / "graphs" / "000001.json", both[::-1])
+    assert check(Dataset(root)).findings == ()
+    run("data", "convert-relations", root)
+    samples = {sample.sample_id: sample for sample in load_samples(root / "relationships_train.json")}
+    assert list(samples["soup_000001"].triplets) == [tuple(triplet) for triplet in both]
+    told_of = run("data", "show", "soup", "2", "--data", root, "--memory")
+    assert "cook,pan,stirring; cook,pan,holding" in told_of
 
 
 def test_time_is_that_of_the_period(root: Path) -> None:

@@ -58,6 +58,7 @@ def test_more_takes_and_other_paths_make_no_other_domain(tmp_path: Path) -> None
         ("classes: [drill, none]", "classes: [drill, cut, none]", ["tasks: not the same: next_step"]),
         ("- [drilling]\n    - [holding, nextTo]", "- [holding]\n    - [drilling, nextTo]",
          ["levels: not the same: holding, drilling"]),
+        ("forgotten:", "several_predicates: true\n  forgotten:", ["several predicates: here True, there False"]),
         ("tools:", "instruction: Hello.\n  tools:", ["instruction: another text"]),
     ],
 )  # fmt: skip

@@ -124,6 +124,7 @@ WRONG = {
     "prompted entity unknown": ("prompted_entities: [dentist", "prompted_entities: [nurse", "[nurse", "as no entity"),
     "prompted predicate unknown": ("predicates: [drilling, next to]", "predicates: [saw]", "[saw]", "read as no"),
     "forgotten unknown": ("forgotten: [nextTo]", "forgotten: [nextto]", "forgotten", "(is it nextTo?)"),
+    "several of a word": ("forgotten: [n", "several_predicates: 1\n  forgotten: [n", "several", "true or false, not 1"),
     "two categories of one colour": ("[0, 255, 0]", "[255, 0, 0]", "name: lamp", "has the color (255, 0, 0) of 'pat'"),
     "two categories of one label": ("label: 4", "label: 1", "name: lamp", "has the label 1 of 'pat' in line"),
     "two categories of one name": ("name: lamp", "name: pat", "label: 4", "has the name pat of 'pat' in line"),

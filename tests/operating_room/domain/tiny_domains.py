@@ -142,6 +142,7 @@ def languages(draw: Any) -> Language:
         ),
         prompted_predicates=some(draw, predicates),
         instruction=draw(WRITABLE),
+        several_predicates=draw(st.booleans()),
         forgotten=some(draw, predicates),
         tools=draw(st.dictionaries(WRITABLE, WRITABLE, max_size=2)),
     )

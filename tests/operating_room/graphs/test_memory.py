@@ -155,3 +155,17 @@ def test_time_per_timepoint_does_not_grow() -> None:
         seconds.append(process_time() - start)
     assert len(memory.log) > 3000
     assert seconds[1] < 4 * seconds[0]
+
+
+def test_where_a_pair_has_several_predicates_each_is_remembered_for_itself() -> None:
+    """The last one of a pair took the place of the others, and one that came beside it was never told."""
+    cut, hold = Triplet("surgeon", "patient", "cutting"), Triplet("surgeon", "patient", "holding")
+    memory = Memory((), several=True)
+    for time, frame in enumerate([[hold, cut], [cut], [cut, hold], []]):
+        memory.add(frame, time)
+    told = [(change.time, change.triplet.predicate) for change in memory.log]
+    assert told == [
+        (0, "holding"), (0, "cutting"), (1, "not holding"), (2, "holding"), (3, "not cutting"), (3, "not holding")
+    ]  # fmt: skip
+    assert memory.text() == memory_text(memory.log)
+    assert Memory.of(mmor().language).state == {}

@@ -174,7 +174,7 @@ def test_every_epoch_has_each_sample_once_in_another_order() -> None:
 
 
 def test_memory_is_disturbed_and_nothing_else() -> None:
-    memory = Memory(mmor().language.forgotten_spellings)
+    memory = Memory.of(mmor().language)
     for time in range(30):
         memory.add([Triplet("head surgeon", f"tool {time % 7}", "holding"), Triplet("nurse", "saw", "touching")], time)
     text = memory.text()
