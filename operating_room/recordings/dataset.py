@@ -365,8 +365,18 @@ class Dataset:
         self._recorded: dict[Take, RecordedTake] = {}
 
     def takes(self) -> list[Take]:
-        """The takes on disk, in the order of datasets: the published ones, then the user's own."""
-        return [take for name, root in self.roots.items() for take in takes_of_root(root, name, self.domain)]
+        """The takes on disk, in the order of datasets: the published ones, then the user's own.
+
+        Raises:
+            UserError: two of them have one name, which videos, masks and exports are called after.
+        """
+        takes = [take for name, root in self.roots.items() for take in takes_of_root(root, name, self.domain)]
+        first: dict[str, Take] = {}
+        for take in takes:
+            if (other := first.setdefault(take.name, take)) is not take:
+                here, there = (self.roots[one.dataset] / one.folder for one in (take, other))
+                raise UserError(f"{here}: take {take.name} is in {there}, too; take names are unique in a domain")
+        return takes
 
     def take(self, take: Take) -> RecordedTake:
         """The take of that name; what it holds is looked up when asked for.

@@ -259,6 +259,20 @@ def test_other_spellings_in_a_graph_are_names_of_the_domain(root: Path) -> None:
     assert message.endswith("unless the language of the domain says several_predicates: true")
 
 
+def test_two_rooms_with_takes_of_one_name_are_told(root: Path) -> None:
+    """Videos, masks and exports are called after takes: those of the second room were taken for the first one's."""
+    data = root.parent
+    other = DOMAIN[DOMAIN.index("  - name: Kitchen") :].replace("Kitchen", "Cellar")
+    write(data / "domain.yaml", DOMAIN + other.replace("    layout", "    suffix: _C\n    layout"))
+    cellar = shutil.copytree(root, data / "Cellar_data") / "takes"
+    with pytest.raises(UserError, match=f"{cellar}/soup: take soup is in {root}/takes/soup, too"):
+        Dataset(data).choose(None)
+    for take in ("soup", "stew"):
+        (cellar / take).rename(cellar / f"{take}_2")
+    (cellar.parent / "splits.yaml").unlink()
+    assert [take.sample_name for take in Dataset(data).takes()] == ["soup", "stew", "soup_2_C", "stew_2_C"]
+
+
 def test_a_pair_has_several_predicates_where_the_domain_says_so(root: Path) -> None:
     """It was a matter of the domain's name: a renamed EgoExOR was refused, and no other room could have them."""
     write(root / "domain.yaml", DOMAIN.replace("  forgotten", "  several_predicates: true\n  forgotten"))
