@@ -69,7 +69,9 @@ class Language:
 
     def entity_name(self, text: str) -> str:
         """An entity as the vocabulary spells it; a text that is none comes back in lower case with underscores."""
-        return self._word(self.role_synonyms.get(text, text).replace(" ", "_"))
+        text = self.role_synonyms.get(text, text)
+        word = self._word(text)  # of a synonym with blanks, which leads to an entity: predicates have theirs
+        return word if word in self.entity_index else self._word(text.replace(" ", "_"))
 
     def predicate_name(self, text: str) -> str:
         """A predicate as the vocabulary spells it, in lower case; blanks stay, other than in entities (section 6)."""

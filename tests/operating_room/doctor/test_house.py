@@ -17,6 +17,7 @@ from operating_room.doctor.checkup import check
 from operating_room.doctor.findings import Checkup, Severity
 from operating_room.errors import UserError
 from operating_room.graphs.graph_files import load_samples
+from operating_room.graphs.scene_graph import Triplet, normalise
 from operating_room.recordings.dataset import Dataset
 from tests.operating_room.tiny_dataset import picture, write
 from tests.operating_room.tiny_house import DOMAIN, FRAMES, array, cloud_arrays, write_house, write_take
@@ -257,6 +258,17 @@ def test_other_spellings_in_a_graph_are_names_of_the_domain(root: Path) -> None:
     (message,) = told(check(Dataset(root)), Severity.BROKEN)
     assert "000001.json: holding and nextTo between cook and pan; only one can stay" in message
     assert message.endswith("unless the language of the domain says several_predicates: true")
+
+
+def test_a_synonym_of_two_words_is_an_entity(root: Path) -> None:
+    """Blanks had become underscores before it was looked for, so that it was never met."""
+    synonyms = "  word_synonyms: {big frying pan: pan}\n  forgotten"
+    write(root / "domain.yaml", DOMAIN.replace("  forgotten", synonyms))
+    write(root / SOUP / "graphs" / "000001.json", [["cook", "Big frying pan", "holding"]])
+    assert check(Dataset(root)).findings == ()
+    language = Dataset(root).domain.language
+    assert normalise(Triplet("cook", "big frying pan", "Holding"), language) == ("cook", "pan", "holding")
+    assert normalise(Triplet("cook", "frying pan", "Holding"), language) is None
 
 
 def test_two_rooms_with_takes_of_one_name_are_told(root: Path) -> None:
