@@ -15,6 +15,7 @@ import numpy as np
 
 from mmor.exports.frames import (
     BACKGROUND,
+    background_name,
     class_names,
     color_table,
     export_folder,
@@ -55,7 +56,7 @@ def export_cvat(recorded: RecordedTake, out: Path, predictions: Path | None = No
     """
     found, target = masks_to_export(recorded, out, predictions, pictures)
     labels = recorded.domain.labels
-    table, names = color_table(labels), {BACKGROUND: "background", **class_names(labels)}
+    table, names = color_table(labels), {BACKGROUND: background_name(labels), **class_names(labels)}
     lines = ["# label:color_rgb:parts:actions"]
     lines += [f"{names[label]}:{','.join(map(str, table[label]))}::" for label in names]
     with export_folder(target, "cvat") as folder:

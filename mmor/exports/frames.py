@@ -151,12 +151,17 @@ def _states(folder: Path) -> dict[str, list[int]]:
 
 
 def class_names(labels: Labels) -> dict[int, str]:
-    """Raw label -> its name in exports, each one's own; the background is not among them.
+    """Raw label -> its name in exports, each one's own; the background (`background_name`) is not among them.
 
     The labels that annotators use by mistake are: several of them are called the same.
     """
     names = {category.label: category.name for category in labels.categories if category.label != BACKGROUND}
     return names | {label: f"{name}_{label}" for label, name in labels.mistakes.items()}
+
+
+def background_name(labels: Labels) -> str:
+    """What the background is called in exports: as other tools do, but where another class has that name."""
+    return "background" if "background" not in class_names(labels).values() else labels.categories[BACKGROUND].name
 
 
 def class_colors(labels: Labels) -> dict[int, tuple[int, int, int]]:

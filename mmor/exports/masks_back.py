@@ -23,7 +23,7 @@ from jaxtyping import UInt8
 
 from mmor.exports.coco_panoptic import FOLDER, JSON_NAME
 from mmor.exports.cvat import ARCHIVE, CLASSES, LABELMAP
-from mmor.exports.frames import BACKGROUND, class_names
+from mmor.exports.frames import BACKGROUND, background_name, class_names
 from operating_room.domain.labels import Labels, color_ids, run_lengths
 from operating_room.domain.reading.nodes import near
 from operating_room.errors import UserError
@@ -163,8 +163,8 @@ def _label_of(name: Any, labels: Labels, where: Path) -> int:
     Raises:
         UserError: the domain has no such class.
     """
-    known = {told: label for label, told in class_names(labels).items()}
-    known |= {"background": BACKGROUND, labels.categories[0].name: BACKGROUND}
+    known = {background_name(labels): BACKGROUND, labels.categories[0].name: BACKGROUND}
+    known |= {told: label for label, told in class_names(labels).items()}
     if name not in known:
         raise UserError(f"{where}: has the class {str(name)[:60]!r}, which is none{near(str(name), known)}; rename it")
     return known[name]

@@ -7,6 +7,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from operating_room.errors import UserError
 from operating_room.files.readers import read_ids, read_json, read_label_mask, read_picture
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from tests.operating_room.tiny_dataset import MMOR_NAME, label_picture, picture, write, write_dataset
-from tests.operating_room.tiny_house import write_house
+from tests.operating_room.tiny_house import DOMAIN, write_house
 
 RUN = CliRunner()
 EXPORTS = {"coco": export_coco_panoptic, "cvat": export_cvat}
@@ -95,6 +96,20 @@ def test_a_room_of_ones_own(tmp_path: Path, kind: str) -> None:
     assert masks_of(recorded(root, "soup")) == before
     with pytest.raises(UserError, match="is of soup, not of stew"):
         import_masks(recorded(root, "stew"), target)
+
+
+@pytest.mark.parametrize("kind", EXPORTS)
+def test_a_class_that_is_called_background_and_is_not_the_first_comes_back(tmp_path: Path, kind: str) -> None:
+    """Walls and floor of a room whose first category, what nobody has labelled, has another name: all were erased."""
+    root = write_house(tmp_path / "kitchen")
+    names = {"name: background": "name: unlabelled", "{name: stove": "{name: background"}
+    write(root / "domain.yaml", reduce(lambda text, pair: text.replace(*pair), names.items(), DOMAIN))
+    write(root / "takes/soup/label_masks/door/000001.png", label_picture(3, 1))
+    before = masks_of(recorded(root, "soup"))
+    target = EXPORTS[kind](recorded(root, "soup"), tmp_path / "out")
+    shutil.rmtree(root / "takes/soup/label_masks")
+    import_masks(recorded(root, "soup"), target)
+    assert masks_of(recorded(root, "soup")) == before
 
 
 @pytest.mark.parametrize("kind", EXPORTS)
