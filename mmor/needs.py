@@ -101,7 +101,8 @@ def _segmenter_training(values: Mapping[str, Any], facts: Facts, dataset: Datase
         assert dataset is not None
         there = {take.dataset for take in choice.takes(dataset)}
         absent = [name for name in choice.datasets(dataset.domain) if name not in there]
-        facts.problems += [f"{dataset.root}: holds no take of {name} of the split {choice.split}" for name in absent]
+        split = choice.split(dataset.domain)
+        facts.problems += [f"{dataset.root}: holds no take of {name} of the split {split}" for name in absent]
     _told(facts, partial(check_batch, config.solver, values["num_gpus"] * values["num_machines"]))
     with torch.device("meta"):
         model = build_model(config.kind, config.segmenter, config.video)

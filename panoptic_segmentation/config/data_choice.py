@@ -21,10 +21,9 @@ class DataChoice:
     name: str  # of a dataset in lower case, or `ALL`
     split_name: str  # as published: train_small
 
-    @property
-    def split(self) -> str:
-        """The split of the domain, or `own`."""
-        return _SPLITS.get(self.split_name, self.split_name)
+    def split(self, domain: Domain) -> str:
+        """The split of the domain, or `own`; one that people have called as the published ones goes before these."""
+        return self.split_name if self.split_name in domain.splits else _SPLITS.get(self.split_name, self.split_name)
 
     @property
     def ground_truth_name(self) -> str:
@@ -53,7 +52,7 @@ class DataChoice:
             UserError: the domain has no such dataset or split.
         """
         datasets = self.datasets(dataset.domain)
-        return [take for take in dataset.select(self.split) if take.dataset in datasets]
+        return [take for take in dataset.select(self.split(dataset.domain)) if take.dataset in datasets]
 
 
 def data_choice(name: str) -> DataChoice:

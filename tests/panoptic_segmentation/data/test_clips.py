@@ -27,6 +27,7 @@ from panoptic_segmentation.data.clips import (
 from panoptic_segmentation.data.ground_truth import find_videos, prepare
 from panoptic_segmentation.model.segmenter import PIXEL_MEAN
 from tests.operating_room.published import index_place
+from tests.operating_room.tiny_house import write_house
 from tests.panoptic_segmentation.data.test_ground_truth import TAKE, write_take
 
 CTVIS = ClipSettings(frames=10, reach=20)
@@ -156,6 +157,13 @@ def test_own_takes_are_a_data_set(tmp_path: Path) -> None:
     assert [take.name for take in data_choice("hybridor_panoptic_own").takes(dataset)] == ["mine"]
     assert [take.name for take in data_choice("mmor_panoptic_train").takes(dataset)] == ["001_PKA"]
     assert data_choice("4dor_panoptic_own").takes(dataset) == []
+
+
+def test_a_split_that_people_called_as_a_published_one_is_theirs(tmp_path: Path) -> None:
+    root = write_house(tmp_path)
+    (root / "splits.yaml").write_text("train: [soup, stew]\nval: []\ntest: []\ntrain_small: [stew]\n")
+    choice = data_choice("kitchen_panoptic_train_small")  # small_train, which MM-OR has, did not exist
+    assert [take.name for take in choice.takes(Dataset(root))] == ["stew"]
 
 
 def test_masks_that_something_else_prepares_at_another_size_are_not_read(tmp_path: Path) -> None:
