@@ -140,6 +140,11 @@ class ExampleReader:
         """Whether the model looks at views of glasses and of the room apart."""
         return self._config.pooler.branches == "ego_exo"
 
+    @property
+    def max_views(self) -> int:
+        """How many views the model has places for."""
+        return self._config.pooler.max_views
+
     def conversation(self, prompt: str) -> str:
         """The conversation of the model around a question, up to where its answer begins."""
         return self._tokens.conversation(prompt)

@@ -294,18 +294,23 @@ def pictures_of(record: Record) -> list[str]:
 
 
 def augment_record(
-    record: Record, generator: Random, drop_probability: float = 0.5, two_branches: bool = False
+    record: Record,
+    generator: Random,
+    drop_probability: float = 0.5,
+    two_branches: bool = False,
+    most_views: int = MAX_VIEWS,
 ) -> Record:
     """A record as one access of the training sees it: few pictures in random order, modalities left out at random.
 
     The first picture of the result provides the visual tokens. Memory is never left out here. For a model of two
-    branches all pictures of glasses stay, in their order, with a few of the room (EgoExOR, arXiv 2505.24287).
+    branches all pictures of glasses stay, in their order, with a few of the room (EgoExOR, arXiv 2505.24287); one of
+    one branch has places for `most_views`, each of which is to be learnt.
     """
     augmented = dict(record)
     ego = list((record.get(EGO_KEY) or {}).values()) if two_branches else []
     if pictures := [name for name in pictures_of(record) if name not in ego]:
         generator.shuffle(pictures)
-        fewest, most = ROOM_VIEWS if two_branches else (1, MAX_VIEWS)
+        fewest, most = ROOM_VIEWS if two_branches else (1, most_views)
         pictures = pictures[: generator.randint(min(fewest, len(pictures)), min(most, len(pictures)))]
     if ego or pictures:
         augmented["image"] = [*ego, *pictures]

@@ -73,7 +73,9 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
         config, generator = self._config, Random(f"{self._config.seed} {epoch} {place}")
         record = self.records[place]
         named = Evidence.of_record(record, self.dataset.root).views
-        augmented = augment_record(record, generator, config.modality_dropout, self._read.two_branches)
+        augmented = augment_record(
+            record, generator, config.modality_dropout, self._read.two_branches, self._read.max_views
+        )
         prompt = without_blocks(_turns(augmented)[0], self._unread)
         evidence = Evidence.of_record(augmented, self.dataset.root)
         if not config.shuffle_views and evidence.views:

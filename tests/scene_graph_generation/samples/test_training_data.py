@@ -157,3 +157,17 @@ def test_an_id_that_is_a_number_names_no_take(tmp_path: Path) -> None:
     shutil.rmtree(file.with_suffix(".shards"), ignore_errors=True)
     with pytest.raises(UserError, match="take name ''"):
         training_samples(file, replace(SHORT.train, shuffle_views=False))[0, 0]
+
+
+@pytest.mark.parametrize("places", [2, 9])
+def test_training_shows_as_many_pictures_as_the_model_has_places_for(tmp_path: Path, places: int) -> None:
+    """It was seven whatever the model: of more places the last were never learnt, with fewer samples were refused."""
+    data = write_samples(tmp_path)
+    (record, *_) = json.loads((data / "samples.json").read_text())
+    record["image"] = [record["image"][0]] * 9
+    tokens = train_tokens([record_text(record)], SHORT.vocabulary, mmor().language)
+    settings = with_vocabulary(SHORT.model, tokens.size)
+    settings = replace(settings, pooler=replace(settings.pooler, max_views=places))
+    config = replace(SHORT.train, shuffle_views=True)
+    samples = TrainingSamples([record], Dataset(data), config, ExampleReader(settings, tokens))
+    assert {len(samples[epoch, 0].views) for epoch in range(60)} == set(range(1, places + 1))
