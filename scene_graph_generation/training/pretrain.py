@@ -145,7 +145,9 @@ def _pretrain(
     different = [frozenset(parse(answer)) for answer in known.answers]
     visible = np.flatnonzero(known.shown).tolist()
     if not visible:
-        raise UserError("no training sample has pictures or masks to learn to see from; leave `pretrain` out")
+        raise UserError(
+            "no training sample has pictures or masks to learn to see from; leave that out: --pretrain_steps 0"
+        )
     places: dict[int, tuple[str, str]] = {}
     pictures: dict[tuple[str, str], set[Path]] = {}
     if config.held_out or config.patch_steps or config.hand_steps:
