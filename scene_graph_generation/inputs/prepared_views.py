@@ -24,6 +24,7 @@ from torch import Tensor
 from operating_room.domain.collection import Take
 from operating_room.errors import UserError
 from operating_room.files import picture_files
+from operating_room.files.array_files import header_lock
 from operating_room.recordings.folders import list_names
 from operating_room.scores.fingerprints import stamp
 
@@ -187,7 +188,8 @@ def map_file(path: Path) -> np.ndarray:
         UserError: it is damaged.
     """
     try:
-        return np.lib.format.open_memmap(path, mode="r")
+        with header_lock:
+            return np.lib.format.open_memmap(path, mode="r")
     except _ERRORS as error:
         raise _damaged(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import os
 import struct
+import time
 import tracemalloc
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,3 +151,22 @@ def test_colours_that_were_fractions_are_refused(tmp_path: Path) -> None:
     np.savez(path, points=np.zeros((2, 3), np.float32), colors=np.array([[0, 1, 1], [1, 0, 0]], np.uint8))
     with pytest.raises(UserError, match=r"cloud\.npz: its colours are 0 and 1.* save them as 0 to 255"):
         read_point_cloud(path)
+
+
+def test_two_threads_never_read_headers_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11 says SystemError then, now and then: `data check` called sound clouds broken, and `infer` ended."""
+    (tmp_path / "cloud.npz").write_bytes(cloud_arrays())
+    parse, alone = ast.literal_eval, Lock()
+
+    def parse_alone(text: Any) -> Any:
+        assert alone.acquire(blocking=False)
+        try:
+            time.sleep(0.002)
+            return parse(text)
+        finally:
+            alone.release()
+
+    monkeypatch.setattr(ast, "literal_eval", parse_alone)
+    with ThreadPoolExecutor(4) as threads:
+        clouds = list(threads.map(read_point_cloud, [tmp_path / "cloud.npz"] * 8))
+    assert all(np.array_equal(cloud, clouds[0]) for cloud in clouds)
