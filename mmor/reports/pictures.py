@@ -42,22 +42,21 @@ class Album:
 
     dataset: Dataset
     masks: Mapping[Path, Path] = field(default_factory=dict)  # picture of a camera -> predicted class-colour picture
-    problems: dict[str, None] = field(default_factory=dict)  # with files of whole takes
+    problems: dict[str, None] = field(default_factory=dict)  # with indices and files of whole takes
     _found: dict[str, dict[str, Timepoint]] = field(default_factory=dict)
 
     def timepoint(self, sample: Sample) -> Timepoint | None:
-        """The timepoint of a sample; None where its take, or it, is not on disk.
-
-        Raises:
-            UserError: the index of its take is damaged.
-        """
+        """The timepoint of a sample; None where its take, or it, is not on disk, or the take's index is damaged."""
         if sample.take_name not in self._found:
             take = self.dataset.domain.find_take(sample.take_name)
             timepoints: Sequence[Timepoint] = ()
             if take in self.dataset.takes():
                 recorded, problems = self.dataset.take(take).readable()
                 self.problems |= dict.fromkeys(problems)
-                timepoints = recorded.timepoints
+                try:
+                    timepoints = recorded.timepoints
+                except UserError as error:  # costs its own take
+                    self.problems[str(error)] = None
             self._found[sample.take_name] = {timepoint.frame_id: timepoint for timepoint in timepoints}
         return self._found[sample.take_name].get(sample.frame_id)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
@@ -27,7 +28,7 @@ def worst_seconds(results: Results, language: Language, album: Album | None, bud
     """The timepoints with most missed and wrong triplets, with pictures that take `budget` bytes at most.
 
     Raises:
-        UserError: the results are damaged, or the index of a take is.
+        UserError: the results are damaged.
     """
     compared = {
         s.sample_id: compare_graphs(s.triplets, results.predictions[s.sample_id], language) for s in results.samples
@@ -66,7 +67,7 @@ def take_seconds(
     """Seconds of a take, spread over it: all cameras, masks over them, graph, sensors; as many as `budget` bytes hold.
 
     Raises:
-        UserError: a picture, mask or index cannot be read.
+        UserError: a picture or mask cannot be read.
     """
     language, shown, used = album.dataset.domain.language, [], 0
     for sample in track(_spread(samples), "report: timepoints"):
@@ -101,19 +102,23 @@ def graph(compared: Sequence[Verdict], colours: Mapping[str, object], language: 
         for i, name in enumerate(names)
     }
     dashes = {"right": "none", "missed": "6 4", "wrong": "2 3"}
-    parts, words = [], []
+    parts, words, between = [], [], Counter[frozenset[str]]()
     for subject, object_, predicate, verdict in compared:
         if subject not in place or object_ not in place:
             continue
         (x1, y1), (x2, y2) = place[subject], place[object_]
-        mx, my = (x1 + x2) / 2 + 0.12 * (y2 - y1), (y1 + y2) / 2 - 0.12 * (x2 - x1)
-        faint = predicate in language.forgotten
+        faint, pair = predicate in language.forgotten, frozenset((subject, object_))
+        # Of several between one pair each lies beside the one before; labels beside each other would overlap.
+        before, long = between[pair], max(1.0, math.hypot(x2 - x1, y2 - y1))
+        bend, lower = 0.12 + 28 * before / long, (13 if x2 < x1 else -13) * before * (1 - abs(x2 - x1) / long)
+        between[pair] += not faint
+        mx, my = (x1 + x2) / 2 + bend * (y2 - y1), (y1 + y2) / 2 - bend * (x2 - x1)
         parts.append(
             f'<path d="M{x1:.0f},{y1:.0f}Q{mx:.0f},{my:.0f} {x2:.0f},{y2:.0f}" fill="none" '
             f'stroke="{_COLOURS[verdict]}" stroke-width="{1 if faint else 2}" stroke-dasharray="{dashes[verdict]}"/>'
         )
         if not faint:
-            x, y = (x1 + x2) / 4 + mx / 2, (y1 + y2) / 4 + my / 2
+            x, y = (x1 + x2) / 4 + mx / 2, (y1 + y2) / 4 + my / 2 + lower
             words.append(f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="middle" class="halo">{escape(predicate)}</text>')
     for name, (x, y) in place.items():
         colour = getattr(colours.get(name), "color", (154, 166, 178))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,18 @@ import pytest
 
 from mmor.reports.mask_sections import mask_sections
 from mmor.reports.parts import Table
-from mmor.reports.pictures import overlay
+from mmor.reports.pictures import Album, overlay
 from mmor.reports.results import Results
+from mmor.reports.seconds import graph
 from mmor.reports.task_sections import task_sections
 from mmor.reports.triplet_sections import _hallucinations
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
+from operating_room.graphs.scene_graph import Sample
+from operating_room.recordings.dataset import Dataset
 from tests.mmor.reports.results_files import changed, task_results
+from tests.operating_room.tiny_dataset import write
+from tests.operating_room.tiny_house import write_house
 
 
 @pytest.mark.parametrize("takes", [5, None, "001_PKA", {"a": 1}])
@@ -59,3 +65,25 @@ def test_notes_of_downstream_results_are_on_the_page(tmp_path: Path) -> None:
     path = changed(task_results(tmp_path / "r.json"), tmp_path / "n.json", lambda r: r.update(notes=said))
     results = Results(path, "downstream", "r", json.loads(path.read_text()))
     assert "Note: in another order" in str(task_sections(results, mmor())[0].parts)
+
+
+def test_a_take_whose_index_is_damaged_costs_its_pictures(tmp_path: Path) -> None:
+    """The whole report ended with what is wrong with that one take."""
+    write_house(tmp_path)
+    write(tmp_path / "takes" / "soup" / "take.yaml", "period: [")
+    album = Album(Dataset(tmp_path))
+    assert album.timepoint(Sample.of_id("soup_000001", ())) is None
+    assert [str(Path("soup", "take.yaml")) in told for told in album.problems] == [True]
+    assert album.timepoint(Sample.of_id("stew_000001", ())) is not None
+
+
+def test_two_predicates_of_one_pair_can_both_be_read() -> None:
+    """What was said in the place of the truth lay exactly below it."""
+    said = [("nurse", "drill", "holding", "missed"), ("nurse", "drill", "touching", "wrong")]
+    drawn = graph(said, {}, mmor().language)
+    holding, touching = (
+        re.search(rf'y="(\d+)" text-anchor="middle" class="halo">{p}<', drawn) for p in ("holding", "touching")
+    )
+    assert holding is not None
+    assert touching is not None
+    assert abs(int(holding[1]) - int(touching[1])) >= 12
