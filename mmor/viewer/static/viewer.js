@@ -17,7 +17,7 @@ const WIDTHS = [320, 480, 640, 1280, 2048]; // px, as the server makes them
 const LIVE_S = 60;
 
 const state = {
-  meta: null, second: null, position: 0, asked: 0, busy: false, playing: false, timer: 0,
+  meta: null, second: null, position: 0, opened: 0, asked: 0, busy: false, playing: false, timer: 0,
   timeline: null, from: 0, to: 1, wave: null, lenses: null, large: null, live: null, split: 0.5,
 };
 
@@ -57,28 +57,31 @@ function writeAddress() {
   try { history.replaceState(null, "", "#" + parts); } catch (error) { if (error.name !== "SecurityError") throw error; }
 }
 
+// What was opened before, and comes late, is not wanted any more.
 async function open() {
   tell([]);
+  const opened = ++state.opened;
   try {
     const wanted = address();
     if (wanted.take === null) return await showList();
-    if (state.meta?.take !== wanted.take) await openTake(wanted.take, wanted.masks);
+    if (state.meta?.take !== wanted.take && !(await openTake(wanted.take, wanted.masks))) return;
     await show(wanted.at);
-    afterFirst(wanted.seen);
+    if (opened === state.opened) afterFirst(wanted.seen);
   } catch (error) {
-    tell([error.message]);
+    if (opened === state.opened) tell([error.message]);
   }
 }
 
 async function showList() {
   pause();
-  const found = await ask("/api/takes");
+  const { opened } = state, found = await ask("/api/takes");
+  if (opened !== state.opened) return;
   if (found.first !== null && !sessionStorage.getItem("listed")) {
     sessionStorage.setItem("listed", "yes"); // "all takes" shows the list from then on
     location.hash = new URLSearchParams({ take: found.first, at: 0 });
     return;
   }
-  state.meta = null;
+  Object.assign(state, { meta: null, second: null, asked: state.asked + 1 });
   if (found.live) return startLive();
   byId("viewer").hidden = true;
   byId("list").hidden = false;
@@ -92,10 +95,12 @@ async function showList() {
 }
 
 async function openTake(name, masks = null) {
-  pause();
+  const { opened } = state;
+  if (state.meta?.take !== name) pause();
   const meta = await ask(`/api/takes/${encodeURIComponent(name)}`);
-  const again = state.meta?.take === meta.take;
-  Object.assign(state, { meta, second: null });
+  if (opened !== state.opened) return false;
+  const again = state.meta?.take === meta.take; // a live one, which has grown: what is seen of it stays
+  state.meta = meta;
   document.title = `${meta.title} - mmor view`;
   byId("title").textContent = meta.title;
   byId("subtitle").textContent = `${meta.dataset}, ${meta.times.length} timepoints, ${clock(meta.times.at(-1))}`;
@@ -103,8 +108,8 @@ async function openTake(name, masks = null) {
   byId("viewer").hidden = false;
   byId("slider").max = meta.times.length - 1;
   if (meta.live) startLive();
-  if (again) return;
-  Object.assign(state, { timeline: null, wave: null, lenses: null, from: 0, to: meta.times.length, large: null });
+  if (again) return true;
+  Object.assign(state, { second: null, timeline: null, wave: null, lenses: null, from: 0, to: meta.times.length, large: null });
   document.body.classList.toggle("graphs", meta.graphs.length > 0);
   document.body.classList.toggle("two", meta.graphs.length === 2);
   document.body.classList.toggle("live", meta.live);
@@ -124,6 +129,7 @@ async function openTake(name, masks = null) {
   if (meta.sound) sound.src = `${base()}/sound`;
   else sound.removeAttribute("src");
   drawTimeline();
+  return true;
 }
 function options(id, choices, chosen) {
   byId(id).replaceChildren(...choices.map(([value, text]) => make("option", { value }, text)));
@@ -156,6 +162,7 @@ async function openLenses(seen) {
     if (state.meta !== meta) return;
     state.lenses = found;
   } catch (error) {
+    if (state.meta !== meta) return;
     state.lenses = { frustums: {}, problems: [error.message] };
   }
   const known = meta.cameras.filter(({ name }) => name in state.lenses.frustums);
@@ -247,6 +254,7 @@ async function load(image, url) {
   try {
     next = await (ahead.get(url) ?? picture(url));
   } catch {
+    if (image.dataset.url !== url) return image;
     image.removeAttribute("src");
     delete image.dataset.url;
     return null;
@@ -266,7 +274,7 @@ async function drawViews() {
   if (figures.length !== views.children.length || figures.some((figure, i) => views.children[i] !== figure)) views.replaceChildren(...figures);
   if (!figures.length) views.replaceChildren(make("p", { class: "faint" }, "no camera recorded this second"));
   await Promise.all(second.views.map((view, i) => drawView(view, figures[i], sources)));
-  drawLegend();
+  if (second === state.second) drawLegend();
 }
 function newFigure(view) {
   const figure = make("figure", { "data-camera": view.camera }, make("img", { class: "picture", alt: `${view.kind} camera ${view.camera}` }),
@@ -291,10 +299,10 @@ async function drawView(view, figure, sources) {
   }
   const loaded = await Promise.all([figure.querySelector("img.picture"), ...masks].map((image, i) => load(image, wanted[i])));
   const broken = loaded.indexOf(null);
+  const told = broken >= 0 ? await ask(wanted[broken], "bytes").then(() => "cannot be shown", (error) => error.message) : null;
+  if (!state.second?.views.includes(view)) return; // it came late, and another second is seen
   caption.classList.toggle("bad", broken >= 0);
-  caption.textContent = broken >= 0
-    ? await ask(wanted[broken], "bytes").then(() => "cannot be shown", (error) => error.message)
-    : called(view) + (sources.length && wanted.length === 1 ? " · no mask" : "");
+  caption.textContent = told ?? called(view) + (sources.length && wanted.length === 1 ? " · no mask" : "");
   const { naturalWidth, naturalHeight } = figure.querySelector("img.picture");
   if (naturalWidth) figure.style.aspectRatio = `${naturalWidth} / ${naturalHeight}`;
   drawSplit(figure, [...figure.querySelectorAll("img.mask")]);
@@ -310,6 +318,7 @@ async function drawSeen(view, figure) {
   try {
     seen = new Uint16Array(await (ahead.get(url) ?? ask(url, "bytes")));
   } catch (error) {
+    if (second !== state.second) return;
     before?.remove();
     tell([...second.problems, error.message]);
     return;
@@ -461,16 +470,16 @@ function drawSignals() {
   if (!told.length) byId("signals").replaceChildren(make("dd", { class: "faint" }, "nothing"));
 }
 async function drawTexts() {
-  const at = state.position, body = byId("texts-body");
+  const { second } = state, at = second.position, body = byId("texts-body");
   try {
     const texts = await ask(`${base()}/${at}/texts`);
-    if (at !== state.position) return;
+    if (second !== state.second) return;
     body.replaceChildren(...Object.entries(texts).map(([source, { memory, prompt, answer, problem }]) => make("div", {},
       make("h3", {}, source === "truth" ? "by the labels" : source),
       ...[["problem", problem], ["answer", answer], ["memory", memory], ["prompt", prompt]].filter(([, text]) => text !== null)
         .flatMap(([name, text]) => [make("h4", {}, name), make("pre", {}, text || "(empty)")]))));
   } catch (error) {
-    body.replaceChildren(make("p", {}, error.message));
+    if (second === state.second) body.replaceChildren(make("p", {}, error.message));
   }
 }
 
@@ -552,6 +561,8 @@ async function drawCloud() {
     Object.assign(byId("cloud").dataset, { points: count, cameras: drawn });
     render();
   } catch (error) {
+    if (second !== state.second) return;
+    byId("cloud").style.visibility = "hidden"; // it is that of another second
     note.textContent = /WebGL/.test(error.message) ? "this browser has no WebGL" : error.message;
   }
 }
@@ -729,24 +740,25 @@ async function followLive() {
     const newest = lines.at(-1);
     if (!newest) tell(["nothing has been answered yet; waiting for `mmor live`"]);
     else {
-      const place = Number.parseInt(newest.frame_id, 10);
-      if (state.meta?.take !== newest.take || place >= state.meta.times.length) await openTake(newest.take);
+      const place = Number.parseInt(newest.frame_id, 10), other = state.meta?.take !== newest.take;
+      if ((other || place >= state.meta.times.length) && !(await openTake(newest.take))) return;
       openLenses(null);
-      const grew = document.body.dataset.newest !== newest.frame_id;
+      const grew = other || document.body.dataset.newest !== newest.frame_id;
       document.body.dataset.newest = newest.frame_id;
       if (grew) {
         state.timeline = await ask(`${base()}/timeline`);
         const first = lines.length ? Number.parseInt(lines[0].frame_id, 10) : 0;
         Object.assign(state, { from: Math.max(0, Math.min(first, place - 9)), to: Math.max(place + 1, Math.min(first, place - 9) + 10) });
         drawTimeline();
-        if (byId("follow").checked) await show(place);
+        if (other || byId("follow").checked) await show(place);
         byId("subtitle").textContent = `live, the last ${LIVE_S} s${damaged ? `; ${damaged} damaged lines` : ""}`;
       }
     }
   } catch (error) {
     tell([error.message]);
+  } finally {
+    setTimeout(followLive, 1000);
   }
-  setTimeout(followLive, 1000);
 }
 
 // What people do

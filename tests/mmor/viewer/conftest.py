@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -20,6 +21,10 @@ from operating_room.graphs.scene_graph import Triplet, target_text
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.raw_labels import read_labels
 from operating_room_simulator.writer import synthesize
+from tests.mmor.viewer.driven import CHROMIUM, SWITCHES, served
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 TAKE = mmor().find_take("004_PKA")
 SECONDS = 40
@@ -79,3 +84,40 @@ def client(shown: Shown) -> Iterator[TestClient]:
     """Asks as a browser of this machine does."""
     with TestClient(make_app(shown), base_url="http://127.0.0.1:8000") as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Skips where playwright or the browser is missing."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: the extra dev")
+    if CHROMIUM is None:
+        pytest.skip("needs a browser: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def address(shown: Shown) -> Iterator[str]:
+    """Of the page with the take and all predictions."""
+    with served(shown) as address:
+        yield address
+
+
+@pytest.fixture
+def tab(browser: Browser) -> Iterator[Callable[[str], Page]]:
+    """Opens tabs; a script that fails, or anything that the policy of the page forbids, fails the test."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    wrong: list[str] = []
+
+    def open_tab(url: str) -> Page:
+        page = context.new_page()
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda line: wrong.append(line.text) if "Content Security" in line.text else None)
+        page.goto(url)
+        return page
+
+    yield open_tab
+    context.close()
+    assert wrong == []

@@ -7,90 +7,26 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import uvicorn
 from PIL import Image
 
-from mmor.viewer.server import STATIC, make_app
-from mmor.viewer.serving import listen
+from mmor.viewer.server import STATIC
 from mmor.viewer.takes import Shown, open_shown
 from operating_room.recordings.dataset import Dataset
 from tests.mmor.viewer.conftest import MARKUP, MARKUP_AT, SECONDS, TAKE, WRONG_FROM, Folder
+from tests.mmor.viewer.driven import served, until, wait_for
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: the extra dev")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")
-SWITCHES = [
-    *("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--mute-audio"),
-    "--autoplay-policy=no-user-gesture-required",
-]
 SOUND = "document.querySelector('#sound')"
 NAME = TAKE.sample_name
 LONG = 1156  # s, the longest take of MM-OR
-
-
-@contextmanager
-def served(shown: Shown) -> Generator[str]:
-    """The address of a page while it is served."""
-    with listen("127.0.0.1", None) as bound:
-        server = uvicorn.Server(uvicorn.Config(make_app(shown), log_level="error", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{bound.getsockname()[1]}/"
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
-def address(shown: Shown) -> Iterator[str]:
-    with served(shown) as address:
-        yield address
-
-
-@pytest.fixture
-def tab(browser: Browser) -> Iterator[Callable[[str], Page]]:
-    """Opens tabs; a script that fails, or anything that the policy of the page forbids, fails the test."""
-    context = browser.new_context(viewport={"width": 1400, "height": 900})
-    wrong: list[str] = []
-
-    def open_tab(url: str) -> Page:
-        page = context.new_page()
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda line: wrong.append(line.text) if "Content Security" in line.text else None)
-        page.goto(url)
-        return page
-
-    yield open_tab
-    context.close()
-    assert wrong == []
-
-
-def wait_for(page: Page, position: int) -> None:
-    page.wait_for_selector(f"body[data-shown='{position}']", timeout=30_000)
-
-
-def until(page: Page, condition: str) -> None:
-    page.wait_for_function(f"() => {condition}", timeout=30_000)  # a function: the page evaluates no text
 
 
 def test_a_link_leads_to_its_second_and_survives_a_reload(address: str, tab: Callable[[str], Page]) -> None:
