@@ -411,17 +411,17 @@ function drawGraph() {
     const angle = (2 * Math.PI * i) / Math.max(names.length, 1) - Math.PI / 2;
     return [name, [230 + 160 * Math.cos(angle), 190 + 145 * Math.sin(angle)]];
   }));
-  const lines = [], labels = [], told = new Map();
+  const lines = [], labels = [], between = new Map(); // how many there are of a pair: one lies beside the other
   for (const [s, o, predicate, verdict] of rows) {
     if (!place[s] || !place[o]) continue;
-    const before = told.get(`${s} ${o}`) ?? 0;  // of a pair there may be several, which would be written over each other
-    told.set(`${s} ${o}`, before + 1);
-    const [x1, y1] = place[s], [x2, y2] = place[o], faint = meta.forgotten.includes(predicate);
-    const bend = 0.12 + 0.06 * before;
+    const [x1, y1] = place[s], [x2, y2] = place[o], faint = meta.forgotten.includes(predicate), pair = [s, o].sort().join("\u0000");
+    const before = between.get(pair) ?? 0, long = Math.max(1, Math.hypot(x2 - x1, y2 - y1)), bend = 0.12 + (28 * before) / long;
+    if (!faint) between.set(pair, before + 1);
     const mx = (x1 + x2) / 2 + bend * (y2 - y1), my = (y1 + y2) / 2 - bend * (x2 - x1);
     lines.push(draw("path", { d: `M${x1},${y1} Q${mx},${my} ${x2},${y2}`, fill: "none", stroke: stroke(verdict), "stroke-width": faint ? 1 : 2.4,
       "stroke-dasharray": !plain && verdict === "missed" ? "6 4" : "none", opacity: faint ? 0.45 : 1 }));
-    const t = draw("text", { x: (x1 + x2) / 4 + mx / 2, y: (y1 + y2) / 4 + my / 2 + 13 * before, "text-anchor": "middle" }, (plain ? "" : SIGNS[verdict] + " ") + predicate);
+    const lower = (x2 < x1 ? 13 : -13) * before * (1 - Math.abs(x2 - x1) / long); // labels beside each other overlap
+    const t = draw("text", { x: (x1 + x2) / 4 + mx / 2, y: (y1 + y2) / 4 + my / 2 + lower, "text-anchor": "middle" }, (plain ? "" : SIGNS[verdict] + " ") + predicate);
     t.style.fill = stroke(verdict);
     if (!faint) labels.push(t);
   }

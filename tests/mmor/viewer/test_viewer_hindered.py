@@ -95,3 +95,25 @@ def test_a_live_take_that_grows_keeps_what_somebody_looks_at(tmp_path: Path, tab
         page.click("#back")  # nothing but the live take is shown
         wait_for(page, 7)
         assert page.locator("#views figure").count() > 0
+
+
+def test_two_predicates_of_one_pair_can_both_be_read(
+    folder: Folder, shown: Shown, tmp_path: Path, tab: Callable[[str], Page]
+) -> None:
+    """What was said in the place of the truth lay exactly below it."""
+    at, (s, o, true) = next(
+        (position, triplet)
+        for position, graph in shown.take(NAME).truth.items()
+        for triplet in graph
+        if triplet.predicate not in ("closeTo", "drilling")
+    )
+    path = tmp_path / "said.json"
+    save_predictions(path, {f"{NAME}_{at:06d}": [Triplet(s, o, "drilling")]})
+    with served(open_shown(Dataset(folder.data), TAKE, graphs=[path])) as address:
+        page = tab(f"{address}#take={NAME}&at={at}")
+        wait_for(page, at)
+        boxes = [
+            page.locator("#graph text", has_text=text).first.bounding_box() for text in ("+ drilling", f"− {true}")
+        ]
+        tops = [box["y"] for box in boxes if box is not None]
+        assert abs(tops[0] - tops[1]) > 5
