@@ -289,6 +289,12 @@ function newFigure(view) {
   figure.addEventListener("mouseleave", () => { byId("tip").hidden = true; });
   return figure;
 }
+// Of two masks that are to be compared the one that is there is seen in all of the picture.
+function lacking(view, sources) {
+  const [one, ...more] = sources.filter((of) => view.masks.includes(of));
+  if (one === undefined) return sources.length ? " · no mask" : "";
+  return sources.length > 1 && !more.length ? ` · ${one} alone` : "";
+}
 async function drawView(view, figure, sources) {
   const wanted = urls(view, state.position), caption = figure.querySelector("figcaption");
   const masks = [...figure.querySelectorAll("img.mask")];
@@ -302,7 +308,7 @@ async function drawView(view, figure, sources) {
   const told = broken >= 0 ? await ask(wanted[broken], "bytes").then(() => "cannot be shown", (error) => error.message) : null;
   if (!state.second?.views.includes(view)) return; // it came late, and another second is seen
   caption.classList.toggle("bad", broken >= 0);
-  caption.textContent = told ?? called(view) + (sources.length && wanted.length === 1 ? " · no mask" : "");
+  caption.textContent = told ?? called(view) + lacking(view, sources);
   const { naturalWidth, naturalHeight } = figure.querySelector("img.picture");
   if (naturalWidth) figure.style.aspectRatio = `${naturalWidth} / ${naturalHeight}`;
   drawSplit(figure, [...figure.querySelectorAll("img.mask")]);

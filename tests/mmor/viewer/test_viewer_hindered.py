@@ -117,3 +117,12 @@ def test_two_predicates_of_one_pair_can_both_be_read(
         ]
         tops = [box["y"] for box in boxes if box is not None]
         assert abs(tops[0] - tops[1]) > 5
+
+
+def test_a_mask_that_has_nothing_beside_it_says_whose_it_is(address: str, tab: Callable[[str], Page]) -> None:
+    """Where one of two was to be seen, it took all of the picture, and nothing told which it was."""
+    page = tab(f"{address}#take={NAME}&at=12&masks=truth%7Cmasks")
+    wait_for(page, 12)
+    captions = page.locator("#views figcaption").all_inner_texts()
+    assert sum(caption.endswith(" · truth alone") for caption in captions) == 3
+    assert "room 1" in captions
