@@ -674,10 +674,12 @@ function drawTimeline() {
   });
   context.fillStyle = faint;
   const begin = meta.times[Math.floor(from)], end = meta.times[Math.ceil(to) - 1];
-  const apart = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600].find((s) => (s / Math.max(1, end - begin)) * (wide - LEFT) > 60) ?? 1200; // s
+  const apart = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600].find((s) => (s / Math.max(1, end - begin)) * (wide - LEFT) > 60) ?? 1200 * Math.ceil((60 * (end - begin)) / Math.max(1, wide - LEFT) / 1200); // s
+  let before = -1; // one mark for all that a clock left out which was set anew
   for (let s = Math.ceil(begin / apart) * apart; s <= end; s += apart) {
     const at = x(positionAt(s));
-    if (at < LEFT) continue;
+    if (at < LEFT || at === before) continue;
+    before = at;
     context.fillRect(at, high - 16, 1, 4);
     context.fillText(clock(s), at + 2, high - 4);
   }

@@ -126,3 +126,18 @@ def test_a_mask_that_has_nothing_beside_it_says_whose_it_is(address: str, tab: C
     captions = page.locator("#views figcaption").all_inner_texts()
     assert sum(caption.endswith(" · truth alone") for caption in captions) == 3
     assert "room 1" in captions
+
+
+def test_a_clock_that_was_set_while_it_recorded_is_shown(address: str, tab: Callable[[str], Page]) -> None:
+    """The time line drew a mark for every twenty minutes of thirty years; the page stood still."""
+    page = tab(address)
+
+    def set_clock(route: Route) -> None:
+        answer = route.fetch()
+        take = answer.json()
+        take["times"] = [time + (9e8 if position >= 20 else 0) for position, time in enumerate(take["times"])]
+        route.fulfill(response=answer, json=take)
+
+    page.route(f"**/api/takes/{NAME}", set_clock)
+    page.evaluate(f"() => {{ location.hash = 'take={NAME}&at=25'; }}")
+    wait_for(page, 25)
