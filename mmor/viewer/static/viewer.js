@@ -64,7 +64,12 @@ async function open() {
   try {
     const wanted = address();
     if (wanted.take === null) return await showList();
-    if (state.meta?.take !== wanted.take && !(await openTake(wanted.take, wanted.masks))) return;
+    sessionStorage.setItem("listed", "yes"); // "all takes" shows the list from now on
+    if (state.meta?.take === wanted.take) { // another address of this take
+      choose("masks", wanted.masks ?? "none");
+      choose("seen", wanted.seen ?? "");
+      ahead.clear();
+    } else if (!(await openTake(wanted.take, wanted.masks))) return;
     await show(wanted.at);
     if (opened === state.opened) afterFirst(wanted.seen);
   } catch (error) {
@@ -77,7 +82,6 @@ async function showList() {
   const { opened } = state, found = await ask("/api/takes");
   if (opened !== state.opened) return;
   if (found.first !== null && !sessionStorage.getItem("listed")) {
-    sessionStorage.setItem("listed", "yes"); // "all takes" shows the list from then on
     location.hash = new URLSearchParams({ take: found.first, at: 0 });
     return;
   }
@@ -133,7 +137,10 @@ async function openTake(name, masks = null) {
 }
 function options(id, choices, chosen) {
   byId(id).replaceChildren(...choices.map(([value, text]) => make("option", { value }, text)));
-  if (choices.some(([value]) => value === chosen)) byId(id).value = chosen;
+  choose(id, chosen);
+}
+function choose(id, value) {
+  if ([...byId(id).options].some((one) => one.value === value)) byId(id).value = value;
 }
 
 // What is slow comes after the first second is seen.

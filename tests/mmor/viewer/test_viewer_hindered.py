@@ -141,3 +141,15 @@ def test_a_clock_that_was_set_while_it_recorded_is_shown(address: str, tab: Call
     page.route(f"**/api/takes/{NAME}", set_clock)
     page.evaluate(f"() => {{ location.hash = 'take={NAME}&at=25'; }}")
     wait_for(page, 25)
+
+
+def test_an_address_counts_in_a_page_of_the_same_take_too(address: str, tab: Callable[[str], Page]) -> None:
+    """Of one that somebody sent masks and cloud were left out; and "all takes" of such a page led to the first take."""
+    page = tab(f"{address}#take={NAME}&at=3")
+    page.wait_for_selector("#seen:visible")
+    page.evaluate(f"() => {{ location.hash = 'take={NAME}&at=12&masks=truth&cloud=2'; }}")
+    wait_for(page, 12)
+    assert page.locator("#views img.mask").count() == 6
+    page.wait_for_selector("figure[data-camera='2'] canvas", state="attached")
+    page.click("#back")
+    page.wait_for_selector("#list a")
