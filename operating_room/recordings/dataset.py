@@ -19,7 +19,7 @@ from operating_room.domain.numbers import file_number
 from operating_room.domain.stored import DOMAIN_FILE, stored_domain
 from operating_room.errors import UserError
 from operating_room.recordings.folders import find_roots, list_names, takes_of_root, with_splits
-from operating_room.recordings.index import TakeFile, read_index, read_seconds, read_take_file
+from operating_room.recordings.index import TakeFile, read_elements, read_index, read_seconds, read_take_file
 from operating_room.recordings.modalities import BY_NAME, TABLE
 from operating_room.recordings.timepoint import Timepoint
 
@@ -52,8 +52,8 @@ class RecordedTake:
     ) -> None:
         """`root` is the folder of the take's dataset; for `positional_views` see `Dataset`.
 
-        `at_least` so many timepoints are there of a take in the house layout: it is being recorded, and take.yaml,
-        which is written before, does not know.
+        `at_least` so many timepoints are there of a take that is being recorded: in the house layout take.yaml, which
+        is written before, does not know; in others time may have gone back.
         """
         self.root = root
         self.take = take
@@ -116,7 +116,9 @@ class RecordedTake:
         if self._take_file is not None:
             listed = [(f"{position:06d}", {}) for position in range(max(self._take_file.frames, self._at_least))]
         else:
-            listed = read_index(self.index_file, self.collection.frame_keys)
+            # A clock may jump back while a take is recorded, which `mmor live` tells and goes on.
+            read = read_elements if self._at_least else read_index
+            listed = read(self.index_file, self.collection.frame_keys)
         return tuple(Element.at(position, time, frames) for position, (time, frames) in enumerate(listed))
 
     def at(self, time: str) -> float:

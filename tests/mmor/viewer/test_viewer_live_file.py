@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from starlette.testclient import TestClient
@@ -12,6 +13,7 @@ from mmor.viewer.server import make_app
 from mmor.viewer.takes import open_shown
 from operating_room.recordings.dataset import Dataset
 from tests.mmor.live.recorder import house_recorder
+from tests.mmor.viewer.conftest import TAKE, Folder
 
 
 def _lines(path: Path, take: str, seconds: range) -> None:
@@ -51,3 +53,18 @@ def test_a_house_take_is_as_long_as_what_is_live(tmp_path: Path) -> None:
     _lines(tmp_path / "live.jsonl", "soup", range(8))
     assert client.get("/api/live").status_code == 200
     assert len(client.get("/api/takes/soup").json()["times"]) == 8
+
+
+def test_a_live_take_whose_clock_jumped_back_is_shown(folder: Folder, tmp_path: Path) -> None:
+    """`mmor live` goes on then; the page showed nothing more, and told to sort the index that is being written."""
+    shutil.copytree(folder.data, tmp_path / "data")
+    index = Dataset(tmp_path / "data").take(TAKE).index_file
+    elements = json.loads(index.read_text())
+    index.write_text(json.dumps([*elements[:20], *elements[10:20]]))
+    lines, name = tmp_path / "live.jsonl", TAKE.sample_name
+    _lines(lines, name, range(15, 20))
+    client = TestClient(make_app(open_shown(Dataset(tmp_path / "data"), live=lines)), base_url="http://127.0.0.1")
+    assert client.get("/api/live").status_code == 200
+    assert len(client.get(f"/api/takes/{name}").json()["times"]) == 30
+    for url in ("25", "25/texts", "timeline", "25/views/1"):
+        assert client.get(f"/api/takes/{name}/{url}").status_code == 200
