@@ -16,6 +16,7 @@ from operating_room.errors import UserError
 from operating_room.files.readers import read_json, require
 from operating_room.graphs.graph_files import load_predictions
 from operating_room.graphs.scene_graph import Triplet, are_relations, as_triplets
+from operating_room.recordings.index import MOST_FRAMES
 
 LAST_S = 60  # s of a live take that the page shows
 _BEGINNING = 1000  # bytes by which runs are told apart: a line or so, with its times
@@ -173,9 +174,9 @@ def _live_line(line: bytes) -> LiveLine | None:
 
 
 def _is_frame_id(text: str) -> bool:
-    """Whether it is a position; Python reads no number of more than 4300 digits."""
+    """Whether it is a position that a take can have: one of the house layout is shown up to it."""
     try:
-        return file_number(text) == text
+        return file_number(text) == text and int(text) < MOST_FRAMES
     except ValueError:
         return False
 

@@ -361,7 +361,7 @@ def test_predictions_that_are_called_truth_or_live_take_nobodys_place(folder: Fo
     assert not shown.graphs["live"].graphs
 
 
-@pytest.mark.parametrize("frame_id", ["9" * 5000, "12", "٣٣٣٣٣٣"])
+@pytest.mark.parametrize("frame_id", ["9" * 5000, "12", "٣٣٣٣٣٣", "900000000"])
 def test_a_live_line_whose_frame_is_no_position_is_damaged(tmp_path: Path, frame_id: str) -> None:
     path = tmp_path / "live.jsonl"
     path.write_text(json.dumps({"take": TAKE.sample_name, "frame_id": frame_id, "time": 1, "graph": []}) + "\n")
