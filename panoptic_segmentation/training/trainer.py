@@ -173,6 +173,11 @@ class ClipTrainer(WatchedTrainer):
                 (checkpoint / SAFE_WEIGHTS_NAME).chmod((checkpoint / TRAINER_STATE_NAME).stat().st_mode)
             keep_newest(Path(str(self.args.output_dir)), KEPT, self.state.global_step)
 
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """Called by Trainer. A checkpoint in float16 has a scale of gradients, for which other formats have no use."""
+        if self.accelerator.scaler is not None:
+            super()._load_scaler(checkpoint)
+
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
         """Add the last layer's loss terms, as this process has seen them."""
         if self.terms:

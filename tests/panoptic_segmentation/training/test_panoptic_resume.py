@@ -95,6 +95,16 @@ def test_a_damaged_scale_of_float16_is_named_and_the_checkpoint_before_taken(tra
     assert f"{scale}: damaged" in found.left_out[0]
 
 
+def test_a_training_that_began_in_float16_goes_on_where_that_is_not_used(trained: Path, tmp_path: Path) -> None:
+    """SOLVER.AMP.DTYPE auto takes it on an older GPU, and bfloat16 on a newer one."""
+    shutil.copytree(trained / "run" / "checkpoint-2", tmp_path / "checkpoint-2")
+    scale = {"scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000}
+    torch.save({**scale, "_growth_tracker": 2}, tmp_path / "checkpoint-2" / "scaler.pt")
+    path = train(TINY, Dataset(trained / "data"), tmp_path, trained / "prepared", resume=True)
+    resumed, whole = (published_state(load_model(p)[0]) for p in (path, trained / "run" / "model.safetensors"))
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
 def test_how_often_a_resumed_training_is_saved_is_as_asked_now(trained: Path, tmp_path: Path) -> None:
     """Trainer would go on as often as the checkpoint says."""
     shutil.copytree(trained / "run" / "checkpoint-2", tmp_path / "checkpoint-2")
