@@ -92,7 +92,7 @@ def live(
         read = _read_by(model, recorded.domain)
         if sound not in (None, "none") and "audio" not in read and read:
             raise UserError(f"--audio-encoder {sound}: {model} hears nothing; leave it out")
-        encoder = sound_encoder(sound, published_feeding, audio_scaling, model if "audio" in read else None)
+        encoder = sound_encoder(sound, published_feeding, audio_scaling, model if "audio" in read else None, device)
         if segmenter is not None and "masks" not in read and read:
             raise UserError(f"--segmenter {segmenter}: {model} reads no masks of these takes; leave it out")
         masks = _segmenter(segmenter or _bundled("segmenter"), recorded, device) if "masks" in read else None
@@ -108,7 +108,11 @@ def live(
 
 
 def sound_encoder(
-    sound: SoundEncoder | None, published_feeding: bool, scaling: Scaling | None, model: Path | None
+    sound: SoundEncoder | None,
+    published_feeding: bool,
+    scaling: Scaling | None,
+    model: Path | None,
+    device: str | None = None,
 ) -> Encoder | None:
     """What makes vectors of sound.
 
@@ -116,6 +120,7 @@ def sound_encoder(
         sound: as asked for; None: as models from scratch learn from.
         published_feeding, scaling: of CLAP, see `clap_encoder` and `scale_clip`.
         model: folder of the model, if it hears.
+        device: that was asked for.
 
     Raises:
         UserError: nothing was asked for, and the model is around a base: it may have learnt from any. Or CLAP is not
@@ -128,7 +133,7 @@ def sound_encoder(
         told = "is around a base, and does not say from which vectors of sound it learnt"
         raise UserError(f"{model}: {told}; add --audio-encoder clap, and for published models --published-feeding")
     if sound == "clap":
-        return replace(clap_encoder(published_feeding=published_feeding), scaling=scaling)
+        return replace(clap_encoder(published_feeding=published_feeding, device=device), scaling=scaling)
     return None if sound == "none" else mel_encoder
 
 
@@ -168,12 +173,11 @@ def _read_by(model: Path, domain: Domain) -> tuple[str, ...]:
 
 
 def _segmenter(path: Path, recorded: RecordedTake, device: str | None) -> LiveSegmenter:
-    from computing.machine import choose_device
     from panoptic_segmentation.inference.live import LiveSegmenter
     from panoptic_segmentation.inference.predict import load, read_test_config
 
-    loaded, settings = load(path, recorded.domain, read_test_config(path, None))
-    return LiveSegmenter(loaded.to(choose_device(device)), settings, recorded.collection, recorded.domain.labels)
+    loaded, settings = load(path, recorded.domain, read_test_config(path, None), device)
+    return LiveSegmenter(loaded, settings, recorded.collection, recorded.domain.labels)
 
 
 @contextmanager

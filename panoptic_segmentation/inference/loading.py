@@ -54,17 +54,20 @@ def model_path(model: Path) -> Path:
     return path
 
 
-def load(model: Path, domain: Domain, config: Config | None = None) -> tuple[VideoModel, InferenceSettings]:
-    """A trained model on the best device, and how it is to be used.
+def load(
+    model: Path, domain: Domain, config: Config | None = None, device: str | None = None
+) -> tuple[VideoModel, InferenceSettings]:
+    """A trained model on its device, and how it is to be used.
 
     Args:
         model: a .safetensors of ours, which says itself what it is, a published .pth, or a folder with one of them.
         domain: of the takes; the model must have been trained for it.
         config: of a published checkpoint; its test settings also go before those of a file of ours.
+        device: that is wanted, see `choose_device`.
 
     Raises:
-        UserError: no such file, a .pth without configuration, a model of another domain or of another kind than the
-            configuration, or one that the device has too little memory for.
+        UserError: no such file or device, a .pth without configuration, a model of another domain or of another kind
+            than the configuration, or one that the device has too little memory for.
     """
     path = model_path(model)
     require_model_domain(path, domain)
@@ -78,9 +81,9 @@ def load(model: Path, domain: Domain, config: Config | None = None) -> tuple[Vid
         report = load_checkpoint(path, loaded)
         if is_first():
             print(report)
-    device = choose_device()
-    with full_memory_told(device, f"hold {path}", "free some of it, or hide the GPU: CUDA_VISIBLE_DEVICES= mmor ..."):
-        return loaded.eval().to(device), settings
+    chosen = choose_device(device)
+    with full_memory_told(chosen, f"hold {path}", "free some of it, or hide the GPU: CUDA_VISIBLE_DEVICES= mmor ..."):
+        return loaded.eval().to(chosen), settings
 
 
 def _own_settings(path: Path, card: ModelCard) -> InferenceSettings:

@@ -126,10 +126,11 @@ class ClapEncoder:
     name: str
     published_feeding: bool
     scaling: Scaling | None = None  # of each clip before
+    device: str | None = None  # that is wanted, see `choose_device`
 
     def __call__(self, clips: Sequence[Samples], rate: int) -> Float[Tensor, "clips 512"]:
         """The projected audio features of each clip."""
-        model, extractor = _load_clap(self.name)
+        model, extractor = _load_clap(self.name, self.device)
         feed = as_published if self.published_feeding else as_trained
         scaled = [scale_clip(clip, self.scaling) for clip in clips]
         inputs = extractor([feed(clip, rate) for clip in scaled], sampling_rate=CLAP_RATE, return_tensors="pt")
@@ -137,7 +138,7 @@ class ClapEncoder:
             with torch.no_grad():
                 return model.get_audio_features(**inputs.to(model.device)).pooler_output.float().cpu()
         except RuntimeError as error:  # of the GPU, which others may have filled meanwhile
-            raise _on_gpu(self.name, error) from error
+            raise _on_gpu(self.name, self.device, error) from error
 
     def __str__(self) -> str:
         scaled = "" if self.scaling is None else f", scaled {self.scaling}"
@@ -156,19 +157,20 @@ def scale_clip(samples: Samples, scaling: Scaling | None) -> Samples:
     return np.divide(samples, largest, out=np.zeros_like(samples), where=largest > 0)
 
 
-def clap_encoder(name: str = CLAP, published_feeding: bool = False) -> ClapEncoder:
-    """CLAP, on the GPU if there is one.
+def clap_encoder(name: str = CLAP, published_feeding: bool = False, device: str | None = None) -> ClapEncoder:
+    """CLAP, on the GPU if there is one and nothing else is wanted.
 
     Args:
         name: on the model hub, or a local folder.
         published_feeding: clips go in as the published code feeds them, see `as_published`; the published scene-graph
             models were trained on such vectors.
+        device: that is wanted, see `choose_device`.
 
     Raises:
-        UserError: the weights are not here and cannot be fetched.
+        UserError: the weights are not here and cannot be fetched, or there is no such device.
     """
-    _load_clap(name)
-    return ClapEncoder(name, published_feeding)
+    _load_clap(name, device)
+    return ClapEncoder(name, published_feeding, device=device)
 
 
 def as_trained(samples: Samples, rate: int) -> Float32[np.ndarray, " resampled"]:
@@ -187,24 +189,24 @@ def as_published(samples: Samples, rate: int) -> Float32[np.ndarray, " interleav
     return np.round(samples * 32768).clip(-32768, 32767).reshape(-1)
 
 
-def _load_clap(name: str) -> tuple[Any, Any]:
+def _load_clap(name: str, device: str | None) -> tuple[Any, Any]:
     """Model and feature extractor; a hub that cannot be reached is asked once, not once a take."""
-    found = _find_clap(name)
+    found = _find_clap(name, device)
     if isinstance(found, UserError):
         raise found
     return found
 
 
 @cache
-def _find_clap(name: str) -> tuple[Any, Any] | UserError:
+def _find_clap(name: str, device: str | None) -> tuple[Any, Any] | UserError:
     from transformers import ClapFeatureExtractor, ClapModel
 
     try:
         model = ClapModel.from_pretrained(name).eval()
         extractor = ClapFeatureExtractor.from_pretrained(name)
-        return model.to(choose_device()), extractor
+        return model.to(choose_device(device)), extractor
     except RuntimeError as error:  # of the GPU
-        return _on_gpu(name, error)
+        return _on_gpu(name, device, error)
     except (OSError, ValueError, ImportError) as error:  # the last of a proxy that the client cannot use
         reason = str(error).splitlines()[0]
         return UserError(
@@ -213,8 +215,8 @@ def _find_clap(name: str) -> tuple[Any, Any] | UserError:
         )
 
 
-def _on_gpu(name: str, error: RuntimeError) -> UserError:
-    told = f"CLAP cannot run on {choose_device()} ({brief(error)}), audio embeddings are left out"
+def _on_gpu(name: str, device: str | None, error: RuntimeError) -> UserError:
+    told = f"CLAP cannot run on {choose_device(device)} ({brief(error)}), audio embeddings are left out"
     return UserError(f"{name}: {told}; free it, or hide it: CUDA_VISIBLE_DEVICES= mmor ...")
 
 
