@@ -102,6 +102,7 @@ def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         # As Python does for standard error: a name or a word that the terminal has no letters for ends no command.
         sys.stdout.reconfigure(errors="backslashreplace")
+    sys.argv[1:] = map(_at_home, sys.argv[1:])
     try:
         _require_values(sys.argv[1:])
         app()
@@ -121,6 +122,12 @@ def main() -> None:
         for line in problem.split("\n"):  # of several problems, one each
             print(f"error: {one_line(line)}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def _at_home(word: str) -> str:
+    """`--out=~/model` in the home folder: shells leave the ~ behind a `=` as it is, and a folder called ~ was made."""
+    name, sign, value = word.partition("=")
+    return name + sign + os.path.expanduser(value) if name.startswith("--") else word
 
 
 def _require_values(words: list[str]) -> None:

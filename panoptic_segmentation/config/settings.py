@@ -133,6 +133,7 @@ class Config:
 # Values that are called or counted otherwise in the files than in the fields.
 _NORMS = {"FrozenBN": "frozen", "BN": "batch"}
 _CROP = ("INPUT.CROP.TYPE", "INPUT.CROP.SIZE")  # without INPUT.CROP.ENABLED they are detectron2's, in other units
+_PLACES = ("OUTPUT_DIR", "MODEL.WEIGHTS")
 _OF_STAGE_2 = ("model.", "start.", "pretrain.", "train.")
 _TYPO = 0.93  # from this similarity on, an unknown key in a file is taken for a misspelt one
 # Keys whose values the files write in another way than we do:
@@ -248,8 +249,10 @@ def _read_file(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise UserError(f"{path}: is no configuration; write KEY: VALUE lines")
     base = tree.pop("_BASE_", None)
-    values = _read_file(path.parent / str(base), (*below, path)) if base else {}
-    return values | _flatten(tree)
+    values = _read_file(path.parent / os.path.expanduser(str(base)), (*below, path)) if base else {}
+    values |= _flatten(tree)
+    homes = {key: os.path.expanduser(values[key]) for key in _PLACES if isinstance(values.get(key), str)}
+    return values | homes  # in a file no shell does it
 
 
 def unused_summary(config: Config) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import types
 from collections.abc import Generator, Mapping
 from pathlib import Path
@@ -73,7 +74,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         with contextlib.suppress(ValueError, OverflowError):
             return kind(value)  # YAML reads 1e-3 as text, and a command line everything
     if kind is Path and isinstance(value, (str, Path)) and can_be_a_path(value):
-        return Path(value)
+        return Path(os.path.expanduser(value))  # of an experiment file, where no shell does it
     if kind in (str, bool, int, float) and isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
         return value
     expected = "the name of a file or folder" if kind is Path else getattr(kind, "__name__", kind)

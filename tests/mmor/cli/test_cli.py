@@ -318,3 +318,14 @@ def test_splits_never_take_the_place_of_the_file_they_are_made_from(
         assert "would be replaced; choose another --out" in capsys.readouterr().err
     assert (who.read_bytes(), room.read_bytes()) == before
     assert run("data", "people", str(who), "--domain", str(room), "--out", str(tmp_path / "new.yaml")) == 0
+
+
+def test_a_path_behind_an_equals_sign_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell replaces the ~ of `--out=~/rel`: a folder called ~ was made where one happened to be."""
+    write_dataset(tmp_path / "data")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run("data", "convert-relations", "--out=~/rel", str(tmp_path / "data"))
+    assert (tmp_path / "rel" / "relationships_train.json").exists()
+    assert not list((tmp_path / "here").iterdir())

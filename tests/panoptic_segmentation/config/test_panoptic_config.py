@@ -83,6 +83,12 @@ def test_an_empty_file_is_the_published_experiment(tmp_path: Path) -> None:
     assert Config().segmenter == SegmenterConfig()
 
 
+def test_places_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    config = read_config(write(tmp_path / "c.yaml", "OUTPUT_DIR: ~/out\nMODEL: {WEIGHTS: ~/a.pth}\n"))
+    assert (config.output_folder, config.weights) == ("/home/me/out", "/home/me/a.pth")
+
+
 def test_bases_overrides_and_what_is_not_used(tmp_path: Path) -> None:
     base = "SOLVER:\n  BASE_LR: 1e-4\n  STEPS: (70000, 90000)\nMODEL: {RPN: {NMS: 0.7}}\nVERSION: 2\n"
     write(tmp_path / "base.yaml", base)

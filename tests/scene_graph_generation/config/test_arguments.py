@@ -90,6 +90,13 @@ def test_options_change_an_experiment_file() -> None:
     assert read_options(["--do_multimodal_augment", "False"], base).experiment.train.modality_dropout == 0
 
 
+def test_places_in_a_file_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "a.yaml").write_text("files: {samples: [~/a.json], out: ~/model}")
+    files = read_experiment(tmp_path / "a.yaml").files
+    assert (files.samples, files.out) == ((Path("/home/me/a.json"),), Path("/home/me/model"))
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
