@@ -260,7 +260,8 @@ def _look(
     """The phases before triplets: what patches of the views show, and who holds what; whether the first was done."""
     device, vision = next(model.parameters()).device, model.settings.vision
     grid = Grid(vision.image_size, vision.patch_size)
-    most = min(MOST_BYTES, free_memory(device) // 4)
+    # They are read into main memory first, twice for a moment; a GPU may have more than that.
+    most = min(MOST_BYTES, free_memory(device) // 4, free_memory() // 4)
     masked = with_masks_of(samples.dataset, config.patch_domain)
     left_out: list[str] | None = [] if bad.skip else None
     shown = [place for place, some in pictures.items() if some]

@@ -201,6 +201,19 @@ def test_everything_is_on_the_device_of_the_model(data: Path, monkeypatch: pytes
     assert moved == ["cpu"] * 6
 
 
+def test_views_that_stay_on_a_gpu_have_room_in_main_memory_where_they_are_read(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container with less memory than its GPU would be killed."""
+    room: list[int] = []
+    of_module = "scene_graph_generation.training.pretrain"
+    monkeypatch.setattr(f"{of_module}.free_memory", lambda device=None: (4 if device is None else 80) << 30)
+    monkeypatch.setattr(f"{of_module}.read_patched", lambda *arguments: room.append(arguments[3]) or [])
+    model, samples, known = start(data)
+    pretrain(model, samples, known, PretrainConfig(patch_steps=1, steps=0, batch_size=3), seed=0)
+    assert room == [1 << 30] * 2
+
+
 def test_only_a_mask_encoder_from_nothing_is_drawn_by_size(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
