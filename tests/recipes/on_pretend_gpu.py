@@ -15,12 +15,15 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from operating_room.domain.domain import mmor
 from operating_room.recordings.dataset import Dataset
 from panoptic_segmentation.config.config_keys import CAUSAL, WHOLE_VIDEO
+from panoptic_segmentation.config.settings import Config, read_config
+from panoptic_segmentation.inference.live import LiveSegmenter
 from panoptic_segmentation.inference.panoptic import Sizes, panoptic_video
 from panoptic_segmentation.inference.predict import segment_video
 from panoptic_segmentation.model.matching import Draws
@@ -39,6 +42,7 @@ from scene_graph_generation.training.presence import TripletTeacher, new_teacher
 from scene_graph_generation.training.pretrain import pretrain
 from scene_graph_generation.weights.adapters import add_lora, freeze
 from tests.recipes.pretend_gpu import DEVICE, PretendGpu, register, waits_counted
+from tests.recipes.small_panoptic import CONFIGS as PANOPTIC
 from tests.recipes.small_panoptic import STAGES, small_config, small_model, two_clips
 from tests.recipes.small_scene_graph import SMALL
 from tests.scene_graph_generation.model.test_two_branches import ALL as EVERYTHING
@@ -46,6 +50,11 @@ from tests.scene_graph_generation.model.test_two_branches import EGOEXOR, sample
 from tests.scene_graph_generation.tiny_languages import CONFIGS
 from tests.scene_graph_generation.tiny_training import write_samples
 
+ENCODER_ONLY = "small_encoder_only"
+_SMALL_CLIPS = (
+    *("INPUT.SAMPLING_FRAME_NUM", "3", "INPUT.MIN_SIZE_TEST", "48", "TEST.CANVAS", "[64,48]"),
+    *("MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "48"),
+)
 WAITS: dict[str, dict[str, int]] = {}  # training -> how often a step waits for a GPU, and where
 
 
@@ -56,9 +65,16 @@ class DeviceDraws(Draws):
         return super().points(masks, count).to(DEVICE, non_blocking=True)
 
 
+def config_of(stage: str) -> Config:
+    """The experiment of a segmenter."""
+    if stage == ENCODER_ONLY:
+        return read_config(PANOPTIC / f"{stage}.yaml", _SMALL_CLIPS)
+    return small_config("HybridOR", stage)
+
+
 def segmenter_training(stage: str, guided: bool) -> None:
     """A step of a video model, its gradients included."""
-    config = small_config("HybridOR", stage)
+    config = config_of(stage)
     model = small_model(config).to(DEVICE)
     frames, clips = two_clips(config)
     moved = [clip.to(DEVICE) for clip in clips]
@@ -75,13 +91,27 @@ def segmenter_training(stage: str, guided: bool) -> None:
 @torch.no_grad()
 def segmenter_prediction(stage: str, task: str) -> None:
     """A video through the model and its post-processing, to what is written to files."""
-    config = small_config("HybridOR", stage)
+    config = config_of(stage)
     model = small_model(config).model.eval().to(DEVICE)
     frames, _ = two_clips(config)
     windows = (window.to(DEVICE) for window in frames[0].split(2))
     for video in segment_video(model, replace(config.test, task=task, score_threshold=0.0), windows, 24):
         for ids in video.ids:
             ids.numpy()
+
+
+@torch.no_grad()
+def live_segmentation(stage: str) -> None:
+    """Two seconds of two cameras; what is kept of the first is on the device."""
+    config, cameras = config_of(stage), mmor().collections[0]
+    model = small_model(config).model.eval().to(DEVICE)
+    settings = replace(config.test, score_threshold=0.0, running_mean=True)
+    segmenter = LiveSegmenter(model, settings, cameras, mmor().labels)
+    names = [camera.name for camera in cameras.labelled_cameras[:2]]
+    for shade in (50, 200):
+        # Without the inference mode of `step`, in which a backend in Python has no views.
+        seen = segmenter._step({name: np.full((48, 64, 3), shade, np.uint8) for name in names})
+        assert list(seen) == names
 
 
 @torch.no_grad()
@@ -179,7 +209,7 @@ class SceneGraphs:
         WAITS["fine-tuning" if fine_tuning else "from scratch"] = dict(sorted(waits.items()))
 
     def pretraining(self) -> None:
-        config = PretrainConfig(steps=12, batch_size=3)  # some with clouds
+        config = PretrainConfig(patch_steps=2, hand_steps=2, steps=12, batch_size=3)  # some with clouds
         pretrain(self.model().to(DEVICE), self.samples, self.known, config, 0, from_nothing=True)
 
     def generation(self) -> None:
@@ -231,13 +261,15 @@ def other_language(family: str) -> None:
 def parts(data: Path) -> dict[str, Callable[[], None]]:
     """Everything that computes."""
     found: dict[str, Callable[[], None]] = {"refusals": refusals}
-    for stage in STAGES:
-        for guided in (True,) if stage == "CTVIS_r50" else (True, False):
+    for stage in (*STAGES, ENCODER_ONLY):
+        for guided in (True,) if stage in ("CTVIS_r50", ENCODER_ONLY) else (True, False):
             found[f"training {stage}{'' if guided else ' unguided'}"] = lambda s=stage, g=guided: segmenter_training(
                 s, g
             )
         for task in (WHOLE_VIDEO, "causal"):
             found[f"prediction {stage} {task}"] = lambda s=stage, t=task: segmenter_prediction(s, t)
+    for stage in (*STAGES[:2], ENCODER_ONLY):
+        found[f"live {stage}"] = lambda s=stage: live_segmentation(s)
     for stage in STAGES[:2]:
         found[f"waits {stage}"] = lambda s=stage: segmenter_waits(s)
     found["waiting in main memory"] = waiting_in_main_memory

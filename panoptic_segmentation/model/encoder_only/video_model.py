@@ -83,7 +83,8 @@ class EncoderOnly(nn.Module):
         queries, by_frame = segmenter.first_queries(len(frames)), []
         for of_frame in tokens.unflatten(0, frames.shape[:2]).unbind(1):
             masked = [
-                torch.stack([draw.uniform(config.queries) for draw in draws]).to(frames.device) < probability
+                torch.stack([draw.uniform(config.queries) for draw in draws]).to(frames.device, non_blocking=True)
+                < probability
                 if probability
                 else None
                 for probability in masking(config.decoder_layers, done)
