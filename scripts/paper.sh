@@ -2,7 +2,7 @@
 # The paper's experiments end to end on one of its data sets: masks, scene graphs without and with memory, downstream tasks.
 # Usage: [SMALL=1] [PLAN=1] bash scripts/paper.sh MMOR|4DOR|HybridOR [FOLDER]     (default: output/paper_DATASET)
 #   DATA=data                    folder that holds MM-OR_data and/or 4D-OR_data
-#   WEIGHTS=mask2former/ctvis_r50_vspw.pth   what the frame segmenter starts from (mmor checkpoints download mask2former)
+#   WEIGHTS=mask2former/ctvis_r50_vspw.pth   what the frame segmenter starts from (mmor checkpoints download segmenter-initial)
 #   GPUS=1                       processes of each step; the batch of each GPU stays as published (docs/training.md)
 #   SMALL=1                      the same path with small models on short simulated takes, on a CPU
 #   PLAN=1                       only say what each step does and needs, and what is missing; takes seconds
