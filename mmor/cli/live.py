@@ -191,6 +191,7 @@ def _output(path: Path | None) -> Generator[TextIO]:
         yield sys.stdout
         return
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another file") from error

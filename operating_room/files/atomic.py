@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -158,7 +159,10 @@ def _told(path: Path, temporary: Path) -> Generator[None]:
             for part in (path, *path.parents):
                 if os.path.isfile(part):
                     raise UserError(f"{path}: cannot be written ({part} is a file); choose another folder") from error
-        raise UserError(f"{path}: cannot be written ({reason}); check free space and permissions") from error
+        advice = "check free space and permissions"
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            advice = "choose another place (--out, where the command has it), or check permissions"
+        raise UserError(f"{path}: cannot be written ({reason}); {advice}") from error
 
 
 def _replace_folder(new: Path, folder: Path) -> None:

@@ -11,7 +11,9 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from mmor.cli import app
 from mmor.live.parts import Look
 from mmor.live.source import GIVE_UP_S, Follow, Moment
 from mmor.live.take import take_of_folder
@@ -347,3 +349,11 @@ def test_an_older_second_has_its_tracker_though_a_newer_one_was_looked_at_before
     moment = next(iter(source))
     assert moment.look.timepoint.time == "000004"
     assert moment.look.timepoint.tracker is not None
+
+
+def test_the_folder_for_the_lines_is_made(tmp_path: Path) -> None:
+    """As by every other command; before, it had to be there."""
+    out = tmp_path / "today" / "graphs.jsonl"
+    result = CliRunner().invoke(app, ["live", str(tmp_path / "no_take"), "--out", str(out)])
+    assert "no_take" in str(result.exception)
+    assert out.parent.is_dir()

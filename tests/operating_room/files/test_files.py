@@ -174,8 +174,15 @@ def test_letters_that_names_cannot_have_in_this_locale(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(UserError, match="check free space and permissions"):
+    with pytest.raises(UserError, match=r"choose another place \(--out"):
         write_text(tmp_path / "a", "x")
+
+
+def test_what_to_do_where_nothing_can_be_written(tmp_path: Path) -> None:
+    """`convert-relations` of a dataset on a read-only disk told to check free space, and nothing of --out."""
+    for number, advice in ((errno.EROFS, "choose another place (--out"), (errno.ENOSPC, "check free space")):
+        with pytest.raises(UserError, match=re.escape(advice)), atomic_path(tmp_path / "a"):
+            raise OSError(number, os.strerror(number))
 
 
 def test_a_missing_input_is_not_told_as_a_failure_to_write(tmp_path: Path) -> None:
