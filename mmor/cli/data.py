@@ -269,6 +269,7 @@ def synthesize(
         raise UserError("--period goes with --domain; timepoints of MM-OR and 4D-OR are 1 s apart")
     if relations is not None and breaches is not None:
         raise UserError("--breaches: what happens is what --relations says; leave one of them out")
+    from operating_room.domain.stored import require_visible
     from operating_room.graphs.graph_files import load_samples
     from operating_room_simulator import writer
     from operating_room_simulator.story import annotated, story
@@ -280,6 +281,7 @@ def synthesize(
         missing_frames=missing_frames,
     )
     takes = writer.named_takes(take or ["test"])
+    require_visible(out, {each.dataset for each in takes})
     if relations is None:
         surgeries = [story.script_surgery(each, seed, seconds, news, breaches) for each in takes]
     else:

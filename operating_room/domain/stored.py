@@ -5,7 +5,8 @@ What tells nothing is of MM-OR: published files are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,27 @@ def stored_domain(folder: Path) -> Domain:
     path = folder / DOMAIN_FILE
     there = path.exists() or path.is_symlink()  # a link to nothing, or a folder, is told when it is read
     return Domain.read(path) if there else mmor()
+
+
+def require_visible(folder: Path, datasets: Iterable[str]) -> None:
+    """Before takes of these datasets are put into a folder: commands find those of one domain there.
+
+    Raises:
+        UserError: its domain.yaml does not know them; or it has none, and with theirs the takes of MM-OR that are there
+            would be found by nothing any more.
+    """
+    there, new = stored_domain(folder), set(datasets)
+    if new <= set(there.datasets):
+        return
+    if os.path.lexists(folder / DOMAIN_FILE):
+        told = f"is of {there.name}, beside which nothing finds takes of {', '.join(sorted(new - set(there.datasets)))}"
+        raise UserError(f"{folder / DOMAIN_FILE}: {told}; choose another --out, or give this file as --domain")
+    hidden = [each.root for each in there.collections if each.name not in new and (folder / each.root).is_dir()]
+    if hidden:
+        told = (
+            f"holds {' and '.join(hidden)}, which nothing would find any more beside the {DOMAIN_FILE} of other takes"
+        )
+        raise UserError(f"{folder}: {told}; choose another --out")
 
 
 def require_same(made: Path | str, there: Domain, domain: Domain) -> None:

@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 
 from operating_room.domain.collection import Collection, Take
 from operating_room.domain.domain import Domain
-from operating_room.domain.stored import DOMAIN_FILE, store_domain
+from operating_room.domain.stored import DOMAIN_FILE, require_visible, store_domain
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path, write_bytes, write_json, write_text
 from operating_room.files.readers import parse_yaml, read_bytes, read_json
@@ -241,10 +241,11 @@ def _write_domain(out: Path, domain: Domain) -> None:
     """Put the domain beside its takes.
 
     Raises:
-        UserError: another one is there.
+        UserError: another one is there, or takes that it does not know.
     """
     path = out / DOMAIN_FILE
     if not path.exists():
+        require_visible(out, domain.datasets)
         store_domain(out, domain)
     elif (there := Domain.read(path)) != domain:
         what = "; ".join(domain.differences(there)) or "takes, cameras or files differ"

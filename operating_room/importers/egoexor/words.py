@@ -11,7 +11,7 @@ from operating_room.domain.collection import Collection
 from operating_room.domain.domain import Domain, bundled
 from operating_room.domain.house import house_fields
 from operating_room.domain.language import Language
-from operating_room.domain.stored import DOMAIN_FILE, store_domain
+from operating_room.domain.stored import DOMAIN_FILE, require_visible, store_domain
 from operating_room.errors import UserError
 from operating_room.importers.egoexor.source import Tables
 from operating_room.importers.egoexor.tables import BLANK, NOBODY
@@ -27,12 +27,13 @@ def domain_there(out: Path) -> Domain:
     """The domain beside takes that were imported before, or the bundled one.
 
     Raises:
-        UserError: the domain that is there cannot be read, or is of another room.
+        UserError: the domain that is there cannot be read, or is of another room; or takes of MM-OR are there.
     """
     path, published = out / DOMAIN_FILE, bundled("egoexor")
     domain = Domain.read(path) if path.exists() else published
     if domain.name != published.name:
         raise UserError(f"{path}: is the domain {domain.name}, not {published.name}; import into another folder")
+    require_visible(out, domain.datasets)
     return domain
 
 

@@ -44,6 +44,13 @@ def test_take_yaml(tmp_path: Path) -> None:
     assert told["written"]["pictures"] == 40
 
 
+def test_takes_of_mmor_are_not_hidden(tmp_path: Path) -> None:
+    (tmp_path / "4D-OR_data").mkdir()
+    with pytest.raises(UserError, match="holds 4D-OR_data, which nothing would find any more"):
+        import_egoexor(write_legacy(tmp_path / "miss_1.h5", [tiny_take("MISS", frames=4)]), tmp_path)
+    assert not (tmp_path / "domain.yaml").exists()
+
+
 @pytest.mark.parametrize(("period", "expected"), [(None, 1 / 15), (0.5, 0.5)])
 def test_period_without_sound(tmp_path: Path, period: float | None, expected: float) -> None:
     take = tiny_take()

@@ -143,6 +143,22 @@ def test_what_cannot_be_is_refused_in_one_line(eye: Domain, tmp_path: Path) -> N
     assert "\n" not in str(error.value)
 
 
+def test_takes_of_two_domains_do_not_hide_each_other(eye: Domain, tmp_path: Path) -> None:
+    """Fault: without --domain another take of one's room was one of MM-OR, which nothing found beside domain.yaml; a
+    room written into the folder of MM-OR_data hid all that was there.
+    """
+    write_takes(tmp_path / "clinic", [tale(eye, seconds=2)], (32, 24))
+    told = (
+        CliRunner().invoke(app, ["data", "synthesize", "--out", str(tmp_path / "clinic"), "--take", "day_4"]).exception
+    )
+    assert "domain.yaml: is of eye_clinic, beside which nothing finds takes of MMOR; choose another --out" in str(told)
+    assert not (tmp_path / "clinic" / "MM-OR_data").exists()
+    (tmp_path / "data" / "MM-OR_data").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds MM-OR_data, which nothing would find any more"):
+        write_takes(tmp_path / "data", [tale(eye)], (32, 24))
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["MM-OR_data"]
+
+
 def test_the_command(tmp_path: Path) -> None:
     eye_clinic(tmp_path)
     common = ["data", "synthesize", "--domain", str(tmp_path / "eye.yaml"), "--out", str(tmp_path / "out")]
