@@ -137,15 +137,15 @@ def predict(
 ) -> None:
     """Segment the annotated cameras of takes. Videos that are predicted already are kept."""
     from mmor.launch import divide
-    from panoptic_segmentation.data.ground_truth import find_videos, first_frames
+    from panoptic_segmentation.data.ground_truth import first_frames
     from panoptic_segmentation.inference.blends import write_blends
-    from panoptic_segmentation.inference.predict import LeftOut, load, predict, read_test_config
+    from panoptic_segmentation.inference.predict import LeftOut, load, predict, read_test_config, videos_to_predict
 
     if (own := divide(num_gpus, part)) is None:
         return
     dataset, takes = open_takes(data, domain, take)
     lost: list[str] = []
-    videos = first_frames(find_videos(dataset, takes, annotated=not all_frames, left_out=lost), limit)
+    videos = first_frames(videos_to_predict(dataset, takes, not all_frames, lost), limit)
     keys = [*(overrides or ()), *_dtype_key(dtype)]
     config = read_test_config(model, config_file and experiment_file(config_file), keys)
     collects = own.together and own.rank == 0

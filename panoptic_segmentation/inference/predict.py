@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from computing.machine import autocast, half_dtype, require_memory, wait_for_others
+from operating_room.domain.collection import Take
 from operating_room.domain.domain import OWN, Domain
 from operating_room.domain.stored import store_domain
 from operating_room.errors import UserError
@@ -62,7 +63,9 @@ class LeftOut(UserError):
     """Takes or videos are not predicted, because their index or pictures cannot be used; all others are."""
 
 
-_NO_FRAMES = "the chosen takes have no frame to predict; choose other takes, or all frames, not annotated ones"
+_NO_FRAMES = (
+    "the chosen takes have no frame to predict; choose other takes, or --all-frames if they have no annotated masks"
+)
 _SMALLER = (
     "free some of it and run again, what is predicted is kept; or lower MODEL.MASK_FORMER.TEST.WINDOW_SIZE or "
     "INPUT.MIN_SIZE_TEST and choose another --out"
@@ -99,7 +102,7 @@ def export_masks(
     model_path(model)  # before the data are looked through
     videos: dict[str, list[Video]] = {}
     lost: list[str] = []
-    found = find_videos(dataset, dataset.choose(takes), annotated=annotated, left_out=lost)
+    found = videos_to_predict(dataset, dataset.choose(takes), annotated, lost)
     for video in first_frames(found, limit):
         videos.setdefault(_split_of(video), []).append(video)
     if not videos:
@@ -123,6 +126,25 @@ def export_masks(
         _note(lost)
     if problems:
         raise LeftOut("; ".join(problems))
+
+
+def videos_to_predict(dataset: Dataset, takes: Sequence[Take], annotated: bool, left_out: list[str]) -> list[Video]:
+    """The videos of `takes` (see `find_videos`); with `annotated` the frames that are not among them are counted.
+
+    Takes of one's own may have annotated masks of few frames or of none, and a user wants the masks of all.
+    """
+    videos = find_videos(dataset, takes, annotated=annotated, left_out=left_out)
+    if annotated and is_first():
+        every, chosen = _frames_of(find_videos(dataset, takes, annotated=False, left_out=[])), _frames_of(videos)
+        if others := len(every - chosen):
+            told = f"{others} of {len(every)} frames have no annotated mask and are not predicted"
+            print(f"note: {told}; --all-frames predicts them, too", file=sys.stderr)
+    return videos
+
+
+def _frames_of(videos: Iterable[Video]) -> set[tuple[str, str]]:
+    """Parts of a video share frames."""
+    return {(video.whole_id, frame) for video in videos for frame in video.frames}
 
 
 def predict(

@@ -26,6 +26,8 @@ from operating_room.recordings.masks import predicted_pictures, predictions_orig
 from operating_room.scores.fingerprints import fingerprint
 from scene_graph_generation.preprocess.run import SETTINGS, Outcome, each_take, settle
 
+# What `mmor panoptic predict` and `export-masks` leave out unless they are told to.
+_PREDICT_ALL = "or predict frames without annotated mask, too (--all-frames of `mmor panoptic export-masks`)"
 Finder = Callable[[Camera, str], Path | None]  # camera, frame number -> large mask
 
 
@@ -98,7 +100,7 @@ def _write_masks(recorded: RecordedTake, predictions: Path | None, source: str, 
     covered = len({tuple(sorted(numbers.items())) for numbers, _, _ in sources})
     if predictions is not None and 0 < covered < len(recorded.index):  # stopped, or of annotated frames only
         told = f"{recorded.take.name}: {covered} of {len(recorded.index)} timepoints have a predicted mask"
-        print(f"{told}; the others stay without", file=sys.stderr)
+        print(f"{told}; the others stay without, {_PREDICT_ALL}", file=sys.stderr)
     if found:
         larges, names = [large for _, large in found], [path.name for path, _ in found]
         folder = found[0][0].parent
@@ -137,7 +139,8 @@ def _write_masks(recorded: RecordedTake, predictions: Path | None, source: str, 
         print(f"{large}: {told}; counted as background, there and in masks after it", file=sys.stderr)
     if predictions is not None and not found:
         raise UserError(
-            f"{predictions}: has no frame of take {recorded.take.name}; give the predictions of the split that it is in"
+            f"{predictions}: has no frame of take {recorded.take.name}; give the predictions of the split that it is "
+            f"in, {_PREDICT_ALL}"
         )
 
 

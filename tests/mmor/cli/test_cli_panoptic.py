@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from computing.training_checkpoints import last_checkpoint
 from mmor import cli
@@ -27,7 +27,7 @@ from panoptic_segmentation.inference.predict import load, predict
 from panoptic_segmentation.training.train import train
 from panoptic_segmentation.weights.checkpoints import build_model, load_model, published_state, save_published
 from tests.dying import dies_in, require_killed
-from tests.operating_room.published import index_place
+from tests.operating_room.published import index_place, mask_place
 from tests.panoptic_segmentation.data.test_ground_truth import TAKE, write_take
 from tests.panoptic_segmentation.inference.test_predict import new_model
 from tests.panoptic_segmentation.training.test_panoptic_train import TINY
@@ -169,6 +169,26 @@ def test_mistakes_at_the_start(tmp_path: Path) -> None:
     for option in (["--resume"], ["--dry-run"], ["--report-to", "wandb"]):
         assert f"{option[0]} is of a training, --eval-only" in message("--eval-only", *option)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["predict", "export-masks"])
+def test_frames_without_annotated_mask_are_told_and_predicted_when_asked(tmp_path: Path, command: str) -> None:
+    """Fault: takes of one's own with masks of few frames got masks of these alone, and nothing told how to get all."""
+    data = write_take(tmp_path / "data", 4).root  # one of the four has no mask
+    other = mmor().find_take("002_PKA")
+    shutil.rmtree(mask_place(write_take(data, 3, other).roots[other.dataset], other, "1", "0").parent)
+    options = ["--model", str(new_model(tmp_path / "model.safetensors")), "--data", str(data)]
+
+    def run(out: str, *more: str) -> Result:
+        return RUN.invoke(cli.app, ["panoptic", command, *options, "--out", str(tmp_path / out), *more])
+
+    told = run("annotated").stderr
+    assert "note: 4 of 7 frames have no annotated mask and are not predicted; --all-frames predicts them, too" in told
+    assert "choose other takes, or --all-frames" in str(run("none", "--take", "002_PKA").exception)
+    every = run("every", "--all-frames")
+    assert every.exit_code == 0
+    assert "note" not in every.stderr
+    assert len(list((tmp_path / "every" / "inference" / "pan_pred").rglob("*.png"))) == 7
 
 
 def test_torchrun_alone_writes_the_prediction_file(tmp_path: Path) -> None:
