@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -99,11 +100,11 @@ def load_split(relations: Path | None, split: str, dataset: Dataset) -> list[Sam
     on_disk = {take.sample_name for take in dataset.takes()}
     if relations is None and not path.exists() and not dataset.select(split):
         raise UserError(f"{path}: no such file, and no take in {dataset.root} is of the split {split}; choose another")
-    require(path, f"give its folder as --relations, or `mmor data convert-relations {dataset.root}`")
+    convert = f"`mmor data convert-relations {shlex.quote(str(dataset.root))}`"
+    require(path, f"give its folder as --relations, or {convert}")
     found = load_samples(path)
     if not found:
-        again = f"`mmor data convert-relations {dataset.root}`"
-        raise UserError(f"{path}: holds no timepoint; make it again with {again} once a take of {split} is there")
+        raise UserError(f"{path}: holds no timepoint; make it again with {convert} once a take of {split} is there")
     absent = list(dict.fromkeys(sample.take_name for sample in found if sample.take_name not in on_disk))
     if absent and is_first():
         typer.echo(f"note: {len(absent)} takes of {path.name} are not in {dataset.root}: {', '.join(absent)}", err=True)

@@ -311,7 +311,7 @@ def samples(
         raise UserError("; ".join(["no training sample can be made", *problems]))
     typer.echo(f"{written} records in {path}")
     if form == "paths":
-        tell_notes(never_shown(dataset.domain, graphs, options.modalities, shown))
+        tell_notes(never_shown(dataset, graphs, options.modalities, shown))
     if tokens is not None:
         texts = {token: text for text, token in tokens.names().items()}
         frequencies = folder / frequency_name

@@ -44,7 +44,7 @@ def check(dataset: Dataset, names: Sequence[str] | None = None) -> Checkup:
     """
     domain = dataset.domain
     takes = dataset.choose(names) if names is not None else dataset.takes()
-    visit = _Visit()
+    visit = _Visit(dataset.root)
     reports = tuple(visit.count(dataset.take(take)) for take in track(takes, "listing takes"))
     on_disk = dataset.takes()
     for name, data in dataset.roots.items():
@@ -83,7 +83,8 @@ def check(dataset: Dataset, names: Sequence[str] | None = None) -> Checkup:
 class _Visit:
     """Goes through the takes, notes what is missing, and collects the files to look into."""
 
-    def __init__(self) -> None:
+    def __init__(self, data: Path) -> None:
+        self._data = data
         self.findings: dict[Finding, None] = {}  # in order, each once
         self.jobs: dict[Path, Callable[[], object]] = {}  # each raises UserError; a shared file is looked into once
 
@@ -130,7 +131,8 @@ class _Visit:
             if lacking := expected - report.found[name]:
                 path = missing.get(name, recorded.index_file)  # without a frame number there is no file name
                 what = f"{lacking} of {expected} files are missing: {name} of take {take.name}"
-                self.note(Severity.GAP, path, f"{path}: {what}; {BY_NAME[name].advice if name in BY_NAME else UNPACK}")
+                advice = BY_NAME[name].advice(self._data) if name in BY_NAME else UNPACK
+                self.note(Severity.GAP, path, f"{path}: {what}; {advice}")
         return report
 
     def _look_at_lenses(self, recorded: RecordedTake) -> None:

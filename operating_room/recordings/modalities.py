@@ -5,6 +5,7 @@ To add one: its row here, its check and reader, its pattern in the domain, and t
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,10 +52,11 @@ class Modality:
     kind: str | None = None  # what evaluations count it as
     made_by: str | None = None  # the step of `mmor scene-graph preprocess` that writes it
 
-    @property
-    def advice(self) -> str:
-        """What to do where files are missing."""
-        return "`mmor scene-graph preprocess` writes it" if self.made_by else self.hint
+    def advice(self, data: Path) -> str:
+        """What to do where files are missing in the folder of the datasets: a command as it can be copied."""
+        if self.made_by is None:
+            return self.hint
+        return f"`mmor scene-graph preprocess {self.made_by} --data {shlex.quote(str(data))}` makes it"
 
 
 TABLE = (

@@ -75,6 +75,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
             return kind(value)  # YAML reads 1e-3 as text, and a command line everything
     if kind is Path and isinstance(value, (str, Path)) and can_be_a_path(value):
         return Path(os.path.expanduser(value))  # of an experiment file, where no shell does it
+    if kind is str and isinstance(value, str) and value.startswith("~/"):  # a base: a folder, or a name on the hub
+        return os.path.expanduser(value)
     if kind in (str, bool, int, float) and isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
         return value
     expected = "the name of a file or folder" if kind is Path else getattr(kind, "__name__", kind)

@@ -13,7 +13,6 @@ from pathlib import Path
 from random import Random
 from typing import Any, Protocol, runtime_checkable
 
-from operating_room.domain.domain import Domain
 from operating_room.domain.language import Language
 from operating_room.errors import UserError
 from operating_room.graphs.memory import (
@@ -259,17 +258,17 @@ def describe(left_out: LeftOut, samples: Sequence[Sample]) -> list[str]:
 
 
 def never_shown(
-    domain: Domain, samples: Iterable[Sample], modalities: Sequence[str], shown: Collection[str]
+    dataset: Dataset, samples: Iterable[Sample], modalities: Sequence[str], shown: Collection[str]
 ) -> list[str]:
     """A line for each of these modalities that no record has, of those that a step makes or that were asked for.
 
     Optional ones are among `modalities` only if somebody has named them.
     """
+    domain = dataset.domain
     datasets = {domain.find_take(name).dataset for name in {sample.take_name for sample in samples}}
     rows = {row.name: row for c in domain.collections if c.name in datasets for row in modalities_of(domain, c)}
     return [
-        f"no record has {row.training}; "
-        + (f"`mmor scene-graph preprocess {row.made_by}` makes it" if row.made_by else row.advice)
+        f"no record has {row.training}; {row.advice(dataset.root)}"
         for row in rows.values()
         if row.training in modalities and row.input is not None and row.name not in shown
         if row.made_by or row.optional

@@ -179,7 +179,10 @@ def test_a_reader_that_stumbles_costs_one_line(root: Path, monkeypatch: pytest.M
         (f"{TAKE}/simstation/camera01_000200.jpg", "1 of 12 files are missing: station_views"),
         (f"MM-OR_data/take_tracks/{MMOR_NAME}.json", "3 of 3 files are missing: tracker"),
         (f"MM-OR_data/take_audios/{MMOR_NAME}.mp3", "1 of 1 files are missing: recording"),
-        (f"MM-OR_data/take_transcripts_per_timepoint/{MMOR_NAME}/*", "`mmor scene-graph preprocess` writes it"),
+        (
+            f"MM-OR_data/take_transcripts_per_timepoint/{MMOR_NAME}/*",
+            "`mmor scene-graph preprocess transcripts --data ",
+        ),
         (f"{FOURDOR_FOLDER}/pcds_sparse/000401.pcd", "1 of 3 files are missing: point_cloud of take 001_4DOR"),
     ],
 )

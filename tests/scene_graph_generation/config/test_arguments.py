@@ -92,8 +92,10 @@ def test_options_change_an_experiment_file() -> None:
 
 def test_places_in_a_file_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    (tmp_path / "a.yaml").write_text("files: {samples: [~/a.json], out: ~/model}")
-    files = read_experiment(tmp_path / "a.yaml").files
+    (tmp_path / "a.yaml").write_text("files: {samples: [~/a.json], out: ~/model}\nstart: {base: ~/llava}")
+    experiment = read_experiment(tmp_path / "a.yaml")
+    files = experiment.files
+    assert experiment.start.base == "/home/me/llava"  # not fetched from the hub
     assert (files.samples, files.out) == ((Path("/home/me/a.json"),), Path("/home/me/model"))
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Sample, Triplet, parse
 from operating_room.recordings.dataset import Dataset
@@ -88,13 +87,16 @@ def test_what_no_record_has_is_told(root: Path) -> None:
         shown: set[str] = set()
         options = SampleOptions(permutations=1, modalities=modalities or PUBLISHED)
         assert list(training_records(Dataset(root), SAMPLES, options, Random(0), None, None, shown))
-        return never_shown(mmor(), SAMPLES, options.modalities, shown)
+        return never_shown(Dataset(root), SAMPLES, options.modalities, shown)
 
-    masks = "no record has PREDSEGMASKS; `mmor scene-graph preprocess masks` makes it"
+    masks = f"no record has PREDSEGMASKS; `mmor scene-graph preprocess masks --data {root}` makes it"
     assert told() == [masks]
     assert told("PC", "SPEECH") == []
     shutil.rmtree(root / "MM-OR_data" / "take_audio_embeddings_per_timepoint")
-    assert told() == ["no record has AUDIO; `mmor scene-graph preprocess audio-embeddings` makes it", masks]
+    assert told() == [
+        masks.replace("PREDSEGMASKS", "AUDIO").replace("preprocess masks", "preprocess audio-embeddings"),
+        masks,
+    ]
     # A training file was named after robot logs that nobody had put into the dataset.
     (logs,) = told("PC", "ROBOTLOG")
     assert logs.startswith("no record has ROBOTLOG; ")
