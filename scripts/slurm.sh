@@ -8,7 +8,8 @@
 #   sbatch --dependency=afterany:$job scripts/slurm.sh scene-graph evaluate --model-path MODEL
 # Eight jobs with a GPU each do a share of the command (--part I/8), then the same command without --array collects and
 # scores what they did, and does what a job has not. docs/processes.md says which commands know --part.
-# A job that runs out of time is queued again and goes on where it stopped.
+# A job that runs out of time is queued again and goes on from its last checkpoint. Where a cluster allows less than the
+# two days below: sbatch --time=1-00:00:00 scripts/slurm.sh ...
 #SBATCH --job-name=mmor
 #SBATCH --gres=gpu:1
 #SBATCH --cpus-per-task=12

@@ -17,7 +17,7 @@ from operating_room.domain.domain import Domain
 from operating_room.errors import UserError
 from operating_room.files.camera_files import Calibration
 from operating_room.graphs.memory import Change, Memory, changes_before, memory_text, truncate
-from operating_room.graphs.scene_graph import Sample, Triplet, sample_id, split_sample_id
+from operating_room.graphs.scene_graph import Sample, Triplet, as_said, sample_id, split_sample_id
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.raw_labels import read_labels
 from operating_room.recordings.timepoint import Timepoint
@@ -109,7 +109,7 @@ class ViewedTake:
             if source not in self._logs:
                 memory = Memory.of(self.recorded.domain.language)
                 for at, triplets in sorted(graphs.items()):
-                    memory.add(triplets, int(self.timepoints[at].time))
+                    memory.add(as_said(triplets), int(self.timepoints[at].time))
                 self._logs[source] = tuple(memory.log)
             log = self._logs[source]
         return truncate(memory_text(changes_before(log, int(self.timepoints[position].time))))

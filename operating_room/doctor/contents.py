@@ -16,7 +16,7 @@ from operating_room.domain.domain import OWN, Task
 from operating_room.errors import UserError, one_line
 from operating_room.files.readers import read_json
 from operating_room.graphs.memory import Memory, truncate
-from operating_room.graphs.scene_graph import target_text
+from operating_room.graphs.scene_graph import as_said, target_text
 from operating_room.recordings.dataset import RecordedTake
 from operating_room.recordings.modalities import BY_NAME, TABLE
 from operating_room.recordings.questions import timepoint_prompt
@@ -211,7 +211,7 @@ def _true_memory(recorded: RecordedTake, position: int) -> tuple[str, str]:
     memory, labelled = Memory.of(recorded.domain.language), 0
     for timepoint in recorded.timepoints[:position]:
         if (annotation := timepoint.one("annotation")) is not None:
-            memory.add(read_labels(annotation, recorded.take, recorded.domain).triplets, timepoint.second)
+            memory.add(as_said(read_labels(annotation, recorded.take, recorded.domain).triplets), timepoint.second)
             labelled += 1
     return truncate(memory.text()), f"the labelled graphs of {labelled} of {position} timepoints before"
 

@@ -168,7 +168,7 @@ class DatasetStatistics:
             lines += ["", *_columns(cameras)]
         if total.pixels:
             every = sum(total.pixels.values())
-            classes = [["class", "pixels", "masks with it"]]
+            classes = [["class", "share of pixels", "masks with it"]]
             classes += [[n, f"{c / every:.3%}", str(total.masks_with[n])] for n, c in total.pixels.most_common()]
             lines += ["", *_columns(classes)]
         return "\n".join([*lines, *(f"left out: {problem}" for problem in total.problems)])

@@ -158,6 +158,11 @@ def target_text(triplets: Iterable[Triplet]) -> str:
     return f"{START} {body} {END}" if body else f"{START} {END}"
 
 
+def as_said(triplets: Iterable[Triplet]) -> list[Triplet]:
+    """A graph as an answer tells it, which is what memory holds at inference and in training."""
+    return parse(target_text(triplets))
+
+
 def by_take(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
     """Samples by their take, those of each in the order of time, whatever the order of the file they are from."""
     takes: defaultdict[str, list[Sample]] = defaultdict(list)

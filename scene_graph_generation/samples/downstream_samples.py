@@ -11,7 +11,7 @@ from operating_room.domain.language import NONE
 from operating_room.errors import UserError
 from operating_room.graphs.memory import DOWNSTREAM_STYLES, DROP_PROBABILITY, changes_before, unswapped
 from operating_room.graphs.prompts import downstream_prompt
-from operating_room.graphs.scene_graph import Sample, Triplet, by_take, parse, target_text
+from operating_room.graphs.scene_graph import Sample, Triplet, as_said, by_take
 from operating_room.scores.scoring import true_graph
 from scene_graph_generation.samples.records import Record, change_logs, draw_memory, drop_ending, turns
 
@@ -35,7 +35,7 @@ def remembered(triplets: Sequence[Triplet], published: bool) -> list[Triplet]:
     Corrected: as in the scene-graph stage, names spelled as in the current graph. Published: object and predicate in
     each other's place (section 11, mirror 4).
     """
-    return unswapped(triplets) if published else parse(target_text(triplets))
+    return unswapped(triplets) if published else as_said(triplets)
 
 
 def downstream_records(

@@ -25,7 +25,7 @@ from operating_room.graphs.memory import (
     memory_text,
 )
 from operating_room.graphs.prompts import drop_blocks
-from operating_room.graphs.scene_graph import Sample, Triplet, parse, split_sample_id, target_text
+from operating_room.graphs.scene_graph import Sample, Triplet, as_said, split_sample_id, target_text
 from operating_room.graphs.similarity import SimilarSamples
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.modalities import BY_NAME, TABLE, modalities_of
@@ -156,8 +156,8 @@ def training_records(
     """
     samples = [sample for sample, _ in on_disk(dataset, samples, left_out)]
     language = dataset.domain.language
-    logs = change_logs(samples, _spoken, language) if options.temporal else {}
-    answered = {} if own is None else change_logs(own.samples(samples), _spoken, language)
+    logs = change_logs(samples, as_said, language) if options.temporal else {}
+    answered = {} if own is None else change_logs(own.samples(samples), as_said, language)
     similar = SimilarSamples(samples, dataset.domain) if options.mixed else None
     collections = {name: dataset.domain.find_take(name).dataset for name in {sample.take_name for sample in samples}}
     told = [{(collections[sample.take_name], triplet) for triplet in sample.triplets} for sample in samples]
@@ -349,11 +349,6 @@ def change_logs(
     for sample in sorted(samples, key=lambda sample: sample.position):
         memories.setdefault(sample.take_name, Memory.of(language)).add(remembered(sample.triplets), sample.position)
     return {take_name: memory.log for take_name, memory in memories.items()}
-
-
-def _spoken(triplets: Iterable[Triplet]) -> list[Triplet]:
-    """A graph as an answer tells it, which is what memory holds at inference, too."""
-    return parse(target_text(triplets))
 
 
 def _timepoint(dataset: Dataset, sample: Sample) -> Timepoint:

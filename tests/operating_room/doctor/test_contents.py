@@ -95,6 +95,10 @@ def test_memory_is_that_of_the_labelled_graphs_before(data: Path) -> None:
     assert "memory_start" not in show(data, MMOR_NAME, "2")["prompt"]
     prompt = show(data, MMOR_NAME, "2", "--memory")["prompt"]
     assert "<memory_start>: Long: " in prompt
+    label = Dataset(data).take(mmor().find_take(MMOR_NAME)).timepoints[0].one("annotation")
+    write(label, {"rel_annotations": [["patient", "lyingOn", "operating_table"]]})
+    prompt = show(data, MMOR_NAME, "2", "--memory")["prompt"]
+    assert "patient,operating table,lyingon" in prompt.lower()  # as answers spell names, and training files
     assert show(data, MMOR_NAME, "0", "--memory")["prompt"].count("<memory_start>: Long: Short<memory_end>") == 1
 
 
