@@ -55,10 +55,7 @@ def mask_sections(results: Results) -> list[Section]:
     columns = (
         "category",
         *(f"PQ, {window} frames" for window in windows),
-        "precision",
-        "recall",
-        "true tubes",
-        "wrong tubes",
+        *(f"{told}, {windows[0]} frames" for told in ("precision", "recall", "true tubes", "wrong tubes")),
     )
     return [
         Section(

@@ -96,6 +96,7 @@ def test_memory_is_that_of_the_labelled_graphs_before(data: Path) -> None:
     prompt = show(data, MMOR_NAME, "2", "--memory")["prompt"]
     assert "<memory_start>: Long: " in prompt
     label = Dataset(data).take(mmor().find_take(MMOR_NAME)).timepoints[0].one("annotation")
+    assert label is not None
     write(label, {"rel_annotations": [["patient", "lyingOn", "operating_table"]]})
     prompt = show(data, MMOR_NAME, "2", "--memory")["prompt"]
     assert "patient,operating table,lyingon" in prompt.lower()  # as answers spell names, and training files
