@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
@@ -64,7 +65,7 @@ def live(
 ) -> None:
     """Write scene graphs while a take is being recorded. Each second is one line of JSON.
 
-    Ends with ctrl-C, with the replay, or when nobody reads on.
+    Ends with ctrl-C or SIGTERM, with the replay, or when nobody reads on.
     """
     if (folder is None) == (replay is None):
         raise UserError("mmor live needs the folder of a take that is being recorded, or --replay TAKE --data DIR")
@@ -103,7 +104,7 @@ def live(
             source: Source = Follow(recorded, inputs, encoder is not None, queue, patience)
         else:
             source = Replay(recorded, inputs, speed, queue)
-        with closing(live(source, masks, generator, encoder)) as seconds:
+        with _sigterm_as_ctrl_c(), closing(live(source, masks, generator, encoder)) as seconds:
             _write(seconds, file)
 
 
@@ -201,6 +202,16 @@ def _output(path: Path | None) -> Generator[TextIO]:
             if path.stat().st_size:
                 raise UserError(f"{path}: holds the lines of another run; choose a new file")
         yield file
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Generator[None]:
+    """systemd, containers and clusters end a program so; Python would leave without clearing up."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _write(seconds: Iterator[LiveSecond], file: TextIO) -> None:

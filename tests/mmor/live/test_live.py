@@ -294,15 +294,27 @@ def interruptible() -> Generator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_ctrl_c_ends_with_a_summary_and_a_file_is_not_mixed_up(data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "lines.jsonl"
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_with_a_summary_and_a_file_is_not_mixed_up(
+    data: Path, tmp_path: Path, sent: signal.Signals
+) -> None:
+    """So does what systemd and `docker stop` send, after which the masks of the last second stayed in /tmp."""
+    out, temporary = tmp_path / "lines.jsonl", tmp_path / "temporary"
+    temporary.mkdir()
     arguments = "--replay", TAKE.name, "--data", str(data), "--speed", "0.02", "--out", str(out)
-    with subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command(*arguments),
+        env=os.environ | {"TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         while not (out.exists() and out.stat().st_size) and process.poll() is None:
             time.sleep(0.1)
-        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, sent)
         printed, said = process.communicate()
         assert process.returncode == 0, said
+    assert not list(temporary.glob("mmor-*"))
     assert printed == ""
     assert "live: 1 seconds answered, 0 skipped" in said
     assert "Traceback" not in said
