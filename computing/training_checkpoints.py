@@ -26,7 +26,7 @@ from transformers.trainer import (
     TRAINING_ARGS_NAME,
 )
 
-from computing.machine import gather
+from computing.machine import gather, wait_for_others
 from operating_room.errors import UserError
 from operating_room.files.atomic import require_folder
 from operating_room.files.locks import BUSY
@@ -172,7 +172,12 @@ def keep_newest(out: Path, count: int, step: int) -> None:
     """Remove all but the newest checkpoints up to the one of `step`, which was written now.
 
     What has a higher number was damaged when the training went on from one before: it takes no place from whole ones.
+    All processes must call it. Each machine's first one removes, once all have written: without a shared disk the
+    others have parts of each checkpoint, those of DeepSpeed as large as the model.
     """
+    wait_for_others()
+    if share().local_rank:
+        return
     reached = [path for path in numbered_checkpoints(out) if (step_of(path) or 0) <= step]
     for path in reached[count:]:
         shutil.rmtree(path, ignore_errors=True)

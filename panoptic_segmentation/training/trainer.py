@@ -171,7 +171,7 @@ class ClipTrainer(WatchedTrainer):
             with suppress(PermissionError):  # of disks without permissions
                 # safetensors takes away what the user's umask lets others do.
                 (checkpoint / SAFE_WEIGHTS_NAME).chmod((checkpoint / TRAINER_STATE_NAME).stat().st_mode)
-            keep_newest(Path(str(self.args.output_dir)), KEPT, self.state.global_step)
+        keep_newest(Path(str(self.args.output_dir)), KEPT, self.state.global_step)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         """Called by Trainer. A checkpoint in float16 has a scale of gradients, for which other formats have no use."""

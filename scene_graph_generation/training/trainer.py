@@ -239,8 +239,7 @@ class SceneGraphTrainer(WatchedTrainer):
         path = self._out / f"checkpoint-{self.state.global_step}"
         with written_or_removed(path):
             super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            keep_newest(self._out, self._config.save_total_limit, self.state.global_step)
+        keep_newest(self._out, self._config.save_total_limit, self.state.global_step)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:

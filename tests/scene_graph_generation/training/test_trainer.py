@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -56,8 +57,8 @@ def run(experiment: Experiment, data: Path, out: Path) -> None:
     train(experiment, [data / "samples.json"], Dataset(data), out)
 
 
-def start(*words: str | Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def start(*words: str | Path, **place: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **place}
     command = [sys.executable, *map(str, words)]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -143,6 +144,26 @@ def test_two_processes_go_on_in_the_middle_of_a_later_epoch(data: Path, tmp_path
     finish(start(*TORCHRUN, *PROGRAM, data, tmp_path, *settings))
     assert losses(tmp_path) == {step: whole[step] for step in (5, 6)}
     assert weights.read_bytes() == before
+
+
+def test_machines_with_disks_of_their_own_keep_the_newest_checkpoints_alone(data: Path, tmp_path: Path) -> None:
+    """Each has its part of every checkpoint; all but the first machine's filled its disk."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    machine = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    settings = (*COMMON, "train.max_steps=3", "train.save_steps=1")
+    running = [
+        start(*PROGRAM, data, tmp_path / f"disk{rank}", *settings, **machine, RANK=str(rank), WORLD_SIZE="2")
+        for rank in range(2)
+    ]
+    for rank, process in enumerate(running):
+        finish(process)
+        assert sorted(path.name for path in (tmp_path / f"disk{rank}").glob("checkpoint-*")) == [
+            "checkpoint-2",
+            "checkpoint-3",
+        ]
+        assert (tmp_path / f"disk{rank}" / "checkpoint-3" / f"rng_state_{rank}.pth").is_file()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
