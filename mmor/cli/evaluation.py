@@ -212,6 +212,7 @@ def evaluate_all(
     from computing.machine import from_first
     from computing.tracking import finish_wandb
     from mmor.launch import divide
+    from operating_room.errors import UserError
     from scene_graph_generation.inference import evaluate_all
 
     if (own := divide(gpus, part, device)) is None:
@@ -236,8 +237,11 @@ def evaluate_all(
     try:
         log = None if wandb is None else _wandb_log(wandb, f"{folder.name} {name}")
         table = evaluate_all.evaluate_all(folder, name, evaluate, run.about, every, log)
-    finally:
+    except UserError:
         from_first(None)
+        raise
+    # After anything else this process ends, and the others with it: they may be waiting for its share.
+    from_first(None)
     finish_wandb()
     typer.echo(evaluate_all.table(table.rows))
     typer.echo(f"table in {folder / f'{name}.csv'}")

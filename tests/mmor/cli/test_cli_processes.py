@@ -233,6 +233,21 @@ def test_an_interrupted_start_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
+def test_a_fault_of_the_first_process_ends_all(original: Path, tmp_path: Path) -> None:
+    """It waited for the others, who waited for its share."""
+    place, code = copied(original, tmp_path / "place"), tmp_path / "code"
+    code.mkdir()
+    (code / "sitecustomize.py").write_text(
+        "import os\nif os.environ.get('RANK') == '0':\n"
+        "    from scene_graph_generation.inference.generator import SceneGraphGenerator\n"
+        "    def broken(*_):\n        raise OSError(5, 'Input/output error')\n"
+        "    SceneGraphGenerator.answer = broken\n"
+    )
+    done = started(place, "-m", "mmor.cli", *EVALUATE_ALL, "--gpus", "2", code=code)
+    assert done.returncode == 2, done.stderr
+    assert "error: Input/output error" in done.stderr
+
+
 def test_jobs_of_an_array_are_collected(
     original: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], counted: type[Counting]
 ) -> None:
