@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 from datetime import timedelta
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from computing.machine import gather, gpus, require_gpus
@@ -102,25 +103,27 @@ def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: 
         UserError: there are fewer GPUs, or the machines cannot meet.
     """
     from torch.distributed import DistError
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     require_gpus(per_machine)
     os.environ.setdefault("OMP_NUM_THREADS", "1" if gpus() else str(max(1, cpu_threads() // per_machine)))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes say what is wrong
-    config = LaunchConfig(
-        min_nodes=machines,
-        max_nodes=machines,
-        nproc_per_node=per_machine,
-        run_id="mmor",
-        rdzv_backend="static" if machines > 1 else "c10d",
-        rdzv_endpoint=url.removeprefix("tcp://") if machines > 1 else "localhost:0",  # any free port
-        rdzv_configs={"rank": machine, "timeout": 900},
-        max_restarts=0,
-    )
     try:
-        elastic_launch(config, sys.executable)("-m", "mmor.cli", *sys.argv[1:])
+        with TemporaryDirectory(prefix="mmor-launch-") as folder:  # torch leaves its own behind after every run
+            config = LaunchConfig(
+                min_nodes=machines,
+                max_nodes=machines,
+                nproc_per_node=per_machine,
+                logs_specs=DefaultLogsSpecs(folder),
+                run_id="mmor",
+                rdzv_backend="static" if machines > 1 else "c10d",
+                rdzv_endpoint=url.removeprefix("tcp://") if machines > 1 else "localhost:0",  # any free port
+                rdzv_configs={"rank": machine, "timeout": 900},
+                max_restarts=0,
+            )
+            elastic_launch(config, sys.executable)("-m", "mmor.cli", *sys.argv[1:])
     except SignalException as error:
         print(f"error: interrupted (signal {int(error.sigval)}); {_AGAIN}", file=sys.stderr)
         raise SystemExit(128 + error.sigval) from None

@@ -211,7 +211,9 @@ def test_a_killed_process_loses_nothing(original: Path, tmp_path: Path, counted:
 
 
 def test_an_interrupted_start_is_one_line(tmp_path: Path) -> None:
-    """As by the end of a job's time."""
+    """As by the end of a job's time; a folder in /tmp stayed behind after every start, however it ended."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     (tmp_path / "sitecustomize.py").write_text(
         "import os, time\nif 'RANK' in os.environ:\n"
         "    if os.environ['RANK'] == '0':\n        print('begun', flush=True)\n    time.sleep(600)\n"
@@ -219,7 +221,7 @@ def test_an_interrupted_start_is_one_line(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "mmor.cli", *INFER, "--out", "p.json", "--gpus", "2"],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[3]}"},
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[3]}", "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -230,6 +232,7 @@ def test_an_interrupted_start_is_one_line(tmp_path: Path) -> None:
         _, said = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM
     assert said.splitlines()[-1].startswith("error: interrupted (signal 15); run the same command again")
+    assert list(temporary.iterdir()) == []
     assert "Traceback" not in said
 
 
