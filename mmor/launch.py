@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import TypeVar
 
 from computing.machine import gather, gpus, require_gpus
@@ -136,6 +140,27 @@ def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: 
             told = f"by lack of memory perhaps; {_AGAIN}"
             print(f"error: a process was ended from outside (signal {-first.exitcode}), {told}", file=sys.stderr)
         raise SystemExit(abs(first.exitcode) or 1) from None
+
+
+def follow_launcher() -> None:
+    """Where what has started this process and others ends, end it, too: nobody else would, in a session of its own.
+
+    Ctrl-C ends it at once, as SIGTERM does: on their way out processes in the middle of a step wait for each other.
+    """
+    if is_started() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(launcher: int) -> None:
+    while os.getppid() == launcher:
+        time.sleep(1)
+    with suppress(OSError):  # nobody may be there to read it
+        if share().rank == 0:
+            told = "error: what has started this process and others was ended from outside, and they end with it"
+            print(f"{told}; {_AGAIN}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def is_first_to_say(message: str) -> bool:

@@ -23,7 +23,7 @@ from mmor.cli import scene_graph as cli_scene_graph
 from mmor.cli.seeing import export as cli_export
 from mmor.cli.seeing import report as cli_report
 from mmor.cli.seeing import view as cli_view
-from mmor.launch import is_first_to_say
+from mmor.launch import follow_launcher, is_first_to_say
 from mmor.quiet import quiet_libraries
 from operating_room.errors import UserError, one_line
 
@@ -99,6 +99,7 @@ def plan(
 def main() -> None:
     """Entry point of the console command; a user's mistake ends with one line and exit code 2."""
     quiet_libraries()
+    follow_launcher()
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         # As Python does for standard error: a name or a word that the terminal has no letters for ends no command.
         sys.stdout.reconfigure(errors="backslashreplace")
