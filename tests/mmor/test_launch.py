@@ -1,8 +1,13 @@
-"""Where the processes of several machines meet."""
+"""Where the processes of several machines meet, and how those of one start end."""
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,3 +27,53 @@ def test_a_port_that_another_job_has_is_told(monkeypatch: pytest.MonkeyPatch) ->
         url = f"tcp://127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(UserError, match=f"--dist-url {url}: the machines cannot meet there"):
             start_processes(1, 2, 0, url)
+
+
+def test_what_a_killed_launcher_has_started_ends_with_it(tmp_path: Path) -> None:
+    """It went on unseen, in sessions of its own, and kept GPUs and the lock of the folder."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, time\nif 'RANK' in os.environ:\n    import mmor.cli\n"
+        "    mmor.cli.app = lambda: (print('begun', flush=True), time.sleep(200))\n"
+    )
+    command = "scene-graph", "infer", "--model", "model", "--out", "p.json"
+    with subprocess.Popen(
+        [sys.executable, "-m", "mmor.cli", *command, "--gpus", "2"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["begun\n"] * 2
+        process.kill()
+        _, said = process.communicate(timeout=60)  # when all have closed their end
+    assert "ended from outside, and they end with it; run the same command again" in said
+
+
+def test_ctrl_c_ends_one_of_several_at_once() -> None:
+    """In the middle of a step they waited for each other, until the launcher killed them half a minute later."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background of a shell
+    code = """
+import mmor.cli, sys
+def app():
+    print("begun", flush=True)
+    try:
+        sys.stdin.read()
+    except KeyboardInterrupt:  # as typer does, and then Python leaves in order
+        sys.exit(1)
+mmor.cli.app = app
+mmor.cli.main()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"RANK": "0", "WORLD_SIZE": "2", "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == -signal.SIGINT
+    signal.signal(signal.SIGINT, before)

@@ -236,55 +236,6 @@ def test_an_interrupted_start_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
-def test_what_a_killed_launcher_has_started_ends_with_it(tmp_path: Path) -> None:
-    """It went on unseen, in sessions of its own, and kept GPUs and the lock of the folder."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, time\nif 'RANK' in os.environ:\n    import mmor.cli\n"
-        "    mmor.cli.app = lambda: (print('begun', flush=True), time.sleep(200))\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-m", "mmor.cli", *INFER, "--out", "p.json", "--gpus", "2"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[3]}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert [process.stdout.readline() for _ in range(2)] == ["begun\n"] * 2
-        process.kill()
-        _, said = process.communicate(timeout=60)  # when all have closed their end
-    assert "ended from outside, and they end with it; run the same command again" in said
-
-
-def test_ctrl_c_ends_one_of_several_at_once() -> None:
-    """In the middle of a step they waited for each other, until the launcher killed them half a minute later."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background of a shell
-    code = """
-import mmor.cli, sys
-def app():
-    print("begun", flush=True)
-    try:
-        sys.stdin.read()
-    except KeyboardInterrupt:  # as typer does, and then Python leaves in order
-        sys.exit(1)
-mmor.cli.app = app
-mmor.cli.main()
-"""
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        env=os.environ | {"RANK": "0", "WORLD_SIZE": "2", "PYTHONPATH": str(Path(__file__).parents[3])},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == -signal.SIGINT
-    signal.signal(signal.SIGINT, before)
-
-
 def test_a_fault_of_the_first_process_ends_all(original: Path, tmp_path: Path) -> None:
     """It waited for the others, who waited for its share."""
     place, code = copied(original, tmp_path / "place"), tmp_path / "code"
