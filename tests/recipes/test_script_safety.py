@@ -105,7 +105,7 @@ def test_later_stages_learn_from_the_takes_of_the_first(tmp_path: Path) -> None:
         ran = run(tmp_path, f"scripts/{name}", "work")
         assert ran.returncode == 0, ran.stderr
     trained = [line for line in (tmp_path / "said").read_text().splitlines() if line.startswith("panoptic train")]
-    assert len(trained) == 5
+    assert len(trained) == 6
     assert {line.split("--data ")[1].split()[0] for line in trained} == {"work/pictures"}
 
 

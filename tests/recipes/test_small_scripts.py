@@ -77,7 +77,7 @@ def test_training_the_small_models_learns_from_no_held_out_take(tmp_path: Path) 
     assert taken >= {"train", "own", "501_SIM", "555_4DOR", "645_SIM", "724_4DOR", "1029_SIM"}
     assert not taken & held_out
     segmenters = [" ".join(call) for call in calls if call[:2] == ["panoptic", "train"]]
-    assert len(segmenters) == 3  # coarse masks, clips, the size of the pictures
+    assert len(segmenters) == 4  # coarse masks, clips, the size of the pictures, more of their cells
     assert not any("val" in call or "test" in call for call in segmenters)
     # By folder: stage 1 has one of its own, without the takes that stage 2 alone learns from, and those whose masks it
     # predicts for stage 2 are in another one.
