@@ -104,7 +104,7 @@ def test_bases_overrides_and_what_is_not_used(tmp_path: Path) -> None:
     assert config.weights == "a/b.pth"
     assert config.unused == ("MODEL.RPN.NMS", "VERSION")
     (choice,) = config.train_choices
-    assert (choice.datasets(mmor()), choice.split, choice.ground_truth_name) == (
+    assert (choice.datasets(mmor()), choice.split(mmor()), choice.ground_truth_name) == (
         ("MMOR",),
         "small_train",
         "mmor_ground_truth_train_small",
