@@ -192,7 +192,8 @@ def written_or_removed(path: Path) -> Generator[None]:
     """
     try:
         yield
-        for weights in path.glob("*.safetensors"):
+        # Others come here while the first one is still writing, under hidden names.
+        for weights in visible(path.glob("*.safetensors")) if is_first() else ():
             require_stored(weights)
     except (OSError, RuntimeError, SafetensorError, UserError) as error:
         if isinstance(error, RuntimeError) and not any(word in str(error) for word in _OF_WRITERS):

@@ -12,7 +12,12 @@ import torch
 from safetensors.torch import save_file
 from transformers import TrainerState
 
-from computing.training_checkpoints import find_checkpoint, last_checkpoint, only_training_in
+from computing.training_checkpoints import (
+    find_checkpoint,
+    last_checkpoint,
+    only_training_in,
+    written_or_removed,
+)
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
@@ -141,3 +146,17 @@ def test_another_machine_leaves_it_to_the_first_one_to_say_what_is_wrong(
                 begin_scene_graphs(experiment, [tmp_path / "s.json"], tmp_path)
             with pytest.raises(UserError, match="no training of this program has begun"):
                 begin_segmenter(Config(), mmor(), tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_the_first_process_is_writing_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    """The second one took its unfinished file for weights that cannot be stored, and removed the checkpoint."""
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    unfinished = tmp_path / "checkpoint-3" / ".model.vm-1.safetensors"
+    unfinished.mkdir(parents=True)
+    with written_or_removed(unfinished.parent):
+        (unfinished.parent / "model.safetensors").touch()
+    assert unfinished.is_dir()
