@@ -81,7 +81,7 @@ beside=$!
 set +m
 trap 'kill -- "-$beside" 2>/dev/null || true' EXIT
 # Stage 1 learns single frames with coarse masks first, then clips with fine masks, then in the size in which pictures come, at
-# last with as large a share of a mask's cells as published. What is rare comes more often: tools in hands of 4D-OR, cement gun, C-arm.
+# last with more points of each mask in the loss. What is rare comes more often: tools in hands of 4D-OR, cement gun, C-arm.
 if [ ! -e "$work/panoptic_small/model.safetensors" ]; then
     segmenter() { # folder, model to start from, further options
         mmor panoptic train --config-file configs/panoptic/small.yaml --data "$pictures" --ground-truth "$work/ground_truth" --resume \

@@ -394,10 +394,7 @@ class Dataset:
         return self._recorded[take]
 
     def unkept(self, take: Take) -> RecordedTake:
-        """As `take`, for who goes through the takes one after the other: what it holds goes with it.
-
-        The files of a timepoint take about 15 kB.
-        """
+        """As `take`, for who goes through the takes one after the other: what it holds goes with it."""
         return RecordedTake(self.roots[take.dataset], take, self.domain, self._positional_views)
 
     def named(self, name: str, on_disk: Sequence[Take] | None = None) -> Take:

@@ -72,8 +72,8 @@ mmor.cli.main()
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
+        signal.signal(signal.SIGINT, before)  # it has its own by now
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == -signal.SIGINT
-    signal.signal(signal.SIGINT, before)

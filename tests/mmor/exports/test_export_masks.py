@@ -84,16 +84,22 @@ def test_annotated_masks_are_kept_unless_they_are_to_be_replaced(root: Path, tmp
     assert masks_of(recorded(root)) == before
 
 
+def gone_out_and_back(root: Path, out: Path, kind: str) -> Path:
+    """A kitchen's masks, exported, removed and imported again; where they were exported to."""
+    write(root / "takes/soup/label_masks/door/000001.png", label_picture(3, 1))
+    before = masks_of(recorded(root, "soup"))
+    target = EXPORTS[kind](recorded(root, "soup"), out)
+    shutil.rmtree(root / "takes/soup/label_masks")
+    import_masks(recorded(root, "soup"), target)
+    assert masks_of(recorded(root, "soup")) == before
+    return target
+
+
 @pytest.mark.parametrize("kind", EXPORTS)
 def test_a_room_of_ones_own(tmp_path: Path, kind: str) -> None:
     """Pictures of two cameras have one name in the house layout."""
     root = write_house(tmp_path / "kitchen")
-    write(root / "takes/soup/label_masks/door/000001.png", label_picture(3, 1))
-    before = masks_of(recorded(root, "soup"))
-    target = EXPORTS[kind](recorded(root, "soup"), tmp_path / "out")
-    shutil.rmtree(root / "takes/soup/label_masks")
-    import_masks(recorded(root, "soup"), target)
-    assert masks_of(recorded(root, "soup")) == before
+    target = gone_out_and_back(root, tmp_path / "out", kind)
     with pytest.raises(UserError, match="is of soup, not of stew"):
         import_masks(recorded(root, "stew"), target)
 
@@ -104,12 +110,7 @@ def test_a_class_that_is_called_background_and_is_not_the_first_comes_back(tmp_p
     root = write_house(tmp_path / "kitchen")
     names = {"name: background": "name: unlabelled", "{name: stove": "{name: background"}
     write(root / "domain.yaml", reduce(lambda text, pair: text.replace(*pair), names.items(), DOMAIN))
-    write(root / "takes/soup/label_masks/door/000001.png", label_picture(3, 1))
-    before = masks_of(recorded(root, "soup"))
-    target = EXPORTS[kind](recorded(root, "soup"), tmp_path / "out")
-    shutil.rmtree(root / "takes/soup/label_masks")
-    import_masks(recorded(root, "soup"), target)
-    assert masks_of(recorded(root, "soup")) == before
+    gone_out_and_back(root, tmp_path / "out", kind)
 
 
 @pytest.mark.parametrize("kind", EXPORTS)

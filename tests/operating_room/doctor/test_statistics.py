@@ -133,7 +133,7 @@ def test_the_pictures_of_all_takes_over_time(tmp_path: Path) -> None:
 
 
 def test_what_is_counted_does_not_stay_in_memory(tmp_path: Path) -> None:
-    """15 kB of a timepoint: 18 GB of 120 takes of 10,000."""
+    """The files of each timepoint did: gigabytes of many long takes."""
     dataset = Dataset(write_house(tmp_path / "kitchen"))
     assert statistics(dataset, dataset.takes()).total.timepoints == 8
     assert not dataset._recorded
