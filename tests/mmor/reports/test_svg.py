@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import numpy as np
@@ -44,3 +45,15 @@ def test_axes_hold_their_values() -> None:
     places = [axis.place(value) for value in (0, 1, 10, 61259)]
     assert places == sorted(set(places))
     assert axis.place(10**9) == pytest.approx(axis.place(axis.high))
+
+
+def test_right_answers_are_edged_where_a_class_is_never_answered() -> None:
+    """Rows are what is true somewhere, columns what was answered: a cell on the diagonal is right by chance."""
+    svg = heatmap(
+        "t", ["cut", "drill", "saw"], ["cut", "saw", "none"], np.array([[11, 12, 13], [21, 22, 23], [31, 32, 33]])
+    )
+    cells, edged = list(ElementTree.fromstring(svg)), []
+    for cell, text in pairwise(cells):
+        if cell.tag == "path" and cell.get("stroke") == "#000":
+            edged.append(text.text)
+    assert edged == ["11", "32"]
