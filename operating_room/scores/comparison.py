@@ -144,6 +144,9 @@ def _read(path: Path) -> dict[str, Any]:
     match read_json(path):
         case {"task": "scene_graph" | "downstream", "about": dict(), "samples": dict()} as results:
             return results
+        case {"windows": dict(), "vpq": _}:
+            told = "holds scores of masks; `mmor report FIRST SECOND --out PAGE.html` compares two of these"
+            raise UserError(f"{path}: {told}")
     raise UserError(f"{path}: is no results file; give two that `evaluate` wrote")
 
 
