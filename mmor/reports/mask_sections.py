@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from mmor.reports.parts import Section, Table, cards, note
 from mmor.reports.results import Results
@@ -116,11 +116,7 @@ def compare_masks(first: Results, second: Results) -> Section:
     for name, chosen in [("VPQ", range(len(categories))), *((categories[place], [place]) for place in both)]:
         pair = [part[:, :, chosen] for part in (a, b)]
         before, after = (_vpq(part) for part in pair)
-        drawn = [
-            _vpq(np.einsum("v,wvcs->wcs", draw, pair[1])[:, None])
-            - _vpq(np.einsum("v,wvcs->wcs", draw, pair[0])[:, None])
-            for draw in weights
-        ]
+        drawn = [_change(draw, *pair) for draw in weights]
         low, high = bootstrap.percentiles(np.array(drawn)) or (0.0, 0.0)
         seen = np.logical_or(*pair).any(axis=(0, 2, 3)).sum()  # videos; every draw of a single one is the same
         real = bool(seen > 1) and (low > 0 or high < 0)
@@ -176,6 +172,16 @@ def _true(names: tuple[list[str], list[str]], sums: Sums, video: str) -> dict[st
     """The number of true tubes of each category of a video, by window: found or missed, whatever was predicted."""
     tubes = sums[:, names[0].index(video), :, 1] + sums[:, names[0].index(video), :, 3]
     return {name: of_name.tolist() for name, of_name in zip(names[1], tubes.T) if of_name.any()}
+
+
+def _change(draw: Int64[np.ndarray, " videos"], first: Sums, second: Sums) -> float:
+    """VPQ of the second minus that of the first, each video counted so often as it was drawn.
+
+    NaN where the drawn ones have nothing over a window over which others have something: 0 would be no change.
+    """
+    drawn = [np.einsum("v,wvcs->wcs", draw, part)[:, None] for part in (first, second)]
+    has, of_all = (np.logical_or(*pair).any(axis=(1, 2, 3)) for pair in (drawn, (first, second)))
+    return float("nan") if (has != of_all).any() else _vpq(drawn[1]) - _vpq(drawn[0])
 
 
 def _vpq(sums: Sums) -> float:

@@ -64,6 +64,22 @@ def test_a_video_shorter_than_a_window_has_no_score_over_it(tmp_path: Path) -> N
     assert "No video has 8 frames with anything on them: 0 in the VPQ" in page_of(tmp_path, none)
 
 
+def test_draws_without_the_videos_of_a_category_do_not_count_as_no_change(tmp_path: Path) -> None:
+    def in_two_videos(results: dict[str, Any]) -> None:
+        for window in results["windows"].values():
+            del window["per_video"]["001_PKA_3"]["drill"]
+
+    three = mask_results(tmp_path / "three1.json", 9), mask_results(tmp_path / "three2.json", 5)
+    two = [changed(path, tmp_path / f"m{number}.json", in_two_videos) for number, path in enumerate(three, 1)]
+    page_of(tmp_path, *two, csv=tmp_path / "csv")
+    with (tmp_path / "csv" / "Masks_m1_json_and_m2" / "change_masks.csv").open() as file:
+        rows = {row["category"]: row for row in csv.DictReader(file)}
+    # Of both videos the same is lost: that is the change whichever of them are drawn.
+    assert float(rows["drill"]["from"]) == pytest.approx(float(rows["drill"]["to"]))
+    assert float(rows["drill"]["to"]) == pytest.approx(float(rows["drill"]["change"]))
+    assert rows["drill"]["more than chance"] == "yes"
+
+
 def test_one_video_does_not_tell_chance(tmp_path: Path) -> None:
     def only_first(results: dict[str, Any]) -> None:
         for window in results["windows"].values():
