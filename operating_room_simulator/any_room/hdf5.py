@@ -1,8 +1,8 @@
 """Simulated takes as files of EgoExOR's first release, so that the import and all behind it can be tried.
 
 Groups, arrays, numbers and spellings are those that `operating_room.importers.egoexor` reads. As in the published
-files the order of cameras differs from take to take, all cameras but the exterior ones are stored blue first, and
-some frames at the start of a take are black.
+files the order of cameras differs from take to take, all cameras but the exterior ones are stored blue first,
+some frames at the start of a take are black, and the gaze of those is off whose glasses were.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float32
 
 from operating_room.domain.domain import bundled
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path
 from operating_room.files.raw_files import visible
 from operating_room.graphs.scene_graph import Triplet
+from operating_room.importers.egoexor.frames import correct_gaze
 from operating_room.importers.egoexor.tables import (
     AUDIO_RATE,
     EGO,
@@ -38,7 +40,7 @@ from operating_room_simulator.any_room.story import Story
 if TYPE_CHECKING:
     import h5py
 
-_VERSION = 1  # counts up whenever the same seed gives other bytes
+_VERSION = 2  # counts up whenever the same seed gives other bytes
 # Who films which surgery: only the first has exterior cameras, and so point clouds.
 CAMERAS: Mapping[str, tuple[str, ...]] = {
     "MISS": (*EGO, "microscope", *EXTERIOR),
@@ -188,7 +190,8 @@ def _write_take(group: h5py.Group, recorder: Recorder, steps: Steps) -> None:
         pictures = [shot.views[name].color for name in cameras]
         stored = [each if name in EXTERIOR else each[..., ::-1] for name, each in zip(cameras, pictures)]
         rgb[frame] = [0 * each if name == late and frame < _BLACK else each for name, each in zip(cameras, stored)]
-        gaze[frame], depth[frame], hands[frame] = shot.gaze[rows, :3], shot.gaze[rows, 3], shot.hands[rows]
+        gaze[frame] = _uncorrected(shot.gaze[rows, :3], story, recorder.size)
+        depth[frame], hands[frame] = shot.gaze[rows, 3], shot.hands[rows]
         if xyz is not None and shades is not None:
             cloud = recorder.points(frame, shot)
             xyz[frame], shades[frame] = cloud[:, :3], cloud[:, 3:]
@@ -196,6 +199,13 @@ def _write_take(group: h5py.Group, recorder: Recorder, steps: Steps) -> None:
             _write_graph(group.create_group(f"annotations/frame_{frame}"), graph)
         steps.advance()
     _write_sound(group, story)
+
+
+def _uncorrected(
+    points: Float32[np.ndarray, "worn 3"], story: Story, size: tuple[int, int]
+) -> Float32[np.ndarray, "worn 3"]:
+    """Gaze as the glasses of the take say it, which an import brings back to where it is."""
+    return 2 * points - correct_gaze(points[None], story.take.name, SOURCES, size)[0]
 
 
 def _cameras(story: Story) -> list[str]:

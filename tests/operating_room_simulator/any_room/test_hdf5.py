@@ -38,7 +38,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def imported(files: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ImportReport]:
     out = tmp_path_factory.mktemp("imported")
-    return out, import_egoexor(files, out, pictures="png", gaze="stored")
+    return out, import_egoexor(files, out, pictures="png")
 
 
 def test_files_are_those_of_the_release(files: Path) -> None:
@@ -76,7 +76,8 @@ def test_imported_pictures_gaze_and_graphs_are_the_simulated_ones(imported: tupl
                 np.asarray(Image.open(take / "views" / camera / "000003.png")), shot.views[camera].color
             )
         rows = np.load(take / "gaze" / "000003.npy")
-        assert np.array_equal(rows[rows[:, 0].argsort()], shot.gaze)
+        # In both takes of MISS somebody's glasses were off, which the import corrects.
+        np.testing.assert_allclose(rows[rows[:, 0].argsort()], shot.gaze, rtol=1e-6)
         hands = np.load(take / "hands" / "000003.npy")
         assert np.array_equal(hands[hands[:, 0].argsort()], shot.hands, equal_nan=True)
         graph = {Triplet(*row) for row in json.loads((take / "graphs" / "000003.json").read_text())}
