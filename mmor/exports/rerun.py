@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmor.exports.frames import BACKGROUND, class_colors, class_names, picture_bytes, require_room
+from mmor.exports.frames import BACKGROUND, background_name, class_colors, class_names, picture_bytes, require_room
 from mmor.lenses import lenses
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path
@@ -63,7 +63,7 @@ def export_rerun(recorded: RecordedTake, out: Path) -> Path:
         stream = rr.RecordingStream("mmor", recording_id=recorded.take.sample_name)
         stream.save(temporary)
         try:
-            names, colors = {BACKGROUND: "background", **class_names(labels)}, class_colors(labels)
+            names, colors = {BACKGROUND: background_name(labels), **class_names(labels)}, class_colors(labels)
             stream.log(
                 "/", rr.AnnotationContext([(label, names[label], colors[label]) for label in names]), static=True
             )

@@ -143,17 +143,22 @@ def _patterns(
     timepoint, take_files = {}, {}
     for name, (key, item) in (fields["files"].named() if "files" in fields else {}).items():
         require_known(key, TIMEPOINT_FILES, "modality with a file for each timepoint")
-        timepoint[name] = _pattern(item, (*_OF_TIMEPOINT, *keys, *(("number",) if name.startswith("masks") else ())))
+        numbered = name.startswith("masks")
+        timepoint[name] = _of_take(item, (*_OF_TIMEPOINT, *keys, *(("number",) if numbered else ())))
+        moments = [f"{{{field}}}" for field in (*_OF_TIMEPOINT, *keys) if field not in _OF_TAKE]
+        if not any(field in timepoint[name] for field in moments) or (numbered and "{number}" not in timepoint[name]):
+            told = f"{item.text()!r} is one file for several: it needs {' or '.join(moments)}"
+            raise item.error(f"{told}{', and {number}' if numbered else ''}")
     for name, (key, item) in (fields["take_files"].named() if "take_files" in fields else {}).items():
         require_known(key, (*TAKE_FILES, *tasks), "file of a take nor a task")
-        take_files[name] = _pattern(item, _OF_TAKE)
+        take_files[name] = _of_take(item, _OF_TAKE)
     return {
         "folder": folder,
         "folders": _folders(fields["folders"], takes) if "folders" in fields else {},
         "frame_keys": tuple(keys),
         "cameras": _cameras(fields["cameras"], tuple(keys)),
         "index": _candidates(fields["index"], _OF_TAKE),
-        "annotation": _candidates(fields["annotation"], (*_OF_TAKE, "frame_id")),
+        "annotation": _annotation(fields["annotation"]),
         "labels": require_known(fields["labels"], _LABELS, "reader of relation labels"),
         "files": timepoint,
         "take_files": take_files,
@@ -168,8 +173,11 @@ def _cameras(value: Value, keys: Names[str]) -> tuple[Camera, ...]:
     cameras = []
     for row in rows:
         frame = require_known(row["frame"], (*keys, "frame_id", "time"), "key of frame numbers (frame_keys)")
-        picture = _pattern(row["picture"], (*_OF_TAKE, "camera", "pictures", frame))
-        masks = _pattern(row["masks"], (*_OF_TAKE, "camera")) if "masks" in row else None
+        picture = _of_take(row["picture"], (*_OF_TAKE, "camera", "pictures", frame))
+        if f"{{{frame}}}" not in picture.rsplit("/")[-1]:  # else all pictures of a take would have one mask
+            told = f"{picture!r} has no {{{frame}}} in the name of the file, which masks and exports are called after"
+            raise row["picture"].error(told)
+        masks = _of_take(row["masks"], (*_OF_TAKE, "camera")) if "masks" in row else None
         cameras.append(Camera(_camera_name(row["name"]), _camera_modality(row["modality"]), frame, picture, masks))
     return tuple(cameras)
 
@@ -298,11 +306,27 @@ def _is_numbered(take: str, own: OwnTakes) -> bool:
     return re.fullmatch(r"[0-9]{3}", take.removesuffix(own.ending)) is not None
 
 
+def _annotation(value: Value) -> tuple[str, ...]:
+    for item in value.texts().values():
+        *folders, name = _of_take(item, (*_OF_TAKE, "frame_id")).split("/")
+        if name != "{frame_id}.json" or any("{frame_id}" in folder for folder in folders):
+            raise item.error(f"{item.text()!r} must be a folder and /{{frame_id}}.json, as label files are called")
+    return _candidates(value, (*_OF_TAKE, "frame_id"))
+
+
 def _candidates(value: Value, known: Names[str]) -> tuple[str, ...]:
     found = tuple(_pattern(item, known) for item in value.texts().values())
     if not found:
         raise value.error("needs at least one pattern")
     return found
+
+
+def _of_take(value: Value, known: Names[str]) -> str:
+    """A pattern of what each take has for itself."""
+    pattern = _pattern(value, known)
+    if not any(f"{{{field}}}" in pattern for field in _OF_TAKE):
+        raise value.error(f"{pattern!r} is the same for all takes: it needs {{folder}} or {{take}}")
+    return pattern
 
 
 def _pattern(value: Value, known: Names[str]) -> str:

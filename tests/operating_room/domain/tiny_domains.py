@@ -214,9 +214,13 @@ def collections(draw: Any, name: str, task_names: tuple[str, ...]) -> Collection
         index=("{folder}/index_{take}.json", "{folder}/index.json"),
         annotation=("{folder}/graphs/{frame_id}.json",),
         labels=draw(st.sampled_from(("mmor", "4dor", "triplets"))),
-        files={name: f"{name}/{{take}}/{{time}}_{{other}}" for name in some(draw, TIMEPOINT_FILES)},
+        files={name: f"{name}/{{take}}/{{time}}_{{other}}{_number(name)}" for name in some(draw, TIMEPOINT_FILES)},
         take_files={name: f"{name}/{{take}}" for name in some(draw, (*TAKE_FILES, *task_names))},
     )
+
+
+def _number(name: str) -> str:
+    return "_{number}" if name.startswith("masks") else ""
 
 
 @st.composite
