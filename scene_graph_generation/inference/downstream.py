@@ -153,21 +153,23 @@ def evaluate_downstream(
     if generator is not None:
         answers["model"] = {t.name: {s.sample_id: said[_key(s, t)] for s in samples} for t in tasks}
     timed = next((task for task in tasks if task.kind == "class_with_time" and generator is not None), None)
+    scores = {
+        task.name: {
+            who: _score(task, samples, said[task.name], known[task.name], domain)
+            for who, said in answers.items()
+            if task.name in said
+        }
+        for task in tasks
+        if any(task.name in said for said in answers.values())
+    }
+    names = notes_on_names(samples, {sample.sample_id: sample.triplets for sample in samples}, domain.language)
     evaluation = DownstreamEvaluation(
-        {
-            task.name: {
-                who: _score(task, samples, said[task.name], known[task.name], domain)
-                for who, said in answers.items()
-                if task.name in said
-            }
-            for task in tasks
-            if any(task.name in said for said in answers.values())
-        },
+        scores,
         time_errors(timed, samples, answers["model"][timed.name], known[timed.name], domain) if timed else None,
         {**about, **asked, "domain": domain.name, "labels": _fingerprint(known), "code": code_version()},
         _told(samples, answers, known, domain),
         problems,
-        notes_on_names(samples, {sample.sample_id: sample.triplets for sample in samples}, domain.language),
+        [*names, *_without_score(scores, samples, domain)],
         _breaches(samples, expected, rule) if any(task.kind == "sterility" for task in tasks) else None,
     )
     write_json(out, evaluation.to_json())
@@ -328,6 +330,22 @@ def _score(
     )
     scores = score_downstream(task, samples, answers, labels, domain)
     return TaskScores(scores, bootstrap.intervals(task.classes, blocks))
+
+
+def _without_score(
+    scores: Mapping[str, Mapping[str, TaskScores]], samples: Sequence[Sample], domain: Domain
+) -> Iterator[str]:
+    """A line for each task of which no timepoint counts: its 0 is none that a model has earned."""
+    takes = {take.name: domain.tasks_of(take) for take in map(domain.find_take, by_take(samples))}
+    for task in domain.tasks:
+        if task.name in scores and not any(one.scores.takes for one in scores[task.name].values()):
+            left_out = [name for name, tasks in takes.items() if task not in tasks]
+            why = (
+                f"the domain leaves it out of {', '.join(left_out)}"
+                if len(left_out) == len(takes)
+                else "no timepoint has a label of it"
+            )
+            yield f"{task.name}: nothing to score, since {why}; its 0 is no score"
 
 
 def _breaches(samples: Sequence[Sample], expected: Sequence[Sample], rule: SterilityRule) -> BreachRecall:

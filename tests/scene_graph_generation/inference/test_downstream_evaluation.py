@@ -93,6 +93,16 @@ def test_model_and_rule_are_scored(root: Path) -> None:
     assert said.endswith("; over all classes, the paper's number, 0.0833")
 
 
+def test_a_task_without_any_timepoint_to_score_is_told(root: Path) -> None:
+    # Published evaluation leaves robot phases of 004_PKA out: a Macro F1 of 0 for it was printed as if it were earned.
+    write_mmor(root / "MM-OR_data", "004_PKA")
+    evaluation = run(root, Student(), samples("004_PKA_MMOR"), expected=samples("004_PKA_MMOR"))
+    told = ["robot_phase: nothing to score, since the domain leaves it out of 004_PKA; its 0 is no score"]
+    assert evaluation.notes == told == json.loads((root / "r.json").read_text())["notes"]
+    (root / "r.jsonl").unlink()
+    assert not run(root, Student(), samples()).notes
+
+
 def test_breaches_that_predicted_graphs_miss_are_told_by_what_is_missed(root: Path) -> None:
     blind = [Sample(sample.take_name, sample.frame_id, ()) for sample in samples()]
     evaluation = run(root, None, blind)
