@@ -40,6 +40,7 @@ from mmor.cli.options import (
 from mmor.cli.scene_graph import train_model
 
 if TYPE_CHECKING:
+    from operating_room.recordings.dataset import Dataset
     from scene_graph_generation.inference.generator import SceneGraphGenerator
 
 app = typer.Typer(help="Next action, robot phase, sterility breach.", no_args_is_help=True)
@@ -71,7 +72,7 @@ def labels(
     from operating_room.scores.downstream import label_class
     from operating_room.scores.downstream_rules import OUR_FILE, collect_labels, load_rules
 
-    dataset = open_dataset(data, domain)
+    dataset = _open_dataset(data, domain)
     samples = load_split(relations, split, dataset)
     collected = collect_labels(dataset, samples, load_rules(rules or OUR_FILE, dataset.domain), out, derive_all)
     for take, sources in collected.sources.items():
@@ -106,7 +107,7 @@ def samples(
     from scene_graph_generation.samples.downstream_samples import downstream_file_name, downstream_records
     from scene_graph_generation.samples.sample_files import write_samples
 
-    dataset = open_dataset(data, domain)
+    dataset = _open_dataset(data, domain)
     truth = load_split(relations, split, dataset)
     known, problems = read_labels(dataset, truth, labels)
     generator, wrong = Random(seed), list[str]()
@@ -118,7 +119,8 @@ def samples(
     count = write_samples(path, records, len(truth) * per_timepoint, generator)
     problems += [f"{split_file(relations or dataset.root, split)}: {line}" for line in wrong]
     if not count:
-        raise UserError("; ".join(["no training sample can be made", *problems]))
+        why = problems or ["no timepoint of the split has a label of a task (those of 4D-OR have none)"]
+        raise UserError("; ".join(["no training sample can be made", *why]))
     typer.echo(f"{count} records in {path}")
     finish(problems)
 
@@ -188,7 +190,7 @@ def evaluate(
     if model_path is None and not own.is_whole:
         raise UserError("the rule alone is the work of one process; give --model-path, or leave out --gpus and --part")
     rule_file = rules or OUR_FILE
-    dataset = open_dataset(data, domain)
+    dataset = _open_dataset(data, domain)
     truth = choose_samples(load_split(relations, split, dataset), take, limit, dataset.domain)
     about = {
         "folder": None if model_path is None else str(model_path),
@@ -228,3 +230,15 @@ def evaluate(
     typer.echo(f"results in {out}")
     tell_notes(evaluation.notes)
     finish(evaluation.problems)
+
+
+def _open_dataset(data: Path, domain: Path | None) -> Dataset:
+    """As `open_dataset`; a room whose takes can have no label of any task is refused, before our rules are."""
+    from operating_room.errors import UserError
+
+    dataset = open_dataset(data, domain)
+    chosen = dataset.domain
+    if not any(task.name in collection.take_files for collection in chosen.collections for task in chosen.tasks):
+        told = f"takes of domain {chosen.name} have no downstream tasks, only those of MM-OR have"
+        raise UserError(f"{data}: {told}; give a folder with MM-OR_data")
+    return dataset

@@ -14,6 +14,7 @@ import typer
 from mmor.cli import app, main
 from operating_room.domain.domain import mmor
 from tests.operating_room.tiny_dataset import write_dataset
+from tests.operating_room.tiny_house import write_house
 
 READERS = ("data", "root")  # parameters that name a folder of takes
 # Counts the takes that it finds; downloads models into a folder.
@@ -60,3 +61,18 @@ def test_a_mistake_in_a_domain_file_is_one_line(
     assert stopped.value.code == 2
     assert re.match(rf"error: {re.escape(str(file))}:\d+: .*({told})", said), said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["labels --out made", "samples", "evaluate --out made/r.json"])
+def test_a_room_without_downstream_tasks_is_told_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    # A line about entities in the rule file of this software was all that users of a room of their own were told.
+    monkeypatch.chdir(tmp_path)
+    write_house(tmp_path / "clinic")
+    monkeypatch.setattr(sys, "argv", ["mmor", "downstream", *command.split(), "--data", "clinic"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert "error: clinic: takes of domain kitchen have no downstream tasks" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
