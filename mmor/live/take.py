@@ -19,7 +19,7 @@ def take_of_folder(folder: Path, domain: Domain | None = None) -> RecordedTake:
         domain: of what is recorded; None is what domain.yaml above the folder says, else MM-OR.
 
     Raises:
-        UserError: no dataset of the domain has its takes in such a folder.
+        UserError: no dataset of the domain has its takes in such a folder, or none of that name.
     """
     folder = Path(os.path.abspath(folder))  # also of `../TAKE`
     above = [place for place in folder.parents if (place / DOMAIN_FILE).is_file()][:1]
@@ -36,5 +36,13 @@ def take_of_folder(folder: Path, domain: Domain | None = None) -> RecordedTake:
         take = published[0] if len(published) == 1 else chosen.own_take(collection, place)
         if take is not None:
             return RecordedTake(root, take, chosen)
-    places = " or ".join(f"{collection.root}/{collection.folder}" for collection in chosen.collections)
+        pattern = PurePath(collection.folder)
+        is_there = pattern.name == "{take}" and PurePath(place).parent == pattern.parent
+        if is_there and not collection.own.allows(folder.name):
+            raise UserError(f"{folder}: is not read because of its name: {collection.own.rule}; rename it")
+    # The house layout is known by its folder `takes`: the one above may have any name.
+    places = " or ".join(
+        collection.folder if collection.layout == "house" else f"{collection.root}/{collection.folder}"
+        for collection in chosen.collections
+    )
     raise UserError(f"{folder}: is no folder of a take; takes of domain {chosen.name} lie in {places}")

@@ -21,6 +21,7 @@ from operating_room.errors import UserError
 from operating_room.recordings.dataset import Element
 from tests.mmor.live.recorder import JPEG, Recorder, frames, house_recorder, missing
 from tests.operating_room.tiny_dataset import write
+from tests.operating_room.tiny_house import write_house
 
 
 @pytest.fixture
@@ -254,6 +255,12 @@ def test_folders_of_no_take(tmp_path: Path) -> None:
         next(iter(Recorder(tmp_path / "MM-OR_data" / "nothing").followed()))
     with pytest.raises(UserError, match=r"is no folder of a take; .* lie in .* or MM-OR_data/\{take\}"):
         take_of_folder(tmp_path / "elsewhere" / "001_PKA")
+    # A recorder that names its takes as people do was told that the folder is in the wrong place.
+    for folder in (write_house(tmp_path / "clinic") / "takes" / "Tag 1", tmp_path / "MM-OR_data" / "039 ä"):
+        with pytest.raises(UserError, match=r"not read because of its name: take names have letters, .*; rename it"):
+            take_of_folder(folder)
+    with pytest.raises(UserError, match=r"takes of domain kitchen lie in takes/\{take\}"):
+        take_of_folder(tmp_path / "clinic" / "records" / "soup")
 
 
 def test_a_folder_that_is_told_from_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
