@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -180,7 +181,7 @@ def _read(path: Path, label: str) -> Results:
         case {"annotations": list()}:
             raise UserError(f"{path}: holds masks as they were predicted; give the vpq_*.json of {_EVALUATE['masks']}")
         case dict() if content and all(isinstance(value, list) for value in content.values()):
-            told = f"{_EVALUATE['scene_graph'][:-1]} --predictions {path.name} --out results.json`"
+            told = f"{_EVALUATE['scene_graph'][:-1]} --predictions {shlex.quote(str(path))} --out results.json`"
             raise UserError(f"{path}: holds predictions, not results; score them first: {told}")
     raise UserError(f"{path}: is no results file; give what `evaluate` wrote")
 

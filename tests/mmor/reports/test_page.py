@@ -274,8 +274,10 @@ def test_a_damaged_file_is_one_line(told: str, change: Callable[[dict[str, Any]]
 
 def test_files_that_are_no_results_are_told_what_to_do(tmp_path: Path, recorded: tuple[Dataset, list[Sample]]) -> None:
     results = graph_results(tmp_path / "g.json")
-    with pytest.raises(UserError, match="holds predictions, not results; score them first"):
-        page_of(tmp_path, tmp_path / "g.predictions.json")
+    predicted = tmp_path / "g.predictions.json"
+    advice = f"score them first: `mmor scene-graph evaluate --predictions {predicted} --out results.json`"
+    with pytest.raises(UserError, match=f"holds predictions, not results; {re.escape(advice)}"):
+        page_of(tmp_path, predicted)
     (tmp_path / "pred.json").write_text(json.dumps({"annotations": [{"video_id": "a"}]}))
     with pytest.raises(UserError, match="masks as they were predicted"):
         page_of(tmp_path, tmp_path / "pred.json")
