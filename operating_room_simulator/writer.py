@@ -22,6 +22,7 @@ from jaxtyping import Float32, UInt8
 
 from operating_room.domain.collection import Camera, Take
 from operating_room.domain.domain import mmor
+from operating_room.domain.slips import takes_to_make
 from operating_room.domain.writing import domain_text
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path, write_json, write_text
@@ -176,10 +177,11 @@ def named_takes(names: Iterable[str]) -> list[Take]:
     """Takes by name or by split (`train`, `val`, ...), each once, in the order given.
 
     Raises:
-        UserError: a name is neither.
+        UserError: a name is neither, or nearly one that is published.
     """
     domain = mmor()
-    chosen = (domain.split_takes(name) if name in domain.splits else [domain.find_take(name)] for name in names)
+    given = takes_to_make(names, domain)
+    chosen = (domain.split_takes(name) if name in domain.splits else [domain.find_take(name)] for name in given)
     takes = [take for each in chosen for take in each]
     return list(dict.fromkeys(takes))
 

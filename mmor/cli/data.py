@@ -314,6 +314,7 @@ def _synthesize_rooms(
     """Write takes of any domain; how many there are."""
     from operating_room.domain.collection import SEPARATED_SPLITS
     from operating_room.domain.domain import bundled
+    from operating_room.domain.slips import takes_to_make
     from operating_room_simulator.any_room import hdf5, house, story
 
     if domain is None and layout == "house":
@@ -325,8 +326,9 @@ def _synthesize_rooms(
         raise UserError("--domain needs --take NAME, once for each take")
     if absent := [name for name in names if name in SEPARATED_SPLITS and name not in room.splits]:
         raise UserError(f"domain {room.name} has no split {absent[0]!r}; give the names of takes")
+    given = takes_to_make(names, room)
     takes = [
-        take for name in names for take in (room.split_takes(name) if name in room.splits else [room.find_take(name)])
+        take for name in given for take in (room.split_takes(name) if name in room.splits else [room.find_take(name)])
     ]
     stories = [story.tell(room, take, seed, seconds, period) for take in dict.fromkeys(takes)]
     if layout == "egoexor-hdf5":

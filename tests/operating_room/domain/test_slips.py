@@ -1,0 +1,38 @@
+"""Names of new takes: nearly published ones are told, others are anybody's."""
+
+from __future__ import annotations
+
+import pytest
+
+from operating_room.domain.domain import mmor
+from operating_room.domain.slips import takes_to_make
+from operating_room.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("004_TKA_typo", "004_PKA"),
+        ("004_TKA", "004_PKA"),
+        ("004_PAK", "004_PKA"),
+        ("4_PKA", "004_PKA"),
+        ("004PKA", "004_PKA"),
+        ("004_pka", "004_PKA"),
+        ("004-PKA", "004_PKA"),
+        ("001_TKA_MMOR", "001_PKA"),
+        ("012_PKA", "012_1_PKA"),
+        ("001_4DR", "001_4DOR"),
+        ("tets", "test"),
+        ("mini_tran", "mini_train"),
+    ],
+)
+def test_a_slip_in_a_published_name_is_told(name: str, meant: str) -> None:
+    with pytest.raises(UserError, match=f"{name}.*{meant}"):
+        takes_to_make(["001_PKA", name], mmor())
+
+
+def test_own_names_published_names_and_splits_are_taken() -> None:
+    own = ["501_SIM", "001_SIM", "T000_SIM", "OR2_case7", "040_PKA", "101_PKA", "900_PKA", "011_4DOR", "001_PKA_night"]
+    own += ["013_2_PKA", "001_THA", "day_4", "clinic", "OR1", "1_OR", "testing", "train_night"]
+    names = [*own, "train", "test", *(take.name for take in mmor().takes), "001_PKA_MMOR"]
+    assert takes_to_make(names, mmor()) == names
