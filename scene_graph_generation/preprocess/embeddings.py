@@ -57,8 +57,23 @@ def preprocess_audio_embeddings(
         causal: only sound up to the second itself; else the published window, which ends one second later.
         workers: takes at once; each loads the encoder.
     """
+    if isinstance(encoder, ClapEncoder) and any(_lacks_vectors(dataset.unkept(take)) for take in takes):
+        try:  # before the sound of every take is read for nothing
+            _load_clap(encoder.name, encoder.device)
+        except UserError as error:
+            return Outcome(problems=(str(error),))
     step = partial(_write_vectors, encoder=encoder, causal=causal)
     return each_take(dataset, takes, step, "audio embeddings", workers)
+
+
+def _lacks_vectors(recorded: RecordedTake) -> bool:
+    """Whether a take has sound and a second without vector; what is wrong with a take is told when it is read."""
+    try:
+        heard = [recorded.path("recording"), *places(recorded, "audio").values()]
+        files = places(recorded, "audio_embedding")
+        return any(path is not None and recorded.has(path) for path in heard) and bool(missing(recorded, files))
+    except UserError:
+        return False
 
 
 def _write_vectors(recorded: RecordedTake, encoder: Encoder, causal: bool) -> Iterator[Path]:

@@ -19,7 +19,7 @@ from scene_graph_generation.config.settings import MM2SGConfig, with_labels
 from scene_graph_generation.inputs.modalities import read_masks
 from scene_graph_generation.preprocess import embeddings
 from scene_graph_generation.preprocess.audio import preprocess_audio
-from scene_graph_generation.preprocess.embeddings import ClapEncoder
+from scene_graph_generation.preprocess.embeddings import ClapEncoder, preprocess_audio_embeddings
 from scene_graph_generation.preprocess.masks import preprocess_masks
 from scene_graph_generation.preprocess.overlay import overlay
 from scene_graph_generation.preprocess.run import Outcome
@@ -154,3 +154,20 @@ def test_clap_behind_a_proxy_that_cannot_be_used_is_one_line(monkeypatch: pytest
     monkeypatch.setattr(transformers.ClapModel, "from_pretrained", refuse)
     with pytest.raises(UserError, match="CLAP cannot be loaded"):
         ClapEncoder("nobody/behind-a-proxy", False)([np.zeros((48_000, 1), np.float32)], 48_000)
+
+
+def test_no_sound_is_read_where_clap_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a hub the sound of every take was read before one line at the end said that CLAP cannot be loaded."""
+    write_dataset(tmp_path)
+    dataset = Dataset(tmp_path)
+    vectors = list(tmp_path.rglob("*.pt"))
+    read: list[object] = []
+    monkeypatch.setattr(embeddings, "settle", lambda *of, **_: read.append(of))  # which reads all of it
+    clap, takes = ClapEncoder(str(tmp_path / "no weights"), False), dataset.takes()
+    assert preprocess_audio_embeddings(dataset, takes, clap) == Outcome()  # whoever has all vectors needs no hub
+    read.clear()
+    for path in vectors:
+        path.unlink()
+    (problem,) = preprocess_audio_embeddings(Dataset(tmp_path), takes, clap).problems
+    assert "CLAP cannot be loaded" in problem
+    assert not read
