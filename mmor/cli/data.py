@@ -22,7 +22,7 @@ from mmor.cli.options import (
     parse_size,
     tell_notes,
 )
-from operating_room.errors import UserError
+from operating_room.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from operating_room.recordings.dataset import Dataset, RecordedTake
@@ -203,7 +203,7 @@ def convert_relations(
         typer.echo(path)
     tell_notes(conversion.notes)
     for problem in conversion.problems:
-        typer.echo(f"left out: {problem}", err=True)
+        typer.echo(f"left out: {one_line(problem)}", err=True)
     raise typer.Exit(1 if conversion.problems else 0)
 
 

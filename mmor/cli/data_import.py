@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from mmor.cli.options import CPUS
+from operating_room.errors import one_line
 
 app = typer.Typer(help="Recordings of others into the house layout.", no_args_is_help=True)
 
@@ -47,5 +48,5 @@ def egoexor(
     )
     typer.echo(str(report))
     for problem in report.problems:
-        typer.echo(f"left out: {problem}", err=True)
+        typer.echo(f"left out: {one_line(problem)}", err=True)
     raise typer.Exit(1 if report.problems else 0)

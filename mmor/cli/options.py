@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from operating_room.errors import UserError
+from operating_room.errors import UserError, one_line
 from operating_room.work.processes import Share, cpu_threads, is_first
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def parse_size(text: str) -> tuple[int, int]:
 def note_left_out(own: Share, problems: Sequence[str]) -> None:
     """What a job of an array has left out: the run that collects tries again. Other processes say nothing."""
     for problem in () if own.together else problems:
-        typer.echo(f"note: {problem}", err=True)
+        typer.echo(f"note: {one_line(problem)}", err=True)
 
 
 def tell_part_done(own: Share) -> None:
@@ -205,12 +205,13 @@ def tell_part_done(own: Share) -> None:
 def tell_notes(notes: Sequence[str]) -> None:
     """What is to be known before results are believed."""
     for note in notes:
-        typer.echo(f"note: {note}", err=True)
+        typer.echo(f"note: {one_line(note)}", err=True)
 
 
 def finish(problems: Sequence[str]) -> None:
     """Tell the problems of what was left out; exit code 1 if there are any."""
     for problem in problems:
-        typer.echo(f"error: {problem}", err=True)
+        for line in problem.split("\n"):  # as of an error that ends the command
+            typer.echo(f"error: {one_line(line)}", err=True)
     if problems:
         raise typer.Exit(1)

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from operating_room.domain.collection import Take
-from operating_room.errors import UserError
+from operating_room.errors import UserError, one_line
 from operating_room.files.camera_files import Calibration, DepthCamera, read_camera
 from operating_room.files.picture_files import read_depth
 from operating_room.files.readers import read_picture, read_point_cloud
@@ -95,7 +95,7 @@ class TakeCalibration:
                 f"sees {view.seen:.0%} of the cloud, colours differ by {view.color:.3f} (by chance {view.chance:.3f})"
             )
             lines.append(f"  camera {view.camera}: {numbers}: {told}")
-        return "\n".join([*lines, *(f"  not measured: {problem}" for problem in self.problems)])
+        return "\n".join([*lines, *(f"  not measured: {one_line(problem)}" for problem in self.problems)])
 
 
 def check_calibration(dataset: Dataset, takes: Sequence[Take]) -> list[TakeCalibration]:

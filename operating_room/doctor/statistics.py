@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from operating_room.domain.collection import Take
-from operating_room.errors import UserError
+from operating_room.errors import UserError, one_line
 from operating_room.files.readers import read_label_mask
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.modalities import TABLE
@@ -171,7 +171,7 @@ class DatasetStatistics:
             classes = [["class", "share of pixels", "masks with it"]]
             classes += [[n, f"{c / every:.3%}", str(total.masks_with[n])] for n, c in total.pixels.most_common()]
             lines += ["", *_columns(classes)]
-        return "\n".join([*lines, *(f"left out: {problem}" for problem in total.problems)])
+        return "\n".join([*lines, *(f"left out: {one_line(problem)}" for problem in total.problems)])
 
 
 def statistics(dataset: Dataset, takes: Sequence[Take]) -> DatasetStatistics:
