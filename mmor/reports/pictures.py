@@ -18,6 +18,7 @@ from operating_room.files import readers
 from operating_room.graphs.prompts import metadata_blocks
 from operating_room.graphs.scene_graph import Sample
 from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.file_checks import check_mask_shape
 from operating_room.recordings.questions import read_screen, read_speech
 from operating_room.recordings.timepoint import Timepoint
 
@@ -34,6 +35,7 @@ class View:
     picture: str
     predicted: str | None = None  # masks with transparent background
     annotated: str | None = None
+    problems: tuple[str, ...] = ()  # with what is shown nevertheless
 
 
 @dataclass
@@ -92,6 +94,7 @@ class Album:
                 jpeg(readers.read_picture(path), width, 70),
                 None if predicted is None else _predicted(predicted, labels, width),
                 None if annotated is None else _annotated(annotated, labels, width),
+                tuple(_misshapen([mask for mask in (predicted, annotated) if mask is not None], path)),
             )
 
 
@@ -164,6 +167,14 @@ def _predicted(path: Path, labels: Labels, width: int) -> str:
 
 def _annotated(path: Path, labels: Labels, width: int) -> str:
     return overlay(labels.label_to_category[readers.read_label_mask(path)], labels, width)
+
+
+def _misshapen(masks: Sequence[Path], picture: Path) -> Iterator[str]:
+    for mask in masks:
+        try:
+            check_mask_shape(mask, picture)
+        except UserError as error:
+            yield str(error)
 
 
 def _name(timepoint: Timepoint, camera: str) -> str:

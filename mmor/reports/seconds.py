@@ -155,7 +155,8 @@ def _figure(view: View) -> str:
     layers = [picture(view.picture, view.name)]
     for kind, source in (("predicted", view.predicted), ("annotated", view.annotated)):
         layers += [picture(source, "", kind)] if source else []
-    return f"<figure>{''.join(layers)}<figcaption>{escape(view.name)}</figcaption></figure>"
+    told = "; ".join([view.name, *view.problems])
+    return f"<figure>{''.join(layers)}<figcaption>{escape(told)}</figcaption></figure>"
 
 
 def _spread(samples: Sequence[Sample]) -> list[Sample]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from operating_room.files.array_files import NO_GAZE, read_gaze, read_hands
 from operating_room.files.readers import picture_size
 from operating_room.graphs.prompts import metadata_blocks
 from operating_room.graphs.scene_graph import Triplet, normalise, sample_id
+from operating_room.recordings.file_checks import check_mask_shape
 from operating_room.recordings.questions import read_screen, read_speech, timepoint_prompt
 from operating_room.recordings.timepoint import Timepoint
 from operating_room.scores.triplets.verdicts import compare_graphs
@@ -73,6 +75,9 @@ def describe_second(shown: Shown, name: str, position: int) -> dict[str, Any]:
             return None
 
     masks = tried(lambda: masks_of(timepoint, shown.masks)) or {}
+    for camera, of_camera in masks.items():
+        for path in of_camera.values():
+            tried(partial(check_mask_shape, path, timepoint.views[camera]))
     marks = tried(lambda: _marks(timepoint)) or {}
     label = tried(lambda: label_of(timepoint))
     truth = None if label is None else label.triplets

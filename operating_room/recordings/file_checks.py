@@ -136,6 +136,19 @@ def check_shape(labels: UInt8[np.ndarray, "height width"], mask: Path, picture: 
         raise UserError(f"{mask}: is {sizes[0]} px, its picture {picture.name} {sizes[1]}; export the mask again")
 
 
+def check_mask_shape(mask: Path, picture: Path) -> None:
+    """`check_shape` of a mask of any kind that is only shown; what cannot be read is told where it is read.
+
+    Raises:
+        UserError: the proportions differ.
+    """
+    try:
+        width, height = picture_size(mask)
+    except UserError:
+        return
+    check_shape(np.broadcast_to(np.uint8(0), (height, width)), mask, picture)
+
+
 def check_small_mask(path: Path, _: Take, domain: Domain) -> None:
     """Labels of the table at 32x32 px."""
     mask = read_label_mask(path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from mmor.reports.page import LIMIT, write_report
 from mmor.reports.pictures import Album
@@ -215,6 +216,17 @@ def test_pictures_shrink_and_go_before_the_page_is_too_large(
     assert (counts[0], counts[-1]) == (4, 0)
     with pytest.raises(UserError, match="would be larger than"):
         page_of(tmp_path, results, limit=10_000)
+
+
+def test_masks_of_another_shape_than_their_picture_are_told(
+    tmp_path: Path, recorded: tuple[Dataset, list[Sample]]
+) -> None:
+    dataset, samples = recorded
+    said = {sample.sample_id: sample.triplets for sample in samples}
+    camera = next(path for s in samples for path in getattr(Album(dataset).timepoint(s), "views", {}).values())
+    Image.new("RGB", (320, 32)).save(tmp_path / "odd.png")
+    html = take_seconds(samples, said, Album(dataset, {camera: tmp_path / "odd.png"}), 10_000_000).html("a")
+    assert html.count("odd.png: is 320x32 px, its picture") == 1
 
 
 def test_a_take_second_by_second(recorded: tuple[Dataset, list[Sample]]) -> None:

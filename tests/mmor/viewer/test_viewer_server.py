@@ -347,6 +347,20 @@ def test_damaged_tracks_cost_themselves(folder: Folder, tmp_path: Path) -> None:
         assert [tracks.name in told for told in second["problems"]] == [True]
 
 
+def test_masks_of_another_shape_than_their_picture_are_told(folder: Folder, tmp_path: Path) -> None:
+    """They were drawn into the middle of the picture, without a word."""
+    timepoint = Dataset(folder.data).take(TAKE).timepoints[7]
+    video = tmp_path / "masks" / "inference" / "pan_pred" / f"{TAKE.name}_1"
+    video.mkdir(parents=True)
+    odd = video / f"{timepoint.views['1'].stem}.png"
+    width, height = picture_size(timepoint.views["1"])
+    for size, told in (((2 * width, 2 * height), 0), ((width, height // 2), 1)):
+        Image.new("RGB", size).save(odd)
+        with local(open_shown(Dataset(folder.data), TAKE, [tmp_path / "masks"])) as client:
+            problems = ask(client, f"{OF_TAKE}/7")["problems"]
+        assert [f"{odd}: is {size[0]}x{size[1]} px" in problem for problem in problems] == [True] * told
+
+
 def test_predictions_that_are_called_truth_or_live_take_nobodys_place(folder: Folder, tmp_path: Path) -> None:
     """The page knows annotations and what is live by these names."""
     graphs = tmp_path / "live.json"
