@@ -24,6 +24,7 @@ from operating_room.recordings.timepoint import Timepoint
 
 CACHE_BYTES = 256 << 20  # pictures of several minutes of ten cameras
 MOST_PREDICTIONS = 2  # beside each other; more cannot be told apart in a picture
+_NOTHING = "none"  # what the page has for no masks
 LIVE = "live"  # the name of what `mmor live` says among predicted graphs
 
 
@@ -247,11 +248,13 @@ def open_shown(
 def _named(paths: Sequence[Path]) -> dict[str, Path]:
     """Paths by what tells them apart in a page: their names, with that of the folder above where these are equal.
 
-    Or are those that the page has for annotations and for what is live.
+    Or are those that the page has for annotations, for what is live and for nothing, which it would show in their
+    place; `|` stands between the two names of what is compared.
     """
-    names = [path.name.removesuffix(".json") or str(path) for path in paths]
-    if len(set(names)) < len(names) or {TRUTH, LIVE}.intersection(names):
-        names = [f"{path.parent.name}/{name}" for path, name in zip(paths, names)]
+    names = [(path.name.removesuffix(".json") or str(path)).replace("|", "_") for path in paths]
+    if len(set(names)) < len(names) or {TRUTH, LIVE, _NOTHING}.intersection(names):
+        above = [path.absolute().parent.name.replace("|", "_") for path in paths]
+        names = [f"{folder}/{name}" for folder, name in zip(above, names)]
     if len(set(names)) < len(names):
         names = [f"{number} {name}" for number, name in enumerate(names, 1)]
     return dict(zip(names, paths))

@@ -375,6 +375,15 @@ def test_predictions_that_are_called_truth_or_live_take_nobodys_place(folder: Fo
     assert not shown.graphs["live"].graphs
 
 
+def test_masks_in_a_folder_called_none_are_not_no_masks(folder: Folder, tmp_path: Path) -> None:
+    """The page has `none` for no masks, and `|` between the two names of what is compared: they were never shown."""
+    folders = [tmp_path / "none", tmp_path / "a|b"]
+    for masks in folders:
+        write(masks / "inference" / "pan_pred" / f"{TAKE.name}_1" / "a.png", picture("PNG"))
+    assert list(open_shown(Dataset(folder.data), TAKE, folders[:1]).masks) == [f"{tmp_path.name}/none"]
+    assert list(open_shown(Dataset(folder.data), TAKE, folders[1:]).masks) == ["a_b"]
+
+
 @pytest.mark.parametrize("frame_id", ["9" * 5000, "12", "٣٣٣٣٣٣", "900000000"])
 def test_a_live_line_whose_frame_is_no_position_is_damaged(tmp_path: Path, frame_id: str) -> None:
     path = tmp_path / "live.jsonl"
