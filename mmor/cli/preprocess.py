@@ -142,7 +142,7 @@ def preprocess(
         raise UserError(f"domain {dataset.domain.name} has no categories, so that no take has masks; leave out {given}")
     if predictions is not None:
         masks.require_predictions(predictions)  # before the other steps, which can take hours
-    takes = takes[own.rank :: own.processes]
+    wanted, takes = takes, takes[own.rank :: own.processes]
     if out is not None:
         dataset = overlay(dataset, out)
     elif (root := read_only(dataset)) is not None:
@@ -171,7 +171,7 @@ def preprocess(
     typer.echo(f"{outcome.written} {what} written for {sum(count for _, count in done)} takes")
     if out is not None:
         typer.echo(f"with links to all that was there in {out}: give this as --data from now on")
-    finish(outcome.problems)
+    finish(outcome.told(wanted))
 
 
 def _transcribe(dataset: Dataset, takes: list[Take], model: str, workers: int, go_on: bool) -> Outcome:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
 from io import StringIO
+from threading import Timer
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
@@ -22,6 +24,7 @@ Item = TypeVar("Item")
 # Lines in a log: the first after a second, then after twice the time, at last every half minute. Work that is done
 # within the first second says nothing.
 _FIRST, _SELDOM = 1.0, 30.0  # s
+_BEGUN = _FIRST + 0.1
 _WITHOUT_BARS = ("dumb", "unknown")  # terminals that cannot go back in a line, where rich would show nothing
 
 
@@ -102,6 +105,18 @@ class Steps:
             self._bar.update(self._task, completed=self._done, values=", ".join(self._told()))
         elif self._speaks and self._clock() >= self._next:
             self._say()
+
+    @contextmanager
+    def begun(self) -> Generator[None]:
+        """Where a log has no line after a second, say that nothing is done yet: the first step can last an hour."""
+        said = Timer(_BEGUN, lambda: self.advance(0) if not self._said else None)
+        said.daemon = True
+        if self._speaks:
+            said.start()
+        try:
+            yield
+        finally:
+            said.cancel()
 
     def _told(self) -> list[str]:
         """The numbers; whole ones, which count something, to the last digit."""

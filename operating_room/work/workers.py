@@ -13,7 +13,7 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from operating_room.errors import UserError
-from operating_room.work.progress import track
+from operating_room.work.progress import Steps, track
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -42,7 +42,10 @@ def in_workers(
             try:
                 with _ctrl_c_waits():
                     results = pool.map(function, items, chunksize=chunk)
-                yield from track(results, title, len(items))
+                with Steps(title, len(items)) as steps, steps.begun():
+                    for result in results:
+                        yield result
+                        steps.advance()
             except (KeyboardInterrupt, GeneratorExit):  # the latter if whoever reads the results is interrupted
                 own = list(pool._processes.values())  # and no other child of this process
                 manager: Any = pool._executor_manager_thread

@@ -7,7 +7,7 @@ it: what is wrong becomes one line. Files are whole or absent, so that a run tha
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -33,10 +33,17 @@ class Outcome:
 
     written: int = 0
     problems: tuple[str, ...] = ()
+    of: Mapping[str, Take] = field(default_factory=dict)  # problem -> its take, where it has one
 
     def __add__(self, other: Outcome) -> Outcome:
         """Both, each problem once."""
-        return Outcome(self.written + other.written, tuple(dict.fromkeys(self.problems + other.problems)))
+        problems = tuple(dict.fromkeys(self.problems + other.problems))
+        return Outcome(self.written + other.written, problems, {**other.of, **self.of})
+
+    def told(self, takes: Sequence[Take]) -> list[str]:
+        """The problems in the order of the takes, however many processes have shared these."""
+        places = {take: place for place, take in enumerate(takes)}
+        return sorted(self.problems, key=lambda problem: places.get(self.of[problem], 0) if problem in self.of else -1)
 
     def require(self) -> int:
         """The number of files.
@@ -179,5 +186,5 @@ def _attempt(step: Step, recorded: RecordedTake, tell: Callable[[int], object] =
             written += 1
             tell(written)
     except UserError as error:
-        return Outcome(written, (str(error),))
+        return Outcome(written, (str(error),), {str(error): recorded.take})
     return Outcome(written)

@@ -147,12 +147,13 @@ def test_a_bad_take_is_told_once_with_the_same_code(
     for folder in (one, two):
         data = folder / "data" / "MM-OR_data"
         (data / "take_transcripts_per_timepoint" / "003_TKA" / "000002.json").write_text('{"te')
-        (data / "take_audios" / "001_PKA.mp3").write_bytes(b"no sound")
+        for take in ("001_PKA", "003_TKA"):  # told in this order, and the first process has the second of them
+            (data / "take_audios" / f"{take}.mp3").write_bytes(b"no sound")
     commands = (*INFER, "--out", "p.json"), (*WITHOUT_MEMORY, "--out", "r.json"), SOUND
     expected = [alone(one, *words) for words in commands]
     assert expected == [2, 1, 1]
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 3
+    assert len(errors) == 4
     codes, done = together(two, *commands)
     assert codes == expected
     assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == errors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from io import StringIO
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from transformers import Trainer, TrainingArguments
 from computing.training_progress import shown_progress
 from operating_room.work import progress
 from operating_room.work.progress import Steps, track
+from operating_room.work.workers import in_workers
 
 
 class Clock:
@@ -138,3 +140,11 @@ def test_a_training_shows_steps_losses_and_time_left(
     assert "learning_rate" in lines[-1]
     assert lines[-1].startswith("training, step 4/4")
     assert "{" not in output.out + output.err
+
+
+def test_a_log_hears_that_work_of_several_processes_has_begun(capfd: pytest.CaptureFixture[str]) -> None:
+    """Several takes at once were silent until the first was done, which can last an hour."""
+    list(in_workers(time.sleep, [3.0, 3.0], 2, "naps"))
+    said = capfd.readouterr().err.splitlines()
+    assert said[0] == "naps 0/2"
+    assert said[-1].startswith("naps 2/2, ")
