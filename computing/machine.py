@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 _ON_CPU = "DefaultCPUAllocator: "
-_FULL = ("error: out of memory", "_STATUS_ALLOC_FAILED", _ON_CPU)  # by others; the second of cuBLAS and cuDNN
+_FULL = (  # by others
+    *("error: out of memory", "'out of memory'", _ON_CPU),  # the second is NCCL's
+    *("_STATUS_ALLOC_FAILED", "ALLOCATION_FAILED", "CUFFT_ALLOC_FAILED"),  # cuBLAS and cuDNN, cuDNN 9, cuFFT
+    "CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate",  # for which there was no room
+)
 ENDED = (
     "another process of this start has ended, by lack of memory perhaps; run the same command again: what has been "
     "done is kept"

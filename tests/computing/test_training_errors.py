@@ -33,7 +33,23 @@ _CLOSED = "[/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127
             RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
             r"full \(CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate\(handle\)`\); .*SIZE",
         ),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+            r"full \(CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate\(handle\)`\); .*SIZE",
+        ),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), r"full \(cuDNN error: .*SIZE"),
+        (
+            RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+            r"full \(cuDNN error: .*SIZE",
+        ),
+        (RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"), r"full \(cuFFT error: .*SIZE"),
+        (
+            DistBackendError(
+                "NCCL error in: ProcessGroupNCCL.cpp:3356, unhandled cuda error, NCCL version 2.27.5\n"
+                "ncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\nCuda failure 2 'out of memory'"
+            ),
+            r"full \(NCCL error in: ProcessGroupNCCL.*SIZE",
+        ),
         (
             RuntimeError(
                 "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried "
