@@ -25,6 +25,7 @@ from operating_room.files.readers import read_bytes
 
 LIMIT = 5_000_000  # bytes of the page
 _DOCTYPE = "<!doctype html>"
+_TOLD = 4  # tables by name
 _SPARE = 20_000  # bytes for what is not counted: the frame of the page, captions of pictures
 
 
@@ -38,7 +39,7 @@ def write_report(
     about: str = "",
     before: Sequence[Section] = (),
     limit: int = LIMIT,
-) -> None:
+) -> list[str]:
     """Write a page of at most `limit` bytes about results files; it needs no other file and no network.
 
     Args:
@@ -51,6 +52,9 @@ def write_report(
         about: a sentence below the title.
         before: sections to show before all others.
         limit: bytes.
+
+    Returns:
+        what is to be known: tables of other reports in `csv`, which stay.
 
     Raises:
         UserError: a file is missing, damaged, no results file or of another domain; two of one task cannot be compared;
@@ -87,8 +91,7 @@ def write_report(
             f"{out}: would be larger than {limit / 1e6:.0f} MB; give fewer results files, or results of fewer takes"
         )
     write_text(out, page)
-    if csv is not None:
-        _write_csv(csv, [(one.label, of_one) for one, of_one in groups], compared)
+    return [] if csv is None else _write_csv(csv, [(one.label, of_one) for one, of_one in groups], compared)
 
 
 def _sections(results: Results, domain: Domain) -> list[Section]:
@@ -137,17 +140,25 @@ def _page(title: str, about: str, sections: Sequence[Section]) -> str:
     )
 
 
-def _write_csv(folder: Path, groups: Sequence[tuple[str, Sequence[Section]]], compared: Sequence[Section]) -> None:
-    """One file for each table; with several results files a folder for each."""
+def _write_csv(folder: Path, groups: Sequence[tuple[str, Sequence[Section]]], compared: Sequence[Section]) -> list[str]:
+    """One file for each table; with several results files a folder for each. A line if there are others."""
     names = _file_names([label for label, _ in groups])
-    for name, (_, sections) in zip(names, groups):
-        inside = folder if len(groups) == 1 else folder / name
-        for section in sections:
-            for table in section.tables:
-                write_text(inside / f"{_file_name(table.name)}.csv", table.csv())
+    files = {
+        (folder if len(groups) == 1 else folder / name) / f"{_file_name(table.name)}.csv": table
+        for name, (_, sections) in zip(names, groups)
+        for section in sections
+        for table in section.tables
+    }
     for name, section in zip(_file_names([section.title for section in compared], names), compared):
-        for table in section.tables:
-            write_text(folder / name / f"{_file_name(table.name)}.csv", table.csv())
+        files |= {folder / name / f"{_file_name(table.name)}.csv": table for table in section.tables}
+    for path, table in files.items():
+        write_text(path, table.csv())
+    others = sorted({*folder.glob("*.csv"), *folder.glob("*/*.csv")} - files.keys())
+    if not others:
+        return []
+    told = ", ".join(str(path.relative_to(folder)) for path in others[:_TOLD])
+    more = f" and {len(others) - _TOLD} more" if len(others) > _TOLD else ""
+    return [f"{folder}: also holds tables that are not of this report, {told}{more}; remove them or choose another"]
 
 
 def _file_name(text: str) -> str:

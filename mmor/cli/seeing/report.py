@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mmor.cli.options import DATA_FOLDER, chosen_domain, open_dataset
+from mmor.cli.options import DATA_FOLDER, chosen_domain, open_dataset, tell_notes
 
 
 def report(
@@ -25,7 +25,8 @@ def report(
 
     album = None if data is None else Album(open_dataset(data, domain))
     chosen = chosen_domain(domain) or (None if album is None else album.dataset.domain)
-    write_report(results, out, chosen, album, csv)
+    notes = write_report(results, out, chosen, album, csv)
     typer.echo(f"open {out} in a browser")
     if csv is not None:
         typer.echo(f"CSV files in {csv}")
+    tell_notes(notes)

@@ -31,6 +31,18 @@ def test_a_page_and_csv_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert (tmp_path / "csv" / "predicates.csv").exists()
 
 
+def test_tables_of_an_earlier_report_in_the_folder_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A report of two files left the tables of an earlier one of one file above its folders, as if of today."""
+    one, two = (graph_results(tmp_path / f"{name}.json", 2 + n) for n, name in enumerate(("one", "two")))
+    common = ("--out", tmp_path / "page.html", "--csv", tmp_path / "csv")
+    for results, told in (((one,), False), ((one, two), True)):
+        for _ in range(2):
+            assert run(*results, *common) == 0
+            said = capsys.readouterr().err
+            assert ("tables that are not of this report" in said) == told
+            assert ("predicates.csv" in said or "more;" in said) == told
+
+
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results, data = graph_results(tmp_path / "r.json"), write_dataset(tmp_path / "data")
     mistakes = [
