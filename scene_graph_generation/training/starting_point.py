@@ -122,6 +122,8 @@ def check_start_domain(start: StartConfig, domain: Domain) -> None:
 def check_places(experiment: Experiment, dataset: Dataset) -> None:
     """A model has places for so many pictures; training takes some of a room's, evaluation all that its slots name.
 
+    Those of `also` are shown only where they recorded, which is for the reader of a timepoint to know.
+
     Told from the settings: to load the weights of a large base takes minutes.
 
     Raises:
@@ -135,7 +137,8 @@ def check_places(experiment: Experiment, dataset: Dataset) -> None:
         return
     places = settings.pooler.max_views
     for collection in map(dataset.domain.collection, dataset.roots):
-        if (shown := len(collection.slots.evaluation)) > places:
+        slots = collection.slots
+        if (shown := max(len(slots.evaluation), len(slots.instead))) > places:
             raise UserError(
                 f"{dataset.root}: {collection.name} shows {shown} pictures of a timepoint, the model has places for "
                 f"{places}; name fewer cameras in `slots` of its domain, or raise pooler.max_views"

@@ -29,7 +29,7 @@ from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.training_data import read_records, record_text
 from scene_graph_generation.training import train as train_module
 from scene_graph_generation.training.dry_run import dry_run, sizes_of
-from scene_graph_generation.training.starting_point import begin, check_start
+from scene_graph_generation.training.starting_point import begin, check_places, check_start
 from scene_graph_generation.training.train import train
 from scene_graph_generation.weights import precision
 from scene_graph_generation.weights.checkpoints import load_model, save_model
@@ -287,6 +287,18 @@ def test_a_room_with_too_many_pictures_is_told_before_a_base_is_loaded(
     with pytest.raises(UserError, match="shows 5 pictures of a timepoint, the model has places for 4"):
         run(few, data, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_pictures_that_stand_in_for_others_count_too(tuning: Experiment, data: Path) -> None:
+    """A model was trained to its end for a room whose `instead` names more cameras than it has places for."""
+    dataset = Dataset(data)
+    collection = dataset.domain.collection("MMOR")
+    slots = replace(collection.slots, instead=tuple(camera.name for camera in collection.cameras[:8]))
+    others = [c for c in dataset.domain.collections if c is not collection]
+    domain = replace(dataset.domain, collections=(*others, replace(collection, slots=slots)))
+    check_places(tuning, dataset)
+    with pytest.raises(UserError, match="shows 8 pictures of a timepoint, the model has places for 7"):
+        check_places(tuning, Dataset(data, domain))
 
 
 def test_the_frequency_file_decides_what_a_token_weighs(tuning: Experiment, data: Path, tmp_path: Path) -> None:
