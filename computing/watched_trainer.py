@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,15 @@ class WatchedTrainer(Trainer):
         step = self.state.global_step + 1 if step is None else step
         return diverged(Path(str(self.args.output_dir)), step, how, self._rate_setting)
 
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Called by Trainer. A checkpoint of another kind of device has no state of this one, which is no error."""
+        logger = logging.getLogger("transformers.trainer_pt_utils")
+        logger.addFilter(_is_worth_telling)
+        try:
+            super()._load_rng_state(checkpoint)
+        finally:
+            logger.removeFilter(_is_worth_telling)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Called by Trainer.
 
@@ -73,6 +84,13 @@ class WatchedTrainer(Trainer):
         """
         self.check_losses()
         super().log({**logs, **self.throughput.report()}, start_time)
+
+
+def _is_worth_telling(record: logging.LogRecord) -> bool:
+    """All but two lines about a key that is not there, `'cuda'`, which say nothing that a user could do."""
+    return (
+        re.match(r"Didn't manage to set back the RNG states of the \w+ [a-z ]+:\s*'\w+'\n", record.getMessage()) is None
+    )
 
 
 class _AsAsked(TrainerCallback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,26 @@ def test_a_training_that_does_not_diverge_says_nothing(tmp_path: Path) -> None:
     made.train()
     made.check_losses()
     assert made.state.global_step == 3
+
+
+def test_a_checkpoint_of_a_cpu_goes_on_on_a_gpu_without_a_word_of_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers wrote two lines about the key 'cuda', as an error; what else it finds is still told."""
+    made, said = trainer(tmp_path, Clock(), 0.0), list[str]()
+    made._save_rng_state(str(tmp_path))
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: said.append(record.getMessage()))
+    logger = logging.getLogger("transformers.trainer_pt_utils")
+    logger.addHandler(handler)
+    try:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        made._load_rng_state(str(tmp_path))
+        assert said == []
+        torch.save(
+            {**torch.load(tmp_path / "rng_state.pth", weights_only=False), "cuda": 3}, tmp_path / "rng_state.pth"
+        )
+        made._load_rng_state(str(tmp_path))
+    finally:
+        logger.removeHandler(handler)
+    assert ["Didn't manage to set back the RNG states" in line for line in said] == [True]
