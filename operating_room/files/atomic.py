@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ with suppress(OSError):  # containers of one host name cannot see each other's p
     _HOST += f"-{Path('/proc/self/ns/pid').stat().st_ino:x}"
 _STEM = 60  # bytes of the file's own name in its temporary one, which must not be too long where its own is not
 _LEFT = re.compile(r"\..*\.(?P<host>[A-Za-z0-9-]+)\.(?P<process>\d+)\.[0-9a-f]{8}\.partial(\..*)?", re.DOTALL)
+_OLD = 7 * 24 * 3600  # s
 _cleared: set[Path] = set()  # folders in which this process has looked for what killed ones have left
 
 
@@ -104,17 +106,28 @@ def atomic_folder(folder: Path) -> Generator[Path]:
 def clear_left(folder: Path) -> None:
     """Remove what killed processes of this host have left in a folder.
 
-    Those of other hosts are left alone: whether they still run cannot be seen from here.
+    Whether those of other hosts (or containers) still run cannot be seen from here; theirs goes when nobody has
+    touched it for a week.
     """
     with suppress(OSError), os.scandir(folder) as entries:
         left = [(entry, match) for entry in entries if (match := _LEFT.fullmatch(entry.name))]
         for entry, match in left:
-            if match["host"] == _HOST and not is_running(int(match["process"])):
+            own = match["host"] == _HOST
+            if (own and not is_running(int(match["process"]))) or (not own and _is_old(entry)):
                 if entry.is_dir(follow_symlinks=False):
                     shutil.rmtree(entry.path, ignore_errors=True)
                 else:
                     with suppress(FileNotFoundError):
                         os.unlink(entry.path)
+
+
+def _is_old(entry: os.DirEntry[str]) -> bool:
+    """Whether nothing of a file or folder was written, linked or renamed for a week."""
+    paths = [Path(entry.path)]
+    if entry.is_dir(follow_symlinks=False):
+        paths += Path(entry.path).rglob("*")
+    states = [path.lstat() for path in paths]
+    return max(max(state.st_mtime, state.st_ctime) for state in states) < time.time() - _OLD
 
 
 def write_bytes(path: Path, data: bytes) -> None:

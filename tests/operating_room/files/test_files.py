@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,23 @@ def test_what_others_are_writing_is_left_alone(tmp_path: Path) -> None:
         (tmp_path / name).write_text("x")
     write_text(tmp_path / "b.json", "x")
     assert sorted(os.listdir(tmp_path)) == sorted([*names, "b.json"])
+
+
+def test_what_another_host_has_left_goes_after_a_week(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each start of a container is another host: what was killed in it stayed for ever."""
+    left, folder, newer = (tmp_path / f".a.other-host.999999999.0000000{n}.partial" for n in range(3))
+    left.write_bytes(b"half a model")
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "old.bin").write_bytes(b"half a model")
+    os.utime(left, (0, 0))  # a copy may be of any date
+    newer.touch()
+    in_two_days, in_eight_days = (time.time() + days * 24 * 3600 for days in (2, 8))
+    os.utime(newer, (in_two_days, in_two_days))
+    clear_left(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [left, folder, newer]
+    monkeypatch.setattr(files.time, "time", lambda: in_eight_days)
+    clear_left(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [newer]
 
 
 def test_two_writers_never_share_a_temporary_file(tmp_path: Path) -> None:
