@@ -45,7 +45,14 @@ def check(dataset: Dataset, names: Sequence[str] | None = None) -> Checkup:
     domain = dataset.domain
     takes = dataset.choose(names) if names is not None else dataset.takes()
     visit = _Visit(dataset.root)
-    reports = tuple(visit.count(dataset.take(take)) for take in track(takes, "listing takes"))
+    by_folder = sorted(takes, key=lambda take: (take.dataset, take.folder))
+    groups = [list(sharing) for _, sharing in groupby(by_folder, key=lambda take: (take.dataset, take.folder))]
+    reports: dict[Take, TakeFiles] = {}
+    files = 0
+    for sharing in track(groups, "listing takes"):
+        counted, jobs = visit.collect([dataset.unkept(take) for take in sharing])
+        reports |= zip(sharing, counted, strict=True)
+        files += len(jobs)
     on_disk = dataset.takes()
     for name, data in dataset.roots.items():
         if names is None:
@@ -62,22 +69,26 @@ def check(dataset: Dataset, names: Sequence[str] | None = None) -> Checkup:
         visit.look_for_absent_takes(data, wanted, on_disk, Severity.NOTE if names is None else Severity.GAP)
     for finding in house_checks.look_at_domain(domain, dataset.root):
         visit.note(*finding)
-    by_folder = sorted(takes, key=lambda take: (take.dataset, take.folder))
-    for _, sharing in groupby(by_folder, key=lambda take: (take.dataset, take.folder)):
-        visit.look_at_labels([dataset.take(take) for take in sharing])
     for take in takes:
         if take.sample_name in (*domain.splits, OWN):
             path = dataset.roots[take.dataset] / take.folder
             told = f"is a take with the name of a split, which --take {take.name} means instead; rename its folder"
             visit.note(Severity.BROKEN, path, f"{path}: {told}")
         if domain.collection(take).layout == "house":
-            visit.look_beside(dataset.take(take))
-    complaints = behind(_complaint, visit.jobs.values(), cpu_threads())
-    for complaint, path in zip(track(complaints, "checking files", total=len(visit.jobs)), visit.jobs):
+            visit.look_beside(dataset.unkept(take))
+    for path, complaint in track(_complaints(dataset, groups), "checking files", total=files):
         if complaint:
             visit.note(Severity.BROKEN, path, complaint if str(path) in complaint else f"{path}: {complaint}")
     findings = sorted(visit.findings, key=lambda finding: (-finding.severity, finding.path))
-    return Checkup(dataset.root, reports, tuple(findings), len(visit.jobs))
+    return Checkup(dataset.root, tuple(reports[take] for take in takes), tuple(findings), files)
+
+
+def _complaints(dataset: Dataset, groups: Sequence[Sequence[Take]]) -> Iterator[tuple[Path, str | None]]:
+    """What is wrong with each file. They are listed once more, folder by folder: those of all takes are millions."""
+    visit = _Visit(dataset.root)
+    for sharing in groups:
+        _, jobs = visit.collect([dataset.unkept(take) for take in sharing])
+        yield from zip(jobs, behind(_complaint, jobs.values(), cpu_threads()), strict=True)
 
 
 class _Visit:
@@ -87,6 +98,19 @@ class _Visit:
         self._data = data
         self.findings: dict[Finding, None] = {}  # in order, each once
         self.jobs: dict[Path, Callable[[], object]] = {}  # each raises UserError; a shared file is looked into once
+        self._of_several: set[Path] = set()  # files seen so far that are not in a place of one take
+
+    def collect(self, sharing: Sequence[RecordedTake]) -> tuple[list[TakeFiles], dict[Path, Callable[[], object]]]:
+        """Takes of one folder: how many files each has, and the checks of those that no take before has."""
+        self.jobs = {}
+        reports = [self.count(recorded) for recorded in sharing]
+        self.look_at_labels(sharing)
+        names = {name for recorded in sharing for name in (recorded.take.name, recorded.take.folder)}
+        places = {path: str(path).removeprefix(str(sharing[0].root)) for path in self.jobs}
+        shared = {path for path, place in places.items() if not any(name in place for name in names)}
+        jobs = {path: job for path, job in self.jobs.items() if path not in self._of_several}
+        self._of_several |= shared
+        return reports, jobs
 
     def note(self, severity: Severity, path: Path, message: str) -> None:
         """Add a finding."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +45,20 @@ def test_a_complete_dataset(root: Path) -> None:
     assert mmor["files"]["tracker"] == {"found": 3, "expected": 3}
     assert mmor["files"]["recording"] == {"found": 1, "expected": 1}
     assert str(report).endswith(f"2 takes, {report.opened} files opened: 0 broken, 0 gaps")
+
+
+@pytest.mark.usefixtures("only_these_takes")
+def test_no_more_than_the_files_of_one_folder_are_kept_at_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checks of all files were: 2 GB where a dataset has two millions of them."""
+    begun: list[int] = []
+
+    def counted(function: Callable[[object], object], jobs: Collection[object], _: int) -> Iterator[object]:
+        begun.append(len(jobs))
+        return map(function, jobs)
+
+    monkeypatch.setattr(doctor, "behind", counted)
+    assert check(root).opened == sum(begun)
+    assert len(begun) == 2  # one folder of each dataset
 
 
 def test_absent_takes_that_nobody_asked_for_are_noted(root: Path) -> None:
