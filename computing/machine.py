@@ -64,10 +64,13 @@ class Gpu:
 def meet() -> None:
     """Join the other processes of a training on CPUs: for these, transformers would wait half an hour at most.
 
+    Where there are none, nothing in the environment tells of any afterwards.
+
     Raises:
         UserError: they were not started by a launcher that says where to meet, or cannot.
     """
     if share().processes == 1:
+        processes.forget_others()
         return
     _require_place()
     # Where a cluster has not said it, each process on a GPU would be alone for accelerate: as many trainings.

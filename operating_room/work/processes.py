@@ -28,6 +28,8 @@ class Share(NamedTuple):
 
 
 ALL = Share()
+# By these accelerate knows that there are others; MPI's and srun's ways of saying so, too.
+_OF_OTHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 def share() -> Share:
@@ -85,6 +87,16 @@ def is_started() -> bool:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return True
     return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def forget_others() -> None:
+    """Of a training that is alone: take away what srun, mpirun or the script of a cluster say of other processes.
+
+    They do in jobs of one process, too, and accelerate would wait for processes that never come, or miss where to meet.
+    """
+    if not is_started():
+        for name in _OF_OTHERS:
+            os.environ.pop(name, None)
 
 
 def join_alone() -> None:

@@ -266,12 +266,12 @@ def training_arguments(config: TrainConfig, out: Path, width: int) -> TrainingAr
         UserError: the DeepSpeed configuration is damaged, or the GPU has no bfloat16.
     """
     machine = trainer_options("bfloat16" if config.bf16 else "no")
+    meet()  # before DeepSpeed is told that it is alone
     deepspeed = None
     if config.deepspeed is not None:
         deepspeed = deepspeed_settings(config.deepspeed, config.bf16, width)
         join_alone()
         machine |= {"bf16": False, "ddp_backend": "gloo" if machine["use_cpu"] else None}  # autocast is DeepSpeed's
-    meet()
     if config.tf32:
         allow_tf32()
     arguments = TrainingArguments(

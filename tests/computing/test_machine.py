@@ -367,6 +367,35 @@ def test_processes_without_a_local_rank_are_several_for_accelerate_too(monkeypat
     assert found == ("nccl", DistributedType.MULTI_GPU)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"LOCAL_RANK": "0"},
+        {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"},
+        {"WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"},
+        {"PMI_SIZE": "4", "PMI_RANK": "0"},
+        {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"},
+    ],
+)
+@pytest.mark.parametrize("cpu", [True, False])
+def test_one_process_is_alone_for_accelerate_too(
+    monkeypatch: pytest.MonkeyPatch, said: dict[str, str], cpu: bool
+) -> None:
+    """Scripts of clusters, srun and mpirun say so much: a training waited for ever, or ended with a traceback."""
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: not cpu)
+    machine.meet()
+    found = PartialState._prepare_backend(object.__new__(PartialState), cpu=cpu, sagemaker_dp=False, backend=None)
+    assert found == (None, DistributedType.NO)
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # so that what is set now is undone afterwards
+        if not os.environ[name]:
+            monkeypatch.delenv(name)
+    processes.join_alone()
+    assert processes.share() == processes.ALL
+
+
 def test_a_job_of_one_task_is_told_all_that_deepspeed_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clusters set RANK=0 and WORLD_SIZE=1 for it; DeepSpeed then asked MPI for the rest, with a traceback."""
     for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
