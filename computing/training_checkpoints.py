@@ -256,9 +256,9 @@ def _fault(path: Path, deepspeed: bool, same_processes: bool, processes: int) ->
     if not weights:
         return f"{path}: holds no weights"
     pickles = [path / state for state in states] + [file for file in weights if file.suffix == ".bin"]
-    pickles += path.glob(SCALER_NAME)  # of float16 only
+    pickles += [*path.glob(SCALER_NAME), path / SCHEDULER_NAME]  # the first of float16 only
     try:
-        pickles += _of_deepspeed(path, processes) if deepspeed else [path / OPTIMIZER_NAME, path / SCHEDULER_NAME]
+        pickles += _of_deepspeed(path, processes) if deepspeed else [path / OPTIMIZER_NAME]
         for file in weights:
             if file.suffix == ".safetensors":
                 read_safetensors(file)

@@ -61,6 +61,25 @@ def test_another_number_of_processes_is_named_be_it_more_or_less(tmp_path: Path,
     assert find_checkpoint(tmp_path, same_processes=False).path == folder  # of stage 1, which any number goes on from
 
 
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:100])])
+def test_a_damaged_schedule_beside_the_files_of_deepspeed_is_named(
+    tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    """It was looked for without DeepSpeed alone: the training ended with a traceback."""
+    for step in (3, 6):
+        folder = checkpoint_of(tmp_path, 2, step)
+        (folder / "optimizer.pt").unlink()
+        (folder / "latest").write_text(f"global_step{step}")
+        (folder / f"global_step{step}").mkdir()
+        for name in ("mp_rank_00_model_states.pt", *(f"zero_pp_rank_{i}_mp_rank_00_optim_states.pt" for i in (0, 1))):
+            torch.save({}, folder / f"global_step{step}" / name)
+    assert find_checkpoint(tmp_path, deepspeed=True, processes=2).path == folder
+    damage(folder / "scheduler.pt")
+    found = find_checkpoint(tmp_path, deepspeed=True, processes=2)
+    assert found.path == tmp_path / "checkpoint-3"
+    assert f"{folder / 'scheduler.pt'}: " in found.left_out[0]
+
+
 def test_what_macos_leaves_beside_copied_files_is_no_damage(tmp_path: Path) -> None:
     folder = checkpoint_of(tmp_path, 1)
     (folder / "._model.safetensors").write_bytes(b"\x00\x05\x16\x07")
