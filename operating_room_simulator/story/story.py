@@ -36,6 +36,7 @@ from operating_room_simulator.story.steps import (
 
 MIN_SECONDS = 40
 _STAY = (3, 12)  # s that an activity is kept, at least and at most
+_WAY = 2  # s that somebody walks there before sterility is broken, and away, so that it is seen in each of its seconds
 _BONE_WORK = ("calibration", "drilling", "sawing", "hammering")
 __all__ = ["MIN_SECONDS", "STEPS", "Moment", "Surgery", "closed", "script_surgery"]
 
@@ -286,14 +287,18 @@ def _break_sterility(
     rng: random.Random, tracks: Mapping[str, list[str | None]], when: range, asked: int | None
 ) -> None:
     """Let somebody break sterility for 2 to 5 s, as often as asked, or about once in two minutes, sometimes never."""
+    activities = {activity for _, activity in BREACHES}
     usual = rng.choices((0, 1, 2), (2, 5, 3))[0] * max(1, len(when) // 120)
     for _ in range(usual if asked is None else asked):
         start = rng.choice(when)
         present = [who for who, track in tracks.items() if track[start] is not None]
         person, activity = rng.choice([(who, what) for who, what in BREACHES if who in present])
-        for second in range(start, min(start + rng.randint(2, 5), when.stop)):
-            if tracks[person][second] is not None:
+        stop = min(start + rng.randint(2, 5), when.stop)
+        for second in range(max(start - _WAY, when.start), min(stop + _WAY, when.stop)):
+            if start <= second < stop and tracks[person][second] is not None:
                 tracks[person][second] = activity
+            elif tracks[person][second] not in (None, *activities):
+                tracks[person][second] = ""
 
 
 def _carry(rng: random.Random, tracks: Mapping[str, list[str | None]], steps: Sequence[str]) -> None:

@@ -106,6 +106,20 @@ def test_relations_can_be_seen(name: str) -> None:
     assert share > 0.95
 
 
+def test_who_breaks_sterility_is_there_when_it_is_broken() -> None:
+    """In a quarter of these seconds people were on the way, where no model could see what is labelled."""
+    there = []
+    for name in ("001_PKA", "003_TKA", "005_TKA"):
+        surgery = script_surgery(mmor().find_take(name), 0, 60, breaches=8)
+        room = Room(surgery.take, 0, LABELS)
+        for moment, scene in zip(surgery.moments, pose(room, surgery), strict=True):
+            for triplet in moment.breaches:
+                figure = scene.people[triplet.subject]
+                there.append(distance(room, scene, (figure.x, figure.y), triplet.object) < CLOSE)
+    assert len(there) > 50
+    assert np.mean(there) > 0.95
+
+
 def test_people_without_relation_keep_apart() -> None:
     surgery = script_surgery(mmor().find_take("005_TKA"), 5, 40)
     room = Room(surgery.take, surgery.seed, LABELS)
