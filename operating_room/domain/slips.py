@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
 
-from operating_room.domain.domain import Domain
+from operating_room.domain.domain import OWN, Domain
 from operating_room.errors import UserError
 
 _NEAR = 2 / 3  # of a word: one letter of three may be another
@@ -17,9 +17,11 @@ def takes_to_make(names: Iterable[str], domain: Domain) -> list[str]:
     """The names themselves, of takes and splits, where new takes may have them.
 
     Raises:
-        UserError: one is nearly that of a published take or of a split.
+        UserError: one is nearly that of a published take or of a split, or `own`, which means all own takes elsewhere.
     """
     given = list(names)
+    if OWN in given:
+        raise UserError(f"take {OWN!r} means all own takes, of which none is to be made yet; give the names of takes")
     for name in given:
         if name not in domain.splits and (meant := _meant(name, domain)) is not None:
             raise UserError(

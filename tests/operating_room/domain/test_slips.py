@@ -36,3 +36,8 @@ def test_own_names_published_names_and_splits_are_taken() -> None:
     own += ["013_2_PKA", "001_THA", "day_4", "clinic", "OR1", "1_OR", "testing", "train_night"]
     names = [*own, "train", "test", *(take.name for take in mmor().takes), "001_PKA_MMOR"]
     assert takes_to_make(names, mmor()) == names
+
+
+def test_own_takes_are_given_by_name() -> None:
+    with pytest.raises(UserError, match="'own' means all own takes"):
+        takes_to_make(["501_SIM", "own"], mmor())
