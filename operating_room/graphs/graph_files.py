@@ -81,7 +81,14 @@ def load_predictions(path: Path) -> dict[str, list[Triplet]]:
         UserError: missing or unreadable, or of another form.
     """
     require(path, "`mmor scene-graph infer`")
-    records = read_json(path)
+    try:
+        records = read_json(path)
+    except UserError:
+        with path.open("rb") as lines:
+            if not lines.readline(200).startswith(b'{"take": '):
+                raise
+        told = "holds what `mmor live` answered, a second in a line; see it with `mmor view --live`, or answer the take"
+        raise UserError(f"{path}: {told} with `mmor scene-graph infer` to score it") from None
     match records:  # what else is lying beside predictions
         case {"task": str(), "about": dict()} | {"windows": dict(), "vpq": _}:
             raise UserError(f"{path}: holds scores that `evaluate` wrote; give the file that `infer` wrote")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mmor.live.live import LiveSecond
 from operating_room.domain.collection import Take
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
@@ -363,6 +364,17 @@ def test_other_files_than_predictions_are_told_by_what_they_hold(tmp_path: Path,
     path = tmp_path / "predictions.json"
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=f"predictions.json: {told}; give the file that"):
+        load_predictions(path)
+
+
+def test_live_answers_are_told_from_predictions(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    second = LiveSecond("001_PKA", "000001", 1.0, (), "", (), (), {}, 0.0, 0).to_json()
+    path.write_text(f"{second}\n{second}\n")
+    with pytest.raises(UserError, match="holds what `mmor live` answered.*`mmor view --live`"):
+        load_predictions(path)
+    path.write_text('{"004_PKA": []\n')
+    with pytest.raises(UserError, match="is not valid JSON"):
         load_predictions(path)
 
 
