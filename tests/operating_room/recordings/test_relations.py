@@ -371,7 +371,7 @@ def test_live_answers_are_told_from_predictions(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     second = LiveSecond("001_PKA", "000001", 1.0, (), "", (), (), {}, 0.0, 0).to_json()
     path.write_text(f"{second}\n{second}\n")
-    with pytest.raises(UserError, match="holds what `mmor live` answered.*`mmor view --live`"):
+    with pytest.raises(UserError, match=r"holds what `mmor live` answered.*`mmor view --live`"):
         load_predictions(path)
     path.write_text('{"004_PKA": []\n')
     with pytest.raises(UserError, match="is not valid JSON"):
