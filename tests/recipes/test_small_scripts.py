@@ -219,3 +219,17 @@ def test_deeds_are_learnt_from_small_masks_and_sooner_if_drawn_by_size(tmp_path:
     assert len(scores) == 5
     assert min(scores["encoder drawn by size"], scores["both"]) > 0.5  # of the very timepoints that they have learnt
     assert scores["encoder"] < 0.5  # which begins without what is small, and needs more than 40 steps
+
+
+def test_people_on_their_way_are_counted() -> None:
+    """Whoever breaks sterility has arrived, which is not so for all that is done."""
+    script = [sys.executable, str(ROOT / "scripts" / "probe_walking.py"), "--takes", "4", "--breaches", "8"]
+    told = subprocess.run(script, capture_output=True, text=True, check=True).stdout.splitlines()
+    cells = [line.strip("| ").split(" | ") for line in told if line.endswith("% |")]
+    rows = {name: (int(count), float(share.removesuffix("%"))) for name, count, share in cells}
+    assert rows.keys() == {"closeTo", "touching", "manipulating", "preparing", "breach"}
+    listed = [float(line.split()[-3]) for line in told if line.endswith(" m away")]
+    count, share = rows["breach"]
+    assert len(listed) == count > 50
+    assert share == round(100 * sum(distance > 0.6 for distance in listed) / count, 1) < 10
+    assert 0 < rows["manipulating"][1] < 50
