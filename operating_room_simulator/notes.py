@@ -31,11 +31,14 @@ def is_finished(root: Path, take: Take, recipe: dict[str, Any]) -> bool:
     if not isinstance(written, dict):
         raise UserError(f"{note}: is no note of a simulated take; choose another folder")
     wanted = {"news": None, "calibration": None, "breaches": None} | recipe
-    if other := [
-        f"{name} {written.get(name)!r}, not {value!r}" for name, value in wanted.items() if written.get(name) != value
-    ]:
+    other = {name: value for name, value in wanted.items() if written.get(name) != value}
+    if other and other.keys() <= {"version", "story"}:
+        told = "tells another story: from other graphs, or written by another version of mmor"
+        raise UserError(f"{note}: take {take.name} {told}; choose another folder, or remove that one to simulate anew")
+    if other:
+        differ = "; ".join(f"{name} {written.get(name)!r}, not {value!r}" for name, value in other.items())
         raise UserError(
-            f"{note}: take {take.name} was simulated with other options ({'; '.join(other)}); "
+            f"{note}: take {take.name} was simulated with other options ({differ}); "
             "give the same options again or choose another folder"
         )
     return bool(written.get("finished"))

@@ -224,6 +224,15 @@ def test_a_take_with_breaches_is_not_taken_for_a_usual_one(tmp_path: Path) -> No
     write_take(tmp_path, replace(usual, breaches=3), size=SIZE)
 
 
+def test_a_take_of_another_version_is_told_by_its_story(tmp_path: Path) -> None:
+    """With the same options after an update; "story 144979769, not 3322896195" told nobody what to do."""
+    usual = _short("001_PKA", seconds=1)
+    write_take(tmp_path, usual, size=SIZE)
+    (moment,) = usual.moments
+    with pytest.raises(UserError, match=r"tells another story: .* another version of mmor; choose another folder"):
+        write_take(tmp_path, replace(usual, moments=(replace(moment, triplets=()),)), size=SIZE)
+
+
 def test_a_take_with_camera_files_is_not_gone_on_with_without_them(tmp_path: Path) -> None:
     """What an interrupted one had of depth pictures stayed in a take that was finished without any."""
     surgery = _short("001_4DOR", seconds=1)
