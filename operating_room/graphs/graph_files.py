@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +82,10 @@ def load_predictions(path: Path) -> dict[str, list[Triplet]]:
         UserError: missing or unreadable, or of another form.
     """
     require(path, "`mmor scene-graph infer`")
-    try:
-        records = read_json(path)
-    except UserError:
-        with path.open("rb") as lines:
-            if not lines.readline(200).startswith(b'{"take": '):
-                raise
+    if _is_of_live(path):
         told = "holds what `mmor live` answered, a second in a line; see it with `mmor view --live`, or answer the take"
-        raise UserError(f"{path}: {told} with `mmor scene-graph infer` to score it") from None
+        raise UserError(f"{path}: {told} with `mmor scene-graph infer` to score it")
+    records = read_json(path)
     match records:  # what else is lying beside predictions
         case {"task": str(), "about": dict()} | {"windows": dict(), "vpq": _}:
             raise UserError(f"{path}: holds scores that `evaluate` wrote; give the file that `infer` wrote")
@@ -103,6 +100,13 @@ def load_predictions(path: Path) -> dict[str, list[Triplet]]:
         if wrong:
             raise UserError(f"{path}: {sample_id} has {str(wrong[0])[:80]!r}; {_PREDICTIONS}")
     return {key: [Triplet(s, o, p) for s, p, o in graph] for key, graph in records.items()}
+
+
+def _is_of_live(path: Path) -> bool:
+    """Whether a file begins as the lines of `mmor live`; what cannot be read is told where it is read."""
+    with suppress(OSError), path.open("rb") as lines:
+        return lines.readline(200).startswith(b'{"take": ')
+    return False
 
 
 def load_several(paths: Iterable[Path]) -> dict[str, list[Triplet]]:

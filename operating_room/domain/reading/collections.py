@@ -174,7 +174,7 @@ def _cameras(value: Value, keys: Names[str]) -> tuple[Camera, ...]:
     for row in rows:
         frame = require_known(row["frame"], (*keys, "frame_id", "time"), "key of frame numbers (frame_keys)")
         picture = _of_take(row["picture"], (*_OF_TAKE, "camera", "pictures", frame))
-        if f"{{{frame}}}" not in picture.rsplit("/")[-1]:  # else all pictures of a take would have one mask
+        if f"{{{frame}}}" not in picture.split("/")[-1]:  # else all pictures of a take would have one mask
             told = f"{picture!r} has no {{{frame}}} in the name of the file, which masks and exports are called after"
             raise row["picture"].error(told)
         masks = _of_take(row["masks"], (*_OF_TAKE, "camera")) if "masks" in row else None

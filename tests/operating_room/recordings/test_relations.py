@@ -370,12 +370,15 @@ def test_other_files_than_predictions_are_told_by_what_they_hold(tmp_path: Path,
 def test_live_answers_are_told_from_predictions(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     second = LiveSecond("001_PKA", "000001", 1.0, (), "", (), (), {}, 0.0, 0).to_json()
-    path.write_text(f"{second}\n{second}\n")
-    with pytest.raises(UserError, match=r"holds what `mmor live` answered.*`mmor view --live`"):
-        load_predictions(path)
+    for seconds in (1, 2):  # a single line is JSON
+        path.write_text(f"{second}\n" * seconds)
+        with pytest.raises(UserError, match=r"holds what `mmor live` answered.*`mmor view --live`"):
+            load_predictions(path)
     path.write_text('{"004_PKA": []\n')
     with pytest.raises(UserError, match="is not valid JSON"):
         load_predictions(path)
+    with pytest.raises(UserError, match=re.escape(str(tmp_path))):
+        load_predictions(tmp_path)
 
 
 def test_converting_again_reads_what_it_wrote(tmp_path: Path) -> None:
