@@ -106,7 +106,7 @@ def row_experiment(experiment: Experiment, row: Row, of: argparse.Namespace) -> 
     return replace(
         experiment,
         model=replace(experiment.model, modalities=modalities),
-        pretrain=replace(phases, patch_steps=patches, hand_steps=hands, steps=of.triplets, batch_size=of.batch),
+        pretrain=replace(phases, patch_steps=patches, hand_steps=hands, steps=of.triplets, batch_size=of.seen),
         train=replace(
             experiment.train,
             max_steps=of.language + (0 if row.memory else of.again),
@@ -284,7 +284,7 @@ def asked(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("rows", nargs="*", help=f"some of {', '.join(ROWS)} (default: all)")
     parser.add_argument("--config", type=Path, default=Path("configs/scene_graph/small_eyes.yaml"))
     steps = {"patches": 700, "hands": 200, "triplets": 900, "language": 1200, "again": 300}
-    for name, value in {**steps, "batch": 8}.items():
+    for name, value in {**steps, "batch": 8, "seen": 8}.items():  # samples in a step, of language and before it
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--readers", type=int, default=0, help="processes that read, for each row")
     parser.add_argument("--decoders", type=int, default=1, help="processes that read patches, before")

@@ -5,7 +5,7 @@ answers is thrown away afterwards; tower, pooler and projector stay.
 
 And teach the mask encoder what is in a mask: a held tool is one to five of its 1024 cells, and which tool it is
 tells the deed. As they are drawn usually, five strided convolutions tell deeds in rooms that they have not seen no
-better than a count of cells does (docs/results.md, "What is in a mask").
+better than a count of cells does (docs/trials.md, "What is in a mask").
 """
 
 from __future__ import annotations
