@@ -157,8 +157,8 @@ def seen_once(work: Path, row: Row, of: argparse.Namespace) -> Any:
     learn, others = train.pretrain, sorted(set(row.without) - set(TEXTS))
     name = "_".join(["triplets", str(row.seed), str(of.triplets), *others, *(["dark"] if row.dark else [])])
 
-    def see(model: Any, *rest: Any) -> tuple[None, bool]:
-        kept(model, pretrain.SEEING, work / "rows" / f"{name}.pt", lambda: learn(model, *rest))
+    def see(model: Any, *rest: Any, **options: Any) -> tuple[None, bool]:
+        kept(model, pretrain.SEEING, work / "rows" / f"{name}.pt", lambda: learn(model, *rest, **options))
         return None, of.patches > 0 and not row.dark
 
     return see
@@ -291,7 +291,9 @@ def asked(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--split", default="test")
     parser.add_argument("--answered", nargs="*", default=(), help="takes of FOLDER/data to answer, for the memory")
     parser.add_argument("--only-table", action="store_true")
-    parser.add_argument("--only-train", action="store_true", help="the test takes are not answered")
+    parser.add_argument(
+        "--only-train", action="store_true", help="the test takes are not answered, and need not be there"
+    )
     of = parser.parse_intermixed_args(words)
     if unknown := sorted(set(of.rows) - set(ROWS)):
         parser.error(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")
@@ -330,7 +332,8 @@ def main() -> None:
                 if how != "is done":
                     failed.append(name)
                 print(f"{time.monotonic() - began:.0f} s: {name} {how}", file=sys.stderr, flush=True)
-    table(of, names)
+    if not of.only_train:
+        table(of, names)
     sys.exit(bool(failed))
 
 
