@@ -31,8 +31,19 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, source / name)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(work), str(source)]
-    subprocess.run(build, check=True, capture_output=True)
+    build = [
+        *pip,
+        "wheel",
+        "--verbose",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "--wheel-dir",
+        str(work),
+        str(source),
+    ]
+    done = subprocess.run(build, check=True, capture_output=True, text=True)
+    (work / "build.txt").write_text(done.stdout + done.stderr)
     (wheel,) = work.glob("mmor-*.whl")
     subprocess.run(
         [*pip, "install", "--no-deps", "--no-index", "--target", str(work / "site"), str(wheel)],
@@ -64,6 +75,13 @@ def test_every_file_of_the_packages_is_in_the_wheel(installed: Path) -> None:
     (wheel,) = installed.parent.glob("mmor-*.whl")
     roots = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
     assert {root for root in roots if not root.endswith(".dist-info")} == set(PARTS[:-1])
+
+
+def test_no_folder_is_in_the_wheel_by_favour_of_setuptools(installed: Path) -> None:
+    """It will leave out folders that are not among `packages`: now it warns and takes them along."""
+    told = (installed.parent / "build.txt").read_text()
+    assert "mmor/viewer/static/viewer.js" in told
+    assert "would be ignored" not in told
 
 
 def test_the_demo_runs_from_the_wheel(installed: Path, tmp_path: Path) -> None:
