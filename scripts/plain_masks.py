@@ -32,8 +32,9 @@ def plain_window_sums(
             true_tubes.setdefault(segment["id"], segment | {"area": 0})["area"] += segment["area"]
         for segment in predictions:
             predicted_tubes.setdefault(segment["id"], segment | {"area": 0})
+        recorded = {segment["id"] for segment in predictions}
         for number, area in zip(*np.unique(frame, return_counts=True), strict=True):
-            if int(number) in predicted_tubes:
+            if int(number) in recorded:  # 0 may be in other frames alone
                 predicted_tubes[int(number)]["area"] += int(area)
     pairs, counts = np.unique(truth.astype(np.int64) << 24 | predicted, return_counts=True)
     overlap = defaultdict(int, {(int(p) >> 24, int(p) & 0xFFFFFF): int(c) for p, c in zip(pairs, counts, strict=True)})

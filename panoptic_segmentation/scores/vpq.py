@@ -217,13 +217,17 @@ def window_sums(video: VideoOverlap, length: int) -> dict[int, Quality]:
         return {}
     overlap = _window_sums(video.joint, length)  # (windows, truths, predictions)
     truth, predicted = _Tubes.of(video.truth, length), _Tubes.of(video.predicted, length)
-    predicted_area = overlap.sum(1)
+    recorded = video.joint.sum(1)
+    # Where a frame has no record of id 0, its pixels are of nothing: no part of the tube other frames may have of it.
+    recorded[:, VOID] *= video.predicted.place[:, VOID] >= 0
+    predicted_area = _window_sums(recorded, length)
     _check_predictions(video, predicted.present, predicted_area)
     void = overlap[:, VOID]  # predicted pixels where the ground truth has no label
 
     union = _window_sums(video.truth.area, length)[:, :, None] + (predicted_area - void)[:, None] - overlap
     same = truth.present[:, :, None] & predicted.present[:, None]
     same &= truth.category[:, :, None] == predicted.category[:, None]
+    same[:, :, VOID] &= union[:, :, VOID] > 0  # the pixels of nothing are among those left out of it
     iou = np.where(same & ~truth.crowd[:, :, None], overlap / np.maximum(union, 1), 0.0)
     if (iou > 1).any():
         raise UserError(f"video {video.video_id}: the ground-truth file's areas are smaller than its pictures show")
@@ -278,9 +282,7 @@ def _window_sums(per_frame: Int[np.ndarray, "frames *ids"], length: int) -> Int[
 def _check_predictions(
     video: VideoOverlap, present: Bool[np.ndarray, "windows ids"], area: Int[np.ndarray, "windows ids"]
 ) -> None:
-    seen = area > 0
-    seen[:, VOID] &= present[:, VOID]  # unlabelled pixels need no record
-    wrong = np.argwhere(seen != present)
+    wrong = np.argwhere((area > 0) != present)
     if len(wrong):
         window, place = wrong[0].tolist()
         what = "has a record but no pixel" if present[window, place] else "has pixels but no record"

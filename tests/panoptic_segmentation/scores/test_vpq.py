@@ -61,7 +61,7 @@ def overlap(folder: Path, truth: Frames, predicted: Frames, segments: tuple[Segm
 
 @st.composite
 def videos(draw: st.DrawFn) -> tuple[Frames, Frames, tuple[Segments, Segments]]:
-    """Up to 4 small frames with a few ids on both sides, crowds and unlabelled pixels."""
+    """Up to 4 small frames with a few ids on both sides, crowds and unlabelled pixels, some predicted as background."""
     count = draw(st.integers(1, 4))
     rng = np.random.default_rng(draw(st.integers(0, 10_000)))
     truth = list(rng.choice([0, 1, 2, 70_000], (count, 4, 5)))
@@ -69,11 +69,9 @@ def videos(draw: st.DrawFn) -> tuple[Frames, Frames, tuple[Segments, Segments]]:
     predicted = [np.where(n, rng.choice([0, 1, 2, 3], n.shape), t % 69_999) for n, t in zip(noise, truth)]
     category_of = {1: 1, 2: 2, 3: 1, 70_000: 1}
     crowd = frozenset(draw(st.sets(st.sampled_from([1, 2, 70_000]))))
-    return (
-        truth,
-        predicted,
-        ([records(ids, category_of, crowd) for ids in truth], [records(ids, category_of) for ids in predicted]),
-    )
+    background = {"id": 0, "category_id": 0, "area": 1, "iscrowd": 0}
+    found = [[*records(ids, category_of), *[background] * bool(rng.random() < 0.5 and 0 in ids)] for ids in predicted]
+    return truth, predicted, ([records(ids, category_of, crowd) for ids in truth], found)
 
 
 @settings(max_examples=40)
