@@ -153,7 +153,8 @@ def evaluate(
     graphs: Annotated[
         Path | None,
         typer.Option(
-            help="Predictions of `mmor scene-graph infer` or results of `evaluate` (default: the true graphs)."
+            help="Predictions of `mmor scene-graph infer`, results of `evaluate`, or a published all_scene_graphs "
+            "file (default: the true graphs)."
         ),
     ] = None,
     data: Data = Path("data"),

@@ -17,7 +17,7 @@ from operating_room.files.readers import read_json, require
 from operating_room.graphs.graph_files import load_predictions
 from operating_room.graphs.memory import Memory
 from operating_room.graphs.prompts import downstream_prompt
-from operating_room.graphs.scene_graph import Sample, are_relations, as_triplets, by_take
+from operating_room.graphs.scene_graph import Sample, Triplet, are_relations, as_triplets, by_take
 from operating_room.recordings.dataset import Dataset
 from operating_room.scores import bootstrap
 from operating_room.scores.breach_recall import BreachRecall, breach_recall
@@ -210,13 +210,25 @@ def answer_downstream_share(
 
 
 def read_graphs(path: Path) -> list[Sample]:
-    """Predicted graphs from a predictions file, or from the results file of a scene-graph evaluation.
+    """Graphs from a predictions file, from the results file of a scene-graph evaluation, or from the published list.
 
     Raises:
-        UserError: missing, damaged, or neither.
+        UserError: missing, damaged, or none of these.
     """
     require(path, "`mmor scene-graph infer`, or `evaluate`,")
     match read_json(path):
+        case [{"scene_graph": _}, *_] as records:  # all_scene_graphs_*_GT.json, see `graph_records`
+            listed: dict[str, tuple[Triplet, ...]] = {}
+            for record in records:
+                match record:
+                    case {"sample_id": str(key), "scene_graph": graph} if are_relations(graph) and key not in listed:
+                        listed[key] = as_triplets(graph)
+                    case _:
+                        told = "a list of graphs needs, each once, sample_id and scene_graph"
+                        raise UserError(
+                            f"{path}: {told} as [subject, object, predicate] triples; got {str(record)[:80]}"
+                        )
+            return predicted_samples(listed)
         case {"task": "scene_graph", "samples": dict(records)}:
             graphs = {}
             for key, record in records.items():

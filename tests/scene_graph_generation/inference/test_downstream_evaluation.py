@@ -17,6 +17,7 @@ from operating_room.scores.downstream import predicted_samples
 from operating_room.scores.downstream_rules import collect_labels, our_rules
 from scene_graph_generation.inference.downstream import DownstreamEvaluation, evaluate_downstream, read_graphs
 from scene_graph_generation.inference.generator import SceneGraphGenerator
+from scene_graph_generation.samples.downstream_samples import graph_records
 from tests.operating_room.tiny_dataset import write_dataset, write_mmor
 
 TOUCH = Triplet("circulator", "instrument_table", "touching")
@@ -170,6 +171,19 @@ def test_graphs_come_from_predictions_or_results(tmp_path: Path) -> None:
         (tmp_path / "graphs.json").write_text(json.dumps(stored))
         with pytest.raises(UserError, match=r"graphs\.json: 001_PKA_MMOR_000001 has no graph under 'predicted'"):
             read_graphs(tmp_path / "graphs.json")
+
+
+def test_graphs_come_from_the_published_list(tmp_path: Path) -> None:
+    """The list of true graphs that the published evaluation reads (data specification, section 10)."""
+    path = tmp_path / "all_scene_graphs_test_GT.json"
+    found = [Sample("001_PKA_MMOR", "000000", (TOUCH,)), Sample("001_PKA_MMOR", "000001", ())]
+    records = graph_records(found)
+    path.write_text(json.dumps(records))
+    assert read_graphs(path) == found
+    for wrong in ({"sample_id": "001_PKA_MMOR_000002"}, {**records[1], "scene_graph": [["nurse"]]}, records[0], None):
+        path.write_text(json.dumps([*records, wrong]))
+        with pytest.raises(UserError, match=r"all_scene_graphs_test_GT\.json: a list of graphs needs"):
+            read_graphs(path)
 
 
 def test_an_interrupted_run_goes_on(root: Path) -> None:
