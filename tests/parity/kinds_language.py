@@ -182,14 +182,14 @@ def _write(path: Path, value: Any) -> None:
 
 
 def _rejected(case: dict[str, Any]) -> int:
-    """1 if a label file that stands alone on the disk is refused by name."""
+    """1 if a label file that stands alone on the disk is refused by name, or its folder as that of no take."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / case["path"]
         _write(path, case["raw"])
         try:
             convert(Dataset(Path(folder)), Path(folder) / "out")
         except UserError as error:
-            return int(str(path) in str(error))
+            return int(any(f"{refused}: " in str(error) for refused in (path, path.parents[1])))
     return 0
 
 

@@ -94,6 +94,20 @@ def test_cases_of_other_counts_are_compared(tmp_path: Path, capsys: pytest.Captu
     assert "n=3 total: error" in capsys.readouterr().out
 
 
+def test_labels_of_no_take_are_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A 4D-OR take outside 1 to 10 is an error (data specification, section 3)."""
+    raw = {"rel_annotations": [["human_1", "Touching", "Patient", "", ""]], "human_name_annotations": {}}
+    names = [f"4D-OR_data/export_holistic_take{n}_processed/relation_labels/000000.json" for n in (2, 11)]
+    facts = {"raw_files": {names[0]: raw}, "expected": {}, "classes_txt": "", "relationships_txt": ""}
+    case = tmp_path / "relation_conversion" / "cases.json"
+    case.parent.mkdir()
+    for name, verdict in zip(names, ("FAIL", "ok")):
+        case.write_text(json.dumps({**facts, "rejected": [{"path": name, "raw": raw}]}))
+        run(tmp_path)
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if "rejected" in line]
+        assert verdict in line
+
+
 def test_cases_find_what_they_share(tmp_path: Path) -> None:
     """A case that has been put into a folder alone, under a name without seed, finds its partners and manifests."""
     for name in ("segmenter", "tracker"):
