@@ -16,7 +16,7 @@ from mmor.check import environment, graphs, processes, segmenters
 from mmor.check.full import live, published_size
 from mmor.check.measure import FORMATS, KINDS, Outcome, Result, measure, not_run
 from mmor.check.whole import whole_path
-from operating_room.files.atomic import require_folder, require_replaceable, write_json
+from operating_room.files.atomic import require_folder, require_own, write_json
 
 CPU = torch.device("cpu")
 # Largest relative difference from the CPU in float32 that is taken for rounding. On a CPU the small models differ by
@@ -83,7 +83,7 @@ def check(data: Path, full: bool, out: Path | None, tell: Callable[[str], None])
         UserError: `out` cannot be written.
     """
     if out is not None:  # before a test of minutes
-        require_replaceable(out)
+        require_own(out, '{\n "environment"', "such check")
         require_folder(out.parent)
     found = environment.look(data)
     for line in environment.lines(found):

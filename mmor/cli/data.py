@@ -120,8 +120,10 @@ def table(
     from io import StringIO
 
     from operating_room.doctor.contents import COLUMNS, picture_table
-    from operating_room.files.atomic import write_text
+    from operating_room.files.atomic import require_own, write_text
 
+    if out is not None:
+        require_own(out, ",".join(COLUMNS), "such table")
     recorded = _recorded(data, domain, take)
     text = StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -148,12 +150,18 @@ def stats(
     Exit code: 1 if a file could not be read; it is named and left out.
     """
     from operating_room.doctor.statistics import statistics
-    from operating_room.files.atomic import require_replaceable, write_json, write_text
+    from operating_room.files.atomic import require_own, write_json, write_text
 
-    for path in (page, as_json, as_csv):
+    head = ("of", "kind", "what", "number", "value")
+    kinds = (
+        (page, "<!doctype html>", "page"),
+        (as_json, '{\n "total"', "statistics"),
+        (as_csv, ",".join(head), "table"),
+    )
+    for path, begins, what in kinds:
         if path is not None:
-            require_replaceable(path)  # before all masks are read
-    given = [path for path in (page, as_json, as_csv) if path is not None]
+            require_own(path, begins, what)  # before all masks are read
+    given = [path for path, *_ in kinds if path is not None]
     if len({os.path.realpath(path) for path in given}) < len(given):
         raise UserError("--page, --json and --csv: name the same file twice; give each a file of its own")
     dataset, takes = open_takes(root, domain, take)
@@ -167,7 +175,7 @@ def stats(
 
         text = StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("of", "kind", "what", "number", "value"))
+        writer.writerow(head)
         writer.writerows(row for each in (found.total, *found.takes) for row in each.rows())
         write_text(as_csv, text.getvalue())
     if page is not None:
@@ -357,12 +365,14 @@ def people(
     the domain go with the new file.
     """
     from operating_room.domain.domain import mmor
-    from operating_room.files.atomic import write_text
+    from operating_room.files.atomic import require_own, write_text
     from operating_room.recordings.people import disjoint_splits, people_of_splits, people_table, read_people
 
     for read in (file, domain):
         if out is not None and read is not None and os.path.realpath(out) == os.path.realpath(read):
             raise UserError(f"{out}: is read here and would be replaced; choose another --out")
+    if out is not None:
+        require_own(out, "name:", "domain file")
     room = open_dataset(data, domain).domain if data is not None else chosen_domain(domain) or mmor()
     persons = read_people(file, room)
     typer.echo("\n".join(people_table(people_of_splits(persons, room))))

@@ -20,8 +20,7 @@ from mmor.reports.task_sections import task_sections
 from mmor.reports.triplet_sections import triplet_sections
 from operating_room.domain.domain import Domain
 from operating_room.errors import UserError
-from operating_room.files.atomic import require_folder, require_replaceable, write_text
-from operating_room.files.readers import read_bytes
+from operating_room.files.atomic import require_folder, require_own, write_text
 
 LIMIT = 5_000_000  # bytes of the page
 _DOCTYPE = "<!doctype html>"
@@ -62,7 +61,8 @@ def write_report(
     """
     if any(_is_same(out, path) for path in paths):
         raise UserError(f"{out}: holds results, which the page would replace; choose another --out")
-    _require_page(out)
+    require_own(out, _DOCTYPE, "page")
+    require_folder(out.parent)  # before pictures are read
     if csv is not None:
         require_folder(csv)
     results, domain = read_results(paths, domain)
@@ -181,14 +181,6 @@ def _file_names(texts: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
 
 def _encoded(section: Section) -> bytes:
     return section.html("s000").encode("utf-8", "backslashreplace")
-
-
-def _require_page(out: Path) -> None:
-    """A page takes the place of an older page, never that of other results, or of whatever else is there."""
-    require_replaceable(out)
-    require_folder(out.parent)  # before pictures are read
-    if out.is_file() and out.stat().st_size and read_bytes(out)[: len(_DOCTYPE)].lower() != _DOCTYPE.encode():
-        raise UserError(f"{out}: is there already and is no page; choose another --out")
 
 
 def _is_same(out: Path, path: Path) -> bool:

@@ -68,6 +68,24 @@ def require_replaceable(path: Path) -> None:
         raise UserError(f"{path}: cannot be written (a file would take the place of a device); choose another output")
 
 
+def require_own(path: Path, begins: str, what: str) -> None:
+    """A file takes the place of an older one of its kind, never that of other results, or of whatever else is there.
+
+    Args:
+        path: where it will be.
+        begins: how each file of its kind begins, in capitals or not.
+        what: its kind.
+
+    Raises:
+        UserError: something else is there.
+    """
+    require_replaceable(path)
+    if path.is_file() and path.stat().st_size:
+        with _told(path, path), path.open("rb") as file:
+            if file.read(len(begins.encode())).lower() != begins.lower().encode():
+                raise UserError(f"{path}: is there already and is no {what}; choose another output")
+
+
 def require_folder(folder: Path) -> Path:
     """A folder is there that can be written, or can be made; the part of its path that is there.
 

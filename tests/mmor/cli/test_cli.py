@@ -17,7 +17,8 @@ from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.graphs.graph_files import load_samples, save_samples
 from operating_room.recordings.dataset import Dataset
-from tests.operating_room.tiny_dataset import write_dataset
+from tests.operating_room.tiny_dataset import write, write_dataset
+from tests.operating_room.tiny_house import write_house
 
 RUN = CliRunner()
 
@@ -329,3 +330,30 @@ def test_a_path_behind_an_equals_sign_may_begin_at_home(tmp_path: Path, monkeypa
     run("data", "convert-relations", "--out=~/rel", str(tmp_path / "data"))
     assert (tmp_path / "rel" / "relationships_train.json").exists()
     assert not list((tmp_path / "here").iterdir())
+
+
+def test_small_tables_never_take_the_place_of_recordings_or_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They were written over whatever the path named; over an older one of their own they may go."""
+    data = write_house(tmp_path / "kitchen")
+    who = write(tmp_path / "who.json", {"soup": {"cook": "D"}, "stew": {"cook": "E"}})
+    scores = write(tmp_path / "scores.json", {"about": {}, "scores": {"macro_f1": 0.8}})
+    recording = data / "takes/soup/views/door/000000.jpg"
+    before = scores.read_bytes(), recording.read_bytes()
+    commands = [
+        ("data", "table", "soup", "--data", str(data), "--out"),
+        ("data", "stats", str(data), "--csv"),
+        ("data", "stats", str(data), "--json"),
+        ("data", "stats", str(data), "--page"),
+        ("data", "people", str(who), "--data", str(data), "--out"),
+        ("check", "--data", str(data), "--json"),
+    ]
+    for number, command in enumerate(commands):
+        for there in (scores, recording):
+            assert run(*command, str(there)) == 2
+            assert f"{there}: is there already and is no " in capsys.readouterr().err
+        if command[0] == "data":
+            fresh = str(tmp_path / f"out_{number}")
+            assert [run(*command, fresh) for _ in range(2)] == [0, 0]
+    assert (scores.read_bytes(), recording.read_bytes()) == before

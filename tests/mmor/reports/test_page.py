@@ -311,7 +311,7 @@ def test_a_page_replaces_nothing_but_a_page(tmp_path: Path) -> None:
     """--out with the name of results that are not on this page lost them; a --csv that is a file was told after it."""
     results, other = graph_results(tmp_path / "g.json"), tmp_path / "hours.json"
     other.write_bytes(results.read_bytes())
-    with pytest.raises(UserError, match=r"hours\.json: is there already and is no page; choose another --out"):
+    with pytest.raises(UserError, match=r"hours\.json: is there already and is no page; choose another output"):
         write_report([results], other)
     assert other.read_bytes() == results.read_bytes()
     page = tmp_path / "page.html"
