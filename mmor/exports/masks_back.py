@@ -35,6 +35,7 @@ from operating_room.recordings.dataset import RecordedTake
 from operating_room.work.progress import track
 
 Named = TypeVar("Named", int, str)  # a label, or the name of a file
+Read = TypeVar("Read")
 LabelMap = UInt8[np.ndarray, "height width"]
 _ZIP_ERRORS = (
     *(BadZipFile, EOFError, RuntimeError, NotImplementedError, OSError, ValueError),
@@ -86,14 +87,15 @@ def import_masks(recorded: RecordedTake, source: Path, replace: bool = False) ->
             if target in found:
                 raise UserError(f"{each.file}: is the mask of {picture.name}, as {found[target].file} is; remove one")
             found[target] = each
-            _check_size(each, target, picture)
+            _check_size(each, target, picture, replace)
         written, kept, unchanged = [], [], 0
         differing = []
         for target, each in track(found.items(), "reading masks", len(found)):
             labels = each.read()
-            if target.exists() and np.array_equal(read_label_mask(target), labels):
+            there = _unless_damaged(read_label_mask, target, replace)
+            if there is not None and np.array_equal(there, labels):
                 unchanged += 1
-            elif target.exists() and not replace:
+            elif there is not None and not replace:
                 kept.append(target)
             else:
                 differing.append((target, each))
@@ -310,16 +312,32 @@ def _target(
     return mask, picture
 
 
-def _check_size(each: _Incoming, target: Path, picture: Path) -> None:
+def _unless_damaged(read: Callable[[Path], Read], target: Path, replace: bool) -> Read | None:
+    """What is read of a mask; None: there is none, or one that is damaged, and to be replaced.
+
+    Raises:
+        UserError: it is damaged, and not to be replaced.
+    """
+    try:
+        return read(target) if target.exists() else None
+    except UserError:
+        if replace:
+            return None
+        raise
+
+
+def _check_size(each: _Incoming, target: Path, picture: Path, replace: bool) -> None:
     """A mask must be as large as the one that it replaces; or as its picture, if there is none.
 
     Raises:
         UserError: it is not.
     """
-    model = target if target.exists() else picture
-    if not model.exists():
-        raise UserError(f"{each.file}: its picture {picture} is not there; copy it, or leave the mask out")
-    size, expected = picture_size(each.file), picture_size(model)
+    model, expected = target, _unless_damaged(picture_size, target, replace)
+    if expected is None:
+        if not picture.exists():
+            raise UserError(f"{each.file}: its picture {picture} is not there; copy it, or leave the mask out")
+        model, expected = picture, picture_size(picture)
+    size = picture_size(each.file)
     if size != expected or size[0] * size[1] > MAX_PIXELS:
         raise UserError(
             f"{each.file}: is {size[0]}x{size[1]} px, {model} {expected[0]}x{expected[1]}; export it in that size"

@@ -71,6 +71,20 @@ def test_masks_come_back_bit_for_bit(root: Path, tmp_path: Path, kind: str) -> N
 
 
 @pytest.mark.parametrize("kind", EXPORTS)
+def test_a_damaged_mask_is_replaced_where_that_is_asked_for(root: Path, tmp_path: Path, kind: str) -> None:
+    """It could not be compared with what came back, and so stayed: --replace told to copy it from the archive."""
+    before = masks_of(recorded(root))
+    export = EXPORTS[kind](recorded(root), tmp_path / "out")
+    cut, other = sorted(before)[:2]
+    cut.write_bytes(cut.read_bytes()[:60])
+    other.write_bytes(b"no picture")
+    with pytest.raises(UserError, match="is not a readable JPEG or PNG picture"):
+        import_masks(recorded(root), export)
+    assert set(import_masks(recorded(root), export, replace=True).written) == {cut, other}
+    assert masks_of(recorded(root)) == before
+
+
+@pytest.mark.parametrize("kind", EXPORTS)
 def test_annotated_masks_are_kept_unless_they_are_to_be_replaced(root: Path, tmp_path: Path, kind: str) -> None:
     before = masks_of(recorded(root))
     target = EXPORTS[kind](recorded(root), tmp_path / "out")
