@@ -155,7 +155,8 @@ class _Visit:
             if lacking := expected - report.found[name]:
                 path = missing.get(name, recorded.index_file)  # without a frame number there is no file name
                 what = f"{lacking} of {expected} files are missing: {name} of take {take.name}"
-                advice = BY_NAME[name].advice(self._data) if name in BY_NAME else UNPACK
+                row = BY_NAME.get(name)
+                advice = UNPACK if row is None else row.advice(self._data, recorded.collection)
                 self.note(Severity.GAP, path, f"{path}: {what}; {advice}")
         return report
 

@@ -22,6 +22,7 @@ Check = Callable[[Path, Take, Domain], object]
 
 UNPACK = "copy it from the dataset archive"
 _SOME_TAKES = f"normal for some takes, else {UNPACK}"
+_OWN = "normal if it was not recorded, else copy it there"  # of recordings of one's own there is no archive
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,10 @@ class Modality:
     kind: str | None = None  # what evaluations count it as
     made_by: str | None = None  # the step of `mmor scene-graph preprocess` that writes it
 
-    def advice(self, data: Path) -> str:
+    def advice(self, data: Path, collection: Collection) -> str:
         """What to do where files are missing in the folder of the datasets: a command as it can be copied."""
         if self.made_by is None:
-            return self.hint
+            return _OWN if collection.layout == "house" else self.hint
         return f"`mmor scene-graph preprocess {self.made_by} --data {shlex.quote(str(data))}` makes it"
 
 

@@ -267,10 +267,10 @@ def never_shown(
     """
     domain = dataset.domain
     datasets = {domain.find_take(name).dataset for name in {sample.take_name for sample in samples}}
-    rows = {row.name: row for c in domain.collections if c.name in datasets for row in modalities_of(domain, c)}
+    rows = {row.name: (row, c) for c in domain.collections if c.name in datasets for row in modalities_of(domain, c)}
     return [
-        f"no record has {row.training}; {row.advice(dataset.root)}"
-        for row in rows.values()
+        f"no record has {row.training}; {row.advice(dataset.root, collection)}"
+        for row, collection in rows.values()
         if row.training in modalities and row.input is not None and row.name not in shown
         if row.made_by or row.optional
     ]
