@@ -31,6 +31,7 @@ from operating_room.recordings.masks import SMALL
 from operating_room.recordings.questions import read_robot_log, read_screen, read_speech
 
 _NOBODY = -1  # in place of the number of a camera
+_NOT_FOUND = -1  # in place of x and y of a gaze
 _SHAPE_TOLERANCE = 0.02  # by which the proportions of a mask and its picture may differ
 
 
@@ -60,13 +61,18 @@ def check_speech(path: Path, _: Take, __: Domain) -> None:
 
 
 def check_gaze(path: Path, take: Take, domain: Domain) -> None:
-    """Where people look, each told by the number of a camera."""
-    _check_cameras(path, read_gaze(path)[:, 0], take, domain)
+    """Where people look in px, each told by the number of a camera."""
+    gaze = read_gaze(path)
+    _check_cameras(path, gaze[:, 0], take, domain)
+    places = gaze[:, 1:3]
+    _refuse_shares(path, places[(places != _NOT_FOUND).any(1)])
 
 
 def check_hands(path: Path, take: Take, domain: Domain) -> None:
-    """Where their hands are, each told by the number of a camera; NaN is nobody."""
-    _check_cameras(path, read_hands(path)[:, 0], take, domain)
+    """Where their hands are in px, each told by the number of a camera; NaN is nobody."""
+    hands = read_hands(path)
+    _check_cameras(path, hands[:, 0], take, domain)
+    _refuse_shares(path, hands[:, 1:][np.isfinite(hands[:, 1:])])
 
 
 def check_screen_summary(path: Path, _: Take, domain: Domain) -> None:
@@ -163,6 +169,12 @@ def _check_cameras(path: Path, numbers: Float32[np.ndarray, " rows"], take: Take
         if not math.isnan(number) and number not in (_NOBODY, *range(1, last + 1)):
             told = f"1 to {last}, the place in the domain's list of cameras, or {_NOBODY}: nobody knows whose"
             raise UserError(f"{path}: has the camera number {number:g}; expected {told}")
+
+
+def _refuse_shares(path: Path, places: Float32[np.ndarray, "..."]) -> None:
+    """Places are told in px: as shares of a picture they would all be read as its first pixel."""
+    if places.size and ((places > 0) & (places < 1)).all():
+        raise UserError(f"{path}: its places all lie in the first pixel, as shares of a picture do; write them in px")
 
 
 def _check_labels(path: Path, mask: np.ndarray, labels: Labels) -> None:

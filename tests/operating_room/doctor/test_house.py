@@ -100,6 +100,8 @@ DAMAGE: list[tuple[str, bytes | str | list[Any], str]] = [
     ("gaze/000001.npy", array(np.array([[0, 3, 2, 1]], np.float32)), "has the camera number 0; expected 1 to 4"),
     ("gaze/000001.npy", array(np.array([[5, 3, 2, 1]], np.float32)), "has the camera number 5; expected 1 to 4"),
     ("hands/000001.npy", array(np.zeros((1, 17), np.float32)), "has the camera number 0; expected 1 to 4"),
+    ("gaze/000001.npy", array(np.array([[1, 0.4, 0.2, 1], [2, -1, -1, 1]], np.float32)), "write them in px"),
+    ("hands/000001.npy", array(np.array([[1, *[0.4, np.nan] * 8]], np.float32)), "write them in px"),
     ("gaze/000001.npy", array(np.zeros((1, 4))), "float64 [1, 4], expected float32"),
     ("gaze/000001.npy", array(np.full((1, 4), np.nan, np.float32)), "what is no number"),
     ("hands/000001.npy", array(np.full((1, 17), np.inf, np.float32)), "hold infinity"),
@@ -123,6 +125,7 @@ DAMAGE: list[tuple[str, bytes | str | list[Any], str]] = [
 def test_what_nobody_could_read_is_told(root: Path, name: str, content: bytes | str | list[Any], expected: str) -> None:
     write(root / SOUP / name, content)
     messages = told(check(Dataset(root)), Severity.BROKEN)
+    assert messages
     assert [message for message in messages if expected in message and name.split("/")[0] in message] == messages[:1]
     assert all("\n" not in message for message in messages)
 
@@ -148,6 +151,13 @@ def test_a_camera_file_of_all_takes_that_nobody_reads_is_told_once(root: Path) -
     write(root / "calibration" / "doorr.json", b"x")
     (message,) = told(check(Dataset(root)), Severity.BROKEN)
     assert f"{root / 'calibration' / 'doorr.json'}: is read by nothing: the domain knows no camera 'doorr'" in message
+
+
+def test_a_gaze_into_the_corner_of_a_picture_is_one(root: Path) -> None:
+    for number, row in enumerate(([1, 0, 0, 1], [1, -1, -1, 1], [1, 0.5, 7, 1])):
+        write(root / SOUP / f"gaze/{number:06d}.npy", array(np.array([row], np.float32)))
+    write(root / SOUP / "hands/000001.npy", array(np.array([[1, *[np.nan] * 16]], np.float32)))
+    assert not told(check(Dataset(root)), Severity.BROKEN)
 
 
 def test_nobody_knows_whose_a_gaze_is(root: Path) -> None:
