@@ -60,7 +60,7 @@ class Value:
         """
         digits = self._node.value if self._node.tag == f"{_TAG}int" else ""
         if re.fullmatch(r"-?[0-9]{1,9}", digits) is None or not lowest <= int(digits) <= highest:
-            raise self.error(f"must be a whole number from {lowest} to {highest}, not {self._shown or self._kind}")
+            raise self.error(f"must be a whole number from {lowest} to {highest}, not {self._given}")
         return int(digits)
 
     def positive(self) -> float:
@@ -74,7 +74,7 @@ class Value:
         except ValueError:  # .inf, 1:30
             number = 0.0
         if not 0 < number < _MOST:
-            raise self.error(f"must be a number above 0 and below {_MOST:g}, not {self._shown or self._kind}")
+            raise self.error(f"must be a number above 0 and below {_MOST:g}, not {self._given}")
         return number
 
     def yes_or_no(self) -> bool:
@@ -84,7 +84,7 @@ class Value:
             UserError: it is something else.
         """
         if not isinstance(self._node, yaml.ScalarNode) or self._node.tag != f"{_TAG}bool":
-            raise self.error(f"must be true or false, not {self._shown or self._kind}")
+            raise self.error(f"must be true or false, not {self._given}")
         return self._node.value.lower() in ("true", "yes", "on")
 
     def items(self) -> list[Value]:
@@ -156,6 +156,12 @@ class Value:
     def _shown(self) -> str:
         """The text of a single value, cut short; empty for others."""
         return str(self._node.value)[:40] if isinstance(self._node, yaml.ScalarNode) else ""
+
+    @property
+    def _given(self) -> str:
+        """What is there, for who sees a number where YAML reads text: '1.0' in quotes, 1,0 or 1e-1."""
+        is_text = self._node.tag == f"{_TAG}str" and self._shown
+        return f"the text {self._shown!r}" if is_text else self._shown or self._kind
 
     @property
     def _kind(self) -> str:

@@ -191,6 +191,8 @@ WRONG = {
     "frame key of another meaning": ("[room, cloud]", "[room, number]", "number]", "'number' can be no frame key"),
     "no period": ("period: 0.5", "period: 0", "period", "must be a number above 0 and below 1e+09, not 0"),
     "period beyond any take": ("period: 0.5", "period: 1e+300", "period", "must be a number above 0 and below 1e+09"),
+    "period in quotes": ("period: 0.5", "period: '0.5'", "period", "and below 1e+09, not the text '0.5'"),
+    "period of another country": ("period: 0.5", "period: 0,5", "period", "and below 1e+09, not the text '0,5'"),
     "endless period": ("period: 0.5", "period: .inf", "period", "must be a number above 0 and below 1e+09, not .inf"),
     "no regular expression": ('"[a-z0-9]+"', '"[a-z"', "[a-z", "is no regular expression"),
     "two datasets of one root": ("root: clinic", "root: practice", "name: Clinic", "root 'practice' is that of"),
