@@ -6,7 +6,9 @@ Each raises UserError with one line that names the file. Formats: data specifica
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -84,8 +86,10 @@ def check_screen_summary(path: Path, _: Take, domain: Domain) -> None:
 
 
 def check_tracks(path: Path, _: Take, domain: Domain) -> None:
-    """What every second of it would say in a prompt."""
-    for second, element in enumerate(read_tracks(path)):
+    """What every second of it would say in a prompt; in the order of time, where the elements tell theirs."""
+    elements = read_tracks(path)
+    _check_order(path, [None if element is None else element.get("timestamp") for element in elements])
+    for second, element in enumerate(elements):
         try:
             metadata_blocks(domain.language, None, element, None)
         except UserError as error:
@@ -169,6 +173,18 @@ def _check_cameras(path: Path, numbers: Float32[np.ndarray, " rows"], take: Take
         if not math.isnan(number) and number not in (_NOBODY, *range(1, last + 1)):
             told = f"1 to {last}, the place in the domain's list of cameras, or {_NOBODY}: nobody knows whose"
             raise UserError(f"{path}: has the camera number {number:g}; expected {told}")
+
+
+def _check_order(path: Path, times: list[Any]) -> None:
+    """Elements are found by their place: time stamps never go back, and once they count seconds they all do."""
+    told = [(place, time) for place, time in enumerate(times) if type(time) in (int, float)]
+    counted = bool(told) and int(told[0][1]) == told[0][0]
+    for (_, before), (place, time) in pairwise(told):
+        if time < before or (counted and int(time) != place):
+            raise UserError(
+                f"{path}: element {place} has the time stamp {time:g}, the one before it {before:g}; elements are "
+                "found by their place, one for each second; put them in order, null where there is none"
+            )
 
 
 def _refuse_shares(path: Path, places: Float32[np.ndarray, "..."]) -> None:

@@ -46,6 +46,12 @@ def test_tiny_pictures_are_pictures(root: Path, pixels: tuple[int, int]) -> None
         ("take_tracks", lambda v: v[1]["unique_id_dicts"][0].update(Translation=[float("nan"), 0, 0]), "NaN"),
         ("take_tracks", lambda v: v[1]["unique_id_dicts"][0].update(euler_rot=[1, 2]), "second 1: a tracker record"),
         ("take_tracks", lambda v: v[1]["unique_id_dicts"][0].update(unique_id="7"), "second 1: tracker id '7'"),
+        ("take_tracks", lambda v: [e.update(timestamp=9.5 - i) for i, e in enumerate(v)], "put them in order"),
+        (
+            "take_tracks",
+            lambda v: [e.update(timestamp=min(i, 2)) for i, e in enumerate(v)],
+            "element 3 has the time stamp 2",
+        ),
         ("take_jsons", lambda v: v["timestamps"]["1"].update(azure=["000100"]), "second 1 has no frame numbers"),
         ("take_jsons", lambda v: v["timestamps"].update({"01": {}}), "has second 1 twice"),
         ("take_jsons", lambda v: v.update(timestamps={}), "lists no second"),
@@ -68,6 +74,16 @@ def test_what_the_models_would_refuse(root: Path, name: str, damage: Callable[[A
     (finding,) = broken(check(root))
     assert finding.path == path
     assert expected in finding.message
+
+
+@pytest.mark.usefixtures("only_these_takes")
+@pytest.mark.parametrize("times", [[0, 1.2, None, 3], [1693.5, 1693.5, "1", 1694], [None] * 4])
+def test_tracks_tell_their_time_or_not(root: Path, times: list[Any]) -> None:
+    """Nobody has said what is in the published files: those of another clock may stand still."""
+    path = root / "MM-OR_data" / "take_tracks" / f"{MMOR_NAME}.json"
+    content = json.loads(path.read_text())
+    write(path, [element | {"timestamp": time} for element, time in zip(content, times)])
+    assert not broken(check(root))
 
 
 @pytest.mark.usefixtures("only_these_takes")
