@@ -365,10 +365,11 @@ def people(
     the domain go with the new file.
     """
     from operating_room.domain.domain import mmor
+    from operating_room.domain.stored import DOMAIN_FILE
     from operating_room.files.atomic import require_own, write_text
     from operating_room.recordings.people import disjoint_splits, people_of_splits, people_table, read_people
 
-    for read in (file, domain):
+    for read in (file, domain, None if data is None else data / DOMAIN_FILE):
         if out is not None and read is not None and os.path.realpath(out) == os.path.realpath(read):
             raise UserError(f"{out}: is read here and would be replaced; choose another --out")
     if out is not None:

@@ -313,10 +313,16 @@ def test_splits_never_take_the_place_of_the_file_they_are_made_from(
     who.write_text(json.dumps({take: {"head_surgeon": surgeon} for take, surgeon in surgeons.items()}))
     room.write_text(mmor().to_yaml())
     (tmp_path / "link").symlink_to(who)
+    kitchen = write_house(tmp_path / "kitchen")
+    cooks = write(tmp_path / "cooks.json", {"soup": {"cook": "D"}, "stew": {"cook": "E"}})
+    stored = (kitchen / "domain.yaml").read_bytes()
     before = who.read_bytes(), room.read_bytes()
     for out in (who, tmp_path / "link", room):
         assert run("data", "people", str(who), "--domain", str(room), "--out", str(out)) == 2
         assert "would be replaced; choose another --out" in capsys.readouterr().err
+    assert run("data", "people", str(cooks), "--data", str(kitchen), "--out", str(kitchen / "domain.yaml")) == 2
+    assert "would be replaced; choose another --out" in capsys.readouterr().err
+    assert (kitchen / "domain.yaml").read_bytes() == stored
     assert (who.read_bytes(), room.read_bytes()) == before
     assert run("data", "people", str(who), "--domain", str(room), "--out", str(tmp_path / "new.yaml")) == 0
 
