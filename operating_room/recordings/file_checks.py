@@ -176,11 +176,14 @@ def _check_cameras(path: Path, numbers: Float32[np.ndarray, " rows"], take: Take
 
 
 def _check_order(path: Path, times: list[Any]) -> None:
-    """Elements are found by their place: time stamps never go back, and once they count seconds they all do."""
+    """Elements are found by their place: time stamps never go back, and once they count seconds they all do.
+
+    A clock that counts them may be less than a second off.
+    """
     told = [(place, time) for place, time in enumerate(times) if type(time) in (int, float)]
-    counted = bool(told) and int(told[0][1]) == told[0][0]
+    counted = bool(told) and abs(told[0][1] - told[0][0]) < 1
     for (_, before), (place, time) in pairwise(told):
-        if time < before or (counted and int(time) != place):
+        if time < before or (counted and abs(time - place) >= 1):
             raise UserError(
                 f"{path}: element {place} has the time stamp {time:g}, the one before it {before:g}; elements are "
                 "found by their place, one for each second; put them in order, null where there is none"

@@ -77,7 +77,7 @@ def test_what_the_models_would_refuse(root: Path, name: str, damage: Callable[[A
 
 
 @pytest.mark.usefixtures("only_these_takes")
-@pytest.mark.parametrize("times", [[0, 1.2, None, 3], [1693.5, 1693.5, "1", 1694], [None] * 4])
+@pytest.mark.parametrize("times", [[0, 1.2, None, 3], [0.02, 0.97, 1.99, 3.3], [1693.5, 1693.5, "1", 1694], [None] * 4])
 def test_tracks_tell_their_time_or_not(root: Path, times: list[Any]) -> None:
     """Nobody has said what is in the published files: those of another clock may stand still."""
     path = root / "MM-OR_data" / "take_tracks" / f"{MMOR_NAME}.json"
