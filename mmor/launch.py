@@ -18,7 +18,7 @@ from typing import TypeVar
 from computing.machine import gather, gpus, require_gpus
 from operating_room.errors import UserError
 from operating_room.files.raw_files import brief
-from operating_room.work.processes import Share, array_share, cpu_threads, is_started, share
+from operating_room.work.processes import Share, array_share, cpu_threads, is_started, share, tasks_apart
 
 Result = TypeVar("Result")
 _AGAIN = "run the same command again: what has been done is kept"
@@ -42,10 +42,21 @@ def divide(gpus: int, part: str | None = None, device: str | None = None) -> Sha
     own = share()
     if ":" in (device or "") and max(gpus, own.processes) > 1:
         raise UserError(f"--device {device}: each of several processes has a GPU of its own; leave out --device")
+    note_tasks("or give each a share with --part I/N")
     if gpus == 1 or is_started():
         return own
     start_processes(gpus)
     return None
+
+
+def note_tasks(or_else: str = "") -> None:
+    """Say that srun or mpirun has started this several times, where each of these does the whole work.
+
+    That may be meant, with other arguments for each.
+    """
+    if (tasks := tasks_apart()) is not None and tasks.is_first:
+        advice = f"to divide one work start it once, with --gpus or torchrun (docs/processes.md) {or_else}"
+        print(f"note: each of {tasks.told} does all that it is told to do; {advice.rstrip()}", file=sys.stderr)
 
 
 def do_share(own: Share, work: Callable[[], Result]) -> Result | None:

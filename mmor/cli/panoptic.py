@@ -76,7 +76,7 @@ def train(
     overrides: Overrides = None,
 ) -> None:
     """Train a segmenter, or evaluate one."""
-    from mmor.launch import check_machines, start_processes
+    from mmor.launch import check_machines, note_tasks, start_processes
     from operating_room.errors import UserError
     from operating_room.work.processes import is_first, is_started, machines, share
     from panoptic_segmentation.config.settings import read_config
@@ -101,6 +101,8 @@ def train(
         if report.problems:
             raise UserError(f"training would not start: {len(report.problems)} problems, see above")
         return
+    if num_machines == 1:
+        note_tasks()
     if num_gpus * num_machines > 1 and not is_started():
         start_processes(num_gpus, num_machines, machine_rank, dist_url)
         return

@@ -12,7 +12,7 @@ import typer
 from mmor.cli import evaluation as cli_evaluation
 from mmor.cli import preprocess as cli_preprocess
 from mmor.cli.options import DomainFile, Gpus, SkipBadSamples, TrainedModel, TrainingData, experiment_file, open_dataset
-from mmor.launch import start_processes
+from mmor.launch import note_tasks, start_processes
 from operating_room.work.processes import is_first, is_started, machines, share
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def train_model(
         if is_first():
             typer.echo(done)
         return
+    note_tasks()
     if gpus > 1 and not is_started():
         start_processes(gpus)
         return

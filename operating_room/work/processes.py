@@ -30,6 +30,21 @@ class Share(NamedTuple):
 ALL = Share()
 # By these accelerate knows that there are others; MPI's and srun's ways of saying so, too.
 _OF_OTHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+# How srun and MPI tell a process how many they have started, and which of them it is. In the script of a job and after
+# salloc, where a command runs once however many tasks were asked for, SLURM_NTASKS is there but not the first of these.
+_TASKS = (
+    ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    ("PMI_SIZE", "PMI_RANK"),
+    ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
+)
+
+
+class Tasks(NamedTuple):
+    """Processes that srun or mpirun has started, and that know nothing of each other."""
+
+    told: str
+    is_first: bool  # this one, which speaks for all
 
 
 def share() -> Share:
@@ -87,6 +102,15 @@ def is_started() -> bool:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return True
     return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def tasks_apart() -> Tasks | None:
+    """What srun or mpirun says of several processes without saying who of them is RANK in WORLD_SIZE."""
+    for of_all, of_this in _TASKS:
+        tasks = os.environ.get(of_all, "")
+        if tasks.isdecimal() and int(tasks) > 1 and not is_started():
+            return Tasks(f"{tasks} tasks ({of_all}={tasks}, no RANK and WORLD_SIZE)", os.environ.get(of_this) == "0")
+    return None
 
 
 def forget_others() -> None:

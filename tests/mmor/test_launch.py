@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mmor.launch import check_machines, start_processes
+from mmor.launch import check_machines, divide, start_processes
 from operating_room.errors import UserError
+from operating_room.work.processes import Share
 
 
 @pytest.mark.parametrize("url", ["tcp://host", "tcp://host:port", "tcp://host:0", "tcp://host:70000", "tcp://:29500"])
@@ -77,3 +78,34 @@ mmor.cli.main()
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == -signal.SIGINT
+
+
+@pytest.mark.parametrize(
+    ("of_all", "of_this"), [("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")]
+)
+def test_tasks_that_know_nothing_of_each_other_are_told(
+    of_all: str, of_this: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`srun -n 4 mmor ...` did the whole work four times and said nothing."""
+    monkeypatch.setenv(of_all, "4")
+    for task, notes in (("0", 1), ("1", 0)):
+        monkeypatch.setenv(of_this, task)
+        assert divide(1) == Share()
+        assert capsys.readouterr().err.count(f"note: each of 4 tasks ({of_all}=4, no RANK and WORLD_SIZE)") == notes
+    monkeypatch.setenv(of_this, "0")
+    assert divide(1, part="1/4") == Share(0, 4, together=False)  # divided already
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert divide(1) == Share(0, 4)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("of_step", [{}, {"SLURM_STEP_NUM_TASKS": "1"}])
+def test_the_script_of_a_job_with_several_tasks_is_one_run(
+    of_step: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So it is after `salloc -n 4`, too; on some clusters the shell there is a step of one task."""
+    for name, value in {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", **of_step}.items():
+        monkeypatch.setenv(name, value)
+    assert divide(1) == Share()
+    assert not capsys.readouterr().err
