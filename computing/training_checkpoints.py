@@ -248,7 +248,9 @@ def _fault(path: Path, deepspeed: bool, same_processes: bool, processes: int) ->
     elif processes == share().processes and machines() > 1 and there == _states_of_this_machine():
         states = sorted(there)  # those of the others lie on the disks of their machines
     elif there and there != set(states):  # more, too: half of the processes would look at the samples in other steps
-        return f"{path}: is of another number of processes than {processes}; use as many"
+        lacking = [state for state in states if state not in there]
+        ended = f" (or one was ended before it had written {', '.join(lacking)})" if there < set(states) else ""
+        return f"{path}: is of another number of processes than {processes}; use as many{ended}"
     if deepspeed != (path / _LATEST).is_file():
         return f"{path}: is of a training {'without' if deepspeed else 'with'} DeepSpeed, this one is not"
     weights = visible([*path.glob("*.safetensors"), *path.glob("*.bin")])

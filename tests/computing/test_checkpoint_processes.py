@@ -61,6 +61,18 @@ def test_another_number_of_processes_is_named_be_it_more_or_less(tmp_path: Path,
     assert find_checkpoint(tmp_path, same_processes=False).path == folder  # of stage 1, which any number goes on from
 
 
+def test_a_process_that_was_ended_before_it_had_written_its_part_is_told(tmp_path: Path) -> None:
+    """It was told that the checkpoint is of another number of processes, and nothing else."""
+    earlier, folder = checkpoint_of(tmp_path, 4), checkpoint_of(tmp_path, 4, step=6)
+    (folder / "rng_state_2.pth").unlink()
+    found = find_checkpoint(tmp_path, processes=4)
+    assert found.path == earlier
+    assert "(or one was ended before it had written rng_state_2.pth); left out" in found.left_out[0]
+    for others in (1, 2):
+        with pytest.raises(UserError, match="use as many; no other"):
+            find_checkpoint(tmp_path, processes=others)
+
+
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:100])])
 def test_a_damaged_schedule_beside_the_files_of_deepspeed_is_named(
     tmp_path: Path, damage: Callable[[Path], object]
