@@ -146,6 +146,7 @@ def choose_samples(samples: list[Sample], takes: list[str] | None, limit: int | 
         UserError: a take has no sample here, or is a split.
     """
     from operating_room.domain.domain import OWN
+    from operating_room.domain.slips import nearly
     from operating_room.graphs.graph_files import SPLIT_NAMES
     from operating_room.graphs.scene_graph import by_take
 
@@ -154,7 +155,8 @@ def choose_samples(samples: list[Sample], takes: list[str] | None, limit: int | 
         raise UserError(f"--take {split}: is a split; give --split {split}, of which all takes are scored")
     wanted = list(there) if takes is None else [domain.find_take(name).sample_name for name in takes]
     if missing := [name for name in wanted if name not in there]:
-        raise UserError(f"take {missing[0]} is not among those of this split on disk: {', '.join(there)}")
+        told = f"take {missing[0]} is not among those of this split on disk{nearly(missing[0], there)}"
+        raise UserError(f"{told}: {', '.join(there)}")
     return [sample for name in dict.fromkeys(wanted) for sample in there[name][:limit]]
 
 

@@ -11,6 +11,7 @@ from operating_room.errors import UserError
 
 _NEAR = 2 / 3  # of a word: one letter of three may be another
 _NEAR_SPLIT = 0.75
+_FIGURES = str.maketrans("oil", "011")  # letters that are typed for them
 
 
 def takes_to_make(names: Iterable[str], domain: Domain) -> list[str]:
@@ -31,6 +32,12 @@ def takes_to_make(names: Iterable[str], domain: Domain) -> list[str]:
     return given
 
 
+def nearly(name: str, there: Iterable[str]) -> str:
+    """` (is it 002_PKA?)` for a name that is none of these takes, where one of them may be meant; else nothing."""
+    meant = next((one for one in there if _is_slip(name, one)), None)
+    return "" if meant is None else f" (is it {meant}?)"
+
+
 def _meant(name: str, domain: Domain) -> str | None:
     """The published take or the split that a name is nearly, if it is neither."""
     own = domain.find_take(name).name
@@ -47,12 +54,19 @@ def _is_slip(name: str, published: str) -> bool:
     With another number it is another take: 040_PKA and 501_SIM are fine, and so is 001_PKA_night, which has the whole
     of the published name and more.
     """
+    if _figures(name) == _figures(published):
+        return True
     (numbers, words), (known, wanted) = _parts(name), _parts(published)
     if numbers != known:  # 012_PKA for one of its two parts, 012_1_PKA
         return bool(numbers) and numbers == known[: len(numbers)] and words == wanted
     if len(words) < len(wanted) or (len(words) > len(wanted) and words[: len(wanted)] == wanted):
         return False
     return all(SequenceMatcher(None, *pair).ratio() >= _NEAR for pair in zip(words, wanted))
+
+
+def _figures(name: str) -> str:
+    """A name without zeros before numbers, where a letter that looks like a figure is one: `OO2_PKA`, `0002_PKA`."""
+    return re.sub(r"(?<!\d)0+(?=\d)", "", name.lower().translate(_FIGURES))
 
 
 def _parts(name: str) -> tuple[list[int], list[str]]:

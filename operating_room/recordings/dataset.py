@@ -16,6 +16,7 @@ from typing import Any
 from operating_room.domain.collection import CAMERA_MODALITIES, Camera, Collection, Take
 from operating_room.domain.domain import OWN, Domain
 from operating_room.domain.numbers import file_number
+from operating_room.domain.slips import nearly
 from operating_room.domain.stored import DOMAIN_FILE, stored_domain
 from operating_room.errors import UserError
 from operating_room.recordings.folders import find_roots, list_names, takes_of_root, with_splits
@@ -405,11 +406,15 @@ class Dataset:
         Raises:
             UserError: it is not on disk, or no take can have this name.
         """
-        take, on_disk = self.domain.find_take(name), self.takes() if on_disk is None else on_disk
+        on_disk = self.takes() if on_disk is None else on_disk
+        there = [take.name for take in on_disk]
+        try:
+            take = self.domain.find_take(name)
+        except UserError as error:
+            raise UserError(f"{error}{nearly(name, there)}") from error
         if take not in on_disk:
-            raise UserError(
-                f"{self.root}: no take {take.name}; there are {', '.join(t.name for t in on_disk) or 'none'}"
-            )
+            told = f"no take {take.name}{nearly(take.name, there)}"
+            raise UserError(f"{self.root}: {told}; there are {', '.join(there) or 'none'}")
         return take
 
     def select(self, split: str, on_disk: Sequence[Take] | None = None) -> list[Take]:

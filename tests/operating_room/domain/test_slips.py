@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from operating_room.domain.domain import mmor
-from operating_room.domain.slips import takes_to_make
+from operating_room.domain.slips import nearly, takes_to_make
 from operating_room.errors import UserError
 
 
@@ -22,6 +22,9 @@ from operating_room.errors import UserError
         ("001_TKA_MMOR", "001_PKA"),
         ("012_PKA", "012_1_PKA"),
         ("001_4DR", "001_4DOR"),
+        ("OO4_PKA", "004_PKA"),
+        ("00l_PKA", "001_PKA"),
+        ("002_4D0R", "002_4DOR"),
         ("tets", "test"),
         ("mini_tran", "mini_train"),
     ],
@@ -29,6 +32,15 @@ from operating_room.errors import UserError
 def test_a_slip_in_a_published_name_is_told(name: str, meant: str) -> None:
     with pytest.raises(UserError, match=f"{name}.*{meant}"):
         takes_to_make(["001_PKA", name], mmor())
+
+
+@pytest.mark.parametrize("name", ["OO2_PKA", "0O2_PKA", "2_PKA", "0002_PKA", "002PKA", "002_pka", "002_PAK"])
+def test_the_take_that_a_name_is_nearly(name: str) -> None:
+    assert nearly(name, ["001_PKA", "002_4DOR", "002_PKA"]) == " (is it 002_PKA?)"
+
+
+def test_another_number_is_another_take() -> None:
+    assert not nearly("012_PKA", ["002_PKA", "120_PKA"])
 
 
 def test_own_names_published_names_and_splits_are_taken() -> None:
