@@ -19,13 +19,14 @@ from operating_room.domain.collection import Take
 from operating_room.domain.domain import OWN, Domain
 from operating_room.errors import UserError, one_line
 from operating_room.files.picture_files import read_depth
-from operating_room.files.readers import check_subtitles
+from operating_room.files.readers import check_subtitles, read_json
 from operating_room.recordings.conversion import label_files
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.file_checks import check_label_mask
 from operating_room.recordings.folders import folders_of_no_take
 from operating_room.recordings.index import read_seconds
 from operating_room.recordings.modalities import BY_NAME, TABLE, UNPACK, files_per_timepoint, modalities_of
+from operating_room.recordings.transcripts import CAUSAL, SETTINGS, WINDOW, audio_window
 from operating_room.work.behind import behind
 from operating_room.work.processes import cpu_threads
 from operating_room.work.progress import track
@@ -121,7 +122,8 @@ class _Visit:
         take = recorded.take
         report = TakeFiles(take, tuple(recorded.domain.splits_of(take)))
         try:
-            files = list(_files(recorded))
+            unheard = self._unheard(recorded)
+            files = [file for file in _files(recorded) if file[1] not in unheard]
         except UserError as error:
             self.note(Severity.BROKEN, _index_file(recorded), str(error))
             return report
@@ -144,6 +146,8 @@ class _Visit:
         else:
             report.expected = {name: number * report.timepoints for name, number in _per_timepoint(recorded).items()}
             report.expected |= {name: 1 for name, _, _ in files if name not in BY_NAME}
+            for name in unheard.values():
+                report.expected[name] -= 1
         for name in [row.name for row in TABLE if row.of_take is not None and report.found[row.name]]:
             try:
                 known = {second for second, element in enumerate(recorded.elements(name) or ()) if element is not None}
@@ -159,6 +163,17 @@ class _Visit:
                 advice = UNPACK if row is None else row.advice(self._data, recorded.collection)
                 self.note(Severity.GAP, path, f"{path}: {what}; {advice}")
         return report
+
+    def _unheard(self, recorded: RecordedTake) -> dict[Path, str]:
+        """Clips and vectors of seconds before which there is no sound, where sound was prepared up to a second only."""
+        unheard: dict[Path, str] = {}
+        for timepoint in recorded.expected:
+            if not audio_window(recorded.at(timepoint.time), causal=True)[1]:
+                for name in ("audio", "audio_embedding"):
+                    path = timepoint.one(name)
+                    if path is not None and path.name not in self._list(recorded, path.parent) and _is_causal(path):
+                        unheard[path] = name
+        return unheard
 
     def _look_at_lenses(self, recorded: RecordedTake) -> None:
         """Collect camera files and depth pictures; most takes have none, which is no gap."""
@@ -300,6 +315,14 @@ def _files(recorded: RecordedTake) -> Iterator[tuple[str, Path, Callable[[], obj
         if path is not None and (asked or recorded.has(path)):  # else nobody asks for it
             needed = graphs if asked else ()
             yield task.name, path, partial(take_checks.check_task_labels, path, task, frame_ids, needed)
+
+
+def _is_causal(path: Path) -> bool:
+    """Whether sound was prepared so where this file would be."""
+    with contextlib.suppress(UserError):  # nothing says how
+        settings = read_json(path.with_name(f"{SETTINGS}.json"))
+        return isinstance(settings, dict) and settings.get(WINDOW) == CAUSAL
+    return False
 
 
 def _per_timepoint(recorded: RecordedTake) -> dict[str, int]:

@@ -9,6 +9,8 @@ from operating_room.files.readers import Subtitle
 SUBTITLES = 4  # how many are remembered
 CHARACTERS = 200  # how much of their text
 CLIP_S = 2  # length of a clip of sound
+SETTINGS = ".settings"  # how the files of a folder were made; begins the name of a JSON file in it
+WINDOW, CAUSAL = "window", "causal window"  # in the settings beside clips and vectors of sound
 
 
 def spoken_text(subtitles: Sequence[Subtitle], second: int | float) -> str:

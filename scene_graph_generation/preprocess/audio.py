@@ -18,7 +18,7 @@ from operating_room.files.raw_files import utf8_path
 from operating_room.files.readers import check_audio
 from operating_room.files.sound_files import silent_decoder
 from operating_room.recordings.dataset import Dataset, RecordedTake
-from operating_room.recordings.transcripts import CLIP_S, audio_window
+from operating_room.recordings.transcripts import CAUSAL, CLIP_S, WINDOW, audio_window
 from scene_graph_generation.preprocess.run import Outcome, each_take, missing, period_of, places, settle
 
 _BLOCK = 1 << 20  # samples that are decoded at once
@@ -45,9 +45,9 @@ def _write_clips(recorded: RecordedTake, causal: bool) -> Iterator[Path]:
     if recording is None or not recorded.has(recording) or not files:
         return
     folder = next(iter(files.values())).parent
-    settings, names = {"window": window_name(causal)}, [path.name for path in files.values()]
+    settings, names = {WINDOW: window_name(causal)}, [path.name for path in files.values()]
     settle(folder, settings, sources=[recording], made=names, also=period_of(recorded))
-    if not (clips := missing(recorded, files)):
+    if not (clips := missing(recorded, heard(recorded, files, causal))):
         return
     if recording.suffix == ".mp3":
         sound = read_mp3(recording)
@@ -72,6 +72,11 @@ def _write_clips(recorded: RecordedTake, causal: bool) -> Iterator[Path]:
             write_bytes(paths[time], packed.getvalue())
             yield paths[time]
     require_whole(recording, sound_length(recording), recorded.at(clips[-1][0]))
+
+
+def heard(recorded: RecordedTake, files: Mapping[str, Path], causal: bool) -> dict[str, Path]:
+    """Those of `places` that there is sound for: before the first second is none, and a causal window ends there."""
+    return {time: path for time, path in files.items() if audio_window(recorded.at(time), causal)[1] > 0}
 
 
 def sound_length(recording: Path) -> float:
@@ -130,4 +135,4 @@ def require_whole(recording: Path, duration_s: float, last: float) -> None:
 
 def window_name(causal: bool) -> str:
     """How settings call the window of sound."""
-    return "causal window" if causal else "published window"
+    return CAUSAL if causal else "published window"

@@ -27,7 +27,15 @@ from operating_room.files.atomic import write_bytes
 from operating_room.files.raw_files import brief
 from operating_room.files.readers import read_audio
 from operating_room.recordings.dataset import Dataset, RecordedTake
-from scene_graph_generation.preprocess.audio import Samples, read_clips, require_whole, sound_length, window_name
+from operating_room.recordings.transcripts import WINDOW
+from scene_graph_generation.preprocess.audio import (
+    Samples,
+    heard,
+    read_clips,
+    require_whole,
+    sound_length,
+    window_name,
+)
 from scene_graph_generation.preprocess.run import Outcome, each_take, missing, period_of, places, settle
 
 Encoder = Callable[[Sequence[Samples], int], Float[Tensor, "clips 512"]]  # clips of one rate, and that rate in Hz
@@ -57,7 +65,7 @@ def preprocess_audio_embeddings(
         causal: only sound up to the second itself; else the published window, which ends one second later.
         workers: takes at once; each loads the encoder.
     """
-    if isinstance(encoder, ClapEncoder) and any(_lacks_vectors(dataset.unkept(take)) for take in takes):
+    if isinstance(encoder, ClapEncoder) and any(_lacks_vectors(dataset.unkept(take), causal) for take in takes):
         try:  # before the sound of every take is read for nothing
             _load_clap(encoder.name, encoder.device)
         except UserError as error:
@@ -66,12 +74,12 @@ def preprocess_audio_embeddings(
     return each_take(dataset, takes, step, "audio embeddings", workers)
 
 
-def _lacks_vectors(recorded: RecordedTake) -> bool:
+def _lacks_vectors(recorded: RecordedTake, causal: bool) -> bool:
     """Whether a take has sound and a second without vector; what is wrong with a take is told when it is read."""
     try:
-        heard = [recorded.path("recording"), *places(recorded, "audio").values()]
-        files = places(recorded, "audio_embedding")
-        return any(path is not None and recorded.has(path) for path in heard) and bool(missing(recorded, files))
+        sources = [recorded.path("recording"), *places(recorded, "audio").values()]
+        files = heard(recorded, places(recorded, "audio_embedding"), causal)
+        return any(path is not None and recorded.has(path) for path in sources) and bool(missing(recorded, files))
     except UserError:
         return False
 
@@ -85,9 +93,9 @@ def _write_vectors(recorded: RecordedTake, encoder: Encoder, causal: bool) -> It
     if not sources or not files:
         return
     folder, names = next(iter(files.values())).parent, [path.name for path in files.values()]
-    settings = {"encoder": str(encoder), "window": window_name(causal)}
+    settings = {"encoder": str(encoder), WINDOW: window_name(causal)}
     settle(folder, settings, sources=sources, made=names, also=period_of(recorded))
-    if not (paths := dict(missing(recorded, files))):
+    if not (paths := dict(missing(recorded, heard(recorded, files, causal)))):
         return
     if recording is not None:
         found = read_clips(recording, {time: recorded.at(time) for time in paths}, causal)

@@ -17,13 +17,13 @@ from operating_room.files.atomic import write_json
 from operating_room.files.readers import read_json
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.folders import list_names
+from operating_room.recordings.transcripts import SETTINGS
 from operating_room.scores.fingerprints import content_fingerprint, fingerprint
 from operating_room.work.progress import Steps
 from operating_room.work.workers import in_workers
 
 Step = Callable[[RecordedTake], Iterable[Path]]  # yields what it has written
 
-SETTINGS = ".settings"  # how the files of a folder were made; begins the name of a JSON file in it
 SOURCE = "source files"  # in the settings: a fingerprint of what the files were made of
 
 

@@ -82,6 +82,9 @@ def test_only_the_takes_that_are_meant(root: Path) -> None:
     assert report.exit_code == 2
     assert sum("takes of train are absent" in finding.message for finding in report.findings) == 2
     assert sum(finding.severity == Severity.GAP for finding in report.findings) == 2
+    for name in ("OO1_PKA", "1_4DOR"):  # not a take, and no name of one
+        with pytest.raises(UserError, match=rf"{name}.* \(is it 001"):
+            check(root, [name])
     with pytest.raises(UserError, match="no take 002_PKA; there are 001_4DOR, 001_PKA"):
         check(root, ["002_PKA"])
 
@@ -209,6 +212,27 @@ def test_missing_files_are_gaps(pattern: str, expected: str, root: Path) -> None
     assert report.exit_code == 1
     assert [finding.path for finding in report.findings] == paths[:1]
     assert expected in report.findings[0].message
+
+
+@pytest.mark.usefixtures("only_these_takes")
+def test_no_sound_is_missing_before_the_first_second_of_a_take(root: Path) -> None:
+    """Prepared up to a second only, that one has none; it was a gap for ever."""
+    data, take = root / "MM-OR_data", mmor().find_take(MMOR_NAME)
+    index, seconds = data / MMOR_NAME / "timestamp_to_pcd_and_frames_list.json", place(data, "seconds", take)
+    write(index, index.read_text().replace('"000001"', '"000000"'))
+    write(seconds, seconds.read_text().replace('"1"', '"0"'))
+    for name, file in (("take_audio_per_timepoint", "{}.mp3"), ("take_audio_embeddings_per_timepoint", "{}.pt")):
+        (data / name / MMOR_NAME / file.format("000001")).unlink()
+    sounds = "audio", "audio_embedding"
+
+    def gaps() -> list[str]:
+        return [name for finding in check(root).findings for name in sounds if f": {name} of take" in finding.message]
+
+    assert sorted(gaps()) == [*sounds]
+    for name in ("take_audio_per_timepoint", "take_audio_embeddings_per_timepoint"):
+        write(data / name / MMOR_NAME / ".settings.json", {"window": "causal window"})
+    assert not gaps()
+    assert check(root).to_json()["takes"][1]["files"]["audio"] == {"found": 2, "expected": 2}
 
 
 def test_seconds_of_other_frames_than_the_index_are_broken(root: Path) -> None:

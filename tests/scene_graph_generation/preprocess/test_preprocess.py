@@ -113,6 +113,20 @@ def test_causal_clips_end_at_their_second(dataset: Dataset) -> None:
     assert lengths == {"000001": 1.0, "000002": 2.0, "000003": 2.0}
 
 
+def test_a_second_that_no_sound_can_be_before_is_not_asked_for_again(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CLAP was loaded, and the recording read, each time: a take with second 0 was never done."""
+    seconds = place(dataset.roots["MMOR"], "seconds", TAKE)
+    write(seconds, seconds.read_text().replace('"1"', '"0"'))
+    assert preprocess_audio(dataset, [TAKE], causal=True).require() == 2
+    assert preprocess_audio_embeddings(dataset, [TAKE], mel_encoder, causal=True).require() == 2
+    settings = dataset.roots["MMOR"] / "take_audio_embeddings_per_timepoint" / TAKE.name / ".settings.json"
+    settings.write_text(settings.read_text().replace("mel descriptor", str(ClapEncoder("nowhere", False))))
+    again = preprocess_audio_embeddings(dataset, [TAKE], ClapEncoder("nowhere", False), causal=True)
+    assert (again.written, again.problems) == (0, ())
+
+
 def test_clips_of_two_windows_are_not_mixed(dataset: Dataset) -> None:
     preprocess_audio(dataset, [TAKE]).require()
     place(dataset.roots["MMOR"], "audio", TAKE, time=TIMES[1]).unlink()
