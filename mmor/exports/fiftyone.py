@@ -20,9 +20,9 @@ from operating_room.files.png import write_png
 from operating_room.files.readers import check_picture, read_label_mask
 from operating_room.graphs.scene_graph import Triplet
 from operating_room.recordings.dataset import RecordedTake
-from operating_room.recordings.questions import read_speech
 from operating_room.recordings.raw_labels import read_labels
 from operating_room.recordings.timepoint import Timepoint
+from operating_room.recordings.transcripts import words_of
 from operating_room.work.progress import track
 
 SAMPLES, METADATA, MASKS, PICTURES = "samples.json", "metadata.json", "masks", "data"
@@ -44,9 +44,10 @@ def export_fiftyone(recorded: RecordedTake, out: Path, pictures: bool = False) -
     views = [path for timepoint in recorded.timepoints for path in timepoint.views.values()]
     require_room(target, views if pictures else ())
     samples: list[dict[str, Any]] = []
+    words = words_of(recorded)
     with export_folder(target, "fiftyone") as folder:
         for timepoint in track(recorded.timepoints, f"exporting {recorded.take.name}"):
-            common = _common(recorded, timepoint)
+            common = _common(recorded, timepoint, words(timepoint))
             for camera, picture in timepoint.views.items():
                 width, height = picture_size(picture)
                 sample = {
@@ -73,7 +74,7 @@ def export_fiftyone(recorded: RecordedTake, out: Path, pictures: bool = False) -
     return target
 
 
-def _common(recorded: RecordedTake, timepoint: Timepoint) -> dict[str, Any]:
+def _common(recorded: RecordedTake, timepoint: Timepoint, words: str | None) -> dict[str, Any]:
     """What all pictures of a timepoint share: `dataset.group_by("frame_id")` puts them side by side."""
     fields: dict[str, Any] = {
         "take": recorded.take.name,
@@ -83,8 +84,8 @@ def _common(recorded: RecordedTake, timepoint: Timepoint) -> dict[str, Any]:
     if (path := timepoint.one("annotation")) is not None:
         triplets = read_labels(path, timepoint.take, timepoint.domain).triplets
         fields["graph"] = _classifications(triplets)
-    if (path := timepoint.one("transcript")) is not None:
-        fields["speech"] = read_speech(path)
+    if words is not None:
+        fields["speech"] = words
     return fields
 
 

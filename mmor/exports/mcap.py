@@ -27,9 +27,9 @@ from operating_room.files.camera_files import Calibration, quaternion
 from operating_room.files.png import is_png, png_bytes
 from operating_room.files.readers import read_label_mask, read_point_cloud
 from operating_room.recordings.dataset import RecordedTake
-from operating_room.recordings.questions import read_speech
 from operating_room.recordings.raw_labels import read_labels
 from operating_room.recordings.timepoint import Timepoint
+from operating_room.recordings.transcripts import words_of
 from operating_room.work.progress import track
 
 if TYPE_CHECKING:
@@ -72,9 +72,10 @@ def export_mcap(recorded: RecordedTake, out: Path) -> Path:
         start = nanoseconds(recorded, recorded.timepoints[0])
         for topic, message in _cameras(lenses(recorded), start):
             writer.write_message(topic, message, start, start)
+        words = words_of(recorded)
         for timepoint in track(recorded.timepoints, f"exporting {recorded.take.name}"):
             now = nanoseconds(recorded, timepoint)
-            for topic, message in _messages(recorded, timepoint, now):
+            for topic, message in _messages(recorded, timepoint, words(timepoint), now):
                 writer.write_message(topic, message, now, now)
     return target
 
@@ -119,7 +120,7 @@ def _cameras(of_take: dict[str, Calibration], now: int) -> Iterator[Said]:
         yield "/tf", move
 
 
-def _messages(recorded: RecordedTake, timepoint: Timepoint, now: int) -> Iterator[Said]:
+def _messages(recorded: RecordedTake, timepoint: Timepoint, words: str | None, now: int) -> Iterator[Said]:
     """What a timepoint has; what it does not have is no error."""
     for camera, path in timepoint.views.items():
         data = picture_bytes(path)
@@ -132,7 +133,7 @@ def _messages(recorded: RecordedTake, timepoint: Timepoint, now: int) -> Iterato
     if (path := timepoint.one("annotation")) is not None:
         triplets = read_labels(path, timepoint.take, timepoint.domain).triplets
         yield "/graph", _log("graph", "; ".join(f"{t.subject},{t.object},{t.predicate}" for t in triplets), now)
-    if (path := timepoint.one("transcript")) is not None and (words := read_speech(path)):
+    if words:
         yield "/speech", _log("speech", words, now)
 
 

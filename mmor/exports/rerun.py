@@ -21,9 +21,9 @@ from operating_room.files.atomic import atomic_path
 from operating_room.files.png import is_png
 from operating_room.files.readers import read_label_mask, read_point_cloud
 from operating_room.recordings.dataset import RecordedTake
-from operating_room.recordings.questions import read_speech
 from operating_room.recordings.raw_labels import read_labels
 from operating_room.recordings.timepoint import Timepoint
+from operating_room.recordings.transcripts import words_of
 from operating_room.work.progress import track
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def export_rerun(recorded: RecordedTake, out: Path) -> Path:
     take, labels = recorded.take.name, recorded.domain.labels
     target = out / f"{take}.rrd"
     require_room(target, (path for timepoint in recorded.timepoints for path in timepoint.views.values()))
-    of_take = lenses(recorded)
+    of_take, words = lenses(recorded), words_of(recorded)
     with atomic_path(target) as temporary:
         stream = rr.RecordingStream("mmor", recording_id=recorded.take.sample_name)
         stream.save(temporary)
@@ -74,14 +74,14 @@ def export_rerun(recorded: RecordedTake, out: Path) -> Path:
             for timepoint in track(recorded.timepoints, f"exporting {take}"):
                 stream.set_time("frame", sequence=int(timepoint.frame_id))
                 stream.set_time("take", duration=recorded.at(timepoint.time))
-                _log(stream, timepoint)
+                _log(stream, timepoint, words(timepoint))
         finally:
             stream.flush()
             stream.disconnect()
     return target
 
 
-def _log(stream: rerun.RecordingStream, timepoint: Timepoint) -> None:
+def _log(stream: rerun.RecordingStream, timepoint: Timepoint, words: str | None) -> None:
     """What a timepoint has; what it does not have is no error."""
     import rerun as rr
 
@@ -108,5 +108,5 @@ def _log(stream: rerun.RecordingStream, timepoint: Timepoint) -> None:
         stream.log("graph", nodes, rr.GraphEdges(edges, graph_type="directed"))
         told = "\n".join(f"- {t.subject} **{t.predicate}** {t.object}" for t in triplets)
         stream.log("text/graph", rr.TextDocument(told, media_type="text/markdown"))
-    if (path := timepoint.one("transcript")) is not None:
-        stream.log("text/speech", rr.TextLog(read_speech(path), level="INFO"))
+    if words is not None:
+        stream.log("text/speech", rr.TextLog(words, level="INFO"))

@@ -18,7 +18,7 @@ from operating_room.files.readers import picture_size
 from operating_room.graphs.prompts import metadata_blocks
 from operating_room.graphs.scene_graph import Triplet, normalise, sample_id
 from operating_room.recordings.file_checks import check_mask_shape
-from operating_room.recordings.questions import read_screen, read_speech, timepoint_prompt
+from operating_room.recordings.questions import read_screen, timepoint_prompt
 from operating_room.recordings.timepoint import Timepoint
 from operating_room.scores.triplets.verdicts import compare_graphs
 
@@ -81,7 +81,7 @@ def describe_second(shown: Shown, name: str, position: int) -> dict[str, Any]:
     marks = tried(lambda: _marks(timepoint)) or {}
     label = tried(lambda: label_of(timepoint))
     truth = None if label is None else label.triplets
-    words, screen = timepoint.one("transcript"), timepoint.one("robot_screen")
+    screen = timepoint.one("robot_screen")
     parts = None if screen is None else tried(lambda: read_screen(screen))
 
     def told(robot: dict[str, Any] | None, tracker: dict[str, Any] | None) -> str | None:
@@ -101,7 +101,7 @@ def describe_second(shown: Shown, name: str, position: int) -> dict[str, Any]:
             for camera in timepoint.views
         ],
         "cloud": timepoint.one("point_cloud") is not None,
-        "words": None if words is None else tried(lambda: read_speech(words)),
+        "words": tried(lambda: viewed.words(timepoint)),
         "screen": told(parts, None),
         "tracker": told(None, timepoint.tracker),
         "robot_log": timepoint.records.get("robot_log"),

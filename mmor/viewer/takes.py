@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from operating_room.graphs.scene_graph import Sample, Triplet, as_said, sample_i
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.raw_labels import read_labels
 from operating_room.recordings.timepoint import Timepoint
+from operating_room.recordings.transcripts import words_of
 
 CACHE_BYTES = 256 << 20  # pictures of several minutes of ten cameras
 MOST_PREDICTIONS = 2  # beside each other; more cannot be told apart in a picture
@@ -59,6 +60,11 @@ class ViewedTake:
             UserError: the index is missing or damaged.
         """
         return [self.recorded.at(timepoint.time) for timepoint in self.timepoints]
+
+    @cached_property
+    def words(self) -> Callable[[Timepoint], str | None]:
+        """What was said up to a timepoint; see `words_of`."""
+        return words_of(self.recorded)
 
     @cached_property
     def truth(self) -> Mapping[int, tuple[Triplet, ...]]:

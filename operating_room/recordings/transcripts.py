@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 
-from operating_room.files.readers import Subtitle
+from operating_room.files.readers import Subtitle, read_subtitles
+from operating_room.recordings.dataset import RecordedTake
+from operating_room.recordings.questions import read_speech
+from operating_room.recordings.timepoint import Timepoint
 
 SUBTITLES = 4  # how many are remembered
 CHARACTERS = 200  # how much of their text
@@ -25,6 +29,25 @@ def spoken_text(subtitles: Sequence[Subtitle], second: int | float) -> str:
 def spoken_texts(subtitles: Sequence[Subtitle], seconds: Iterable[int | float]) -> dict[int | float, str]:
     """`spoken_text` of each second."""
     return {second: spoken_text(subtitles, second) for second in seconds}
+
+
+def words_of(recorded: RecordedTake) -> Callable[[Timepoint], str | None]:
+    """Tells what was said up to a timepoint: as it was prepared, or else by the take's subtitles, read once; or None.
+
+    What it returns raises a UserError where these are damaged.
+    """
+
+    @cache
+    def subtitles() -> Sequence[Subtitle]:
+        path = recorded.path("subtitles")
+        return () if path is None or not recorded.has(path) else read_subtitles(path)
+
+    def words(timepoint: Timepoint) -> str | None:
+        if (path := timepoint.one("transcript")) is not None:
+            return read_speech(path)
+        return spoken_text(subtitles(), recorded.at(timepoint.time)) if subtitles() else None
+
+    return words
 
 
 def audio_window(second: int | float, causal: bool = False) -> tuple[int | float, int | float]:

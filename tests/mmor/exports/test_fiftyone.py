@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,19 @@ def test_samples_point_to_pictures_and_masks(tmp_path: Path) -> None:
     )
     (label,) = [each for each in first["graph"]["classifications"] if each["label"] == "holding"]
     assert (label["subject"], label["object"]) == ("nurse", "saw")
+
+
+def test_speech_that_was_not_prepared_is_that_of_the_subtitles(tmp_path: Path) -> None:
+    """It was left out, without a word."""
+    root = write_dataset(tmp_path / "data")
+
+    def speech(out: str) -> list[str]:
+        samples = read_json(export(root, tmp_path / out, MMOR_NAME) / "samples.json")["samples"]
+        return [sample["speech"] for sample in samples[::10]]
+
+    assert speech("prepared") == ["the saw"] * 3
+    shutil.rmtree(root / "MM-OR_data" / "take_transcripts_per_timepoint")
+    assert speech("raw") == ["the saw", "the saw thank you", "the saw thank you"]
 
 
 def test_pictures_can_be_copied(tmp_path: Path) -> None:

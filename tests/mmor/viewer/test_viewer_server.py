@@ -290,6 +290,7 @@ def test_a_broken_picture_costs_only_itself(folder: Folder, tmp_path: Path) -> N
 def test_markup_in_a_transcript_stays_text(client: TestClient) -> None:
     answer = client.get(f"{OF_TAKE}/{MARKUP_AT}")
     assert answer.json()["words"] == MARKUP
+    assert "<" not in client.get(f"{OF_TAKE}/{MARKUP_AT + 1}").json()["words"]  # not prepared: of the subtitles
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["x-content-type-options"] == "nosniff"
 
