@@ -40,9 +40,10 @@ def transcribe(dataset: Dataset, takes: Sequence[Take], model: str = WHISPER, wo
         workers: takes at once; each loads the model.
 
     Raises:
-        UserError: faster-whisper is not installed, or the model is not here and cannot be fetched.
+        UserError: a take needs it, and faster-whisper is not installed, or the model is not here and cannot be fetched.
     """
-    _load_whisper(model)
+    if any(_may_lack_subtitles(dataset.unkept(take)) for take in takes):
+        _load_whisper(model)
     return each_take(dataset, takes, partial(_write_subtitles, model=model), "speech recognition", workers)
 
 
@@ -62,12 +63,25 @@ def _write_texts(recorded: RecordedTake) -> Iterator[Path]:
     check_subtitles(path)  # what was written follows the order of the file, as published; that may be the wrong words
 
 
+def _may_lack_subtitles(recorded: RecordedTake) -> bool:
+    """As `_lacks_subtitles`; what is wrong with a take is told when it is read."""
+    try:
+        return _lacks_subtitles(recorded)
+    except UserError:
+        return True
+
+
+def _lacks_subtitles(recorded: RecordedTake) -> bool:
+    """Whether there is a recording, and no subtitles or our own of another recording."""
+    recording, path = recorded.path("recording"), recorded.path("subtitles")
+    if recording is None or path is None or not recorded.has(recording):
+        return False
+    return not recorded.has(path) or _is_outdated(path, _origin(path), recording)
+
+
 def _write_subtitles(recorded: RecordedTake, model: str) -> Iterator[Path]:
     recording, path = recorded.path("recording"), recorded.path("subtitles")
-    if recording is None or path is None:
-        return
-    origin = path.with_name(f".{path.stem}.recognised.json")  # fingerprints of the recording and of the subtitles
-    if not recorded.has(recording) or (recorded.has(path) and not _is_outdated(path, origin, recording)):
+    if recording is None or path is None or not _lacks_subtitles(recorded):
         return
     sound_length(recording)  # finds damage that decoders pass over
     heard = content_fingerprint([recording])
@@ -87,8 +101,13 @@ def _write_subtitles(recorded: RecordedTake, model: str) -> Iterator[Path]:
     if not cues:
         raise UserError(f"{recording}: no speech was recognised; the take stays without transcript")
     write_text(path, srt.compose(cues))
-    write_json(origin, {"recording": heard, "subtitles": content_fingerprint([path])})
+    write_json(_origin(path), {"recording": heard, "subtitles": content_fingerprint([path])})
     yield path
+
+
+def _origin(subtitles: Path) -> Path:
+    """The file with fingerprints of the recording that our own subtitles are of, and of themselves."""
+    return subtitles.with_name(f".{subtitles.stem}.recognised.json")
 
 
 def _is_outdated(path: Path, origin: Path, recording: Path) -> bool:

@@ -61,14 +61,25 @@ def test_speech_recognition_writes_missing_transcripts(root: Path, monkeypatch: 
 
 @pytest.mark.usefixtures("whisper")
 def test_a_whisper_model_that_is_not_there_is_named(root: Path) -> None:
+    place(root / "MM-OR_data", "subtitles", TAKE).unlink()
     with pytest.raises(UserError, match="Whisper model absent cannot be loaded"):
         transcribe(Dataset(root), [TAKE], "absent")
 
 
 def test_without_faster_whisper_the_extra_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faster_whisper", None)
+    place(root / "MM-OR_data", "subtitles", TAKE).unlink()
     with pytest.raises(UserError, match=r"mmor\[asr\]"):
         transcribe(Dataset(root), [TAKE], "not yet loaded")
+
+
+@pytest.mark.usefixtures("whisper")
+def test_no_model_is_loaded_where_all_takes_have_subtitles(root: Path) -> None:
+    """It was, and `preprocess transcripts --transcribe` ended with an error without a network."""
+    assert transcribe(Dataset(root), [TAKE, OTHER], "absent").require() == 0
+    place(root / "MM-OR_data", "subtitles", OTHER).unlink()
+    place(root / "MM-OR_data", "recording", OTHER).unlink()  # nothing to hear
+    assert transcribe(Dataset(root), [TAKE, OTHER], "absent").require() == 0
 
 
 @pytest.mark.usefixtures("whisper")
