@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -210,6 +211,7 @@ def _count(recorded: RecordedTake, steps: Steps) -> Statistics:
     used = [name for name in recorded.collection.camera if any(name in timepoint.views for timepoint in timepoints)]
     found.cameras = {name: CameraGaps() for name in used}
     sizes = np.zeros(PARTS, np.int64)
+    counted: set[Path] = set()  # an index may name a picture at two timepoints, where a camera was slow
     for place, timepoint in enumerate(timepoints):
         part = place * PARTS // len(timepoints)
         sizes[part] += 1
@@ -218,7 +220,9 @@ def _count(recorded: RecordedTake, steps: Steps) -> Statistics:
             gaps.recorded[part] += name in timepoint.views
         found.modalities.update(row.name for row in TABLE if timepoint.has(row.name))
         _count_graph(found, timepoint, part)
-        _count_masks(found, timepoint, names)
+        masks = timepoint.several("label_masks").values()
+        _count_masks(found, [path for path in masks if path not in counted], names)
+        counted.update(masks)
         steps.advance()
     for gaps in found.cameras.values():
         gaps.recorded = (np.array(gaps.recorded) / np.maximum(sizes, 1)).tolist()
@@ -245,8 +249,8 @@ def _count_graph(found: Statistics, timepoint: Timepoint, part: int) -> None:
     found.together.update(combinations_with_replacement(sorted({t.predicate for t in triplets}), 2))
 
 
-def _count_masks(found: Statistics, timepoint: Timepoint, names: dict[int, str]) -> None:
-    for path in timepoint.several("label_masks").values():
+def _count_masks(found: Statistics, masks: Sequence[Path], names: dict[int, str]) -> None:
+    for path in masks:
         try:
             counts = np.bincount(read_label_mask(path).ravel(), minlength=256)
         except UserError as error:

@@ -15,7 +15,7 @@ from mmor import cli
 from operating_room.doctor.statistics import PARTS, DatasetStatistics, statistics
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
-from tests.operating_room.tiny_dataset import label_picture, write
+from tests.operating_room.tiny_dataset import MMOR_NAME, label_picture, write, write_mmor
 from tests.operating_room.tiny_house import write_house
 
 RUN = CliRunner()
@@ -50,6 +50,16 @@ def test_numbers_are_those_of_the_files(tmp_path: Path) -> None:
     assert sum(total.pixels.values()) == 8 * 64 * 48
     assert total.masks_with == {"background": 7, "pan": 7, "stove": 8}
     assert total.modalities["point_cloud"] == 8
+
+
+def test_a_mask_that_the_index_names_twice_is_one(tmp_path: Path) -> None:
+    """So it does where a camera was slow; its pixels were counted twice."""
+    write_mmor(tmp_path / "MM-OR_data")
+    index = tmp_path / "MM-OR_data" / MMOR_NAME / "timestamp_to_pcd_and_frames_list.json"
+    write(index, index.read_text().replace('"azure": "000101"', '"azure": "000100"'))
+    total = counted(tmp_path).total
+    assert total.masks == 2 * 3 + 3 * 3  # of room cameras, of station cameras
+    assert sum(total.pixels.values()) == 15 * 64 * 48
 
 
 def test_a_camera_that_ends_early(tmp_path: Path) -> None:
