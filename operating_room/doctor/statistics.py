@@ -7,7 +7,7 @@ pixels annotated masks give to each class.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -70,8 +70,11 @@ class Statistics:
     masks_with: Counter[str] = field(default_factory=Counter)  # class -> masks that show it
     problems: list[str] = field(default_factory=list)
 
-    def add(self, other: Statistics) -> None:
-        """Count another take in; gaps of cameras are added up, the longest stays the longest."""
+    def add(self, other: Statistics, called: Mapping[str, str]) -> None:
+        """Count another take in; gaps of cameras are added up, the longest stays the longest.
+
+        `called` says what cameras of the take are called here, where not as in it.
+        """
         for name in ("takes", "timepoints", "seconds", "graphs", "triplets", "masks"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.different |= other.different
@@ -81,7 +84,7 @@ class Statistics:
         for predicate, counts in other.over_time.items():
             self.over_time[predicate] = self.over_time.get(predicate, np.zeros(PARTS, np.int64)) + counts
         for camera, gaps in other.cameras.items():
-            mine = self.cameras.setdefault(camera, CameraGaps())
+            mine = self.cameras.setdefault(called.get(camera, camera), CameraGaps())
             of_both = max(1, mine.timepoints + gaps.timepoints)
             mine.recorded = [
                 (a * mine.timepoints + b * gaps.timepoints) / of_both for a, b in zip(mine.recorded, gaps.recorded)
@@ -181,6 +184,8 @@ def statistics(dataset: Dataset, takes: Sequence[Take]) -> DatasetStatistics:
     A file that cannot be read is left out and told; so is a take whose index cannot be.
     """
     total, found = Statistics("all"), []
+    collections = [dataset.domain.collection(name) for name in dict.fromkeys(take.dataset for take in takes)]
+    cameras = Counter(name for collection in collections for name in collection.camera)
     indexes = {}
     for take in takes:
         try:
@@ -195,7 +200,8 @@ def statistics(dataset: Dataset, takes: Sequence[Take]) -> DatasetStatistics:
                 total.problems.append(str(error))
                 continue
             found.append(of_take)
-            total.add(of_take)
+            title = dataset.domain.collection(take).title
+            total.add(of_take, {name: f"{title} {name}" for name, count in cameras.items() if count > 1})
     return DatasetStatistics(total, tuple(found))
 
 

@@ -15,7 +15,7 @@ from mmor import cli
 from operating_room.doctor.statistics import PARTS, DatasetStatistics, statistics
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
-from tests.operating_room.tiny_dataset import MMOR_NAME, label_picture, write, write_mmor
+from tests.operating_room.tiny_dataset import MMOR_NAME, label_picture, write, write_dataset, write_mmor
 from tests.operating_room.tiny_house import write_house
 
 RUN = CliRunner()
@@ -50,6 +50,15 @@ def test_numbers_are_those_of_the_files(tmp_path: Path) -> None:
     assert sum(total.pixels.values()) == 8 * 64 * 48
     assert total.masks_with == {"background": 7, "pan": 7, "stove": 8}
     assert total.modalities["point_cloud"] == 8
+
+
+def test_cameras_of_two_datasets_with_one_name_are_two(tmp_path: Path) -> None:
+    """Camera 1 of MM-OR and that of 4D-OR were added up."""
+    cameras = counted(write_dataset(tmp_path)).total.cameras
+    assert (cameras["MM-OR 1"].pictures, cameras["4D-OR 1"].pictures, cameras["simstation0"].pictures) == (3, 3, 3)
+    assert "1" not in cameras
+    dataset = Dataset(tmp_path)
+    assert "1" in statistics(dataset, [dataset.named(MMOR_NAME)]).total.cameras
 
 
 def test_a_mask_that_the_index_names_twice_is_one(tmp_path: Path) -> None:
