@@ -14,7 +14,7 @@ from operating_room.domain.domain import Domain
 from operating_room.domain.numbers import file_number
 from operating_room.errors import UserError
 from operating_room.files.readers import read_json, require
-from operating_room.graphs.graph_files import load_predictions
+from operating_room.graphs.graph_files import is_of_live, load_predictions
 from operating_room.graphs.scene_graph import Triplet, are_relations, as_triplets
 from operating_room.recordings.index import MOST_FRAMES
 
@@ -137,6 +137,16 @@ class Live:
             self.lines.append(line)
             while self.lines[0].at_s < line.at_s - LAST_S:
                 self.lines.popleft()
+
+    def require(self) -> None:
+        """What has been looked at is of `mmor live`, or the file may just begin; damage the page tells.
+
+        Raises:
+            UserError: it is another file.
+        """
+        if not self.lines and self.path.stat().st_size and not is_of_live(self.path):
+            told = "holds no lines of `mmor live`; give what its --out names, and results or predictions as --graphs"
+            raise UserError(f"{self.path}: {told}")
 
     @property
     def said(self) -> Said:

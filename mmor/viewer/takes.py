@@ -248,6 +248,8 @@ def open_shown(
     if take is not None:
         _ = shown.take(take.sample_name).times  # what is wrong with it is told now, and the page opens sooner
     shown.follow()
+    if shown.live is not None:
+        shown.live.require()
     return shown
 
 

@@ -82,7 +82,7 @@ def load_predictions(path: Path) -> dict[str, list[Triplet]]:
         UserError: missing or unreadable, or of another form.
     """
     require(path, "`mmor scene-graph infer`")
-    if _is_of_live(path):
+    if is_of_live(path):
         told = "holds what `mmor live` answered, a second in a line; see it with `mmor view --live`, or answer the take"
         raise UserError(f"{path}: {told} with `mmor scene-graph infer` to score it")
     records = read_json(path)
@@ -102,7 +102,7 @@ def load_predictions(path: Path) -> dict[str, list[Triplet]]:
     return {key: [Triplet(s, o, p) for s, p, o in graph] for key, graph in records.items()}
 
 
-def _is_of_live(path: Path) -> bool:
+def is_of_live(path: Path) -> bool:
     """Whether a file begins as the lines of `mmor live`; what cannot be read is told where it is read."""
     with suppress(OSError), path.open("rb") as lines:
         return lines.readline(200).startswith(b'{"take": ')

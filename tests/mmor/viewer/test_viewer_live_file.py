@@ -6,11 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 from starlette.testclient import TestClient
 
 from mmor.viewer.graphs import Live
 from mmor.viewer.server import make_app
 from mmor.viewer.takes import open_shown
+from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
 from tests.mmor.live.recorder import house_recorder
 from tests.mmor.viewer.conftest import TAKE, Folder
@@ -35,6 +37,21 @@ def test_a_file_of_another_run_is_read_from_its_start(tmp_path: Path) -> None:
     _lines(path, "014_TKA_MMOR_2", range(3, 25))  # grown, not begun anew
     live.update()
     assert [line.at_s for line in live.lines] == list(range(3, 25))
+
+
+@pytest.mark.parametrize(
+    "content", ['{"task": "scene_graph", "samples": {}}', '{\n "001_PKA_000001": []\n}\n', "text\n"]
+)
+def test_a_file_that_is_not_of_mmor_live_is_told(tmp_path: Path, content: str) -> None:
+    """The page opened, without anything live in it, and nobody said why."""
+    house_recorder(tmp_path)
+    path = tmp_path / "live.jsonl"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"live\.jsonl: holds no lines of `mmor live`"):
+        open_shown(Dataset(tmp_path), live=path)
+    for begun in ("", '{"take": "sou'):
+        path.write_text(begun)
+        assert open_shown(Dataset(tmp_path), live=path).live is not None
 
 
 def test_a_house_take_is_as_long_as_what_is_live(tmp_path: Path) -> None:
