@@ -11,6 +11,7 @@ from mmor.reports.svg import SHARE, Row, chart, heatmap
 from mmor.reports.triplet_sections import PUBLISHED, PUBLISHED_NOTE
 from operating_room.domain.domain import Domain
 from operating_room.errors import UserError
+from operating_room.scores.breach_recall import REASONS
 from operating_room.scores.comparison import judged_answers
 
 _SCORES = ("precision", "recall", "f1-score")
@@ -50,9 +51,34 @@ def _overview(results: Results, domain: Domain) -> Section:
         others = [[name, *(value / 100 for value in values)] for name, _, *values in PUBLISHED]
         columns = ("method", "next action", "robot phase", "sterility breach")
         parts += [Table("published_tasks", "Published, macro F1", columns, others), note(PUBLISHED_NOTE)]
+    parts += [*_breaches(results), *_seconds(results)]
     parts += [note(f"Note: {line}") for line in results.lines("notes")]
     parts += [note(f"Problem: {line}") for line in results.lines("problems")]
     return Section(f"Downstream tasks: {results.label}", [*parts, about(results)])
+
+
+def _breaches(results: Results) -> list[str | Table]:
+    """Of the graphs, by the rule; nothing where no task is of sterility, or an older version wrote the file."""
+    if results.content.get("breaches") is None:
+        return []
+    counts = [int(results.number("breaches", name)) for name in ("true", "predicted", "found")]
+    rates = [results.number("breaches", name) for name in ("recall", "precision")]
+    missed = [int(results.number("breaches", "missed", reason)) for reason in REASONS]
+    columns = ("true", "predicted", "found", "recall", "precision", *(f"missed: {reason}" for reason in REASONS))
+    told = "; ".join(f"{reason}: {why}" for reason, why in REASONS.items())
+    title = "Pairs that break sterility by the rule, in the graphs that were given"
+    return [Table("breaches", title, columns, [[*counts, *rates, *missed]]), note(f"Why breaches are missed. {told}.")]
+
+
+def _seconds(results: Results) -> list[str | Table]:
+    """Until the next action, as the model said; nothing where none was asked."""
+    if (found := results.content.get("seconds")) is None:
+        return []
+    if not isinstance(found, dict):
+        raise results.lacks(("seconds",))
+    numbers = {name: results.number("seconds", name) for name, value in found.items() if value is not None}
+    rows = [[name.replace("_", " "), n if "error" in name else int(n)] for name, n in numbers.items()]
+    return [Table("seconds", "Seconds until the next action, by the model", ("what", "value"), rows)]
 
 
 def _task(results: Results, task: str, who: str, domain: Domain) -> Section:

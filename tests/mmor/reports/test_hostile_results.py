@@ -23,6 +23,7 @@ from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Sample
 from operating_room.recordings.dataset import Dataset
+from operating_room.scores.breach_recall import BreachRecall
 from tests.mmor.reports.results_files import changed, task_results
 from tests.operating_room.tiny_dataset import write
 from tests.operating_room.tiny_house import write_house
@@ -65,6 +66,21 @@ def test_notes_of_downstream_results_are_on_the_page(tmp_path: Path) -> None:
     path = changed(task_results(tmp_path / "r.json"), tmp_path / "n.json", lambda r: r.update(notes=said))
     results = Results(path, "downstream", "r", json.loads(path.read_text()))
     assert "Note: in another order" in str(task_sections(results, mmor())[0].parts)
+
+
+def test_breaches_and_seconds_of_downstream_results_are_on_the_page(tmp_path: Path) -> None:
+    """`mmor downstream evaluate` prints them; the page had neither."""
+    breaches = BreachRecall(12, 8, 6, {"person": 1, "contact": 2, "state": 3}).to_json()
+    seconds = {"timepoints": 5, "with_time": 4, "mean_error": 2.5, "median_error": None}
+    added = {"breaches": breaches, "seconds": seconds}
+    path = changed(task_results(tmp_path / "r.json"), tmp_path / "b.json", lambda r: r.update(added))
+    results = Results(path, "downstream", "r", json.loads(path.read_text()))
+    tables = {table.name: table.rows for table in task_sections(results, mmor())[0].tables}
+    assert tables["breaches"] == [[12, 8, 6, 0.5, 0.75, 1, 2, 3]]
+    assert tables["seconds"] == [["timepoints", 5], ["with time", 4], ["mean error", 2.5]]
+    for damaged in ({"breaches": {"true": 1}}, {"seconds": [3]}, {"seconds": {"mean_error": "x"}}):
+        with pytest.raises(UserError, match=f"has no usable {next(iter(damaged))}"):
+            task_sections(Results(path, "downstream", "r", {**results.content, **damaged}), mmor())
 
 
 def test_a_take_whose_index_is_damaged_costs_its_pictures(tmp_path: Path) -> None:
