@@ -51,10 +51,9 @@ class MaskedPicture:
         Raises:
             UserError: mask or picture is damaged, or the mask has a label that the domain does not know.
         """
-        if self.is_predicted:
-            predicted = labels.colors_to_labels(read_picture(self.mask))  # in the size that the model predicts
-            size = picture_size(self.picture)
-            return np.asarray(Image.fromarray(predicted).resize(size, Image.Resampling.NEAREST))
+        size = picture_size(self.picture)
+        if self.is_predicted:  # in the size that the model predicts
+            return in_size(labels.colors_to_labels(read_picture(self.mask)), size)
         mask = read_label_mask(self.mask)
         known = {*labels.labels.tolist(), *labels.mistakes, BACKGROUND}
         if unknown := sorted(set(np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()) - known):
@@ -62,7 +61,14 @@ class MaskedPicture:
                 f"{self.mask}: has labels that are in no table: {', '.join(map(str, unknown))}; export the mask again, "
                 "or add them to the domain"
             )
+        return in_size(mask, size)
+
+
+def in_size(mask: UInt8[np.ndarray, "height width"], size: tuple[int, int]) -> UInt8[np.ndarray, "height2 width2"]:
+    """A label mask in another size (width and height in px), nearest pixel; as it is where it has that one."""
+    if mask.shape == size[::-1]:
         return mask
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
 
 
 def masked_pictures(recorded: RecordedTake, predictions: Path | None = None) -> list[MaskedPicture]:

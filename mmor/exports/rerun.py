@@ -14,10 +14,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmor.exports.frames import BACKGROUND, background_name, class_colors, class_names, picture_bytes, require_room
+from mmor.exports.frames import (
+    BACKGROUND,
+    background_name,
+    class_colors,
+    class_names,
+    in_size,
+    picture_bytes,
+    require_room,
+)
 from mmor.lenses import lenses
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path
+from operating_room.files.picture_files import picture_size
 from operating_room.files.png import is_png
 from operating_room.files.readers import read_label_mask, read_point_cloud
 from operating_room.recordings.dataset import RecordedTake
@@ -90,8 +99,10 @@ def _log(stream: rerun.RecordingStream, timepoint: Timepoint, words: str | None)
             data = picture_bytes(path)
             form = "image/png" if is_png(data) else "image/jpeg"
             stream.log(f"camera/{camera}", rr.EncodedImage(contents=data, media_type=form))
-        if (path := timepoint.several("label_masks").get(camera)) is not None:
-            stream.log(f"camera/{camera}/masks", rr.SegmentationImage(read_label_mask(path), opacity=0.5))
+        if (mask := timepoint.several("label_masks").get(camera)) is not None:
+            labels = read_label_mask(mask)
+            labels = labels if path is None else in_size(labels, picture_size(path))  # whose pixels it is laid over
+            stream.log(f"camera/{camera}/masks", rr.SegmentationImage(labels, opacity=0.5))
     if (path := timepoint.one("point_cloud")) is not None:
         cloud = read_point_cloud(path)
         stream.log("cloud", rr.Points3D(cloud[:, :3], colors=np.rint(cloud[:, 3:] * 255).astype(np.uint8)))

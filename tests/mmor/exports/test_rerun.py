@@ -5,14 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from typer.testing import CliRunner
 
 from mmor import cli
+from mmor.exports.rerun import export_rerun
 from operating_room.errors import UserError
+from operating_room.recordings.dataset import Dataset
 from tests.operating_room.cameras import camera_file
-from tests.operating_room.tiny_dataset import FOURDOR_NAME, MMOR_NAME, write, write_dataset
+from tests.operating_room.tiny_dataset import FOURDOR_NAME, MMOR_NAME, label_picture, write, write_dataset
 
 RUN = CliRunner()
 
@@ -39,6 +42,20 @@ def test_everything_of_a_take(tmp_path: Path) -> None:
         assert sign in text, sign
     for place in ("/camera/2 ", "/camera/1/masks", "/cloud", "/graph", "/text/speech", "Pinhole", "Transform3D"):
         assert place in text, place
+
+
+def test_masks_are_laid_over_the_pixels_of_their_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of another size covered a corner of its picture. Without rerun: what it would be given."""
+    said = MagicMock()
+    said.RecordingStream.return_value.save = Path.touch
+    monkeypatch.setitem(sys.modules, "rerun", said)
+    root = write_dataset(tmp_path / "data")
+    for mask in root.rglob("*export_*/*.png"):
+        write(mask, label_picture(5, size=24))
+    dataset = Dataset(root)
+    export_rerun(dataset.take(dataset.named(MMOR_NAME)), tmp_path)
+    assert {call.args[0].shape for call in said.SegmentationImage.call_args_list} == {(48, 64)}
+    assert [call.args[0] for call in said.TextLog.call_args_list] == ["the saw"] * 3
 
 
 def test_without_the_extra_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
