@@ -77,7 +77,7 @@ def export_coco_panoptic(
 
 
 def _image(number: int, each: MaskedPicture, mask: UInt8[np.ndarray, "height width"]) -> dict[str, Any]:
-    """The record of a picture; its size is that of its mask, which is that of the picture in what is published."""
+    """The record of a picture, in whose size its mask is."""
     height, width = mask.shape
     return {"id": number, "file_name": f"{each.name}{each.picture.suffix}", "height": height, "width": width}
 

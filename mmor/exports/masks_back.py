@@ -23,7 +23,7 @@ from jaxtyping import UInt8
 
 from mmor.exports.coco_panoptic import FOLDER, JSON_NAME
 from mmor.exports.cvat import ARCHIVE, CLASSES, LABELMAP
-from mmor.exports.frames import BACKGROUND, background_name, class_names
+from mmor.exports.frames import BACKGROUND, background_name, class_names, in_size
 from operating_room.domain.labels import Labels, color_ids, run_lengths
 from operating_room.domain.reading.nodes import near
 from operating_room.errors import UserError
@@ -93,7 +93,7 @@ def import_masks(recorded: RecordedTake, source: Path, replace: bool = False) ->
         for target, each in track(found.items(), "reading masks", len(found)):
             labels = each.read()
             there = _unless_damaged(read_label_mask, target, replace)
-            if there is not None and np.array_equal(there, labels):
+            if there is not None and np.array_equal(in_size(there, labels.shape[::-1]), labels):
                 unchanged += 1
             elif there is not None and not replace:
                 kept.append(target)
@@ -327,7 +327,7 @@ def _unless_damaged(read: Callable[[Path], Read], target: Path, replace: bool) -
 
 
 def _check_size(each: _Incoming, target: Path, picture: Path, replace: bool) -> None:
-    """A mask must be as large as the one that it replaces; or as its picture, if there is none.
+    """A mask must be as large as the one that it replaces, or as its picture: annotated ones may be of another size.
 
     Raises:
         UserError: it is not.
@@ -338,7 +338,8 @@ def _check_size(each: _Incoming, target: Path, picture: Path, replace: bool) -> 
             raise UserError(f"{each.file}: its picture {picture} is not there; copy it, or leave the mask out")
         model, expected = picture, picture_size(picture)
     size = picture_size(each.file)
-    if size != expected or size[0] * size[1] > MAX_PIXELS:
+    fits = size == expected or (model == target and picture.exists() and size == picture_size(picture))
+    if not fits or size[0] * size[1] > MAX_PIXELS:
         raise UserError(
             f"{each.file}: is {size[0]}x{size[1]} px, {model} {expected[0]}x{expected[1]}; export it in that size"
         )

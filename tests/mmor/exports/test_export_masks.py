@@ -311,6 +311,27 @@ def test_predictions_come_in_the_size_of_the_pictures(root: Path, tmp_path: Path
     assert (read_label_mask(mask) == 5 * np.eye(12, 16, dtype=int).repeat(4, 0).repeat(4, 1)).all()
 
 
+@pytest.mark.parametrize("kind", EXPORTS)
+@pytest.mark.parametrize("size", [24, 96])
+def test_annotated_masks_of_another_size_go_out_in_that_of_the_pictures(
+    root: Path, tmp_path: Path, kind: str, size: int
+) -> None:
+    """Masks may be larger or smaller than their pictures; tools want that size, and what came back was refused."""
+    pixels = np.resize(np.array([0, 5, 10], np.uint8), (size, size * 4 // 3))
+    for mask in masks_of(recorded(root)):
+        write(mask, picture("PNG", pixels))
+    before = masks_of(recorded(root))
+    target = EXPORTS[kind](recorded(root), tmp_path / "out")
+    done = import_masks(recorded(root), target)
+    assert (done.unchanged, done.written, done.kept) == (len(before), (), ())
+    assert masks_of(recorded(root)) == before
+    corrected = sorted(before)[0]
+    write(corrected, picture("PNG", np.full_like(pixels, 5)))  # of what is there now the tool has something else
+    assert import_masks(recorded(root), target).kept == (corrected,)
+    assert import_masks(recorded(root), target, replace=True).written == (corrected,)
+    assert read_label_mask(corrected).shape == (48, 64)
+
+
 def test_what_does_not_fit_is_named_as_the_archive_has_it(root: Path, tmp_path: Path) -> None:
     name = f"{MMOR_NAME}/1/camera01_colorimage-000100.png"
     with zipfile.ZipFile(tmp_path / "back.zip", "w") as archive:
