@@ -94,6 +94,9 @@ def _rows(path: Path, columns: int) -> Float32[np.ndarray, "rows columns"]:
     if array.dtype != np.float32 or array.ndim != 2 or array.shape[1] != columns or len(array) > _MAX_ROWS:
         shown = f"{array.dtype} {list(array.shape)}"
         raise UserError(f"{path}: holds {shown}, expected float32 [rows, {columns}]; write it so")
+    for number in array[np.isfinite(array[:, 0]), 0].tolist():
+        if not number.is_integer():
+            raise UserError(f"{path}: has the camera number {number:g}, which is no whole one; {again(path)}")
     return array
 
 

@@ -10,6 +10,7 @@ import time
 import tracemalloc
 import zipfile
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -38,6 +39,15 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_hands(tmp_path / "hands.npy"), hands)
     (tmp_path / "none.npy").write_bytes(array(gaze[:0]))
     assert read_gaze(tmp_path / "none.npy").shape == (0, 4)
+
+
+@pytest.mark.parametrize(("read", "columns"), [(read_gaze, 4), (read_hands, 17)])
+def test_half_a_camera_is_none(tmp_path: Path, read: Callable[[Path], np.ndarray], columns: int) -> None:
+    """Page and model took 1.5 for camera 1; `mmor data check` alone said that it is wrong."""
+    path = tmp_path / "rows.npy"
+    path.write_bytes(array(np.array([[1] * columns, [1.5] * columns], np.float32)))
+    with pytest.raises(UserError, match=r"rows\.npy: has the camera number 1\.5"):
+        read(path)
 
 
 def test_a_cloud_is_in_metres_and_fractions(tmp_path: Path) -> None:
