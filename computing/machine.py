@@ -76,7 +76,18 @@ def meet() -> None:
     # Where a cluster has not said it, each process on a GPU would be alone for accelerate: as many trainings.
     os.environ.setdefault("LOCAL_RANK", str(share().local_rank))
     if choose_device().type == "cpu":
+        _say_threads()
         _join()
+
+
+def _say_threads() -> None:
+    """Where nobody knows how many cores there are, as in some containers: accelerate would divide that number."""
+    import psutil
+    import torch
+
+    if psutil.cpu_count(logical=False) is None and "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = str(processes.own_threads())
+        torch.set_num_threads(processes.own_threads())
 
 
 def wait_for_others() -> None:

@@ -12,6 +12,7 @@ import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from accelerate import Accelerator, DistributedType, PartialState
@@ -145,6 +146,25 @@ def test_processes_that_no_launcher_started_cannot_meet(monkeypatch: pytest.Monk
             have(monkeypatch, gpus)
             with pytest.raises(UserError, match=rf"MASTER_PORT={port or ''}\); start with torchrun"):
                 machine.meet()
+
+
+def test_processes_meet_where_nobody_knows_how_many_cores_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in some containers: accelerate ended with a traceback, since it divides that number by their number."""
+    start(monkeypatch, 0, 2)
+    have(monkeypatch, 0)
+    monkeypatch.setattr(machine, "_join", lambda: None)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    set_to: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    machine.meet()
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: None)
+    machine.meet()
+    assert (os.environ["OMP_NUM_THREADS"], set_to) == ("3", [])
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    machine.meet()
+    assert (os.environ["OMP_NUM_THREADS"], set_to) == (str(processes.own_threads()), [processes.own_threads()])
 
 
 def test_a_place_where_others_are_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
