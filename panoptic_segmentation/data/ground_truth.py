@@ -149,7 +149,7 @@ def find_videos(
             empty.append(take.name)
     if left_out and not videos:
         raise UserError(left_out[0])
-    _check_names(videos)
+    _check_names(videos, dataset)
     if empty and is_first():
         names = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
         print(f"left out for want of {'annotated ' * annotated}frames: {names}", file=sys.stderr)
@@ -352,20 +352,23 @@ def _prepare_frame(job: _Job, size: Size, labels: Labels) -> _Prepared | str:
     return _Prepared(segment_records(categories, labels), unknown_labels(cleaned, labels))
 
 
-def _check_names(videos: Sequence[Video]) -> None:
-    """Names of takes and cameras are joined by `_`, which both may hold.
+def _check_names(videos: Sequence[Video], dataset: Dataset) -> None:
+    """Names of takes and cameras are joined by `_`, which both may hold; takes on disk may be predicted one by one.
 
     Raises:
         UserError: two videos have one name.
     """
-    known: dict[str, Video] = {}
+    owners: dict[str, dict[tuple[str, str], None]] = {}  # name -> takes and cameras
+    for take in dataset.takes():
+        for camera in dataset.domain.collection(take).labelled_cameras:
+            owners.setdefault(f"{take.name}_{camera.name}", {})[take.name, camera.name] = None
     for video in videos:
-        other = known.setdefault(video.video_id, video)
-        if other is not video:
-            raise UserError(
-                f"takes {other.take.name} and {video.take.name} have a camera {other.camera} and {video.camera}, whose "
-                f"videos would both be called {video.video_id}; rename a take or a camera"
-            )
+        for name in (video.whole_id, video.video_id):
+            owners.setdefault(name, {})[video.take.name, video.camera] = None
+            if len(owners[name]) > 1:
+                (a, one), (b, other) = list(owners[name])[:2]
+                told = f"takes {a} and {b} have a camera {one} and {other}, whose videos would both be called {name}"
+                raise UserError(f"{told}; rename a take or a camera")
 
 
 def _frame_numbers(recorded: RecordedTake, camera: Camera) -> tuple[str, ...]:

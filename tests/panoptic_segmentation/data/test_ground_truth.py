@@ -24,6 +24,7 @@ from operating_room.work import progress
 from panoptic_segmentation.data import ground_truth
 from panoptic_segmentation.data.ground_truth import find_videos, ground_truth_path, prepare, split_video
 from tests.operating_room.published import index_place, mask_place, picture_place
+from tests.operating_room.tiny_house import write_house
 
 TAKE = mmor().find_take("001_PKA")
 LABELS = mmor().labels
@@ -36,6 +37,23 @@ def test_parts_cover_a_video(count: int, length: int) -> None:
     assert set(covered) == set(range(count))
     assert all(part.stop - part.start <= length for part in parts)
     assert all(a.start + length - 3 == b.start for a, b in pairwise(parts))
+
+
+def test_videos_of_two_takes_that_are_predicted_one_by_one_never_have_one_name(tmp_path: Path) -> None:
+    """Pictures of rooms of one's own are numbered: what was predicted for one camera was taken for the other's."""
+    root = write_house(tmp_path)
+    domain = root / "domain.yaml"
+    domain.write_text(domain.read_text().replace("door", "arm").replace("ceiling", "left_arm"))
+    for path in [*root.rglob("door"), *root.rglob("ceiling")]:
+        path.rename(path.with_name({"door": "arm", "ceiling": "left_arm"}[path.name]))
+    dataset = Dataset(root)
+    assert find_videos(dataset, [dataset.named("soup")], annotated=False)
+    (root / "takes" / "stew").rename(root / "takes" / "soup_left")
+    (root / "splits.yaml").unlink()
+    dataset = Dataset(root)
+    for take in ("soup", "soup_left"):
+        with pytest.raises(UserError, match="would both be called soup_left_arm; rename a take or a camera"):
+            find_videos(dataset, [dataset.named(take)], annotated=False)
 
 
 def write_take(root: Path, frames: int, take: Take = TAKE) -> Dataset:
