@@ -26,7 +26,7 @@ from transformers.trainer import (
     TRAINING_ARGS_NAME,
 )
 
-from computing.machine import gather, wait_for_others
+from computing.meeting import gather, wait_for_others
 from operating_room.errors import UserError
 from operating_room.files.atomic import require_folder
 from operating_room.files.locks import BUSY

@@ -6,7 +6,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from computing.machine import APART, ENDED, is_full, told_full
+from computing.machine import is_full, told_full
+from computing.meeting import APART, ENDED
 from computing.training_checkpoints import numbered_checkpoints
 from operating_room.errors import UserError
 from operating_room.files.raw_files import brief

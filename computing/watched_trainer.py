@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from computing.throughput import Throughput
 from computing.training_errors import diverged
+from computing.training_progress import Throughput
 from operating_room.errors import UserError
 
 

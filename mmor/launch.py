@@ -15,7 +15,8 @@ from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import TypeVar
 
-from computing.machine import gather, gpus, require_gpus
+from computing.machine import gpus, require_gpus
+from computing.meeting import gather
 from operating_room.errors import UserError
 from operating_room.files.raw_files import brief
 from operating_room.work.processes import Share, array_share, cpu_threads, is_started, share, tasks_apart

@@ -91,7 +91,7 @@ def answer(data: Path, out: Path, memory: bool) -> None:
     """What `mmor scene-graph infer` does in each process once the model is there."""
     import torch
 
-    from computing.machine import wait_for_others
+    from computing.meeting import wait_for_others
     from mmor.demo import BUNDLED, GRAPHS
     from mmor.launch import do_share
     from scene_graph_generation.inference.generator import SceneGraphGenerator

@@ -209,7 +209,7 @@ def evaluate_all(
     part: Part = None,
 ) -> None:
     """Evaluate all checkpoints of a training. What was evaluated already is kept; one table of all."""
-    from computing.machine import from_first
+    from computing.meeting import from_first
     from computing.tracking import finish_wandb
     from mmor.launch import divide
     from operating_room.errors import UserError

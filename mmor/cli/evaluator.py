@@ -184,7 +184,7 @@ class Evaluator:
 
 def follow(run: Evaluator) -> None:
     """Do this process's share of each model that the first one begins with."""
-    from computing.machine import from_first
+    from computing.meeting import from_first
 
     while (model := from_first(None)) is not None:
         run(*model)

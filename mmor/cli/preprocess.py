@@ -104,7 +104,7 @@ def preprocess(
     part: Part = None,
 ) -> None:
     """Prepare the files of each timepoint. What exists is kept: an interrupted run goes on where it stopped."""
-    from computing.machine import gather
+    from computing.meeting import gather
     from mmor.launch import divide
     from operating_room.errors import UserError
     from operating_room.work.processes import is_first, own_threads

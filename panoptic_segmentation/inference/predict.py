@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from computing.machine import autocast, half_dtype, require_memory, wait_for_others
+from computing.machine import autocast, half_dtype, require_memory
+from computing.meeting import wait_for_others
 from operating_room.domain.collection import Take
 from operating_room.domain.domain import OWN, Domain
 from operating_room.domain.stored import store_domain

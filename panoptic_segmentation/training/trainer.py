@@ -20,7 +20,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from computing.machine import meet, one_gpu, trainer_options
+from computing.machine import one_gpu, trainer_options
+from computing.meeting import meet
 from computing.tracking import check_wandb
 from computing.training_checkpoints import keep_newest, written_or_removed
 from computing.watched_trainer import WatchedTrainer

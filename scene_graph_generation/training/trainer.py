@@ -19,7 +19,8 @@ from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from computing.cpu_attention import attention_on, forward_pass
-from computing.machine import allow_tf32, gather, meet, one_gpu, trainer_options
+from computing.machine import allow_tf32, one_gpu, trainer_options
+from computing.meeting import gather, meet
 from computing.training_checkpoints import keep_newest, written_or_removed
 from computing.watched_trainer import WatchedTrainer
 from operating_room.errors import UserError

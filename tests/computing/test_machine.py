@@ -2,48 +2,23 @@
 
 from __future__ import annotations
 
-import gc
-import os
-import socket
 import subprocess
 import sys
-import threading
-import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
-import psutil
 import pytest
 import torch
-from accelerate import Accelerator, DistributedType, PartialState
-from torch import distributed
-from torch.distributed import DistBackendError
-from torch.nn.parallel import DistributedDataParallel
+from accelerate import Accelerator
 from transformers import TrainingArguments
 
 from computing import machine
-from computing.machine import Gpu
 from operating_room.errors import UserError
 from operating_room.work import containers, processes
 from operating_room.work.processes import Share
+from tests.computing.machines import have, start
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
-
-
-def start(monkeypatch: pytest.MonkeyPatch, rank: object, number: object, local: object = 0) -> None:
-    for name, value in (("RANK", rank), ("WORLD_SIZE", number), ("LOCAL_RANK", local)):
-        monkeypatch.setenv(name, str(value))
-
-
-def have(monkeypatch: pytest.MonkeyPatch, count: int, bfloat16: bool = True) -> None:
-    found = [Gpu(i, f"Card {i}", 80 << 30, (9, 0) if bfloat16 else (7, 0), bfloat16) for i in range(count)]
-    monkeypatch.setattr(machine, "gpus", lambda: found)
 
 
 def test_alone_without_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,51 +108,6 @@ def test_trainer_options_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.trainer_options("no")["ddp_backend"] == "gloo"
 
 
-def test_processes_that_no_launcher_started_cannot_meet(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine.meet()  # alone there is nobody to wait for
-    start(monkeypatch, 0, 2)
-    monkeypatch.delenv("MASTER_ADDR", raising=False)
-    with pytest.raises(UserError, match="start with torchrun"):
-        machine.meet()
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    for port in (None, "some"):
-        monkeypatch.delenv("MASTER_PORT", raising=False) if port is None else monkeypatch.setenv("MASTER_PORT", port)
-        for gpus in (0, 2):  # whose processes transformers lets meet
-            have(monkeypatch, gpus)
-            with pytest.raises(UserError, match=rf"MASTER_PORT={port or ''}\); start with torchrun"):
-                machine.meet()
-
-
-def test_processes_meet_where_nobody_knows_how_many_cores_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in some containers: accelerate ended with a traceback, since it divides that number by their number."""
-    start(monkeypatch, 0, 2)
-    have(monkeypatch, 0)
-    monkeypatch.setattr(machine, "_join", lambda: None)
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("MASTER_PORT", "29500")
-    set_to: list[int] = []
-    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    machine.meet()
-    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: None)
-    machine.meet()
-    assert (os.environ["OMP_NUM_THREADS"], set_to) == ("3", [])
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    machine.meet()
-    assert (os.environ["OMP_NUM_THREADS"], set_to) == (str(processes.own_threads()), [processes.own_threads()])
-
-
-def test_a_place_where_others_are_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    start(monkeypatch, 0, 2)
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-        monkeypatch.setenv("MASTER_PORT", str(other.getsockname()[1]))
-        with pytest.raises(UserError, match=r"do not reach each other \(.*in use.*MASTER_PORT"):
-            machine.meet()
-
-
 def test_each_process_trains_on_the_only_gpu_that_it_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its number is 0 there, whatever that of the process: accelerate would hand on the latter."""
     accelerator = Accelerator(cpu=True)
@@ -193,33 +123,6 @@ def test_each_process_trains_on_the_only_gpu_that_it_is_shown(monkeypatch: pytes
         machine.trainer_options("no")
         accelerator.prepare_model(torch.nn.Linear(2, 2), device_placement=False)
         assert given.pop() == expected
-
-
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (DistBackendError("NCCL error\nDuplicate GPU detected : rank 0 and rank 1 both on CUDA"), "Duplicate GPU"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB"), "CUDA out of memory"),
-        (RuntimeError("[/gloo/transport/tcp/pair.cc:553] Connection closed by peer"), "^another process of this"),
-    ],
-)
-def test_what_keeps_processes_apart_where_they_first_meet(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
-) -> None:
-    """That is the question whether all have found the same checkpoint, before a training begins."""
-
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    start(monkeypatch, 0, 2)
-    monkeypatch.setattr(machine, "_join", lambda: None)
-    for function in ("all_gather_object", "broadcast_object_list", "barrier"):
-        monkeypatch.setattr(distributed, function, fail)
-    meetings = (lambda: machine.gather(None), lambda: machine.from_first(None), machine.wait_for_others)
-    for meeting in meetings:
-        with pytest.raises(UserError, match=told) as caught:
-            meeting()
-        assert "\n" not in str(caught.value)
 
 
 def test_processes_of_a_machine_divide_its_processors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,101 +235,6 @@ def test_what_torch_keeps_of_tensors_that_are_gone_is_free(monkeypatch: pytest.M
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     assert machine.free_memory(gpu) == 21 << 30
     machine.require_memory(20 << 30, "the next model", gpu)
-
-
-@pytest.mark.parametrize("by", ["torchrun", "hand"])
-def test_who_waits_long_for_others_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], by: str
-) -> None:
-    """One that failed before it came leaves the others waiting, where no torchrun ends them."""
-    start(monkeypatch, 0, 3)
-    for name, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
-        monkeypatch.setenv(name, value)
-    if by == "torchrun":
-        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    monkeypatch.setattr(machine, "_UNTOLD_S", 0.0)
-
-    def nobody_comes(*_: object, **__: object) -> None:
-        for thread in threading.enumerate():
-            if isinstance(thread, threading.Timer):
-                thread.join()
-        raise RuntimeError("nobody came")
-
-    monkeypatch.setattr(torch.distributed, "init_process_group", nobody_comes)
-    with pytest.raises(UserError, match="do not reach each other"):
-        machine.wait_for_others()
-    assert ("waiting for the other processes of this start (3 in all)" in capsys.readouterr().err) == (by == "hand")
-
-
-def test_what_holds_the_group_in_a_cycle_is_gone_before_the_group_is() -> None:
-    """Seen once, after a training of two processes had ended well: "terminate called without an active exception"."""
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    parallel = DistributedDataParallel(torch.nn.Linear(2, 2))
-    parallel.__dict__["trainer"] = SimpleNamespace(model=parallel)  # a cycle, as of a trainer
-    held = weakref.ref(parallel)
-    gc.disable()
-    try:
-        del parallel
-        machine._leave()
-    finally:
-        gc.enable()
-    assert held() is None
-    assert not distributed.is_initialized()
-
-
-def test_processes_without_a_local_rank_are_several_for_accelerate_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some clusters say RANK and WORLD_SIZE alone: on GPUs each process was a training of its own, in one folder."""
-    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("LOCAL_RANK", "")
-    monkeypatch.delenv("LOCAL_RANK")  # so that what is set now is undone afterwards
-    have(monkeypatch, 1)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    machine.meet()
-    found = PartialState._prepare_backend(object.__new__(PartialState), cpu=False, sagemaker_dp=False, backend=None)
-    assert found == ("nccl", DistributedType.MULTI_GPU)
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        {"LOCAL_RANK": "0"},
-        {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"},
-        {"WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"},
-        {"PMI_SIZE": "4", "PMI_RANK": "0"},
-        {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"},
-    ],
-)
-@pytest.mark.parametrize("cpu", [True, False])
-def test_one_process_is_alone_for_accelerate_too(
-    monkeypatch: pytest.MonkeyPatch, said: dict[str, str], cpu: bool
-) -> None:
-    """Scripts of clusters, srun and mpirun say so much: a training waited for ever, or ended with a traceback."""
-    for name, value in said.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: not cpu)
-    machine.meet()
-    found = PartialState._prepare_backend(object.__new__(PartialState), cpu=cpu, sagemaker_dp=False, backend=None)
-    assert found == (None, DistributedType.NO)
-    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))  # so that what is set now is undone afterwards
-        if not os.environ[name]:
-            monkeypatch.delenv(name)
-    processes.join_alone()
-    assert processes.share() == processes.ALL
-
-
-def test_a_job_of_one_task_is_told_all_that_deepspeed_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clusters set RANK=0 and WORLD_SIZE=1 for it; DeepSpeed then asked MPI for the rest, with a traceback."""
-    for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    monkeypatch.setenv("MASTER_PORT", "12345")
-    processes.join_alone()
-    assert {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} <= os.environ.keys()
-    assert os.environ["MASTER_PORT"] == "12345"  # as the cluster has said
 
 
 def test_who_asks_for_a_gpu_where_there_is_none_is_not_told_to_start_processes(monkeypatch: pytest.MonkeyPatch) -> None:

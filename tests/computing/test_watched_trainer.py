@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
-from computing.throughput import Throughput
+from computing.training_progress import Throughput
 from computing.watched_trainer import WatchedTrainer
 from operating_room.errors import UserError
 

@@ -286,10 +286,10 @@ def test_a_bad_picture_ends_it_in_one_line_or_is_skipped(
 LATE = """
 import sys
 from datetime import timedelta
-from computing import machine
+from computing import meeting
 from scene_graph_generation.config.settings import TrainConfig
 from scene_graph_generation.training.trainer import training_arguments
-machine.PATIENCE = timedelta(seconds=2)
+meeting.PATIENCE = timedelta(seconds=2)
 training_arguments(TrainConfig(), sys.argv[1], 64)
 """
 
