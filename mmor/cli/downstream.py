@@ -11,6 +11,7 @@ import typer
 from mmor.cli.evaluator import load_generator
 from mmor.cli.options import (
     MODEL,
+    TRAINING_OPTIONS,
     BitsOption,
     Data,
     Device,
@@ -125,7 +126,7 @@ def samples(
     finish(problems)
 
 
-@app.command("train", context_settings={"ignore_unknown_options": True})
+@app.command("train", context_settings=TRAINING_OPTIONS)
 def train(
     options: Annotated[list[str] | None, typer.Argument(help="Options of the published command.")] = None,
     samples: Annotated[

@@ -57,7 +57,9 @@ SkipBadSamples = Annotated[
     bool, typer.Option("--skip-bad-samples", help="Go on without samples that cannot be used, and count them.")
 ]
 Seed = Annotated[int, typer.Option(help="Of all random draws.")]
-# Of both commands that train stage 2; None: as in the experiment file.
+# Of both commands that train stage 2: published options go through, and any may be spelled with - or _.
+TRAINING_OPTIONS = {"ignore_unknown_options": True, "token_normalize_func": lambda name: name.replace("_", "-")}
+# None: as in the experiment file.
 TrainedModel = Annotated[Path | None, typer.Option(help="Folder of the model.")]
 TrainingData = Annotated[Path | None, typer.Option(help=DATA_FOLDER)]
 # Of all commands that can be divided; published: the second name.

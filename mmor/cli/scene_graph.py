@@ -11,7 +11,16 @@ import typer
 
 from mmor.cli import evaluation as cli_evaluation
 from mmor.cli import preprocess as cli_preprocess
-from mmor.cli.options import DomainFile, Gpus, SkipBadSamples, TrainedModel, TrainingData, experiment_file, open_dataset
+from mmor.cli.options import (
+    TRAINING_OPTIONS,
+    DomainFile,
+    Gpus,
+    SkipBadSamples,
+    TrainedModel,
+    TrainingData,
+    experiment_file,
+    open_dataset,
+)
 from mmor.launch import note_tasks, start_processes
 from operating_room.work.processes import is_first, is_started, machines, share
 
@@ -23,7 +32,7 @@ app.add_typer(cli_preprocess.app)
 app.add_typer(cli_evaluation.app)
 
 
-@app.command("train", context_settings={"ignore_unknown_options": True})
+@app.command("train", context_settings=TRAINING_OPTIONS)
 def train(
     options: Annotated[list[str] | None, typer.Argument(help="Options of the published commands.")] = None,
     samples: Annotated[

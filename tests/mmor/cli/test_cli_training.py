@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
-from mmor.cli import main
+from mmor.cli import app, main
 from operating_room.graphs.prompts import IMAGE_MARK
 from scene_graph_generation.config.settings import to_mapping
 from tests.scene_graph_generation.config.test_arguments import BASE, TEMPORAL
@@ -101,6 +102,14 @@ def test_downstream_training_takes_the_options_of_the_other(
     with pytest.raises(SystemExit, match=r"^0$"):
         main()
     assert "6 samples" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("group", ["scene-graph", "downstream"])
+def test_every_option_may_be_spelled_with_underscores(group: str, tmp_path: Path) -> None:
+    """Also those that are not published; docs/training.md says so of all."""
+    words = [group, "train", "--out", str(tmp_path), "--skip_bad_samples", "--num_gpus", "1", "--dry_run"]
+    result = CliRunner().invoke(app, [*words, "--samples", str(tmp_path / "none.json"), "--max_steps", "1"])
+    assert "none.json: no such" in f"{result.output}{result.exception}"
 
 
 def test_processes_that_meet_the_same_mistake_say_it_once(data: Path, tmp_path: Path) -> None:
