@@ -14,7 +14,7 @@ from operating_room.domain.domain import Domain
 from operating_room.domain.numbers import file_number
 from operating_room.errors import UserError
 from operating_room.files.readers import read_json, require
-from operating_room.graphs.graph_files import is_of_live, load_predictions
+from operating_room.graphs.graph_files import is_of_live, load_predictions, refuse_live
 from operating_room.graphs.scene_graph import Triplet, are_relations, as_triplets
 from operating_room.recordings.index import MOST_FRAMES
 
@@ -38,6 +38,7 @@ def read_graphs(path: Path, domain: Domain) -> Said:
         UserError: it is missing, damaged, of another form, another task or another domain.
     """
     require(path, "`mmor scene-graph evaluate` or `mmor scene-graph infer`")
+    refuse_live(path)
     content = read_json(path)
     if isinstance(content, dict) and "task" in content:
         return _of_results(path, content, domain)

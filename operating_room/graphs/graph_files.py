@@ -82,9 +82,7 @@ def load_predictions(path: Path) -> dict[str, list[Triplet]]:
         UserError: missing or unreadable, or of another form.
     """
     require(path, "`mmor scene-graph infer`")
-    if is_of_live(path):
-        told = "holds what `mmor live` answered, a second in a line; see it with `mmor view --live`, or answer the take"
-        raise UserError(f"{path}: {told} with `mmor scene-graph infer` to score it")
+    refuse_live(path)
     records = read_json(path)
     match records:  # what else is lying beside predictions
         case {"task": str(), "about": dict()} | {"windows": dict(), "vpq": _}:
@@ -107,6 +105,17 @@ def is_of_live(path: Path) -> bool:
     with suppress(OSError), path.open("rb") as lines:
         return lines.readline(200).startswith(b'{"take": ')
     return False
+
+
+def refuse_live(path: Path) -> None:
+    """For who reads a file as JSON, which these lines are not.
+
+    Raises:
+        UserError: it begins as the lines of `mmor live`.
+    """
+    if is_of_live(path):
+        told = "holds what `mmor live` answered, a second in a line; see it with `mmor view --live`, or answer the take"
+        raise UserError(f"{path}: {told} with `mmor scene-graph infer` to score it")
 
 
 def load_several(paths: Iterable[Path]) -> dict[str, list[Triplet]]:

@@ -14,7 +14,7 @@ from operating_room.domain.stored import require_same
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.readers import read_json, require
-from operating_room.graphs.graph_files import load_predictions
+from operating_room.graphs.graph_files import load_predictions, refuse_live
 from operating_room.graphs.memory import Memory
 from operating_room.graphs.prompts import downstream_prompt
 from operating_room.graphs.scene_graph import Sample, Triplet, are_relations, as_triplets, by_take
@@ -216,6 +216,7 @@ def read_graphs(path: Path) -> list[Sample]:
         UserError: missing, damaged, or none of these.
     """
     require(path, "`mmor scene-graph infer`, or `evaluate`,")
+    refuse_live(path)
     match read_json(path):
         case [{"scene_graph": _}, *_] as records:  # all_scene_graphs_*_GT.json, see `graph_records`
             listed: dict[str, tuple[Triplet, ...]] = {}

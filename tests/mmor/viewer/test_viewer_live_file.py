@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from mmor.viewer.graphs import Live
+from mmor.viewer.graphs import Live, read_graphs
 from mmor.viewer.server import make_app
 from mmor.viewer.takes import open_shown
+from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
 from tests.mmor.live.recorder import house_recorder
@@ -85,3 +86,10 @@ def test_a_live_take_whose_clock_jumped_back_is_shown(folder: Folder, tmp_path: 
     assert len(client.get(f"/api/takes/{name}").json()["times"]) == 30
     for url in ("25", "25/texts", "timeline", "25/views/1"):
         assert client.get(f"/api/takes/{name}/{url}").status_code == 200
+
+
+def test_as_graphs_it_is_refused_by_what_it_is(tmp_path: Path) -> None:
+    """It was told to be damaged JSON, to be made again."""
+    _lines(tmp_path / "live.jsonl", "001_PKA_MMOR", range(2))
+    with pytest.raises(UserError, match=r"holds what `mmor live` answered.*`mmor view --live`"):
+        read_graphs(tmp_path / "live.jsonl", mmor())

@@ -165,6 +165,9 @@ def test_graphs_come_from_predictions_or_results(tmp_path: Path) -> None:
     for stored in (results, predictions):
         (tmp_path / "graphs.json").write_text(json.dumps(stored))
         assert read_graphs(tmp_path / "graphs.json") == [Sample("001_PKA_MMOR", "000000", (TOUCH,))]
+    (tmp_path / "graphs.jsonl").write_text('{"take": "001_PKA_MMOR", "frame_id": "000000"}\n' * 2)
+    with pytest.raises(UserError, match=r"graphs\.jsonl: holds what `mmor live` answered"):
+        read_graphs(tmp_path / "graphs.jsonl")
     wrong_graphs = (None, [["nurse"]], [[1, 2, 3]], ["abc"], {"abc": 1})
     for wrong in ({}, *({"predicted": graph} for graph in wrong_graphs)):
         stored = {"task": "scene_graph", "samples": {"001_PKA_MMOR_000001": wrong}}
