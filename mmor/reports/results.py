@@ -14,6 +14,7 @@ from typing import Any, Literal
 from operating_room.domain.domain import Domain, bundled
 from operating_room.errors import UserError
 from operating_room.files.readers import read_json, require
+from operating_room.graphs.graph_files import refuse_live
 from operating_room.graphs.scene_graph import Sample, Triplet, are_relations, as_triplets, by_take
 
 Kind = Literal["scene_graph", "masks", "downstream"]
@@ -172,6 +173,7 @@ def read_results(paths: Sequence[Path], domain: Domain | None) -> tuple[list[Res
 
 def _read(path: Path, label: str) -> Results:
     require(path, "`evaluate`")
+    refuse_live(path)
     content = read_json(path)
     match content:
         case {"task": "scene_graph" | "downstream" as kind, "about": dict()}:

@@ -20,6 +20,7 @@ from operating_room.domain.domain import Domain, Task
 from operating_room.domain.language import Language
 from operating_room.errors import UserError, one_line
 from operating_room.files.readers import read_json, require
+from operating_room.graphs.graph_files import refuse_live
 from operating_room.graphs.scene_graph import Sample, are_relations, as_triplets
 from operating_room.scores import bootstrap
 from operating_room.scores.downstream import judge
@@ -141,6 +142,7 @@ def _untold(abouts: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
 
 def _read(path: Path) -> dict[str, Any]:
     require(path, "`evaluate`")
+    refuse_live(path)
     match read_json(path):
         case {"task": "scene_graph" | "downstream", "about": dict(), "samples": dict()} as results:
             return results

@@ -15,7 +15,7 @@ import pytest
 from mmor.reports.mask_sections import mask_sections
 from mmor.reports.parts import Table
 from mmor.reports.pictures import Album, overlay
-from mmor.reports.results import Results
+from mmor.reports.results import Results, read_results
 from mmor.reports.seconds import graph
 from mmor.reports.task_sections import task_sections
 from mmor.reports.triplet_sections import _hallucinations
@@ -27,6 +27,13 @@ from operating_room.scores.breach_recall import BreachRecall
 from tests.mmor.reports.results_files import changed, task_results
 from tests.operating_room.tiny_dataset import write
 from tests.operating_room.tiny_house import write_house
+
+
+def test_answers_of_live_are_no_damaged_results(tmp_path: Path) -> None:
+    """They were invalid JSON, to be made again or mended."""
+    (tmp_path / "r.json").write_text('{"take": "kitchen", "frame": 0}\n{"take": "kitchen", "frame": 1}\n')
+    with pytest.raises(UserError, match=r"r\.json: holds what `mmor live` answered"):
+        read_results([tmp_path / "r.json"], None)
 
 
 @pytest.mark.parametrize("takes", [5, None, "001_PKA", {"a": 1}])

@@ -177,6 +177,9 @@ def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(json.dumps({"windows": {}, "vpq": 50.0}))
     with pytest.raises(UserError, match=r"b\.json: holds scores of masks; `mmor report"):
         compare(a, tmp_path / "b.json", mmor())
+    (tmp_path / "b.json").write_text('{"take": "kitchen", "frame": 0}\n{"take": "kitchen", "frame": 1}\n')
+    with pytest.raises(UserError, match=r"b\.json: holds what `mmor live` answered"):
+        compare(a, tmp_path / "b.json", mmor())
 
 
 def test_what_files_say_of_themselves_gives_a_terminal_no_commands() -> None:
