@@ -41,7 +41,7 @@ def compare_results(first: Results, second: Results, domain: Domain) -> Section:
         note(
             f"{bootstrap.LEVEL} % intervals of second minus first, the same blocks of timepoints drawn for both; more "
             "than chance if the interval does not hold 0 (filled marks); unknown where what the row counts is in one "
-            "block only. One of twenty rows is to be expected."
+            f"block only. One of twenty rows is to be expected. They are {bootstrap.OF_WHAT}."
         )
     )
     for part, differences in found.scores.items():

@@ -135,7 +135,7 @@ def compare_masks(first: Results, second: Results) -> Section:
             note(
                 f"{len(common)} videos in both. VPQ in percent, of these videos only; {bootstrap.LEVEL} % intervals by "
                 f"drawing whole videos ({bootstrap.RESAMPLES} times).{few} Filled marks: more than chance, "
-                f"which a single video does not tell (unknown).{invented}"
+                f"which a single video does not tell (unknown). Intervals: {bootstrap.OF_WHAT}.{invented}"
             ),
             chart("Change of VPQ", marks, axis, ["second minus first"]),
             Table("change_masks", "What changed", columns, rows),

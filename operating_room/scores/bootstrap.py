@@ -18,6 +18,8 @@ from operating_room.scores.reports import Report
 BLOCK = 30  # timepoints of one take that are drawn together, and s that they last at least
 RESAMPLES = 1000
 LEVEL = 95  # percent
+# What an interval of a difference says, and what it does not (docs/eyes.md, "Memory and speech").
+OF_WHAT = "by what was recorded; two trainings that differ in nothing but their seed may differ by more"
 SEED = 0
 DEFINITION = (
     f"{LEVEL} % percentile bootstrap, {RESAMPLES} resamples (numpy, seed {SEED}) of blocks of {BLOCK} timepoints in "

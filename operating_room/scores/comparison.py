@@ -82,7 +82,7 @@ class Comparison:
                 )
                 told = "  of one block: chance unknown" if one.blocks < 2 else "  more than chance" * one.is_real
                 lines.append(f"{one.name:<40}{change}{told}")
-        return "\n".join(lines)
+        return "\n".join([*lines, "", f"intervals: {bootstrap.OF_WHAT}"])
 
 
 def compare(first: Path, second: Path, domain: Domain) -> Comparison:

@@ -45,6 +45,7 @@ def test_a_real_change_is_told_from_none(tmp_path: Path) -> None:
     assert not differences["holding"].is_real
     assert "cutting" not in differences
     assert str(comparison).count("more than chance") == sum(one.is_real for one in differences.values())
+    assert str(comparison).endswith("two trainings that differ in nothing but their seed may differ by more")
 
 
 def test_what_is_more_than_chance_does_not_depend_on_the_order_of_the_files(tmp_path: Path) -> None:
