@@ -153,7 +153,7 @@ def write_takes(
     needed = _PROCESS + _SECOND * longest
     workers = affordable(min(workers, len(pieces)), size, needed, f"takes of {longest} s")
     with _one_thread():
-        for take in in_workers(_write_piece, pieces, workers, "simulating takes"):
+        for take in in_workers(_write_piece, pieces, workers, "simulating, parts of takes"):
             left[take] -= 1
             if not left[take]:
                 surgery, recipe = of_take[take]

@@ -207,7 +207,8 @@ def samples(
     modalities: Annotated[
         str | None,
         typer.Option(
-            help="Some of AZURE,SIMSTATION,TRACKERCAM,PC,AUDIO,SPEECH,ROBOTMETA,TRACKINGMETA,PREDSEGMASKS (all)."
+            help="Some of AZURE,SIMSTATION,TRACKERCAM,PC,AUDIO,SPEECH,ROBOTMETA,TRACKINGMETA,PREDSEGMASKS (all), "
+            "also ROBOTLOG; EGO,GAZE,HANDS in domains that have them."
         ),
     ] = None,
     answers: Annotated[

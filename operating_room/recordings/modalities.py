@@ -51,7 +51,7 @@ class Modality:
     mixed: int | None = None  # its turn when modalities of similar samples are mixed in (section 4.4)
     input: str | None = None  # what a model knows it as (`MM2SGConfig.modalities`)
     kind: str | None = None  # what evaluations count it as
-    made_by: str | None = None  # the step of `mmor scene-graph preprocess` that writes it
+    made_by: str | None = None  # the step of `mmor scene-graph preprocess` that writes it, with what it must be told
 
     def advice(self, data: Path, collection: Collection) -> str:
         """What to do where files are missing in the folder of the datasets: a command as it can be copied."""
@@ -165,7 +165,7 @@ TABLE = (
         record="segmasks",
         input="masks",
         kind="masks",
-        made_by="masks",
+        made_by="masks --predictions OUT/inference/pan_pred",
     ),
     Modality("annotation", "relations", read_labels),
     Modality("label_masks", "labels", file_checks.check_label_mask, several=True, optional=True),

@@ -73,7 +73,7 @@ def write_files(out: Path, stories: Sequence[Story], size: tuple[int, int]) -> N
     _refuse_recorded(out)
     recipes = {name: json.dumps([_recipe(story, size) for story in own]) for name, own in files.items()}
     todo = [name for name in files if not _is_written(out / name, recipes[name])]
-    with Steps("simulating takes", sum(story.frames for name in todo for story in files[name])) as steps:
+    with Steps("simulating, timepoints", sum(story.frames for name in todo for story in files[name])) as steps:
         for name in todo:
             with atomic_path(out / name) as temporary, _create(temporary) as file:
                 _write_tables(file, recipes[name])

@@ -78,7 +78,7 @@ def write_takes(
     longest = max(story.frames for story in stories)
     needed = _PROCESS + _TIMEPOINT * longest
     workers = affordable(max(1, min(workers, len(pieces))), size, needed, f"takes of {longest} timepoints")
-    for take in in_workers(_write_piece, pieces, workers, "simulating takes"):
+    for take in in_workers(_write_piece, pieces, workers, "simulating, parts of takes"):
         left[take] -= 1
         if not left[take]:
             _finish(_place(folders[take], by_take[take]), by_take[take], recipes[take])

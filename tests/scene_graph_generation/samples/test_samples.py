@@ -89,12 +89,13 @@ def test_what_no_record_has_is_told(root: Path) -> None:
         assert list(training_records(Dataset(root), SAMPLES, options, Random(0), None, None, shown))
         return never_shown(Dataset(root), SAMPLES, options.modalities, shown)
 
-    masks = f"no record has PREDSEGMASKS; `mmor scene-graph preprocess masks --data {root}` makes it"
+    step = "masks --predictions OUT/inference/pan_pred"  # without, the command would end as soon as it is copied
+    masks = f"no record has PREDSEGMASKS; `mmor scene-graph preprocess {step} --data {root}` makes it"
     assert told() == [masks]
     assert told("PC", "SPEECH") == []
     shutil.rmtree(root / "MM-OR_data" / "take_audio_embeddings_per_timepoint")
     assert told() == [
-        masks.replace("PREDSEGMASKS", "AUDIO").replace("preprocess masks", "preprocess audio-embeddings"),
+        masks.replace("PREDSEGMASKS", "AUDIO").replace(step, "audio-embeddings"),
         masks,
     ]
     # A training file was named after robot logs that nobody had put into the dataset.
