@@ -95,12 +95,17 @@ def _write_masks(recorded: RecordedTake, predictions: Path | None, source: str, 
     sources = list(_sources(recorded, find))
     found = [
         (recorded.root / recorded.collection.path(name, recorded.take, number=number, **numbers), large)
-        for numbers, number, large in sources
+        for numbers, number, _, large in sources
+        if large is not None
     ]
-    covered = len({tuple(sorted(numbers.items())) for numbers, _, _ in sources})
+    covered = len({tuple(sorted(numbers.items())) for numbers, *_ in sources})
     if predictions is not None and 0 < covered < len(recorded.index):  # stopped, or of annotated frames only
         told = f"{recorded.take.name}: {covered} of {len(recorded.index)} timepoints have a predicted mask"
         print(f"{told}; the others stay without, {_PREDICT_ALL}", file=sys.stderr)
+    lacking = [picture for _, _, picture, large in sources if large is None and recorded.has(picture)]
+    if predictions is not None and lacking:
+        told = f"{lacking[0]}: has no predicted mask, as {len(lacking) - 1} other pictures of timepoints that have some"
+        print(f"{told}; if the prediction was stopped, run it and this again", file=sys.stderr)
     if found:
         larges, names = [large for _, large in found], [path.name for path, _ in found]
         folder = found[0][0].parent
@@ -144,18 +149,20 @@ def _write_masks(recorded: RecordedTake, predictions: Path | None, source: str, 
         )
 
 
-def _sources(recorded: RecordedTake, find: Finder) -> Iterator[tuple[Mapping[str, str], int, Path]]:
-    """What a timepoint's paths are made of, number and large mask of everything that is found.
+def _sources(recorded: RecordedTake, find: Finder) -> Iterator[tuple[Mapping[str, str], int, Path, Path | None]]:
+    """What a timepoint's paths are made of; number, picture and large mask of its cameras, if one of them has a mask.
 
     Station cameras only stand in for room cameras.
     """
     groups = mask_cameras(recorded.collection, recorded.domain.labels.masks)
     for element in recorded.index:
         for cameras in groups:
-            frames = [element.numbers.get(camera.frame) for camera in cameras]
-            paths = [None if frame is None else find(camera, frame) for camera, frame in zip(cameras, frames)]
-            if any(paths):
-                yield from ((element.numbers, number, path) for number, path in enumerate(paths) if path is not None)
+            frames = [(number, camera, element.numbers.get(camera.frame)) for number, camera in enumerate(cameras)]
+            larges = [(number, camera, frame, find(camera, frame)) for number, camera, frame in frames if frame]
+            if any(large for *_, large in larges):
+                for number, camera, frame, large in larges:
+                    picture = recorded.collection.picture(recorded.take, camera.name, frame, recorded.pictures)
+                    yield element.numbers, number, recorded.root / picture, large
                 break
 
 

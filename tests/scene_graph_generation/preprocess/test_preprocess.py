@@ -267,7 +267,10 @@ def test_predicted_masks_of_whole_and_split_videos(
     write_prediction(predictions, "001_4DOR_2", "camera02_colorimage-000200", "patient")
     assert preprocess_masks(dataset, [TAKE, ROOMLESS], predictions).require() == 5
     # Fault: what a prediction that was stopped had not written yet was missing without a word.
-    assert "001_4DOR: 1 of 3 timepoints have a predicted mask; the others stay without" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "001_4DOR: 1 of 3 timepoints have a predicted mask; the others stay without" in said
+    # Fault: so was the video of a camera, where another one of that timepoint had come further.
+    assert "camera04_colorimage-000100.jpg: has no predicted mask, as " in said
     label = {entity: mmor().labels.by_entity[entity].label for entity in ("nurse", "drill", "saw", "patient")}
     assert masks(dataset, TAKE, "000001") == {0: label["nurse"], 2: label["drill"]}
     assert masks(dataset, TAKE, "000002") == {2: label["saw"]}
