@@ -104,7 +104,7 @@ def _write_masks(recorded: RecordedTake, predictions: Path | None, source: str, 
         print(f"{told}; the others stay without, {_PREDICT_ALL}", file=sys.stderr)
     lacking = [picture for _, _, picture, large in sources if large is None and recorded.has(picture)]
     if predictions is not None and lacking:
-        told = f"{lacking[0]}: has no predicted mask, as {len(lacking) - 1} other pictures of timepoints that have some"
+        told = f"{lacking[0]}: has no predicted mask where another camera of the timepoint has, {len(lacking)} in all"
         print(f"{told}; if the prediction was stopped, run it and this again", file=sys.stderr)
     if found:
         larges, names = [large for _, large in found], [path.name for path, _ in found]

@@ -270,7 +270,7 @@ def test_predicted_masks_of_whole_and_split_videos(
     said = capsys.readouterr().err
     assert "001_4DOR: 1 of 3 timepoints have a predicted mask; the others stay without" in said
     # Fault: so was the video of a camera, where another one of that timepoint had come further.
-    assert "camera04_colorimage-000100.jpg: has no predicted mask, as " in said
+    assert "camera04_colorimage-000100.jpg: has no predicted mask where another camera" in said
     label = {entity: mmor().labels.by_entity[entity].label for entity in ("nurse", "drill", "saw", "patient")}
     assert masks(dataset, TAKE, "000001") == {0: label["nurse"], 2: label["drill"]}
     assert masks(dataset, TAKE, "000002") == {2: label["saw"]}
