@@ -102,8 +102,9 @@ def _write_masks(recorded: RecordedTake, predictions: Path | None, source: str, 
     if predictions is not None and 0 < covered < len(recorded.index):  # stopped, or of annotated frames only
         told = f"{recorded.take.name}: {covered} of {len(recorded.index)} timepoints have a predicted mask"
         print(f"{told}; the others stay without, {_PREDICT_ALL}", file=sys.stderr)
-    lacking = [picture for _, _, picture, large in sources if large is None and recorded.has(picture)]
-    if predictions is not None and lacking:
+    # Of annotated masks that is normal, so that the folders of pictures are not even listed.
+    without = [] if predictions is None else [picture for _, _, picture, large in sources if large is None]
+    if lacking := [picture for picture in without if recorded.has(picture)]:
         told = f"{lacking[0]}: has no predicted mask where another camera of the timepoint has, {len(lacking)} in all"
         print(f"{told}; if the prediction was stopped, run it and this again", file=sys.stderr)
     if found:
