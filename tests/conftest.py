@@ -1,7 +1,8 @@
 """Settings for all tests: one torch thread, no model hub, no time limit for single hypothesis examples.
 
 On a busy machine work takes longer than the second after which a log gets its first line of progress: in the tests'
-own process that line never comes, so that what a command says does not depend on the clock.
+own process that line never comes, so that what a command says does not depend on the clock. DeepSpeed's operators are
+compiled once for all processes of a run: the mark that an ended compilation left in the home folder stops trainings.
 """
 
 from __future__ import annotations
@@ -18,6 +19,13 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def operators_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> None:
+    base = tmp_path_factory.getbasetemp()
+    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(folder / "operators")
 
 
 @pytest.fixture(autouse=True)
