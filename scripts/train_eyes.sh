@@ -8,7 +8,7 @@
 # the deed, more takes")
 # ONLY= (samples: stop before training, for scripts/ablation_eyes.py; simulated: before the samples) PATCHES=1200 HANDS=600
 # TRIPLETS=4000 LANGUAGE=3000 AGAIN=500 (steps) ANSWERED=8 (takes whose answers go into memory; 0: none) BATCH=8 SEEN=8
-# READERS (processes that read; without a GPU 0, with one all processors but two) BF16 (True or False; True without a GPU where the processor has AMX) CONFIG=configs/scene_graph/small_eyes.yaml PICTURES=160x120 MMOR=mmor (the command) EXPORT= (a folder
+# READERS (processes that read; without a GPU 0, with one all processors but two) BF16 (True or False; True without a GPU where the processor has instructions for it) CONFIG=configs/scene_graph/small_eyes.yaml PICTURES=160x120 MMOR=mmor (the command) EXPORT= (a folder
 # that gets the model, in 16 bits, and its logs: 9 MB).
 set -euo pipefail
 [ -n "${MMOR:-}" ] || source "$(dirname "$0")/environment.sh"
@@ -26,7 +26,7 @@ bf16=False
 if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
     readers=$(($(nproc) > 2 ? $(nproc) - 2 : 0))
 else
-    ! grep -qs amx_bf16 /proc/cpuinfo || bf16=True
+    ! grep -qsE 'amx_bf16|avx512_bf16' /proc/cpuinfo || bf16=True
     # With the malloc of the C library a training becomes slower the longer it runs (docs/performance.md).
     jemalloc=$(PATH=$PATH:/sbin ldconfig -p 2>/dev/null | sed -n 's/.*=> \(.*libjemalloc\.so\.2\)$/\1/p' | head -n 1) || true
     [ -z "$jemalloc" ] || export LD_PRELOAD=$jemalloc
