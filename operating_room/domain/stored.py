@@ -55,9 +55,13 @@ def require_visible(folder: Path, datasets: Iterable[str]) -> None:
 
     Raises:
         UserError: its domain.yaml does not know them; or it has none, and with theirs the takes of MM-OR that are there
-            would be found by nothing any more.
+            would be found by nothing any more; or it is the folder of a dataset itself, in which another of that name
+            would be made.
     """
     there, new = stored_domain(folder), set(datasets)
+    name = folder.resolve().name
+    if name in {each.root for each in there.collections} and not (folder / name).is_dir():
+        raise UserError(f"{folder}: takes would be in {folder / name}; choose the folder that holds {name} as --out")
     if new <= set(there.datasets):
         return
     if os.path.lexists(folder / DOMAIN_FILE):

@@ -159,6 +159,14 @@ def test_takes_of_two_domains_do_not_hide_each_other(eye: Domain, tmp_path: Path
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["MM-OR_data"]
 
 
+def test_takes_in_the_folder_of_a_dataset_itself_are_refused(tmp_path: Path) -> None:
+    """`--out data/MM-OR_data` made data/MM-OR_data/MM-OR_data, which `--data data` did not find."""
+    words = ["data", "synthesize", "--out", str(tmp_path / "MM-OR_data"), "--take", "day_4", "--seconds", "40"]
+    told = str(CliRunner().invoke(app, words).exception)
+    assert told.endswith("choose the folder that holds MM-OR_data as --out")
+    assert not (tmp_path / "MM-OR_data").exists()
+
+
 def test_the_command(tmp_path: Path) -> None:
     eye_clinic(tmp_path)
     common = ["data", "synthesize", "--domain", str(tmp_path / "eye.yaml"), "--out", str(tmp_path / "out")]
