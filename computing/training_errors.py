@@ -12,6 +12,8 @@ from computing.training_checkpoints import numbered_checkpoints
 from operating_room.errors import UserError
 from operating_room.files.raw_files import brief
 
+_HANDED_OVER = ("ancdata", "Too many open files", "Pin memory thread exited")  # a tensor without a file to come in
+
 
 @contextmanager
 def one_line_errors(out: Path, smaller: str, readers: str) -> Generator[None]:
@@ -39,6 +41,9 @@ def one_line_errors(out: Path, smaller: str, readers: str) -> Generator[None]:
             raise UserError(told) from error
         if (alone := _told_alone(error)) is not None:
             raise UserError(alone) from error
+        if any(words in str(error) for words in _HANDED_OVER):
+            told = "readers hand over more samples than this process may have files open"
+            raise UserError(f"{told}; raise that number (ulimit -n) or lower {readers}") from error
         if "DataLoader worker" not in str(error):
             raise
         raise UserError(

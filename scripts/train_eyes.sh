@@ -13,7 +13,6 @@
 set -euo pipefail
 [ -n "${MMOR:-}" ] || source "$(dirname "$0")/environment.sh"
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-ulimit -n "$(ulimit -Hn)" # readers hand over many small tensors
 work=${1:-output/eyes}
 data=$work/data
 config=${CONFIG:-configs/scene_graph/small_eyes.yaml}

@@ -26,6 +26,7 @@ from mmor.cli.seeing import view as cli_view
 from mmor.launch import follow_launcher, is_first_to_say
 from mmor.quiet import quiet_libraries
 from operating_room.errors import UserError, one_line
+from operating_room.work.processes import allow_open_files
 
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 app = typer.Typer(
@@ -100,6 +101,7 @@ def main() -> None:
     """Entry point of the console command; a user's mistake ends with one line and exit code 2."""
     quiet_libraries()
     follow_launcher()
+    allow_open_files()
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         # As Python does for standard error: a name or a word that the terminal has no letters for ends no command.
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 import re
+import resource
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from operating_room.errors import UserError
@@ -162,6 +164,17 @@ def processes_here() -> int:
 def machines() -> int:
     """Of this start, each with as many processes."""
     return max(1, share().processes // processes_here())
+
+
+def allow_open_files() -> None:
+    """Let this process have as many files open as the system lets it have: 1024, the usual, are too few.
+
+    Processes that read samples hand over each tensor as an open file. With a GPU all batches that are ready are taken
+    from them at once, elsewhere those that are ready before a slow one: thousands of tensors.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS calls it unlimited and refuses that
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def own_threads() -> int:

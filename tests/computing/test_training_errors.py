@@ -75,6 +75,8 @@ _CLOSED = "[/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127
             r"do not reach each other \(.*address already in use\).*MASTER_PORT",
         ),
         (RuntimeError(_KILLED), "--shm-size.*lower READERS"),
+        (RuntimeError("received 0 items of ancdata"), r"files open; .*ulimit -n\) or lower READERS"),
+        (RuntimeError("Pin memory thread exited unexpectedly"), r"files open; .*ulimit -n\) or lower READERS"),
     ],
 )
 def test_what_a_user_can_mend_is_one_line(error: Exception, told: str) -> None:

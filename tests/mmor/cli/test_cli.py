@@ -113,6 +113,19 @@ def test_letters_that_a_terminal_does_not_have_end_no_command(tmp_path: Path) ->
         assert rb"\udcff.json: is the label of a frame that the index does not have" in checked.stdout
 
 
+def test_readers_may_hand_over_more_tensors_than_a_shell_lets_files_be_open() -> None:
+    """Each comes as an open file, and 1024 are the usual limit: batches of 32 of eight readers ended a training."""
+    code = (
+        "import resource, sys; most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))\n"
+        "from contextlib import suppress; from mmor.cli import main; sys.argv = ['mmor', '--help']\n"
+        "with suppress(SystemExit): main()\n"
+        "assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == most > 256"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_synthesize_check_and_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--take", "005_4DOR", "--seconds", "40", "--size", "48x36", "--workers", "1")
     assert run("data", "synthesize", "--out", str(tmp_path), *options) == 0
