@@ -137,6 +137,8 @@ def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: 
                 rdzv_backend="static" if machines > 1 else "c10d",
                 rdzv_endpoint=url.removeprefix("tcp://") if machines > 1 else "localhost:0",  # any free port
                 rdzv_configs={"rank": machine, "timeout": 900},
+                # Else the processes meet under this machine's name, and wait for ever where nobody knows that.
+                local_addr=None if machines > 1 else "localhost",
                 max_restarts=0,
             )
             elastic_launch(config, sys.executable)("-m", "mmor.cli", *sys.argv[1:])

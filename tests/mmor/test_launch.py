@@ -30,6 +30,24 @@ def test_a_port_that_another_job_has_is_told(monkeypatch: pytest.MonkeyPatch) ->
             start_processes(1, 2, 0, url)
 
 
+def test_processes_of_a_machine_meet_where_nobody_knows_its_name(tmp_path: Path) -> None:
+    """They looked for it for ever, without a word."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, socket\nsocket.getfqdn = lambda *_: 'nowhere.invalid'\nif 'RANK' in os.environ:\n"
+        "    import mmor.cli\n    from computing.meeting import gather\n"
+        "    mmor.cli.app = lambda: print(gather(os.environ['RANK']), flush=True)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", "from mmor.launch import start_processes; start_processes(2)"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ran.stdout.splitlines() == ["['0', '1']"] * 2, ran.stderr
+
+
 def test_what_a_killed_launcher_has_started_ends_with_it(tmp_path: Path) -> None:
     """It went on unseen, in sessions of its own, and kept GPUs and the lock of the folder."""
     (tmp_path / "sitecustomize.py").write_text(
