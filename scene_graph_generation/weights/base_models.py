@@ -68,6 +68,9 @@ _VISION_KEYS = {  # ours -> CLIP's config.json
     "heads": "num_attention_heads",
     "mlp": "intermediate_size",
 }
+_VISION = "vision_model."
+# The second form: a vision tower that transformers 5.24 has saved alone.
+_OF_CLIP = (_VISION, "embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")
 # Of a language model's config.json: what says nothing of how it is built.
 _NO_SIZES = (
     *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache"),
@@ -367,6 +370,6 @@ def is_ours(values: Mapping[str, Any]) -> bool:
 
 def _of_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """CLIP's vision part under the names it has in the published model; its text part is not used."""
-    start = "vision_model."
     tower = "model.vision_tower.vision_tower."
-    return {tower + name: tensor for name, tensor in state.items() if name.startswith(start)}
+    whole = {name if name.startswith(_VISION) else _VISION + name: name for name in state if name.startswith(_OF_CLIP)}
+    return {tower + name: state[there] for name, there in whole.items()}

@@ -69,6 +69,21 @@ def spoil(part: str, value: float = float("nan")) -> Callable[[dict[str, Any]], 
     return edit
 
 
+def test_a_vision_tower_that_transformers_saved_alone_is_a_base(
+    bases: tuple[Path, Path], whole: Path, tmp_path: Path
+) -> None:
+    """Its weights were missing; or, in silence, those of a base with a tower of its own were taken."""
+    tower = make_model(SETTINGS).vision
+    assert tower is not None
+    for parameter in tower.parameters():
+        parameter.data += 0.5
+    tower.clip.save_pretrained(tmp_path / "clip")
+    for base in (bases[0], whole):
+        found = load_base(base, tmp_path / "clip").vision
+        assert found is not None
+        assert all(map(torch.equal, found.state_dict().values(), tower.state_dict().values()))
+
+
 @pytest.mark.parametrize(
     "part", ["q_proj.weight", "embed_tokens", "norm.weight", "point_encoder", "running_mean", "bert"]
 )
