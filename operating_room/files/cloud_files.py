@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8, UInt32
+from jaxtyping import Bool, Float32, Float64, UInt8, UInt32
 
 from operating_room.errors import UserError
 from operating_room.files.array_files import read_arrays
@@ -60,7 +60,8 @@ def _from_pcd(path: Path) -> tuple[Float64[np.ndarray, "points 3"], Float32[np.n
         metres = np.stack([points[name].astype(np.float64) for name in "xyz"], axis=1) / 1000
         packed = [name for name in _PACKED_COLORS if fields.get(name) == _PACKED_BYTES]
         if packed:
-            colors = _of_255(_unpack_colors(points[packed[0]]))
+            is_text = data.partition(b"\nDATA ")[2].startswith(b"ascii")
+            colors = _of_255(_unpack_colors(points[packed[0]], np.isfinite(metres).all(axis=1) & is_text))
         else:
             colors = _separate_colors(np.stack([points[name].astype(np.float64) for name in "rgb"], axis=1))
     except _ERRORS as error:
@@ -134,15 +135,20 @@ def _fields(data: bytes) -> dict[str, int]:
     return {name: dtype[name].itemsize for name in dtype.names or ()}
 
 
-def _unpack_colors(packed: np.ndarray) -> UInt32[np.ndarray, "points 3"]:
+def _unpack_colors(packed: np.ndarray, told: Bool[np.ndarray, " points"]) -> UInt32[np.ndarray, "points 3"]:
     """Red, green, blue of 0xRRGGBB, which the field holds as an integer or as the bits of a float.
 
-    Raises ValueError for floats whose values are such numbers, as 4.2108e+06 in text files: the bits are others.
+    Raises ValueError for floats whose values are such numbers, as 4.2108e+06 in text files: the bits are others. With
+    0xFF for opaque before them they are some thousand millions, or below 0. Many opaque colours are the bits of a NaN,
+    which a text has lost: so also for NaN at points of a text (`told`).
     """
-    if packed.dtype.kind == "f" and ((packed >= 1) & (packed < 1 << 24)).any():
-        raise ValueError(
-            f"its packed colours can be read in two ways: as {packed.max():g} or as its bits; save integers"
-        )
+    if packed.dtype.kind == "f":
+        if (wrong := (np.abs(packed) >= 1) & (np.abs(packed) < 1 << 32)).any():
+            raise ValueError(
+                f"its packed colours can be read in two ways: as {packed[wrong].max():g} or as its bits; save integers"
+            )
+        if (lost := np.isnan(packed) & told).any():
+            raise ValueError(f"the packed colours of {lost.sum()} points are nan in its text; save integers")
     bits = np.ascontiguousarray(packed).view(np.uint32)
     return np.stack([bits >> shift & 255 for shift in (16, 8, 0)], axis=1)
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pypcd4 import Encoding, PointCloud
 
 from operating_room.errors import UserError
 from operating_room.files.readers import (
@@ -154,9 +155,26 @@ def test_packed_colours_are_bits_and_never_the_values_of_floats(tmp_path: Path) 
     for kind, grey in (("U", 0x404040), ("F", np.uint32(0x404040).view(np.float32))):
         path.write_text(header.format(kind) + rows.format(grey))
         np.testing.assert_allclose(read_point_cloud(path)[:, 3:], 64 / 255, atol=1e-6)
-    path.write_text(header.format("F") + rows.format("4.2108e+06"))  # 0x404040 as a value
-    with pytest.raises(UserError, match="packed colours can be read in two ways"):
-        read_point_cloud(path)
+    opaque = 0xFF404040
+    path.write_text(header.format("U") + rows.format(opaque))
+    np.testing.assert_allclose(read_point_cloud(path)[:, 3:], 64 / 255, atol=1e-6)
+    for value in ("4.2108e+06", opaque, opaque - (1 << 32)):  # 0x404040 as a value, opaque, and that with a sign
+        path.write_text(header.format("F") + rows.format(value))
+        with pytest.raises(UserError, match="packed colours can be read in two ways"):
+            read_point_cloud(path)
+
+
+def test_opaque_colours_that_a_text_has_lost_as_nan_are_refused(tmp_path: Path) -> None:
+    """The bits of many are those of a NaN: in a text of floats all of them were read as one dark red."""
+    points = np.zeros((3, 4), np.float32)
+    points[:, 0], points[2, 0] = (1, 900, 0), np.nan  # the last one has no depth
+    points[:, 3] = np.array([0xFFC8C8C8, 0xFFC8C8C8, 0], np.uint32).view(np.float32)
+    cloud = PointCloud.from_points(points, ("x", "y", "z", "rgb"), (np.float32,) * 4)
+    cloud.save(str(tmp_path / "bits.pcd"), Encoding.BINARY)
+    np.testing.assert_allclose(read_point_cloud(tmp_path / "bits.pcd")[:, 3:], 200 / 255, atol=1e-6)
+    cloud.save(str(tmp_path / "text.pcd"), Encoding.ASCII)
+    with pytest.raises(UserError, match="the packed colours of 2 points are nan in its text; save integers"):
+        read_point_cloud(tmp_path / "text.pcd")
 
 
 def test_one_point_far_beyond_all_others_is_damage(tmp_path: Path) -> None:
