@@ -49,11 +49,18 @@ class MaskedPicture:
         """The raw label of each pixel of the picture, in whose size a mask is that is to be corrected over it.
 
         Raises:
-            UserError: mask or picture is damaged, or the mask has a label that the domain does not know.
+            UserError: mask or picture is damaged, or the mask has a label or colour that the domain does not know.
         """
         size = picture_size(self.picture)
         if self.is_predicted:  # in the size that the model predicts
-            return in_size(labels.colors_to_labels(read_picture(self.mask)), size)
+            picture = read_picture(self.mask)
+            mask = labels.colors_to_labels(picture)
+            if (picture.any(axis=-1) & (mask == BACKGROUND)).any():  # which is black
+                raise UserError(
+                    f"{self.mask}: has colours of no class of the domain; give the folder of class colours, unblended "
+                    "(inference/pan_pred in the --out of `mmor panoptic predict`)"
+                )
+            return in_size(mask, size)
         mask = read_label_mask(self.mask)
         known = {*labels.labels.tolist(), *labels.mistakes, BACKGROUND}
         if unknown := sorted(set(np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()) - known):

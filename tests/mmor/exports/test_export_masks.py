@@ -300,6 +300,19 @@ def test_predictions_can_be_corrected(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", EXPORTS)
+def test_predictions_in_other_colours_are_no_background(root: Path, tmp_path: Path, kind: str) -> None:
+    """The folder beside (numbers of objects) was taken: a mask that shows nothing went out to be corrected."""
+    take = recorded(root)
+    name = take.timepoints[0].views["1"].stem
+    numbers = np.zeros((10, 20), np.uint8)
+    numbers[2:5] = 1
+    write(tmp_path / f"pan_instances/{MMOR_NAME}_1/{name}.png", picture("PNG", numbers))
+    with pytest.raises(UserError, match=rf"{name}.png: has colours of no class of the domain; give the folder"):
+        EXPORTS[kind](take, tmp_path / "out", predictions=tmp_path / "pan_instances")
+    assert not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.parametrize("kind", EXPORTS)
 def test_predictions_come_in_the_size_of_the_pictures(root: Path, tmp_path: Path, kind: str) -> None:
     """They have the size of the canvas; tools want masks as large as the pictures, and so does what comes back."""
     stem = "camera01_colorimage-000100"
