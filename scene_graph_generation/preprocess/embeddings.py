@@ -25,9 +25,9 @@ from operating_room.domain.collection import Take
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_bytes
 from operating_room.files.raw_files import brief
-from operating_room.files.readers import read_audio
+from operating_room.files.readers import read_audio, read_json
 from operating_room.recordings.dataset import Dataset, RecordedTake
-from operating_room.recordings.transcripts import WINDOW
+from operating_room.recordings.transcripts import SETTINGS, WINDOW
 from scene_graph_generation.preprocess.audio import (
     Samples,
     heard,
@@ -94,6 +94,8 @@ def _write_vectors(recorded: RecordedTake, encoder: Encoder, causal: bool) -> It
         return
     folder, names = next(iter(files.values())).parent, [path.name for path in files.values()]
     settings = {"encoder": str(encoder), WINDOW: window_name(causal)}
+    if recording is None:
+        _require_window(sources[0].parent, causal)
     settle(folder, settings, sources=sources, made=names, also=period_of(recorded))
     if not (paths := dict(missing(recorded, heard(recorded, files, causal)))):
         return
@@ -108,6 +110,20 @@ def _write_vectors(recorded: RecordedTake, encoder: Encoder, causal: bool) -> It
             yield paths[time]
     if recording is not None:
         require_whole(recording, sound_length(recording), recorded.at(max(paths)))
+
+
+def _require_window(clips: Path, causal: bool) -> None:
+    """Clips that were cut here say around which second; of others nobody knows.
+
+    Raises:
+        UserError: they are of the other window.
+    """
+    path = clips / f"{SETTINGS}.json"
+    stored = read_json(path) if path.exists() else None
+    there = stored.get(WINDOW) if isinstance(stored, dict) else None
+    if there not in (None, window_name(causal)):
+        told = f"{clips}: its clips are of the {there}, not of the {window_name(causal)}, and there is no recording"
+        raise UserError(f"{told}; {'leave out' if causal else 'add'} --causal, or copy the recording again")
 
 
 @dataclass(frozen=True)

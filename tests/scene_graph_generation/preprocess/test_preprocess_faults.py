@@ -291,6 +291,22 @@ def test_vectors_of_clips_follow_the_clips(root: Path) -> None:
     assert embeddings(root).require() == 3
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_vectors_of_clips_are_of_their_window(root: Path, causal: bool) -> None:
+    """Without recording they were made of clips that reach into the future and noted as causal ones."""
+    dataset = Dataset(root)
+    preprocess_audio(dataset, (TAKE,), not causal).require()
+    place(root / "MM-OR_data", "recording", TAKE).unlink()
+    outcome = preprocess_audio_embeddings(Dataset(root), (TAKE,), mel_encoder, causal)
+    folder = place(root / "MM-OR_data", "audio", TAKE, time="").parent
+    names = ["causal window", "published window"]
+    there, wanted = names[causal], names[not causal]
+    assert outcome.problems[0].startswith(f"{folder}: its clips are of the {there}, not of the {wanted}, and there is")
+    assert outcome.written == 0
+    assert len(outcome.problems) == 1
+    assert preprocess_audio_embeddings(Dataset(root), (TAKE,), mel_encoder, not causal).require() > 0
+
+
 def test_masks_follow_what_they_are_made_of(root: Path, tmp_path: Path) -> None:
     masks(root).require()
     large = root / "MM-OR_data" / "001_PKA" / "segmentation_export_4" / "camera04_colorimage-000101.png"
