@@ -110,7 +110,7 @@ def preprocess(
     from operating_room.work.processes import is_first, own_threads
     from scene_graph_generation.preprocess import audio, embeddings, masks, transcripts, views
     from scene_graph_generation.preprocess.overlay import overlay, read_only
-    from scene_graph_generation.preprocess.run import Outcome, half_copied
+    from scene_graph_generation.preprocess.run import Outcome, from_elsewhere, half_copied
 
     if step in (Step.MASKS, Step.ALL) and predictions is not None and from_annotations:
         raise UserError(_EITHER)
@@ -167,6 +167,14 @@ def preprocess(
     if not is_first():
         return
     outcome = sum((of_one for of_one, _ in done), Outcome())
+    for what, modality, source, is_made in (
+        ("clips of sound", "audio", "recording", causal and step in (Step.AUDIO, Step.ALL)),
+        ("vectors of sound", "audio_embedding", "recording", step in of_sound),
+        ("small masks", "masks", None, masked),
+    ):
+        if is_made and (kept := from_elsewhere(dataset, wanted, modality, source)):
+            told = f"{len(kept)} takes have {what} that came with them, and these stay, however they were made"
+            tell_notes([f"{told}; move a folder such as {kept[0]} away to have them made as asked for"])
     what = "views" if step == Step.VIEWS else "files"
     typer.echo(f"{outcome.written} {what} written for {sum(count for _, count in done)} takes")
     if out is not None:

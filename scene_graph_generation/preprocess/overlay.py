@@ -12,7 +12,7 @@ from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.modalities import TABLE
 from scene_graph_generation.inputs.prepared_views import FOLDER as PREPARED_VIEWS
-from scene_graph_generation.preprocess.run import SETTINGS
+from scene_graph_generation.preprocess.run import SETTINGS, notes_of
 
 _MADE_OF_TAKES = ("subtitles",)  # speech recognition
 _MADE = (*(row.name for row in TABLE if row.made_by), "masks_from_annotation")
@@ -85,9 +85,7 @@ def _mirror(folder: Path, target: Path) -> None:
 
 def _made_here(folder: Path) -> list[str]:
     """The kinds of files that were made in a folder, as its settings tell: none of these come from elsewhere."""
-    noted = [*folder.glob(f"{SETTINGS}*.json")]
-    noted += (folder.parents[1] / f".{folder.parent.name}").glob(f"{folder.name}{SETTINGS}*.json")
-    return [path.stem.partition(SETTINGS)[2] for path in noted if not path.is_symlink()]
+    return [path.stem.partition(SETTINGS)[2] for path in notes_of(folder) if not path.is_symlink()]
 
 
 def _link(source: Path, link: Path) -> None:

@@ -7,6 +7,7 @@ it: what is wrong becomes one line. Files are whole or absent, so that a run tha
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -146,6 +147,35 @@ def settle(
     elif there:
         return
     write_json(path, wanted)
+
+
+def notes_of(folder: Path) -> list[Path]:
+    """The settings that tell how files of a folder were made; none of a folder that came with the dataset."""
+    beside = (folder.parents[1] / f".{folder.parent.name}").glob(f"{folder.name}{SETTINGS}*.json")
+    return [*folder.glob(f"{SETTINGS}*.json"), *beside]
+
+
+def from_elsewhere(dataset: Dataset, takes: Sequence[Take], modality: str, source: str | None = None) -> list[Path]:
+    """The folders of these takes whose files of a modality no step of ours has made: they stay, whatever is asked for.
+
+    Args:
+        dataset: where the takes are.
+        takes: which ones; what cannot be looked into is told by the step.
+        modality: of which a step makes the files.
+        source: the file of the take that it makes them of; without it nothing could take their place.
+    """
+    found = []
+    for recorded in map(dataset.unkept, takes):
+        path = recorded.path(modality, time="", frame_id="", number=0)
+        made_of = None if source is None else recorded.path(source)
+        if path is None or (source is not None and made_of is None):
+            continue
+        ending = recorded.collection.files[modality].rpartition("}")[2]
+        with suppress(UserError):
+            there = any(name.endswith(ending) for name in recorded.list_folder(path.parent))
+            if there and not notes_of(path.parent) and (made_of is None or recorded.has(made_of)):
+                found.append(path.parent)
+    return found
 
 
 def half_copied(dataset: Dataset, names: Sequence[str] | None) -> Iterator[str]:

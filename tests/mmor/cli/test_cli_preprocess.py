@@ -85,6 +85,26 @@ def test_all_steps_and_again(root: Path) -> None:
     assert preprocess(root, "audio", "--take", "003_TKA", "--causal").exit_code == 1
 
 
+@pytest.mark.parametrize(
+    ("step", "folder"),
+    [("audio-embeddings", "take_audio_embeddings_per_timepoint"), ("masks", "take_segmasks_per_timepoint")],
+)
+def test_what_came_with_the_dataset_stays_and_that_is_told(root: Path, step: str, folder: str) -> None:
+    """Published vectors stayed where mel ones were asked for, as the small model needs, without a word."""
+    options = ["--audio-encoder", "mel"] if step == "audio-embeddings" else []
+    preprocess(root, step, *options)
+    for settings in (root / "MM-OR_data").rglob(".settings*.json"), (root / "MM-OR_data").rglob("*.settings_GT*.json"):
+        for path in settings:
+            path.unlink()
+    result = preprocess(root, step, *options)
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("note: "))
+    assert "2 takes have" in line
+    assert f"{root / 'MM-OR_data' / folder / '001_PKA'} away to have them made as asked for" in line
+    shutil.rmtree(root / "MM-OR_data" / folder)
+    assert "note: " not in preprocess(root, step, *options).stderr
+    assert "note: " not in preprocess(root, step, *options).stderr
+
+
 def test_a_problem_is_one_line_and_other_takes_are_finished(root: Path) -> None:
     write(root / "MM-OR_data" / "take_transcripts" / "001_PKA.srt", "1\n00:00:01.5 --> 00:00:02,0\nwords\n")
     result = preprocess(root)
