@@ -150,7 +150,7 @@ def stats(
     Exit code: 1 if a file could not be read; it is named and left out.
     """
     from operating_room.doctor.statistics import statistics
-    from operating_room.files.atomic import require_own, write_json, write_text
+    from operating_room.files.atomic import require_folder, require_own, write_json, write_text
 
     head = ("of", "kind", "what", "number", "value")
     kinds = (
@@ -161,6 +161,7 @@ def stats(
     for path, begins, what in kinds:
         if path is not None:
             require_own(path, begins, what)  # before all masks are read
+            require_folder(path.parent)
     given = [path for path, *_ in kinds if path is not None]
     if len({os.path.realpath(path) for path in given}) < len(given):
         raise UserError("--page, --json and --csv: name the same file twice; give each a file of its own")

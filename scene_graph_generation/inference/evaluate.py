@@ -15,7 +15,7 @@ from operating_room.domain.collection import Take
 from operating_room.domain.domain import Domain
 from operating_room.domain.language import Language
 from operating_room.errors import UserError
-from operating_room.files.atomic import write_json
+from operating_room.files.atomic import require_folder, require_replaceable, write_json
 from operating_room.files.readers import read_json
 from operating_room.graphs.graph_files import load_predictions
 from operating_room.graphs.scene_graph import Sample, by_take, parse
@@ -126,11 +126,13 @@ def evaluate_file(
 
 
 def require_results(out: Path, task: str) -> None:
-    """Results take the place of older results of the same task, never that of something else.
+    """Results take the place of older results of the same task, never that of something else; asked before scoring.
 
     Raises:
-        UserError: `out` is a file of something else.
+        UserError: `out` is a file of something else, or cannot be written.
     """
+    require_replaceable(out)
+    require_folder(out.parent)
     if not out.is_file() or not out.stat().st_size:
         return
     try:

@@ -92,6 +92,17 @@ def test_what_is_broken_is_left_out_and_named(tmp_path: Path) -> None:
     assert RUN.invoke(cli.app, ["data", "stats", str(root)]).exit_code == 1
 
 
+@pytest.mark.parametrize("option", ["--page", "--json", "--csv"])
+def test_outputs_are_looked_at_before_all_files_are(
+    tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One below a file was only told once every mask had been read, which takes hours."""
+    root = write_house(tmp_path / "kitchen")
+    monkeypatch.setattr("operating_room.doctor.statistics.statistics", None)  # not asked
+    result = RUN.invoke(cli.app, ["data", "stats", str(root), option, str(root / "domain.yaml" / "out")])
+    assert str(result.exception) == f"{root / 'domain.yaml'}: is no folder; choose another output"
+
+
 def test_table_page_json_and_csv_say_the_same(tmp_path: Path) -> None:
     root = write_house(tmp_path / "kitchen")
     (root / "takes/soup/views/door/000001.jpg").unlink()

@@ -26,7 +26,13 @@ from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.timepoint import Timepoint
 from scene_graph_generation.config.settings import MM2SGConfig
 from scene_graph_generation.inference.answers import Answer, open_answers, put_aside
-from scene_graph_generation.inference.evaluate import evaluate, evaluate_file, evaluate_model, score_constant_guess
+from scene_graph_generation.inference.evaluate import (
+    evaluate,
+    evaluate_file,
+    evaluate_model,
+    require_results,
+    score_constant_guess,
+)
 from scene_graph_generation.inference.generator import SceneGraphGenerator
 from scene_graph_generation.inference.seen import Presence, Seen
 from tests.operating_room.tiny_dataset import write_dataset
@@ -34,6 +40,16 @@ from tests.operating_room.tiny_dataset import write_dataset
 GRAPH = (Triplet("nurse", "saw", "holding"), Triplet("patient", "operating_table", "lyingOn"))
 SAMPLES = [Sample(take, f"{i:06d}", GRAPH) for take in ("001_4DOR", "001_PKA_MMOR") for i in range(3)]
 TEXT = "<SG> nurse,saw,holding </SG>"
+
+
+def test_results_that_cannot_be_written_are_told_before_anything_is_scored(tmp_path: Path) -> None:
+    """Scores of a predictions file were lost where its --out was a folder, or lay below a file."""
+    (tmp_path / "file").write_text("{}")
+    with pytest.raises(UserError, match="it is a folder"):
+        require_results(tmp_path, "scene_graph")
+    with pytest.raises(UserError, match="file: is no folder; choose another output"):
+        require_results(tmp_path / "file" / "scores.json", "scene_graph")
+    require_results(tmp_path / "new" / "scores.json", "scene_graph")
 
 
 class Fixed(SceneGraphGenerator):
