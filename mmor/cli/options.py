@@ -183,11 +183,13 @@ def parse_size(text: str) -> tuple[int, int]:
     """Width and height in px of `320x240`.
 
     Raises:
-        UserError: the text has another form.
+        UserError: the text has another form, or no picture has such a size.
     """
+    from operating_room.files.picture_files import MAX_SIDE
+
     width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise UserError(f"size {text!r}: write width x height, for example 320x240")
+    if not all(side.isdecimal() and len(side) < 10 and 0 < int(side) <= MAX_SIDE for side in (width, height)):
+        raise UserError(f"size {text[:40]!r}: write width x height, for example 320x240, of 1 to {MAX_SIDE} px")
     return int(width), int(height)
 
 

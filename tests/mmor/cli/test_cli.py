@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mmor import cli
+from mmor.cli.options import parse_size
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.graphs.graph_files import load_samples, save_samples
@@ -349,6 +350,14 @@ def test_a_path_behind_an_equals_sign_may_begin_at_home(tmp_path: Path, monkeypa
     run("data", "convert-relations", "--out=~/rel", str(tmp_path / "data"))
     assert (tmp_path / "rel" / "relationships_train.json").exists()
     assert not list((tmp_path / "here").iterdir())
+
+
+@pytest.mark.parametrize("size", ["0x0", "320x0", "99999999x99999999", "-1x5", "x", "320", f"1x{'9' * 5000}"])
+def test_sizes_that_no_picture_has_are_refused(size: str) -> None:
+    """`panoptic evaluate --canvas` of other programs' pictures ended in a traceback of a division or of memory."""
+    with pytest.raises(UserError, match="write width x height"):
+        parse_size(size)
+    assert parse_size("320x240") == (320, 240)
 
 
 def test_small_tables_never_take_the_place_of_recordings_or_results(
