@@ -185,11 +185,13 @@ def parse_size(text: str) -> tuple[int, int]:
     Raises:
         UserError: the text has another form, or no picture has such a size.
     """
-    from operating_room.files.picture_files import MAX_SIDE
+    from operating_room.files.picture_files import MAX_PIXELS, MAX_SIDE
 
     width, _, height = text.partition("x")
-    if not all(side.isdecimal() and len(side) < 10 and 0 < int(side) <= MAX_SIDE for side in (width, height)):
-        raise UserError(f"size {text[:40]!r}: write width x height, for example 320x240, of 1 to {MAX_SIDE} px")
+    is_size = all(side.isdecimal() and len(side) < 10 and 0 < int(side) <= MAX_SIDE for side in (width, height))
+    if not is_size or int(width) * int(height) > MAX_PIXELS:
+        told = f"write width x height, for example 320x240, of 1 to {MAX_SIDE} px and {MAX_PIXELS} px in all at most"
+        raise UserError(f"size {text[:40]!r}: {told}")
     return int(width), int(height)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from operating_room.errors import UserError
+from operating_room.files.picture_files import MAX_PIXELS, MAX_SIDE
 from panoptic_segmentation.config.config_keys import (
     AMP_TYPES,
     ARCHITECTURES,
@@ -54,9 +55,10 @@ _LIMITS: list[tuple[tuple[str, Callable[[Any], bool]], tuple[str, ...]]] = [
             *("MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "MODEL.MASK_FORMER.TEST.WINDOW_SIZE"),
             *("SOLVER.IMS_PER_BATCH", "INPUT.SAMPLING_FRAME_NUM", "INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN"),
             *("MODEL.ENCODER.REGISTERS", "MODEL.ENCODER.GRID"),
-            *("INPUT.CROP.SIZE", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "TEST.CANVAS"),
+            *("INPUT.CROP.SIZE", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"),
         ),
     ),
+    (_whole(1, MAX_SIDE), ("TEST.CANVAS",)),
     (_whole(4, _LARGEST), ("MODEL.RESNETS.WIDTHS",)),
     (
         _whole(1, _DEEPEST),
@@ -133,6 +135,8 @@ def check_values(values: Mapping[str, Any], path: Path) -> None:
     for key, length in _LENGTHS.items():
         if len(values[key]) != length:
             raise _refused(path, key, values[key], f"{length} numbers")
+    if math.prod(values["TEST.CANVAS"]) > MAX_PIXELS:  # no reader would take what is predicted
+        raise _refused(path, "TEST.CANVAS", values["TEST.CANVAS"], f"{MAX_PIXELS} px at most")
     for key in _NEVER_EMPTY:
         if not values[key]:
             raise _refused(path, key, values[key], "at least one")

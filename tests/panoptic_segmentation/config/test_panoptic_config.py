@@ -252,6 +252,8 @@ REFUSED = [
     ("INPUT.MIN_SIZE_TRAIN", "[]", "at least one"),
     ("INPUT.MIN_SIZE_TRAIN", "[480, 0]", "1 to"),
     ("TEST.CANVAS", "[320]", "2 numbers"),
+    ("TEST.CANVAS", "[204800, 153600]", "1 to 16384"),
+    ("TEST.CANVAS", "[10240, 7680]", "64000000 px at most"),
     ("TEST.CANVAS", "[[], 240]", "expected int"),
     ("TEST.CANVAS", "[[320, 240]]", "expected int"),
     ("TEST.CANVAS", "[320, true]", "expected int"),
