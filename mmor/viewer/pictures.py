@@ -46,14 +46,17 @@ def mask(path: Path, width: int, labels: Labels, annotated: bool, cache: Cache) 
         cache: keeps it.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, or a prediction has colours of no class, which would not be seen.
     """
 
     def make() -> bytes:
         if annotated:
             categories = labels.label_to_category[read_label_mask(path)]
         else:
-            categories = labels.colors_to_categories(read_picture(path))
+            colored = read_picture(path)
+            categories = labels.colors_to_categories(colored)
+            if (colored.any(axis=-1) & (categories == 0)).any():  # which is black
+                raise UserError(f"{path}: has colours of no class of the domain; class colours are needed, unblended")
         return _palette_png(categories, width, labels)
 
     return cache.get((*file_state(path), width, annotated), make)

@@ -362,6 +362,18 @@ def test_masks_of_another_shape_than_their_picture_are_told(folder: Folder, tmp_
         assert [f"{odd}: is {size[0]}x{size[1]} px" in problem for problem in problems] == [True] * told
 
 
+def test_masks_without_class_colours_are_told(folder: Folder, tmp_path: Path) -> None:
+    """Object numbers (`pan_instances`, beside `pan_pred`) were shown as a picture in which nothing is."""
+    timepoint = Dataset(folder.data).take(TAKE).timepoints[7]
+    video = tmp_path / "pan_instances" / f"{TAKE.name}_1"
+    video.mkdir(parents=True)
+    numbers = video / f"{timepoint.views['1'].stem}.png"
+    Image.new("L", picture_size(timepoint.views["1"]), 3).save(numbers)
+    with local(open_shown(Dataset(folder.data), TAKE, [numbers.parents[1]])) as client:
+        answer = client.get(f"{OF_TAKE}/7/masks/1", params={"width": "320", "of": "pan_instances"})
+    assert f"{numbers}: has colours of no class of the domain" in answer.text
+
+
 def test_predictions_that_are_called_truth_or_live_take_nobodys_place(folder: Folder, tmp_path: Path) -> None:
     """The page knows annotations and what is live by these names."""
     graphs = tmp_path / "live.json"
