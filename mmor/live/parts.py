@@ -19,8 +19,8 @@ from scene_graph_generation.preprocess.masks import mask_cameras
 Part = tuple[str, str]  # modality, and camera where there are several
 Tell = Callable[[str], None]
 
-GONE = 3  # seconds in a row without a part after which nobody waits for it
-_AGAIN = 10  # seconds between two chances of a part that comes too late
+GONE = 3  # timepoints in a row without a part after which nobody waits for it
+_AGAIN = 10  # timepoints between two chances of a part that comes too late
 _MADE_HERE = ("masks", "audio_embedding")
 _FILES = tuple(
     row for row in TABLE if row.of_take is None and row.input is not None and row.name not in _MADE_HERE
@@ -73,7 +73,8 @@ class Presence:
         self._told = self._told.union(gone).difference(back)
         if gone:
             names = ", ".join(map(told, gone))
-            self._tell(f"{frame_id}: {GONE} seconds without {names}; going on without, until that is there again")
+            lacking = f"{GONE} timepoints in a row without {names}"
+            self._tell(f"{frame_id}: {lacking}; going on without, until that is there again")
         if back:
             self._tell(f"{frame_id}: {', '.join(map(told, back))} is there now")
 

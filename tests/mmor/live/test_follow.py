@@ -85,7 +85,7 @@ def test_a_camera_that_stops_is_told_once_and_not_waited_for(recorder: Recorder)
     assert found == [[]] * 5 + [["door"]] * 10 + [[]] * 5
     assert late == [0] * 5 + [1] * 3 + [0] * 12
     assert recorder.told == [
-        "000007: 3 seconds without room_views/door; going on without, until that is there again",
+        "000007: 3 timepoints in a row without room_views/door; going on without, until that is there again",
         "000015: room_views/door is there now",
     ]
 
@@ -330,8 +330,8 @@ def test_a_tracker_that_stops_costs_the_tracker(tmp_path: Path) -> None:
         has.append(moment.look.timepoint.tracker is not None)
         assert moment.look.timepoint.views
     assert has == [True] * 4 + [False] * 6
-    assert [line for line in recorder.told if "seconds without" in line and "tracker," not in line][-1:] == [
-        "000006: 3 seconds without tracker; going on without, until that is there again"
+    assert [line for line in recorder.told if "in a row without" in line and "tracker," not in line][-1:] == [
+        "000006: 3 timepoints in a row without tracker; going on without, until that is there again"
     ]
     assert sum("goes on without tracker: " in line for line in recorder.told) == 1
 
