@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from operating_room.domain.collection import Take
-from operating_room.domain.labels import Labels
+from operating_room.domain.labels import Labels, has_other_colors
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_folder, write_json
 from operating_room.files.picture_files import picture_size
@@ -55,7 +55,7 @@ class MaskedPicture:
         if self.is_predicted:  # in the size that the model predicts
             picture = read_picture(self.mask)
             mask = labels.colors_to_labels(picture)
-            if (picture.any(axis=-1) & (mask == BACKGROUND)).any():  # which is black
+            if has_other_colors(picture, mask):
                 raise UserError(
                     f"{self.mask}: has colours of no class of the domain; give the folder of class colours, unblended "
                     "(inference/pan_pred in the --out of `mmor panoptic predict`)"

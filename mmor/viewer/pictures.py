@@ -15,7 +15,7 @@ from PIL import Image
 from mmor.viewer.cache import Cache, file_state
 from operating_room.domain.collection import Collection, Take
 from operating_room.domain.domain import Domain
-from operating_room.domain.labels import Labels
+from operating_room.domain.labels import Labels, has_other_colors
 from operating_room.errors import UserError
 from operating_room.files.readers import read_label_mask, read_picture, read_small_picture
 from operating_room.recordings.masks import predictions_origin
@@ -55,7 +55,7 @@ def mask(path: Path, width: int, labels: Labels, annotated: bool, cache: Cache) 
         else:
             colored = read_picture(path)
             categories = labels.colors_to_categories(colored)
-            if (colored.any(axis=-1) & (categories == 0)).any():  # which is black
+            if has_other_colors(colored, categories):
                 raise UserError(f"{path}: has colours of no class of the domain; class colours are needed, unblended")
         return _palette_png(categories, width, labels)
 

@@ -103,6 +103,11 @@ def run_lengths(
     return pixels[ends], np.diff(ends, prepend=-1)
 
 
+def has_other_colors(picture: UInt8[np.ndarray, "height width 3"], mapped: UInt8[np.ndarray, "height width"]) -> bool:
+    """Whether a class-colour picture has colours of no class, which became 0 in `mapped`: the background is black."""
+    return bool((picture.any(axis=-1) & (mapped == 0)).any())
+
+
 def color_ids(picture: UInt8[np.ndarray, "height width channels"]) -> Integer[np.ndarray, "height width"]:
     """R + 256 G + 65536 B of each pixel."""
     wide = picture[..., :3].astype(np.int32)

@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 
 from operating_room.domain.collection import CAMERA_MODALITIES, Camera, Collection, Take
 from operating_room.domain.domain import Domain
+from operating_room.domain.labels import has_other_colors
 from operating_room.errors import UserError
 from operating_room.files import picture_files
 from operating_room.files.atomic import atomic_path
@@ -126,7 +127,7 @@ def _write_masks(recorded: RecordedTake, predictions: Path | None, source: str, 
             else:
                 picture = read_picture(large)
                 mask = labels.colors_to_labels(picture)
-                if (picture.any(axis=-1) & (mask == 0)).any():  # the background is black
+                if has_other_colors(picture, mask):
                     strange.append(large)
             if (most := int(mask.max(initial=0))) >= labels.count:  # 255 along borders, for one: no model could read it
                 beyond[most] = beyond.get(most, large)
