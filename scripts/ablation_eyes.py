@@ -2,8 +2,9 @@
 
 Usage: python scripts/ablation_eyes.py FOLDER [ROW ...] [options], after `ONLY=samples bash scripts/train_eyes.sh
 FOLDER` and with held-out takes, prepared as well, in FOLDER/test. All rows are trained side by side, a process for
-each, on the GPU if there is one, with the same steps, samples and settings. Vision towers are taught their patches and
-hands once for each seed, and triplets, which look at no text, once for rows that differ in text alone. A row with
+each, on the GPU if there is one, with the same steps, samples and settings. `no_speech` is of seed 0, `no_speech_2` of
+seed 2; of rows with several seeds the table has mean and spread. Vision towers are taught their patches and hands once
+for each seed, and triplets, which look at no text, once for rows that differ in text alone. A row with
 memory is trained first with the true past, then with what it said itself of the takes of --answered. FOLDER/rows/ROW
 gets models, logs, and what it says of the held-out takes; what is finished is kept.
 """
@@ -21,6 +22,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -67,9 +69,7 @@ class Row:
 
 BESIDE_VIEWS = ("cloud", "audio", "masks", "robot", "tracker", "speech")
 ROWS = {
-    "all_0": Row(),
-    "all_1": Row(seed=1),
-    "all_2": Row(seed=2),
+    "all": Row(),
     "no_views": Row(dark=True),
     "no_views_masks": Row(("masks",), dark=True),
     "no_cloud": Row(("cloud",)),
@@ -77,6 +77,17 @@ ROWS = {
     "no_memory": Row(memory=False),
     "views_only": Row(BESIDE_VIEWS, memory=False),
 }
+USUAL = ("all_0", "all_1", "all_2", *(name for name in ROWS if name != "all"))
+
+
+def row_of(name: str) -> tuple[str, Row]:
+    """What kind of row this is, and the row with the seed that its name ends with, if it ends with one.
+
+    Raises:
+        KeyError: there is no such row.
+    """
+    kind, _, seed = name.rpartition("_")
+    return (kind, replace(ROWS[kind], seed=int(seed))) if seed.isdecimal() else (name, ROWS[name])
 
 
 class InTheDark(ExampleReader):
@@ -214,7 +225,7 @@ def answer(row: Row, model: Path, root: Path, frames: Mapping[Take, Sequence[str
 
 def run_row(name: str, of: argparse.Namespace, experiment: Experiment, groups: list[Patched]) -> None:
     """Train a row and let it answer; in a process of its own."""
-    work, row = of.folder, ROWS[name]
+    work, (_, row) = of.folder, row_of(name)
     out = work / "rows" / name
     out.mkdir(parents=True, exist_ok=True)
     log = os.open(out / "output.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
@@ -267,8 +278,15 @@ def table(of: argparse.Namespace, names: list[str]) -> None:
         if file.exists():
             scores[name] = [score(part, load_predictions(file), domain) for part in parts.values()]
     print(f"| row | macro F1 | {' | '.join([*parts][1:])} |\n|---|{'---|' * len(parts)}")
+    kinds: dict[str, list[list[float]]] = {}
     for name, found in scores.items():
-        print(f"| {name} | {' | '.join(f'{one.overall.macro_f1:.3f}' for one in found)} |")
+        macro = [one.overall.macro_f1 for one in found]
+        kinds.setdefault(row_of(name)[0], []).append(macro)
+        print(f"| {name} | {' | '.join(f'{f1:.3f}' for f1 in macro)} |")
+    for kind, of_seeds in kinds.items():
+        if len(of_seeds) > 1:
+            spread = (f"{fmean(part):.3f} ({min(part):.3f} to {max(part):.3f})" for part in zip(*of_seeds))
+            print(f"| {kind}, mean of {len(of_seeds)} trainings (lowest to highest) | {' | '.join(spread)} |")
     for number, title in enumerate(parts):
         print(f"\n| F1, {title} | {' | '.join(scores)} |\n|---|{'---|' * len(scores)}")
         reports = [one[number].overall.predicates for one in scores.values()]
@@ -281,7 +299,9 @@ def asked(words: Sequence[str]) -> argparse.Namespace:
     """What the command line says; options and rows in any order."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("rows", nargs="*", help=f"some of {', '.join(ROWS)} (default: all)")
+    parser.add_argument(
+        "rows", nargs="*", help=f"some of {', '.join(ROWS)}, each also with _SEED (default: {' '.join(USUAL)})"
+    )
     parser.add_argument("--config", type=Path, default=Path("configs/scene_graph/small_eyes.yaml"))
     steps = {"patches": 700, "hands": 200, "triplets": 900, "language": 1200, "again": 300}
     for name, value in {**steps, "batch": 8, "seen": 8}.items():  # samples in a step, of language and before it
@@ -295,10 +315,12 @@ def asked(words: Sequence[str]) -> argparse.Namespace:
         "--only-train", action="store_true", help="the test takes are not answered, and need not be there"
     )
     of = parser.parse_intermixed_args(words)
-    if unknown := sorted(set(of.rows) - set(ROWS)):
-        parser.error(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")
-    of.rows = of.rows or list(ROWS)
-    if of.again and not of.answered and not of.only_table and any(ROWS[name].memory for name in of.rows):
+    of.rows = of.rows or list(USUAL)
+    try:
+        rows = [row for _, row in map(row_of, of.rows)]
+    except KeyError as error:
+        parser.error(f"no such row: {error.args[0]}; there are {', '.join(ROWS)}, each also with a seed (all_1)")
+    if of.again and not of.answered and not of.only_table and any(row.memory for row in rows):
         parser.error("--again needs takes to answer (--answered 401_SIM 401_4DOR ...); --again 0 leaves it out")
     return of
 
@@ -315,11 +337,13 @@ def main() -> None:
         vision = experiment.model.vision
         places = sorted({split_sample_id(str(record["id"])) for record in read_records(of.samples)})
         grid = Grid(vision.image_size, vision.patch_size)
-        most = min(MOST_BYTES, free_memory(torch.device("cpu")) // 2)
         assert experiment.pretrain is not None
         masked = pretrain.with_masks_of(Dataset(work / "data"), experiment.pretrain.patch_domain)
-        taught = all((work / "rows" / f"eyes_{ROWS[name].seed}.pt").exists() for name in names)
-        groups = [] if taught or not of.patches else read_patched(masked, places, grid, most, of.decoders)
+        seeds = {row_of(name)[1].seed for name in names}
+        untaught = [seed for seed in seeds if not (work / "rows" / f"eyes_{seed}.pt").exists()]
+        # Beside what is read here each seed that is taught holds what it learns from once more.
+        most = min(MOST_BYTES, free_memory(torch.device("cpu")) // (2 + len(untaught)))
+        groups = read_patched(masked, places, grid, most, of.decoders) if untaught and of.patches else []
         context = multiprocessing.get_context("fork")  # what was read is there for all of them, once
         running = {name: context.Process(target=run_row, args=(name, of, experiment, groups)) for name in names}
         for process in running.values():
