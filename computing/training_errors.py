@@ -12,7 +12,9 @@ from computing.training_checkpoints import numbered_checkpoints
 from operating_room.errors import UserError
 from operating_room.files.raw_files import brief
 
-_HANDED_OVER = ("ancdata", "Too many open files", "Pin memory thread exited")  # a tensor without a file to come in
+_HANDED_OVER = ("ancdata", "Too many open files")  # a tensor without a file to come in
+_TAKES_OVER = "Pin memory thread exited"  # by what, this error does not say
+_SHARED = "of shared memory in a container (docker run --shm-size=8g)"
 
 
 @contextmanager
@@ -44,12 +46,15 @@ def one_line_errors(out: Path, smaller: str, readers: str) -> Generator[None]:
         if any(words in str(error) for words in _HANDED_OVER):
             told = "readers hand over more samples than this process may have files open"
             raise UserError(f"{told}; raise that number (ulimit -n) or lower {readers}") from error
+        if _TAKES_OVER in str(error):
+            told = "what takes samples over from the processes that read them has ended (why, may stand above)"
+            files = "hand over more than this process may have files open (ulimit -n)"
+            killed = f"or one was killed, by lack of memory or {_SHARED}"
+            raise UserError(f"{told}: perhaps they {files}, {killed}; lower {readers}") from error
         if "DataLoader worker" not in str(error):
             raise
-        raise UserError(
-            "a process that reads samples was killed, by lack of memory perhaps, or of shared memory in a container "
-            f"(docker run --shm-size=8g); lower {readers}"
-        ) from error
+        told = "a process that reads samples was killed, by lack of memory perhaps, or"
+        raise UserError(f"{told} {_SHARED}; lower {readers}") from error
 
 
 def _told_alone(error: RuntimeError) -> str | None:

@@ -76,7 +76,10 @@ _CLOSED = "[/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127
         ),
         (RuntimeError(_KILLED), "--shm-size.*lower READERS"),
         (RuntimeError("received 0 items of ancdata"), r"files open; .*ulimit -n\) or lower READERS"),
-        (RuntimeError("Pin memory thread exited unexpectedly"), r"files open; .*ulimit -n\) or lower READERS"),
+        (
+            RuntimeError("Pin memory thread exited unexpectedly"),
+            r"perhaps they .* files open \(ulimit -n\), or one was killed, by .* memory .*--shm-size.*lower READERS",
+        ),
     ],
 )
 def test_what_a_user_can_mend_is_one_line(error: Exception, told: str) -> None:
