@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import TypeVar
 
@@ -126,22 +125,24 @@ def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: 
     require_gpus(per_machine)
     os.environ.setdefault("OMP_NUM_THREADS", "1" if gpus() else str(max(1, cpu_threads() // per_machine)))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes say what is wrong
+    listens = signal.getsignal(signal.SIGINT)
+    if listens is signal.default_int_handler:  # which waits for torch while the machines meet, up to 15 minutes
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        with TemporaryDirectory(prefix="mmor-launch-") as folder:  # torch leaves its own behind after every run
-            config = LaunchConfig(
-                min_nodes=machines,
-                max_nodes=machines,
-                nproc_per_node=per_machine,
-                logs_specs=DefaultLogsSpecs(folder),
-                run_id="mmor",
-                rdzv_backend="static" if machines > 1 else "c10d",
-                rdzv_endpoint=url.removeprefix("tcp://") if machines > 1 else "localhost:0",  # any free port
-                rdzv_configs={"rank": machine, "timeout": 900},
-                # Else the processes meet under this machine's name, and wait for ever where nobody knows that.
-                local_addr=None if machines > 1 else "localhost",
-                max_restarts=0,
-            )
-            elastic_launch(config, sys.executable)("-m", "mmor.cli", *sys.argv[1:])
+        config = LaunchConfig(
+            min_nodes=machines,
+            max_nodes=machines,
+            nproc_per_node=per_machine,
+            logs_specs=DefaultLogsSpecs(os.devnull),  # a folder would stay behind whenever this is ended from outside
+            run_id="mmor",
+            rdzv_backend="static" if machines > 1 else "c10d",
+            rdzv_endpoint=url.removeprefix("tcp://") if machines > 1 else "localhost:0",  # any free port
+            rdzv_configs={"rank": machine, "timeout": 900},
+            # Else the processes meet under this machine's name, and wait for ever where nobody knows that.
+            local_addr=None if machines > 1 else "localhost",
+            max_restarts=0,
+        )
+        elastic_launch(config, sys.executable)("-m", "mmor.cli", *sys.argv[1:])
     except SignalException as error:
         print(f"error: interrupted (signal {int(error.sigval)}); {_AGAIN}", file=sys.stderr)
         raise SystemExit(128 + error.sigval) from None
@@ -154,6 +155,8 @@ def start_processes(per_machine: int, machines: int = 1, machine: int = 0, url: 
             told = f"by lack of memory perhaps; {_AGAIN}"
             print(f"error: a process was ended from outside (signal {-first.exitcode}), {told}", file=sys.stderr)
         raise SystemExit(abs(first.exitcode) or 1) from None
+    finally:
+        signal.signal(signal.SIGINT, listens)
 
 
 def follow_launcher() -> None:

@@ -49,7 +49,9 @@ def test_processes_of_a_machine_meet_where_nobody_knows_its_name(tmp_path: Path)
 
 
 def test_what_a_killed_launcher_has_started_ends_with_it(tmp_path: Path) -> None:
-    """It went on unseen, in sessions of its own, and kept GPUs and the lock of the folder."""
+    """It went on unseen, in sessions of its own, kept GPUs and the lock of the folder, and left a folder in /tmp."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     (tmp_path / "sitecustomize.py").write_text(
         "import os, time\nif 'RANK' in os.environ:\n    import mmor.cli\n"
         "    mmor.cli.app = lambda: (print('begun', flush=True), time.sleep(200))\n"
@@ -58,7 +60,7 @@ def test_what_a_killed_launcher_has_started_ends_with_it(tmp_path: Path) -> None
     with subprocess.Popen(
         [sys.executable, "-m", "mmor.cli", *command, "--gpus", "2"],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"},
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}", "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -68,6 +70,30 @@ def test_what_a_killed_launcher_has_started_ends_with_it(tmp_path: Path) -> None
         process.kill()
         _, said = process.communicate(timeout=60)  # when all have closed their end
     assert "ended from outside, and they end with it; run the same command again" in said
+    assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_who_waits_for_other_machines_can_be_ended(tmp_path: Path, sent: signal.Signals) -> None:
+    """Ctrl-C was heard when they had met, or after 15 minutes; and a folder stayed behind in /tmp."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background of a shell
+    with socket.create_server(("127.0.0.1", 0)) as machine_0:  # which takes the call and says nothing
+        port = machine_0.getsockname()[1]
+        code = f"from mmor.launch import start_processes\nstart_processes(1, 2, 1, 'tcp://127.0.0.1:{port}')"
+        with subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(tmp_path)},
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            signal.signal(signal.SIGINT, before)
+            machine_0.settimeout(100)
+            with machine_0.accept()[0]:
+                process.send_signal(sent)
+                try:
+                    assert process.wait(20) == -sent
+                finally:
+                    process.kill()
+    assert not list(tmp_path.iterdir())
 
 
 def test_ctrl_c_ends_one_of_several_at_once() -> None:
