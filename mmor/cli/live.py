@@ -65,7 +65,7 @@ def live(
 ) -> None:
     """Write scene graphs while a take is being recorded. Each second is one line of JSON.
 
-    Ends with ctrl-C or SIGTERM, with the replay, or when nobody reads on.
+    Ends with ctrl-C, SIGTERM or SIGHUP, with the replay, or when nobody reads on.
     """
     if (folder is None) == (replay is None):
         raise UserError("mmor live needs the folder of a take that is being recorded, or --replay TAKE --data DIR")
@@ -104,7 +104,7 @@ def live(
             source: Source = Follow(recorded, inputs, encoder is not None, queue, patience)
         else:
             source = Replay(recorded, inputs, speed, queue)
-        with _sigterm_as_ctrl_c(), closing(live(source, masks, generator, encoder)) as seconds:
+        with _ended_as_by_ctrl_c(), closing(live(source, masks, generator, encoder)) as seconds:
             _write(seconds, file)
 
 
@@ -205,13 +205,17 @@ def _output(path: Path | None) -> Generator[TextIO]:
 
 
 @contextmanager
-def _sigterm_as_ctrl_c() -> Generator[None]:
-    """systemd, containers and clusters end a program so; Python would leave without clearing up."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _ended_as_by_ctrl_c() -> Generator[None]:
+    """systemd, containers, clusters and closed terminals end a program so; Python would leave without clearing up."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: does for number, does in before.items() if does != signal.SIG_IGN}  # as nohup has it
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, does in before.items():
+            signal.signal(number, does)
 
 
 def _write(seconds: Iterator[LiveSecond], file: TextIO) -> None:

@@ -294,11 +294,11 @@ def interruptible() -> Generator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_ends_with_a_summary_and_a_file_is_not_mixed_up(
     data: Path, tmp_path: Path, sent: signal.Signals
 ) -> None:
-    """So does what systemd and `docker stop` send, after which the masks of the last second stayed in /tmp."""
+    """So do systemd, `docker stop` and a closed terminal, after which the masks of the last second stayed in /tmp."""
     out, temporary = tmp_path / "lines.jsonl", tmp_path / "temporary"
     temporary.mkdir()
     arguments = "--replay", TAKE.name, "--data", str(data), "--speed", "0.02", "--out", str(out)
