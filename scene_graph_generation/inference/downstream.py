@@ -137,7 +137,7 @@ def evaluate_downstream(
     """
     domain, tasks = dataset.domain, dataset.domain.tasks
     samples, known, problems = _answerable(dataset, graphs, expected, labels)
-    asked = _about(graphs, _with_tasks(expected, domain), published_memory, generator)
+    asked = _about(published_memory, generator)
     said: dict[str, str] = {}
     if generator is not None:
         require_same("the model", generator.domain, domain)
@@ -163,10 +163,11 @@ def evaluate_downstream(
         if any(task.name in said for said in answers.values())
     }
     names = notes_on_names(samples, {sample.sample_id: sample.triplets for sample in samples}, domain.language)
+    of_graphs = {"graphs": _graphs_fingerprint(graphs, _with_tasks(expected, domain))}
     evaluation = DownstreamEvaluation(
         scores,
         time_errors(timed, samples, answers["model"][timed.name], known[timed.name], domain) if timed else None,
-        {**about, **asked, "domain": domain.name, "labels": _fingerprint(known), "code": code_version()},
+        {**about, **of_graphs, **asked, "domain": domain.name, "labels": _fingerprint(known), "code": code_version()},
         _told(samples, answers, known, domain),
         problems,
         [*names, *_without_score(scores, samples, domain)],
@@ -201,7 +202,7 @@ def answer_downstream_share(
         return []
     require_same("the model", generator.domain, dataset.domain)
     samples, _, _ = _answerable(dataset, graphs, expected, labels)
-    about = _about(graphs, _with_tasks(expected, dataset.domain), published_memory, generator)
+    about = _about(published_memory, generator)
     takes = list(by_take(samples).values())
     own = [sample for place in deal([len(take) for take in takes], share) for sample in takes[place]]
     with open_answers(answers_path(out), about, share) as stored:
@@ -268,16 +269,16 @@ def _with_tasks(expected: Sequence[Sample], domain: Domain) -> list[Sample]:
     return [sample for sample in expected if domain.tasks_of(domain.find_take(sample.take_name))]
 
 
-def _about(
-    graphs: Sequence[Sample], expected: Sequence[Sample], published_memory: bool, generator: SceneGraphGenerator | None
-) -> dict[str, str | bool]:
-    """What decides all answers; labels do not: where a take's are mended, the answers about the others still hold."""
-    by_id = {graph.sample_id: graph for graph in graphs}
-    asked: dict[str, str | bool] = {
-        "graphs": annotations_fingerprint(by_id[s.sample_id] for s in expected if s.sample_id in by_id),
-        "published_memory": published_memory,
-    }
+def _about(published_memory: bool, generator: SceneGraphGenerator | None) -> dict[str, str | bool]:
+    """What decides all answers. Graphs do not: each question tells its own, of few timepoints or takes as of all."""
+    asked: dict[str, str | bool] = {"published_memory": published_memory}
     return asked if generator is None else {**asked, "model": generator.fingerprint}
+
+
+def _graphs_fingerprint(graphs: Sequence[Sample], expected: Sequence[Sample]) -> str:
+    """Of the graphs of these timepoints, as far as they are there."""
+    by_id = {graph.sample_id: graph for graph in graphs}
+    return annotations_fingerprint(by_id[s.sample_id] for s in expected if s.sample_id in by_id)
 
 
 def _answer(

@@ -199,8 +199,18 @@ def test_an_interrupted_run_goes_on(root: Path) -> None:
 
 def test_answers_about_other_graphs_are_not_taken(root: Path) -> None:
     run(root, Student(), samples())
-    with pytest.raises(UserError, match=r"r\.jsonl: holds answers with graphs"):
-        run(root, Student(), [Sample(s.take_name, s.frame_id, ()) for s in samples()])
+    student = Student()
+    run(root, student, [Sample(s.take_name, s.frame_id, ()) for s in samples()])
+    assert len(student.questions) == 9, "each tells its graph"
+
+
+def test_all_timepoints_after_the_first_ones_of_each_take_are_scored_in_the_same_file(root: Path) -> None:
+    """`--limit 2`, or `--take`, for a first try, then all: the rest was refused as that of other graphs."""
+    run(root, Student(), samples(), expected=samples()[:2])
+    student = Student()
+    assert len(run(root, student, samples(), expected=samples()).samples) == 3
+    assert len(student.questions) == 3, "what was answered is known"
+    assert len(run(root, Student(0), samples(), expected=samples()[:2]).samples) == 2
 
 
 @pytest.mark.parametrize(
