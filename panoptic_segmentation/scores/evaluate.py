@@ -274,15 +274,19 @@ def _predictions_of(
     predicted are not among them: a line for each tells.
 
     Raises:
-        UserError: the file is damaged, or no video is wholly predicted.
+        UserError: the file is damaged, has a frame twice with different records, or no video is wholly predicted.
     """
+    of_frames: dict[tuple[str, str], list[dict[str, Any]]] = {}
     found: dict[tuple[str, str], tuple[str, list[dict[str, Any]]]] = {}
     try:
         for video in predicted:
             name = video["video_id"]
             for frame in video["annotations"]:
+                if of_frames.setdefault((name, frame["file_name"]), segments := frame["segments_info"]) != segments:
+                    told = f"video {name} has frame {frame['file_name']} twice, with different segments"
+                    raise UserError(f"{path}: {told}; remove one of them, or predict again")
                 for key in (name, _whole(name)):
-                    found.setdefault((key, frame["file_name"]), (name, frame["segments_info"]))
+                    found.setdefault((key, frame["file_name"]), (name, segments))
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: is no prediction file ({error!r}); predict again") from error
     annotations, folders, left_out = [], {}, {}

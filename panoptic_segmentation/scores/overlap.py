@@ -27,7 +27,8 @@ _MOST_IDS = 1 << 16  # of a video: the places that `Records.lookup` can name
 class Records:
     """The segment records of one video, ground truth or prediction, by frame and id.
 
-    Where a frame lists an id several times the areas add up and the first record gives category and crowd.
+    Where a frame lists an id several times, as the published form does of several objects of one class, the areas add
+    up and the first record gives crowd; all must be of one category.
     """
 
     ids: tuple[int, ...]  # -1 for unknown colours, then 0, then the recorded ids in order of first appearance
@@ -100,8 +101,9 @@ def read_overlaps(
         missing = sorted(frames.keys() - predicted_videos[video_id].keys())
         if missing:
             raise UserError(f"video {video_id}: {len(missing)} frames without prediction, first {missing[0]}")
-        true_records = _records(video_id, list(frames.values()), categories)
-        predicted_records = _records(video_id, [predicted_videos[video_id][name] for name in frames], categories)
+        true_records = _records(video_id, frames, categories)
+        of_same = {name: predicted_videos[video_id][name] for name in frames}
+        predicted_records = _records(video_id, of_same, categories)
         tables = true_records.lookup(), predicted_records.lookup()
         shape = len(true_records.ids), len(predicted_records.ids)
         joint = np.zeros((len(frames), *shape), int)
@@ -143,11 +145,11 @@ def _by_file(video: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return {frame["file_name"]: frame["segments_info"] for frame in video["annotations"]}
 
 
-def _records(video_id: str, frames: Sequence[Sequence[Mapping[str, Any]]], categories: Set[int]) -> Records:
-    """Arrays of the `segments_info` lists of a video's frames."""
+def _records(video_id: str, frames: Mapping[str, Sequence[Mapping[str, Any]]], categories: Set[int]) -> Records:
+    """Arrays of the `segments_info` lists of a video's frames, which are by their file names."""
     places = {-1: UNKNOWN, 0: VOID}
     try:
-        for segments in frames:
+        for segments in frames.values():
             for segment in segments:
                 places.setdefault(int(segment["id"]), len(places))
         if min(places) < -1 or max(places) >= _ID_COUNT:
@@ -157,13 +159,17 @@ def _records(video_id: str, frames: Sequence[Sequence[Mapping[str, Any]]], categ
         shape = len(frames), len(places)
         place, category, area = np.full(shape, -1), np.zeros(shape, int), np.zeros(shape, int)
         crowd = np.zeros(shape, bool)
-        for frame, segments in enumerate(frames):
+        for frame, (name, segments) in enumerate(frames.items()):
             for position, segment in enumerate(segments):
                 at = frame, places[int(segment["id"])]
                 area[at] += int(segment.get("area", 0))
                 if place[at] < 0:
                     place[at], category[at] = position, int(segment["category_id"])
                     crowd[at] = bool(segment.get("iscrowd", 0))
+                elif category[at] != int(segment["category_id"]):
+                    both = f"category {category[at]} and of category {segment['category_id']}"
+                    told = f"id {segment['id']} is of {both} at once, and one would be lost; give each its own"
+                    raise UserError(f"video {video_id}, frame {name}: {told}")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"video {video_id}: a segment record lacks id or category_id ({error!r})") from error
     if unknown := set(category[place >= 0].tolist()) - categories:

@@ -156,6 +156,18 @@ def test_the_truth_as_prediction_scores_100(tmp_path: Path, videos: list[Video])
     assert found.instances is None  # files of other programs have no instance numbers
 
 
+def test_a_frame_that_comes_twice_must_say_the_same(tmp_path: Path, videos: list[Video]) -> None:
+    """In a file that somebody has put together; the first one was taken."""
+    one = {"bbox": [0, 0, 1, 1], "area": 4, "category_id": 1, "iscrowd": 0, "id": 1}
+    frames = [{"segments_info": [one], "file_name": picture.name} for picture in videos[0].pictures()]
+    video = {"video_id": videos[0].video_id, "annotations": frames}
+    other = {**video, "annotations": [{**frames[2], "segments_info": []}]}
+    predictions.split_path(tmp_path, "train").parent.mkdir(parents=True)
+    predictions.split_path(tmp_path, "train").write_text(json.dumps({"annotations": [video, other]}))
+    with pytest.raises(UserError, match=rf"pred_train\.json: video .* has frame {frames[2]['file_name']} twice"):
+        evaluate(videos[:1], tmp_path, "train", tmp_path / "prepared", TRUTH, CANVAS)
+
+
 def test_a_video_that_is_not_wholly_predicted_costs_no_other(tmp_path: Path, videos: list[Video]) -> None:
     """Nor the work of preparing ground truth that is not scored."""
     origin, scored = new_model(tmp_path / "model.safetensors"), (tmp_path / "out", "val", tmp_path / "prepared")

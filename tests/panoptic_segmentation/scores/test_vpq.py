@@ -236,6 +236,8 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
         window_sums(overlap(tmp_path, video, video, (segments, [[*found, ghost] for found in segments])), 1)
     with pytest.raises(UserError, match="category 99"):
         overlap(tmp_path, video, video, (segments, [[found[0], found[1] | {"category_id": 99}] for found in segments]))
+    with pytest.raises(UserError, match=r"video v, frame 1\.jpg: id 10 is of category 3 and of category 4 at once"):
+        overlap(tmp_path, video, video, (segments, [segments[0], [*segments[1], segments[1][1] | {"id": 10}]]))
     with pytest.raises(UserError, match=r"1 frames without prediction, first 1\.jpg"):
         overlap(tmp_path, video, video, (segments, segments[:1]))
     small = [found | {"area": 1} for found in segments[0]], segments[1]
