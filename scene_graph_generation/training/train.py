@@ -48,7 +48,13 @@ from scene_graph_generation.training.deepspeed_settings import deepspeed_setting
 from scene_graph_generation.training.loss import answer_frequencies, token_weights
 from scene_graph_generation.training.presence import new_teacher
 from scene_graph_generation.training.pretrain import pretrain
-from scene_graph_generation.training.resuming import is_done, settings_that_stay
+from scene_graph_generation.training.resuming import (
+    forget_seeing,
+    is_done,
+    keep_seeing,
+    seen_before,
+    settings_that_stay,
+)
 from scene_graph_generation.training.starting_point import (
     begin,
     check_places,
@@ -142,15 +148,20 @@ def _train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: 
     if phases is not None and learns_to_see and checkpoint is None and is_first():
         # Other processes get the first one's weights when their training begins.
         settings = phases, config.seed, out / SEEN, readers(config), config.bf16
-        with one_line_errors(out, "lower batch_size of `pretrain`", "--dataloader_num_workers"):
-            _, taught = pretrain(
-                model.to(choose_device()),
-                samples,
-                known,
-                *settings,
-                bad,
-                from_nothing=experiment.start.curriculum is None,
-            )
+        taught = seen_before(out, model, begun)
+        if taught is None:
+            with one_line_errors(out, "lower batch_size of `pretrain`", "--dataloader_num_workers"):
+                _, taught = pretrain(
+                    model.to(choose_device()),
+                    samples,
+                    known,
+                    *settings,
+                    bad,
+                    from_nothing=experiment.start.curriculum is None,
+                )
+            keep_seeing(out, model, begun, taught)
+        else:
+            print(f"{out}: goes on with what was learnt to see here, before the first checkpoint", file=sys.stderr)
         if config.vision_rests and phases.patch_steps and not taught:
             told = f"{dataset.root}: train.vision_rests, but no sample has label masks or depth to teach the tower from"
             raise UserError(f"{told}; add them or leave it out")
@@ -170,6 +181,7 @@ def _train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: 
     if trainer.is_world_process_zero():
         folder.save(out)
         (out / GOES_ON).unlink(missing_ok=True)
+        forget_seeing(out)
     model.teacher = None
     if trainer.skipped and is_first():
         print(f"{len(trainer.skipped)} bad samples were skipped", file=sys.stderr)

@@ -36,6 +36,7 @@ from scene_graph_generation.samples.training_data import TrainingSamples, read_r
 from scene_graph_generation.training.dense import contents_loss, contents_readout
 from scene_graph_generation.training.presence import PresenceHead, frequent_triplets
 from scene_graph_generation.training.pretrain import optimizer_after_pretraining, pretrain
+from scene_graph_generation.training.resuming import keep_seeing, seen_before
 from scene_graph_generation.training.starting_point import begin, new_tokens
 from scene_graph_generation.training.train import train
 from tests.number_formats import Formats
@@ -190,6 +191,44 @@ def test_it_is_the_same_again_bit_for_bit_and_goes_on_after_a_kill(data: Path, t
     (tmp_path / "one" / "checkpoint-2").rename(tmp_path / "killed" / "checkpoint-2")
     train(WITH_CLOUDS, [data / "samples.json"], Dataset(data), tmp_path / "killed")
     assert weights_of(tmp_path / "killed") == weights_of(tmp_path / "two")
+
+
+def test_what_was_learnt_to_see_outlives_a_training_that_ends_before_its_first_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours of it began anew, also where the GPU was too small for the first step afterwards."""
+    samples, dataset = [data / "samples.json"], Dataset(data)
+    smaller = replace(WITH_CLOUDS, train=replace(WITH_CLOUDS.train, batch_size=1, accumulation=2))
+    train(smaller, samples, dataset, tmp_path / "whole")
+    of_module, learns = "scene_graph_generation.training.train", pretrain
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{of_module}.SceneGraphTrainer.train", full)
+        with pytest.raises(UserError, match="memory is full"):
+            train(WITH_CLOUDS, samples, dataset, tmp_path / "stopped")
+    begun: list[int] = []
+    monkeypatch.setattr(f"{of_module}.pretrain", lambda *given, **named: (begun.append(1), learns(*given, **named))[1])
+    train(smaller, samples, dataset, tmp_path / "stopped")
+    assert not begun
+    assert weights_of(tmp_path / "stopped") == weights_of(tmp_path / "whole")
+    assert not list((tmp_path / "stopped").glob("seen.*"))
+
+
+def test_what_another_training_has_learnt_to_see_is_not_taken(data: Path, tmp_path: Path) -> None:
+    model, _, _ = start(data)
+    keep_seeing(tmp_path, model, {"train.seed": 0, "train.batch_size": 4}, taught=True)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with torch.no_grad():
+        for weight in model.pooler.parameters():
+            weight += 1
+    assert seen_before(tmp_path, model, {"train.seed": 1, "train.batch_size": 4}) is None
+    assert seen_before(tmp_path, model, {"train.seed": 0, "train.batch_size": 2}) is True
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    (tmp_path / "seen.safetensors").write_bytes(b"half")
+    assert seen_before(tmp_path, model, {"train.seed": 0, "train.batch_size": 4}) is None
+
+
+def full(*_: object, **__: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def test_everything_is_on_the_device_of_the_model(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
