@@ -229,14 +229,23 @@ def write_pickle(path: Path, value: Any) -> None:
     Raises:
         UserError: the file cannot be written.
     """
+    with atomic_path(path) as temporary:
+        save_pickle(temporary, value)
+
+
+def save_pickle(path: Path, value: Any) -> None:
+    """`write_pickle` to a temporary name, of who renames several files together.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     import torch
 
-    with atomic_path(path) as temporary:
-        try:
-            with temporary.open("wb") as file:  # given a path, torch writes the temporary name into the file
-                torch.save(value, file)
-        except RuntimeError as error:  # how it reports a full disk
-            raise OSError(str(error).splitlines()[0]) from error
+    try:
+        with path.open("wb") as file:  # given a path, torch writes the temporary name into the file
+            torch.save(value, file)
+    except RuntimeError as error:  # how it reports a full disk
+        raise OSError(str(error).splitlines()[0]) from error
 
 
 def damaged(path: Path, error: Exception) -> UserError:

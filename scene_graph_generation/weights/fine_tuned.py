@@ -9,6 +9,7 @@ Ours: config.json and adapter.json, trained.safetensors with all of it, tokenize
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from torch import Tensor
 
 from computing.loading import LoadReport
 from operating_room.errors import UserError
-from operating_room.files.atomic import write_json
-from operating_room.files.tensors import check_numbers, read_tensors, write_pickle, write_safetensors
+from operating_room.files.atomic import atomic_path, write_json
+from operating_room.files.tensors import check_numbers, read_tensors, save_pickle, write_safetensors
 from scene_graph_generation.config.language import OtherLanguage
 from scene_graph_generation.config.mapping import from_mapping
 from scene_graph_generation.config.settings import LanguageConfig, LoraConfig, MM2SGConfig, to_mapping
@@ -199,8 +200,13 @@ def save_published(folder: Path, model: MM2SG, base: str, vision: str | None, dt
     lora = _lora_of(model)
     write_json(folder / CONFIG, _published_config(model, vision), indent=2)
     write_json(folder / ADAPTER_CONFIG, published_adapter_config(lora, base, targets(model)), indent=2)
-    for name, state in ((ADAPTER_WEIGHTS, adapter_state(model)), (OTHER_WEIGHTS, other_state(model))):
-        write_pickle(folder / name, {key: _stored(tensor, dtype) for key, tensor in state.items()})
+    with ExitStack() as both:
+        for name, state in ((OTHER_WEIGHTS, other_state(model)), (ADAPTER_WEIGHTS, adapter_state(model))):
+            temporary = both.enter_context(atomic_path(folder / name))
+            save_pickle(temporary, {key: _stored(tensor, dtype) for key, tensor in state.items()})
+        # Each is renamed as its context ends, the last one first. A process that is killed in between leaves a folder
+        # that lacks a file, never the new adapter beside what was trained with an older one.
+        (folder / OTHER_WEIGHTS).unlink(missing_ok=True)
 
 
 def save_trained(

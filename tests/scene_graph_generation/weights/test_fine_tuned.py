@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +29,7 @@ from scene_graph_generation.weights.adapters import freeze
 from scene_graph_generation.weights.base_models import base_settings, load_base
 from scene_graph_generation.weights.checkpoints import load_model, save_model
 from scene_graph_generation.weights.fine_tuned import load_fine_tuned, read_fine_tuned, save_published, save_trained
-from scene_graph_generation.weights.parameter_names import WRAPPED
+from scene_graph_generation.weights.parameter_names import WRAPPED, published_name
 from tests.scene_graph_generation.model.test_model import make_examples, make_model
 from tests.scene_graph_generation.tiny_bases import SETTINGS, fine_tuned, write_bases
 
@@ -291,6 +293,45 @@ def test_a_weight_that_a_published_folder_has_twice_is_named(published: Path, tm
         torch.save(content, tmp_path / "m" / file)
         with pytest.raises(UserError, match=told):
             load_model(tmp_path / "m")
+
+
+def test_a_model_that_is_saved_over_another_is_never_half_of_each(
+    bases: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between its two files, a training that went on left the new adapter on the old pooler."""
+    model, names = fine_tuned(), (str(bases[0]), str(bases[1]))
+    save_published(tmp_path, model, *names)
+    old = read_fine_tuned(tmp_path).state
+    old = {name: tensor.clone() for name, tensor in old.items()}  # not the mapped files
+    trained = {WRAPPED + published_name(name) for name, weight in model.named_parameters() if weight.requires_grad}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 1
+    replace_file = os.replace
+    kept, refused = list[set[bool]](), list[str]()
+
+    def watched(source: Path, target: Path) -> None:
+        replace_file(source, target)
+        try:
+            now = read_fine_tuned(tmp_path).state
+        except UserError as error:
+            refused.append(str(error))
+        else:
+            kept.append({torch.equal(now[name], old[name]) for name in trained})
+
+    monkeypatch.setattr(os, "replace", watched)
+    save_published(tmp_path, model, *names)
+    assert kept[-1] == {False}
+    assert all("non_lora_trainables.bin (or" in told for told in refused)
+    assert all(len(which) == 1 for which in kept)
+    monkeypatch.setattr(torch, "save", lambda value, file: full() if "lora_" in min(value) else file.write(b"new"))
+    with pytest.raises(UserError, match="cannot be written"):
+        save_published(tmp_path, model, *names)
+    assert read_fine_tuned(tmp_path).state.keys() == old.keys(), "what was there stays"
+
+
+def full() -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_device_that_is_not_there_is_one_sentence(published: Path) -> None:
