@@ -2,7 +2,8 @@
 
 Published (stage-2 specification, sections 4 and 9): config.json, adapter_config.json, adapter_model.bin (LoRA),
 non_lora_trainables.bin (pooler, projector, last vision layers, and every buffer of the model). Newer libraries write
-the adapter as adapter_model.safetensors: of either file the safetensors form is taken if it is there.
+the adapter as adapter_model.safetensors: of either file the safetensors form is taken if it is there; it may lie beside
+the other form only with the same weights.
 Ours: config.json and adapter.json, trained.safetensors with all of it, tokenizer.json.
 """
 
@@ -300,14 +301,23 @@ def _either_form(folder: Path, name: str) -> Path:
     """A published file, which newer libraries write as safetensors.
 
     Raises:
-        UserError: it is there in neither form.
+        UserError: it is there in neither form, or in both with different weights.
     """
     newer = (folder / name).with_suffix(".safetensors")
     if newer.is_file():
+        if (folder / name).is_file():
+            here, there = read_tensors(newer), read_tensors(folder / name)
+            if other := [key for key in here.keys() | there.keys() if not _is_same(here.get(key), there.get(key))]:
+                told = f"has other weights than {name} beside it ({min(other)})"
+                raise UserError(f"{newer}: {told}; move away the one that is not to be used")
         return newer
     if not (folder / name).is_file():
         raise UserError(f"{folder}: {name} (or {newer.name}) is missing; copy the whole published folder")
     return folder / name
+
+
+def _is_same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and torch.equal(one, other)
 
 
 def _check_rank(state: Mapping[str, Tensor], rank: int, folder: Path) -> None:

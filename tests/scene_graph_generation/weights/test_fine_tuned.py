@@ -16,6 +16,7 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import save_file
 
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
@@ -332,6 +333,20 @@ def test_a_model_that_is_saved_over_another_is_never_half_of_each(
 
 def full() -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_two_forms_of_one_file_must_hold_the_same(published: Path, tmp_path: Path) -> None:
+    """A newer library's copy was taken, whatever the file beside it said."""
+    folder = shutil.copytree(published, tmp_path / "m")
+    state = torch.load(folder / "adapter_model.bin")
+    save_file(state, folder / "adapter_model.safetensors")
+    assert read_fine_tuned(folder).state.keys() == read_fine_tuned(published).state.keys()
+    name = min(state)
+    save_file(state | {name: state[name] + 1}, folder / "adapter_model.safetensors")
+    with pytest.raises(
+        UserError, match=rf"adapter_model\.safetensors: has other weights than .*\.bin .*{name}.*move away"
+    ):
+        read_fine_tuned(folder)
 
 
 def test_a_device_that_is_not_there_is_one_sentence(published: Path) -> None:
