@@ -27,6 +27,7 @@ from mmor.cli.options import (
     SkipBadSamples,
     Split,
     TrainedModel,
+    TrainingCommand,
     TrainingData,
     choose_samples,
     finish,
@@ -126,7 +127,7 @@ def samples(
     finish(problems)
 
 
-@app.command("train", context_settings=TRAINING_OPTIONS)
+@app.command("train", cls=TrainingCommand, context_settings=TRAINING_OPTIONS)
 def train(
     options: Annotated[list[str] | None, typer.Argument(help="Options of the published command.")] = None,
     samples: Annotated[

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from operating_room.errors import UserError, one_line
 from operating_room.work.processes import Share, cpu_threads, is_first
@@ -59,6 +60,30 @@ SkipBadSamples = Annotated[
 Seed = Annotated[int, typer.Option(help="Of all random draws.")]
 # Of both commands that train stage 2: published options go through, and any may be spelled with - or _.
 TRAINING_OPTIONS = {"ignore_unknown_options": True, "token_normalize_func": lambda name: name.replace("_", "-")}
+
+
+class TrainingCommand(TyperCommand):
+    """Takes True and False behind a flag of ours, too, as behind the published options: --skip-bad-samples True."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Called by typer; a value that was left behind would become that of a published option before the flag."""
+        flags = {name for option in self.params if getattr(option, "is_flag", False) for name in option.opts}
+        words, others, on = list(args), list[str](), dict[str, bool]()
+        while words:
+            word = words.pop(0)
+            name, sign, value = word.partition("=")
+            name = name.replace("_", "-")
+            if not sign and words and words[0].lower() in ("true", "false"):
+                value = words[0]
+            if name not in flags or value.lower() not in ("", "true", "false"):
+                others.append(word)
+                continue
+            if value and not sign:
+                del words[0]
+            on[name] = value.lower() != "false"  # of one that is repeated the last holds
+        return super().parse_args(ctx, [*(name for name, given in on.items() if given), *others])
+
+
 # None: as in the experiment file.
 TrainedModel = Annotated[Path | None, typer.Option(help="Folder of the model.")]
 TrainingData = Annotated[Path | None, typer.Option(help=DATA_FOLDER)]

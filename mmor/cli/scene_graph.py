@@ -17,6 +17,7 @@ from mmor.cli.options import (
     Gpus,
     SkipBadSamples,
     TrainedModel,
+    TrainingCommand,
     TrainingData,
     experiment_file,
     open_dataset,
@@ -32,7 +33,7 @@ app.add_typer(cli_preprocess.app)
 app.add_typer(cli_evaluation.app)
 
 
-@app.command("train", context_settings=TRAINING_OPTIONS)
+@app.command("train", cls=TrainingCommand, context_settings=TRAINING_OPTIONS)
 def train(
     options: Annotated[list[str] | None, typer.Argument(help="Options of the published commands.")] = None,
     samples: Annotated[

@@ -112,6 +112,24 @@ def test_every_option_may_be_spelled_with_underscores(group: str, tmp_path: Path
     assert "none.json: no such" in f"{result.output}{result.exception}"
 
 
+@pytest.mark.parametrize("group", ["scene-graph", "downstream"])
+def test_a_flag_may_have_a_value_as_published_options_have(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was refused as a word of no option, or taken for the value of the published option before the flag."""
+    given: list[tuple[list[str], bool, bool]] = []
+    for module in ("scene_graph", "downstream"):
+        monkeypatch.setattr(
+            f"mmor.cli.{module}.train_model",
+            lambda words, _config, _default, _files, _gpus, skip, dry: given.append((words, skip, dry)),
+        )
+    published = ["--do_img_order_augment", "--skip-bad-samples", "True", "--bits", "4", "--dry_run=False"]
+    for words in (published, [*published, "--skip_bad_samples", "false", "--dry-run", "--lora_enable", "True"]):
+        result = CliRunner().invoke(app, [group, "train", *words])
+        assert result.exit_code == 0, result.output
+    assert given[0] == (["--do_img_order_augment", "--bits", "4"], True, False)
+    assert given[1] == (["--do_img_order_augment", "--bits", "4", "--lora_enable", "True"], False, True)
+    assert CliRunner().invoke(app, [group, "train", "--dry-run=perhaps"]).exit_code == 2
+
+
 def test_processes_that_meet_the_same_mistake_say_it_once(data: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mmor.cli", "scene-graph", "train", "--gpus", "2", "--data", str(data)]
     ran = subprocess.run(
