@@ -188,9 +188,14 @@ def _to_fetch(experiment: Experiment) -> list[str]:
         for name in (start.base, start.vision)
         if name and not Path(name).is_dir() and ((here := found_base(name)) is None or _lacking(here) is not None)
     ]
-    if start.base not in (None, LANGUAGE_BASE) and not found_base(start.base):
-        lines.append(f"  parameters and memory above are those of {LANGUAGE_BASE} until then")
+    if not _is_sized(start):
+        lines.append(f"  parameters and memory above, and the files below, are those of {LANGUAGE_BASE} until then")
     return lines
+
+
+def _is_sized(start: StartConfig) -> bool:
+    """Whether the sizes are those of its base: one that is still to be fetched may be much smaller or larger."""
+    return start.base in (None, LANGUAGE_BASE) or found_base(start.base) is not None
 
 
 def found_base(name: str | None) -> Path | None:
@@ -343,7 +348,7 @@ def _table_of_memory(
         if smallest is not None and memory.total > smallest.memory:
             told = f"a {name} batch takes {memory.total / GB:.1f} GB, {smallest.name} has {smallest.memory / GB:.1f} GB"
             lines.append(f"  {told}")
-            if name == "usual":  # else a training may come through without such a batch
+            if name == "usual" and _is_sized(experiment.start):  # else a training may come through without such a batch
                 problems.append(f"GPU memory: {told}; lower --per_device_train_batch_size")
     if worst.points:
         more = config.batch_size * 10_000 * kept_per_point(model.settings.points)
@@ -387,7 +392,7 @@ def _outputs(
     kept, there = config.save_total_limit, 0 if checkpoint is None else len(numbered_checkpoints(out))
     # One more is there for a moment, before the oldest goes.
     needed = trained * 4 + one * min(saves, max(kept + 1 - there, 1))
-    if free < needed:
+    if free < needed and _is_sized(experiment.start):
         problems.append(f"{existing}: {free / GB:.1f} GB free, training needs up to {needed / GB:.1f} GB")
     names = ["model.safetensors", "config.json", "tokenizer.json"]
     if experiment.start.base is not None and experiment.start.lora is not None:

@@ -338,6 +338,19 @@ def test_a_batch_that_no_gpu_here_can_hold_is_told(data: Path, tmp_path: Path, m
         assert [problem.startswith("GPU memory: a usual batch") for problem in report.problems] == [True] * (told == 2)
 
 
+def test_a_base_that_is_still_to_be_fetched_is_not_refused_for_the_size_of_another(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A base of 0.6 billion would not start on a GPU of 24 GB, it said, since LLaVA would not."""
+    start = StartConfig("nobody/small", "openai/clip-vit-large-patch14-336", 16, LoraConfig(4))
+    cards = [Gpu(0, "Small", 1 << 20, (9, 0), True)]
+    monkeypatch.setattr("scene_graph_generation.training.dry_run.gpus", lambda: cards)
+    report = dry_run(replace(small(data, tmp_path / "out"), start=start))
+    assert report.problems == []
+    assert "GB, Small has" in report.text
+    assert "and the files below, are those of liuhaotian/llava-v1.5-7b until then" in report.text
+
+
 def test_more_processes_than_gpus_are_told(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "gpus", lambda: [Gpu(0, "Large", 1 << 40, (9, 0), True)])
     assert dry_run(small(data, tmp_path / "out"), 1).problems == []
