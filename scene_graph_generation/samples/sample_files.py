@@ -118,6 +118,37 @@ class Shard:
                 yield _parse(text, self._path, line)
 
 
+class Packed:
+    """The records of a JSON without shards, as text in one piece of memory; each is parsed when it is asked for.
+
+    As Python's objects they take twice the size of the file, and once more in each process that reads samples: whoever
+    looks at an object counts that, and by it gets a copy of what forked processes share.
+    """
+
+    def __init__(self, path: Path, records: list[Any]) -> None:
+        """Take the `records` of a file over: nothing is left in that list."""
+        texts = bytearray()
+        ends = np.zeros(len(records), np.int64)
+        for place, record in enumerate(records):
+            records[place] = None  # so that both forms of all of them are never there at once
+            texts += json.dumps(record).encode()
+            ends[place] = len(texts)
+        records.clear()
+        self._path, self._texts = path, texts
+        self._ends: Int64[np.ndarray, " records"] = ends
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> Record:
+        place = range(len(self))[index]
+        start = int(self._ends[place - 1]) if place else 0
+        return _parse(self._texts[start : int(self._ends[place])], self._path, place)
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(self.__getitem__, range(len(self)))
+
+
 class Joined:
     """The records of several files one after the other."""
 
@@ -207,7 +238,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
     raise UserError(f"{folder / INDEX}: does not say how many samples each shard has; {_AGAIN}")
 
 
-def _parse(text: bytes, path: Path, line: int) -> Record:
+def _parse(text: bytes | bytearray, path: Path, line: int) -> Record:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

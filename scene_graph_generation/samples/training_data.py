@@ -27,7 +27,7 @@ from scene_graph_generation.inputs.evidence import Evidence, ExampleReader
 from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.inputs.modalities import MODALITIES
 from scene_graph_generation.samples.records import Record, Records, augment_record
-from scene_graph_generation.samples.sample_files import find_shards, read_shards
+from scene_graph_generation.samples.sample_files import Packed, find_shards, read_shards
 
 # Memory as `prompts.human_prompt` writes it, and one entry of it.
 _MEMORY = re.compile(r"<memory_start>.*?<memory_end>\.\n", re.DOTALL)
@@ -131,7 +131,8 @@ def slots_of(timepoint: Timepoint, named: Iterable[Path | None]) -> tuple[Path |
 def open_records(path: Path) -> Records:
     """The records of a training file, or of a folder of shards; nothing is known yet of what they hold.
 
-    Where the file has its shards beside it, records stay on disk and are read when they are asked for.
+    Where the file has its shards beside it, records stay on disk and are read when they are asked for; else they are
+    held as text.
 
     Raises:
         UserError: it is damaged or empty.
@@ -146,7 +147,7 @@ def open_records(path: Path) -> Records:
     records = read_json(path)
     if not isinstance(records, list) or not records:
         raise UserError(f"{path}: expected a list of training samples; make it again")
-    return records
+    return Packed(path, records)
 
 
 def read_records(path: Path) -> Records:

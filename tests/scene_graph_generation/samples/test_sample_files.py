@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import resource
@@ -172,10 +173,28 @@ def test_training_reads_shards_in_the_order_of_the_json(path: Path) -> None:
     assert isinstance(streamed, Joined)
     assert list(streamed) == json.loads(path.read_text()) == list(read_records(shard_folder(path)))
     shutil.rmtree(shard_folder(path))
-    assert isinstance(read_records(path), list)
+    assert list(read_records(path)) == json.loads(path.read_text())
     write_samples(path, records(), 50, Random(0))
     with pytest.raises(UserError, match="needs an id and two turns"):
         read_records(path)
+
+
+def test_a_json_without_shards_is_not_held_as_objects(path: Path) -> None:
+    """As those of the published code are: each process that reads samples got a copy of all of them."""
+    turns = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "<SG> </SG>"}]
+    talks = [{**record, "conversations": turns, "pc": None, "share": 0.1} for record in records(500)]
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(talks, ensure_ascii=False))
+    gc.collect()
+    before = len(gc.get_objects())
+    held = read_records(path)
+    gc.collect()
+    assert len(gc.get_objects()) - before < 100
+    assert len(held) == 500
+    assert list(held) == talks == [held[place] for place in range(500)]
+    assert held[-1] == talks[-1]
+    with pytest.raises(IndexError):
+        held[500]
 
 
 def test_several_files_are_one_after_the_other(path: Path) -> None:
