@@ -20,6 +20,7 @@ POLL_S = 0.02  # between two looks at the folder
 GIVE_UP_S = 60.0  # without the folder of the take
 _QUIET_S = 2.0  # without anything new, after which there may be a reason
 _SHARE = 20  # a search comes after so many times what the last one took
+_BACK_S = 10.0  # before the newest second, in which an older one that is whole is looked for
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,12 @@ class Follow:
         """The second to hand out: the oldest one that is pending, or the newest one that is ready."""
         patience = self._recorded.at("000001") if self._patience is None else self._patience
         positions = list(self._pending)
+        newest = self._recorded.at(self._pending[positions[-1]][0].time) if positions else 0.0
         for position in positions[:1] if self.queue else reversed(positions):
             element, since = self._pending[position]
+            behind = newest - self._recorded.at(element.time)
+            if not self.queue and behind > max(patience, _BACK_S):
+                break  # who joins late would look at all files of the take while something is not there
             look = self.parts.look(element)
             if any(map(self.presence.awaits, look.absent)) and now - since < patience:
                 continue
@@ -147,7 +152,6 @@ class Follow:
             if place and not self._handed_out:
                 self._tell(f"{element.frame_id}: begins here; --queue answers what was recorded before, too")
                 skipped = 0
-            behind = self._recorded.at(self._pending[positions[-1]][0].time) - self._recorded.at(element.time)
             for answered in positions[: place + 1]:
                 del self._pending[answered]
             self.parts.forget()

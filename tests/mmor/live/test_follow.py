@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mmor.cli import app
-from mmor.live.parts import Look
+from mmor.live.parts import Look, Parts
 from mmor.live.source import GIVE_UP_S, Follow, Moment
 from mmor.live.take import take_of_folder
 from operating_room.errors import UserError
@@ -155,6 +155,24 @@ def test_who_comes_late_begins_with_the_newest_second(recorder: Recorder) -> Non
     assert not moment.skipped
     assert recorder.told == ["000049: begins here; --queue answers what was recorded before, too"]
     assert frames(list(islice(recorder.followed(queue=True), 3))) == [0, 1, 2]
+
+
+def test_who_comes_late_does_not_look_at_the_whole_take(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a camera was missing, all pictures of hours were read before the first second was answered."""
+    for second in range(100):
+        recorder.shoot(second, "ceiling", "glasses")
+    looked_at: set[str] = set()
+    look = Parts.look
+
+    def counted(self: Parts, element: Element) -> Look:
+        looked_at.add(element.frame_id)
+        return look(self, element)
+
+    monkeypatch.setattr(Parts, "look", counted)
+    moment = next(iter(recorder.followed()))
+    assert frames([moment]) == [99]
+    assert 1 <= recorder.now < 1.1  # the camera was waited for as ever
+    assert min(looked_at) == "000089"
 
 
 def test_numbers_that_are_left_out_are_passed_over(recorder: Recorder) -> None:
