@@ -157,6 +157,7 @@ def time_errors(
         if said is not None and float(said[0]) <= _LONGEST_S:  # else a row of digits, which no mean survives
             errors.append(abs(float(said[0]) - times[-1]))
             right += errors[-1:] if label == answer else []
+    constant = float(np.median(times)) if times else 0.0
     return {
         "timepoints": len(times),
         "with_time": len(errors),
@@ -164,7 +165,7 @@ def time_errors(
         "median_error": float(np.median(errors)) if errors else None,
         "with_time_and_right_action": len(right),
         "mean_error_of_right_action": _mean(right),
-        "mean_error_of_constant": _mean([abs(time - float(np.median(times))) for time in times]),
+        "mean_error_of_constant": _mean([abs(time - constant) for time in times]),
     }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,21 +56,27 @@ def onset_delays(takes: Iterable[Timeline]) -> dict[str, Delays]:
     for take in takes:
         predicted = take.predicted_intervals()
         for triplet, true in take.true_intervals().items():
-            for delays in _of_triplet(take, true, predicted.get(triplet, ())):
-                by_predicate[triplet.predicate] += delays
+            by_predicate[triplet.predicate] += _of_triplet(take, true, predicted.get(triplet, ()))
     return dict(by_predicate)
 
 
-def _of_triplet(take: Timeline, true: Sequence[Interval], predicted: Sequence[Interval]) -> Iterator[Delays]:
-    earliest = 0
+def _of_triplet(take: Timeline, true: Sequence[Interval], predicted: Sequence[Interval]) -> Delays:
+    """Those of the true intervals of a triplet; both kinds in the order of time and each behind the one before it."""
+    found: list[float] = []
+    earliest = missed = unknown = 0
+    ends = [interval.end for interval in predicted]
     for interval in true:
         begin = take.seconds[interval.start]
         if not take.follows[interval.start]:
-            yield Delays(unknown=1)
+            unknown += 1
         else:
             start = interval.start
             while start > earliest and take.follows[start] and begin - take.seconds[start - 1] <= BEFORE:
                 start -= 1
-            first = next((max(p.start, start) for p in predicted if p.start < interval.end and p.end > start), None)
-            yield Delays(missed=1) if first is None else Delays((take.seconds[first] - begin,))
+            place = bisect_right(ends, start)  # the first one that is not over by then
+            if place < len(predicted) and predicted[place].start < interval.end:
+                found.append(take.seconds[max(predicted[place].start, start)] - begin)
+            else:
+                missed += 1
         earliest = interval.end
+    return Delays(tuple(found), missed, unknown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -54,10 +55,13 @@ def segment_scores(takes: Iterable[Timeline]) -> dict[str, Segments]:
 
 
 def match(true: Sequence[Interval], predicted: Sequence[Interval]) -> Segments:
-    """The intervals of one triplet in one take, both in the order of time."""
+    """The intervals of one triplet in one take, both in the order of time and each behind the one before it."""
     taken: list[set[int]] = [set() for _ in OVERLAPS]
+    starts, ends = [interval.start for interval in true], [interval.end for interval in true]
     for interval in predicted:
-        best, place = max(((overlap(interval, other), -place) for place, other in enumerate(true)), default=(0.0, 0))
+        # Only those that it overlaps: a triplet that flickers has thousands of both.
+        near = range(bisect_right(ends, interval.start), bisect_left(starts, interval.end))
+        best, place = max(((overlap(interval, true[place]), -place) for place in near), default=(0.0, 0))
         for threshold, used in zip(OVERLAPS, taken):
             if 100 * best >= threshold:
                 used.add(place)

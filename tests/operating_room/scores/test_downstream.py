@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from operating_room.domain.domain import mmor
@@ -65,6 +66,22 @@ def test_an_answer_of_many_digits_is_no_time() -> None:
     labels = {"001_PKA": {sample.frame_id: ["cut", 3] for sample in told}}
     found = time_errors(task, told, answers, labels, mmor())
     assert (found["timepoints"], found["with_time"], found["mean_error"]) == (2, 1, 2.0)
+
+
+def test_the_median_time_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was found anew for each timepoint: minutes for those of all takes."""
+    task, median, asked = mmor().task("next_action"), np.median, list[int]()
+
+    def counted(values: list[float]) -> np.floating[Any]:
+        asked.append(len(values))
+        return median(values)
+
+    told = samples(*[()] * 50)
+    labels = {"001_PKA": {sample.frame_id: ["cut", place] for place, sample in enumerate(told)}}
+    monkeypatch.setattr(np, "median", counted)
+    found = time_errors(task, told, {sample.sample_id: "cut: 5" for sample in told}, labels, mmor())
+    assert asked == [50, 50]
+    assert found["mean_error_of_constant"] == 12.5  # 0 to 49 against 24.5
 
 
 def test_things_in_no_set_and_other_predicates_are_no_breach() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,8 +16,8 @@ from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.scores.scoring import score
 from operating_room.scores.triplets.delays import onset_delays
 from operating_room.scores.triplets.details import DEFINITIONS, Details, measure
-from operating_room.scores.triplets.segments import match, overlap
-from operating_room.scores.triplets.timelines import Interval, timelines
+from operating_room.scores.triplets.segments import OVERLAPS, match, overlap
+from operating_room.scores.triplets.timelines import Interval, Timeline, timelines
 from tests.operating_room.graphs import graphs
 
 TAKE = "001_PKA_MMOR"
@@ -53,6 +54,46 @@ def test_a_true_interval_is_found_once_and_a_longer_one_costs_as_much_as_a_short
     assert match([Interval(0, 10), Interval(11, 12)], [Interval(0, 12)]).right == (1, 1, 1)
     assert overlap(Interval(0, 4), Interval(4, 8)) == 0
     assert overlap(Interval(0, 4), Interval(2, 6)) == pytest.approx(1 / 3)
+
+
+class Counted(list[Interval]):
+    """Intervals, and how often one of them was looked at."""
+
+    looks = 0
+
+    def __getitem__(self, place: Any) -> Any:
+        type(self).looks += 1
+        return super().__getitem__(place)
+
+    def __iter__(self) -> Iterator[Interval]:
+        for interval in super().__iter__():
+            type(self).looks += 1
+            yield interval
+
+
+def test_a_triplet_that_flickers_for_hours_is_scored_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each predicted interval was compared with all true ones, and the other way round."""
+    count, rng = 400, Random(0)
+    spans = [sorted(rng.sample(range(10 * count), 2 * count)) for _ in range(2)]
+    true, said = ([Interval(*pair) for pair in zip(of[::2], of[1::2])] for of in spans)
+    best = [max((overlap(one, other), -place) for place, other in enumerate(true)) for one in said]
+    expected = tuple(len({place for share, place in best if 100 * share >= least}) for least in OVERLAPS)
+    assert match(Counted(true), Counted(said)).right == expected
+    assert Counted.looks < 10 * count
+
+    graphs_of = (during(DRILL, 10 * count, *of) for of in (true, said))
+    samples, predicted = take(*next(graphs_of)), next(graphs_of)
+    (timeline,) = timelines(samples, {s.sample_id: g for s, g in zip(samples, predicted, strict=True)}, mmor())
+    before = []
+    for interval, earliest in zip(true, [0, *(end for _, end in true)]):
+        start = max(interval.start - 5, earliest)
+        first = next((max(p.start, start) for p in said if p.start < interval.end and p.end > start), None)
+        before += [] if first is None or not interval.start else [float(first - interval.start)]
+    Counted.looks = 0
+    counted = {DRILL._replace(predicate="drilling"): Counted(said)}
+    monkeypatch.setattr(Timeline, "predicted_intervals", lambda self: counted)
+    assert onset_delays([timeline])["drilling"].found == tuple(before)
+    assert Counted.looks < 10 * count
 
 
 def test_a_gap_between_timepoints_ends_an_interval_and_thinned_ones_do_not() -> None:
