@@ -165,19 +165,30 @@ class RecordedTake:
         return tuple(self._found(expected) for expected in self.expected)
 
     def timepoint(self, frame_id: str) -> Timepoint:
-        """The timepoint at a position of the index.
+        """The timepoint at a position of the index; all are looked for and kept.
 
         Raises:
             UserError: the index has no such position.
         """
+        return self.timepoints[self._position(frame_id)]
+
+    def looked_up(self, frame_id: str) -> Timepoint:
+        """As `timepoint`, for who asks for a few at a time: nobody looks for the others, and it is not kept.
+
+        Raises:
+            UserError: the index has no such position.
+        """
+        return self._found(self.expected_of(self.index[self._position(frame_id)]))
+
+    def _position(self, frame_id: str) -> int:
         try:
             position = int(file_number(frame_id))
         except ValueError:
             position = -1
-        if not 0 <= position < len(self.timepoints):
-            told = f"has no timepoint {frame_id[:40]!r}, only 000000 to {len(self.timepoints) - 1:06d}"
+        if not 0 <= position < len(self.index):
+            told = f"has no timepoint {frame_id[:40]!r}, only 000000 to {len(self.index) - 1:06d}"
             raise UserError(f"{self.index_file}: {told}; choose one of these, or labels made for this index")
-        return self.timepoints[position]
+        return position
 
     def elements(self, modality: str) -> Sequence[Any] | None:
         """The elements of a modality's file of the whole take, by integer time stamp; None if there is no file.

@@ -16,8 +16,9 @@ import torch
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.graphs.prompts import BLOCKS
-from operating_room.graphs.scene_graph import Sample
-from operating_room.recordings.dataset import Dataset
+from operating_room.graphs.scene_graph import Sample, split_sample_id
+from operating_room.recordings.dataset import Dataset, Element, RecordedTake
+from operating_room.recordings.timepoint import Timepoint
 from scene_graph_generation.config.settings import TEXT_MODALITIES, with_vocabulary
 from scene_graph_generation.inputs.evidence import Evidence, ExampleReader
 from scene_graph_generation.inputs.example import IMAGE, Example
@@ -98,6 +99,21 @@ def test_fixed_slots_show_the_cameras_of_the_record(
     assert len(expected) == views
     assert torch.equal(samples[0, 0].views, expected)
     assert torch.equal(samples.look(0, None).views, expected)
+
+
+def test_fixed_slots_ask_for_the_timepoint_of_the_record_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process that reads samples held all timepoints of all takes."""
+    samples = training_samples(write_samples(tmp_path) / "samples.json", replace(SHORT.train, shuffle_views=False))
+    looked_for: list[str] = []
+    expected_of = RecordedTake.expected_of
+
+    def counted(self: RecordedTake, element: Element) -> Timepoint:
+        looked_for.append(element.frame_id)
+        return expected_of(self, element)
+
+    monkeypatch.setattr(RecordedTake, "expected_of", counted)
+    assert len(samples[0, 0].views) > 1
+    assert looked_for == [split_sample_id(str(samples.records[0]["id"]))[1]]
 
 
 def test_fixed_slots_leave_out_single_pictures(tmp_path: Path) -> None:
