@@ -41,21 +41,26 @@ def statistics(report: Report) -> dict[str, float]:
     return {**averages, "accuracy": report.accuracy if report.total else np.nan, **classes}
 
 
+def blocks_of(samples: Sequence[Sample], times: Mapping[str, float] | None = None) -> list[list[Sample]]:
+    """The samples in blocks, each of one take in the order of time, however the samples stand.
+
+    `times` are s since the take began by sample id; of samples without, timepoints are taken to be a second apart.
+    """
+    found: list[list[Sample]] = []
+    for of_take in by_take(samples).values():
+        ends = (*_starts(of_take, times or {}), len(of_take))
+        found += [of_take[start:end] for start, end in pairwise(ends)]
+    return found
+
+
 def block_sums(
     samples: Sequence[Sample],
     confusions: Int64[np.ndarray, "samples names predicted"],
     times: Mapping[str, float] | None = None,
 ) -> Int64[np.ndarray, "blocks names predicted"]:
-    """Confusions of samples summed over blocks, each of one take in the order of time, however the samples stand.
-
-    `times` are s since the take began by sample id; of samples without, timepoints are taken to be a second apart.
-    """
+    """Confusions of samples summed over blocks (`blocks_of`)."""
     rows = {sample.sample_id: row for row, sample in enumerate(samples)}
-    sums = []
-    for of_take in by_take(samples).values():
-        in_time = confusions[[rows[sample.sample_id] for sample in of_take]]
-        ends = (*_starts(of_take, times or {}), len(in_time))
-        sums += [in_time[start:end].sum(axis=0) for start, end in pairwise(ends)]
+    sums = [confusions[[rows[sample.sample_id] for sample in block]].sum(axis=0) for block in blocks_of(samples, times)]
     return np.stack(sums) if sums else confusions
 
 

@@ -91,13 +91,11 @@ def score_both(
     """
     if domain.name != DOMAIN:
         return None
-    official: dict[str, list[Report]] = {}
-    for sample in samples:
-        report = official_report(sample, predictions[sample.sample_id], domain.language)
-        official.setdefault(surgery_type(sample.take_name), []).append(report)
-    truth: dict[str, list[Report]] = {}
-    for take_name, report in scores.takes.items():
-        truth.setdefault(surgery_type(take_name), []).append(report.predicates)
+    official = (
+        (sample.take_name, official_report(sample, predictions[sample.sample_id], domain.language))
+        for sample in samples
+    )
+    truth = ((take_name, report.predicates) for take_name, report in scores.takes.items())
     return EgoExORScores(_summed(official), _summed(truth))
 
 
@@ -120,6 +118,11 @@ def official_report(sample: Sample, predicted: Iterable[Triplet], language: Lang
     return predicate_report(truth, found, entities, language)
 
 
-def _summed(reports: Mapping[str, Sequence[Report]]) -> dict[str, Report]:
-    by_type = {kind: reduce(add, reports[kind]) for kind in TYPES if kind in reports}
+def _summed(reports: Iterable[tuple[str, Report]]) -> dict[str, Report]:
+    """Those of each type of surgery that there are some of, and of all; each is told with the name of its take."""
+    found: dict[str, Report] = {}
+    for take_name, report in reports:
+        kind = surgery_type(take_name)
+        found[kind] = found[kind] + report if kind in found else report
+    by_type = {kind: found[kind] for kind in TYPES if kind in found}
     return {**by_type, "all": reduce(add, by_type.values())}

@@ -139,12 +139,15 @@ def score(samples: Sequence[Sample], predictions: Mapping[str, Iterable[Triplet]
         raise UserError("there are no samples to score; check the split and the takes on disk")
     if missing := without_prediction(samples, predictions):
         raise UserError(missing)
-    reports = [score_sample(sample, predictions[sample.sample_id], domain.language) for sample in samples]
+    reports = (score_sample(sample, predictions[sample.sample_id], domain.language) for sample in samples)
     return summarise(samples, reports, domain)
 
 
-def summarise(samples: Sequence[Sample], reports: Sequence[GraphReport], domain: Domain) -> SceneGraphScores:
-    """The scores of each take, each dataset and all samples from those of each sample (`score_sample`)."""
+def summarise(samples: Iterable[Sample], reports: Iterable[GraphReport], domain: Domain) -> SceneGraphScores:
+    """The scores of each take, each dataset and all samples from those of each sample (`score_sample`).
+
+    Of stretches of takes as well, each with one of its samples: a report takes some 10 kB, more than its answer.
+    """
     takes: dict[str, GraphReport] = {}
     for sample, report in zip(samples, reports, strict=True):
         takes[sample.take_name] = takes[sample.take_name] + report if sample.take_name in takes else report

@@ -6,6 +6,8 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -224,10 +226,13 @@ def _evaluate(
         raise UserError(f"nothing can be scored; {'; '.join(problems)}")
     if not scored:
         raise UserError("there are no samples to score; check the split and the takes on disk")
-    reports = [score_sample(sample, predictions[sample.sample_id], domain.language) for sample in scored]
-    confusions = np.stack([report.predicates.confusion for report in reports])
-    blocks = bootstrap.block_sums(scored, confusions, clock_of(scored, domain, times))
-    scores = summarise(scored, reports, domain)
+    stretches = bootstrap.blocks_of(scored, clock_of(scored, domain, times))
+    reports = [  # of each stretch: those of all timepoints at once are gigabytes where there are 100 000
+        reduce(add, (score_sample(sample, predictions[sample.sample_id], domain.language) for sample in stretch))
+        for stretch in stretches
+    ]
+    blocks = np.stack([report.predicates.confusion for report in reports])
+    scores = summarise([stretch[0] for stretch in stretches], reports, domain)
     evaluation = Evaluation(
         scores,
         details.measure(scored, predictions, scores, domain, times),

@@ -10,21 +10,25 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from weakref import ref
 
 import pytest
 
 from operating_room.domain.domain import mmor
+from operating_room.domain.language import Language
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.graphs.prompts import conversation
 from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.timepoint import Timepoint
+from operating_room.scores.scoring import GraphReport, score_sample
 from scene_graph_generation.config.settings import MM2SGConfig
+from scene_graph_generation.inference import evaluate as evaluating
 from scene_graph_generation.inference.answers import Answer, open_answers, put_aside
 from scene_graph_generation.inference.evaluate import (
     evaluate,
@@ -256,6 +260,27 @@ def test_the_order_of_the_truth_file_changes_no_number(tmp_path: Path) -> None:
     )
     assert in_order["overall"] == mixed["overall"]
     assert in_order["triplets"] == mixed["triplets"]
+
+
+def test_reports_of_all_timepoints_are_never_there_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has 10 kB and more, a room of 60 entities 50: gigabytes at the end of hours."""
+    samples = [Sample("001_PKA_MMOR", f"{i:06d}", GRAPH) for i in range(100)]
+    write_json(tmp_path / "predictions.json", stored(samples))
+    expected = evaluate_file(samples, tmp_path / "predictions.json", mmor()).to_json()
+    made: list[ref[GraphReport]] = []
+    most = 0
+
+    def counted(sample: Sample, predicted: Iterable[Triplet], language: Language) -> GraphReport:
+        nonlocal most
+        report = score_sample(sample, predicted, language)
+        made.append(ref(report))
+        most = max(most, sum(one() is not None for one in made))
+        return report
+
+    monkeypatch.setattr(evaluating, "score_sample", counted)
+    found = evaluate_file(samples, tmp_path / "predictions.json", mmor()).to_json()
+    assert found == expected
+    assert most < 10
 
 
 def test_takes_without_predictions_are_left_out_and_told(tmp_path: Path) -> None:
