@@ -24,9 +24,11 @@ def lens(recorded: RecordedTake, camera: str) -> Calibration | None:
     Raises:
         UserError: the index or the camera file is damaged, or the pictures do not have its proportions.
     """
-    path = recorded.camera_file(camera)
-    picture = next((t.views[camera] for t in recorded.timepoints if camera in t.views), None)
-    if path is None or picture is None:
+    if (path := recorded.camera_file(camera)) is None:
+        return None
+    timepoints = (recorded.looked_up(element.frame_id) for element in recorded.index)
+    picture = next((timepoint.views[camera] for timepoint in timepoints if camera in timepoint.views), None)
+    if picture is None:
         return None
     size = picture_size(picture)
     found = read_camera(path).color

@@ -41,7 +41,7 @@ def describe_take(shown: Shown, viewed: ViewedTake) -> dict[str, Any]:
         "dataset": recorded.collection.title,
         "domain": shown.domain.name,
         "times": viewed.times,
-        "frame_ids": [timepoint.frame_id for timepoint in viewed.timepoints],
+        "frame_ids": [element.frame_id for element in viewed.index],
         "cameras": [{"name": c.name, "kind": KINDS[c.modality]} for c in recorded.collection.cameras],
         "entities": list(language.entities),
         "predicates": list(language.predicates),

@@ -188,7 +188,8 @@ class _Server:
         """The pictures of the timepoints after a position."""
         shown, cache = self._shown, self._shown.cache
         jobs: list[Callable[[], Any]] = []
-        for timepoint in shown.take(name).timepoints[position + 1 : position + 1 + AHEAD]:
+        viewed = shown.take(name)
+        for timepoint in map(viewed.timepoint, range(len(viewed.index))[position + 1 : position + 1 + AHEAD]):
             jobs += [partial(pictures.picture, path, width, cache) for path in timepoint.views.values()]
             if of:
                 labels = timepoint.domain.labels

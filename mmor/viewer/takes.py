@@ -18,7 +18,7 @@ from operating_room.errors import UserError
 from operating_room.files.camera_files import Calibration
 from operating_room.graphs.memory import Change, Memory, changes_before, memory_text, truncate
 from operating_room.graphs.scene_graph import Sample, Triplet, as_said, sample_id, split_sample_id
-from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.dataset import Dataset, Element, RecordedTake
 from operating_room.recordings.raw_labels import read_labels
 from operating_room.recordings.timepoint import Timepoint
 from operating_room.recordings.transcripts import words_of
@@ -42,15 +42,26 @@ class ViewedTake:
         """Which take."""
         return self.recorded.take
 
-    @cached_property
-    def timepoints(self) -> Sequence[Timepoint]:
-        """With the files that were there when the take was first looked at.
+    @property
+    def index(self) -> Sequence[Element]:
+        """What is known of each timepoint before its files are looked for.
 
         Raises:
             UserError: the index is missing or damaged.
         """
         with self._lock:
-            return self.recorded.timepoints
+            return self.recorded.index
+
+    def timepoint(self, position: int) -> Timepoint:
+        """With the files that were there when the folders of the take were first looked at.
+
+        Of all timepoints together that takes seconds in a take of hours, and a live one is looked at anew each second.
+
+        Raises:
+            UserError: there is no such position, or the index is missing or damaged.
+        """
+        with self._lock:
+            return self.recorded.looked_up(f"{position:06d}")
 
     @cached_property
     def times(self) -> list[float]:
@@ -59,7 +70,7 @@ class ViewedTake:
         Raises:
             UserError: the index is missing or damaged.
         """
-        return [self.recorded.at(timepoint.time) for timepoint in self.timepoints]
+        return [self.recorded.at(element.time) for element in self.index]
 
     @cached_property
     def words(self) -> Callable[[Timepoint], str | None]:
@@ -74,10 +85,12 @@ class ViewedTake:
             UserError: the index is missing or damaged.
         """
         with self._lock:
-            found = {}
-            for position, timepoint in enumerate(self.timepoints):
+            found, folder = {}, self.recorded.annotation_folder
+            names = frozenset() if folder is None else self.recorded.list_folder(folder)
+            labelled = [n for n, element in enumerate(self.index) if f"{element.frame_id}.json" in names]
+            for position in labelled:
                 try:
-                    sample = label_of(timepoint)
+                    sample = label_of(self.timepoint(position))
                 except UserError:  # told where the second is shown
                     continue
                 if sample is not None:
@@ -92,7 +105,7 @@ class ViewedTake:
             UserError: the index is missing or damaged.
         """
         with self._lock:
-            _ = self.timepoints  # what is wrong with the take is not told as if it were of its cameras
+            _ = self.index  # what is wrong with the take is not told as if it were of its cameras
             found, problems = dict[str, Calibration](), list[str]()
             for camera in self.recorded.collection.camera:
                 try:
@@ -107,7 +120,7 @@ class ViewedTake:
     def predicted(self, said: Said) -> dict[int, Sequence[Triplet]]:
         """Position -> what was said of this take."""
         name = self.take.sample_name
-        keys = ((position, sample_id(name, timepoint.frame_id)) for position, timepoint in enumerate(self.timepoints))
+        keys = ((position, sample_id(name, element.frame_id)) for position, element in enumerate(self.index))
         return {position: said.graphs[key] for position, key in keys if key in said.graphs}
 
     def memory(self, position: int, source: str, graphs: Mapping[int, Iterable[Triplet]]) -> str:
@@ -116,10 +129,10 @@ class ViewedTake:
             if source not in self._logs:
                 memory = Memory.of(self.recorded.domain.language)
                 for at, triplets in sorted(graphs.items()):
-                    memory.add(as_said(triplets), int(self.timepoints[at].time))
+                    memory.add(as_said(triplets), int(self.index[at].time))
                 self._logs[source] = tuple(memory.log)
             log = self._logs[source]
-        return truncate(memory_text(changes_before(log, int(self.timepoints[position].time))))
+        return truncate(memory_text(changes_before(log, int(self.index[position].time))))
 
 
 def label_of(timepoint: Timepoint) -> Sample | None:
@@ -177,11 +190,9 @@ class Shown:
             UserError: there is no such take or position.
         """
         viewed = self.take(name)
-        if not 0 <= position < len(viewed.timepoints):
-            raise UserError(
-                f"take {viewed.take.name}: has no timepoint {position}, only 0 to {len(viewed.timepoints) - 1}"
-            )
-        return viewed, viewed.timepoints[position]
+        if not 0 <= position < len(viewed.index):
+            raise UserError(f"take {viewed.take.name}: has no timepoint {position}, only 0 to {len(viewed.index) - 1}")
+        return viewed, viewed.timepoint(position)
 
     def follow(self) -> tuple[list[LiveLine], int] | None:
         """Look at what `mmor live` has written meanwhile, and at the take again if it has grown.
@@ -203,7 +214,7 @@ class Shown:
             newest = found[0][-1]
             known, position = self._viewed.get(newest.take), int(newest.frame_id)
             self._at_least[newest.take] = max(self._at_least.get(newest.take, 0), position + 1)
-            if known is not None and (position >= len(known.timepoints) or not known.timepoints[position].views):
+            if known is not None and (position >= len(known.index) or not known.timepoint(position).views):
                 del self._viewed[newest.take]
             return found
 

@@ -219,7 +219,7 @@ def test_the_longest_take_at_full_size(folder: Folder, tmp_path: Path, tab: Call
     elements = json.loads(index.read_text())
     index.write_text(json.dumps([[f"{at:06d}", elements[at % len(elements)][1]] for at in range(LONG)]))
     shown = open_shown(Dataset(tmp_path), TAKE)
-    first = shown.take(NAME).timepoints[:20]
+    first = shown.take(NAME).recorded.timepoints[:20]
     for camera, path in first[0].views.items():
         Image.open(path).resize((2048, 1536)).save(tmp_path / f"{camera}.jpg")
     for timepoint in first:
@@ -235,7 +235,7 @@ def test_the_longest_take_at_full_size(folder: Folder, tmp_path: Path, tab: Call
         wait_for(page, LONG - 1)
         page.wait_for_selector("#hold-before:enabled")
     assert 0 < shown.cache.size <= shown.cache.limit
-    assert SECONDS < len(shown.take(NAME).timepoints) == LONG
+    assert SECONDS < len(shown.take(NAME).recorded.timepoints) == LONG
 
 
 def test_a_live_page_follows_and_stops_following(folder: Folder, tmp_path: Path, tab: Callable[[str], Page]) -> None:

@@ -56,7 +56,7 @@ def test_a_damaged_cloud_is_not_that_of_the_second_before(
 ) -> None:
     shutil.copytree(folder.data, tmp_path / "data")
     shown = open_shown(Dataset(tmp_path / "data"), TAKE)
-    cloud = shown.take(NAME).timepoints[9].one("point_cloud")
+    cloud = shown.take(NAME).recorded.timepoints[9].one("point_cloud")
     assert cloud is not None
     cloud.write_bytes(cloud.read_bytes()[:300])
     with served(shown) as address:

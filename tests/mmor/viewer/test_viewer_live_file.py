@@ -14,7 +14,8 @@ from mmor.viewer.server import make_app
 from mmor.viewer.takes import open_shown
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
-from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.dataset import Dataset, Element, RecordedTake
+from operating_room.recordings.timepoint import Timepoint
 from tests.mmor.live.recorder import house_recorder
 from tests.mmor.viewer.conftest import TAKE, Folder
 
@@ -93,3 +94,31 @@ def test_as_graphs_it_is_refused_by_what_it_is(tmp_path: Path) -> None:
     _lines(tmp_path / "live.jsonl", "001_PKA_MMOR", range(2))
     with pytest.raises(UserError, match=r"holds what `mmor live` answered.*`mmor view --live`"):
         read_graphs(tmp_path / "live.jsonl", mmor())
+
+
+def test_a_new_second_of_a_live_take_costs_the_same_after_hours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All files of all seconds so far were looked for anew, so that after an hour the page fell behind."""
+    recorder, path = house_recorder(tmp_path), tmp_path / "live.jsonl"
+    for second in range(41):
+        recorder.shoot(second)
+    dataset = Dataset(tmp_path)
+    name = dataset.takes()[0].sample_name
+    _lines(path, name, range(40))
+    client = TestClient(make_app(open_shown(dataset, live=path)), base_url="http://127.0.0.1")
+    assert len(client.get(f"/api/takes/{name}").json()["times"]) == 40
+    looked_for: list[str] = []
+    expected_of = RecordedTake.expected_of
+
+    def counted(self: RecordedTake, element: Element) -> Timepoint:
+        looked_for.append(element.frame_id)
+        return expected_of(self, element)
+
+    monkeypatch.setattr(RecordedTake, "expected_of", counted)
+    _lines(path, name, range(41))
+    assert client.get("/api/live").json()["lines"][-1]["frame_id"] == "000040"
+    assert len(client.get(f"/api/takes/{name}").json()["times"]) == 41
+    for what in ("timeline", "lenses", "40", "40/texts"):
+        assert client.get(f"/api/takes/{name}/{what}").status_code == 200
+    assert 0 < len(looked_for) < 10

@@ -83,7 +83,7 @@ def test_a_take_says_what_the_page_must_know(client: TestClient) -> None:
 
 def test_a_second_holds_what_was_recorded_and_said(client: TestClient, shown: Shown) -> None:
     second = ask(client, f"{OF_TAKE}/{WRONG_FROM}?width=320&of=truth&of=masks")
-    timepoint = shown.take(TAKE.sample_name).timepoints[WRONG_FROM]
+    timepoint = shown.take(TAKE.sample_name).recorded.timepoints[WRONG_FROM]
     assert [view["camera"] for view in second["views"]] == list(timepoint.views)
     masks = {view["camera"]: view["masks"] for view in second["views"]}
     assert masks["1"] == ["truth", "masks"]
@@ -116,7 +116,7 @@ def test_a_picture_that_is_known_is_not_sent_again(client: TestClient) -> None:
 def test_masks_have_the_colours_of_their_categories(client: TestClient, shown: Shown, of: str) -> None:
     answer = client.get(f"{OF_TAKE}/4/masks/1?of={of}")
     image = Image.open(io.BytesIO(answer.content))
-    timepoint, labels = shown.take(TAKE.sample_name).timepoints[4], shown.domain.labels
+    timepoint, labels = shown.take(TAKE.sample_name).recorded.timepoints[4], shown.domain.labels
     categories = labels.label_to_category[read_label_mask(timepoint.several("label_masks")["1"])]
     assert np.array_equal(np.asarray(image), categories)
     pixels = np.asarray(image.convert("RGBA"))
@@ -130,7 +130,7 @@ def test_a_second_between_annotated_ones_has_no_true_mask(client: TestClient) ->
 
 def test_the_cloud_is_that_of_the_file(client: TestClient, shown: Shown) -> None:
     content = client.get(f"{OF_TAKE}/4/cloud").content
-    path = shown.take(TAKE.sample_name).timepoints[4].one("point_cloud")
+    path = shown.take(TAKE.sample_name).recorded.timepoints[4].one("point_cloud")
     assert path is not None
     points = read_point_cloud(path)
     count = len(content) // 15
@@ -143,7 +143,7 @@ def test_the_cloud_is_that_of_the_file(client: TestClient, shown: Shown) -> None
 
 def test_a_camera_sees_of_the_cloud_what_its_file_says(client: TestClient, shown: Shown) -> None:
     viewed = shown.take(TAKE.sample_name)
-    cloud_file, camera_file = viewed.timepoints[4].one("point_cloud"), viewed.recorded.camera_file("2")
+    cloud_file, camera_file = viewed.recorded.timepoints[4].one("point_cloud"), viewed.recorded.camera_file("2")
     assert cloud_file is not None
     assert camera_file is not None
     pixels, depth = read_camera(camera_file).color.project(read_point_cloud(cloud_file)[:, :3].astype(float))
@@ -281,7 +281,7 @@ def test_a_folder_deleted_while_viewed_is_told_and_ends_nothing(folder: Folder, 
 def test_a_broken_picture_costs_only_itself(folder: Folder, tmp_path: Path) -> None:
     shutil.copytree(folder.data, tmp_path / "data")
     shown = open_shown(Dataset(tmp_path / "data"), TAKE)
-    shown.take(TAKE.sample_name).timepoints[3].views["1"].write_bytes(b"no picture")
+    shown.take(TAKE.sample_name).recorded.timepoints[3].views["1"].write_bytes(b"no picture")
     client = local(shown)
     assert "is not a readable JPEG" in problem(client, f"{OF_TAKE}/3/views/1")
     assert client.get(f"{OF_TAKE}/3/views/2").status_code == 200
@@ -299,7 +299,7 @@ def test_a_take_without_room_cameras_and_one_whose_camera_ends_early(tmp_path: P
     takes = [mmor().find_take("004_PKA"), mmor().find_take("011_TKA")]
     synthesize(tmp_path, takes, 40, 3, size=(32, 24), faults=Faults(no_room_cameras=("004_PKA",)))
     shown = open_shown(Dataset(tmp_path))
-    late = [timepoint.views["2"] for timepoint in shown.take("011_TKA_MMOR").timepoints[30:]]
+    late = [timepoint.views["2"] for timepoint in shown.take("011_TKA_MMOR").recorded.timepoints[30:]]
     for path in late:
         path.unlink()
     client = local(open_shown(Dataset(tmp_path)))
