@@ -205,7 +205,7 @@ def each_take(
     problems = []
     for take in takes:
         try:
-            say(str(export(dataset.take(take))))
+            say(str(export(dataset.unkept(take))))
         except UserError as error:
             problems.append(f"take {take.name} is left out: {error}")
     return problems
