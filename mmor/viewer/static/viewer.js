@@ -85,6 +85,7 @@ async function showList() {
     location.hash = new URLSearchParams({ take: found.first, at: 0 });
     return;
   }
+  ahead.clear();
   Object.assign(state, { meta: null, second: null, asked: state.asked + 1 });
   if (found.live) return startLive();
   byId("viewer").hidden = true;

@@ -51,6 +51,23 @@ def test_what_comes_late_is_not_shown_in_the_place_of_what_is_wanted(address: st
     assert page.locator("#list").is_visible()
 
 
+def test_a_second_asked_for_ahead_may_come_when_the_list_is_seen(address: str, tab: Callable[[str], Page]) -> None:
+    """It failed there, unseen: the take that it is of was gone."""
+    page = tab(f"{address}#take={NAME}&at=3")
+    wait_for(page, 3)
+    held: list[Route] = []
+    page.route("**/8?*", lambda route: held.append(route))
+    page.evaluate(f"() => {{ location.hash = 'take={NAME}&at=7'; }}")
+    wait_for(page, 7)
+    while not held:
+        page.wait_for_timeout(100)
+    page.click("#back")
+    page.wait_for_selector("#list a")
+    held[0].continue_()
+    page.wait_for_timeout(500)  # what fails is told by the tab at its end
+    assert page.locator("#list").is_visible()
+
+
 def test_a_damaged_cloud_is_not_that_of_the_second_before(
     folder: Folder, tmp_path: Path, tab: Callable[[str], Page]
 ) -> None:
