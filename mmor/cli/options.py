@@ -122,6 +122,7 @@ def load_split(relations: Path | None, split: str, dataset: Dataset) -> list[Sam
     """The samples of a split whose takes are on disk."""
     from operating_room.files.readers import require
     from operating_room.graphs.graph_files import load_samples
+    from operating_room.recordings.conversion import changes_since
 
     path = split_file(relations or dataset.root, split)
     on_disk = {take.sample_name for take in dataset.takes()}
@@ -131,10 +132,13 @@ def load_split(relations: Path | None, split: str, dataset: Dataset) -> list[Sam
     require(path, f"give its folder as --relations, or {convert}")
     found = load_samples(path)
     if not found:
-        raise UserError(f"{path}: holds no timepoint; make it again with {convert} once a take of {split} is there")
+        raise UserError(f"{path}: holds no timepoint; make it again with {convert} once a take of {split} has labels")
     absent = list(dict.fromkeys(sample.take_name for sample in found if sample.take_name not in on_disk))
     if absent and is_first():
         typer.echo(f"note: {len(absent)} takes of {path.name} are not in {dataset.root}: {', '.join(absent)}", err=True)
+    is_own = relations is None or relations.resolve() == dataset.root.resolve()  # another may differ on purpose
+    if is_own and is_first() and (changes := changes_since(dataset, split, path, found)):
+        typer.echo(f"note: {path} {changes}; {convert} makes it anew", err=True)
     samples = [sample for sample in found if sample.take_name in on_disk]
     if not samples:
         raise UserError(f"{path}: none of its takes is in {dataset.root}; unpack or simulate one of the split {split}")

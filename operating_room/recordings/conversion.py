@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -118,6 +119,46 @@ def label_files(recorded: RecordedTake) -> list[Path]:
     names = [] if folder is None else sorted(name for name in recorded.list_folder(folder) if name.endswith(".json"))
     files = [folder / name for name in names if folder is not None]
     return files[:: recorded.collection.thinned.get(recorded.take.name, 1)]
+
+
+def changes_since(dataset: Dataset, split: str, path: Path, samples: Sequence[Sample]) -> str | None:
+    """What takes and labels of the house layout say otherwise than the file that was once made of them.
+
+    There it is made of what people write and correct, day by day. Only label files that are newer than it are read.
+
+    Args:
+        dataset: where the takes are.
+        split: of the file.
+        path: the file.
+        samples: what it holds.
+
+    Raises:
+        UserError: a folder of a take cannot be listed.
+    """
+    takes = {take.sample_name: take for take in dataset.takes() if dataset.domain.collection(take).layout == "house"}
+    of_split = {take.sample_name for take in dataset.select(split)}
+    listed, made = by_take(samples), path.stat().st_mtime_ns
+    moved = [name for name in listed if name in takes and name not in of_split]
+    lacking, others = [], []
+    for name, take in takes.items():
+        files = label_files(dataset.take(take)) if name in of_split else []
+        there = {sample.frame_id: set(sample.triplets) for sample in listed.get(name, ())}
+        now = {file.stem: there.get(file.stem) for file in files}
+        for file in files:
+            if now[file.stem] is None or file.stat().st_mtime_ns > made:
+                with suppress(UserError):  # which converting tells
+                    now[file.stem] = set(read_labels(file, take, dataset.domain).triplets)
+        now = {frame: graph for frame, graph in now.items() if graph is not None}
+        if now and not there:
+            lacking.append(name)
+        elif now and now != there:
+            others.append(name)
+    told = {
+        "lacks {}": lacking,
+        "has other labels of {} than are in their folders now": others,
+        f"has {{}}, not of {split} any more": moved,
+    }
+    return "; ".join(form.format(", ".join(names)) for form, names in told.items() if names) or None
 
 
 def _of_takes(path: Path, takes: Iterable[Take]) -> tuple[dict[str, list[Sample]], UserError | None]:

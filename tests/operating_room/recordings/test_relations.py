@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.graphs.graph_files import load_predictions, load_samples, save_predictions, save_samples
 from operating_room.graphs.scene_graph import Triplet
-from operating_room.recordings.conversion import convert, label_files
+from operating_room.recordings.conversion import changes_since, convert, label_files
 from operating_room.recordings.dataset import Dataset, RecordedTake
 from operating_room.recordings.raw_labels import read_labels
 from tests.operating_room.graphs import random_samples
@@ -410,3 +411,34 @@ def test_fewer_labels_than_before_are_told(tmp_path: Path) -> None:
     (note,) = convert(Dataset(tmp_path), tmp_path).notes
     assert "relationships_train.json: had 800 timepoints of 001_PKA_MMOR, 3 have usable labels on disk" in note
     assert not convert(Dataset(tmp_path), tmp_path).notes  # as many as before
+
+
+def test_labels_and_splits_that_changed_since_are_told(tmp_path: Path) -> None:
+    """Samples and scores of a room were made of what labels said when they were converted, without a word."""
+    root = write_house(tmp_path / "room")
+    convert(Dataset(root), root)
+    path = root / "relationships_train.json"
+
+    def changes() -> str | None:
+        return changes_since(Dataset(root), "train", path, load_samples(path))
+
+    def correct(label: Path, graph: list[list[str]]) -> None:
+        put(label, graph)
+        later = path.stat().st_mtime_ns + 10**9
+        os.utime(label, ns=(later, later))
+
+    labels = root / "takes" / "soup" / "graphs"
+    correct(labels / "000000.json", json.loads((labels / "000000.json").read_text("utf-8")))
+    assert changes() is None  # saved again, as it was
+    correct(labels / "000000.json", [["helper", "stove", "beside"]])
+    assert changes() == "has other labels of soup than are in their folders now"
+    convert(Dataset(root), root)
+    (labels / "000001.json").unlink()
+    assert changes() == "has other labels of soup than are in their folders now"
+    convert(Dataset(root), root)
+    assert changes() is None
+    write_take(root / "takes" / "broth")
+    write(root / "splits.yaml", "train: [broth]\nval: [stew]\ntest: [soup]\n")
+    assert changes() == "lacks broth; has soup, not of train any more"
+    convert(Dataset(root), root)
+    assert changes() is None
