@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,16 +193,17 @@ class Follow:
             self._tell_clock(again, f"{self._newest:06d}")
 
     def _written_again(self) -> str | None:
-        """The second that was written last, if that is an earlier one than the newest."""
+        """An earlier second than the newest of which most files are newer; a few are of a camera that is late."""
         files = [
-            (path.stat().st_mtime_ns, name)
+            (name[:6], path.stat().st_mtime_ns)
             for folder in self.parts.folders()
             for name in list_names(folder)
             if _is_number(name) and (path := folder / name).exists()
         ]
-        last = max(files, default=(0, ""))
-        newest = [time for time, name in files if int(name[:6]) == self._newest]
-        return last[1][:6] if newest and last[0] > max(newest) else None
+        last = max((time for number, time in files if int(number) == self._newest), default=None)
+        there = Counter(number for number, _ in files)
+        newer = Counter(number for number, time in files if last is not None and time > last)
+        return max((number for number, count in newer.items() if 2 * count > there[number]), default=None)
 
     def _read_index(self, now: float) -> None:
         """MM-OR's and 4D-OR's layout: the index names the frames of each second; read when it has changed."""

@@ -199,6 +199,22 @@ def test_a_number_that_comes_again_is_not_answered_again(recorder: Recorder) -> 
     assert line.startswith("the clock of the recorder went back from 000003 to 00000")
 
 
+def test_a_camera_that_is_late_is_no_clock_that_goes_back(recorder: Recorder) -> None:
+    """Where one camera wrote its picture of the second before last, the recorder's clock was said to be wrong."""
+    recorder.shoots(range(4), "ceiling", "glasses")
+    moments = iter(recorder.followed())
+    assert frames(list(islice(moments, 4))) == [0, 1, 2, 3]
+
+    def shoot_late() -> None:
+        recorder.shoot(2, "door")
+        os.utime(recorder.folder / "views" / "door" / "000002.jpg", ns=(1 << 61, 1 << 61))
+
+    recorder.at(recorder.now + 1, shoot_late)
+    recorder.at(recorder.now + 20, lambda: recorder.shoot(4))
+    assert frames([next(moments)]) == [4]
+    assert not any("clock" in line for line in recorder.told)
+
+
 def test_a_folder_that_vanishes_and_comes_back(recorder: Recorder) -> None:
     recorder.shoots(range(3))
     aside = recorder.folder.with_name("aside")
