@@ -9,6 +9,7 @@ import lzma
 import re
 import shutil
 import tempfile
+import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -293,9 +294,10 @@ def _target(
         UserError: the take has no such picture, or its camera no masks; or the name could be that of several.
     """
     take = recorded.take.name
-    *folders, stem = Path(each.name).parts
+    *folders, stem = Path(unicodedata.normalize("NFC", each.name)).parts  # macOS stores letters and marks apart
     by_camera = targets.get(stem, {})
-    camera = folders[-1] if folders and folders[-1] in recorded.collection.camera else None
+    named = {unicodedata.normalize("NFC", name): name for name in recorded.collection.camera}
+    camera = named.get(folders[-1]) if folders else None
     if camera is None and len(by_camera) > 1:
         raise UserError(f"{each.file}: could be of camera {' or '.join(by_camera)}; put it into a folder of that name")
     if camera is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,6 +22,7 @@ _LONGEST = 1 << 24  # characters
 _MOST = 1e9
 _MOST_REPEATED = 100_000  # characters that aliases stand for: a few lines could stand for gigabytes
 _KINDS = {"str": "text", "int": "a number", "float": "a number", "bool": "yes or no", "null": "nothing"}
+_MARKS_APART = "its letters and their marks are stored apart, as macOS does in names of files"
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -33,7 +35,9 @@ class Value:
 
     def error(self, message: str) -> UserError:
         """What is wrong with this value, to be raised."""
-        return UserError(one_line(f"{self._path}:{self.line}: {message}"))
+        text = self._node.value if isinstance(self._node, yaml.ScalarNode) else ""
+        apart = "" if unicodedata.is_normalized("NFC", text) else f"; {_MARKS_APART}: type it anew"
+        return UserError(one_line(f"{self._path}:{self.line}: {message}{apart}"))
 
     @property
     def line(self) -> int:
@@ -222,9 +226,17 @@ def parse_value(text: str, path: Path) -> Value:
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """` (is it NAME?)` where a known name is nearly the one given."""
-    close = get_close_matches(name, list(known), 1)
+    """` (is it NAME?)` where a known name is nearly the one given, or why it is not the one that it looks like."""
+    known = list(known)
+    if one := next((one for one in known if is_written_apart(name, one)), None):
+        return f" ({_MARKS_APART}: type {one} anew)"
+    close = get_close_matches(name, known, 1)
     return f" (is it {close[0]}?)" if close else ""
+
+
+def is_written_apart(name: str, other: str) -> bool:
+    """Whether two names read the same, and differ in how letters with marks are stored."""
+    return name != other and unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", other)
 
 
 def require_known(value: Value, known: Iterable[str] | Mapping[str, Any], kind: str) -> str:

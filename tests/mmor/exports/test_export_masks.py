@@ -121,6 +121,25 @@ def test_a_room_of_ones_own(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", EXPORTS)
+def test_names_that_went_by_way_of_macos(tmp_path: Path, kind: str) -> None:
+    """It stores letters and marks apart: masks lay in a folder of their camera, and were to be put there."""
+    root = write_house(tmp_path / "kitchen")
+    write(root / "domain.yaml", DOMAIN.replace("ceiling", "T\u00fcr"))
+    for kept in ("views", "label_masks"):
+        (root / "takes/soup" / kept / "ceiling").rename(root / "takes/soup" / kept / "T\u00fcr")
+    target = EXPORTS[kind](recorded(root, "soup"), tmp_path / "out")
+    if kind == "cvat":
+        with zipfile.ZipFile(target / "annotations.zip") as archive:
+            archive.extractall(target)
+        (target / "annotations.zip").unlink()
+    for folder in [path for path in target.rglob("T\u00fcr") if path.is_dir()]:
+        folder.rename(folder.with_name("Tu\u0308r"))
+    for file in target.rglob("panoptic.json"):
+        file.write_text(file.read_text("utf-8").replace("T\u00fcr", "Tu\u0308r").replace("T\\u00fcr", "Tu\\u0308r"))
+    assert import_masks(recorded(root, "soup"), target).unchanged == 4
+
+
+@pytest.mark.parametrize("kind", EXPORTS)
 def test_a_class_that_is_called_background_and_is_not_the_first_comes_back(tmp_path: Path, kind: str) -> None:
     """Walls and floor of a room whose first category, what nobody has labelled, has another name: all were erased."""
     root = write_house(tmp_path / "kitchen")

@@ -333,3 +333,15 @@ def test_small_masks_are_of_the_cameras_of_one_kind(root: Path) -> None:
     (root / "domain.yaml").write_text(DOMAIN.replace("masks: 2", "masks: 3"))
     (note,) = told(check(Dataset(root)), Severity.NOTE)
     assert note.endswith("labels: masks are of 3 pictures of a timepoint, and of one kind of cameras: 2 at most")
+
+
+def test_names_that_read_the_same_and_are_stored_otherwise_are_told(root: Path) -> None:
+    """A folder from a Mac was of no camera, and the line told the very name that the domain has."""
+    write(root / "domain.yaml", DOMAIN.replace("door", "T\u00fcr"))
+    for take in ("soup", "stew"):
+        (root / "takes" / take / "views" / "door").rename(root / "takes" / take / "views" / "Tu\u0308r")
+    (first, _) = told(check(Dataset(root)), Severity.BROKEN)
+    assert "stored apart, as macOS does in names of files: type T\u00fcr anew" in first
+    write(root / "domain.yaml", DOMAIN.replace("door", "Tu\u0308r"))
+    with pytest.raises(UserError, match="letters, digits and '_' only; its letters and their marks are stored apart"):
+        Dataset(root)
