@@ -82,7 +82,7 @@ class OwnTakes:
     """Which names takes may have that are in no published list."""
 
     names: str = r"[A-Za-z0-9_\-]+"  # regular expression
-    rule: str = "take names have letters, digits, '-' and '_' only"
+    rule: str = "take names have letters, digits, '-' and '_' (no umlauts) only"
     ending: str = ""  # names that end so belong to this dataset and no other
     folders: str = ""  # the rule of the names of folders, where it is another
 

@@ -19,6 +19,7 @@ from operating_room.files.atomic import write_text
 
 # In the folder of a take that an import or a simulation has begun and not finished.
 IMPORT_NOTE, SIMULATION_NOTE = ".import.json", ".synthetic.json"
+_OF_SYSTEMS = {"thumbs.db", "desktop.ini", "@eadir", "__macosx"}  # what who looks at a folder of pictures leaves in it
 _UNFINISHED = {
     IMPORT_NOTE: "its import is not finished; give the same `mmor data import` again",
     SIMULATION_NOTE: "its simulation is not finished; give the same `mmor data synthesize` again",
@@ -29,13 +30,14 @@ def list_names(folder: Path) -> frozenset[str]:
     """The names in a folder, none if there is no such folder.
 
     Hidden names are no data: macOS leaves `._name` beside each copied file and `.DS_Store` in each folder, and a
-    program that was killed leaves temporary files.
+    program that was killed leaves temporary files. Windows and network disks leave some that are not hidden.
 
     Raises:
         UserError: the folder may not be read, or is or lies below a link that leads nowhere.
     """
     try:
-        return frozenset(name for name in os.listdir(folder) if not name.startswith("."))
+        names = os.listdir(folder)
+        return frozenset(name for name in names if not name.startswith(".") and name.lower() not in _OF_SYSTEMS)
     except NotADirectoryError:
         return frozenset()
     except FileNotFoundError as error:

@@ -345,3 +345,19 @@ def test_names_that_read_the_same_and_are_stored_otherwise_are_told(root: Path) 
     write(root / "domain.yaml", DOMAIN.replace("door", "Tu\u0308r"))
     with pytest.raises(UserError, match="letters, digits and '_' only; its letters and their marks are stored apart"):
         Dataset(root)
+
+
+def test_what_windows_and_network_disks_leave_in_folders_is_no_data(root: Path) -> None:
+    """Who looked at a folder of pictures from Windows had a broken dataset."""
+    for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
+        for name in ("Thumbs.db", "desktop.ini"):
+            (folder / name).write_bytes(b"\xd0\xcf\x11\xe0")
+        write(folder / "@eaDir" / "000000.jpg", picture())
+    assert check(Dataset(root)).findings == ()
+
+
+def test_a_take_with_an_umlaut_is_told_what_is_wrong_with_its_name(root: Path) -> None:
+    """An umlaut is a letter, and names have letters only."""
+    write(root / "splits.yaml", "train: [Fr\u00fch]\n")
+    with pytest.raises(UserError, match=r"can be no take: .* \(no umlauts\) only"):
+        Dataset(root)
