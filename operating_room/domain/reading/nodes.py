@@ -230,7 +230,7 @@ def near(name: str, known: Iterable[str]) -> str:
     known = list(known)
     if one := next((one for one in known if is_written_apart(name, one)), None):
         return f" ({_MARKS_APART}: type {one} anew)"
-    close = get_close_matches(name, known, 1)
+    close = [one for one in known if one.casefold() == name.casefold()] or get_close_matches(name, known, 1)
     return f" (is it {close[0]}?)" if close else ""
 
 

@@ -347,6 +347,13 @@ def test_names_that_read_the_same_and_are_stored_otherwise_are_told(root: Path) 
         Dataset(root)
 
 
+def test_names_in_other_letters_are_nearly_those_of_the_domain(root: Path) -> None:
+    """`JPG`, as files of cameras end, was no form of pictures, and none was told."""
+    write(root / SOUP / "take.yaml", "period: 1\nframes: 4\npictures: JPG\n")
+    (line,) = told(check(Dataset(root)), Severity.BROKEN)
+    assert "'JPG' is no form of pictures (is it jpg?)" in line
+
+
 def test_what_windows_and_network_disks_leave_in_folders_is_no_data(root: Path) -> None:
     """Who looked at a folder of pictures from Windows had a broken dataset."""
     for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
