@@ -12,7 +12,7 @@ import tempfile
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from operating_room.files.png import write_png
 from operating_room.files.raw_files import visible
 from operating_room.files.readers import read_bytes, read_ids, read_json, read_label_mask, read_picture
 from operating_room.recordings.dataset import RecordedTake
+from operating_room.recordings.folders import list_names
 from operating_room.work.progress import track
 
 Named = TypeVar("Named", int, str)  # a label, or the name of a file
@@ -82,9 +83,10 @@ def import_masks(recorded: RecordedTake, source: Path, replace: bool = False) ->
         if not incoming:
             raise UserError(f"{source}: holds no mask; export the task again, with its annotations")
         targets = _targets(recorded)
+        others = list_names(recorded.root) | {take.name for take in recorded.domain.takes}
         found: dict[Path, _Incoming] = {}
         for each in incoming:
-            target, picture = _target(each, recorded, targets)
+            target, picture = _target(each, recorded, targets, others)
             if target in found:
                 raise UserError(f"{each.file}: is the mask of {picture.name}, as {found[target].file} is; remove one")
             found[target] = each
@@ -286,9 +288,12 @@ def _targets(recorded: RecordedTake) -> dict[str, dict[str, tuple[Path | None, P
 
 
 def _target(
-    each: _Incoming, recorded: RecordedTake, targets: Mapping[str, Mapping[str, tuple[Path | None, Path]]]
+    each: _Incoming,
+    recorded: RecordedTake,
+    targets: Mapping[str, Mapping[str, tuple[Path | None, Path]]],
+    others: Collection[str],
 ) -> tuple[Path, Path]:
-    """The label mask that a mask becomes, and its picture.
+    """The label mask that a mask becomes, and its picture; `others` are names of takes, which have such pictures, too.
 
     Raises:
         UserError: the take has no such picture, or its camera no masks; or the name could be that of several.
@@ -302,8 +307,9 @@ def _target(
         raise UserError(f"{each.file}: could be of camera {' or '.join(by_camera)}; put it into a folder of that name")
     if camera is None:
         camera = next(iter(by_camera), "")
-    if camera in folders and folders[:-1] and folders[-2] != take:
-        raise UserError(f"{each.file}: is of {folders[-2]}, not of {take}; give the take that it was exported from")
+    above = folders[-2:-1] if camera in folders else [name for name in folders if name in others]
+    if above and above[-1] != take:
+        raise UserError(f"{each.file}: is of {above[-1]}, not of {take}; give the take that it was exported from")
     if camera not in by_camera:
         raise UserError(
             f"{each.file}: take {take} has no picture {each.name!r}; give the take that it was exported from"

@@ -120,6 +120,27 @@ def test_a_room_of_ones_own(tmp_path: Path, kind: str) -> None:
         import_masks(recorded(root, "stew"), target)
 
 
+@pytest.mark.parametrize("other", ["036_PKA", "099_OWN"])
+def test_pictures_that_lie_in_the_folder_of_another_take_are_not_of_this_one(
+    root: Path, tmp_path: Path, other: str
+) -> None:
+    """Takes have pictures of the same names: without a camera above them, masks of another take were taken for its."""
+    (root / "MM-OR_data" / "099_OWN").mkdir()
+    target = export_cvat(recorded(root), tmp_path / "out")
+    with zipfile.ZipFile(target / "annotations.zip") as archive:
+        archive.extractall(target)
+    (target / "annotations.zip").unlink()
+    classes = target / "SegmentationClass"
+    files = sorted(classes.rglob("*.png"))
+    for folder, right in ((other, False), (MMOR_NAME, True), ("corrected", True)):
+        files = [file.rename(write(classes / folder / "to" / file.name, b"")) for file in files]
+        if right:
+            assert import_masks(recorded(root), target).unchanged == len(files)
+        else:
+            with pytest.raises(UserError, match=f"is of {other}, not of {MMOR_NAME}"):
+                import_masks(recorded(root), target)
+
+
 @pytest.mark.parametrize("kind", EXPORTS)
 def test_names_that_went_by_way_of_macos(tmp_path: Path, kind: str) -> None:
     """It stores letters and marks apart: masks lay in a folder of their camera, and were to be put there."""
