@@ -240,7 +240,8 @@ def bundled(name: str) -> Domain:
     folder = Path(__file__).parent
     known = sorted(path.stem for path in folder.glob("*.yaml"))
     if name not in known:
-        raise UserError(f"no domain is called {name!r}; there are {', '.join(known)}, or give a file")
+        what = f"the file of a domain in {name}" if Path(name).is_dir() else "a file"
+        raise UserError(f"no domain is called {name!r}; there are {', '.join(known)}, or give {what}")
     return Domain.read(folder / f"{name}.yaml")
 
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from operating_room.domain.collection import Collection
-from operating_room.domain.domain import Domain, bundled
+from operating_room.domain.domain import Domain, bundled, find_domain
 from operating_room.domain.reading.collections import read_splits
 from operating_room.errors import UserError, one_line
 from tests.operating_room.domain.tiny_domains import TEXT, domains
@@ -250,6 +250,8 @@ def test_a_missing_file_and_a_folder_are_told(tmp_path: Path) -> None:
         Domain.read(tmp_path)
     with pytest.raises(UserError, match="no domain is called 'mmoor'; there are egoexor, mmor"):
         bundled("mmoor")
+    with pytest.raises(UserError, match=f"or give the file of a domain in {re.escape(str(tmp_path))}"):
+        find_domain(tmp_path)
 
 
 def nodes(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
