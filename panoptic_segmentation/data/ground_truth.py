@@ -390,8 +390,8 @@ def _with_files(video: Video, recorded: RecordedTake, annotated: bool, with_pict
         return frames
     seen = tuple(frame for frame in frames if _exists(recorded, pictures[frame]))
     if annotated and len(seen) < len(frames) and is_first():
-        lost = next(frame for frame in frames if frame not in set(seen))
-        path = pictures[lost]
+        there = set(seen)
+        path = pictures[next(frame for frame in frames if frame not in there)]
         print(f"{path}: not there, {len(frames) - len(seen)} annotated frames are left out", file=sys.stderr)
     return seen
 
