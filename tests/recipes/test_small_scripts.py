@@ -17,11 +17,12 @@ import psutil
 from PIL import Image
 
 from operating_room.domain.domain import mmor
-from operating_room.graphs.graph_files import save_predictions, save_samples
+from operating_room.graphs.graph_files import load_samples, save_predictions, save_samples
 from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.recordings.conversion import convert
 from operating_room.recordings.dataset import Dataset
 from operating_room_simulator import writer
+from operating_room_simulator.story.news import draw_news
 from panoptic_segmentation.config.settings import save_config
 from panoptic_segmentation.weights.checkpoints import build_model, save_model
 from panoptic_segmentation.weights.model_card import ModelCard, read_card
@@ -233,3 +234,21 @@ def test_people_on_their_way_are_counted() -> None:
     assert len(listed) == count > 50
     assert share == round(100 * sum(distance > 0.6 for distance in listed) / count, 1) < 10
     assert 0 < rows["manipulating"][1] < 50
+
+
+def test_who_tells_a_deed_is_asked_of_the_seed_that_a_take_was_simulated_with(tmp_path: Path) -> None:
+    """With the usual seed for takes of another one the table was of other senses, without a word."""
+    take, seed = mmor().find_take("901_SIM"), 7
+    dark = writer.Faults(no_cameras=(take.name,))
+    writer.synthesize(tmp_path, [take], 40, seed, size=(96, 72), faults=dark, news=True)
+    convert(Dataset(tmp_path), tmp_path)
+    samples = load_samples(tmp_path / "relationships_own.json")
+    save_predictions(tmp_path / "said.json", {sample.sample_id: sample.triplets for sample in samples})
+    files = [str(tmp_path / name) for name in ("said.json", "", "relationships_own.json")]
+    command = [sys.executable, "scripts/probe_witnesses.py", *files]
+    told = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()[2:]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in told]
+    news = draw_news(take, seed, 40)
+    assert rows
+    assert all(witness == news.witness(deed) and right == count for deed, witness, count, right, _ in rows)
+    assert any(draw_news(take, 2026, 40).witness(deed) != witness for deed, witness, *_ in rows)
