@@ -29,7 +29,7 @@ ELSEWHERE = {
     "export fiftyone": "exports/test_fiftyone.py",
     "export mcap": "exports/test_mcap.py",
     "export rerun": "exports/test_rerun.py",
-    "import masks": "exports/test_export_masks.py",
+    "import masks": "exports/test_masks_back.py",
     "live": "live/test_live.py",
     "view": "viewer/test_viewer_server.py",
 }
