@@ -240,6 +240,9 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 def _parse(text: bytes | bytearray, path: Path, line: int) -> Record:
     try:
-        return json.loads(text)
+        record = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: line {line + 1} is no sample ({str(error)[:80]}); {_AGAIN}") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: sample {line + 1}, {str(record)[:60]}, needs an id and two turns; {_AGAIN}")
+    return record

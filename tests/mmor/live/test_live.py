@@ -287,10 +287,11 @@ def test_a_run_that_has_written_nothing_yet_has_its_file_for_itself(data: Path, 
 
 @pytest.fixture
 def interruptible() -> Generator[None]:
-    """Processes that are started listen to ctrl-C, also where the tests run in the background of a shell."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Processes that are started listen to ctrl-C and SIGHUP, also where tests run in the background or by nohup."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in zip((signal.SIGINT, signal.SIGHUP), before):
+        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("interruptible")
