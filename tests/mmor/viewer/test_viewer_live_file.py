@@ -14,10 +14,10 @@ from mmor.viewer.server import make_app
 from mmor.viewer.takes import open_shown
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
-from operating_room.recordings.dataset import Dataset, Element, RecordedTake
-from operating_room.recordings.timepoint import Timepoint
+from operating_room.recordings.dataset import Dataset
 from tests.mmor.live.recorder import house_recorder
 from tests.mmor.viewer.conftest import TAKE, Folder
+from tests.operating_room.counted import timepoints_looked_for
 
 
 def _lines(path: Path, take: str, seconds: range) -> None:
@@ -108,14 +108,7 @@ def test_a_new_second_of_a_live_take_costs_the_same_after_hours(
     _lines(path, name, range(40))
     client = TestClient(make_app(open_shown(dataset, live=path)), base_url="http://127.0.0.1")
     assert len(client.get(f"/api/takes/{name}").json()["times"]) == 40
-    looked_for: list[str] = []
-    expected_of = RecordedTake.expected_of
-
-    def counted(self: RecordedTake, element: Element) -> Timepoint:
-        looked_for.append(element.frame_id)
-        return expected_of(self, element)
-
-    monkeypatch.setattr(RecordedTake, "expected_of", counted)
+    looked_for = timepoints_looked_for(monkeypatch)
     _lines(path, name, range(41))
     assert client.get("/api/live").json()["lines"][-1]["frame_id"] == "000040"
     assert len(client.get(f"/api/takes/{name}").json()["times"]) == 41

@@ -17,8 +17,7 @@ from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.graphs.prompts import BLOCKS
 from operating_room.graphs.scene_graph import Sample, split_sample_id
-from operating_room.recordings.dataset import Dataset, Element, RecordedTake
-from operating_room.recordings.timepoint import Timepoint
+from operating_room.recordings.dataset import Dataset
 from scene_graph_generation.config.settings import TEXT_MODALITIES, with_vocabulary
 from scene_graph_generation.inputs.evidence import Evidence, ExampleReader
 from scene_graph_generation.inputs.example import IMAGE, Example
@@ -26,6 +25,7 @@ from scene_graph_generation.inputs.tokens import train_tokens
 from scene_graph_generation.inputs.views import ViewReader
 from scene_graph_generation.samples.records import SampleOptions, augment_record, training_records, turns
 from scene_graph_generation.samples.training_data import TrainingSamples, augment_views, read_records, record_text
+from tests.operating_room.counted import timepoints_looked_for
 from tests.scene_graph_generation.tiny_training import GRAPHS, SHORT, TAKE, training_samples, write_samples
 
 
@@ -104,14 +104,7 @@ def test_fixed_slots_show_the_cameras_of_the_record(
 def test_fixed_slots_ask_for_the_timepoint_of_the_record_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each process that reads samples held all timepoints of all takes."""
     samples = training_samples(write_samples(tmp_path) / "samples.json", replace(SHORT.train, shuffle_views=False))
-    looked_for: list[str] = []
-    expected_of = RecordedTake.expected_of
-
-    def counted(self: RecordedTake, element: Element) -> Timepoint:
-        looked_for.append(element.frame_id)
-        return expected_of(self, element)
-
-    monkeypatch.setattr(RecordedTake, "expected_of", counted)
+    looked_for = timepoints_looked_for(monkeypatch)
     assert len(samples[0, 0].views) > 1
     assert looked_for == [split_sample_id(str(samples.records[0]["id"]))[1]]
 
