@@ -22,7 +22,9 @@ from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.recordings.conversion import convert
 from operating_room.recordings.dataset import Dataset
 from operating_room_simulator import writer
+from operating_room_simulator.story.annotated import annotated_surgery
 from operating_room_simulator.story.news import draw_news
+from operating_room_simulator.story.story import Surgery, script_surgery
 from panoptic_segmentation.config.settings import save_config
 from panoptic_segmentation.weights.checkpoints import build_model, save_model
 from panoptic_segmentation.weights.model_card import ModelCard, read_card
@@ -220,6 +222,43 @@ def test_deeds_are_learnt_from_small_masks_and_sooner_if_drawn_by_size(tmp_path:
     assert len(scores) == 5
     assert min(scores["encoder drawn by size"], scores["both"]) > 0.5  # of the very timepoints that they have learnt
     assert scores["encoder"] < 0.5  # which begins without what is small, and needs more than 40 steps
+
+
+def test_shuffled_deeds_are_takes_that_can_be_rendered(tmp_path: Path) -> None:
+    """One deed at a time, a tool in one hand, help for whoever works; and a deed comes as often as is asked."""
+    relations = tmp_path / "relationships_told.json"
+    surgeries = [script_surgery(mmor().find_take(name), 0, 60) for name in ("701_SIM", "701_4DOR")]
+    save_samples(relations, [sample for surgery in surgeries for sample in graphs_of(surgery)])
+    command = [sys.executable, "scripts/shuffle_deeds.py", relations, "--mmor", "3", "--4dor", "2", "--out"]
+
+    def shuffled(*words: str) -> list[Sample]:
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        subprocess.run([*command, tmp_path / "shuffled.json", *words], cwd=ROOT, env=environment, check=True)
+        return load_samples(tmp_path / "shuffled.json")
+
+    samples = shuffled()
+    assert samples == shuffled("--seed", "0")
+    assert len({sample.take_name for sample in samples}) == 5
+    deeds = {"cutting", "drilling", "sawing", "hammering", "cementing", "suturing", "cleaning"}
+    for sample in samples:
+        workers = {who for who, _, predicate in sample.triplets if predicate in deeds}
+        assert len(workers) <= 1
+        assert {whom for _, whom, predicate in sample.triplets if predicate == "assisting"} <= workers
+        held = [what for _, what, predicate in sample.triplets if predicate == "holding"]
+        assert len(held) == len(set(held))
+
+    def cementing(of: list[Sample]) -> int:
+        return sum(triplet.predicate == "cementing" for sample in of for triplet in sample.triplets)
+
+    assert cementing(shuffled("--often", "cementing=20")) > cementing(samples) > 0
+    take = mmor().find_take("921_SIM")
+    asked = [sample for sample in samples if sample.take_name == take.sample_name]
+    rendered = graphs_of(annotated_surgery(take, samples, 0, 40))
+    assert [set(sample.triplets) for sample in rendered] == [set(sample.triplets) for sample in asked]
+
+
+def graphs_of(surgery: Surgery) -> list[Sample]:
+    return [Sample(surgery.take.sample_name, f"{moment.second:06d}", moment.triplets) for moment in surgery.moments]
 
 
 def test_people_on_their_way_are_counted() -> None:
