@@ -189,8 +189,8 @@ def _downstream_samples(values: Mapping[str, Any], facts: Facts, dataset: Datase
 
 def _graph_training(default: str, values: Mapping[str, Any], facts: Facts, dataset: Dataset | None) -> None:
     from mmor.cli.scene_graph import read_training
-    from scene_graph_generation.training.dry_run import meta_model, sizes_of
-    from scene_graph_generation.training.train import missing_tools, output_folder
+    from scene_graph_generation.training.requirements import missing_tools, output_folder
+    from scene_graph_generation.training.starting_point import meta_model, sizes_of
     from scene_graph_generation.training.training_memory import memory_per_gpu, usual_and_worst_load
 
     given = {name: values[name] for name in ("samples", "out", "data")}

@@ -184,7 +184,7 @@ def _inputs(facts: Facts, makers: Mapping[Path, Step]) -> tuple[list[str], list[
 def _find(name: str) -> tuple[str, str | None]:
     """Where a base or tokenizer comes from, and why it cannot."""
     from computing.hub import hub_errors
-    from scene_graph_generation.training.dry_run import found_base
+    from scene_graph_generation.training.starting_point import found_base
 
     if Path(name).is_dir():
         return "a folder", None

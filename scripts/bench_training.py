@@ -43,7 +43,8 @@ from scene_graph_generation.samples.records import Record, turns
 from scene_graph_generation.samples.sample_files import shard_folder, write_samples
 from scene_graph_generation.samples.survey import survey
 from scene_graph_generation.samples.training_data import open_records
-from scene_graph_generation.training.train import loss_weights, train
+from scene_graph_generation.training.loss import loss_weights
+from scene_graph_generation.training.train import train
 
 SMALL = Path(__file__).parents[1] / "configs" / "scene_graph" / "small.yaml"
 TAKE = "001_PKA"

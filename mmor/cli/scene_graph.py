@@ -105,7 +105,9 @@ def train_model(
         if report.problems:
             raise UserError(f"training would not start: {len(report.problems)} problems, see above")
         return
-    from scene_graph_generation.training.train import already_done, output_folder, train
+    from scene_graph_generation.training.requirements import output_folder
+    from scene_graph_generation.training.resuming import already_done
+    from scene_graph_generation.training.train import train
 
     out = output_folder(experiment)
     if done := already_done(experiment, experiment.files.samples, out):

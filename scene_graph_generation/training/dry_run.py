@@ -11,10 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-
-import torch
 
 from computing.machine import gpus, require_gpus
 from computing.training_checkpoints import last_checkpoint, numbered_checkpoints, require_begun, step_of
@@ -23,51 +20,31 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import require_folder
 from operating_room.graphs.prompts import IMAGE_MARK
 from operating_room.recordings.dataset import Dataset
-from operating_room.work.progress import track
-from scene_graph_generation.config.settings import (
-    Experiment,
-    LanguageConfig,
-    MM2SGConfig,
-    StartConfig,
-    with_labels,
-    with_vocabulary,
-)
-from scene_graph_generation.inputs.evidence import Evidence
-from scene_graph_generation.inputs.tokenizer_files import read_tokens
+from scene_graph_generation.config.settings import Experiment, LanguageConfig, with_labels
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.records import Records
 from scene_graph_generation.samples.sample_files import Joined
 from scene_graph_generation.samples.training_data import read_records, record_text
 from scene_graph_generation.training.deepspeed_settings import zero_stage
-from scene_graph_generation.training.starting_point import (
-    check_places,
+from scene_graph_generation.training.requirements import (
     check_start,
     check_start_domain,
-    choose_trainable,
-    second_stage,
-    sized_for,
-)
-from scene_graph_generation.training.train import (
-    BEGUN,
-    already_done,
-    check_goes_on,
     check_text_only,
-    failing,
-    missing_tools,
+    lacking,
+    missing_files,
+    missing_inputs,
     output_folder,
-    read_frequencies,
 )
+from scene_graph_generation.training.resuming import BEGUN, already_done, check_goes_on
+from scene_graph_generation.training.starting_point import check_places, found_base, is_sized, meta_model, sizes_of
 from scene_graph_generation.training.training_memory import (
-    frozen_bytes,
+    checkpoint_bytes,
     kept_per_point,
     memory_per_gpu,
     usual_and_worst_load,
 )
 from scene_graph_generation.weights.adapters import is_adapter
-from scene_graph_generation.weights.base_models import CONFIG, LANGUAGE_BASE, base_settings, weight_files
-from scene_graph_generation.weights.checkpoints import WEIGHTS, check_vocabulary
-from scene_graph_generation.weights.fine_tuned import trained_files
-from scene_graph_generation.weights.precision import outline
+from scene_graph_generation.weights.base_models import LANGUAGE_BASE
 
 GB = 1e9  # bytes
 PARTS = {
@@ -108,8 +85,8 @@ def dry_run(experiment: Experiment, processes: int = 1, machines: int = 1) -> Dr
         experiment = replace(experiment, model=with_labels(experiment.model, dataset.domain.labels))
     model = meta_model(experiment, sizes_of(experiment))
     records = _records(experiment.files.samples, problems)
-    problems += [] if dataset is None else _missing_files(records, dataset.root)
-    problems += _missing_inputs(experiment, model)
+    problems += [] if dataset is None else missing_files(records, dataset.root)
+    problems += missing_inputs(experiment, model)
     try:
         if dataset is not None:
             check_places(experiment, dataset)
@@ -138,18 +115,6 @@ def dry_run(experiment: Experiment, processes: int = 1, machines: int = 1) -> Dr
     return DryRun("\n".join(sections), problems)
 
 
-def meta_model(experiment: Experiment, settings: MM2SGConfig) -> MM2SG:
-    """The model with its adapter and frozen parts, as shapes only."""
-    text_only = experiment.start.base is not None and experiment.start.vision is None
-    model = outline(settings, "the experiment", pictures=not text_only)
-    with torch.device("meta"):
-        if experiment.start.base is not None:
-            choose_trainable(model, experiment.start)
-        if experiment.train.vision_rests and model.vision is not None:
-            model.vision.requires_grad_(False)
-    return model
-
-
 def counts(model: MM2SG) -> dict[str, tuple[int, int]]:
     """Part -> numbers of trainable and frozen parameters."""
     trained, frozen = Counter[str](), Counter[str]()
@@ -169,47 +134,17 @@ def steps_of(experiment: Experiment, samples: int, processes: int) -> int:
     return math.ceil(config.epochs * per_epoch)
 
 
-def sizes_of(experiment: Experiment) -> MM2SGConfig:
-    """Sizes: those of a base or a first stage of ours that is here, else of the experiment (default: as published)."""
-    start = experiment.start
-    if start.base is None and start.curriculum is not None and (start.curriculum / CONFIG).is_file():
-        return second_stage(base_settings(start.curriculum, None), experiment.model)
-    if start.base is None:
-        return with_vocabulary(experiment.model, experiment.vocabulary)
-    base, vision = found_base(start.base), found_base(start.vision)
-    return experiment.model if base is None else sized_for(experiment.model, base_settings(base, vision))
-
-
 def _to_fetch(experiment: Experiment) -> list[str]:
     """Bases that are neither folders here nor in the local cache of the hub."""
     start = experiment.start
     lines = [
         f"fetches {name} from the model hub first"
         for name in (start.base, start.vision)
-        if name and not Path(name).is_dir() and ((here := found_base(name)) is None or _lacking(here) is not None)
+        if name and not Path(name).is_dir() and ((here := found_base(name)) is None or lacking(here) is not None)
     ]
-    if not _is_sized(start):
+    if not is_sized(start):
         lines.append(f"  parameters and memory above, and the files below, are those of {LANGUAGE_BASE} until then")
     return lines
-
-
-def _is_sized(start: StartConfig) -> bool:
-    """Whether the sizes are those of its base: one that is still to be fetched may be much smaller or larger."""
-    return start.base in (None, LANGUAGE_BASE) or found_base(start.base) is not None
-
-
-def found_base(name: str | None) -> Path | None:
-    """The folder of a base, or the hub's copy of it in the local cache, as far as its config.json tells."""
-    if name is None or Path(name).is_dir():
-        return None if name is None else Path(name)
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        config = try_to_load_from_cache(name, CONFIG)
-    except HFValidationError:
-        return None
-    return Path(config).parent if isinstance(config, str) else None
 
 
 def _records(paths: Sequence[Path], problems: list[str]) -> Records:
@@ -231,76 +166,6 @@ def _dataset(experiment: Experiment, problems: list[str]) -> Dataset | None:
     except UserError as error:
         problems.append(str(error))
         return None
-
-
-def _missing_files(records: Records, root: Path) -> list[str]:
-    """One line per kind of file that is missing, and one for records that name none properly."""
-    missing: dict[str, set[Path]] = {}
-    known: dict[Path, bool] = {}
-    problems = []
-    for record in track(records, "looking for the files of the samples", len(records)):
-        try:
-            evidence = Evidence.of_record(record, root)
-        except UserError as error:
-            problems.append(f"sample {record['id']}: {error}")
-            continue
-        for kind, paths in {"views": evidence.views, **evidence.others}.items():
-            for path in paths:
-                if path is not None and path not in known:
-                    known[path] = _is_file(path)
-                    if not known[path]:
-                        missing.setdefault(kind, set()).add(path)
-    odd = problems[:1] + ([f"and {len(problems) - 1} more such samples"] if len(problems) > 1 else [])
-    return odd + [f"{min(paths)}: missing, as are {len(paths) - 1} more of {kind}" for kind, paths in missing.items()]
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
-
-
-def _missing_inputs(experiment: Experiment, model: MM2SG) -> list[str]:
-    """What is not there, or does not fit, of everything but samples."""
-    counts = experiment.files.token_frequencies
-    makers = {
-        counts: "`mmor scene-graph samples --tokenizer MODEL` makes it",
-        experiment.start.curriculum: "it is the output folder of the training before this one",
-    }
-    problems = [f"{path}: is not there; {maker}" for path, maker in makers.items() if path and not path.exists()]
-    start = experiment.start
-    folders = [Path(name) for name in (start.base, start.vision) if name and Path(name).is_dir()]  # others are fetched
-    problems += [lacking for folder in folders if (lacking := _lacking(folder)) is not None]
-    problems += failing([partial(_check_first_stage, start), partial(_check_tokens, experiment, model)])
-    return problems + missing_tools(experiment)
-
-
-def _check_first_stage(start: StartConfig) -> None:
-    """The folder of a first stage, if it is there, must be whole."""
-    first = start.curriculum
-    if first is not None and first.exists() and (start.base is not None or not (first / WEIGHTS).is_file()):
-        trained_files(first)
-
-
-def _check_tokens(experiment: Experiment, model: MM2SG) -> None:
-    """The tokenizer of a base that is here must fit the model, and the token frequencies the tokenizer."""
-    base, counts = Path(experiment.start.base or ""), experiment.files.token_frequencies
-    if experiment.start.base is None or not base.is_dir():
-        return
-    tokens = read_tokens(base)
-    check_vocabulary(tokens, model, base)
-    if counts is not None and counts.exists() and experiment.train.token_weights:
-        read_frequencies(counts, tokens.names())
-
-
-def _lacking(folder: Path) -> str | None:
-    """What the folder of a base lacks of its weights, of which nothing is read."""
-    try:
-        missing = [path for path in weight_files(folder) if not path.is_file()]
-    except UserError as error:
-        return str(error)
-    return f"{missing[0]}: is missing, as are {len(missing) - 1} more weight files of it" if missing else None
 
 
 def _pretraining(experiment: Experiment) -> list[str]:
@@ -328,45 +193,6 @@ def _table_of_parts(model: MM2SG) -> str:
     return "\n".join(lines + [f"{part:<16}{trained:>16,}{frozen:>16,}" for part, trained, frozen in (*rows, total)])
 
 
-def _table_of_memory(
-    experiment: Experiment, model: MM2SG, records: Records, processes: int, problems: list[str]
-) -> str:
-    """The memory of a usual batch and of the worst, which decides whether a training ends well."""
-    config = experiment.train
-    bits = experiment.start.bits if experiment.start.base is not None else 32
-    usual, worst = usual_and_worst_load(experiment, model, records)
-    lines = [
-        f"memory per GPU, {processes} GPU, batch {config.batch_size}, {bits} bits, "
-        f"ZeRO {zero_stage(config.deepspeed) or 'off'} (about 1 GB more for CUDA):"
-    ]
-    smallest = min(gpus(), key=lambda gpu: gpu.memory, default=None)
-    for name, load in (("usual", usual), ("worst", worst)):
-        memory = memory_per_gpu(experiment, model, processes, load)
-        parts = " + ".join(f"{value / GB:.1f} {part}" for part, value in vars(memory).items())
-        held = f"{load.tokens:.0f} tokens, {load.views:.0f} views, {load.points:.0f} points a sample"
-        lines.append(f"  {name} batch {memory.total / GB:.1f} GB = {parts}; {held}")
-        if smallest is not None and memory.total > smallest.memory:
-            told = f"a {name} batch takes {memory.total / GB:.1f} GB, {smallest.name} has {smallest.memory / GB:.1f} GB"
-            lines.append(f"  {told}")
-            if name == "usual" and _is_sized(experiment.start):  # else a training may come through without such a batch
-                problems.append(f"GPU memory: {told}; lower --per_device_train_batch_size")
-    if worst.points:
-        more = config.batch_size * 10_000 * kept_per_point(model.settings.points)
-        lines.append(f"  10,000 points more in each cloud of a batch: {more / GB:.1f} GB")
-    return "\n".join(lines)
-
-
-def checkpoint_bytes(experiment: Experiment, model: MM2SG) -> float:
-    """Of a checkpoint on disk: the weights that are trained, and both moments of the optimiser.
-
-    DeepSpeed writes the whole model beside the folder of it, and a copy of the weights that it steps on.
-    """
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    if experiment.train.deepspeed is None:
-        return 12.0 * trained
-    return 20.0 * trained + frozen_bytes(experiment, model)
-
-
 def _outputs(
     experiment: Experiment, model: MM2SG, steps: int, processes: int, out: Path, problems: list[str]
 ) -> list[str]:
@@ -392,7 +218,7 @@ def _outputs(
     kept, there = config.save_total_limit, 0 if checkpoint is None else len(numbered_checkpoints(out))
     # One more is there for a moment, before the oldest goes.
     needed = trained * 4 + one * min(saves, max(kept + 1 - there, 1))
-    if free < needed and _is_sized(experiment.start):
+    if free < needed and is_sized(experiment.start):
         problems.append(f"{existing}: {free / GB:.1f} GB free, training needs up to {needed / GB:.1f} GB")
     names = ["model.safetensors", "config.json", "tokenizer.json"]
     if experiment.start.base is not None and experiment.start.lora is not None:
@@ -405,3 +231,31 @@ def _outputs(
         f"  checkpoint-N every {config.save_steps} steps and at the end ({one / GB:.2f} GB each; {saves} "
         f"{'more' if checkpoint else 'in all'}, {kept} kept)",
     ]
+
+
+def _table_of_memory(
+    experiment: Experiment, model: MM2SG, records: Records, processes: int, problems: list[str]
+) -> str:
+    """The memory of a usual batch and of the worst, which decides whether a training ends well."""
+    config = experiment.train
+    bits = experiment.start.bits if experiment.start.base is not None else 32
+    usual, worst = usual_and_worst_load(experiment, model, records)
+    lines = [
+        f"memory per GPU, {processes} GPU, batch {config.batch_size}, {bits} bits, "
+        f"ZeRO {zero_stage(config.deepspeed) or 'off'} (about 1 GB more for CUDA):"
+    ]
+    smallest = min(gpus(), key=lambda gpu: gpu.memory, default=None)
+    for name, load in (("usual", usual), ("worst", worst)):
+        memory = memory_per_gpu(experiment, model, processes, load)
+        parts = " + ".join(f"{value / GB:.1f} {part}" for part, value in vars(memory).items())
+        held = f"{load.tokens:.0f} tokens, {load.views:.0f} views, {load.points:.0f} points a sample"
+        lines.append(f"  {name} batch {memory.total / GB:.1f} GB = {parts}; {held}")
+        if smallest is not None and memory.total > smallest.memory:
+            told = f"a {name} batch takes {memory.total / GB:.1f} GB, {smallest.name} has {smallest.memory / GB:.1f} GB"
+            lines.append(f"  {told}")
+            if name == "usual" and is_sized(experiment.start):  # else a training may come through without such a batch
+                problems.append(f"GPU memory: {told}; lower --per_device_train_batch_size")
+    if worst.points:
+        more = config.batch_size * 10_000 * kept_per_point(model.settings.points)
+        lines.append(f"  10,000 points more in each cloud of a batch: {more / GB:.1f} GB")
+    return "\n".join(lines)

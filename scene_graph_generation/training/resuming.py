@@ -1,4 +1,4 @@
-"""When a training that is begun again has nothing left to do, and what must be as it was when it goes on.
+"""What a training that is begun again goes on from, what must be as it was then, and when nothing is left to do.
 
 What a model has learnt to see is kept until its training is over: no checkpoint is there before the first steps.
 """
@@ -6,21 +6,31 @@ What a model has learnt to see is kept until its training is over: no checkpoint
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerState
 
+from computing.training_checkpoints import find_checkpoint, last_state, remove_half_written, require_begun
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.readers import read_json
 from operating_room.files.tensors import read_tensors, write_safetensors
-from scene_graph_generation.config.settings import TrainConfig
+from operating_room.work.processes import is_first
+from scene_graph_generation.config.settings import Experiment, TrainConfig
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.training.pretrain import SEEING
+from scene_graph_generation.weights.base_models import CONFIG
+from scene_graph_generation.weights.checkpoints import WEIGHTS
+from scene_graph_generation.weights.fine_tuned import OTHER_WEIGHTS, OWN_WEIGHTS
 
+BEGUN = "training.json"  # the settings that a training began with
+GOES_ON = "goes_on"  # empty; while it is there, the model in the folder is of an earlier end
+_OF_TAKES = ("model.labels", "model.masks")
 _SEEN, _SEEN_BY = "seen.safetensors", "seen.json"  # the second is written last, and says of which training they are
 # What is changed where a GPU was too small for the first step afterwards: it has no say in what is seen.
 _AFTERWARDS = ("train.batch_size", "train.accumulation")
@@ -101,3 +111,98 @@ _MAY_CHANGE = {
         *("report_to", "run_name", "deepspeed", "tf32", "gradient_checkpointing"),
     )
 } | {"start.base", "start.vision", "start.curriculum"}
+
+
+def already_done(experiment: Experiment, data: Sequence[Path], out: Path) -> str | None:
+    """What there is to say of a folder whose training is over; None if there is something left to do.
+
+    Raises:
+        UserError: it holds a trained model that cannot be trained further, or one of other settings or samples.
+    """
+    if not finished(out):
+        return None
+    state = last_state(out)
+    if state is None or not (out / BEGUN).is_file():
+        raise UserError(f"{out}: holds a trained model already; choose another folder")
+    check_goes_on(experiment, data, out, out)
+    if not is_done(state, experiment.train) or (out / GOES_ON).exists():
+        return None
+    return f"{out}: is trained already, {state.global_step} steps; more --max_steps would go on from there"
+
+
+def check_goes_on(experiment: Experiment, data: Sequence[Path], out: Path, where: Path) -> None:
+    """A training in a folder goes on with what it began with, as far as that can be told without its samples.
+
+    Args:
+        experiment: that is to go on.
+        data: files of its samples.
+        out: the folder.
+        where: the checkpoint that it would go on from; `out` if it is over.
+
+    Raises:
+        UserError: something that cannot change is another, or it is a training of something else.
+    """
+    if where != out and not (where / CONFIG).is_file():
+        raise UserError(f"{where}: is no checkpoint of a scene-graph model; choose another folder")
+    if (out / BEGUN).is_file():
+        # The takes, which are looked at later, say how many labels masks have.
+        now = {name: value for name, value in begun_with(experiment, data).items() if name not in _OF_TAKES}
+        check_same_training(out, now, where)
+
+
+def begin_folder(experiment: Experiment, data: Sequence[Path], out: Path) -> Path | None:
+    """The checkpoint to go on from; what a killed training has left is cleared."""
+    if done := already_done(experiment, data, out):
+        raise UserError(done)
+    found = find_checkpoint(out, experiment.train.deepspeed is not None)
+    if found.path is None:
+        if is_first():  # who leaves the mark and clears; another machine may have a disk of its own
+            require_begun(out, BEGUN)
+    else:
+        check_goes_on(experiment, data, out, found.path)
+    if is_first():
+        for line in found.left_out:
+            print(line, file=sys.stderr)
+        if found.path is not None:
+            print(f"going on from {found.path}", file=sys.stderr)
+            if finished(out):
+                (out / GOES_ON).touch()
+                print(f"{out}: its model is of an earlier end, until this training ends", file=sys.stderr)
+        remove_half_written(out)
+    return found.path
+
+
+def begun_with(experiment: Experiment, data: Sequence[Path]) -> dict[str, Any]:
+    """What must stay as it is while a training goes on, as JSON gives it back; samples by the names of their files."""
+    phases = experiment.pretrain  # a checkpoint has them behind it
+    learns_first = {"pretrain": phases is not None, **settings_that_stay(asdict(phases) if phases else {}, "pretrain.")}
+    names = {"sample_files": [path.stem for path in data]}
+    return _plain({**settings_that_stay(asdict(experiment)), **learns_first, **names})
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives them back."""
+    return json.loads(json.dumps(settings, default=str))
+
+
+def check_same_training(out: Path, now: Mapping[str, Any], where: Path) -> None:
+    """Compare with what the training began with: a checkpoint brings its own rates and order, whatever is asked for.
+
+    Raises:
+        UserError: something that cannot change is another.
+    """
+    found = read_json(out / BEGUN)
+    # What a setting that was unsaid, or came later, stood for before it was there is its default.
+    usual = _plain(settings_that_stay(asdict(Experiment())))
+    before = {**usual, **(found if isinstance(found, dict) else {})}
+    for name, value in now.items():
+        if name in before and before[name] != value:
+            raise UserError(
+                f"{where}: {name} was {str(before[name])[:60]} and is now {str(value)[:60]}; "
+                "give what it began with, or choose another folder"
+            )
+
+
+def finished(out: Path) -> bool:
+    """Whether a folder holds a whole model of either form."""
+    return any((out / name).exists() for name in (WEIGHTS, OTHER_WEIGHTS, OWN_WEIGHTS))  # these are written last

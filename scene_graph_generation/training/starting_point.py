@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from computing.machine import choose_device, seeded
-from operating_room.domain.domain import Domain
 from operating_room.domain.language import Language
-from operating_room.domain.stored import DOMAIN_FILE, require_domain
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import is_first
@@ -24,12 +24,13 @@ from scene_graph_generation.inputs.own_tokens import OwnTokens
 from scene_graph_generation.inputs.tokenizer_files import read_tokens
 from scene_graph_generation.inputs.tokens import Tokens, train_tokens
 from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.training.requirements import NO_PRESENCE, check_start
 from scene_graph_generation.weights.adapters import add_lora, freeze
-from scene_graph_generation.weights.base_models import CONFIG, base_settings, find_folder, load_base
+from scene_graph_generation.weights.base_models import CONFIG, LANGUAGE_BASE, base_settings, find_folder, load_base
 from scene_graph_generation.weights.checkpoints import check_vocabulary, load_model
 from scene_graph_generation.weights.fine_tuned import read_fine_tuned
 from scene_graph_generation.weights.parameter_names import from_published, published_name
-from scene_graph_generation.weights.precision import published_pooler, set_precision
+from scene_graph_generation.weights.precision import outline, published_pooler, set_precision
 
 
 def new_tokens(experiment: Experiment, texts: Iterable[str], language: Language) -> Tokens | None:
@@ -57,101 +58,13 @@ def begin(experiment: Experiment, tokens: Tokens | None = None) -> tuple[MM2SG, 
     return model, tokens
 
 
-_NO_PRESENCE = "train.presence is for a model from scratch, with a language model of the published kind; leave it out"
-
-
-def check_start(experiment: Experiment) -> None:
-    """What is asked for must be there to be done: a base has bits, adapters and a vision tower, nothing has not.
-
-    Raises:
-        UserError: the settings contradict each other.
-    """
-    start = experiment.start
-    needs_base = {
-        "--bits 4": start.bits == 4,
-        "--lora_enable True": start.lora is not None,
-        "--vision_tower": start.vision is not None,
-        "--unfreeze_n_vision_tower_layers": start.vision_layers > 0,
-    }
-    if start.base is None and (idle := [option for option, given in needs_base.items() if given]):
-        raise UserError(f"{idle[0]} is for a base, and none is given; add --model_name_or_path or leave it out")
-    if start.base is not None and start.lora is None and start.bits == 4:
-        raise UserError("weights of 4 bits cannot be trained themselves; add --lora_enable True or choose --bits 16")
-    if start.base is not None and start.lora is None and start.curriculum is not None:
-        told = "a first stage that is put on a base is an adapter (--lora_enable True)"
-        raise UserError(f"{told}; one that was trained whole has all of its base in it: leave --model_name_or_path out")
-    if start.base is not None and start.vision is None and start.vision_layers:
-        raise UserError("--unfreeze_n_vision_tower_layers needs --vision_tower, whose layers they are")
-    if start.curriculum_order == "published" and (start.base is None or start.curriculum is None):
-        told = "--curriculum_order published is of a first stage around a base"
-        raise UserError(f"{told}: give --curriculum_learning_weights and --model_name_or_path, or leave it out")
-    train, phases = experiment.train, experiment.pretrain
-    if train.matrix_learning_rate is not None and (start.base is not None or train.deepspeed is not None):
-        told = "train.matrix_learning_rate is for whole matrices: of a model from scratch, without DeepSpeed"
-        raise UserError(f"{told}; leave it out")
-    if train.projector_learning_rate is not None and (train.visual_learning_rate or train.matrix_learning_rate):
-        told = "train.projector_learning_rate would be ignored beside visual_learning_rate and matrix_learning_rate"
-        raise UserError(f"{told}; leave it or them out")
-    if experiment.files.token_frequencies is not None and not train.token_weights:
-        told = "files.token_frequencies says how much a token counts, and train.token_weights that all count the same"
-        raise UserError(f"{told}; leave one of them out")
-    if train.presence and (start.base is not None or isinstance(experiment.model.language, OtherLanguage)):
-        raise UserError(_NO_PRESENCE)
-    if train.vision_rests and start.base is not None:
-        told = "train.vision_rests is for a model from scratch"
-        raise UserError(f"{told}; of a base --unfreeze_n_vision_tower_layers says what is trained")
-    if train.vision_rests and start.curriculum is None and not (phases and phases.patch_steps):
-        told = "train.vision_rests needs a vision tower that was taught"
-        raise UserError(f"{told}; give `pretrain` patch_steps, or leave it out")
-    if experiment.pretrain is not None and start.base is not None and start.vision is None:
-        raise UserError("`pretrain` teaches a vision tower to see, and none is given; add --vision_tower")
-
-
-def check_start_domain(start: StartConfig, domain: Domain) -> None:
-    """The first stage of a curriculum was trained for a domain; a base only if it says so.
-
-    Raises:
-        UserError: it was another one than that of the takes.
-    """
-    if start.curriculum is not None:
-        require_domain(start.curriculum, domain)
-    if start.base is not None and (Path(start.base) / DOMAIN_FILE).is_file():
-        require_domain(Path(start.base), domain)
-
-
-def check_places(experiment: Experiment, dataset: Dataset) -> None:
-    """A model has places for so many pictures; training takes some of a room's, evaluation all that its slots name.
-
-    Those of `also` are shown only where they recorded, which is for the reader of a timepoint to know.
-
-    Told from the settings: to load the weights of a large base takes minutes.
-
-    Raises:
-        UserError: the room has more: such a model could be trained to its end, and would answer nothing.
-    """
-    start, settings = experiment.start, experiment.model
-    if start.base is None and start.curriculum is not None and (start.curriculum / CONFIG).is_file():
-        settings = second_stage(base_settings(start.curriculum, None), settings)
-    sees = start.base is None or start.vision is not None
-    if not sees or "views" not in settings.modalities or settings.pooler.branches != "one":
-        return
-    places = settings.pooler.max_views
-    for collection in map(dataset.domain.collection, dataset.roots):
-        slots = collection.slots
-        if (shown := max(len(slots.evaluation), len(slots.instead))) > places:
-            raise UserError(
-                f"{dataset.root}: {collection.name} shows {shown} pictures of a timepoint, the model has places for "
-                f"{places}; name fewer cameras in `slots` of its domain, or raise pooler.max_views"
-            )
-
-
 def _begin(experiment: Experiment, tokens: Tokens | None) -> tuple[MM2SG, Tokens]:
     start, device = experiment.start, choose_device()
     with seeded(experiment.train.seed, device):  # adapters are drawn where their layers are
         if start.base is None and start.curriculum is not None:
             first, own = load_model(start.curriculum, bits=32)  # as it is trained; of a large one 16 would be taken
             if experiment.train.presence and isinstance(first.settings.language, OtherLanguage):
-                raise UserError(f"{start.curriculum}: {_NO_PRESENCE}")
+                raise UserError(f"{start.curriculum}: {NO_PRESENCE}")
             tokens = own if tokens is None else tokens
             check_vocabulary(tokens, first, start.curriculum)
             return as_second_stage(first, experiment.model), tokens
@@ -246,3 +159,71 @@ def set_training_precision(model: MM2SG, bf16: bool) -> None:
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and (parameter.requires_grad or not bf16 or not name.startswith("language.")):
             parameter.data = parameter.data.float()
+
+
+def meta_model(experiment: Experiment, settings: MM2SGConfig) -> MM2SG:
+    """The model with its adapter and frozen parts, as shapes only."""
+    text_only = experiment.start.base is not None and experiment.start.vision is None
+    model = outline(settings, "the experiment", pictures=not text_only)
+    with torch.device("meta"):
+        if experiment.start.base is not None:
+            choose_trainable(model, experiment.start)
+        if experiment.train.vision_rests and model.vision is not None:
+            model.vision.requires_grad_(False)
+    return model
+
+
+def sizes_of(experiment: Experiment) -> MM2SGConfig:
+    """Sizes: those of a base or a first stage of ours that is here, else of the experiment (default: as published)."""
+    start = experiment.start
+    if start.base is None and start.curriculum is not None and (start.curriculum / CONFIG).is_file():
+        return second_stage(base_settings(start.curriculum, None), experiment.model)
+    if start.base is None:
+        return with_vocabulary(experiment.model, experiment.vocabulary)
+    base, vision = found_base(start.base), found_base(start.vision)
+    return experiment.model if base is None else sized_for(experiment.model, base_settings(base, vision))
+
+
+def is_sized(start: StartConfig) -> bool:
+    """Whether the sizes are those of its base: one that is still to be fetched may be much smaller or larger."""
+    return start.base in (None, LANGUAGE_BASE) or found_base(start.base) is not None
+
+
+def found_base(name: str | None) -> Path | None:
+    """The folder of a base, or the hub's copy of it in the local cache, as far as its config.json tells."""
+    if name is None or Path(name).is_dir():
+        return None if name is None else Path(name)
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        config = try_to_load_from_cache(name, CONFIG)
+    except HFValidationError:
+        return None
+    return Path(config).parent if isinstance(config, str) else None
+
+
+def check_places(experiment: Experiment, dataset: Dataset) -> None:
+    """A model has places for so many pictures; training takes some of a room's, evaluation all that its slots name.
+
+    Those of `also` are shown only where they recorded, which is for the reader of a timepoint to know.
+
+    Told from the settings: to load the weights of a large base takes minutes.
+
+    Raises:
+        UserError: the room has more: such a model could be trained to its end, and would answer nothing.
+    """
+    start, settings = experiment.start, experiment.model
+    if start.base is None and start.curriculum is not None and (start.curriculum / CONFIG).is_file():
+        settings = second_stage(base_settings(start.curriculum, None), settings)
+    sees = start.base is None or start.vision is not None
+    if not sees or "views" not in settings.modalities or settings.pooler.branches != "one":
+        return
+    places = settings.pooler.max_views
+    for collection in map(dataset.domain.collection, dataset.roots):
+        slots = collection.slots
+        if (shown := max(len(slots.evaluation), len(slots.instead))) > places:
+            raise UserError(
+                f"{dataset.root}: {collection.name} shows {shown} pictures of a timepoint, the model has places for "
+                f"{places}; name fewer cameras in `slots` of its domain, or raise pooler.max_views"
+            )

@@ -22,6 +22,7 @@ from computing.cpu_attention import attention_on, forward_pass
 from computing.machine import allow_tf32, one_gpu, trainer_options
 from computing.meeting import gather, meet
 from computing.training_checkpoints import keep_newest, written_or_removed
+from computing.training_progress import LossLog
 from computing.watched_trainer import WatchedTrainer
 from operating_room.errors import UserError
 from operating_room.files.tensors import is_finite
@@ -37,7 +38,6 @@ from scene_graph_generation.training.deepspeed_settings import deepspeed_setting
 from scene_graph_generation.training.loss import answer_loss
 from scene_graph_generation.training.presence import TripletTeacher, load_teacher, save_teacher
 from scene_graph_generation.training.pretrain import optimizer_after_pretraining
-from scene_graph_generation.training.training_log import LossLog
 from scene_graph_generation.weights.adapters import is_adapter, parameter_groups
 
 

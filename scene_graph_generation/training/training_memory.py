@@ -141,3 +141,14 @@ def kept_per_point(points: PointConfig) -> float:
     """Bytes that the point encoder keeps of each point: in proportion to its first stage, where all points are."""
     published = PointConfig()
     return KEPT_POINT * points.channels[0] * points.depths[0] / (published.channels[0] * published.depths[0])
+
+
+def checkpoint_bytes(experiment: Experiment, model: MM2SG) -> float:
+    """Of a checkpoint on disk: the weights that are trained, and both moments of the optimiser.
+
+    DeepSpeed writes the whole model beside the folder of it, and a copy of the weights that it steps on.
+    """
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    if experiment.train.deepspeed is None:
+        return 12.0 * trained
+    return 20.0 * trained + frozen_bytes(experiment, model)

@@ -25,7 +25,7 @@ from panoptic_segmentation.config.settings import Config
 from panoptic_segmentation.training.train import begin_folder as begin_segmenter
 from panoptic_segmentation.training.train import train as train_segmenter
 from scene_graph_generation.config.settings import Experiment, FilesConfig
-from scene_graph_generation.training.train import _begin_folder as begin_scene_graphs
+from scene_graph_generation.training.resuming import begin_folder as begin_scene_graphs
 from scene_graph_generation.training.train import train as train_scene_graphs
 
 _ELSEWHERE = """

@@ -113,7 +113,7 @@ def test_what_is_there_is_not_missing(script: Script, monkeypatch: pytest.Monkey
     weights = write(script.folder / "start.pth", b"weights")
     monkeypatch.setattr("mmor.plan._find", lambda name: ("a folder", None))
     monkeypatch.setattr("mmor.needs._need_gpus", lambda *_, **__: None)
-    monkeypatch.setattr("scene_graph_generation.training.train.missing_tools", lambda experiment: [])
+    monkeypatch.setattr("scene_graph_generation.training.requirements.missing_tools", lambda experiment: [])
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=1e12))
     assert script.plan("HybridOR", DATA=str(data), WEIGHTS=str(weights)).missing == []
 

@@ -23,8 +23,8 @@ from scene_graph_generation.samples import sample_files
 from scene_graph_generation.samples.sample_files import Shard, shard_folder, write_samples
 from scene_graph_generation.samples.survey import Survey, survey
 from scene_graph_generation.samples.training_data import read_records, record_text
-from scene_graph_generation.training.loss import token_weights
-from scene_graph_generation.training.train import loss_weights, train
+from scene_graph_generation.training.loss import loss_weights, token_weights
+from scene_graph_generation.training.train import train
 from tests.scene_graph_generation import tiny_training
 from tests.scene_graph_generation.tiny_training import SHORT
 

@@ -35,10 +35,10 @@ from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.model.point_transformer import PointEncoder
 from scene_graph_generation.samples.training_data import TrainingSamples, read_records, record_text
 from scene_graph_generation.training.deepspeed_settings import deepspeed_settings, zero_stage
-from scene_graph_generation.training.dry_run import checkpoint_bytes
 from scene_graph_generation.training.loss import answer_loss
+from scene_graph_generation.training.requirements import missing_tools
 from scene_graph_generation.training.starting_point import begin
-from scene_graph_generation.training.train import missing_tools
+from scene_graph_generation.training.training_memory import checkpoint_bytes
 from scene_graph_generation.weights.adapters import parameter_groups
 from scene_graph_generation.weights.checkpoints import save_model
 from tests.scene_graph_generation.tiny_training import SHORT, losses, write_samples

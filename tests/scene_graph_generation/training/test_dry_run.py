@@ -32,8 +32,10 @@ from scene_graph_generation.inputs.tokenizer_files import read_tokens
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.training_data import read_records
 from scene_graph_generation.training.deepspeed_settings import zero_stage
-from scene_graph_generation.training.dry_run import DryRun, counts, dry_run, meta_model, sizes_of, steps_of
-from scene_graph_generation.training.train import BEGUN, _begun, check_tools
+from scene_graph_generation.training.dry_run import DryRun, counts, dry_run, steps_of
+from scene_graph_generation.training.requirements import check_tools
+from scene_graph_generation.training.resuming import BEGUN, begun_with
+from scene_graph_generation.training.starting_point import meta_model, sizes_of
 from scene_graph_generation.training.training_memory import Load, kept_per_point, memory_per_gpu, usual_and_worst_load
 from scene_graph_generation.weights.precision import set_precision
 from tests.allocations import peak_bytes
@@ -246,7 +248,7 @@ def test_names_that_no_file_can_have_are_missing_files(data: Path, tmp_path: Pat
 def test_all_tools_that_are_missing_are_named_at_once(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scene_graph_generation.training.train.find_spec", lambda name: None)
+    monkeypatch.setattr("scene_graph_generation.training.requirements.find_spec", lambda name: None)
     monkeypatch.setattr("computing.tracking.find_spec", lambda name: None)
     experiment = small(data, tmp_path / "out")
     experiment = replace(
@@ -320,7 +322,8 @@ def test_what_bases_lack_is_named(data: Path, tmp_path: Path, monkeypatch: pytes
     for part in ("part-1.bin: is missing", "holds no tokenizer", f"{vision}: holds no weights"):
         assert part in said
     cached = {"nobody/language": language, "nobody/vision": vision}  # an interrupted download of the hub
-    monkeypatch.setattr("scene_graph_generation.training.dry_run.found_base", cached.get)
+    for module in ("dry_run", "starting_point"):
+        monkeypatch.setattr(f"scene_graph_generation.training.{module}.found_base", cached.get)
     report = dry_run(replace(experiment, start=replace(start, base="nobody/language", vision="nobody/vision")))
     assert all(f"fetches {name} from the model hub first" in report.text for name in cached)
 
@@ -373,7 +376,7 @@ def test_one_that_goes_on_is_that_of_as_many_processes_and_needs_room_for_the_re
     assert f"goes on from {checkpoint}" in report.text
     assert "1 more, 2 kept" in report.text
     assert any("another number of processes than 1" in problem for problem in dry_run(experiment).problems)
-    begun = _begun(experiment, experiment.files.samples) | {"train.learning_rate": 0.5}
+    begun = begun_with(experiment, experiment.files.samples) | {"train.learning_rate": 0.5}
     (tmp_path / "out" / BEGUN).write_text(json.dumps(begun))
     (problem,) = dry_run(experiment, 4).problems
     assert problem.startswith(f"{checkpoint}: train.learning_rate was 0.5 and is now 0.01; give what")

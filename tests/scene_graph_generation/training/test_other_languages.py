@@ -34,9 +34,9 @@ from scene_graph_generation.inputs.example import Example
 from scene_graph_generation.inputs.tokenizer_files import read_tokens
 from scene_graph_generation.model.decoding import cache_bytes, generate
 from scene_graph_generation.model.mm2sg import MM2SG
-from scene_graph_generation.training.dry_run import counts, dry_run, meta_model, sizes_of
+from scene_graph_generation.training.dry_run import counts, dry_run
 from scene_graph_generation.training.loss import answer_loss
-from scene_graph_generation.training.starting_point import begin, sized_for
+from scene_graph_generation.training.starting_point import begin, meta_model, sized_for, sizes_of
 from scene_graph_generation.training.train import train
 from scene_graph_generation.weights.adapters import targets
 from scene_graph_generation.weights.base_models import base_settings, load_base

@@ -28,8 +28,9 @@ from scene_graph_generation.inputs.tokens import train_tokens
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.training_data import read_records, record_text
 from scene_graph_generation.training import train as train_module
-from scene_graph_generation.training.dry_run import dry_run, sizes_of
-from scene_graph_generation.training.starting_point import begin, check_places, check_start
+from scene_graph_generation.training.dry_run import dry_run
+from scene_graph_generation.training.requirements import check_start
+from scene_graph_generation.training.starting_point import begin, check_places, sizes_of
 from scene_graph_generation.training.train import train
 from scene_graph_generation.weights import precision
 from scene_graph_generation.weights.checkpoints import load_model, save_model

@@ -30,7 +30,8 @@ from scene_graph_generation.inputs.tokens import train_tokens
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.sampler import length_grouped_order
 from scene_graph_generation.samples.survey import survey
-from scene_graph_generation.training.train import loss_weights, train
+from scene_graph_generation.training.loss import loss_weights
+from scene_graph_generation.training.train import train
 from scene_graph_generation.training.trainer import SceneGraphTrainer, readers, training_arguments
 from tests.dying import dies_in, require_killed
 from tests.number_formats import Formats

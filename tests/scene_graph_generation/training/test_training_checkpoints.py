@@ -21,7 +21,8 @@ from computing.training_checkpoints import find_checkpoint, last_checkpoint, rem
 from operating_room.errors import UserError
 from operating_room.recordings.dataset import Dataset
 from scene_graph_generation.config.settings import Experiment, PretrainConfig, to_mapping
-from scene_graph_generation.training.train import BEGUN, already_done, train
+from scene_graph_generation.training.resuming import BEGUN, already_done
+from scene_graph_generation.training.train import train
 from tests.scene_graph_generation.tiny_training import SHORT, losses, write_samples
 
 ROOT = Path(__file__).parents[3]
