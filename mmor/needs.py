@@ -158,8 +158,9 @@ def _samples_folder(values: Mapping[str, Any], dataset: Dataset | None) -> Path:
 
 def _samples(values: Mapping[str, Any], facts: Facts, dataset: Dataset | None) -> None:
     from operating_room.domain.domain import mmor
-    from scene_graph_generation.samples.records import SampleOptions, choose_modalities
+    from scene_graph_generation.samples.records import SampleOptions
     from scene_graph_generation.samples.sample_files import frequency_file_name
+    from scene_graph_generation.samples.sample_modalities import choose_modalities
 
     options = SampleOptions(
         permutations=values["permutations"],

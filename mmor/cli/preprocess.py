@@ -260,16 +260,10 @@ def samples(
     from scene_graph_generation.inputs.tokenizer_files import TOKENIZER, read_tokens
     from scene_graph_generation.preprocess.run import half_copied
     from scene_graph_generation.samples import egoexor
-    from scene_graph_generation.samples.records import (
-        LeftOut,
-        OwnAnswers,
-        SampleOptions,
-        choose_modalities,
-        describe,
-        never_shown,
-        training_records,
-    )
+    from scene_graph_generation.samples.records import LeftOut, SampleOptions, describe, training_records
     from scene_graph_generation.samples.sample_files import count_answer_tokens, frequency_file_name, write_samples
+    from scene_graph_generation.samples.sample_memory import OwnAnswers
+    from scene_graph_generation.samples.sample_modalities import choose_modalities, never_shown
     from scene_graph_generation.weights.base_models import find_folder
 
     if stale_memory and not temporal:

@@ -13,7 +13,8 @@ from operating_room.graphs.memory import DOWNSTREAM_STYLES, DROP_PROBABILITY, ch
 from operating_room.graphs.prompts import downstream_prompt
 from operating_room.graphs.scene_graph import Sample, Triplet, as_said, by_take
 from operating_room.scores.scoring import true_graph
-from scene_graph_generation.samples.records import Record, change_logs, draw_memory, drop_ending, turns
+from scene_graph_generation.samples.records import Record, turns
+from scene_graph_generation.samples.sample_memory import change_logs, draw_memory, drop_ending
 
 BREACHLESS_PROBABILITY = 0.01  # of asking for a sterility breach where there is none
 

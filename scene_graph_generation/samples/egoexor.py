@@ -14,7 +14,8 @@ from operating_room.graphs.prompts import human_prompt
 from operating_room.graphs.scene_graph import Sample, target_text
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.timepoint import Timepoint
-from scene_graph_generation.samples.records import LeftOut, Record, SampleOptions, drop_ending, on_disk, turns
+from scene_graph_generation.samples.records import LeftOut, Record, SampleOptions, on_disk, turns
+from scene_graph_generation.samples.sample_memory import drop_ending
 
 FRAMES = ("ego_frames", "exo_frames")  # are listed always
 RECORDED = {  # what a timepoint has -> how the published form calls it

@@ -7,35 +7,37 @@ random during training). Samples of the downstream tasks are in `downstream_samp
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol, runtime_checkable
 
-from operating_room.domain.domain import Domain
-from operating_room.domain.language import Language
 from operating_room.errors import UserError
 from operating_room.graphs.memory import (
     DROP_PROBABILITY,
     SCENE_GRAPH_STYLES,
     Change,
-    Memory,
     changes_before,
-    draw_style,
-    memory_text,
 )
 from operating_room.graphs.prompts import drop_blocks
-from operating_room.graphs.scene_graph import Sample, Triplet, as_said, split_sample_id, target_text
+from operating_room.graphs.scene_graph import Sample, Triplet, as_said, target_text
 from operating_room.graphs.similarity import SimilarSamples
 from operating_room.recordings.dataset import Dataset
-from operating_room.recordings.modalities import BY_NAME, TABLE, modalities_of
+from operating_room.recordings.modalities import TABLE
 from operating_room.recordings.questions import timepoint_prompt
 from operating_room.recordings.timepoint import Timepoint
 from operating_room.scores.scoring import true_graph
 from operating_room.work.repeats import repeat_factors
 from scene_graph_generation.inputs.evidence import EGO_KEY, ego_pictures
-from scene_graph_generation.inputs.modalities import MODALITIES as MODEL_MODALITIES
+from scene_graph_generation.inputs.modalities import MODALITIES
+from scene_graph_generation.samples.sample_memory import OwnAnswers, change_logs, draw_memory, drop_ending
+from scene_graph_generation.samples.sample_modalities import (
+    PUBLISHED,
+    mix_modalities,
+    select_modalities,
+    shown_modalities,
+)
 
 Record = dict[str, Any]
 
@@ -56,18 +58,10 @@ class Records(Protocol):
 
 MAX_VIEWS = 7
 ROOM_VIEWS = 2, 5  # so many at least and at most with two branches
-# By their names in the names of training files, what they are in a `Timepoint`.
-MODALITIES = {
-    name: tuple(row.name for row in TABLE if row.training == name)
-    for name in dict.fromkeys(row.training for row in TABLE if row.training)
-}
-PUBLISHED = tuple(name for name, rows in MODALITIES.items() if BY_NAME[rows[0]].published)
-_MIXED = [name for _, name in sorted((row.mixed, row.name) for row in TABLE if row.mixed is not None)]
 # With one file in a record; those that no model reads come last, as published.
 _ONE_FILE = sorted(
     (row for row in TABLE if row.record and not row.several and row.input != "views"), key=lambda row: row.input is None
 )
-_OPTIONAL = [row for row in TABLE if row.of_take is not None and row.optional]  # read when they are asked for
 LeftOut = dict[str, list[str]]  # take name -> one line for each of its timepoints that cannot be used
 
 
@@ -98,38 +92,6 @@ class SampleOptions:
         ours = {"own": self.own_answers, "stale": self.stale_memory, "rare": self.repeat_rare}
         endings += "".join(f"_{name}{share}" for name, share in ours.items() if share)
         return f"{split}_{self.permutations}perm_{memory}_{'_'.join(self.modalities)}{endings}.json"
-
-
-@dataclass(frozen=True)
-class OwnAnswers:
-    """What a model answered for takes that it will be trained on, with the memory of its own answers."""
-
-    graphs: Mapping[str, Sequence[Triplet]]  # by sample id, as `graph_files.load_predictions` reads them
-    share: float  # of the records of these takes whose memory holds these answers
-
-    def samples(self, truth: Sequence[Sample]) -> list[Sample]:
-        """The answers of the takes that there are some of, as graphs in place of the true ones.
-
-        Args:
-            truth: all labelled timepoints that are trained on.
-
-        Raises:
-            UserError: some are of other takes, or a take has some and not all.
-        """
-        known = {sample.take_name for sample in truth}
-        takes = {split_sample_id(key)[0] for key in self.graphs}
-        if others := sorted(takes - known):
-            raise UserError(
-                f"the answers are of takes that are not trained on: {', '.join(others[:5])}"
-                f"{f' and {len(others) - 5} more' if len(others) > 5 else ''}; infer those of the split"
-            )
-        found = [sample for sample in truth if sample.take_name in takes]
-        if missing := [sample for sample in found if sample.sample_id not in self.graphs]:
-            raise UserError(
-                f"the answers lack {len(missing)} of {len(found)} timepoints of their takes, the first is "
-                f"{missing[0].sample_id}; infer whole takes, without --limit"
-            )
-        return [replace(sample, triplets=tuple(self.graphs[sample.sample_id])) for sample in found]
 
 
 def training_records(
@@ -167,7 +129,7 @@ def training_records(
     known: dict[Path, Any] = {}
 
     def find(sample: Sample) -> Timepoint:
-        return _select(dataset, _timepoint(dataset, sample), options.modalities)
+        return select_modalities(dataset, _timepoint(dataset, sample), options.modalities)
 
     def make(timepoint: Timepoint, others: Sequence[Timepoint], sample: Sample, history: Sequence[Change]) -> Record:
         triplets = list(sample.triplets)
@@ -187,7 +149,7 @@ def training_records(
         history = changes_before(logs[sample.take_name], sample.position) if options.temporal else []
         try:
             timepoint, others = find(sample), [find(samples[other]) for other in drawn]
-            if not (there := _evidence(timepoint)):
+            if not (there := shown_modalities(timepoint)):
                 continue
             if shown is not None:
                 shown |= there
@@ -231,24 +193,6 @@ def training_record(
     }
 
 
-def choose_modalities(names: str | None, domain: Domain) -> tuple[str, ...]:
-    """The modalities of a list like `AZURE,PC`, in the order of file names.
-
-    None means all that takes of the domain can have, without what most of them lack; of MM-OR the published ones.
-
-    Raises:
-        UserError: takes of the domain have no such modality.
-    """
-    rows = [row for c in domain.collections for row in modalities_of(domain, c)]
-    possible = [name for name in MODALITIES if name in {row.training for row in rows}]
-    usual = [name for name in possible if name in {row.training for row in rows if not row.optional}]
-    wanted = usual if names is None else [name.strip().upper() for name in names.split(",")]
-    if unknown := [name for name in wanted if name not in possible]:
-        told = f"modality {unknown[0]!r} does not exist in domain {domain.name}"
-        raise UserError(f"{told}; choose from {','.join(possible)}")
-    return tuple(name for name in MODALITIES if name in wanted)
-
-
 def describe(left_out: LeftOut, samples: Sequence[Sample]) -> list[str]:
     """One line for each take with timepoints that cannot be used."""
     total = Counter(sample.take_name for sample in samples)
@@ -256,35 +200,6 @@ def describe(left_out: LeftOut, samples: Sequence[Sample]) -> list[str]:
         f"{take_name}: {len(lines)} of {total[take_name]} labelled timepoints are left out; the first: {lines[0]}"
         for take_name, lines in left_out.items()
     ]
-
-
-def never_shown(
-    dataset: Dataset, samples: Iterable[Sample], modalities: Sequence[str], shown: Collection[str]
-) -> list[str]:
-    """A line for each of these modalities that no record has, of those that a step makes or that were asked for.
-
-    Optional ones are among `modalities` only if somebody has named them.
-    """
-    domain = dataset.domain
-    datasets = {domain.find_take(name).dataset for name in {sample.take_name for sample in samples}}
-    rows = {row.name: (row, c) for c in domain.collections if c.name in datasets for row in modalities_of(domain, c)}
-    return [
-        f"no record has {row.training}; {row.advice(dataset.root, collection)}"
-        for row, collection in rows.values()
-        if row.training in modalities and row.input is not None and row.name not in shown
-        if row.made_by or row.optional
-    ]
-
-
-def mix_modalities(timepoint: Timepoint, similar: Sequence[Timepoint], generator: Random) -> Timepoint:
-    """The timepoint with audio, robot screen, tracker and speech of similar timepoints (section 4.4).
-
-    One similar timepoint is drawn for each of these that the timepoint has; if that one lacks it, the own one stays.
-    """
-    for name in _MIXED:
-        if timepoint.has(name):
-            timepoint = timepoint.taking(name, generator.choice(similar))
-    return timepoint
 
 
 def pictures_of(record: Record) -> list[str]:
@@ -316,40 +231,10 @@ def augment_record(
         augmented["image"] = [*ego, *pictures]
     question, answer = (turn["value"] for turn in record["conversations"])
     augmented["conversations"] = turns(drop_blocks(question, drop_probability, generator), answer)
-    for row in MODEL_MODALITIES:
+    for row in MODALITIES:
         if row.key in record and generator.random() <= drop_probability:
             del augmented[row.key]
     return augmented
-
-
-def draw_memory(
-    history: Sequence[Change], styles: Sequence[tuple[float, str | None]], drop_history: float, generator: Random | None
-) -> str | None:
-    """Memory of a style drawn from `styles`, with entries dropped; all of it without a generator."""
-    if generator is None:
-        return memory_text(history)
-    style = draw_style(styles, generator)
-    if style is None:
-        return None
-    return memory_text(history, style, drop_history, generator if drop_history else None)
-
-
-def change_logs(
-    samples: Iterable[Sample],
-    remembered: Callable[[tuple[Triplet, ...]], Iterable[Triplet]],
-    language: Language,
-) -> dict[str, list[Change]]:
-    """The change log of each take, its timepoints in order.
-
-    Args:
-        samples: graphs.
-        remembered: turns a graph into what memory holds of it.
-        language: that they are in; it says what memory leaves out.
-    """
-    memories: dict[str, Memory] = {}
-    for sample in sorted(samples, key=lambda sample: sample.position):
-        memories.setdefault(sample.take_name, Memory.of(language)).add(remembered(sample.triplets), sample.position)
-    return {take_name: memory.log for take_name, memory in memories.items()}
 
 
 def _timepoint(dataset: Dataset, sample: Sample) -> Timepoint:
@@ -376,21 +261,6 @@ def _leave_out(sample: Sample, error: UserError, left_out: LeftOut | None) -> No
     left_out.setdefault(sample.take_name, []).append(str(error))
 
 
-def _select(dataset: Dataset, timepoint: Timepoint, modalities: Sequence[str]) -> Timepoint:
-    """The timepoint with these modalities only."""
-    for row in _OPTIONAL:
-        if row.training in modalities:
-            timepoint = dataset.take(timepoint.take).with_element(timepoint, row.name)
-    return timepoint.without(
-        [name for modality, names in MODALITIES.items() if modality not in modalities for name in names]
-    )
-
-
-def _evidence(timepoint: Timepoint) -> set[str]:
-    """What there is to answer from but the question."""
-    return {name for names in MODALITIES.values() for name in names if timepoint.has(name)}
-
-
 def turns(question: str, answer: str) -> list[dict[str, str]]:
     """A conversation as training files hold it."""
     return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
@@ -401,8 +271,3 @@ def _relative(value: Path | list[Path], root: Path) -> str | list[str]:
     if isinstance(value, Path):
         return value.as_posix().removeprefix(start)
     return [path.as_posix().removeprefix(start) for path in value]
-
-
-def drop_ending(drop_history: float) -> str:
-    """What file names say about dropped memory entries."""
-    return f"_drophistory{drop_history}" if drop_history else ""

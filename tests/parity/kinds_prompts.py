@@ -30,7 +30,8 @@ from scene_graph_generation.samples.downstream_samples import (
     downstream_records,
     graph_records,
 )
-from scene_graph_generation.samples.records import MODALITIES, SampleOptions, augment_record, training_records
+from scene_graph_generation.samples.records import SampleOptions, augment_record, training_records
+from scene_graph_generation.samples.sample_modalities import MODALITIES
 from scene_graph_generation.samples.sampler import length_grouped_order
 from tests.parity import commands
 from tests.parity.case import EXACT, Result, compare, load_json

@@ -17,7 +17,8 @@ from mmor import cli
 from operating_room.domain.domain import bundled
 from scene_graph_generation.config.settings import ALL_MODALITIES, read_experiment
 from scene_graph_generation.model.mm2sg import MM2SG
-from scene_graph_generation.samples.records import SampleOptions, choose_modalities
+from scene_graph_generation.samples.records import SampleOptions
+from scene_graph_generation.samples.sample_modalities import choose_modalities
 from tests.operating_room.importers.tiny_egoexor import split_rows, tiny_take, write_legacy
 
 PUBLISHED, SMALL = (Path("configs/scene_graph") / name for name in ("egoexor.yaml", "small_egoexor.yaml"))

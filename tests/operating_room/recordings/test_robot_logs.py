@@ -20,7 +20,8 @@ from operating_room.graphs.prompts import LOG_CHARACTERS, drop_blocks, human_pro
 from operating_room.graphs.scene_graph import Sample
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.questions import read_robot_log
-from scene_graph_generation.samples.records import SampleOptions, choose_modalities, training_records
+from scene_graph_generation.samples.records import SampleOptions, training_records
+from scene_graph_generation.samples.sample_modalities import choose_modalities
 from tests.operating_room.published import place
 from tests.operating_room.tiny_dataset import MMOR_NAME, write, write_dataset
 

@@ -21,7 +21,8 @@ from scene_graph_generation.preprocess.embeddings import mel_encoder, preprocess
 from scene_graph_generation.preprocess.masks import preprocess_masks
 from scene_graph_generation.preprocess.overlay import overlay
 from scene_graph_generation.preprocess.transcripts import preprocess_transcripts
-from scene_graph_generation.samples.records import SampleOptions, choose_modalities, training_records
+from scene_graph_generation.samples.records import SampleOptions, training_records
+from scene_graph_generation.samples.sample_modalities import choose_modalities
 from tests.operating_room.tiny_dataset import write
 from tests.operating_room.tiny_house import FRAMES, write_house
 

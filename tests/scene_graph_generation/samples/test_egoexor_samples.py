@@ -25,7 +25,8 @@ from scene_graph_generation.samples.egoexor import (
     published_frequency_name,
     published_records,
 )
-from scene_graph_generation.samples.records import SampleOptions, choose_modalities, training_records
+from scene_graph_generation.samples.records import SampleOptions, training_records
+from scene_graph_generation.samples.sample_modalities import choose_modalities
 from tests.operating_room.importers.tiny_egoexor import tiny_take, write_legacy
 
 LANGUAGE = bundled("egoexor").language

@@ -17,7 +17,8 @@ from operating_room.graphs.graph_files import load_several, save_predictions
 from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.recordings.conversion import convert
 from operating_room.recordings.dataset import Dataset
-from scene_graph_generation.samples.records import OwnAnswers, Record, SampleOptions, training_records
+from scene_graph_generation.samples.records import Record, SampleOptions, training_records
+from scene_graph_generation.samples.sample_memory import OwnAnswers
 from tests.operating_room.tiny_dataset import write_dataset
 from tests.scene_graph_generation.tiny_training import GRAPHS, TAKE
 

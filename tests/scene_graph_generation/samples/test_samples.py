@@ -15,15 +15,8 @@ import pytest
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Sample, Triplet, parse
 from operating_room.recordings.dataset import Dataset
-from scene_graph_generation.samples.records import (
-    PUBLISHED,
-    Record,
-    SampleOptions,
-    augment_record,
-    mix_modalities,
-    never_shown,
-    training_records,
-)
+from scene_graph_generation.samples.records import Record, SampleOptions, augment_record, training_records
+from scene_graph_generation.samples.sample_modalities import PUBLISHED, mix_modalities, never_shown
 
 SECONDS = 4
 TAKE = "001_PKA"
