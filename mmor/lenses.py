@@ -5,7 +5,7 @@ from __future__ import annotations
 from operating_room.errors import UserError
 from operating_room.files.camera_files import Calibration, read_camera
 from operating_room.files.picture_files import picture_size
-from operating_room.recordings.dataset import RecordedTake
+from operating_room.recordings.take import RecordedTake
 
 
 def lenses(recorded: RecordedTake) -> dict[str, Calibration]:
@@ -26,7 +26,7 @@ def lens(recorded: RecordedTake, camera: str) -> Calibration | None:
     """
     if (path := recorded.camera_file(camera)) is None:
         return None
-    timepoints = (recorded.looked_up(element.frame_id) for element in recorded.index)
+    timepoints = (recorded.timepoint(element.frame_id) for element in recorded.index)
     picture = next((timepoint.views[camera] for timepoint in timepoints if camera in timepoint.views), None)
     if picture is None:
         return None

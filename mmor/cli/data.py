@@ -25,7 +25,8 @@ from mmor.cli.options import (
 from operating_room.errors import UserError, one_line
 
 if TYPE_CHECKING:
-    from operating_room.recordings.dataset import Dataset, RecordedTake
+    from operating_room.recordings.dataset import Dataset
+    from operating_room.recordings.take import RecordedTake
 
 app = typer.Typer(help="What is on disk; simulated takes; relation files; imports.", no_args_is_help=True)
 app.add_typer(data_import.app, name="import")
@@ -62,7 +63,7 @@ def check(
     from dataclasses import replace
 
     from operating_room.doctor import checkup as doctor
-    from operating_room.recordings.people import people_of_splits, read_people
+    from operating_room.domain.people import people_of_splits, read_people
 
     dataset = open_dataset(root, domain)
     known = () if people is None else tuple(people_of_splits(read_people(people, dataset.domain), dataset.domain))
@@ -366,9 +367,9 @@ def people(
     the domain go with the new file.
     """
     from operating_room.domain.domain import mmor
+    from operating_room.domain.people import disjoint_splits, people_of_splits, people_table, read_people
     from operating_room.domain.stored import DOMAIN_FILE
     from operating_room.files.atomic import require_own, write_text
-    from operating_room.recordings.people import disjoint_splits, people_of_splits, people_table, read_people
 
     for read in (file, domain, None if data is None else data / DOMAIN_FILE):
         if out is not None and read is not None and os.path.realpath(out) == os.path.realpath(read):

@@ -22,7 +22,7 @@ from operating_room.files.locks import lock
 if TYPE_CHECKING:
     from mmor.live.live import LiveSecond, Source
     from operating_room.domain.domain import Domain
-    from operating_room.recordings.dataset import RecordedTake
+    from operating_room.recordings.take import RecordedTake
     from panoptic_segmentation.inference.live import LiveSegmenter
     from scene_graph_generation.preprocess.embeddings import Encoder
 

@@ -25,7 +25,7 @@ from mmor.exports.frames import (
 )
 from operating_room.files.atomic import write_json
 from operating_room.files.png import write_png
-from operating_room.recordings.dataset import RecordedTake
+from operating_room.recordings.take import RecordedTake
 from operating_room.work.progress import track
 
 JSON_NAME, FOLDER = "panoptic.json", "panoptic"

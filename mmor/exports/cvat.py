@@ -24,7 +24,7 @@ from mmor.exports.frames import (
 )
 from operating_room.files.atomic import atomic_path
 from operating_room.files.png import png_bytes
-from operating_room.recordings.dataset import RecordedTake
+from operating_room.recordings.take import RecordedTake
 from operating_room.work.progress import track
 
 LABELMAP, CLASSES, OBJECTS = "labelmap.txt", "SegmentationClass", "SegmentationObject"

@@ -19,8 +19,8 @@ from operating_room.files.picture_files import picture_size
 from operating_room.files.png import write_png
 from operating_room.files.readers import check_picture, read_label_mask
 from operating_room.graphs.scene_graph import Triplet
-from operating_room.recordings.dataset import RecordedTake
 from operating_room.recordings.raw_labels import read_labels
+from operating_room.recordings.take import RecordedTake
 from operating_room.recordings.timepoint import Timepoint
 from operating_room.recordings.transcripts import words_of
 from operating_room.work.progress import track

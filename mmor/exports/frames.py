@@ -23,8 +23,9 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_folder, write_json
 from operating_room.files.picture_files import picture_size
 from operating_room.files.readers import check_picture, read_bytes, read_json, read_label_mask, read_picture
-from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.masks import predicted_pictures, predictions_origin
+from operating_room.recordings.take import RecordedTake
 
 BACKGROUND = 0  # the pixel value of what no category is drawn on
 WRITTEN = ".export.json"  # in a folder that an export wrote: which export, and the state of each file

@@ -32,8 +32,8 @@ from operating_room.files.picture_files import MAX_PIXELS, picture_size
 from operating_room.files.png import write_png
 from operating_room.files.raw_files import visible
 from operating_room.files.readers import read_bytes, read_ids, read_json, read_label_mask, read_picture
-from operating_room.recordings.dataset import RecordedTake
 from operating_room.recordings.folders import list_names
+from operating_room.recordings.take import RecordedTake
 from operating_room.work.progress import track
 
 Named = TypeVar("Named", int, str)  # a label, or the name of a file

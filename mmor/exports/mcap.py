@@ -26,8 +26,8 @@ from operating_room.files.atomic import atomic_path
 from operating_room.files.camera_files import Calibration, quaternion
 from operating_room.files.png import is_png, png_bytes
 from operating_room.files.readers import read_label_mask, read_point_cloud
-from operating_room.recordings.dataset import RecordedTake
 from operating_room.recordings.raw_labels import read_labels
+from operating_room.recordings.take import RecordedTake
 from operating_room.recordings.timepoint import Timepoint
 from operating_room.recordings.transcripts import words_of
 from operating_room.work.progress import track

@@ -10,9 +10,10 @@ from typing import Any
 
 from operating_room.domain.collection import CAMERA_MODALITIES
 from operating_room.errors import UserError
-from operating_room.recordings.dataset import Element, RecordedTake
+from operating_room.recordings.index import Element
 from operating_room.recordings.modalities import BY_NAME, TABLE, Modality
 from operating_room.recordings.questions import timepoint_prompt
+from operating_room.recordings.take import RecordedTake
 from operating_room.recordings.timepoint import Timepoint
 from scene_graph_generation.preprocess.masks import mask_cameras
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from mmor.live.parts import Parts, Presence, Tell, tell_user
 from mmor.live.source import Moment
 from operating_room.domain.domain import Domain
-from operating_room.recordings.dataset import RecordedTake
+from operating_room.recordings.take import RecordedTake
 from scene_graph_generation.preprocess.audio import Samples, read_clips
 
 

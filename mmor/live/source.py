@@ -12,9 +12,9 @@ from mmor.live.parts import Look, Part, Parts, Presence, Tell, tell_user
 from operating_room.domain.domain import Domain
 from operating_room.errors import UserError
 from operating_room.files.readers import read_audio
-from operating_room.recordings.dataset import Element, RecordedTake
 from operating_room.recordings.folders import list_names
-from operating_room.recordings.index import read_elements
+from operating_room.recordings.index import Element, read_elements
+from operating_room.recordings.take import RecordedTake
 from scene_graph_generation.preprocess.audio import Samples
 
 POLL_S = 0.02  # between two looks at the folder

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from operating_room.domain.domain import Domain, mmor
 from operating_room.domain.stored import DOMAIN_FILE, stored_domain
 from operating_room.errors import UserError
-from operating_room.recordings.dataset import RecordedTake
+from operating_room.recordings.take import RecordedTake
 
 
 def take_of_folder(folder: Path, domain: Domain | None = None) -> RecordedTake:

@@ -18,8 +18,10 @@ from operating_room.errors import UserError
 from operating_room.files.camera_files import Calibration
 from operating_room.graphs.memory import Change, Memory, changes_before, memory_text, truncate
 from operating_room.graphs.scene_graph import Sample, Triplet, as_said, sample_id, split_sample_id
-from operating_room.recordings.dataset import Dataset, Element, RecordedTake
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.index import Element
 from operating_room.recordings.raw_labels import read_labels
+from operating_room.recordings.take import RecordedTake
 from operating_room.recordings.timepoint import Timepoint
 from operating_room.recordings.transcripts import words_of
 
@@ -61,7 +63,7 @@ class ViewedTake:
             UserError: there is no such position, or the index is missing or damaged.
         """
         with self._lock:
-            return self.recorded.looked_up(f"{position:06d}")
+            return self.recorded.timepoint(f"{position:06d}")
 
     @cached_property
     def times(self) -> list[float]:

@@ -22,7 +22,8 @@ from operating_room.errors import UserError, one_line
 from operating_room.files.camera_files import Calibration, DepthCamera, read_camera
 from operating_room.files.picture_files import read_depth
 from operating_room.files.readers import read_picture, read_point_cloud
-from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.take import RecordedTake
 from operating_room.recordings.timepoint import Timepoint
 from operating_room.work.progress import track
 

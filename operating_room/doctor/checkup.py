@@ -21,11 +21,12 @@ from operating_room.errors import UserError, one_line
 from operating_room.files.picture_files import read_depth
 from operating_room.files.readers import check_subtitles, read_json
 from operating_room.recordings.conversion import label_files
-from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.file_checks import check_label_mask
 from operating_room.recordings.folders import folders_of_no_take
 from operating_room.recordings.index import read_seconds
 from operating_room.recordings.modalities import BY_NAME, TABLE, UNPACK, files_per_timepoint, modalities_of
+from operating_room.recordings.take import RecordedTake
 from operating_room.recordings.transcripts import CAUSAL, SETTINGS, WINDOW, audio_window
 from operating_room.work.behind import behind
 from operating_room.work.processes import cpu_threads

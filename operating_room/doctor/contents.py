@@ -17,10 +17,10 @@ from operating_room.errors import UserError, one_line
 from operating_room.files.readers import read_json
 from operating_room.graphs.memory import Memory, truncate
 from operating_room.graphs.scene_graph import as_said, target_text
-from operating_room.recordings.dataset import RecordedTake
 from operating_room.recordings.modalities import BY_NAME, TABLE
 from operating_room.recordings.questions import timepoint_prompt
 from operating_room.recordings.raw_labels import read_labels
+from operating_room.recordings.take import RecordedTake
 from operating_room.recordings.timepoint import Timepoint
 
 MISSING = "missing"

@@ -11,8 +11,8 @@ from typing import Any
 
 from operating_room.domain.collection import Take
 from operating_room.domain.domain import OWN
+from operating_room.domain.people import Person, people_table
 from operating_room.recordings.modalities import BY_NAME, TABLE
-from operating_room.recordings.people import Person, people_table
 
 
 class Severity(IntEnum):

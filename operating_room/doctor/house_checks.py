@@ -16,7 +16,7 @@ from operating_room.domain.domain import Domain
 from operating_room.domain.house import HOUSE_MODALITIES, SPLITS_FILE, house_fields
 from operating_room.domain.reading.nodes import near, read_yaml
 from operating_room.errors import UserError
-from operating_room.recordings.dataset import RecordedTake
+from operating_room.recordings.take import RecordedTake
 
 Told = tuple[Severity, Path, str]
 

@@ -18,9 +18,10 @@ import numpy as np
 from operating_room.domain.collection import Take
 from operating_room.errors import UserError, one_line
 from operating_room.files.readers import read_label_mask
-from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.modalities import TABLE
 from operating_room.recordings.raw_labels import read_labels
+from operating_room.recordings.take import RecordedTake
 from operating_room.recordings.timepoint import Timepoint
 from operating_room.work.progress import Steps
 

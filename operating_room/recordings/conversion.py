@@ -14,9 +14,10 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import write_text
 from operating_room.graphs.graph_files import SPLIT_NAMES, load_samples, save_samples
 from operating_room.graphs.scene_graph import Sample, by_take
-from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.folders import folders_of_no_take, holds_labels
 from operating_room.recordings.raw_labels import INSTRUMENT, read_labels
+from operating_room.recordings.take import RecordedTake
 from operating_room.work.progress import track
 
 

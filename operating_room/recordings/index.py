@@ -25,6 +25,21 @@ MOST_FRAMES = 10**6  # frame ids have six digits
 
 
 @dataclass(frozen=True)
+class Element:
+    """One element of a take's index."""
+
+    frame_id: str  # its position, six digits
+    time: str  # time stamp, six digits
+    numbers: Mapping[str, str]  # what paths are made of: frame_id, time, and the frame numbers of cameras that recorded
+
+    @classmethod
+    def at(cls, position: int, time: str, frames: Mapping[str, str]) -> Element:
+        """The element at a position, with a time stamp and the frame numbers of cameras."""
+        frame_id = f"{position:06d}"
+        return cls(frame_id, time, {**frames, "time": time, "frame_id": frame_id})
+
+
+@dataclass(frozen=True)
 class TakeFile:
     """The take.yaml of a take in the house layout, whose timepoints are numbered from 000000 on."""
 

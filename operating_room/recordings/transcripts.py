@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
 from operating_room.files.readers import Subtitle, read_subtitles
-from operating_room.recordings.dataset import RecordedTake
 from operating_room.recordings.questions import read_speech
+from operating_room.recordings.take import RecordedTake
 from operating_room.recordings.timepoint import Timepoint
 
 SUBTITLES = 4  # how many are remembered

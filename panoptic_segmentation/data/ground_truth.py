@@ -25,8 +25,9 @@ from operating_room.files import picture_files
 from operating_room.files.atomic import write_json
 from operating_room.files.png import write_png
 from operating_room.files.readers import read_ids, read_json, read_label_mask
-from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.file_checks import check_shape
+from operating_room.recordings.take import RecordedTake
 from operating_room.scores.fingerprints import fingerprint
 from operating_room.work.processes import is_first
 from operating_room.work.progress import track

@@ -17,7 +17,8 @@ from operating_room.files.mp3 import read_mp3
 from operating_room.files.raw_files import utf8_path
 from operating_room.files.readers import check_audio
 from operating_room.files.sound_files import silent_decoder
-from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.take import RecordedTake
 from operating_room.recordings.transcripts import CAUSAL, CLIP_S, WINDOW, audio_window
 from scene_graph_generation.preprocess.run import Outcome, each_take, missing, period_of, places, settle
 

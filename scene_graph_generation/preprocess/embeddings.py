@@ -26,7 +26,8 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import write_bytes
 from operating_room.files.raw_files import brief
 from operating_room.files.readers import read_audio, read_json
-from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.take import RecordedTake
 from operating_room.recordings.transcripts import SETTINGS, WINDOW
 from scene_graph_generation.preprocess.audio import (
     Samples,

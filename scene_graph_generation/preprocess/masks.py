@@ -22,8 +22,9 @@ from operating_room.errors import UserError
 from operating_room.files import picture_files
 from operating_room.files.atomic import atomic_path
 from operating_room.files.readers import read_json, read_label_mask, read_picture
-from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.masks import predicted_pictures, predictions_origin, reduce_labels
+from operating_room.recordings.take import RecordedTake
 from operating_room.scores.fingerprints import fingerprint
 from scene_graph_generation.preprocess.run import SETTINGS, Outcome, each_take, settle
 

@@ -16,8 +16,9 @@ from operating_room.domain.collection import Take
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.readers import read_json
-from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.folders import list_names
+from operating_room.recordings.take import RecordedTake
 from operating_room.recordings.transcripts import SETTINGS
 from operating_room.scores.fingerprints import content_fingerprint, fingerprint
 from operating_room.work.progress import Steps

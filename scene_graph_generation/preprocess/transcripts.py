@@ -13,7 +13,8 @@ from operating_room.domain.collection import Take
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json, write_text
 from operating_room.files.readers import check_subtitles, read_json, read_subtitles
-from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.take import RecordedTake
 from operating_room.recordings.transcripts import spoken_texts
 from operating_room.scores.fingerprints import content_fingerprint
 from scene_graph_generation.preprocess.audio import sound_length

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from operating_room.domain.collection import Take
 from operating_room.errors import UserError
-from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.take import RecordedTake
 from operating_room.work.progress import track
 from scene_graph_generation.inputs.prepared_views import bytes_of, take_folder
 from scene_graph_generation.inputs.views import prepare_file

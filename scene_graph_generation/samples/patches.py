@@ -21,7 +21,8 @@ from operating_room.domain.domain import Domain
 from operating_room.errors import UserError
 from operating_room.files.camera_files import DepthCamera, read_camera
 from operating_room.files.picture_files import picture_size, read_depth, read_label_mask
-from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.take import RecordedTake
 from operating_room.recordings.timepoint import Timepoint
 from operating_room.work.workers import in_workers
 from scene_graph_generation.inputs.evidence import Evidence

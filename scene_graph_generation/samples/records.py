@@ -117,7 +117,8 @@ def training_records(
     Raises:
         UserError: a take or timepoint is not on disk, one of its files is damaged, or answers are of other takes.
     """
-    samples = [sample for sample, _ in on_disk(dataset, samples, left_out)]
+    there = list(on_disk(dataset, samples, left_out))
+    samples, timepoints = [sample for sample, _ in there], [timepoint for _, timepoint in there]
     language = dataset.domain.language
     logs = change_logs(samples, as_said, language) if options.temporal else {}
     answered = {} if own is None else change_logs(own.samples(samples), as_said, language)
@@ -128,8 +129,8 @@ def training_records(
     drawing = generator if options.augment_memory else None
     known: dict[Path, Any] = {}
 
-    def find(sample: Sample) -> Timepoint:
-        return select_modalities(dataset, _timepoint(dataset, sample), options.modalities)
+    def find(index: int) -> Timepoint:
+        return select_modalities(dataset, timepoints[index], options.modalities)
 
     def make(timepoint: Timepoint, others: Sequence[Timepoint], sample: Sample, history: Sequence[Change]) -> Record:
         triplets = list(sample.triplets)
@@ -148,11 +149,11 @@ def training_records(
         drawn = similar.draw(index, generator) if similar else []
         history = changes_before(logs[sample.take_name], sample.position) if options.temporal else []
         try:
-            timepoint, others = find(sample), [find(samples[other]) for other in drawn]
-            if not (there := shown_modalities(timepoint)):
+            timepoint, others = find(index), [find(other) for other in drawn]
+            if not (has := shown_modalities(timepoint)):
                 continue
             if shown is not None:
-                shown |= there
+                shown |= has
             count = options.permutations
             if options.repeat_rare:
                 count = int(count * repeats[index] + generator.random())
@@ -237,10 +238,6 @@ def augment_record(
     return augmented
 
 
-def _timepoint(dataset: Dataset, sample: Sample) -> Timepoint:
-    return dataset.take(dataset.domain.find_take(sample.take_name)).timepoint(sample.frame_id)
-
-
 def on_disk(
     dataset: Dataset, samples: Iterable[Sample], left_out: LeftOut | None
 ) -> Iterator[tuple[Sample, Timepoint]]:
@@ -248,7 +245,7 @@ def on_disk(
     for sample in samples:
         try:
             _ = sample.position, true_graph(sample, dataset.domain.language)
-            timepoint = _timepoint(dataset, sample)
+            timepoint = dataset.take(dataset.domain.find_take(sample.take_name)).timepoint(sample.frame_id)
         except UserError as error:
             _leave_out(sample, error, left_out)
         else:

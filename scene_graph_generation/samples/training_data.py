@@ -110,7 +110,7 @@ class TrainingSamples(torch.utils.data.Dataset[Example]):
     def _slots(self, record: Record, named: Sequence[Path | None]) -> tuple[Path | None, ...]:
         take_name, frame_id = split_sample_id(str(record["id"]))
         # Each process that reads samples asks for those of all takes, one now and then.
-        timepoint = self.dataset.take(self.dataset.domain.find_take(take_name)).looked_up(frame_id)
+        timepoint = self.dataset.take(self.dataset.domain.find_take(take_name)).timepoint(frame_id)
         return slots_of(timepoint, named)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from operating_room.recordings.dataset import Element, RecordedTake
+from operating_room.recordings.index import Element
+from operating_room.recordings.take import RecordedTake
 from operating_room.recordings.timepoint import Timepoint
 
 

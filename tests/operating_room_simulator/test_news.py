@@ -17,7 +17,7 @@ from operating_room.files.readers import read_label_mask
 from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.recordings import raw_labels as relations
 from operating_room.recordings.conversion import label_files
-from operating_room.recordings.dataset import RecordedTake
+from operating_room.recordings.take import RecordedTake
 from operating_room_simulator.records import write_index, write_records
 from operating_room_simulator.stage.poses import Scene, pose
 from operating_room_simulator.stage.rendering import point_cloud, render

@@ -25,7 +25,8 @@ from operating_room.files.readers import (
 from operating_room.graphs.scene_graph import Sample, Triplet
 from operating_room.recordings import raw_labels as relations
 from operating_room.recordings.conversion import label_files
-from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.take import RecordedTake
 from operating_room.work.workers import in_workers
 from operating_room_simulator import writer
 from operating_room_simulator.records import frame_numbers, raw_labels, start_second, write_index, write_records

@@ -12,7 +12,7 @@ import typer
 from mmor.cli.options import Data, DomainFile, finish, open_dataset, open_takes
 
 if TYPE_CHECKING:
-    from operating_room.recordings.dataset import RecordedTake
+    from operating_room.recordings.take import RecordedTake
 
 app = typer.Typer(help="Takes in the formats of other tools.", no_args_is_help=True)
 import_app = typer.Typer(help="What was corrected in other tools, back into a take.", no_args_is_help=True)

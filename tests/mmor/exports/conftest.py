@@ -11,7 +11,8 @@ from mmor.exports.coco_panoptic import export_coco_panoptic
 from mmor.exports.cvat import export_cvat
 from operating_room.domain.domain import mmor
 from operating_room.files.readers import read_label_mask
-from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.take import RecordedTake
 from tests.operating_room.tiny_dataset import MMOR_NAME, picture, write, write_dataset
 
 EXPORTS = {"coco": export_coco_panoptic, "cvat": export_cvat}

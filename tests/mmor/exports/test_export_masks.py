@@ -22,7 +22,8 @@ from mmor.exports.frames import each_take, export_folder
 from mmor.exports.masks_back import import_masks
 from operating_room.errors import UserError
 from operating_room.files.readers import read_ids, read_json, read_label_mask, read_picture
-from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.take import RecordedTake
 from tests.mmor.exports.conftest import EXPORTS, masks_of, recorded
 from tests.operating_room.tiny_dataset import MMOR_NAME, label_picture, picture, write, write_dataset
 from tests.operating_room.tiny_house import write_house

@@ -18,7 +18,7 @@ from mmor.live.parts import Look, Parts
 from mmor.live.source import GIVE_UP_S, Follow, Moment
 from mmor.live.take import take_of_folder
 from operating_room.errors import UserError
-from operating_room.recordings.dataset import Element
+from operating_room.recordings.index import Element
 from tests.mmor.live.recorder import JPEG, Recorder, frames, house_recorder, missing
 from tests.operating_room.tiny_dataset import write
 from tests.operating_room.tiny_house import write_house

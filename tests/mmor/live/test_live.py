@@ -34,7 +34,8 @@ from operating_room.graphs.memory import Memory
 from operating_room.graphs.prompts import conversation
 from operating_room.graphs.scene_graph import Triplet
 from operating_room.recordings.conversion import convert
-from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.dataset import Dataset
+from operating_room.recordings.take import RecordedTake
 from operating_room.recordings.timepoint import Timepoint
 from operating_room_simulator.story.story import script_surgery
 from operating_room_simulator.writer import write_take

@@ -18,8 +18,9 @@ from operating_room.errors import UserError
 from operating_room.graphs.graph_files import load_predictions, load_samples, save_predictions, save_samples
 from operating_room.graphs.scene_graph import Triplet
 from operating_room.recordings.conversion import changes_since, convert, label_files
-from operating_room.recordings.dataset import Dataset, RecordedTake
+from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.raw_labels import read_labels
+from operating_room.recordings.take import RecordedTake
 from tests.operating_room.graphs import random_samples
 from tests.operating_room.tiny_dataset import write
 from tests.operating_room.tiny_house import write_house, write_take

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from mmor.cli import app
 from operating_room.domain.collection import SEPARATED_SPLITS
 from operating_room.domain.domain import Domain, mmor
+from operating_room.domain.people import People, disjoint_splits, people_of_splits, read_people
 from operating_room.errors import UserError
-from operating_room.recordings.people import People, disjoint_splits, people_of_splits, read_people
 from tests.operating_room.tiny_dataset import write, write_dataset
 
 TAKES = [take for take in mmor().takes if take.dataset == "MMOR"]
