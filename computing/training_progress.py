@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -12,7 +10,7 @@ from typing import Any
 
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState
 
-from operating_room.errors import UserError
+from operating_room.files.atomic import append_json
 from operating_room.work.progress import Steps
 
 _NOT_SHOWN = ("epoch", "total_flos")
@@ -72,17 +70,7 @@ class LossLog(TrainerCallback):
             UserError: the file cannot be written.
         """
         if state.is_world_process_zero:
-            line = {"step": state.global_step, **{name: _plain(value) for name, value in (logs or {}).items()}}
-            try:
-                with self._path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
-            except OSError as error:
-                raise UserError(f"{self._path}: cannot be written ({error.strerror}); check free space") from error
-
-
-def _plain(value: Any) -> Any:
-    """A number that JSON has: NaN and infinity are none."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+            append_json(self._path, {"step": state.global_step, **(logs or {})})
 
 
 class Throughput:

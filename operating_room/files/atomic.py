@@ -168,6 +168,19 @@ def write_json(path: Path, value: Any, indent: int | None = None) -> None:
     write_text(path, text)
 
 
+def append_json(path: Path, value: Any) -> None:
+    """Add a line of JSON to a file; NaN and infinity become null.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_finite(value)) + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); check free space") from error
+
+
 def temporary_path(path: Path) -> Path:
     """A name beside `path` that nobody else has, and that `clear_left` knows."""
     encoding = sys.getfilesystemencoding()  # not UTF-8 in every locale

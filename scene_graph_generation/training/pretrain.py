@@ -10,7 +10,6 @@ hold, from the very tokens that the language model will get, and the mask encode
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -29,6 +28,7 @@ from computing.machine import free_memory, seeded
 from computing.muon import Group, matrices_of, new_optimizer
 from operating_room.domain.domain import find_domain
 from operating_room.errors import UserError
+from operating_room.files.atomic import append_json
 from operating_room.graphs.scene_graph import Triplet, parse, split_sample_id
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.progress import track
@@ -122,11 +122,7 @@ class ScoreLog:
             )
         if self._path is not None:
             scores = {name: value for name, value in held_out.items() if math.isfinite(value)}
-            try:
-                with self._path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"phase": phase, "step": step, "loss": loss, "held_out": scores}) + "\n")
-            except OSError as error:
-                raise UserError(f"{self._path}: cannot be written ({error.strerror}); check free space") from error
+            append_json(self._path, {"phase": phase, "step": step, "loss": loss, "held_out": scores})
 
 
 def _pretrain(
