@@ -16,7 +16,7 @@ from operating_room_simulator.stage.bodies import Figure, arm_length, patient_so
 from operating_room_simulator.stage.camera import Camera, look_at
 from operating_room_simulator.stage.floor import walk
 from operating_room_simulator.stage.furniture import TABLE_TOP, Footprint, Placement
-from operating_room_simulator.stage.solids import CYLINDER, UPRIGHT, Point, Solid, Solids, between, stack
+from operating_room_simulator.stage.solids import CYLINDER, UPRIGHT, Point, Solid, Solids, between, stack, within
 
 CONTACT, CLOSE = 0.36, 0.6  # m, from the edge of a thing to a person who touches it, and who is near it
 _SPEED = 1.6  # m/s
@@ -120,7 +120,7 @@ def _figure(
     if activity is not None and kind == "act":
         lean = min(max(math.dist(spot, goal[:2]) - 0.42, 0.0), 0.26)
         for side, aim in enumerate(_aims(story, activity, goal, time)):
-            hands[side] = _within(shoulder(place, looks, lean, 2 * side - 1), aim, arm_length(looks))
+            hands[side] = within(shoulder(place, looks, lean, 2 * side - 1), aim, arm_length(looks))
         held = {name: hands[0] for name in (activity.object, activity.tool) if name in story.cast.small}
     elif activity is not None and kind == "hold":
         hands[0] = goal = place.at(0.34, 0.0, 0.72 * looks.height)  # before the chest, where it is looked at
@@ -157,11 +157,6 @@ def _nearest(place: Placement, foot: Footprint, x: float, y: float) -> Point:
     ahead, aside = c * (x - place.x) + s * (y - place.y), c * (y - place.y) - s * (x - place.x)
     inner_x, inner_y = 0.75 * foot.half_x, 0.85 * foot.half_y
     return place.at(min(max(ahead, -inner_x), inner_x), min(max(aside, -inner_y), inner_y), foot.top + 0.04)
-
-
-def _within(start: Point, goal: Point, reach: float) -> Point:
-    distance = math.dist(start, goal)
-    return between(start, goal, min(1.0, reach / distance) if distance else 1.0)
 
 
 # Cameras on heads.

@@ -10,7 +10,7 @@ from operating_room_simulator.stage.bodies import Figure, arm_length, shoulder
 from operating_room_simulator.stage.floor import LOOSE, SURGERY, TOOL_OF, FloorPlan
 from operating_room_simulator.stage.furniture import FOOTPRINTS, TABLE_TOP, Placement
 from operating_room_simulator.stage.room import Room
-from operating_room_simulator.stage.solids import Point, between
+from operating_room_simulator.stage.solids import Point, within
 from operating_room_simulator.story.story import Moment
 
 # What the working hand holds when the action itself says so; those of `TOOL_OF` are entities.
@@ -136,7 +136,7 @@ def figure_of(
             for _ in range(free):
                 side = 2 * len(hands) - 1  # right first
                 aim = _hand_goal(place, goal, task, side if free == 2 else 0, chance)
-                hands.append(_within_reach(shoulder(place, looks, lean, side), aim, arm_length(looks)))
+                hands.append(within(shoulder(place, looks, lean, side), aim, arm_length(looks)))
             used = hands[-free]
         if task.tool:
             tools.append(task.tool)
@@ -169,8 +169,3 @@ def _sight(room: Room, moment: Moment, plan: FloorPlan, person: str) -> Point:
             if other in plan.people:
                 return (*plan.people[other], 1.4)
     return room.knee
-
-
-def _within_reach(start: Point, goal: Point, reach: float) -> Point:
-    distance = math.dist(start, goal)
-    return between(start, goal, min(1.0, reach / distance) if distance else 1.0)

@@ -73,6 +73,12 @@ def between(start: Point, end: Point, share: float) -> Point:
     )
 
 
+def within(start: Point, goal: Point, reach: float) -> Point:
+    """The goal, or of one farther away than `reach` the point on the way to it."""
+    distance = math.dist(start, goal)
+    return between(start, goal, min(1.0, reach / distance) if distance else 1.0)
+
+
 def turned(yaw: float) -> Frame:
     """The frame turned by `yaw` (radians) about the vertical."""
     c, s = math.cos(yaw), math.sin(yaw)
