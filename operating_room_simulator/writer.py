@@ -26,6 +26,7 @@ from operating_room.domain.slips import takes_to_make
 from operating_room.domain.writing import domain_text
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path, write_json, write_text
+from operating_room.files.picture_files import save_picture
 from operating_room.work.workers import in_workers
 from operating_room_simulator.notes import is_finished, note_path
 from operating_room_simulator.records import frame_numbers, index_path, time_stamp, write_index, write_records
@@ -257,7 +258,7 @@ def _write_second(folder: Path, piece: _Piece, room: Room, scene: Scene, second:
         return render(room, scene, room.camera(name), *piece.size)
 
     def write_picture(camera: Camera, picture: UInt8[np.ndarray, "height width 3"]) -> None:
-        _write_jpeg(folder / collection.picture(take, camera.name, frames[camera.frame]), picture)
+        save_picture(folder / collection.picture(take, camera.name, frames[camera.frame]), picture, quality=88)
 
     views: dict[str, View] = {}
     if take.name not in faults.no_room_cameras:
@@ -294,9 +295,9 @@ def _write_second(folder: Path, piece: _Piece, room: Room, scene: Scene, second:
             if mask is not None and camera.name in views and not hidden:
                 labels = views[camera.name].labels
                 if surgery.news is not None:
-                    _write_png(folder / small_things_mask(mask), labels)
+                    save_picture(folder / small_things_mask(mask), labels, compress_level=2)
                     labels = published(labels, scene, mmor().labels)
-                _write_png(folder / mask, labels)
+                save_picture(folder / mask, labels, compress_level=2)
 
 
 def _write_summary(folder: Path, surgery: Surgery, second: int) -> None:
@@ -310,27 +311,10 @@ def _summaries(surgery: Surgery) -> list[dict[str, dict[str, Any]]]:
     return signals.screen_summaries(told(surgery, "screen"))
 
 
-def _write_jpeg(path: Path, picture: UInt8[np.ndarray, "height width 3"]) -> None:
-    from PIL import Image
-
-    with atomic_path(path) as temporary:
-        Image.fromarray(picture).save(temporary, quality=88)
-
-
-def _write_png(path: Path, labels: UInt8[np.ndarray, "height width"]) -> None:
-    from PIL import Image
-
-    with atomic_path(path) as temporary:
-        Image.fromarray(labels).save(temporary, compress_level=2)
-
-
 def _write_depth(path: Path, depth: Float32[np.ndarray, "height width"]) -> None:
     """Millimetres in 16 bits; 0 is too far away."""
-    from PIL import Image
-
     millimetres = np.rint(depth * 1000)
-    with atomic_path(path) as temporary:
-        Image.fromarray(np.where(millimetres < 1 << 16, millimetres, 0).astype(np.uint16)).save(temporary)
+    save_picture(path, np.where(millimetres < 1 << 16, millimetres, 0).astype(np.uint16))
 
 
 def _write_cloud(path: Path, points: Float32[np.ndarray, "points 6"]) -> None:

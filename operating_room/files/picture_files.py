@@ -1,4 +1,4 @@
-"""Picture files to pixels: camera pictures, label masks, pictures of ids. JPEG and PNG.
+"""Picture files to pixels, and pixels to files: camera pictures, label masks, pictures of ids. JPEG and PNG.
 
 What cannot be read without doubt is refused by name: labels in a lossy file, labels beside colours, labels above 255;
 pictures of 16 bits, of which nobody says how many are in use; an orientation other than upright, since masks may have
@@ -12,12 +12,13 @@ import io
 import struct
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8, UInt32
 
 from operating_room.errors import UserError
+from operating_room.files.atomic import atomic_path
 from operating_room.files.png import is_png, png_form, require_rows
 from operating_room.files.raw_files import again, brief, read_bytes
 
@@ -193,6 +194,14 @@ def picture_size(path: Path) -> tuple[int, int]:
         return image.width, image.height
     except _ERRORS as error:
         raise _bad(path, error) from error
+
+
+def save_picture(path: Path, picture: np.ndarray, **options: Any) -> None:
+    """Write pixels atomically in the form that the name of the file says; `options` are of Pillow's writer of it."""
+    from PIL import Image
+
+    with atomic_path(path) as temporary:
+        Image.fromarray(picture).save(temporary, **options)
 
 
 def check_picture(path: Path) -> None:

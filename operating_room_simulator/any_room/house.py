@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import yaml
-from jaxtyping import UInt8
 
 from operating_room.domain.collection import Collection, Take
 from operating_room.domain.domain import Domain
 from operating_room.domain.stored import DOMAIN_FILE, require_visible, store_domain
 from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_path, write_bytes, write_json, write_text
+from operating_room.files.picture_files import save_picture
 from operating_room.files.readers import parse_yaml, read_bytes, read_json
 from operating_room.recordings.folders import SIMULATION_NOTE, house_splits, write_house_splits
 from operating_room.work.workers import in_workers
@@ -138,10 +138,10 @@ def _write_piece(piece: _Piece) -> Take:
             return root / collection.path(modality, take, frame_id=frame_id) if modality in collection.files else None
 
         for camera, view in shot.views.items():
-            _write_jpeg(root / collection.picture(take, camera, frame_id), view.color)
+            save_picture(root / collection.picture(take, camera, frame_id), view.color, quality=_QUALITY)
             mask = collection.label_mask(take, camera, frame_id)
             if mask is not None and story.domain.labels.categories and frame % piece.mask_stride == 0:
-                _write_png(root / mask, view.labels)
+                save_picture(root / mask, view.labels, compress_level=2)
         for modality, rows in (("gaze", shot.gaze), ("hands", shot.hands)):
             if (file := path(modality)) and len(rows):
                 with atomic_path(file) as temporary:
@@ -167,20 +167,6 @@ def _write_whole(root: Path, story: Story, collection: Collection) -> None:
         write_bytes(root / collection.path("recording", story.take), packed.getvalue())
     if "subtitles" in collection.take_files and (said := subtitles(story)):
         write_text(root / collection.path("subtitles", story.take), srt_text(said))
-
-
-def _write_jpeg(path: Path, picture: UInt8[np.ndarray, "height width 3"]) -> None:
-    from PIL import Image
-
-    with atomic_path(path) as temporary:
-        Image.fromarray(picture).save(temporary, quality=_QUALITY)
-
-
-def _write_png(path: Path, labels: UInt8[np.ndarray, "height width"]) -> None:
-    from PIL import Image
-
-    with atomic_path(path) as temporary:
-        Image.fromarray(labels).save(temporary, compress_level=2)
 
 
 def _recipe(story: Story, size: tuple[int, int], mask_stride: int) -> dict[str, Any]:

@@ -13,14 +13,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
 
 from operating_room.domain.collection import CAMERA_MODALITIES, Camera, Collection, Take
 from operating_room.domain.domain import Domain
 from operating_room.domain.labels import has_other_colors
 from operating_room.errors import UserError
 from operating_room.files import picture_files
-from operating_room.files.atomic import atomic_path
+from operating_room.files.picture_files import save_picture
 from operating_room.files.readers import read_json, read_label_mask, read_picture
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.masks import predicted_pictures, predictions_origin, reduce_labels
@@ -137,7 +136,7 @@ def _write_masks(recorded: RecordedTake, predictions: Path | None, source: str, 
                 small = reduce_labels(mask)
             except UserError as error:
                 raise UserError(f"{large}: {error}") from error
-            _write_mask(path, small)
+            save_picture(path, small)
             yield path
     if strange:
         told = f"has colours of no class of {recorded.domain.name}, as {len(strange) - 1} other pictures of the take"
@@ -205,10 +204,3 @@ def mask_cameras(collection: Collection, masks: int) -> list[list[Camera]]:
     for camera in collection.labelled_cameras:
         groups.setdefault(camera.modality, []).append(camera)
     return [groups[modality][:masks] for modality in CAMERA_MODALITIES if modality in groups]
-
-
-def _write_mask(path: Path, mask: UInt8[np.ndarray, "32 32"]) -> None:
-    from PIL import Image
-
-    with atomic_path(path) as temporary:
-        Image.fromarray(mask).save(temporary)

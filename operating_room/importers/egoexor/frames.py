@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 
 from operating_room.files.atomic import atomic_path, write_bytes, write_json
+from operating_room.files.picture_files import save_picture
 from operating_room.importers.egoexor.graphs import read_graphs
 from operating_room.importers.egoexor.hdf5 import BadRecording, blocks, column_length, read, where
 from operating_room.importers.egoexor.source import Tables
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
 
 UNKNOWN_DEPTH = 1.0  # m; what the files have where the depth of a gaze is not known
 _MISSING = -1.0  # px; both coordinates of a point of gaze that was not found
-_JPEG_QUALITY = 95  # with full resolution of colours: the loss is far below the noise of the cameras
+# How pictures are written. Of JPEG with full resolution of colours: the loss is far below the noise of the cameras.
+_WRITTEN = {"jpg": {"quality": 95, "subsampling": 0}, "png": {"compress_level": 2}}
 _LOUDEST = 8.0  # a mix of several microphones goes beyond 1 a little; 16-bit numbers go to 32768
 Counts = dict[str, int]
 
@@ -121,19 +123,10 @@ def _write_views(piece: Piece, group: h5py.Group) -> Counts:
                     continue
                 # Red and blue change places: BGR <-> RGB.
                 seen = picture[..., ::-1] if camera in SWAPPED[piece.colours] else picture
-                _write_picture(piece.folder / "views" / camera / f"{frame_id(frame)}.{piece.pictures}", seen)
+                path = piece.folder / "views" / camera / f"{frame_id(frame)}.{piece.pictures}"
+                save_picture(path, np.ascontiguousarray(seen), **_WRITTEN[piece.pictures])
                 counts["pictures"] += 1
     return counts
-
-
-def _write_picture(path: Path, picture: UInt8[np.ndarray, "height width 3"]) -> None:
-    from PIL import Image
-
-    options: dict[str, Any] = {"compress_level": 2}
-    if path.suffix == ".jpg":
-        options = {"quality": _JPEG_QUALITY, "subsampling": 0}
-    with atomic_path(path) as temporary:
-        Image.fromarray(np.ascontiguousarray(picture)).save(temporary, **options)
 
 
 def _write_gaze(piece: Piece, group: h5py.Group) -> Counts:
