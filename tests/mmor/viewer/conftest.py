@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 TAKE = mmor().find_take("004_PKA")
+OF_TAKE = f"/api/takes/{TAKE.sample_name}"
 SECONDS = 40
 WRONG = Triplet("nurse", "drill", "holding")
 WRONG_FROM = 20  # position from which the first prediction says WRONG; the second never does
@@ -82,7 +83,7 @@ def shown(folder: Folder) -> Shown:
 @pytest.fixture(scope="session")
 def client(shown: Shown) -> Iterator[TestClient]:
     """Asks as a browser of this machine does."""
-    with TestClient(make_app(shown), base_url="http://127.0.0.1:8000") as client:
+    with local(shown) as client:
         yield client
 
 
@@ -121,3 +122,22 @@ def tab(browser: Browser) -> Iterator[Callable[[str], Page]]:
     yield open_tab
     context.close()
     assert wrong == []
+
+
+def ask(client: TestClient, url: str) -> Any:
+    """What it answers."""
+    answer = client.get(url)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def problem(client: TestClient, url: str, status: int = 404) -> str:
+    """What it says is wrong."""
+    answer = client.get(url)
+    assert answer.status_code == status
+    return answer.json()["problem"]
+
+
+def local(shown: Shown) -> TestClient:
+    """Asks as a browser of this machine does."""
+    return TestClient(make_app(shown), base_url="http://127.0.0.1:8000")
