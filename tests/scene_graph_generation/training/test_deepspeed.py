@@ -41,7 +41,7 @@ from scene_graph_generation.training.starting_point import begin
 from scene_graph_generation.training.training_memory import checkpoint_bytes
 from scene_graph_generation.weights.adapters import parameter_groups
 from scene_graph_generation.weights.checkpoints import save_model
-from tests.scene_graph_generation.tiny_training import SHORT, losses, write_samples
+from tests.scene_graph_generation.tiny_training import SHORT, losses
 
 ROOT = Path(__file__).parents[3]
 POINTS = PointConfig(depths=(1, 1), channels=(8, 16), heads=(1, 2), mlp_ratio=1, patch=32, voxel=0.2, drop_path=0.0)
@@ -60,11 +60,6 @@ PUBLISHED = {
         "reduce_bucket_size": "auto",
     },
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_samples(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

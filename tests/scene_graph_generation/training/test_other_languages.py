@@ -44,15 +44,10 @@ from scene_graph_generation.weights.checkpoints import load_model, save_model
 from scene_graph_generation.weights.fine_tuned import load_fine_tuned, read_fine_tuned, save_published
 from tests.scene_graph_generation.tiny_bases import write_bases
 from tests.scene_graph_generation.tiny_languages import CONFIGS, ENDS, write_language
-from tests.scene_graph_generation.tiny_training import SHORT, losses, write_samples
+from tests.scene_graph_generation.tiny_training import SHORT, losses
 
 pytest.importorskip("bitsandbytes")
 FAMILIES = list(CONFIGS)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_samples(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

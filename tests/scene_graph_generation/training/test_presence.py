@@ -30,16 +30,10 @@ from tests.scene_graph_generation.tiny_training import (
     SHORT,
     losses,
     training_samples,
-    write_samples,
 )
 from tests.scene_graph_generation.training.test_trainer import COMMON, PROGRAM, TORCHRUN, finish, run, start
 
 ASKED = replace(SHORT, train=replace(SHORT.train, presence=0.05))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_samples(tmp_path_factory.mktemp("data"))
 
 
 def test_seldom_triplets_count_more_and_truth_is_that_of_the_answers(data: Path) -> None:

@@ -35,12 +35,7 @@ from scene_graph_generation.training.train import train
 from scene_graph_generation.weights import precision
 from scene_graph_generation.weights.checkpoints import load_model, save_model
 from scene_graph_generation.weights.fine_tuned import read_fine_tuned
-from tests.scene_graph_generation.tiny_training import SHORT, losses, write_samples
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_samples(tmp_path_factory.mktemp("data"))
+from tests.scene_graph_generation.tiny_training import SHORT, losses
 
 
 @pytest.fixture(scope="module")

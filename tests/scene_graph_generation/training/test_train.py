@@ -26,12 +26,7 @@ from scene_graph_generation.samples.training_data import disturb_memory, read_re
 from scene_graph_generation.training.dry_run import dry_run
 from scene_graph_generation.training.train import train
 from scene_graph_generation.weights.checkpoints import load_model
-from tests.scene_graph_generation.tiny_training import EXPERIMENT, GRAPHS, write_samples
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_samples(tmp_path_factory.mktemp("data"))
+from tests.scene_graph_generation.tiny_training import EXPERIMENT, GRAPHS
 
 
 @pytest.fixture(scope="module")

@@ -35,16 +35,11 @@ from scene_graph_generation.training.train import train
 from scene_graph_generation.training.trainer import SceneGraphTrainer, readers, training_arguments
 from tests.dying import dies_in, require_killed
 from tests.number_formats import Formats
-from tests.scene_graph_generation.tiny_training import SHORT, losses, with_settings, write_samples
+from tests.scene_graph_generation.tiny_training import SHORT, losses, with_settings
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = ("-m", "tests.scene_graph_generation.tiny_training")
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_samples(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
