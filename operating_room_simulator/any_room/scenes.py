@@ -15,7 +15,8 @@ from operating_room_simulator.any_room.story import Activity, Story
 from operating_room_simulator.stage.bodies import Figure, arm_length, patient_solids, shoulder, standing_solids
 from operating_room_simulator.stage.camera import Camera, look_at
 from operating_room_simulator.stage.floor import walk
-from operating_room_simulator.stage.furniture import TABLE_TOP, Footprint, Placement
+from operating_room_simulator.stage.furniture import TABLE_TOP, Placement
+from operating_room_simulator.stage.gestures import on_top_of
 from operating_room_simulator.stage.solids import CYLINDER, UPRIGHT, Point, Solid, Solids, between, stack, within
 
 CONTACT, CLOSE = 0.36, 0.6  # m, from the edge of a thing to a person who touches it, and who is near it
@@ -143,20 +144,12 @@ def _goal(hall: Hall, story: Story, activity: Activity, spot: Spot, spots: Mappi
     if name == PATIENT:
         return (min(max(x, -0.8), 0.8), min(max(y, -0.12), 0.12), TABLE_TOP + 0.2)
     if name == story.cast.bed:
-        return _nearest(Placement(0.0, 0.0), BED, x, y)
+        return on_top_of(Placement(0.0, 0.0), BED, x, y)
     if name in hall.large:
-        return _nearest(hall.large[name], hall.feet[name], x, y)
+        return on_top_of(hall.large[name], hall.feet[name], x, y)
     if name in spots:
         return (*spots[name], 1.2)
     return hall.lying[name]
-
-
-def _nearest(place: Placement, foot: Footprint, x: float, y: float) -> Point:
-    """The point on top of a thing that is nearest to a spot."""
-    c, s = math.cos(place.yaw), math.sin(place.yaw)
-    ahead, aside = c * (x - place.x) + s * (y - place.y), c * (y - place.y) - s * (x - place.x)
-    inner_x, inner_y = 0.75 * foot.half_x, 0.85 * foot.half_y
-    return place.at(min(max(ahead, -inner_x), inner_x), min(max(aside, -inner_y), inner_y), foot.top + 0.04)
 
 
 # Cameras on heads.

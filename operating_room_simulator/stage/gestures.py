@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from operating_room_simulator.stage.bodies import Figure, arm_length, shoulder
 from operating_room_simulator.stage.floor import LOOSE, SURGERY, TOOL_OF, FloorPlan
-from operating_room_simulator.stage.furniture import FOOTPRINTS, TABLE_TOP, Placement
+from operating_room_simulator.stage.furniture import FOOTPRINTS, TABLE_TOP, Footprint, Placement
 from operating_room_simulator.stage.room import Room
 from operating_room_simulator.stage.solids import Point, within
 from operating_room_simulator.story.story import Moment
@@ -96,7 +96,11 @@ def _nearest(room: Room, plan: FloorPlan, entity: str, x: float, y: float) -> Po
                 TABLE_TOP + 0.2,
             )
         return (min(max(x, -0.85), 0.85), min(max(y, -0.15), 0.15), TABLE_TOP + 0.16)
-    place, foot = plan.things[entity], FOOTPRINTS[entity]
+    return on_top_of(plan.things[entity], FOOTPRINTS[entity], x, y)
+
+
+def on_top_of(place: Placement, foot: Footprint, x: float, y: float) -> Point:
+    """The point on top of a thing that is nearest to a spot."""
     c, s = math.cos(place.yaw), math.sin(place.yaw)
     ahead, aside = c * (x - place.x) + s * (y - place.y), c * (y - place.y) - s * (x - place.x)
     inner_x, inner_y = 0.75 * foot.half_x, 0.85 * foot.half_y
