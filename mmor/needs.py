@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from operating_room.errors import UserError
+from operating_room.errors import UserError, failing
 
 if TYPE_CHECKING:
     from operating_room.domain.collection import Take
@@ -65,7 +65,7 @@ def facts_of(name: str, values: Mapping[str, Any], dataset: Dataset | None) -> F
         facts.reads.append(split_file(values["relations"] or _root(values, dataset), values["split"]))
     names = values.get("take") or ([values["split"]] if "split" in values else None)
     if dataset is not None and names:
-        _told(facts, partial(dataset.choose, names))
+        facts.problems += failing(partial(dataset.choose, names))
     look = _LOOKS.get(name)
     if look is not None:
         look(values, facts, dataset)
@@ -96,14 +96,14 @@ def _segmenter_training(values: Mapping[str, Any], facts: Facts, dataset: Datase
     out = values["out"] or Path(config.output_folder)
     facts.makes += [out, values["ground_truth"] or out / "ground_truth"]
     if values["report_to"] == "wandb":
-        _told(facts, partial(check_wandb, "--report-to wandb"))
+        facts.problems += failing(partial(check_wandb, "--report-to wandb"))
     for choice in config.train_choices if dataset is not None else ():
         assert dataset is not None
         there = {take.dataset for take in choice.takes(dataset)}
         absent = [name for name in choice.datasets(dataset.domain) if name not in there]
         split = choice.split(dataset.domain)
         facts.problems += [f"{dataset.root}: holds no take of {name} of the split {split}" for name in absent]
-    _told(facts, partial(check_batch, config.solver, values["num_gpus"] * values["num_machines"]))
+    facts.problems += failing(partial(check_batch, config.solver, values["num_gpus"] * values["num_machines"]))
     with torch.device("meta"):
         model = build_model(config.kind, config.segmenter, config.video)
     size = sum(parameter.numel() for parameter in model.parameters())
@@ -236,14 +236,6 @@ def _chosen(dataset: Dataset, names: Sequence[str] | None) -> list[Take]:
         return dataset.choose(names)
     except UserError:
         return []
-
-
-def _told(facts: Facts, check: Callable[[], object]) -> None:
-    """Add what is wrong to the problems."""
-    try:
-        check()
-    except UserError as error:
-        facts.problems.append(str(error))
 
 
 # Of commands of which more can be told than from the names of their options.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 
 class UserError(Exception):
@@ -23,3 +24,14 @@ def one_line(text: str) -> str:
     """A message with characters that are not seen spelled (`\\n`, `\\x1b`, `\\u202e`): names of files may hold line
     breaks, commands to a terminal, and marks that let a name read as another."""
     return _UNSEEN.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def failing(*checks: Callable[[], object]) -> list[str]:
+    """A line for each check that is not passed."""
+    lines = []
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            lines.append(str(error))
+    return lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -15,7 +15,7 @@ from computing.machine import choose_device, gpus, half_dtype, require_gpus
 from computing.training_checkpoints import numbered_checkpoints, step_of
 from operating_room.domain.domain import Domain
 from operating_room.domain.stored import stored_domain
-from operating_room.errors import UserError
+from operating_room.errors import UserError, failing
 from operating_room.files.atomic import require_folder
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import cpu_threads
@@ -78,8 +78,7 @@ def dry_run(
         *_files(config, model, output, checkpoint, problems),
         *_memory(config, videos, processes, problems),
     ]
-    _told(problems, lambda: check_log(report_to))
-    _told(problems, lambda: require_gpus(processes // machines))
+    problems += failing(lambda: check_log(report_to), lambda: require_gpus(processes // machines))
     inputs = "inputs: " + ("all there" if not problems else f"{len(problems)} problems")
     return DryRun("\n".join([*sections, inputs, *(f"  {problem}" for problem in problems)]), problems)
 
@@ -90,7 +89,7 @@ def _dataset(config: Config, data: Path, domain: Domain | None, problems: list[s
     except UserError as error:
         problems.append(str(error))
         return None
-    _told(problems, lambda: require_classes(config.segmenter, dataset.domain, "this training"))
+    problems += failing(lambda: require_classes(config.segmenter, dataset.domain, "this training"))
     return dataset
 
 
@@ -141,7 +140,7 @@ def _data(config: Config, videos: Sequence[Video]) -> list[str]:
 
 def _steps(config: Config, videos: Sequence[Video], processes: int, problems: list[str]) -> list[str]:
     solver, clips = config.solver, config.clips
-    _told(problems, lambda: check_batch(solver, processes))
+    problems += failing(lambda: check_batch(solver, processes))
     sizes = " to ".join(str(edge) for edge in sorted({min(clips.shortest), max(clips.shortest)}))
     rounds = f", each video {solver.steps * solver.batch_size / len(videos):.1f} times" if videos else ""
     rounds += " on average, longer ones and what is rare more often" if videos and clips.repeat_threshold else ""
@@ -277,10 +276,3 @@ def _clip_size(config: Config, height: int, width: int, edge: int) -> tuple[int,
     if config.clips.crop:
         return min(size[0], config.clips.crop_size[0]), min(size[1], config.clips.crop_size[1])
     return size
-
-
-def _told(problems: list[str], check: Callable[[], object]) -> None:
-    try:
-        check()
-    except UserError as error:
-        problems.append(str(error))

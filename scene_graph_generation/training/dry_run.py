@@ -11,12 +11,13 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from computing.machine import gpus, require_gpus
 from computing.training_checkpoints import last_checkpoint, numbered_checkpoints, require_begun, step_of
 from operating_room.domain.domain import find_domain
-from operating_room.errors import UserError
+from operating_room.errors import UserError, failing
 from operating_room.files.atomic import require_folder
 from operating_room.graphs.prompts import IMAGE_MARK
 from operating_room.recordings.dataset import Dataset
@@ -87,20 +88,12 @@ def dry_run(experiment: Experiment, processes: int = 1, machines: int = 1) -> Dr
     records = _records(experiment.files.samples, problems)
     problems += [] if dataset is None else missing_files(records, dataset.root)
     problems += missing_inputs(experiment, model)
-    try:
-        if dataset is not None:
-            check_places(experiment, dataset)
-    except UserError as error:
-        problems.append(str(error))
-    try:
-        pictured = (str(record["id"]) for record in records if IMAGE_MARK in record_text(record))
-        check_text_only(next(pictured, None), experiment)
-    except UserError as error:
-        problems.append(str(error))
-    try:
-        require_gpus(processes // machines)
-    except UserError as error:
-        problems.append(str(error))
+    if dataset is not None:
+        problems += failing(partial(check_places, experiment, dataset))
+    pictured = (str(record["id"]) for record in records if IMAGE_MARK in record_text(record))
+    problems += failing(
+        lambda: check_text_only(next(pictured, None), experiment), partial(require_gpus, processes // machines)
+    )
     steps = steps_of(experiment, len(records), processes)
     sections = [
         _table_of_parts(model),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +11,7 @@ from computing.machine import choose_device, half_dtype
 from computing.tracking import check_wandb
 from operating_room.domain.domain import Domain
 from operating_room.domain.stored import DOMAIN_FILE, require_domain
-from operating_room.errors import UserError
+from operating_room.errors import UserError, failing
 from operating_room.work.progress import track
 from scene_graph_generation.config.language import OtherLanguage
 from scene_graph_generation.config.settings import Experiment, StartConfig
@@ -135,18 +135,7 @@ def missing_tools(experiment: Experiment) -> list[str]:
         checks.append(lambda: half_dtype(choose_device(), "bfloat16"))
     if deepspeed is not None:
         checks += [lambda: _read_deepspeed(deepspeed, config.bf16), require_operators]
-    return missing + failing(checks)
-
-
-def failing(checks: Iterable[Callable[[], object]]) -> list[str]:
-    """A line for each check that is not passed."""
-    lines = []
-    for check in checks:
-        try:
-            check()
-        except UserError as error:
-            lines.append(str(error))
-    return lines
+    return missing + failing(*checks)
 
 
 def _read_deepspeed(path: Path, bf16: bool) -> None:
@@ -194,7 +183,7 @@ def missing_inputs(experiment: Experiment, model: MM2SG) -> list[str]:
     start = experiment.start
     folders = [Path(name) for name in (start.base, start.vision) if name and Path(name).is_dir()]  # others are fetched
     problems += [line for folder in folders if (line := lacking(folder)) is not None]
-    problems += failing([partial(_check_first_stage, start), partial(_check_tokens, experiment, model)])
+    problems += failing(partial(_check_first_stage, start), partial(_check_tokens, experiment, model))
     return problems + missing_tools(experiment)
 
 
