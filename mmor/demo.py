@@ -139,9 +139,9 @@ def prepare(data: Path, takes: list[Take], masks: Path | None) -> None:
     preprocess_masks(dataset, takes, masks, as_predictions=masks is None).require()
 
 
-def training_graphs(seconds: int = TRAINING_SECONDS) -> list[Sample]:
+def training_graphs() -> list[Sample]:
     """The scene graphs of the training takes, which follow from their seed without any picture."""
-    surgeries = [script_surgery(take, TRAINING_SEED, seconds) for take in mmor().split_takes("train")]
+    surgeries = [script_surgery(take, TRAINING_SEED, TRAINING_SECONDS) for take in mmor().split_takes("train")]
     return [
         Sample(surgery.take.sample_name, f"{moment.second:06d}", moment.triplets)
         for surgery in surgeries

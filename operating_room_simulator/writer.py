@@ -162,16 +162,9 @@ def write_takes(
                 write_json(note_path(root, take), {**recipe, "finished": True}, indent=1)
 
 
-def write_take(
-    root: Path,
-    surgery: Surgery,
-    *,
-    size: tuple[int, int] = (320, 240),
-    faults: Faults = Faults(),
-    mask_stride: int = 1,
-) -> None:
+def write_take(root: Path, surgery: Surgery, size: tuple[int, int]) -> None:
     """Write one surgery in this process; see `synthesize`."""
-    write_takes(root, [surgery], size=size, faults=faults, mask_stride=mask_stride)
+    write_takes(root, [surgery], size=size)
 
 
 def named_takes(names: Iterable[str]) -> list[Take]:

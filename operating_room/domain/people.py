@@ -85,11 +85,11 @@ def people_of_splits(people: People, domain: Domain) -> list[Person]:
     return persons
 
 
-def people_table(persons: Sequence[Person], splits: Sequence[str] = SEPARATED_SPLITS) -> list[str]:
+def people_table(persons: Sequence[Person]) -> list[str]:
     """One line for each person: roles, and the number of takes on each side."""
-    rows = [["person", *splits, "roles", ""]]
+    rows = [["person", *SEPARATED_SPLITS, "roles", ""]]
     for person in persons:
-        counts = [str(len(person.takes[split])) if split in person.takes else "-" for split in splits]
+        counts = [str(len(person.takes[split])) if split in person.takes else "-" for split in SEPARATED_SPLITS]
         rows.append([person.name, *counts, ", ".join(person.roles), "on both sides" * person.is_on_both_sides])
     widths = [max(map(len, column)) for column in zip(*rows)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]

@@ -210,15 +210,13 @@ def save_published(folder: Path, model: MM2SG, base: str, vision: str | None, dt
         (folder / OTHER_WEIGHTS).unlink(missing_ok=True)
 
 
-def save_trained(
-    folder: Path, model: MM2SG, tokens: Tokens, base: str, vision: str | None, dtype: torch.dtype | None = None
-) -> None:
+def save_trained(folder: Path, model: MM2SG, tokens: Tokens, base: str, vision: str | None) -> None:
     """Write what is trainable in our form: no pickle, no copy of the base. Arguments as of `save_published`."""
     lora = _lora_of(model)
     write_json(folder / CONFIG, to_mapping(model.settings), indent=1)
     write_json(folder / OWN_ADAPTER, {"base": base, "vision": vision, "lora": asdict(lora)}, indent=1)
     tokens.save(folder)
-    write_safetensors(folder / OWN_WEIGHTS, {name: _stored(tensor, dtype) for name, tensor in _trained(model)})
+    write_safetensors(folder / OWN_WEIGHTS, {name: _stored(tensor, None) for name, tensor in _trained(model)})
 
 
 def adapter_state(model: MM2SG) -> dict[str, Tensor]:

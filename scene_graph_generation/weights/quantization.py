@@ -21,12 +21,7 @@ from scene_graph_generation.model.mm2sg import MM2SG
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 
 
-def quantize(
-    model: MM2SG,
-    device: torch.device | str = "cpu",
-    compute_dtype: torch.dtype = torch.bfloat16,
-    where: object = "the model's weights",
-) -> None:
+def quantize(model: MM2SG, device: torch.device | str = "cpu", where: object = "the model's weights") -> None:
     """Replace every linear layer of the language model, lm_head included as published, by its 4-bit form on `device`.
 
     Embeddings and norms stay as they are (and lm_head, where it is the embeddings), and so does everything outside the
@@ -48,12 +43,12 @@ def quantize(
             layer.in_features,
             layer.out_features,
             bias=layer.bias is not None,
-            compute_dtype=compute_dtype,
+            compute_dtype=torch.bfloat16,
             quant_type="nf4",
             compress_statistics=True,
             device="meta",
         )
-        full = layer.weight.data.to(compute_dtype)
+        full = layer.weight.data.to(torch.bfloat16)
         check_numbers({f"language.{name}.weight": full}, where)
         weight = bitsandbytes.Params4bit(full, quant_type="nf4", compress_statistics=True, module=small)
         small.weight = weight.to(device)  # this quantises

@@ -24,11 +24,11 @@ from panoptic_segmentation.model.transformer_decoder import Prediction, blocked_
 _SIZES = {"small": (384, 6, 9, 3), "base": (768, 12, 9, 3), "large": (1024, 16, 20, 4)}
 
 
-def published_encoder_only(size: Literal["small", "base", "large"], classes: int = 124) -> SegmenterConfig:
+def published_encoder_only(size: Literal["small", "base", "large"]) -> SegmenterConfig:
     """EoMT of a published size: patches of 16 px, 200 queries, position embeddings of 640x640 px."""
     width, heads, before, joint = _SIZES[size]
     return SegmenterConfig(
-        classes=classes,
+        classes=124,
         queries=200,
         width=width,
         heads=heads,
