@@ -26,7 +26,7 @@ from operating_room.work.workers import in_workers
 from operating_room_simulator.story.story import script_surgery
 from operating_room_simulator.writer import synthesize
 from panoptic_segmentation.config.settings import read_config
-from panoptic_segmentation.data.ground_truth import find_videos
+from panoptic_segmentation.data.videos import find_videos
 from panoptic_segmentation.inference.predict import load as load_segmenter
 from panoptic_segmentation.inference.predict import model_path, predict
 from panoptic_segmentation.inference.predictions import picture_path

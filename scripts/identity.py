@@ -20,7 +20,7 @@ import numpy as np
 from operating_room.domain.domain import mmor
 from operating_room.files.picture_files import read_label_mask, read_picture
 from operating_room.recordings.dataset import Dataset
-from panoptic_segmentation.data.ground_truth import Video, find_videos
+from panoptic_segmentation.data.videos import Video, find_videos
 from panoptic_segmentation.inference.predictions import instance_path
 
 SEEN = 30  # px

@@ -19,7 +19,8 @@ from operating_room.domain.domain import mmor
 from operating_room.files.readers import read_label_mask
 from operating_room.recordings.dataset import Dataset
 from operating_room.work.progress import track
-from panoptic_segmentation.data.ground_truth import category_map, clean, find_videos
+from panoptic_segmentation.data.label_masks import category_map, clean
+from panoptic_segmentation.data.videos import find_videos
 from panoptic_segmentation.inference.predictions import write_frame, write_split, write_video
 from panoptic_segmentation.scores.evaluate import evaluate
 

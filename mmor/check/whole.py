@@ -26,7 +26,7 @@ from operating_room.recordings.conversion import convert
 from operating_room.recordings.dataset import Dataset
 from operating_room_simulator.writer import synthesize
 from panoptic_segmentation.config.settings import read_config
-from panoptic_segmentation.data.ground_truth import find_videos
+from panoptic_segmentation.data.videos import find_videos
 from panoptic_segmentation.inference.predict import load as load_segmenter
 from panoptic_segmentation.inference.predict import predict
 from panoptic_segmentation.training.train import train as train_segmenter

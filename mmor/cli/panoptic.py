@@ -139,7 +139,7 @@ def predict(
 ) -> None:
     """Segment the annotated cameras of takes. Videos that are predicted already are kept."""
     from mmor.launch import divide
-    from panoptic_segmentation.data.ground_truth import first_frames
+    from panoptic_segmentation.data.videos import first_frames
     from panoptic_segmentation.inference.blends import write_blends
     from panoptic_segmentation.inference.predict import LeftOut, load, predict, read_test_config, videos_to_predict
 
@@ -220,7 +220,7 @@ def evaluate(
 ) -> None:
     """Score predictions by video panoptic quality (VPQ). Videos that are not wholly predicted are left out."""
     from operating_room.errors import UserError
-    from panoptic_segmentation.data.ground_truth import find_videos, first_frames
+    from panoptic_segmentation.data.videos import find_videos, first_frames
     from panoptic_segmentation.scores.evaluate import PREDICT_AGAIN, evaluate, of_predicted_takes, scored_size
 
     problems: list[str] = []

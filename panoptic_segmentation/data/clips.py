@@ -17,9 +17,9 @@ from operating_room.errors import UserError
 from operating_room.files.readers import read_ids, read_picture
 from panoptic_segmentation.config.settings import ClipSettings
 from panoptic_segmentation.data.augmentation import draw_augmentation, resize_categories
-from panoptic_segmentation.data.ground_truth import Video
 from panoptic_segmentation.data.label_masks import TRAINING_ID_STEP, Size
 from panoptic_segmentation.data.pictures import Picture, edge_size, resize_picture, resize_station
+from panoptic_segmentation.data.videos import Video
 from panoptic_segmentation.model.losses import Clip
 from panoptic_segmentation.model.segmenter import PIXEL_MEAN
 

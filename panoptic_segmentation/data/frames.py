@@ -15,9 +15,9 @@ from operating_room.errors import UserError
 from operating_room.files.readers import picture_size, read_picture
 from operating_room.work.ahead import THREADS, Ahead
 from panoptic_segmentation.config.settings import InferenceSettings
-from panoptic_segmentation.data.ground_truth import Video
 from panoptic_segmentation.data.label_masks import Size
 from panoptic_segmentation.data.pictures import resize_for_test, resize_station
+from panoptic_segmentation.data.videos import Video
 
 
 class BadFrame(UserError):

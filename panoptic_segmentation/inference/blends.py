@@ -14,8 +14,8 @@ from operating_room.files.readers import read_picture
 from operating_room.work.behind import behind
 from operating_room.work.progress import track
 from panoptic_segmentation.data.frames import BadFrame
-from panoptic_segmentation.data.ground_truth import Video
 from panoptic_segmentation.data.pictures import resize_picture
+from panoptic_segmentation.data.videos import Video
 from panoptic_segmentation.inference import predictions
 
 _BLEND = 0.5  # share of the class colour in a blend

@@ -33,8 +33,8 @@ from operating_room.work.progress import track
 from panoptic_segmentation.config.config_keys import CAUSAL, FLOAT32, KEYS, WHOLE_VIDEO
 from panoptic_segmentation.config.settings import InferenceSettings
 from panoptic_segmentation.data.frames import BadFrame, shape_of, windows
-from panoptic_segmentation.data.ground_truth import Video, find_videos, first_frames
 from panoptic_segmentation.data.pictures import edge_size
+from panoptic_segmentation.data.videos import Video, find_videos, first_frames
 from panoptic_segmentation.inference import predictions
 from panoptic_segmentation.inference.device_memory import full_memory_told
 from panoptic_segmentation.inference.loading import load, model_path, read_test_config

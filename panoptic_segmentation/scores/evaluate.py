@@ -19,8 +19,9 @@ from operating_room.recordings.dataset import Dataset
 from operating_room.scores.fingerprints import installed_version
 from operating_room.work.processes import ALL, Share
 from panoptic_segmentation.config.settings import Config, read_test
-from panoptic_segmentation.data.ground_truth import BadMasks, Video, find_videos, ground_truth_path, prepare
+from panoptic_segmentation.data.ground_truth import BadMasks, ground_truth_path, prepare
 from panoptic_segmentation.data.label_masks import Size
+from panoptic_segmentation.data.videos import Video, find_videos
 from panoptic_segmentation.inference import predictions
 from panoptic_segmentation.inference.loading import load
 from panoptic_segmentation.inference.predict import LeftOut, predict

@@ -21,8 +21,8 @@ from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import cpu_threads
 from panoptic_segmentation.config.settings import Config, unused_summary
 from panoptic_segmentation.data.frames import shape_of
-from panoptic_segmentation.data.ground_truth import Video, find_videos
 from panoptic_segmentation.data.pictures import edge_size
+from panoptic_segmentation.data.videos import Video, find_videos
 from panoptic_segmentation.training.train import begin_folder
 from panoptic_segmentation.training.trainer import KEPT, check_batch, check_log, readers
 from panoptic_segmentation.training.training_memory import Memory, Step, step_memory

@@ -43,7 +43,8 @@ from panoptic_segmentation.config.settings import (
     unused_summary,
 )
 from panoptic_segmentation.data.clips import ClipDataset
-from panoptic_segmentation.data.ground_truth import Video, find_videos, prepare
+from panoptic_segmentation.data.ground_truth import prepare
+from panoptic_segmentation.data.videos import Video, find_videos
 from panoptic_segmentation.training.optimizer import parameter_groups
 from panoptic_segmentation.training.trainer import ClipTrainer, TrainedModel, readers, training_arguments
 from panoptic_segmentation.weights.checkpoints import (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from panoptic_segmentation.data.ground_truth import Video, find_videos
+from panoptic_segmentation.data.videos import Video, find_videos
 from tests.panoptic_segmentation.data.test_ground_truth import TAKE, write_take
 
 

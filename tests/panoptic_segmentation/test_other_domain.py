@@ -23,7 +23,8 @@ from operating_room.files.readers import read_picture
 from operating_room.recordings.dataset import Dataset
 from operating_room_simulator.any_room.house import write_takes
 from panoptic_segmentation.config.settings import Config
-from panoptic_segmentation.data.ground_truth import find_videos, prepare
+from panoptic_segmentation.data.ground_truth import prepare
+from panoptic_segmentation.data.videos import find_videos
 from panoptic_segmentation.inference import predictions
 from panoptic_segmentation.inference.predict import export_masks, load, predict
 from panoptic_segmentation.scores.evaluate import evaluate

@@ -14,6 +14,7 @@ from PIL import Image
 from operating_room.domain.domain import mmor
 from operating_room.recordings.dataset import Dataset
 from panoptic_segmentation.data import ground_truth
+from panoptic_segmentation.data.videos import Video, find_videos, split_video
 from panoptic_segmentation.inference import predictions
 from panoptic_segmentation.scores import stq, vpq
 from panoptic_segmentation.scores.overlap import read_ids, read_overlaps
@@ -94,7 +95,7 @@ def panoptic_ground_truth(folder: Path) -> Iterator[Result]:
         yield compare(f"{name} colours", colors, case["sum_of_rgb_for_val_per_channel"], EXACT)
     for case in cases["splitting"]:
         count, length = case["n_frames"], case["max_video_length"]
-        parts = ground_truth.split_video(count, length or max(count, 1), case["overlap"])
+        parts = split_video(count, length or max(count, 1), case["overlap"])
         names = list(case["parts"])
         ours = {name: [part.start, part.stop] for name, part in zip(names, parts)} or {names[0]: []}
         yield compare(f"splitting {count} by {length}", ours, case["parts"], EXACT)
@@ -114,7 +115,7 @@ def _chain(folder: Path) -> Iterator[Result]:
         takes = [
             take for take in mmor().split_takes("val") if (root / mmor().collection(take).root / take.folder).is_dir()
         ]
-        videos = ground_truth.find_videos(dataset, takes, length, with_pictures=False)
+        videos = find_videos(dataset, takes, length, with_pictures=False)
         yield compare("chain videos", [_video_record(video, root) for video in videos], chain["videos"], EXACT)
         ours = ground_truth.prepare(videos, root, "hybridor_ground_truth_val", (image["width"], image["height"]))
         yield compare("chain ground truth", ours, chain["ground_truth_json"], EXACT)
@@ -126,7 +127,7 @@ def _chain(folder: Path) -> Iterator[Result]:
             yield compare(f"chain {name}", ours, theirs, EXACT)
 
 
-def _video_record(video: ground_truth.Video, root: Path) -> dict[str, Any]:
+def _video_record(video: Video, root: Path) -> dict[str, Any]:
     def relative(paths: list[Path]) -> list[str]:
         return [f"../{path.relative_to(root).as_posix()}" for path in paths]
 

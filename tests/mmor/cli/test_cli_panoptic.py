@@ -21,7 +21,7 @@ from mmor import cli
 from operating_room.domain.domain import mmor
 from operating_room.recordings.dataset import Dataset
 from panoptic_segmentation.config.settings import Config, save_config
-from panoptic_segmentation.data.ground_truth import find_videos, first_frames
+from panoptic_segmentation.data.videos import find_videos, first_frames
 from panoptic_segmentation.inference import predictions
 from panoptic_segmentation.inference.predict import load, predict
 from panoptic_segmentation.training.train import train
@@ -96,7 +96,7 @@ def test_a_killed_prediction_ends_as_if_nothing_had_happened(tmp_path: Path) -> 
         "import sys; from pathlib import Path;"
         "from operating_room.recordings.dataset import Dataset;"
         "from operating_room.domain.domain import mmor;"
-        "from panoptic_segmentation.data.ground_truth import find_videos;"
+        "from panoptic_segmentation.data.videos import find_videos;"
         "from panoptic_segmentation.inference.predict import load, predict; data, model, out = map(Path, sys.argv[1:]);"
         f"videos = find_videos(Dataset(data), [mmor().find_take('{TAKE.name}')], length=6);"
         "predict(*load(model, videos[0].domain), videos, out, 'test', model)"

@@ -39,7 +39,7 @@ from operating_room.recordings.take import RecordedTake
 from operating_room.recordings.timepoint import Timepoint
 from operating_room_simulator.story.story import script_surgery
 from operating_room_simulator.writer import write_take
-from panoptic_segmentation.data.ground_truth import find_videos
+from panoptic_segmentation.data.videos import find_videos
 from panoptic_segmentation.inference.live import LiveSegmenter
 from panoptic_segmentation.inference.predict import load, predict
 from scene_graph_generation.config.settings import MM2SGConfig

@@ -24,7 +24,8 @@ from panoptic_segmentation.data.clips import (
     draw_frames,
     frame_at,
 )
-from panoptic_segmentation.data.ground_truth import find_videos, prepare
+from panoptic_segmentation.data.ground_truth import prepare
+from panoptic_segmentation.data.videos import find_videos
 from panoptic_segmentation.model.segmenter import PIXEL_MEAN
 from tests.operating_room.published import index_place
 from tests.operating_room.tiny_house import write_house

@@ -13,8 +13,8 @@ import torch
 from operating_room.files.readers import read_picture
 from panoptic_segmentation.config.settings import InferenceSettings
 from panoptic_segmentation.data.frames import BadFrame, windows
-from panoptic_segmentation.data.ground_truth import Video, find_videos
 from panoptic_segmentation.data.pictures import resize_for_test
+from panoptic_segmentation.data.videos import Video, find_videos
 from tests.operating_room.tiny_dataset import picture, write
 from tests.panoptic_segmentation.data.test_ground_truth import TAKE, write_take
 

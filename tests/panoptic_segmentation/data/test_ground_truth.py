@@ -22,7 +22,8 @@ from operating_room.files.readers import read_ids, read_label_mask
 from operating_room.recordings.dataset import Dataset
 from operating_room.work import progress
 from panoptic_segmentation.data import ground_truth
-from panoptic_segmentation.data.ground_truth import find_videos, ground_truth_path, prepare, split_video
+from panoptic_segmentation.data.ground_truth import ground_truth_path, prepare
+from panoptic_segmentation.data.videos import find_videos, split_video
 from tests.operating_room.published import index_place, mask_place, picture_place
 from tests.operating_room.tiny_house import write_house
 

@@ -21,7 +21,7 @@ from operating_room.recordings.dataset import Dataset
 from operating_room.work.processes import Share
 from panoptic_segmentation.config.config_keys import CAUSAL, WHOLE_VIDEO
 from panoptic_segmentation.config.settings import save_config
-from panoptic_segmentation.data.ground_truth import Video, find_videos, first_frames
+from panoptic_segmentation.data.videos import Video, find_videos, first_frames
 from panoptic_segmentation.inference import predictions
 from panoptic_segmentation.inference.blends import write_blends
 from panoptic_segmentation.inference.predict import export_masks, load, predict, read_test_config, segment_video

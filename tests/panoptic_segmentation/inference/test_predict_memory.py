@@ -12,7 +12,7 @@ from PIL import Image
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from panoptic_segmentation.config.config_keys import CAUSAL, WHOLE_VIDEO
-from panoptic_segmentation.data.ground_truth import Video
+from panoptic_segmentation.data.videos import Video
 from panoptic_segmentation.inference import predictions
 from panoptic_segmentation.inference.predict import load, predict
 from tests.panoptic_segmentation.inference.test_predict import new_model

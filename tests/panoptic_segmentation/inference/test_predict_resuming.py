@@ -15,7 +15,7 @@ from PIL import Image
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from panoptic_segmentation.config.config_keys import WHOLE_VIDEO
-from panoptic_segmentation.data.ground_truth import Video, first_frames
+from panoptic_segmentation.data.videos import Video, first_frames
 from panoptic_segmentation.inference import predict as predict_module
 from panoptic_segmentation.inference import predictions
 from panoptic_segmentation.inference.predict import load, predict

@@ -10,7 +10,7 @@ import pytest
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from panoptic_segmentation.config.settings import save_config
-from panoptic_segmentation.data.ground_truth import Video
+from panoptic_segmentation.data.videos import Video
 from panoptic_segmentation.inference.predict import export_masks, load, predict, read_test_config
 from panoptic_segmentation.scores.evaluate import predict_and_evaluate
 from panoptic_segmentation.weights.checkpoints import build_model, save_published

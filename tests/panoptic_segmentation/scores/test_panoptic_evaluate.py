@@ -15,7 +15,8 @@ from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.files.readers import read_ids
 from operating_room.recordings.dataset import Dataset
-from panoptic_segmentation.data.ground_truth import Video, find_videos, first_frames, prepare
+from panoptic_segmentation.data.ground_truth import prepare
+from panoptic_segmentation.data.videos import Video, find_videos, first_frames
 from panoptic_segmentation.inference import predictions
 from panoptic_segmentation.inference.predict import export_masks, load, predict
 from panoptic_segmentation.scores import overlap_cache

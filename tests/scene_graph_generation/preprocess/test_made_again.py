@@ -17,7 +17,8 @@ from operating_room.errors import UserError
 from operating_room.files import picture_files
 from operating_room.files.readers import read_json
 from operating_room.recordings.dataset import Dataset
-from panoptic_segmentation.data.ground_truth import find_videos, prepare
+from panoptic_segmentation.data.ground_truth import prepare
+from panoptic_segmentation.data.videos import find_videos
 from scene_graph_generation.inputs.views import ViewReader
 from scene_graph_generation.preprocess.audio import preprocess_audio
 from scene_graph_generation.preprocess.embeddings import mel_encoder, preprocess_audio_embeddings
