@@ -30,7 +30,7 @@ ELSEWHERE = {
     "export mcap": "exports/test_mcap.py",
     "export rerun": "exports/test_rerun.py",
     "import masks": "exports/test_masks_back.py",
-    "live": "live/test_live.py",
+    "live": "live/test_live_command.py",
     "view": "viewer/test_viewer_server.py",
 }
 
