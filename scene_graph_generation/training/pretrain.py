@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from computing.cpu_attention import forward_pass
 from computing.machine import free_memory, seeded
@@ -52,8 +53,8 @@ from scene_graph_generation.training.dense import (
     patch_phase,
 )
 from scene_graph_generation.training.presence import PresenceHead, f1_of, frequent_triplets, rarity_of
+from scene_graph_generation.training.resuming import SEEING, Halfway
 
-SEEING = ("vision.", "pooler.", "projector.")  # parameters in front of the language model
 # Share of batches with point clouds; masks and sound are always shown. Per sample masks and sound cost 4 CPU ms, views
 # 8 more and a cloud 43 more.
 WITH_CLOUD = 0.2
@@ -75,6 +76,7 @@ def pretrain(
     bf16: bool = False,
     bad: BadSamples | None = None,
     from_nothing: bool = False,
+    halfway: Halfway | None = None,
 ) -> tuple[PresenceHead, bool]:
     """Train all that is trainable in front of the language model, in place, on the model's device.
 
@@ -92,6 +94,7 @@ def pretrain(
         bf16: products in bfloat16; what is trained stays float32.
         bad: what is done about bad samples; None: the first one is an error.
         from_nothing: the mask encoder knows nothing yet, and is drawn by how large things are (`draw_by_size`).
+        halfway: where an earlier run stands, if it was ended; None: nothing is kept.
 
     Raises:
         UserError: no sample has a picture or masks, one is bad and not to be skipped, or the training diverges.
@@ -100,7 +103,8 @@ def pretrain(
     forward = partial(forward_pass, device, bf16)
     with seeded(seed, device):
         bad = bad or BadSamples(skip=False)
-        return _pretrain(model, samples, known, config, seed, ScoreLog(log), workers, forward, bad, from_nothing)
+        rest = workers, forward, bad, from_nothing, halfway or Halfway()
+        return _pretrain(model, samples, known, config, seed, ScoreLog(log), *rest)
 
 
 class ScoreLog:
@@ -118,7 +122,7 @@ class ScoreLog:
         if not math.isfinite(loss):
             raise UserError(
                 f"pretraining diverged: loss {loss:.3g} at step {step} of {phase}; lower the learning_rate of "
-                "`pretrain`"
+                "`pretrain` and choose another folder"
             )
         if self._path is not None:
             scores = {name: value for name, value in held_out.items() if math.isfinite(value)}
@@ -136,6 +140,7 @@ def _pretrain(
     forward: Forward,
     bad: BadSamples,
     from_nothing: bool,
+    halfway: Halfway,
 ) -> tuple[PresenceHead, bool]:
     device = next(model.parameters()).device
     different = [frozenset(parse(answer)) for answer in known.answers]
@@ -156,12 +161,12 @@ def _pretrain(
     kept = [i for i in visible if i in places and places[i][0] in apart]
     graphs = [different[known.answer_numbers[i]] for i in range(len(known.answer_numbers))]
     vocabulary = frequent_triplets(graphs)
-    knows_patches = False
-    if config.patch_steps or config.hand_steps:
+    if (config.patch_steps or config.hand_steps) and halfway.phase != "triplets":
         by_place = {places[i]: graphs[i] for i in visible}
-        knows_patches = _look(
-            model, samples, by_place, pictures, vocabulary, apart, config, seed, log, workers, forward, bad
+        halfway.taught = _look(
+            model, samples, by_place, pictures, vocabulary, apart, config, seed, log, workers, forward, bad, halfway
         )
+    knows_patches = halfway.taught
     held = torch.tensor([[triplet in graph for triplet in vocabulary] for graph in different]).float()
     truth = held[torch.from_numpy(known.answer_numbers)].to(device)
     rarity = rarity_of(truth.mean(0))
@@ -178,9 +183,6 @@ def _pretrain(
         )
         for _ in range(config.steps)
     ]
-    batches = torch.utils.data.DataLoader(
-        Looks(samples, plan, seed), batch_size=None, num_workers=workers, persistent_workers=False
-    )
 
     def score() -> dict[str, float]:
         chosen = Random("scored").sample(kept, min(_SCORED, len(kept)))
@@ -207,7 +209,11 @@ def _pretrain(
     # pass on what is small (docs/eyes.md, "Why views alone learn no deeds").
     with resting(model.vision if knows_patches else None):
         optimizer, schedule, weights = _optimizer(model, heads, config.learning_rate, config, config.steps)
-        for step, (chosen, found, reasons) in enumerate(track(batches, "learning to see", config.steps), 1):
+        start = halfway.enter("triplets", config.steps, model, [heads, optimizer, schedule])
+        seeds, order = torch.Generator() if start else None, range(start, config.steps)  # or it would draw once more
+        looks = Looks(samples, plan, seed)
+        batches = DataLoader(looks, batch_size=None, sampler=order, num_workers=workers, generator=seeds)
+        for step, (chosen, found, reasons) in enumerate(track(batches, "learning to see", len(order)), start + 1):
             examples = [example.to(device) for example in bad.usable(found, reasons)]
             with forward():
                 logits = head(model.visual_tokens(examples))
@@ -217,8 +223,9 @@ def _pretrain(
                 with forward():
                     loss = loss + CONTENTS_WEIGHT * contents_loss(encoder, readout, masks)
             _step(loss, optimizer, schedule, weights)
-            if _is_told(step, config.steps):
+            if told := _is_told(step, config.steps):
                 log.add("triplets", step, loss.item(), _scored(model, heads, score, forward) if kept else {})
+            halfway.keep(step, told)
     return head, knows_patches
 
 
@@ -252,6 +259,7 @@ def _look(
     workers: int,
     forward: Forward,
     bad: BadSamples,
+    halfway: Halfway,
 ) -> bool:
     """The phases before triplets: what patches of the views show, and who holds what; whether the first was done."""
     device, vision = next(model.parameters()).device, model.settings.vision
@@ -277,9 +285,9 @@ def _look(
         )
         raise UserError(f"{told}; give it more, or leave hand_steps of `pretrain` out")
     generator = Random(f"look {seed}")
-    rate, hand_rate = config.learning_rate, config.hand_learning_rate or config.learning_rate
+    hand_rate = config.hand_learning_rate or config.learning_rate
     phases = (
-        (config.patch_steps, rate, lambda: patch_phase(model, train, kept)),
+        (config.patch_steps, config.learning_rate, lambda: patch_phase(model, train, kept)),
         (config.hand_steps, hand_rate, lambda: hand_phase(model, train, kept, graphs, vocabulary)),
     )
     done = []
@@ -290,13 +298,15 @@ def _look(
         done.append(phase.name)
         optimizer, schedule, weights = _optimizer(model, phase.head, rate, config, steps)
         model.train()
-        for step in track(range(1, steps + 1), f"learning to see: {phase.name}"):
+        start = halfway.enter(phase.name, steps, model, [phase.head, optimizer, schedule], generator)
+        for step in track(range(start + 1, steps + 1), f"learning to see: {phase.name}"):
             of, chosen = draw_group(train, config.batch_size, generator)
             with forward():
                 loss = phase.loss(of, torch.from_numpy(chosen).to(device, non_blocking=True), True)
             _step(loss, optimizer, schedule, weights)
-            if _is_told(step, steps):
+            if told := _is_told(step, steps):
                 log.add(phase.name, step, loss.item(), _scored(model, phase.head, phase.score, forward) if kept else {})
+            halfway.keep(step, told)
     return "patches" in done
 
 

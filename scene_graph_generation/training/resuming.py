@@ -1,6 +1,7 @@
 """What a training that is begun again goes on from, what must be as it was then, and when nothing is left to do.
 
-What a model has learnt to see is kept until its training is over: no checkpoint is there before the first steps.
+What a model has learnt to see is kept until its training is over: no checkpoint is there before the first steps. Where
+it stands in the middle of that is kept now and then.
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
+from random import Random
+from time import monotonic
 from typing import Any
 
+import torch
 from transformers import TrainerState
 
 from computing.training_checkpoints import find_checkpoint, last_state, remove_half_written, require_begun
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.readers import read_json
-from operating_room.files.tensors import read_tensors, write_safetensors
+from operating_room.files.tensors import read_pickle, read_tensors, write_pickle, write_safetensors
 from operating_room.work.processes import is_first
 from scene_graph_generation.config.settings import Experiment, TrainConfig
 from scene_graph_generation.model.mm2sg import MM2SG
-from scene_graph_generation.training.pretrain import SEEING
 from scene_graph_generation.weights.base_models import CONFIG
 from scene_graph_generation.weights.checkpoints import WEIGHTS
 from scene_graph_generation.weights.fine_tuned import OTHER_WEIGHTS, OWN_WEIGHTS
@@ -31,6 +34,10 @@ from scene_graph_generation.weights.fine_tuned import OTHER_WEIGHTS, OWN_WEIGHTS
 BEGUN = "training.json"  # the settings that a training began with
 GOES_ON = "goes_on"  # empty; while it is there, the model in the folder is of an earlier end
 _OF_TAKES = ("model.labels", "model.masks")
+SEEING = ("vision.", "pooler.", "projector.")  # parameters in front of the language model
+PHASES = ("patches", "hands", "triplets")  # of learning to see, in their order
+HALF_SEEN = "half_seen.pt"  # where learning to see stands
+_EVERY = 300.0  # s, after which it is kept
 _SEEN, _SEEN_BY = "seen.safetensors", "seen.json"  # the second is written last, and says of which training they are
 # What is changed where a GPU was too small for the first step afterwards: it has no say in what is seen.
 _AFTERWARDS = ("train.batch_size", "train.accumulation")
@@ -59,6 +66,7 @@ def keep_seeing(out: Path, model: MM2SG, begun: Mapping[str, Any], taught: bool)
     state = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(SEEING)}
     write_safetensors(out / _SEEN, {name: t.detach().to("cpu", copy=True).contiguous() for name, t in state.items()})
     write_json(out / _SEEN_BY, {"taught": taught, "begun": _digest(begun)})
+    (out / HALF_SEEN).unlink(missing_ok=True)
 
 
 def seen_before(out: Path, model: MM2SG, begun: Mapping[str, Any]) -> bool | None:
@@ -75,13 +83,97 @@ def seen_before(out: Path, model: MM2SG, begun: Mapping[str, Any]) -> bool | Non
 
 def forget_seeing(out: Path) -> None:
     """After the training: its model has it."""
-    for name in (_SEEN_BY, _SEEN):
+    for name in (_SEEN_BY, _SEEN, HALF_SEEN):
         (out / name).unlink(missing_ok=True)
 
 
+class Halfway:
+    """Where learning to see stands in a folder: kept now and then, and taken up again by the same training.
+
+    Args:
+        out: the folder of the training; None: nothing is kept.
+        begun: what the training began with.
+
+    Attributes:
+        phase: that an earlier run was in when it was kept; None if nothing is kept of this training.
+        taught: whether the vision tower was taught its patches.
+    """
+
+    def __init__(self, out: Path | None = None, begun: Mapping[str, Any] | None = None) -> None:
+        self._path, self._of = None if out is None else out / HALF_SEEN, _digest(begun or {})
+        self._kept = self._read()
+        self.phase: str | None = self._kept.get("phase")
+        self.taught: bool = self._kept.get("taught", False)
+
+    def _read(self) -> dict[str, Any]:
+        if self._path is None or not self._path.is_file():
+            return {}
+        try:
+            kept = read_pickle(self._path)
+        except UserError as error:
+            print(f"{error}; learning to see begins anew", file=sys.stderr)
+            return {}
+        return kept if isinstance(kept, dict) and kept.get("of") == self._of else {}
+
+    def enter(self, phase: str, steps: int, model: MM2SG, parts: list[Any], drawn: Random | None = None) -> int:
+        """How many steps of a phase are done; what takes part in it is then as it was after them.
+
+        Args:
+            phase: one of `PHASES`.
+            steps: that it has.
+            model: learns to see.
+            parts: what else has a state: head, optimiser, schedule.
+            drawn: what the samples of a step are drawn from, if from step to step.
+        """
+        device = next(model.parameters()).device
+        self._next, self._now = monotonic() + _EVERY, (phase, model, parts, drawn, device)
+        if self.phase is None or PHASES.index(self.phase) < PHASES.index(phase):
+            return 0
+        if self.phase != phase:
+            return steps
+        kept = self._kept
+        print(f"{self._path}: goes on learning to see after step {kept['step']} of {phase}", file=sys.stderr)
+        model.load_state_dict(kept["seeing"], strict=False)
+        for part, state in zip(parts, kept["parts"], strict=True):
+            part.load_state_dict(state)
+        if drawn is not None:
+            drawn.setstate(kept["drawn"])
+        torch.set_rng_state(kept["random"])
+        if device.type == "cuda" and kept["random of GPU"] is not None:
+            torch.cuda.set_rng_state(kept["random of GPU"], device)
+        return kept["step"]
+
+    def keep(self, step: int, told: bool) -> None:
+        """After a step: keep where it stands if that was told in the log, or enough time has passed.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        if self._path is None or not (told or monotonic() >= self._next):
+            return
+        phase, model, parts, drawn, device = self._now
+        state = {
+            "of": self._of,
+            "phase": phase,
+            "step": step,
+            "taught": self.taught,
+            "seeing": {name: value for name, value in model.state_dict().items() if name.startswith(SEEING)},
+            "parts": [part.state_dict() for part in parts],
+            "drawn": None if drawn is None else drawn.getstate(),
+            "random": torch.get_rng_state(),
+            "random of GPU": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        }
+        write_pickle(self._path, state)
+        self._next = monotonic() + _EVERY
+
+
 def _digest(begun: Mapping[str, Any]) -> str:
-    stays = {name: value for name, value in begun.items() if name not in _AFTERWARDS}
-    return sha256(json.dumps(stays, sort_keys=True, default=str).encode()).hexdigest()
+    return sha256(json.dumps(while_seeing(begun), sort_keys=True, default=str).encode()).hexdigest()
+
+
+def while_seeing(begun: Mapping[str, Any]) -> dict[str, Any]:
+    """What a training began with, but for what has no say in what is seen."""
+    return {name: value for name, value in begun.items() if name not in _AFTERWARDS}
 
 
 def settings_that_stay(mapping: dict[str, Any], of: str = "") -> dict[str, Any]:

@@ -37,6 +37,8 @@ from scene_graph_generation.training.requirements import check_start, check_star
 from scene_graph_generation.training.resuming import (
     BEGUN,
     GOES_ON,
+    HALF_SEEN,
+    Halfway,
     begin_folder,
     begun_with,
     check_same_training,
@@ -44,6 +46,7 @@ from scene_graph_generation.training.resuming import (
     is_done,
     keep_seeing,
     seen_before,
+    while_seeing,
 )
 from scene_graph_generation.training.starting_point import begin, check_places, load_trained, new_tokens
 from scene_graph_generation.training.trainer import ModelFolder, SceneGraphTrainer, readers
@@ -109,6 +112,8 @@ def _train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: 
     if checkpoint is not None and (out / BEGUN).is_file():
         check_same_training(out, begun, checkpoint)
     elif is_first():
+        if (out / HALF_SEEN).is_file() and (out / BEGUN).is_file():
+            check_same_training(out, while_seeing(begun), out / HALF_SEEN)
         write_json(out / BEGUN, begun, indent=1)
     check_text_only(known.first_with_image, experiment)
     with one_line_errors(out, "choose fewer --bits", "--dataloader_num_workers"):  # others may fill the GPU
@@ -138,6 +143,7 @@ def _train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: 
                     *settings,
                     bad,
                     from_nothing=experiment.start.curriculum is None,
+                    halfway=Halfway(out, begun),
                 )
             keep_seeing(out, model, begun, taught)
         else:
