@@ -26,7 +26,7 @@ from mmor.cli.seeing import view as cli_view
 from mmor.launch import follow_launcher, is_first_to_say
 from mmor.quiet import quiet_libraries
 from operating_room.errors import UserError, one_line
-from operating_room.work.processes import allow_open_files
+from operating_room.work.processes import allow_open_files, ended_as_by_ctrl_c
 
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 app = typer.Typer(
@@ -78,7 +78,9 @@ def check(
     """
     from mmor.check.run import check
 
-    if not check(data, full, out, typer.echo):
+    with ended_as_by_ctrl_c():
+        right = check(data, full, out, typer.echo)
+    if not right:
         raise typer.Exit(1)
 
 

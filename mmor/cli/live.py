@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
@@ -18,6 +17,7 @@ from mmor.cli.evaluation import load_generator
 from mmor.cli.options import MODEL, BitsOption, Data, Device, DomainFile, MaxNewTokens, chosen_domain
 from operating_room.errors import UserError
 from operating_room.files.locks import lock
+from operating_room.work.processes import ended_as_by_ctrl_c
 
 if TYPE_CHECKING:
     from mmor.live.live import LiveSecond, Source
@@ -104,7 +104,7 @@ def live(
             source: Source = Follow(recorded, inputs, encoder is not None, queue, patience)
         else:
             source = Replay(recorded, inputs, speed, queue)
-        with _ended_as_by_ctrl_c(), closing(live(source, masks, generator, encoder)) as seconds:
+        with ended_as_by_ctrl_c(), closing(live(source, masks, generator, encoder)) as seconds:
             _write(seconds, file)
 
 
@@ -202,20 +202,6 @@ def _output(path: Path | None) -> Generator[TextIO]:
             if path.stat().st_size:
                 raise UserError(f"{path}: holds the lines of another run; choose a new file")
         yield file
-
-
-@contextmanager
-def _ended_as_by_ctrl_c() -> Generator[None]:
-    """systemd, containers, clusters and closed terminals end a program so; Python would leave without clearing up."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    before = {number: does for number, does in before.items() if does != signal.SIG_IGN}  # as nohup has it
-    for number in before:
-        signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number, does in before.items():
-            signal.signal(number, does)
 
 
 def _write(seconds: Iterator[LiveSecond], file: TextIO) -> None:

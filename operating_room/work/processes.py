@@ -6,9 +6,10 @@ import math
 import os
 import re
 import resource
+import signal
 import socket
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from operating_room.errors import UserError
@@ -135,6 +136,20 @@ def join_alone() -> None:
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     for name, value in alone.items():
         os.environ.setdefault(name, value)  # a cluster may have said some of it
+
+
+@contextmanager
+def ended_as_by_ctrl_c() -> Generator[None]:
+    """systemd, containers, clusters and closed terminals end a program so; Python would leave without clearing up."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: does for number, does in before.items() if does != signal.SIG_IGN}  # as nohup has it
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, does in before.items():
+            signal.signal(number, does)
 
 
 def is_running(process: int) -> bool:

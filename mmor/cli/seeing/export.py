@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmor.cli.options import Data, DomainFile, finish, open_dataset, open_takes
+from operating_room.work.processes import ended_as_by_ctrl_c
 
 if TYPE_CHECKING:
     from operating_room.recordings.take import RecordedTake
@@ -100,7 +101,9 @@ def masks(
     from mmor.exports.masks_back import import_masks
 
     dataset = open_dataset(data, domain)
-    done = import_masks(dataset.take(dataset.named(take)), source, replace)
+    recorded = dataset.take(dataset.named(take))
+    with ended_as_by_ctrl_c():  # an archive is unpacked first
+        done = import_masks(recorded, source, replace)
     typer.echo(f"{len(done.written)} masks written, {done.unchanged} were so already")
     if done.kept:
         finish(
