@@ -141,6 +141,8 @@ def _unpack(archive: Path, folder: Path) -> None:
     try:
         with ZipFile(archive) as packed:
             entries = [e for e in packed.infolist() if e.filename.endswith((LABELMAP, ".png")) and not e.is_dir()]
+            for entry in entries:
+                entry.filename = entry.filename.replace("\\", "/")  # as older tools of Windows pack folders
             times = Counter(entry.filename for entry in entries)
             if twice := next((name for name, count in times.items() if count > 1), None):
                 raise UserError(f"{archive}: holds {twice} twice, and one would be lost; export the task again")

@@ -24,6 +24,18 @@ def test_a_colour_of_thousands_of_digits_is_damage(tmp_path: Path) -> None:
         import_masks(recorded, tmp_path / "back")
 
 
+def test_folders_as_older_tools_of_windows_pack_them(tmp_path: Path) -> None:
+    """It was said to hold no mask. What leads out of the folder does not lead out."""
+    recorded = Dataset(write_dataset(tmp_path / "data")).take(mmor().find_take(MMOR_NAME))
+    with zipfile.ZipFile(tmp_path / "back.zip", "w") as archive:
+        archive.writestr("labelmap.txt", "background:0,0,0::\ndrape:9,9,9::\n")
+        mask = picture("PNG", np.full((48, 64, 3), 9, np.uint8))
+        archive.writestr(f"SegmentationClass\\{MMOR_NAME}\\1\\camera01_colorimage-000100.png", mask)
+        archive.writestr("..\\..\\outside.png", mask)
+    assert len(import_masks(recorded, tmp_path / "back.zip", replace=True).written) == 1
+    assert not list(tmp_path.parent.rglob("outside.png"))
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_two_masks_of_one_name_are_told(tmp_path: Path) -> None:
     """The later one took the place of the other as they were unpacked."""
