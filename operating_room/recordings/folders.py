@@ -54,16 +54,33 @@ def with_splits(domain: Domain, roots: Mapping[str, Path]) -> Domain:
     Raises:
         UserError: something in one of these files is wrong.
     """
-    collections = [
-        read_splits(path, collection)
-        if collection.layout == "house"
-        and not collection.splits  # those that the domain names itself count
-        and collection.name in roots
-        and ((path := roots[collection.name] / SPLITS_FILE).exists() or path.is_symlink())
-        else collection
-        for collection in domain.collections
-    ]
+    collections = []
+    for collection in domain.collections:
+        # Those that the domain names itself count.
+        if collection.layout == "house" and not collection.splits and collection.name in roots:
+            path = roots[collection.name] / SPLITS_FILE
+            if path.exists() or path.is_symlink():
+                collection = read_splits(path, collection)
+            else:
+                _refuse_other_name(path)
+        collections.append(collection)
     return domain if tuple(collections) == domain.collections else replace(domain, collections=tuple(collections))
+
+
+def _other_name(path: Path) -> str | None:
+    """What a YAML file is called that is meant to be this one: Windows hides endings, and adds .txt to some."""
+    meant = {f"{path.stem}{ending}".lower() for ending in (".yaml", ".yml", ".yaml.txt", ".yml.txt")}
+    return next((name for name in sorted(list_names(path.parent)) if name.lower() in meant and name != path.name), None)
+
+
+def _refuse_other_name(path: Path) -> None:
+    """Of a YAML file that is not there.
+
+    Raises:
+        UserError: one is that is meant to be it.
+    """
+    if (name := _other_name(path)) is not None:
+        raise UserError(f"{path.with_name(name)}: is read by nothing under this name; rename it to {path.name}")
 
 
 def house_splits(root: Path, collection: Collection) -> dict[str, list[str]]:
@@ -124,7 +141,9 @@ def folders_of_no_take(root: Path, dataset: str, domain: Domain) -> dict[Path, s
             found[folder] = f"is not read because of its name: {rule}; rename it"
         elif not has_index:
             name = PurePath(collection.index[-1]).name
-            found[folder] = _unfinished(folder) or f"has no {name}, so it is no take; copy the index there"
+            other = _other_name(folder / name) if name.endswith(".yaml") else None
+            advice = "copy the index there" if other is None else f"{other} is there, rename it"
+            found[folder] = _unfinished(folder) or f"has no {name}, so it is no take; {advice}"
     return found
 
 
@@ -163,6 +182,8 @@ def find_roots(root: Path, domain: Domain) -> dict[str, Path]:
     nothing = [collection.root for collection in domain.collections]
     if begun := next(filter(_unfinished, sorted(root.glob("takes/*"))), None):  # its domain is written at the end
         raise UserError(f"{begun}: {_unfinished(begun)}")
+    if not os.path.lexists(root / DOMAIN_FILE):
+        _refuse_other_name(root / DOMAIN_FILE)
     if not (root / DOMAIN_FILE).exists() and any(root.glob("takes/*/take.yaml")):
         raise UserError(
             f"{root}: holds takes in the house layout but no {DOMAIN_FILE}; copy it there, or give --domain"

@@ -209,6 +209,9 @@ def test_folders_without_take_yaml_are_told(root: Path) -> None:
     assert [take.name for take in Dataset(root).takes()] == ["stew"]
     messages = told(check(Dataset(root)), Severity.BROKEN)
     assert [message for message in messages if "has no take.yaml, so it is no take" in message] == messages[:1]
+    assert messages[0].endswith("; copy the index there")
+    write(root / SOUP / "take.yaml.txt", "period: 1\n")
+    assert told(check(Dataset(root)), Severity.BROKEN)[0].endswith("; take.yaml.txt is there, rename it")
 
 
 @pytest.mark.parametrize(

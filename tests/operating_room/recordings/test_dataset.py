@@ -307,6 +307,16 @@ def test_a_link_to_nothing_is_told_and_not_taken_for_no_file(tmp_path: Path, nam
         Dataset(root)
 
 
+@pytest.mark.parametrize("ending", [".yaml.txt", ".yml"])
+@pytest.mark.parametrize("name", ["domain", "splits"])
+def test_a_file_under_nearly_its_name_is_told(tmp_path: Path, name: str, ending: str) -> None:
+    """Windows hides endings: the splits in splits.yaml.txt held for nothing, and all takes were own ones."""
+    root = write_house(tmp_path / "kitchen")
+    (root / f"{name}.yaml").rename(root / f"{name}{ending}")
+    with pytest.raises(UserError, match=rf"{name}{ending}: is read by nothing under this name; rename it to {name}\."):
+        Dataset(root)
+
+
 def test_the_domain_beside_a_dataset_holds_for_its_folder(tmp_path: Path) -> None:
     """With `--data DATA/MM-OR_data` the published splits held: takes of the own test split were trained on."""
     domain = mmor()
