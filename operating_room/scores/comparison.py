@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,8 @@ from operating_room.scores.triplets.timelines import clock_of
 
 _WHO = ("model", "rule")  # answers a downstream task
 Records = Mapping[str, Mapping[str, Any]]  # sample id -> what a results file holds of it
-Judged = tuple[list[Sample], Int64[np.ndarray, "samples names predicted"]]  # the confusion of each timepoint
+Confusions = Int64[np.ndarray, "each names predicted"]
+Judged = tuple[list[Sample], Confusions]  # the confusion of each timepoint
 
 
 @dataclass(frozen=True)
@@ -154,24 +157,26 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _graph_scores(first: Records, second: Records, domain: Domain) -> dict[str, list[Difference]]:
     _require_same(first, second, lambda record: record["truth"])
-    judged = [_judged_graphs(records, domain.language) for records in (first, second)]
-    both = (*second.items(), *first.items())  # an older file tells no times
-    times = {key: at for key, record in both if isinstance(at := record.get("at_s"), int | float)}
-    clock = clock_of(judged[0][0], domain, times)
-    return {"predicates": _differences(domain.language.scored_predicates, *judged, times=clock)}
-
-
-def _judged_graphs(records: Records, language: Language) -> Judged:
-    samples, confusions = [], []
-    for sample_id, record in records.items():
+    for sample_id, record in (*first.items(), *second.items()):
         for key in ("truth", "predicted"):
             if not are_relations(record[key]):
                 raise TypeError(f"a list of relations, {key}, at {sample_id}")
-        sample = Sample.of_id(sample_id, as_triplets(record["truth"]))
-        samples.append(sample)
-        report = score_sample(sample, as_triplets(record["predicted"]), language)
-        confusions.append(report.predicates.confusion)
-    return samples, np.stack(confusions)
+    samples = [Sample.of_id(sample_id, as_triplets(record["truth"])) for sample_id, record in first.items()]
+    both = (*second.items(), *first.items())  # an older file tells no times
+    times = {key: at for key, record in both if isinstance(at := record.get("at_s"), int | float)}
+    blocks = bootstrap.blocks_of(samples, clock_of(samples, domain, times))
+    sums = [_graph_sums(blocks, records, domain.language) for records in (first, second)]
+    return {"predicates": _differences(domain.language.scored_predicates, *sums)}
+
+
+def _graph_sums(blocks: Sequence[Sequence[Sample]], records: Records, language: Language) -> Confusions:
+    """Of each block; those of all its timepoints would take gigabytes for a million of these."""
+    sums = []
+    for block in blocks:
+        graphs = (as_triplets(records[sample.sample_id]["predicted"]) for sample in block)
+        reports = (score_sample(sample, graph, language) for sample, graph in zip(block, graphs))
+        sums.append(reduce(add, (report.predicates.confusion for report in reports)))
+    return np.stack(sums)
 
 
 def _downstream_scores(first: Records, second: Records, domain: Domain) -> dict[str, list[Difference]]:
@@ -182,7 +187,8 @@ def _downstream_scores(first: Records, second: Records, domain: Domain) -> dict[
             if all(who in record[task.name] for records in (first, second) for record in records.values()):
                 judged = [judged_answers(records, task, who, domain) for records in (first, second)]
                 if judged[0][0]:
-                    found[f"{task.name}, {who}"] = _differences(task.classes, *judged)
+                    sums = [bootstrap.block_sums(*of_file) for of_file in judged]
+                    found[f"{task.name}, {who}"] = _differences(task.classes, *sums)
     return found
 
 
@@ -210,10 +216,8 @@ def _require_same(first: Records, second: Records, truth: Callable[[Mapping[str,
             raise UserError(f"the files were scored against different labels, first of {sample_id}; evaluate one again")
 
 
-def _differences(
-    names: Sequence[str], first: Judged, second: Judged, *, times: Mapping[str, float] | None = None
-) -> list[Difference]:
-    sums = [bootstrap.block_sums(*judged, times) for judged in (first, second)]
+def _differences(names: Sequence[str], *sums: Confusions) -> list[Difference]:
+    """Of the first and the second file."""
     values = [bootstrap.statistics(Report(tuple(names), blocks.sum(axis=0))) for blocks in sums]
     intervals = bootstrap.difference_intervals(names, *sums)
     has = sums[0].sum(axis=2) > 0  # block, class
