@@ -152,7 +152,7 @@ def _pretrain(
     places: dict[int, tuple[str, str]] = {}
     pictures: dict[tuple[str, str], set[Path]] = {}
     if config.held_out or config.patch_steps or config.hand_steps:
-        for i in visible:
+        for i in track(visible, "looking for pictures in the samples"):
             record = samples.records[i]
             places[i] = split_sample_id(str(record["id"]))
             pictures.setdefault(places[i], set()).update(samples.dataset.root / name for name in pictures_of(record))
