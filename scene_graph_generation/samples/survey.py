@@ -6,7 +6,7 @@ A training file may be more than 1 GB of JSON. Parsing it takes longer than all 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,13 +15,18 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Bool, Int32
 
+from operating_room.domain.domain import OWN
+from operating_room.errors import UserError
+from operating_room.graphs.graph_files import SPLIT_NAMES, load_samples
 from operating_room.graphs.prompts import IMAGE_MARK
+from operating_room.graphs.scene_graph import START, Triplet, as_said, parse
 from operating_room.work.progress import track
 from scene_graph_generation.samples.records import Record, Records
 from scene_graph_generation.samples.sample_files import Joined
 from scene_graph_generation.samples.training_data import answer_of, check_record, open_records
 
 Made = TypeVar("Made")
+_LOOKED_AT = 500  # samples, spread over all, whose relations are compared with those in the data folder
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,26 @@ def survey(
         for _ in going_through:  # what is left
             pass
     return records, gathered.all(), made
+
+
+def other_relations(records: Records, root: Path) -> str | None:
+    """What to say of samples whose relations are not those that the data folder has now; None if none is known to be.
+
+    Samples are made of relations that people go on correcting and converting. Damaged files are told by who needs them.
+    """
+    made: dict[str, frozenset[Triplet]] = {}
+    for place in range(0, len(records), max(1, len(records) // _LOOKED_AT)):
+        answer = answer_of(records[place], False)
+        if START in answer:  # or it answers another question
+            made[str(records[place]["id"])] = frozenset(parse(answer))
+    told = []
+    for path in (root / f"relationships_{name}.json" for name in (*SPLIT_NAMES.values(), OWN)):
+        with suppress(UserError):
+            now = [s for s in load_samples(path) if s.sample_id in made] if path.is_file() else []
+            if other := [s.sample_id for s in now if frozenset(as_said(s.triplets)) != made[s.sample_id]]:
+                told.append(f"{len(other)} of {len(now)} samples looked at have other relations than {path} has now")
+                told.append(f"the first is {other[0]}")
+    return "; ".join([*told, "make them again if these are what is to be learnt"]) if told else None
 
 
 class _Gathered:

@@ -28,7 +28,7 @@ from scene_graph_generation.inputs.tokenizer_files import read_tokens
 from scene_graph_generation.inputs.tokens import Tokens
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.bad_samples import BadSamples
-from scene_graph_generation.samples.survey import survey
+from scene_graph_generation.samples.survey import other_relations, survey
 from scene_graph_generation.samples.training_data import TrainingSamples
 from scene_graph_generation.training.loss import loss_weights
 from scene_graph_generation.training.presence import new_teacher
@@ -100,6 +100,8 @@ def _train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: 
         answers=learns_to_see or counts_tokens or config.presence > 0,
         read=lambda texts: new_tokens(experiment, texts, domain.language) if kept is None else kept,
     )
+    if is_first() and (stale := other_relations(records, dataset.root)) is not None:
+        print(f"note: {', '.join(map(str, data))}: {stale}", file=sys.stderr)
     of_samples: dict[str, Any] = {"samples": len(records), "content of samples": known.fingerprint}
     if config.token_weights:  # by content: a file that is not there may have been replaced by another
         counts = experiment.files.token_frequencies

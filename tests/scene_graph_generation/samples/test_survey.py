@@ -14,19 +14,20 @@ import torch
 
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
+from operating_room.graphs.graph_files import save_samples
 from operating_room.graphs.prompts import IMAGE_MARK
-from operating_room.graphs.scene_graph import parse, target_text
+from operating_room.graphs.scene_graph import Sample, parse, target_text
 from operating_room.recordings.dataset import Dataset
 from scene_graph_generation.inputs.example import IGNORED
 from scene_graph_generation.inputs.tokens import train_tokens
 from scene_graph_generation.samples import sample_files
 from scene_graph_generation.samples.sample_files import Shard, shard_folder, write_samples
-from scene_graph_generation.samples.survey import Survey, survey
+from scene_graph_generation.samples.survey import Survey, other_relations, survey
 from scene_graph_generation.samples.training_data import read_records, record_text
 from scene_graph_generation.training.loss import loss_weights, token_weights
 from scene_graph_generation.training.train import train
 from tests.scene_graph_generation import tiny_training
-from tests.scene_graph_generation.tiny_training import SHORT
+from tests.scene_graph_generation.tiny_training import GRAPHS, SHORT, TAKE
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,31 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     ]
     write_samples(root / "more.json", [*alone, *records], 26, Random(0))
     return [root / "samples.json", root / "more.json"]
+
+
+def test_samples_whose_relations_were_corrected_since_are_told(
+    files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A training learnt without a word what labels had said when its samples were made."""
+    graphs = [Sample(TAKE, f"{frame:06d}", tuple(graph)) for frame, graph in enumerate(GRAPHS)]
+    records, path = read_records(files[1]), tmp_path / "relationships_train.json"
+    assert {str(record["id"]) for record in records} >= {sample.sample_id for sample in graphs}
+    assert other_relations(records, tmp_path) is None  # nothing is known of them
+    path.write_text("no JSON")
+    assert other_relations(records, tmp_path) is None
+    save_samples(path, graphs)
+    assert other_relations(records, tmp_path) is None
+    save_samples(path, [graphs[0], replace(graphs[1], triplets=graphs[0].triplets[:1])])
+    assert other_relations(records, tmp_path) == (
+        f"1 of 2 samples looked at have other relations than {path} has now; the first is {graphs[1].sample_id}; "
+        "make them again if these are what is to be learnt"
+    )
+    data = files[0].parent
+    save_samples(data / path.name, [replace(graphs[0], triplets=())])
+    short = replace(SHORT, train=replace(SHORT.train, max_steps=1))
+    train(short, files[:1], Dataset(data), tmp_path / "out")
+    (data / path.name).unlink()
+    assert f"note: {files[0]}: 1 of 1 samples looked at have other relations than" in capsys.readouterr().err
 
 
 def look(paths: list[Path], canonical_order: bool = False, answers: bool = True) -> Survey:
