@@ -17,6 +17,7 @@ from operating_room.files.raw_files import visible
 from operating_room.files.readers import read_json
 from operating_room.scores.fingerprints import fingerprint, stamp
 from scene_graph_generation.weights.base_models import CONFIG, OWN_SETTINGS, read_config
+from scene_graph_generation.weights.checkpoints import SEEN_WEIGHTS
 
 COLUMNS = ("step", "macro F1", "low", "high", "macro precision", "macro recall", "samples")
 FINAL = "final"  # the "step" of the model that the training ended with
@@ -158,7 +159,8 @@ def _models(folder: Path, every: int) -> dict[int | str, Path]:
     """Step -> folder of every n-th checkpoint, and the final model if it is there."""
     steps = _steps(folder)
     models: dict[int | str, Path] = {step: steps[step] for step in sorted(steps)[every - 1 :: every]}
-    if any(visible(folder.glob(pattern)) for pattern in _WEIGHTS):
+    weights = {path.name for pattern in _WEIGHTS for path in visible(folder.glob(pattern))}
+    if weights - {SEEN_WEIGHTS}:
         models[FINAL] = folder
     return models
 

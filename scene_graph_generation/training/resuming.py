@@ -28,7 +28,7 @@ from operating_room.work.processes import is_first
 from scene_graph_generation.config.settings import Experiment, TrainConfig
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.weights.base_models import CONFIG
-from scene_graph_generation.weights.checkpoints import WEIGHTS
+from scene_graph_generation.weights.checkpoints import SEEN_WEIGHTS, WEIGHTS
 from scene_graph_generation.weights.fine_tuned import OTHER_WEIGHTS, OWN_WEIGHTS
 
 BEGUN = "training.json"  # the settings that a training began with
@@ -38,7 +38,7 @@ SEEING = ("vision.", "pooler.", "projector.")  # parameters in front of the lang
 PHASES = ("patches", "hands", "triplets")  # of learning to see, in their order
 HALF_SEEN = "half_seen.pt"  # where learning to see stands
 _EVERY = 300.0  # s, after which it is kept
-_SEEN, _SEEN_BY = "seen.safetensors", "seen.json"  # the second is written last, and says of which training they are
+_SEEN_BY = "seen.json"  # is written after what was seen, and says of which training that is
 # What is changed where a GPU was too small for the first step afterwards: it has no say in what is seen.
 _AFTERWARDS = ("train.batch_size", "train.accumulation")
 
@@ -64,7 +64,9 @@ def keep_seeing(out: Path, model: MM2SG, begun: Mapping[str, Any], taught: bool)
     """
     (out / _SEEN_BY).unlink(missing_ok=True)
     state = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(SEEING)}
-    write_safetensors(out / _SEEN, {name: t.detach().to("cpu", copy=True).contiguous() for name, t in state.items()})
+    write_safetensors(
+        out / SEEN_WEIGHTS, {name: t.detach().to("cpu", copy=True).contiguous() for name, t in state.items()}
+    )
     write_json(out / _SEEN_BY, {"taught": taught, "begun": _digest(begun)})
     (out / HALF_SEEN).unlink(missing_ok=True)
 
@@ -72,7 +74,7 @@ def keep_seeing(out: Path, model: MM2SG, begun: Mapping[str, Any], taught: bool)
 def seen_before(out: Path, model: MM2SG, begun: Mapping[str, Any]) -> bool | None:
     """Fill a model with what `keep_seeing` has kept; whether its tower was taught, None if nothing is kept of it."""
     try:
-        told, state = read_json(out / _SEEN_BY), read_tensors(out / _SEEN)
+        told, state = read_json(out / _SEEN_BY), read_tensors(out / SEEN_WEIGHTS)
     except UserError:  # not there, or damaged
         return None
     if not isinstance(told, dict) or told.get("begun") != _digest(begun):
@@ -83,7 +85,7 @@ def seen_before(out: Path, model: MM2SG, begun: Mapping[str, Any]) -> bool | Non
 
 def forget_seeing(out: Path) -> None:
     """After the training: its model has it."""
-    for name in (_SEEN_BY, _SEEN, HALF_SEEN):
+    for name in (_SEEN_BY, SEEN_WEIGHTS, HALF_SEEN):
         (out / name).unlink(missing_ok=True)
 
 

@@ -32,6 +32,7 @@ from scene_graph_generation.weights.precision import (
 from scene_graph_generation.weights.quantization import is_quantized
 
 WEIGHTS = "model.safetensors"
+SEEN_WEIGHTS = "seen.safetensors"  # no model: what a training has learnt to see, in its folder until it is over
 _GIVE = "give the folder that train wrote, or a published one; `mmor checkpoints inspect` says what something is"
 
 

@@ -126,6 +126,14 @@ def test_what_only_the_training_needs_makes_a_checkpoint_no_other_model(training
     assert table.rows[-1] == ("final", *table.rows[-2][1:])
 
 
+def test_what_a_training_that_goes_on_has_learnt_to_see_is_no_final_model(training: Path) -> None:
+    """It was left out for want of a config.json, with exit code 1, whenever checkpoints were evaluated meanwhile."""
+    (training / "seen.safetensors").write_bytes(b"vision tower and pooler")
+    evaluator = Evaluator()
+    assert len(evaluate_all(training, "mmor_test", evaluator).rows) == 3
+    assert evaluator.done == ["checkpoint-100", "checkpoint-200", "checkpoint-1000"]
+
+
 def test_a_folder_without_checkpoints_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neither checkpoint-"):
         evaluate_all(tmp_path, "mmor_test", Evaluator())
