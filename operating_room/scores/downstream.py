@@ -38,6 +38,7 @@ DEFINITIONS = {
 _END = "</s>"
 _LONGEST_S = 86_400  # until the next action: no take is longer than a day
 _TIME = re.compile(r"\d+(?:\.\d+)?")  # in an answer, behind the colon
+_HALF_LETTER = re.compile("[\ud800-\udfff]")  # of JSON escapes; no file can be written with one, no tokenizer takes it
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ def label_class(task: Task, stored: Any) -> str | None:
         case "class_with_time", []:
             return NONE  # crashed the published evaluation (section 11, fix 6)
         case "class_with_time", [str(action), int() | float() as seconds, *_] if (
-            not isinstance(seconds, bool) and 0 <= seconds <= _LONGEST_S
+            not isinstance(seconds, bool) and 0 <= seconds <= _LONGEST_S and not _HALF_LETTER.search(action)
         ):
             return action
         case "class", str(name):

@@ -168,6 +168,7 @@ def test_scores_as_json_list_all_classes() -> None:
         ("next_action", {"001_PKA": {"000000": ["cut", -1]}}, {}, "found"),
         ("next_action", {"001_PKA": {"000000": ["cut", 10**400]}}, {}, "found"),
         ("next_action", {"001_PKA": {"000000": ["cut", math.nan]}}, {}, "found"),
+        ("next_action", {"001_PKA": {"000000": ["cut \ud800", 1]}}, {}, "found"),
         ("sterility_breach", {"001_PKA": {"000000": None}}, {}, "found 'None'"),
         ("robot_phase", {"001_PKA": {"000000": "Turn on"}}, {}, "has no answer"),
     ],
