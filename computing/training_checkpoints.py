@@ -31,6 +31,7 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import require_folder
 from operating_room.files.locks import BUSY
 from operating_room.files.raw_files import brief, read_bytes, visible
+from operating_room.files.readers import read_json
 from operating_room.files.tensors import read_safetensors, require_stored
 from operating_room.work.processes import is_first, machines, processes_here, share
 
@@ -264,6 +265,9 @@ def _fault(path: Path, deepspeed: bool, same_processes: bool, processes: int) ->
         for file in weights:
             if file.suffix == ".safetensors":
                 read_safetensors(file)
+        for file in visible(path.glob("*.json")):  # of model and tokenizer; a power cut leaves small files empty
+            if file.name != TRAINER_STATE_NAME:
+                read_json(file)
     except UserError as error:
         return str(error)
     return next((fault for file in pickles if (fault := _fault_of_pickle(file)) is not None), None)

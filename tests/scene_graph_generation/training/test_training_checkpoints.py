@@ -51,6 +51,17 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+@pytest.mark.parametrize("damage", [cut, empty])
+def test_small_files_that_are_damaged_cost_their_checkpoint_alone(
+    out: Path, name: str, damage: Callable[[Path], object]
+) -> None:
+    damage(out / "checkpoint-6" / name)
+    found = find_checkpoint(out)
+    assert found.path == out / "checkpoint-3"
+    assert f"checkpoint-6/{name}" in found.left_out[0]
+
+
 @pytest.mark.parametrize("damage", [cut, empty, Path.unlink])
 def test_a_half_written_checkpoint_is_passed_over(out: Path, damage: Callable[[Path], object]) -> None:
     damage(out / "checkpoint-6" / "trainer_state.json")
