@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -192,6 +192,22 @@ def seeded(seed: int, device: torch.device | None = None) -> Generator[None]:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+def random_state(device: torch.device) -> list[torch.Tensor]:
+    """Where torch's own random numbers stand: on the CPU, and on a GPU, where other GPUs are left alone."""
+    import torch
+
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def go_on_randomly(states: Sequence[torch.Tensor], device: torch.device) -> None:
+    """Go on from `random_state`; of another kind of device only the state of the CPU is known."""
+    import torch
+
+    torch.set_rng_state(states[0])
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)
 
 
 def free_memory(device: torch.device | None = None) -> int:

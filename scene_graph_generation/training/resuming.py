@@ -16,9 +16,9 @@ from random import Random
 from time import monotonic
 from typing import Any
 
-import torch
 from transformers import TrainerState
 
+from computing.machine import go_on_randomly, random_state
 from computing.training_checkpoints import find_checkpoint, last_state, remove_half_written, require_begun
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
@@ -140,9 +140,7 @@ class Halfway:
             part.load_state_dict(state)
         if drawn is not None:
             drawn.setstate(kept["drawn"])
-        torch.set_rng_state(kept["random"])
-        if device.type == "cuda" and kept["random of GPU"] is not None:
-            torch.cuda.set_rng_state(kept["random of GPU"], device)
+        go_on_randomly(kept["random"], device)
         return kept["step"]
 
     def keep(self, step: int, told: bool) -> None:
@@ -162,8 +160,7 @@ class Halfway:
             "seeing": {name: value for name, value in model.state_dict().items() if name.startswith(SEEING)},
             "parts": [part.state_dict() for part in parts],
             "drawn": None if drawn is None else drawn.getstate(),
-            "random": torch.get_rng_state(),
-            "random of GPU": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "random": random_state(device),
         }
         write_pickle(self._path, state)
         self._next = monotonic() + _EVERY
