@@ -1,4 +1,7 @@
-"""Modalities of training samples: which are chosen, which are mixed with those of others, which no record has."""
+"""Modalities of training samples: which are chosen, which are mixed with those of others, which no record has.
+
+Data specification, section 4.
+"""
 
 from __future__ import annotations
 
