@@ -80,9 +80,10 @@ def other_relations(records: Records, root: Path) -> str | None:
     """
     made: dict[str, frozenset[Triplet]] = {}
     for place in range(0, len(records), max(1, len(records) // _LOOKED_AT)):
-        answer = answer_of(records[place], False)
+        record = records[place]  # which parses it
+        answer = answer_of(record, False)
         if START in answer:  # or it answers another question
-            made[str(records[place]["id"])] = frozenset(parse(answer))
+            made[str(record["id"])] = frozenset(parse(answer))
     told = []
     for path in (root / f"relationships_{name}.json" for name in (*SPLIT_NAMES.values(), OWN)):
         with suppress(UserError):

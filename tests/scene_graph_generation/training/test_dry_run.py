@@ -244,7 +244,7 @@ def test_one_that_goes_on_is_that_of_as_many_processes_and_needs_room_for_the_re
 ) -> None:
     experiment = small(data, tmp_path / "out")
     checkpoint = checkpoint_of(tmp_path / "out", 4, step=60)  # of 90 steps: one more comes, at the end
-    (checkpoint / "config.json").touch()
+    (checkpoint / "config.json").write_text("{}")
     model = meta_model(experiment, sizes_of(experiment))
     trained = sum(parameter.numel() for parameter in model.parameters())
     room = shutil.disk_usage(tmp_path)._replace(free=(4 + 12) * trained)
