@@ -23,7 +23,7 @@ from operating_room.files.atomic import write_text
 from operating_room.graphs.graph_files import load_samples
 from operating_room.graphs.scene_graph import Sample
 from operating_room_simulator.story.annotated import annotated_surgery
-from operating_room_simulator.story.steps import playbook_of
+from operating_room_simulator.story.steps import SURGEONS, playbook_of
 from operating_room_simulator.story.story import Surgery
 
 _LEAST = 0.02  # share of a person's time; rarer activities are left out
@@ -145,7 +145,7 @@ def _activities(surgeries: Iterable[Surgery]) -> dict[str, Any]:
                     f"{t.object} {t.predicate}" for t in own if not (t.object == "operating_table" and at_patient)
                 )
                 others = {t.subject for t in moment.triplets if t.predicate in deeds and t.object == "patient"}
-                helps = person in ("head_surgeon", "assistant_surgeon") and others
+                helps = person in SURGEONS and others
                 text = "; ".join(parts)
                 if helps:
                     text = text.replace(f"{min(others)} assisting", "{surgeon} assisting")

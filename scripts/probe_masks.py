@@ -21,6 +21,7 @@ from computing.machine import seeded
 from operating_room.domain.domain import mmor
 from operating_room.graphs.graph_files import load_samples
 from operating_room.recordings.dataset import Dataset
+from operating_room_simulator.story.steps import SURGEONS
 from scene_graph_generation.config.settings import read_experiment
 from scene_graph_generation.inputs.modalities import read_masks
 from scene_graph_generation.model.encoders import MaskEncoder
@@ -29,7 +30,6 @@ from scene_graph_generation.training.presence import rarity_of
 
 CONFIG = read_experiment(Path(__file__).parents[1] / "configs" / "scene_graph" / "small.yaml").model
 DEEDS = ("cutting", "drilling", "sawing", "hammering", "cementing", "suturing", "cleaning", "assisting")
-SURGEONS = ("head_surgeon", "assistant_surgeon")
 BATCH = 32
 RATE = 1e-3
 MEASURED = 300  # timepoints whose masks tell how much of a mask each label has

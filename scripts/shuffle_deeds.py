@@ -18,13 +18,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from operating_room.domain.domain import mmor
+from operating_room.errors import UserError
 from operating_room.graphs.graph_files import load_samples, save_samples
 from operating_room.graphs.scene_graph import Sample, Triplet
+from operating_room_simulator.story.steps import PEOPLE, SURGEONS
 
 _DEEDS = frozenset({"cutting", "drilling", "sawing", "hammering", "cementing", "suturing", "cleaning"})
-_SURGEONS = frozenset({"head_surgeon", "assistant_surgeon"})
 _VISITORS = frozenset({"student", "unrelated_person"})  # in half of the takes
-_PEOPLE = frozenset({"anaesthetist", "circulator", "mps", "nurse"}) | _SURGEONS | _VISITORS
+_STAFF = frozenset(PEOPLE) - {"patient"}
 
 Graph = list[Triplet]
 Act = tuple[tuple[str, str], ...]  # all that one person does in a second: object and predicate
@@ -36,7 +37,7 @@ def main(
     """The samples of the takes `names`, of `seconds` timepoints each.
 
     Raises:
-        SystemExit: no take of a dataset is that long.
+        UserError: no take of a dataset is that long, or a sample or name is of no take.
     """
     stories: dict[str, dict[str, list[Graph]]] = defaultdict(lambda: defaultdict(list))
     for sample in samples:
@@ -46,7 +47,8 @@ def main(
     for take in map(mmor().find_take, names):
         long_enough = [graphs for graphs in stories[take.dataset].values() if len(graphs) >= seconds]
         if not long_enough:
-            raise SystemExit(f"No take of {take.dataset} has {seconds} timepoints: {take.name} cannot be put together.")
+            told = f"no take of {take.dataset} in the files given has {seconds} timepoints"
+            raise UserError(f"{told}; give others, or fewer --seconds, or none of it")
         for second, graph in enumerate(shuffle(long_enough, seconds, drawn, often)):
             written.append(Sample(take.sample_name, f"{second:06d}", tuple(graph)))
     return written
@@ -59,7 +61,7 @@ def shuffle(
     acts = acts_of_people(takes)
     base = drawn.choice(takes)
     start = drawn.randint(0, len(base) - seconds)
-    things = ([triplet for triplet in graph if triplet[0] not in _PEOPLE] for graph in base[start : start + seconds])
+    things = ([triplet for triplet in graph if triplet[0] not in _STAFF] for graph in base[start : start + seconds])
     graphs: list[Graph] = list(things)
     present = [who for who in sorted(acts) if who not in _VISITORS or drawn.random() < 0.5]
     tracks = {who: track(who, acts, seconds, drawn, often) for who in present}
@@ -86,7 +88,7 @@ def acts_of_people(takes: Iterable[Iterable[Graph]]) -> dict[str, dict[str, list
     for graph in (graph for graphs in takes for graph in graphs):
         by_person: dict[str, list[tuple[str, str]]] = defaultdict(list)
         for subject, what, predicate in graph:
-            if subject in _PEOPLE and (what not in _PEOPLE or predicate == "assisting"):
+            if subject in _STAFF and (what not in _STAFF or predicate == "assisting"):
                 by_person[subject].append((what, predicate))
         for who, does in by_person.items():
             for _, predicate in does:
@@ -105,7 +107,7 @@ def track(
     deeds = sorted(_DEEDS & set(acts["head_surgeon"]))
     done: list[Act] = []
     while len(done) < seconds:
-        if who in _SURGEONS and drawn.random() < 0.4:
+        if who in SURGEONS and deeds and drawn.random() < 0.4:
             deed = drawn.choices(deeds, [often.get(deed, 1.0) for deed in deeds])[0]
             does = drawn.choice(acts["head_surgeon"][deed])
         else:
@@ -113,6 +115,21 @@ def track(
             does = drawn.choice(acts[whose][drawn.choice(sorted(acts[whose]))])
         done += [does] * drawn.randint(3, 9)
     return done[:seconds]
+
+
+def weight(text: str) -> tuple[str, float]:
+    """Of an option.
+
+    Raises:
+        ArgumentTypeError: it is no deed with a number above 0.
+    """
+    deed, _, times = text.partition("=")
+    try:
+        if deed in _DEEDS and 0 < float(times) < float("inf"):
+            return deed, float(times)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} must be like cementing=4, of {', '.join(sorted(_DEEDS))}")
 
 
 if __name__ == "__main__":
@@ -125,12 +142,18 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=int, default=40, help="of each (default: 40)")
     parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
     parser.add_argument(
-        "--often", nargs="*", default=[], metavar="DEED=TIMES", help="how much more often than another deed"
+        "--often",
+        nargs="*",
+        default=[],
+        type=weight,
+        metavar="DEED=TIMES",
+        help="more often than other deeds",
     )
     given = parser.parse_args()
-    chosen = [f"{given.first + n}_SIM" for n in range(given.mmor)] + [
-        f"{given.first + n}_4DOR" for n in range(given.fourdor)
-    ]
-    weights = {deed: float(times) for deed, times in (pair.split("=") for pair in given.often)}
-    told = (sample for path in given.relations for sample in load_samples(path))
-    save_samples(given.out, main(told, chosen, given.seconds, given.seed, weights))
+    numbers = {"SIM": given.mmor, "4DOR": given.fourdor}
+    chosen = [f"{given.first + n}_{ending}" for ending, count in numbers.items() for n in range(count)]
+    try:
+        told = (sample for path in given.relations for sample in load_samples(path))
+        save_samples(given.out, main(told, chosen, given.seconds, given.seed, dict(given.often)))
+    except UserError as error:
+        parser.error(str(error))

@@ -13,12 +13,11 @@ from operating_room.domain.collection import Take
 from operating_room.errors import UserError
 from operating_room.graphs.scene_graph import Sample, Triplet, by_take
 from operating_room_simulator.story.news import draw_news
-from operating_room_simulator.story.steps import PEOPLE, ROBOT_PHASES, ROBOTIC, STEPS, playbook_of
+from operating_room_simulator.story.steps import PEOPLE, ROBOT_PHASES, ROBOTIC, STEPS, SURGEONS, playbook_of
 from operating_room_simulator.story.story import Surgery, assemble, closed
 
 _STAY = 15  # s; who is mentioned again within this time has not left the room in between
 _PATIENT_STAY = 3  # s; a patient is mentioned in every annotated second
-_SURGEONS = ("head_surgeon", "assistant_surgeon")
 _ACTION_STEPS = {
     **{predicate: step for step, (predicate, _) in ROBOTIC.actions.items()},
     "scanning": "scanning",
@@ -83,7 +82,7 @@ def _steps(graphs: Sequence[Sequence[Triplet]]) -> list[str]:
         for subject, object_, predicate in graph:
             if object_ == "patient" and predicate in _ACTION_STEPS:
                 action = _ACTION_STEPS[predicate]
-            elif predicate == "calibrating" and subject in _SURGEONS:
+            elif predicate == "calibrating" and subject in SURGEONS:
                 action = "calibration"
         if action:
             steps.append(action if "patient" in names else "departure")

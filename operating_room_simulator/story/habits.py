@@ -11,10 +11,9 @@ from typing import Any
 import yaml
 
 from operating_room.domain.collection import Take
-from operating_room_simulator.story.steps import Choices, Playbook, playbook_of
+from operating_room_simulator.story.steps import SURGEONS, Choices, Playbook, playbook_of
 
 _ENOUGH = 60  # s of annotation; of less, our own table is better
-_SURGEONS = ("head_surgeon", "assistant_surgeon")
 _SELDOM = 0.1  # share that a surgeon has at least of a deed
 # Told beside what people do in the calibration step: a hand on the robot that does not calibrate it.
 _AT_THE_ROBOT: Mapping[str, Choices] = {
@@ -30,7 +29,7 @@ def habitual(take: Take) -> Playbook:
     table = yaml.safe_load(Path(__file__).with_name("habits.yaml").read_text())[take.dataset]
     people: Mapping[str, Mapping[str, Any]] = table["activities"]
     background = {
-        person: choices for person in people if person not in _SURGEONS and (choices := _counted(people, person))
+        person: choices for person in people if person not in SURGEONS and (choices := _counted(people, person))
     }
     steps = {step: dict(persons) for step, persons in ours.steps.items()}
     for step in ("arrival", "preparation", "departure", "calibration"):
@@ -41,9 +40,9 @@ def habitual(take: Take) -> Playbook:
         for person, choices in _AT_THE_ROBOT.items():
             calibrating = tuple((400 * n, text) for n, text in ours.steps["calibration"][person] if "calib" in text)
             steps["calibration"][person] = (*calibrating, *choices, *steps["calibration"][person])
-    helping = tuple(choice for person in _SURGEONS for choice in _counted(people, person, "helping"))
+    helping = tuple(choice for person in SURGEONS for choice in _counted(people, person, "helping"))
     doers = {
-        deed: {person: max(_SELDOM, shares.get(person, 0.0)) for person in _SURGEONS}
+        deed: {person: max(_SELDOM, shares.get(person, 0.0)) for person in SURGEONS}
         for deed, shares in table["doers"].items()
     }
     stay = {person: (max(1, times["stay_s"][0]), max(4, 2 * times["stay_s"][2])) for person, times in people.items()}

@@ -13,12 +13,11 @@ from typing import Literal
 
 from operating_room.graphs.scene_graph import Triplet
 from operating_room_simulator.story.news import EVERY, News
-from operating_room_simulator.story.steps import ROBOT_PHASES
+from operating_room_simulator.story.steps import ROBOT_PHASES, SURGEONS
 from operating_room_simulator.story.story import Moment, Surgery
 
 Sense = Literal["views", "sound", "speech", "screen", "tracker"]  # views: all cameras, their masks and depth
 TOOLS = ("drill", "hammer", "instrument", "saw")
-_SURGEONS = ("head_surgeon", "assistant_surgeon")
 _LEAD = 3  # s that a deed announced early is annotated before hands move
 _SHOWN = 2  # s that a tool is seen before the circulator's hand closes around it
 # The step that a sense is told while a deed is covered: the wound, the page, the words and the tools say nothing of it.
@@ -101,7 +100,7 @@ def _early(moments: Sequence[Moment], news: News) -> set[tuple[int, str]]:
     for deed in news.early:
         last = -100
         for moment in moments:
-            if any(t.predicate == deed and t.subject in _SURGEONS for t in moment.triplets):
+            if any(t.predicate == deed and t.subject in SURGEONS for t in moment.triplets):
                 if moment.second - last > 2 * _LEAD:
                     found |= {(moment.second + ahead, deed) for ahead in range(_LEAD)}
                 last = moment.second

@@ -54,6 +54,7 @@ PEOPLE = (
     *("anaesthetist", "assistant_surgeon", "circulator", "head_surgeon", "mps", "nurse", "patient", "student"),
     "unrelated_person",
 )
+SURGEONS = ("head_surgeon", "assistant_surgeon")
 Choices = tuple[tuple[int, str], ...]
 IDLE: Choices = ((1, ""),)
 

@@ -28,6 +28,7 @@ from operating_room_simulator.story.steps import (
     ROBOT_PHASES,
     STEP_WEIGHTS,
     STEPS,
+    SURGEONS,
     Choices,
     Playbook,
     playbook_of,
@@ -185,13 +186,13 @@ def _staff_tracks(
     tracks: dict[str, list[str | None]] = {person: [] for person in playbook.people}
     roles = dict.fromkeys(playbook.actions, "head_surgeon")
     for step in ("suturing", "cleaning"):
-        roles[step] = rng.choice(("head_surgeon", "assistant_surgeon"))
+        roles[step] = rng.choice(SURGEONS)
     for step, shares in playbook.doers.items():
         (roles[step],) = rng.choices(list(shares), list(shares.values()))
     for step, run in itertools.groupby(steps):
         length = len(list(run))
         for person, track in tracks.items():
-            if step in playbook.actions and person in ("head_surgeon", "assistant_surgeon"):
+            if step in playbook.actions and person in SURGEONS:
                 track += _surgeon(rng, playbook, step, person, roles[step], length)
             else:
                 track += _draw(rng, _choices(playbook, step, person), length, *playbook.stay.get(person, _STAY))
@@ -252,7 +253,7 @@ def _come_and_go(
         arrival = {"head_surgeon": 0.9, "assistant_surgeon": 0.6, "anaesthetist": 0.4}.get(person, 0.05)
         start = int(patient_in * arrival * rng.uniform(0.5, 1.0))
         end = patient_out + int(after * rng.uniform(0.2, 0.9))
-        if person in ("head_surgeon", "assistant_surgeon"):
+        if person in SURGEONS:
             end = patient_out - rng.randint(1, 1 + after)
         for second in itertools.chain(range(start), range(end, seconds)):
             track[second] = None

@@ -196,6 +196,30 @@ def test_what_does_not_fit_is_said_before_it_is_begun(monkeypatch: pytest.Monkey
         machine.require_memory(28_000_000_000, "loading", CPU, "--bits 16 needs 15 GB")
 
 
+def test_random_numbers_go_on_where_they_stood() -> None:
+    torch.manual_seed(3)
+    kept = machine.random_state(CPU)
+    drawn = torch.rand(4)
+    machine.go_on_randomly(kept, CPU)
+    assert torch.equal(torch.rand(4), drawn)
+    assert len(kept) == 1
+
+
+def test_random_numbers_of_a_gpu_are_those_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the second of two GPUs: to ask the first one would open a context on it. A state of a CPU goes on on a GPU."""
+    gpu, of_gpu = torch.device("cuda", 1), {torch.device("cuda", 1): torch.tensor([7], dtype=torch.uint8)}
+    monkeypatch.setattr(torch.cuda, "get_rng_state", of_gpu.__getitem__)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: of_gpu.update({device: state}))
+    kept = machine.random_state(gpu)
+    of_gpu[gpu] = torch.tensor([9], dtype=torch.uint8)
+    machine.go_on_randomly(kept[:1], gpu)
+    assert of_gpu[gpu].item() == 9
+    machine.go_on_randomly(kept, gpu)
+    assert of_gpu == {gpu: kept[1]}
+    assert of_gpu[gpu].item() == 7
+    machine.go_on_randomly(kept, CPU)
+
+
 def test_nothing_else_asks_for_gpus_or_processes() -> None:
     root = Path(__file__).parents[2]
     asked = (

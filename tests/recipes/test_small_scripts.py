@@ -257,6 +257,26 @@ def test_shuffled_deeds_are_takes_that_can_be_rendered(tmp_path: Path) -> None:
     assert [set(sample.triplets) for sample in rendered] == [set(sample.triplets) for sample in asked]
 
 
+def test_slips_in_shuffling_are_told_in_one_line(tmp_path: Path) -> None:
+    """A deed that nobody has was asked for in silence; names and lengths that cannot be ended in a traceback."""
+    relations = tmp_path / "relationships_told.json"
+    save_samples(relations, graphs_of(script_surgery(mmor().find_take("701_SIM"), 0, 60)))
+    command = [sys.executable, "scripts/shuffle_deeds.py", relations, "--out", tmp_path / "out.json", "--4dor", "0"]
+    for words, told in (
+        (["--often", "cement=4"], "'cement=4' must be like cementing=4"),
+        (["--often", "cementing"], "'cementing' must be like cementing=4"),
+        (["--4dor", "1", "--first", "5000"], "take name '5000_4DOR'"),
+        (["--seconds", "61"], "no take of MMOR in the files given has 61 timepoints"),
+        (["--4dor", "1"], "no take of 4DOR in the files given has 40 timepoints"),
+    ):
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run([*command, *words], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert told in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (tmp_path / "out.json").exists()
+
+
 def graphs_of(surgery: Surgery) -> list[Sample]:
     return [Sample(surgery.take.sample_name, f"{moment.second:06d}", moment.triplets) for moment in surgery.moments]
 
