@@ -11,7 +11,7 @@ import shutil
 import sys
 import zipfile
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +31,7 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import require_folder
 from operating_room.files.locks import BUSY
 from operating_room.files.raw_files import brief, read_bytes, visible
-from operating_room.files.readers import read_json
+from operating_room.files.readers import parse_yaml, read_json
 from operating_room.files.tensors import read_safetensors, require_stored
 from operating_room.work.processes import is_first, machines, processes_here, share
 
@@ -61,13 +61,12 @@ def step_of(path: Path) -> int | None:
     return int(number) if number != path.name and number.isascii() and number.isdigit() else None
 
 
-def last_checkpoint(out: Path, deepspeed: bool = False, processes: int | None = None) -> Path | None:
-    """See `find_checkpoint`."""
-    return find_checkpoint(out, deepspeed, processes=processes).path
-
-
 def find_checkpoint(
-    out: Path, deepspeed: bool = False, same_processes: bool = True, processes: int | None = None
+    out: Path,
+    deepspeed: bool = False,
+    same_processes: bool = True,
+    processes: int | None = None,
+    lacks: Callable[[Path], str | None] = lambda _: None,
 ) -> Found:
     """The newest checkpoint in a folder that was written to its end, by every process, and is not damaged.
 
@@ -76,6 +75,7 @@ def find_checkpoint(
         deepspeed: whether DeepSpeed trains.
         same_processes: whether only as many processes can go on, since what is random belongs to each of them.
         processes: that would go on; None: those of this start.
+        lacks: says what else is wrong with a checkpoint, if anything.
 
     Raises:
         UserError: there are checkpoints, but none that this training can go on from.
@@ -86,7 +86,8 @@ def find_checkpoint(
         if _is_half_written(path):
             found.left_out.append(f"{path}: was not written to its end; left out")
             continue
-        fault = _fault(path, deepspeed, same_processes, share().processes if processes is None else processes)
+        many = share().processes if processes is None else processes
+        fault = _fault(path, deepspeed, same_processes, many) or lacks(path)
         if fault is None:
             return Found(path, found.left_out)
         reason = reason or fault
@@ -265,9 +266,12 @@ def _fault(path: Path, deepspeed: bool, same_processes: bool, processes: int) ->
         for file in weights:
             if file.suffix == ".safetensors":
                 read_safetensors(file)
-        for file in visible(path.glob("*.json")):  # of model and tokenizer; a power cut leaves small files empty
+        # Of model, tokenizer and domain; a power cut leaves small files empty.
+        for file in visible(path.glob("*.json")):
             if file.name != TRAINER_STATE_NAME:
                 read_json(file)
+        for file in visible(path.glob("*.yaml")):
+            parse_yaml(read_bytes(file), str(file))
     except UserError as error:
         return str(error)
     return next((fault for file in pickles if (fault := _fault_of_pickle(file)) is not None), None)

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from computing.machine import gpus, require_gpus
-from computing.training_checkpoints import last_checkpoint, numbered_checkpoints, require_begun, step_of
+from computing.training_checkpoints import numbered_checkpoints, require_begun, step_of
 from operating_room.domain.domain import find_domain
 from operating_room.errors import UserError, failing
 from operating_room.files.atomic import require_folder
@@ -36,7 +36,7 @@ from scene_graph_generation.training.requirements import (
     missing_inputs,
     output_folder,
 )
-from scene_graph_generation.training.resuming import BEGUN, already_done, check_goes_on
+from scene_graph_generation.training.resuming import BEGUN, already_done, check_goes_on, whole_checkpoint
 from scene_graph_generation.training.starting_point import check_places, found_base, is_sized, meta_model, sizes_of
 from scene_graph_generation.training.training_memory import (
     checkpoint_bytes,
@@ -199,7 +199,7 @@ def _outputs(
         free = shutil.disk_usage(existing).free
         if done := already_done(experiment, experiment.files.samples, out):
             problems.append(done)
-        checkpoint = last_checkpoint(out, config.deepspeed is not None, processes)
+        checkpoint = whole_checkpoint(out, config.deepspeed is not None, processes).path
         if checkpoint is None:
             require_begun(out, BEGUN)
         elif not done:

@@ -19,20 +19,28 @@ from typing import Any
 from transformers import TrainerState
 
 from computing.machine import go_on_randomly, random_state
-from computing.training_checkpoints import find_checkpoint, last_state, remove_half_written, require_begun
+from computing.training_checkpoints import Found, find_checkpoint, last_state, remove_half_written, require_begun
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
 from operating_room.files.readers import read_json
 from operating_room.files.tensors import read_pickle, read_tensors, write_pickle, write_safetensors
 from operating_room.work.processes import is_first
 from scene_graph_generation.config.settings import Experiment, TrainConfig
+from scene_graph_generation.inputs.tokens import FILE
 from scene_graph_generation.model.mm2sg import MM2SG
+from scene_graph_generation.training.presence import TEACHER
+from scene_graph_generation.weights.adapter_config import ADAPTER_CONFIG
 from scene_graph_generation.weights.base_models import CONFIG
 from scene_graph_generation.weights.checkpoints import SEEN_WEIGHTS, WEIGHTS
-from scene_graph_generation.weights.fine_tuned import OTHER_WEIGHTS, OWN_WEIGHTS
+from scene_graph_generation.weights.fine_tuned import ADAPTER_WEIGHTS, OTHER_WEIGHTS, OWN_ADAPTER, OWN_WEIGHTS
 
 BEGUN = "training.json"  # the settings that a training began with
 GOES_ON = "goes_on"  # empty; while it is there, the model in the folder is of an earlier end
+_FORMS = (  # what a checkpoint holds in each form that is written
+    (CONFIG, OWN_ADAPTER, FILE, OWN_WEIGHTS),
+    (CONFIG, ADAPTER_CONFIG, OTHER_WEIGHTS, ADAPTER_WEIGHTS),
+    (CONFIG, FILE, WEIGHTS),
+)
 _OF_TAKES = ("model.labels", "model.masks")
 SEEING = ("vision.", "pooler.", "projector.")  # parameters in front of the language model
 PHASES = ("patches", "hands", "triplets")  # of learning to see, in their order
@@ -241,11 +249,28 @@ def check_goes_on(experiment: Experiment, data: Sequence[Path], out: Path, where
         check_same_training(out, now, where)
 
 
+def whole_checkpoint(out: Path, deepspeed: bool, processes: int | None = None) -> Found:
+    """`find_checkpoint` of a training of ours, which goes on from what has all files of its model.
+
+    Where none of ours has begun, they are none of ours (`check_goes_on`).
+    """
+
+    def lacks(checkpoint: Path) -> str | None:
+        if not (out / BEGUN).is_file():
+            return None
+        least = min(([name for name in form if not (checkpoint / name).is_file()] for form in _FORMS), key=len)
+        if _began(out)["train.presence"] and not (checkpoint / TEACHER).is_file():
+            least = [*least, TEACHER]
+        return f"{checkpoint / least[0]}: is missing" if least else None
+
+    return find_checkpoint(out, deepspeed, processes=processes, lacks=lacks)
+
+
 def begin_folder(experiment: Experiment, data: Sequence[Path], out: Path) -> Path | None:
     """The checkpoint to go on from; what a killed training has left is cleared."""
     if done := already_done(experiment, data, out):
         raise UserError(done)
-    found = find_checkpoint(out, experiment.train.deepspeed is not None)
+    found = whole_checkpoint(out, experiment.train.deepspeed is not None)
     if found.path is None:
         if is_first():  # who leaves the mark and clears; another machine may have a disk of its own
             require_begun(out, BEGUN)
@@ -282,16 +307,21 @@ def check_same_training(out: Path, now: Mapping[str, Any], where: Path) -> None:
     Raises:
         UserError: something that cannot change is another.
     """
-    found = read_json(out / BEGUN)
-    # What a setting that was unsaid, or came later, stood for before it was there is its default.
-    usual = _plain(settings_that_stay(asdict(Experiment())))
-    before = {**usual, **(found if isinstance(found, dict) else {})}
+    before = _began(out)
     for name, value in now.items():
         if name in before and before[name] != value:
             raise UserError(
                 f"{where}: {name} was {str(before[name])[:60]} and is now {str(value)[:60]}; "
                 "give what it began with, or choose another folder"
             )
+
+
+def _began(out: Path) -> dict[str, Any]:
+    """What the training in a folder began with."""
+    found = read_json(out / BEGUN)
+    # What a setting that was unsaid, or came later, stood for before it was there is its default.
+    usual = _plain(settings_that_stay(asdict(Experiment())))
+    return {**usual, **(found if isinstance(found, dict) else {})}
 
 
 def finished(out: Path) -> bool:

@@ -14,7 +14,6 @@ from transformers import TrainerState
 
 from computing.training_checkpoints import (
     find_checkpoint,
-    last_checkpoint,
     only_training_in,
     written_or_removed,
 )
@@ -54,10 +53,10 @@ def checkpoint_of(out: Path, processes: int, step: int = 3) -> Path:
 def test_another_number_of_processes_is_named_be_it_more_or_less(tmp_path: Path, written: int) -> None:
     """Two of four would both find a state of theirs, and go on at another place of the epoch."""
     folder = checkpoint_of(tmp_path, written)
-    assert last_checkpoint(tmp_path, processes=written) == folder
+    assert find_checkpoint(tmp_path, processes=written).path == folder
     for others in {1, 2, 4} - {written}:
         with pytest.raises(UserError, match=f"another number of processes than {others}; use as many"):
-            last_checkpoint(tmp_path, processes=others)
+            find_checkpoint(tmp_path, processes=others)
     assert find_checkpoint(tmp_path, same_processes=False).path == folder  # of stage 1, which any number goes on from
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from computing.training_checkpoints import last_checkpoint
+from computing.training_checkpoints import find_checkpoint
 from mmor import cli
 from operating_room.domain.domain import mmor
 from operating_room.recordings.dataset import Dataset
@@ -78,7 +78,7 @@ def test_a_killed_training_ends_as_if_nothing_had_happened(tmp_path: Path) -> No
         + "from mmor.cli import main; main()"
     )
     require_killed(start("-c", code, "panoptic", "train", *options, "--workers", "1", "--resume"))
-    checkpoint = last_checkpoint(tmp_path / "killed")
+    checkpoint = find_checkpoint(tmp_path / "killed").path
     assert checkpoint == tmp_path / "killed" / "checkpoint-4"
     assert not (tmp_path / "killed" / "model.safetensors").exists()
     prepared = tmp_path / "killed" / "ground_truth"

@@ -244,7 +244,8 @@ def test_one_that_goes_on_is_that_of_as_many_processes_and_needs_room_for_the_re
 ) -> None:
     experiment = small(data, tmp_path / "out")
     checkpoint = checkpoint_of(tmp_path / "out", 4, step=60)  # of 90 steps: one more comes, at the end
-    (checkpoint / "config.json").write_text("{}")
+    for name in ("config.json", "tokenizer.json"):
+        (checkpoint / name).write_text("{}")
     model = meta_model(experiment, sizes_of(experiment))
     trained = sum(parameter.numel() for parameter in model.parameters())
     room = shutil.disk_usage(tmp_path)._replace(free=(4 + 12) * trained)
@@ -259,6 +260,9 @@ def test_one_that_goes_on_is_that_of_as_many_processes_and_needs_room_for_the_re
     (problem,) = dry_run(experiment, 4).problems
     assert problem.startswith(f"{checkpoint}: train.learning_rate was 0.5 and is now 0.01; give what")
     (checkpoint / "config.json").unlink()
+    problem, _ = dry_run(experiment, 4).problems  # and one that begins anew needs more room
+    assert problem.startswith(f"{checkpoint / 'config.json'}: is missing; no other checkpoint is whole")
+    (tmp_path / "out" / BEGUN).unlink()
     (problem,) = dry_run(experiment, 4).problems
     assert problem.startswith(f"{checkpoint}: is no checkpoint of a scene-graph model")
 

@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from computing.training_checkpoints import find_checkpoint, last_checkpoint, remove_half_written
+from computing.training_checkpoints import find_checkpoint, remove_half_written
 from operating_room.errors import UserError
+from scene_graph_generation.training.resuming import BEGUN, whole_checkpoint
+from tests.computing.test_checkpoint_processes import checkpoint_of
 from tests.scene_graph_generation.training.conftest import command, run, with_train
 
 
@@ -51,23 +54,73 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "domain.yaml"])
 @pytest.mark.parametrize("damage", [cut, empty])
 def test_small_files_that_are_damaged_cost_their_checkpoint_alone(
     out: Path, name: str, damage: Callable[[Path], object]
 ) -> None:
-    damage(out / "checkpoint-6" / name)
+    if (name, damage) == ("domain.yaml", cut):
+        (out / "checkpoint-6" / name).write_bytes(bytes(600))  # text that is cut may be whole
+    else:
+        damage(out / "checkpoint-6" / name)
     found = find_checkpoint(out)
     assert found.path == out / "checkpoint-3"
     assert f"checkpoint-6/{name}" in found.left_out[0]
 
 
+def test_a_checkpoint_that_lacks_a_file_is_named_and_the_one_before_taken(
+    out: Path, data: Path, trained: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The training stopped there, where an empty file was passed over."""
+    for name in ("config.json", "tokenizer.json"):
+        lost = out / "checkpoint-6" / name
+        content = lost.read_bytes()
+        lost.unlink()
+        found = whole_checkpoint(out, deepspeed=False)
+        assert (found.path, found.left_out) == (out / "checkpoint-3", [f"{lost}: is missing; left out"])
+        lost.write_bytes(content)
+    (out / "checkpoint-6" / "config.json").unlink()
+    run(with_train(max_steps=6), data, out)
+    assert "checkpoint-6/config.json: is missing; left out" in capfd.readouterr().err
+    assert (out / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("files", "lost"),
+    [
+        (("config.json", "adapter_config.json", "non_lora_trainables.bin", "adapter_model.bin"), 2),
+        (("config.json", "adapter.json", "tokenizer.json", "trained.safetensors"), 1),
+        (("config.json", "tokenizer.json", "model.safetensors", "teacher.safetensors"), 3),
+    ],
+)
+def test_a_checkpoint_of_each_form_needs_its_files(tmp_path: Path, files: tuple[str, ...], lost: int) -> None:
+    (tmp_path / BEGUN).write_text(json.dumps({"train.presence": 0.1 if "teacher.safetensors" in files else 0.0}))
+    for step in (3, 6):
+        folder = checkpoint_of(tmp_path, 1, step)
+        (folder / "model.safetensors").unlink()
+        for name in files:
+            if name.endswith(".bin"):
+                torch.save({}, folder / name)
+            elif name.endswith(".safetensors"):
+                save_file({"a": torch.zeros(1)}, folder / name)
+            else:
+                (folder / name).write_text("{}")
+    newest = tmp_path / "checkpoint-6"
+    assert whole_checkpoint(tmp_path, deepspeed=False).path == newest
+    (newest / files[lost]).unlink()
+    found = whole_checkpoint(tmp_path, deepspeed=False)
+    assert (found.path, found.left_out) == (
+        tmp_path / "checkpoint-3",
+        [f"{newest / files[lost]}: is missing; left out"],
+    )
+
+
 @pytest.mark.parametrize("damage", [cut, empty, Path.unlink])
 def test_a_half_written_checkpoint_is_passed_over(out: Path, damage: Callable[[Path], object]) -> None:
     damage(out / "checkpoint-6" / "trainer_state.json")
-    assert last_checkpoint(out) == out / "checkpoint-3"
+    assert find_checkpoint(out).path == out / "checkpoint-3"
     shutil.rmtree(out / "checkpoint-3")
-    assert last_checkpoint(out) is None
+    assert find_checkpoint(out).path is None
 
 
 def test_a_gradient_that_overflowed_once_damages_no_checkpoint(out: Path) -> None:
@@ -77,7 +130,7 @@ def test_a_gradient_that_overflowed_once_damages_no_checkpoint(out: Path) -> Non
     state["log_history"][1]["grad_norm"] = float("nan")
     file.write_text(json.dumps(state))
     remove_half_written(out)
-    assert last_checkpoint(out) == out / "checkpoint-6"
+    assert find_checkpoint(out).path == out / "checkpoint-6"
 
 
 @pytest.mark.parametrize("content", [b"\0" * 12, b"", b"../checkpoint-3", b"\xff"])
@@ -93,7 +146,7 @@ def test_another_number_of_processes_is_named(out: Path, monkeypatch: pytest.Mon
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="another number of processes than 2"):
-        last_checkpoint(out)
+        find_checkpoint(out)
 
 
 def test_training_goes_on_from_the_one_before(
@@ -151,7 +204,7 @@ def test_weights_that_are_no_numbers_are_not_saved(data: Path, tmp_path: Path, m
     monkeypatch.setattr(torch.optim.AdamW, "step", spoil)
     with pytest.raises(UserError, match=r"weights are no finite numbers.*checkpoint-3 is from before"):
         run(with_train(max_steps=4), data, tmp_path)
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
+    assert find_checkpoint(tmp_path).path == tmp_path / "checkpoint-3"
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.95, 1.0])  # of the optimizer's file: torch complains in several ways
