@@ -8,7 +8,9 @@ never holds them twice.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from computing.loading import LoadReport
 from operating_room.errors import UserError
 from operating_room.files.readers import read_json
 from operating_room.files.tensors import read_tensors
+from operating_room.work.processes import is_first
 from scene_graph_generation.config.language import OtherLanguage
 from scene_graph_generation.config.setting_checks import can_be_a_path
 from scene_graph_generation.config.settings import (
@@ -108,6 +111,9 @@ def load_base(
         translate = language_name(model)
         if model.projector is not None:
             model.projector = new_projector(model.settings)
+    for read in (folder, tower):
+        if read is not None and is_first():
+            _tell_other_weights(read)
     reports = []
     for path, state in read_weights(folder):
         named = {published_name(name): tensor for name, tensor in state.items()} if is_ours(values) else state
@@ -302,21 +308,32 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         UserError: there are none.
     """
-    for name in _SINGLE:
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            files = read_settings(index).get("weight_map")
-            if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
-                raise UserError(f"{index}: is no list of weight files; copy it again")
-            names = sorted(set(files.values()))
-            if outside := [shard for shard in names if Path(shard).name != shard]:
-                raise UserError(f"{index}: names a file outside its folder ({outside[0]}); do not trust this copy")
-        elif (folder / name).is_file():
-            names = [name]
-        else:
-            continue
-        return [folder / shard for shard in names]
-    raise UserError(f"{folder}: holds no weights ({' or '.join(_SINGLE)}, or shards with an index); copy it again")
+    forms = _forms(folder)
+    if not forms:
+        raise UserError(f"{folder}: holds no weights ({' or '.join(_SINGLE)}, or shards with an index); copy it again")
+    if forms[0] in _SINGLE:
+        return [folder / forms[0]]
+    index = folder / forms[0]
+    files = read_settings(index).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+        raise UserError(f"{index}: is no list of weight files; copy it again")
+    names = sorted(set(files.values()))
+    if outside := [shard for shard in names if Path(shard).name != shard]:
+        raise UserError(f"{index}: names a file outside its folder ({outside[0]}); do not trust this copy")
+    return [folder / shard for shard in names]
+
+
+def _forms(folder: Path) -> list[str]:
+    """The files of a folder that each stand for all its weights; the first one is read."""
+    return [name for single in _SINGLE for name in (f"{single}.index.json", single) if (folder / name).is_file()]
+
+
+@cache  # said once, however many models are loaded on it
+def _tell_other_weights(folder: Path) -> None:
+    read = {path.name for path in weight_files(folder)}
+    if others := [name for name in _forms(folder)[1:] if name not in read]:
+        told = f"its weights are read from {_forms(folder)[0]}, not from {' and '.join(others)} beside it"
+        print(f"note: {folder}: {told}; move away what is not to be used", file=sys.stderr)
 
 
 def weights_digest(folder: Path) -> str:
