@@ -18,7 +18,8 @@ import yaml
 from operating_room.domain.collection import SEPARATED_SPLITS, Collection
 from operating_room.domain.house import SPLITS_FILE
 from operating_room.errors import UserError
-from operating_room.files.atomic import require_folder, write_json, write_text
+from operating_room.files.atomic import write_json, write_text
+from operating_room.files.locks import alone_in
 from operating_room.files.readers import parse_yaml, read_bytes, read_json
 from operating_room.importers.egoexor.check import checklist, rate_notes
 from operating_room.importers.egoexor.frames import Counts, Piece, parts, write_piece
@@ -93,41 +94,42 @@ def import_egoexor(
 
     Raises:
         UserError: nothing can be imported; or `out` holds takes of other files or options, other things under the name
-            of a take, another domain or damaged splits; or a take that was asked for is not there.
+            of a take, another domain or damaged splits; or a take that was asked for is not there; or another import
+            into `out` is running.
     """
     if workers < 1 or (period is not None and not 0 < period < float("inf")):
         raise UserError("import options out of range: workers of at least 1, a period above 0 s")
-    require_folder(out)  # before all gaze and hands are read
-    recordings = find_recordings(source)
-    if recordings.release == "hq" and gaze == "corrected":
-        raise UserError(
-            f"{source}: whether the gaze of this release is corrected already is not known; leave --gaze out, or give "
-            "--gaze stored"
+    with alone_in(out):  # before all gaze and hands are read
+        recordings = find_recordings(source)
+        if recordings.release == "hq" and gaze == "corrected":
+            raise UserError(
+                f"{source}: whether the gaze of this release is corrected already is not known; leave --gaze out, or "
+                "give --gaze stored"
+            )
+        gaze = gaze or ("corrected" if recordings.release == "legacy" else "stored")
+        stored = _chosen(source, recordings, takes)
+        found = list(in_workers(partial(_inspect, tables=recordings.tables), stored, workers, "looking at takes"))
+        facts = [each for each in found if isinstance(each, Facts)]
+        problems = [*recordings.problems, *(each for each in found if isinstance(each, str))]
+        domain = domain_there(out)
+        cameras = [camera for each in facts for camera in each.cameras]
+        placed = {path: places(domain, table, cameras) for path, table in recordings.tables.items()}
+        work = [_Work.begin(out, each, colours, pictures, gaze, period, placed[each.take.file]) for each in facts]
+        house_splits(out, domain.collections[0])  # is refused before hours of work, not after them
+        imported: dict[str, Counts] = {}
+        problems += _write(work, recordings, (colours, pictures, gaze), workers, imported)
+        notes = [*recordings.notes, *rate_notes(facts, period)]
+        if any((each.folder / _TAKE_FILE).exists() for each in work):
+            tables = [recordings.tables[path] for path in recordings.files]
+            notes += write_domain(out, domain, tables, cameras)
+            notes += _write_splits(out, recordings, domain.collections[0])
+        return ImportReport(
+            checklist=tuple(checklist(recordings, facts)),
+            notes=tuple(notes),
+            problems=tuple(problems),
+            imported=imported,
+            finished=tuple(each.facts.take.name for each in work if each.is_finished),
         )
-    gaze = gaze or ("corrected" if recordings.release == "legacy" else "stored")
-    stored = _chosen(source, recordings, takes)
-    found = list(in_workers(partial(_inspect, tables=recordings.tables), stored, workers, "looking at takes"))
-    facts = [each for each in found if isinstance(each, Facts)]
-    problems = [*recordings.problems, *(each for each in found if isinstance(each, str))]
-    domain = domain_there(out)
-    cameras = [camera for each in facts for camera in each.cameras]
-    placed = {path: places(domain, table, cameras) for path, table in recordings.tables.items()}
-    work = [_Work.begin(out, each, colours, pictures, gaze, period, placed[each.take.file]) for each in facts]
-    house_splits(out, domain.collections[0])  # is refused before hours of work, not after them
-    imported: dict[str, Counts] = {}
-    problems += _write(work, recordings, (colours, pictures, gaze), workers, imported)
-    notes = [*recordings.notes, *rate_notes(facts, period)]
-    if any((each.folder / _TAKE_FILE).exists() for each in work):
-        tables = [recordings.tables[path] for path in recordings.files]
-        notes += write_domain(out, domain, tables, cameras)
-        notes += _write_splits(out, recordings, domain.collections[0])
-    return ImportReport(
-        checklist=tuple(checklist(recordings, facts)),
-        notes=tuple(notes),
-        problems=tuple(problems),
-        imported=imported,
-        finished=tuple(each.facts.take.name for each in work if each.is_finished),
-    )
 
 
 @dataclass

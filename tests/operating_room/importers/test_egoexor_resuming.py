@@ -79,6 +79,30 @@ def test_interrupted_in_the_first_piece_of_a_take(tmp_path: Path, monkeypatch: p
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
+def test_a_second_import_into_the_folder_is_refused_while_the_first_one_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun at once with other options, a take got pictures of both, and its take.yaml said one of them."""
+    source, out = write_legacy(tmp_path / "a.h5", [tiny_take()]), tmp_path / "out"
+    told: list[str] = []
+
+    def while_another_begins(piece: Piece) -> dict[str, int]:
+        monkeypatch.setattr(importing, "write_piece", write_piece)
+        with pytest.raises(UserError) as error:
+            import_egoexor(source, out, colours="as_trained")
+        told.append(str(error.value))
+        return write_piece(piece)
+
+    import_egoexor(source, tmp_path / "whole")
+    monkeypatch.setattr(importing, "write_piece", while_another_begins)
+    import_egoexor(source, out)
+    assert told == [f"{out}: another run is writing it; wait for it or choose another output"]
+    assert files(out) == files(tmp_path / "whole")
+    with pytest.raises(UserError):
+        import_egoexor(tmp_path / "nothing.h5", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_interrupted_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All pieces written, take.yaml not."""
     source = write_legacy(tmp_path / "a.h5", [tiny_take()])
