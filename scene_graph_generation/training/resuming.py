@@ -46,7 +46,9 @@ SEEING = ("vision.", "pooler.", "projector.")  # parameters in front of the lang
 PHASES = ("patches", "hands", "triplets")  # of learning to see, in their order
 HALF_SEEN = "half_seen.pt"  # where learning to see stands
 _EVERY = 300.0  # s, after which it is kept
-_SEEN_BY = "seen.json"  # is written after what was seen, and says of which training that is
+SEEN_BY = "seen.json"  # is written after what was seen, and says of which training that is
+_ANEW = "learning to see begins anew"
+_OF_ANOTHER = "is of another training, or of another version of this program"  # what differs was not told by name
 # What is changed where a GPU was too small for the first step afterwards: it has no say in what is seen.
 _AFTERWARDS = ("train.batch_size", "train.accumulation")
 
@@ -70,22 +72,26 @@ def keep_seeing(out: Path, model: MM2SG, begun: Mapping[str, Any], taught: bool)
     Raises:
         UserError: the folder cannot be written.
     """
-    (out / _SEEN_BY).unlink(missing_ok=True)
+    (out / SEEN_BY).unlink(missing_ok=True)
     state = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(SEEING)}
     write_safetensors(
         out / SEEN_WEIGHTS, {name: t.detach().to("cpu", copy=True).contiguous() for name, t in state.items()}
     )
-    write_json(out / _SEEN_BY, {"taught": taught, "begun": _digest(begun)})
+    write_json(out / SEEN_BY, {"taught": taught, "begun": _digest(begun)})
     (out / HALF_SEEN).unlink(missing_ok=True)
 
 
 def seen_before(out: Path, model: MM2SG, begun: Mapping[str, Any]) -> bool | None:
     """Fill a model with what `keep_seeing` has kept; whether its tower was taught, None if nothing is kept of it."""
+    if not (out / SEEN_BY).is_file():
+        return None
     try:
-        told, state = read_json(out / _SEEN_BY), read_tensors(out / SEEN_WEIGHTS)
-    except UserError:  # not there, or damaged
+        told, state = read_json(out / SEEN_BY), read_tensors(out / SEEN_WEIGHTS)
+    except UserError as error:
+        print(f"{error}; {_ANEW}", file=sys.stderr)
         return None
     if not isinstance(told, dict) or told.get("begun") != _digest(begun):
+        print(f"{out / SEEN_BY}: {_OF_ANOTHER}; {_ANEW}", file=sys.stderr)
         return None
     model.load_state_dict(state, strict=False)
     return told.get("taught") is True
@@ -93,7 +99,7 @@ def seen_before(out: Path, model: MM2SG, begun: Mapping[str, Any]) -> bool | Non
 
 def forget_seeing(out: Path) -> None:
     """After the training: its model has it."""
-    for name in (_SEEN_BY, SEEN_WEIGHTS, HALF_SEEN):
+    for name in (SEEN_BY, SEEN_WEIGHTS, HALF_SEEN):
         (out / name).unlink(missing_ok=True)
 
 
@@ -121,9 +127,12 @@ class Halfway:
         try:
             kept = read_pickle(self._path)
         except UserError as error:
-            print(f"{error}; learning to see begins anew", file=sys.stderr)
+            print(f"{error}; {_ANEW}", file=sys.stderr)
             return {}
-        return kept if isinstance(kept, dict) and kept.get("of") == self._of else {}
+        if not isinstance(kept, dict) or kept.get("of") != self._of:
+            print(f"{self._path}: {_OF_ANOTHER}; {_ANEW}", file=sys.stderr)
+            return {}
+        return kept
 
     def enter(self, phase: str, steps: int, model: MM2SG, parts: list[Any], drawn: Random | None = None) -> int:
         """How many steps of a phase are done; what takes part in it is then as it was after them.

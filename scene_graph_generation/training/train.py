@@ -38,6 +38,7 @@ from scene_graph_generation.training.resuming import (
     BEGUN,
     GOES_ON,
     HALF_SEEN,
+    SEEN_BY,
     Halfway,
     begin_folder,
     begun_with,
@@ -114,8 +115,9 @@ def _train(experiment: Experiment, data: Sequence[Path], dataset: Dataset, out: 
     if checkpoint is not None and (out / BEGUN).is_file():
         check_same_training(out, begun, checkpoint)
     elif is_first():
-        if (out / HALF_SEEN).is_file() and (out / BEGUN).is_file():
-            check_same_training(out, while_seeing(begun), out / HALF_SEEN)
+        learnt = next((out / name for name in (HALF_SEEN, SEEN_BY) if (out / name).is_file()), None)
+        if learnt is not None and (out / BEGUN).is_file():
+            check_same_training(out, while_seeing(begun), learnt)
         write_json(out / BEGUN, begun, indent=1)
     check_text_only(known.first_with_image, experiment)
     with one_line_errors(out, "choose fewer --bits", "--dataloader_num_workers"):  # others may fill the GPU

@@ -12,6 +12,7 @@ import pytest
 from operating_room.domain.domain import mmor
 from operating_room.errors import UserError
 from operating_room.files.atomic import write_json
+from operating_room.files.tensors import write_pickle
 from operating_room.graphs.graph_files import load_samples
 from operating_room.recordings.conversion import convert
 from operating_room.recordings.dataset import Dataset
@@ -104,3 +105,6 @@ def test_a_damaged_state_is_told_and_it_begins_anew(tmp_path: Path, capsys: pyte
     (tmp_path / "half_seen.pt").write_bytes(b"half")
     assert Halfway(tmp_path, {}).phase is None
     assert "half_seen.pt: damaged" in capsys.readouterr().err
+    write_pickle(tmp_path / "half_seen.pt", {"of": "another", "phase": "hands"})
+    assert Halfway(tmp_path, {}).phase is None
+    assert "half_seen.pt: is of another training" in capsys.readouterr().err

@@ -205,6 +205,11 @@ def test_what_was_learnt_to_see_outlives_a_training_that_ends_before_its_first_c
         patch.setattr(f"{of_module}.SceneGraphTrainer.train", full)
         with pytest.raises(UserError, match="memory is full"):
             train(WITH_CLOUDS, samples, dataset, tmp_path / "stopped")
+    other = replace(smaller, pretrain=replace(WITH_CLOUDS.pretrain or PretrainConfig(), steps=3))
+    with pytest.raises(
+        UserError, match=r"stopped/seen\.json: pretrain\.steps was \d+ and is now 3; give what it began"
+    ):
+        train(other, samples, dataset, tmp_path / "stopped")
     begun: list[int] = []
     monkeypatch.setattr(f"{of_module}.pretrain", lambda *given, **named: (begun.append(1), learns(*given, **named))[1])
     train(smaller, samples, dataset, tmp_path / "stopped")
@@ -213,18 +218,24 @@ def test_what_was_learnt_to_see_outlives_a_training_that_ends_before_its_first_c
     assert not list((tmp_path / "stopped").glob("seen.*"))
 
 
-def test_what_another_training_has_learnt_to_see_is_not_taken(data: Path, tmp_path: Path) -> None:
+def test_what_another_training_has_learnt_to_see_is_not_taken(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model, _, _ = start(data)
     keep_seeing(tmp_path, model, {"train.seed": 0, "train.batch_size": 4}, taught=True)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     with torch.no_grad():
         for weight in model.pooler.parameters():
             weight += 1
+    assert seen_before(tmp_path / "new", model, {}) is None
+    assert capsys.readouterr().err == ""
     assert seen_before(tmp_path, model, {"train.seed": 1, "train.batch_size": 4}) is None
+    assert "seen.json: is of another training" in capsys.readouterr().err
     assert seen_before(tmp_path, model, {"train.seed": 0, "train.batch_size": 2}) is True
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
     (tmp_path / "seen.safetensors").write_bytes(b"half")
     assert seen_before(tmp_path, model, {"train.seed": 0, "train.batch_size": 4}) is None
+    assert "seen.safetensors: damaged" in capsys.readouterr().err
 
 
 def full(*_: object, **__: object) -> None:
