@@ -11,17 +11,24 @@ from operating_room.domain.domain import OWN, Domain
 from operating_room.domain.slips import nearly
 from operating_room.domain.stored import DOMAIN_FILE, stored_domain
 from operating_room.errors import UserError
-from operating_room.recordings.folders import find_roots, takes_of_root, with_splits
+from operating_room.recordings.folders import find_roots, refuse_other_name, takes_of_root, with_splits
 from operating_room.recordings.take import RecordedTake
 
 
 def _stored_domain(root: Path) -> Domain:
-    """What domain.yaml in a folder says; where that is the folder of one dataset, what is beside it."""
+    """What domain.yaml in a folder says; where that is the folder of one dataset, what is beside it.
+
+    Raises:
+        UserError: it is damaged, or there under another name.
+    """
     own = Path(os.path.abspath(root))
     if not os.path.lexists(root / DOMAIN_FILE) and os.path.isfile(own.parent / DOMAIN_FILE):
         domain = stored_domain(own.parent)
         if own.name in (collection.root for collection in domain.collections):
             return domain
+    # The way to a dataset may be open where what lies beside it is not to be listed.
+    if not os.path.lexists(root / DOMAIN_FILE) and os.access(root, os.R_OK):
+        refuse_other_name(root / DOMAIN_FILE)
     return stored_domain(root)
 
 

@@ -62,7 +62,7 @@ def with_splits(domain: Domain, roots: Mapping[str, Path]) -> Domain:
             if path.exists() or path.is_symlink():
                 collection = read_splits(path, collection)
             else:
-                _refuse_other_name(path)
+                refuse_other_name(path)
         collections.append(collection)
     return domain if tuple(collections) == domain.collections else replace(domain, collections=tuple(collections))
 
@@ -73,7 +73,7 @@ def _other_name(path: Path) -> str | None:
     return next((name for name in sorted(list_names(path.parent)) if name.lower() in meant and name != path.name), None)
 
 
-def _refuse_other_name(path: Path) -> None:
+def refuse_other_name(path: Path) -> None:
     """Of a YAML file that is not there.
 
     Raises:
@@ -182,11 +182,9 @@ def find_roots(root: Path, domain: Domain) -> dict[str, Path]:
     nothing = [collection.root for collection in domain.collections]
     if begun := next(filter(_unfinished, sorted(root.glob("takes/*"))), None):  # its domain is written at the end
         raise UserError(f"{begun}: {_unfinished(begun)}")
-    if not os.path.lexists(root / DOMAIN_FILE):
-        _refuse_other_name(root / DOMAIN_FILE)
     if not (root / DOMAIN_FILE).exists() and any(root.glob("takes/*/take.yaml")):
         raise UserError(
-            f"{root}: holds takes in the house layout but no {DOMAIN_FILE}; copy it there, or give --domain"
+            f"{root}: holds takes in the house layout but no {DOMAIN_FILE}; copy it there, or give it as --domain"
         )
     names = f"neither {' nor '.join(nothing)}" if len(nothing) > 1 else f"no {nothing[0]}"
     raise UserError(f"{root}: holds {names}; put or link them there, or give another folder")

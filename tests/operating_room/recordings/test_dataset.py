@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from operating_room.domain.collection import Take
-from operating_room.domain.domain import mmor
+from operating_room.domain.domain import Domain, mmor
 from operating_room.errors import UserError
 from operating_room.recordings import folders as folders_module
 from operating_room.recordings.dataset import Dataset
@@ -293,7 +293,7 @@ def test_folders_are_listed_once(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     listdir = folders_module.os.listdir
     monkeypatch.setattr(folders_module.os, "listdir", lambda folder: listed.append(str(folder)) or listdir(folder))
     recorded = Dataset(root).take(KNEE)
-    assert not listed
+    assert listed == [str(root)]  # is there a domain under nearly its name?
     assert recorded.timepoints == recorded.timepoints
     assert len(listed) == len(set(listed))
 
@@ -315,6 +315,24 @@ def test_a_file_under_nearly_its_name_is_told(tmp_path: Path, name: str, ending:
     (root / f"{name}.yaml").rename(root / f"{name}{ending}")
     with pytest.raises(UserError, match=rf"{name}{ending}: is read by nothing under this name; rename it to {name}\."):
         Dataset(root)
+
+
+@pytest.mark.parametrize("name", ["domain.yml", "Domain.yaml", "domain.yaml.txt"])
+def test_a_domain_under_nearly_its_name_is_told_beside_published_takes_too(tmp_path: Path, name: str) -> None:
+    """The splits in it held for nothing, and those that are published did."""
+    write_mmor(tmp_path / "MM-OR_data", "001_PKA")
+    (tmp_path / name).write_text(mmor().to_yaml())
+    with pytest.raises(UserError, match=rf"{name}: is read by nothing under this name; rename it to domain\.yaml"):
+        Dataset(tmp_path)
+    Dataset(tmp_path, mmor())
+
+
+def test_a_domain_that_was_given_is_not_said_to_be_read_by_nothing(tmp_path: Path) -> None:
+    """It was, where the folder holds no takes, in place of that."""
+    path = tmp_path / "domain.yml"
+    path.write_text(mmor().to_yaml())
+    with pytest.raises(UserError, match=r"holds neither .*_data nor .*_data; put or link them there"):
+        Dataset(tmp_path, Domain.read(path))
 
 
 def test_the_domain_beside_a_dataset_holds_for_its_folder(tmp_path: Path) -> None:
