@@ -192,10 +192,11 @@ def _continue(path: Path, file: FileIO, about: Mapping[str, Any]) -> dict[str, A
 def _require_same(path: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     for name in {**wanted, **there}:
         if there.get(name) != wanted.get(name):
-            raise UserError(
-                f"{path}: holds answers with {name} {there.get(name)}, this run has {wanted.get(name)}; "
-                "choose another output or delete the file"
-            )
+            told = f"holds answers with {name} {there.get(name)}, this run has {wanted.get(name)}"
+            if (name in there) != (name in wanted):  # None would say nothing
+                where = "there" if name in there else "here"
+                told = f"holds answers of another command or version of this program ({name} is said {where} only)"
+            raise UserError(f"{path}: {told}; choose another output or delete the file")
 
 
 def _append(path: Path, file: FileIO, values: list[Any]) -> None:

@@ -204,6 +204,18 @@ def test_answers_about_other_graphs_are_not_taken(root: Path) -> None:
     assert len(student.questions) == 9, "each tells its graph"
 
 
+def test_answers_of_an_older_version_are_said_to_be_that(root: Path) -> None:
+    """They were said to be with graphs 5f8a.., `this run has None`."""
+    run(root, Student(), samples())
+    out = root / "r.jsonl"
+    about, *lines = out.read_text().splitlines()
+    out.write_text("\n".join([json.dumps({"graphs": "5f8a", **json.loads(about)}), *lines, ""]))
+    with pytest.raises(
+        UserError, match=r"another command or version of this program \(graphs is said there only\); choose"
+    ):
+        run(root, Student(), samples())
+
+
 def test_all_timepoints_after_the_first_ones_of_each_take_are_scored_in_the_same_file(root: Path) -> None:
     """`--limit 2`, or `--take`, for a first try, then all: the rest was refused as that of other graphs."""
     run(root, Student(), samples(), expected=samples()[:2])
