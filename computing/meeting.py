@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import socket
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -150,6 +151,12 @@ def _require_place() -> None:
     if not place[0] or not place[1].isdecimal():
         told = ", ".join(f"{name}={value or ''}" for name, value in zip(("MASTER_ADDR", "MASTER_PORT"), place))
         raise UserError(f"RANK and WORLD_SIZE are set, but not where processes meet ({told}); start with torchrun")
+    if processes.processes_here() == share().processes:
+        try:
+            socket.getaddrinfo(place[0], int(place[1]))
+        except socket.gaierror:
+            # `torchrun --standalone` names this machine; where nobody knows that name they would wait for ever.
+            os.environ["MASTER_ADDR"] = "127.0.0.1"
 
 
 def _leave() -> None:

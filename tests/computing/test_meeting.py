@@ -57,6 +57,24 @@ def test_processes_meet_where_nobody_knows_how_many_cores_there_are(monkeypatch:
     assert (os.environ["OMP_NUM_THREADS"], set_to) == (str(processes.own_threads()), [processes.own_threads()])
 
 
+def test_processes_of_one_machine_meet_where_nobody_knows_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `torchrun --standalone`: they waited for each other under that name without end."""
+
+    def unknown(*_: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    start(monkeypatch, 0, 2)
+    have(monkeypatch, 0)
+    monkeypatch.setattr(meeting, "_join", lambda: None)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    for here, place in (("2", "127.0.0.1"), ("1", "box")):  # the latter is on another machine, and may be known soon
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+        monkeypatch.setenv("MASTER_ADDR", "box")
+        meeting.meet()
+        assert os.environ["MASTER_ADDR"] == place
+
+
 def test_a_place_where_others_are_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     start(monkeypatch, 0, 2)
     with socket.socket() as other:
