@@ -7,6 +7,7 @@ collected, each in one line that names the file.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -78,14 +79,14 @@ def check(dataset: Dataset, names: Sequence[str] | None = None) -> Checkup:
             visit.note(Severity.BROKEN, path, f"{path}: {told}")
         if domain.collection(take).layout == "house":
             visit.look_beside(dataset.unkept(take))
-    for path, complaint in track(_complaints(dataset, groups), "checking files", total=files):
-        if complaint:
-            visit.note(Severity.BROKEN, path, complaint if str(path) in complaint else f"{path}: {complaint}")
+    for path, (severity, told) in track(_complaints(dataset, groups), "checking files", total=files):
+        if told:
+            visit.note(severity, path, told if str(path) in told else f"{path}: {told}")
     findings = sorted(visit.findings, key=lambda finding: (-finding.severity, finding.path))
     return Checkup(dataset.root, tuple(reports[take] for take in takes), tuple(findings), files)
 
 
-def _complaints(dataset: Dataset, groups: Sequence[Sequence[Take]]) -> Iterator[tuple[Path, str | None]]:
+def _complaints(dataset: Dataset, groups: Sequence[Sequence[Take]]) -> Iterator[tuple[Path, tuple[Severity, str]]]:
     """What is wrong with each file. They are listed once more, folder by folder: those of all takes are millions."""
     visit = _Visit(dataset.root)
     for sharing in groups:
@@ -99,7 +100,8 @@ class _Visit:
     def __init__(self, data: Path) -> None:
         self._data = data
         self.findings: dict[Finding, None] = {}  # in order, each once
-        self.jobs: dict[Path, Callable[[], object]] = {}  # each raises UserError; a shared file is looked into once
+        # Each raises UserError, or returns text that is worth knowing; a shared file is looked into once.
+        self.jobs: dict[Path, Callable[[], object]] = {}
         self._of_several: set[Path] = set()  # files seen so far that are not in a place of one take
 
     def collect(self, sharing: Sequence[RecordedTake]) -> tuple[list[TakeFiles], dict[Path, Callable[[], object]]]:
@@ -140,6 +142,8 @@ class _Visit:
             else:
                 missing.setdefault(name, path)
         self._look_at_lenses(recorded)
+        for folder, places in take_checks.places_of(recorded, self._list):
+            self.jobs.setdefault(folder, partial(take_checks.check_places, folder, places))
         self._look_at_seconds(recorded)
         if recorded.collection.layout == "house":  # where a camera or modality without a folder was not used
             del counted["annotation"]  # which timepoints have a graph is up to the annotators
@@ -300,7 +304,7 @@ def _files(recorded: RecordedTake) -> Iterator[tuple[str, Path, Callable[[], obj
     checks: dict[str, Callable[[Path], object]] = {
         "seconds": partial(read_seconds, keys=recorded.collection.frame_keys),
         "recording": partial(take_checks.check_recording, last=_last(recorded)),
-        "subtitles": check_subtitles,
+        "subtitles": partial(check_subtitles, last=_last(recorded) or math.inf),  # 0: nobody knows when it ends
     }
     for name, check_file in checks.items():
         path = recorded.path(name)
@@ -366,18 +370,18 @@ def _frames(recorded: RecordedTake) -> list[Mapping[str, str]]:
     return frames
 
 
-def _complaint(job: Callable[[], object]) -> str | None:
-    """What is wrong with a file; the check of one never ends those of all others."""
+def _complaint(job: Callable[[], object]) -> tuple[Severity, str]:
+    """What is wrong with a file, or worth knowing of it; the check of one never ends those of all others."""
     try:
-        _read(job)
+        found = _read(job)
     except UserError as error:
-        return str(error)
-    return None
+        return Severity.BROKEN, str(error)
+    return Severity.NOTE, found if isinstance(found, str) else ""
 
 
-def _read(job: Callable[[], object]) -> None:
+def _read(job: Callable[[], object]) -> object:
     try:
-        job()
+        return job()
     except UserError:
         raise
     except Exception as error:  # whatever a reader stumbles over, the file is bad

@@ -58,6 +58,7 @@ __all__ = [
     "sound_peaks",
 ]
 _LARGEST = 1 << 27  # bytes of an unpacked .gz, whose values take up to 25 times as much; more is a bomb
+_LATE_S = 60.0  # behind the end of a take; nothing that is said so late was said in it
 _MOST_REPEATED = 1_000_000  # characters that aliases in YAML stand for; a few lines can stand for gigabytes
 
 
@@ -201,16 +202,23 @@ def read_subtitles(path: Path) -> list[Subtitle]:
     return [Subtitle(cue.start.total_seconds(), cue.end.total_seconds(), cue.content.strip("\n")) for cue in cues]
 
 
-def check_subtitles(path: Path) -> None:
-    """Subtitles must be readable, and in the order of time.
+def check_subtitles(path: Path, last: float) -> None:
+    """Subtitles must be readable, in the order of time, and of a take whose last timepoint is `last`, in s.
 
     What was said last is the last in the file, as published (data specification, section 9): in a file that is not in
-    the order of time these are the wrong words.
+    the order of time these are the wrong words. Where all of them come later than the take, as those of a time code
+    that begins at an hour, no timepoint has any.
 
     Raises:
         UserError: they are not.
     """
     found = read_subtitles(path)
+    first = min(subtitle.start_s for subtitle in found)
+    if first > last + _LATE_S:
+        raise UserError(
+            f"{path}: the first of its subtitles begins at {first:g} s, and the take ends at {last:g} s, so that no "
+            "timepoint has words; count their times from the start of the take"
+        )
     for before, after in pairwise(found):
         if (after.start_s, after.end_s) < (before.start_s, before.end_s):
             raise UserError(

@@ -61,7 +61,8 @@ def _write_texts(recorded: RecordedTake) -> Iterator[Path]:
         for time, text in texts:
             write_json(text, {"text": spoken[recorded.at(time)]})
             yield text
-    check_subtitles(path)  # what was written follows the order of the file, as published; that may be the wrong words
+    # What was written follows the order of the file, as published; that may be the wrong words, or none.
+    check_subtitles(path, max(recorded.at(time) for time in files))
 
 
 def _may_lack_subtitles(recorded: RecordedTake) -> bool:

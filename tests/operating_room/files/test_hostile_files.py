@@ -171,4 +171,4 @@ def test_zeros_in_place_of_the_end_of_subtitles(tmp_path: Path) -> None:
     cut = cues.index(b"words of 20")
     (tmp_path / "x.srt").write_bytes(cues[:cut] + bytes(len(cues) - cut))
     with pytest.raises(UserError, match=rf"is cut off after {cut} characters \(zeros follow\)"):
-        check_subtitles(tmp_path / "x.srt")
+        check_subtitles(tmp_path / "x.srt", 60.0)

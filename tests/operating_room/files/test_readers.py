@@ -210,8 +210,8 @@ def test_subtitles(tmp_path: Path) -> None:
         Subtitle(1.5, 2.25, " first in time"),
     ]
     with pytest.raises(UserError, match=r"the subtitle at 1\.5 s stands behind the one at 5\.38 s; sort them"):
-        check_subtitles(path)
-    check_subtitles(write(path, SRT))
+        check_subtitles(path, 10.0)
+    check_subtitles(write(path, SRT), 10.0)
     assert "is damaged" in refuse("x.srt", write(path, "9" * 5000 + "\n00:00:01,000 --> 00:00:02,000\nwords\n"))
     assert "line 2 has a broken time" in refuse("x.srt", write(path, "1\n00:00:0x,1 --> 00:00:02,0\nwords\n"))
     for times in ("00:00:01.5 --> 00:00:02.25", "00:00:61,000 --> 00:01:02,000", "00:00:02,000 --> 00:00:01,000"):
