@@ -57,7 +57,7 @@ def read_audio(path: Path) -> tuple[Float32[np.ndarray, "samples channels"], int
                 raise UserError(f"{path}: unpacks to more than the memory that is free; {again(path)}")
         _require_length(path, sum(map(len, blocks)), file)
         samples = np.concatenate(blocks)
-        _require_numbers(path, samples)
+        require_numbers(path, samples)
         return samples, file.samplerate
 
 
@@ -71,7 +71,7 @@ def sound_peaks(path: Path, per_second: int) -> tuple[Float32[np.ndarray, " slic
         length = max(1, file.samplerate // per_second)  # samples of a slice
         peaks, rest, found = [], np.zeros(0, np.float32), 0
         for block in _blocks(file):
-            _require_numbers(path, block)
+            require_numbers(path, block)
             found += len(block)
             loud = np.concatenate([rest, np.abs(block).max(axis=1)])
             whole = len(loud) // length * length
@@ -91,7 +91,7 @@ def check_audio(path: Path) -> float:
     with _open_sound(path) as file:
         found = 0
         for block in _blocks(file):
-            _require_numbers(path, block)
+            require_numbers(path, block)
             found += len(block)
         _require_length(path, found, file)
         return found / file.samplerate
@@ -196,7 +196,12 @@ def _require_length(path: Path, found: int, file: SoundFile) -> None:
         raise UserError(f"{path}: is cut off after {found_s:.2f} of {stated_s:.2f} s; {again(path)}")
 
 
-def _require_numbers(path: Path, samples: np.ndarray) -> None:
+def require_numbers(path: Path, samples: np.ndarray) -> None:
+    """Samples must be numbers, and not those of 16 bits that were stored as floats.
+
+    Raises:
+        UserError: they are not.
+    """
     if not np.isfinite(samples).all():
         raise UserError(f"{path}: holds samples that are no numbers; {again(path)}")
     if (loudest := float(np.abs(samples).max(initial=0))) > _LOUDEST:

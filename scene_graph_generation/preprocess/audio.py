@@ -16,7 +16,7 @@ from operating_room.files.atomic import write_bytes
 from operating_room.files.mp3 import read_mp3
 from operating_room.files.raw_files import utf8_path
 from operating_room.files.readers import check_audio
-from operating_room.files.sound_files import silent_decoder
+from operating_room.files.sound_files import require_numbers, silent_decoder
 from operating_room.recordings.dataset import Dataset
 from operating_room.recordings.take import RecordedTake
 from operating_room.recordings.transcripts import CAUSAL, CLIP_S, WINDOW, audio_window
@@ -114,6 +114,7 @@ def read_clips(recording: Path, times: Mapping[str, float], causal: bool = False
                         block = file.read(_BLOCK, dtype="float32", always_2d=True)
                     if not len(block):
                         break
+                    require_numbers(recording, block)  # or they would be in clips that the next run takes for good
                     held, end = np.concatenate([held[max(0, start - end + len(held)) :], block]), end + len(block)
                 if len(clip := held[max(0, start - end + len(held)) :][:duration]) and start < end:
                     yield time, clip, rate

@@ -112,3 +112,20 @@ def test_a_folder_beside_reads_as_the_room_itself(dataset: Dataset, tmp_path: Pa
     assert again.domain == dataset.domain
     assert [take.name for take in again.takes()] == ["soup", "stew"]
     assert again.take(takes(again)[0]).timepoints[2].one("transcript") is not None
+
+
+@pytest.mark.parametrize("step", ["audio", "audio_embeddings"])
+def test_16_bit_numbers_that_are_stored_as_floats_are_in_no_clip(dataset: Dataset, tmp_path: Path, step: str) -> None:
+    """They were told once they were in all clips, and the second run took these for good and said nothing."""
+    root, buffer = tmp_path / "Kitchen_data", io.BytesIO()
+    soundfile.write(buffer, np.sin(np.arange(3 * RATE)) * 20_000, RATE, format="WAV", subtype="FLOAT")
+    write(root / "takes" / "soup" / "sound.flac", buffer.getvalue())
+    for _ in range(2):
+        again = Dataset(root)
+        made = (
+            preprocess_audio(again, takes(again))
+            if step == "audio"
+            else preprocess_audio_embeddings(again, takes(again), mel_encoder)
+        )
+        assert "has samples up to" in " ".join(made.problems)
+        assert not [*(root / "takes" / "soup").glob(f"{step}/[0-9]*")]
