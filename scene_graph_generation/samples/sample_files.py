@@ -24,6 +24,7 @@ from operating_room.errors import UserError
 from operating_room.files.atomic import atomic_folder, atomic_path, write_json
 from operating_room.files.readers import read_json
 from operating_room.graphs.prompts import IMAGE_MARK
+from operating_room.recordings.folders import list_names
 from operating_room.work.progress import track
 from scene_graph_generation.inputs.example import IGNORED
 from scene_graph_generation.inputs.tokens import Tokens
@@ -230,6 +231,10 @@ def _read_index(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it is missing or damaged, or there is no record.
     """
+    if not (folder / INDEX).exists():
+        meant = sorted(name for name in list_names(folder) if name.endswith((".json", ".shards")))
+        advice = f"give a file in it, such as {meant[0]}" if meant else "give the JSON that `mmor ... samples` wrote"
+        raise UserError(f"{folder}: is a folder without {INDEX}, so no training samples in shards; {advice}")
     index = read_json(folder / INDEX)
     match index:
         case {"json_bytes": int(), "records": dict(records)} if all(isinstance(n, int) for n in records.values()):

@@ -154,6 +154,15 @@ def test_damaged_shards_are_named(path: Path, damage: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_the_folder_of_samples_in_place_of_a_file_in_it(path: Path) -> None:
+    """`samples --out DIR`, then `train --samples DIR`: an index.json was to be copied again, which never was."""
+    write_samples(path, records(), 50, Random(0))
+    folder = find_shards(path.parent)
+    assert folder == path.parent
+    with pytest.raises(UserError, match=f"a folder without index.json.*give a file in it, such as {path.name}$"):
+        read_shards(folder)
+
+
 def test_records_are_not_read_before_they_are_asked_for(path: Path) -> None:
     """Not even by those who check types at run time, as tests do."""
     write_samples(path, records(), 50, Random(0))
