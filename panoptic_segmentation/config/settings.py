@@ -200,7 +200,7 @@ def _pairs(overrides: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]
     values = {}
     for key, text in zip(overrides[::2], overrides[1::2]):
         if key not in known:
-            close = difflib.get_close_matches(key, KEYS, 1, 0)
+            close = difflib.get_close_matches(key.upper(), KEYS, 1, 0)
             raise UserError(f"key {key!r} does not exist; did you mean {close[0]}?")
         values[key] = parse_yaml(text, f"value of {key}")
     return values
@@ -292,7 +292,7 @@ def _build(values: Mapping[str, Any], path: Path) -> Config:
             if value != other:
                 raise UserError(f"{path}: {key} is {value!r}; it must equal {SAME_AS[key]}, {other!r}")
         else:
-            close = difflib.get_close_matches(key, KEYS.keys() - values.keys(), 1, _TYPO)
+            close = difflib.get_close_matches(key.upper(), KEYS.keys() - values.keys(), 1, _TYPO)
             unused.append(f"{key} (did you mean {close[0]}?)" if close else key)
     check_values(_file_values(_DEFAULT) | own, path)
     changes: dict[str, dict[str, Any]] = {}  # group of Config ("" for itself) -> field -> value

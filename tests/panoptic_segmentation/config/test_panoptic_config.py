@@ -179,6 +179,13 @@ def test_a_misspelt_key_of_a_file_is_told(tmp_path: Path) -> None:
     assert summary == expected
 
 
+def test_a_key_in_small_letters_is_told_the_one_that_is_meant(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"solver\.max_iter' does not exist; did you mean SOLVER\.MAX_ITER\?"):
+        read_config(SMALL, ["solver.max_iter", "3"])
+    summary = unused_summary(read_config(write(tmp_path / "c.yaml", "SOLVER: {max_iter: 4}\n")))
+    assert summary == "1 keys without meaning here: SOLVER.max_iter (did you mean SOLVER.MAX_ITER?)"
+
+
 def test_a_saved_configuration_comes_back(tmp_path: Path) -> None:
     config = read_config(SMALL, ["INPUT.CROP.ENABLED", "true", "SOLVER.STEPS", "[3]"])
     save_config(config, tmp_path / "c.yaml")
