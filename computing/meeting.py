@@ -116,6 +116,36 @@ def from_first(value: Value) -> Value:
     return said[0]
 
 
+def require_one_format(own: str, advice: str) -> None:
+    """All processes of a training compute in one number format; on a GPU that lacks it, "auto" takes another.
+
+    Gradients that are scaled for float16 would be summed up with those that are not, without an error anywhere.
+
+    Args:
+        own: the format of this process.
+        advice: what to do where they differ.
+
+    Raises:
+        UserError: they differ; every process is told.
+    """
+    found = gather(own)
+    if any(other != found[0] for other in found):
+        told = ", ".join(f"{name} (process {found.index(name)})" for name in dict.fromkeys(found))
+        raise UserError(f"the GPUs of this start are of several kinds and would compute in {told}; {advice}")
+
+
+def part() -> None:
+    """After the last step of a training on GPUs, in every process: end the group that accelerate has begun for it.
+
+    Left to the end of the program each process would warn of it, and might wait there for one that is gone. Not to be
+    called after an error: NCCL would wait for all others, which are in the middle of a step.
+    """
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == "nccl":
+        distributed.destroy_process_group()
+
+
 @contextmanager
 def _meeting() -> Generator[None]:
     """Where processes talk to each other; one that has ended is told instead of what it does to a connection."""

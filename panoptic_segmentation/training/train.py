@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from transformers.trainer import OPTIMIZER_NAME
 
+from computing.meeting import require_one_format
 from computing.tracking import finish_wandb
 from computing.training_checkpoints import (
     find_checkpoint,
@@ -111,6 +112,8 @@ def _train(
     in_one_line = partial(one_line_errors, output, _SMALLER, "DATALOADER.NUM_WORKERS")
     with in_one_line():  # a full GPU lets nobody begin on it
         arguments = training_arguments(config, output, report_to)
+    own_format = "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "float32"
+    require_one_format(own_format, "choose the one that all have: SOLVER.AMP.DTYPE float16")
     if config.unused and is_first():
         print(unused_summary(config))
     domain = dataset.domain

@@ -113,6 +113,19 @@ def test_what_keeps_processes_apart_where_they_first_meet(
         assert "\n" not in str(caught.value)
 
 
+def test_processes_of_one_training_compute_in_one_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside an A100 with bfloat16 a V100 took float16, and scaled its gradients by 65536 before they were summed."""
+    meeting.require_one_format("bfloat16", "")  # alone
+    found = ["bfloat16", "bfloat16"]
+    monkeypatch.setattr(meeting, "gather", lambda _: found)
+    meeting.require_one_format("bfloat16", "")
+    found[1:] = ["float16", "float16"]
+    for own in ("bfloat16", "float16"):  # all are told, so that nobody waits
+        told = r"several kinds .* bfloat16 \(process 0\), float16 \(process 1\); choose float16"
+        with pytest.raises(UserError, match=told):
+            meeting.require_one_format(own, "choose float16")
+
+
 @pytest.mark.parametrize("by", ["torchrun", "hand"])
 def test_who_waits_long_for_others_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], by: str

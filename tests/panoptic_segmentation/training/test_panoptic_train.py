@@ -26,6 +26,7 @@ from panoptic_segmentation.training.dry_run import dry_run
 from panoptic_segmentation.training.train import train
 from panoptic_segmentation.training.trainer import TrainedModel, rate_factor, readers
 from panoptic_segmentation.weights.checkpoints import build_model, load_checkpoint, load_model, published_state
+from tests.panoptic_segmentation.data.test_ground_truth import write_take
 from tests.panoptic_segmentation.strange_weights import FITTING, write_dinov2, write_eomt
 
 TINY = Config(
@@ -118,6 +119,14 @@ def test_weights_that_are_no_numbers_are_not_saved(
         train(config, Dataset(trained / "data"), tmp_path, trained / "prepared")
     assert not (tmp_path / "model_final.pth").exists()
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_gpus_of_several_kinds_do_not_train_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = write_take(tmp_path / "data", 2)
+    monkeypatch.setattr("computing.meeting.gather", lambda own: [own, "float16"])
+    with pytest.raises(UserError, match=r"float32 \(process 0\), float16 \(process 1\); .*SOLVER.AMP.DTYPE float16"):
+        train(TINY, dataset, tmp_path / "run", tmp_path / "prepared")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("part", ["model.safetensors", "optimizer.pt", "model_0000001.pth"])
