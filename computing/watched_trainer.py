@@ -13,7 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import TrainOutput
 
+from computing.meeting import part
 from computing.training_errors import diverged
 from computing.training_progress import Throughput
 from operating_room.errors import UserError
@@ -35,6 +37,12 @@ class WatchedTrainer(Trainer):
         self._samples_in, self._rate_setting = samples_in, rate_setting
         self._steps: list[int] = []  # of the losses that were not looked at yet
         self._losses: list[Float[Tensor, ""]] = []
+
+    def train(self, *arguments: Any, **options: Any) -> TrainOutput:
+        """As Trainer does; the processes of a training on GPUs have nothing to say to each other afterwards."""
+        told = super().train(*arguments, **options)
+        part()
+        return told
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device

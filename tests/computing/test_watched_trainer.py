@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
@@ -168,3 +169,21 @@ def test_a_checkpoint_of_a_cpu_goes_on_on_a_gpu_without_a_word_of_the_library(
     finally:
         logger.removeHandler(handler)
     assert ["Didn't manage to set back the RNG states" in line for line in said] == [True]
+
+
+@pytest.mark.parametrize(("backend", "bad", "stays"), [("gloo", 9, True), ("nccl", 9, False), ("nccl", 1, True)])
+def test_a_group_of_gpus_is_ended_with_the_training_but_not_after_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, bad: int, stays: bool
+) -> None:
+    """transformers leaves it: "destroy_process_group() was not called before program exit", by every process."""
+    made = trainer(tmp_path, Clock(), 0.0)
+    made.bad = bad
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    monkeypatch.setattr(distributed, "get_backend", lambda *_: backend)
+    try:
+        with nullcontext() if bad > 1 else pytest.raises(UserError, match="diverged"):
+            made.train()
+        assert distributed.is_initialized() == stays
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
