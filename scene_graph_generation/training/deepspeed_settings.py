@@ -14,8 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from computing.machine import choose_device
 from operating_room.errors import UserError
 from operating_room.files.readers import read_json
+from operating_room.work.processes import share
 
 _ADVICE = "take configs/deepspeed/zero2.json"
 # Chosen by DeepSpeed's configuration these would silently replace the learning rates of the experiment.
@@ -101,6 +103,21 @@ def _offloads(said: Any) -> bool:
 def _enabled(values: dict[str, Any], name: str) -> bool:
     section = values.get(name)
     return isinstance(section, dict) and section.get("enabled") is True
+
+
+def require_its_gpu() -> None:
+    """DeepSpeed computes on the GPU whose number is the process's place on its machine, and looks for no other.
+
+    Raises:
+        UserError: there is none of that number: a cluster shows each process its own GPU alone, as number 0.
+    """
+    device, place = choose_device(), share().local_rank
+    if device.type == "cuda" and device.index != place:
+        raise UserError(
+            f"--deepspeed: process {place} of this machine sees one GPU only, as number {device.index}, and DeepSpeed "
+            f"asks for number {place}; let every process see all GPUs of its machine (no --gpus-per-task, no "
+            "CUDA_VISIBLE_DEVICES of its own), or leave the option out"
+        )
 
 
 def require_operators() -> None:

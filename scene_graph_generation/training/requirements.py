@@ -19,7 +19,7 @@ from scene_graph_generation.inputs.evidence import Evidence
 from scene_graph_generation.inputs.tokenizer_files import read_tokens
 from scene_graph_generation.model.mm2sg import MM2SG
 from scene_graph_generation.samples.records import Records
-from scene_graph_generation.training.deepspeed_settings import deepspeed_settings, require_operators
+from scene_graph_generation.training.deepspeed_settings import deepspeed_settings, require_its_gpu, require_operators
 from scene_graph_generation.training.loss import read_frequencies
 from scene_graph_generation.weights.base_models import weight_files
 from scene_graph_generation.weights.checkpoints import WEIGHTS, check_vocabulary
@@ -134,7 +134,7 @@ def missing_tools(experiment: Experiment) -> list[str]:
     if config.bf16:  # a GPU that has none would be told once all is loaded
         checks.append(lambda: half_dtype(choose_device(), "bfloat16"))
     if deepspeed is not None:
-        checks += [lambda: _read_deepspeed(deepspeed, config.bf16), require_operators]
+        checks += [lambda: _read_deepspeed(deepspeed, config.bf16), require_operators, require_its_gpu]
     return missing + failing(*checks)
 
 

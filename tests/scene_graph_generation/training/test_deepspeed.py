@@ -41,6 +41,7 @@ from scene_graph_generation.training.starting_point import begin
 from scene_graph_generation.training.training_memory import checkpoint_bytes
 from scene_graph_generation.weights.adapters import parameter_groups
 from scene_graph_generation.weights.checkpoints import save_model
+from tests.computing.machines import have, start
 from tests.scene_graph_generation.tiny_training import SHORT, losses
 
 ROOT = Path(__file__).parents[3]
@@ -182,6 +183,19 @@ def test_before_anything_is_loaded_all_that_is_refused_is_told(published: Path) 
     published.write_text(json.dumps({**PUBLISHED, "fp16": {"enabled": True}}))
     told = missing_tools(replace(SHORT, train=replace(SHORT.train, deepspeed=published)))
     assert any('"fp16" is not supported' in line for line in told)
+
+
+def test_a_process_that_sees_its_own_gpu_alone_is_told(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `srun --gpus-per-task 1`: DeepSpeed ended with "invalid device ordinal" once all was loaded."""
+    published.write_text(json.dumps(PUBLISHED))
+    wanted = replace(SHORT, train=replace(SHORT.train, deepspeed=published))
+    start(monkeypatch, 1, 2, local=1)
+    have(monkeypatch, 1)
+    told = "--deepspeed: process 1 of this machine sees one GPU only, as number 0, and DeepSpeed asks for number 1"
+    assert any(line.startswith(told) for line in missing_tools(wanted))
+    for gpus in (0, 2):
+        have(monkeypatch, gpus)
+        assert not any("sees one GPU only" in line for line in missing_tools(wanted))
 
 
 def test_a_compilation_that_was_killed_is_told_before_all_wait_for_it(
