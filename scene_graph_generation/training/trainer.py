@@ -242,6 +242,13 @@ class SceneGraphTrainer(WatchedTrainer):
             super()._save_checkpoint(model, trial)
         keep_newest(self._out, self._config.save_total_limit, self.state.global_step)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Called by Trainer, in every process.
+
+        With DeepSpeed it would copy all weights to main memory first, in each of them, of which nobody needs one.
+        """
+        self._save(output_dir)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
             folder = self._out if output_dir is None else Path(output_dir)

@@ -32,7 +32,7 @@ from scene_graph_generation.samples.sampler import length_grouped_order
 from scene_graph_generation.samples.survey import survey
 from scene_graph_generation.training.loss import loss_weights
 from scene_graph_generation.training.train import train
-from scene_graph_generation.training.trainer import SceneGraphTrainer, readers, training_arguments
+from scene_graph_generation.training.trainer import ModelFolder, SceneGraphTrainer, readers, training_arguments
 from tests.dying import dies_in, require_killed
 from tests.number_formats import Formats
 from tests.scene_graph_generation.tiny_training import SHORT, losses, with_settings
@@ -316,6 +316,27 @@ def test_what_deepspeed_needs_beside_the_batch_is_in_the_format_of_the_training(
     anchor.backward()
     gradients = [weight.grad for weight in trainer._model.projector.parameters()]
     assert not any(gradient is None or bool(gradient.any()) for gradient in gradients)
+
+
+def test_a_checkpoint_with_deepspeed_copies_no_weights(tmp_path: Path) -> None:
+    """Each process copied the whole model, 16 GB in 16 bits, to main memory, which nobody read: eight at once."""
+    written: list[Path] = []
+    copies = Mock()
+    trainer = object.__new__(SceneGraphTrainer)
+    vars(trainer).update(
+        _model=SimpleNamespace(teacher=None),
+        _folder=ModelFolder(written.append, written.append),
+        args=SimpleNamespace(should_save=True, push_to_hub=False),
+        is_fsdp_enabled=False,
+        is_deepspeed_enabled=True,
+        accelerator=copies,
+        deepspeed=copies,
+        model_wrapped=copies,
+        model=None,
+    )
+    trainer.save_model(str(tmp_path / "checkpoint-1"), _internal_call=True)
+    assert written == [tmp_path / "checkpoint-1"]
+    assert copies.mock_calls == []
 
 
 def test_readers_are_no_more_than_processors(tmp_path: Path) -> None:
