@@ -31,6 +31,7 @@ _FURTHER = (
     "use_bdlora",
     "arrow_config",
     "kasa_config",
+    "monteclora_config",
     "loftq_config",  # this one and the two behind it change the base itself
     "corda_config",
     "lora_ga_config",

@@ -7,12 +7,13 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import peft
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -25,7 +26,7 @@ from scene_graph_generation.inputs.tokenizer_files import read_tokens
 from scene_graph_generation.inputs.tokens import train_tokens
 from scene_graph_generation.model.decoding import generate
 from scene_graph_generation.model.mm2sg import MM2SG
-from scene_graph_generation.weights.adapter_config import read_adapter_config
+from scene_graph_generation.weights.adapter_config import _FURTHER, read_adapter_config
 from scene_graph_generation.weights.adapters import freeze
 from scene_graph_generation.weights.base_models import base_settings, load_base
 from scene_graph_generation.weights.checkpoints import load_model, save_model
@@ -234,6 +235,7 @@ def test_what_no_part_of_the_model_knows_is_reported(published: Path, tmp_path: 
         {"loftq_config": {"loftq_bits": 4}},
         {"trainable_token_indices": [3]},
         {"layer_replication": [[0, 2]]},
+        {"monteclora_config": {"num_samples": 8}},
         {"bias": "all"},
     ],
 )
@@ -244,6 +246,15 @@ def test_adapters_that_are_more_than_two_matrices_are_refused_by_name(
     path.write_text(json.dumps(json.loads((published / path.name).read_text()) | changes))
     with pytest.raises(UserError, match=f"adapter of another kind .*{next(iter(changes))}"):
         read_adapter_config(path)
+
+
+def test_all_that_the_installed_library_writes_of_an_adapter_is_known() -> None:
+    """A setting that is new is plain LoRA or is refused; nothing else would tell of it."""
+    plain = {"task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"}
+    plain |= {"inference_mode", "r", "lora_alpha", "lora_dropout", "bias", "init_lora_weights", "runtime_config"}
+    plain |= {"target_modules", "exclude_modules", "layers_pattern", "megatron_config", "megatron_core"}
+    plain |= {"eva_config", "velora_config", "qalora_group_size", "ensure_weight_tying"}  # of training, or of others
+    assert {field.name for field in fields(peft.LoraConfig)} - set(_FURTHER) <= plain
 
 
 def test_another_base_is_named(published: Path, tmp_path: Path) -> None:
