@@ -158,6 +158,8 @@ def test_a_checkpoint_of_a_cpu_goes_on_on_a_gpu_without_a_word_of_the_library(
     monkeypatch.setattr(handler, "emit", lambda record: said.append(record.getMessage()))
     logger = logging.getLogger("transformers.trainer_pt_utils")
     logger.addHandler(handler)
+    before = logging.root.manager.disable
+    logging.disable(logging.NOTSET)  # as the command line may have left it in this process
     try:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         made._load_rng_state(str(tmp_path))
@@ -168,6 +170,7 @@ def test_a_checkpoint_of_a_cpu_goes_on_on_a_gpu_without_a_word_of_the_library(
         made._load_rng_state(str(tmp_path))
     finally:
         logger.removeHandler(handler)
+        logging.disable(before)
     assert ["Didn't manage to set back the RNG states" in line for line in said] == [True]
 
 
